@@ -1,0 +1,1 @@
+"""Data. Read `characters` (who), `performance` (what they do), `shards` (files), `encode`, `batch`."""

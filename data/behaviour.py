@@ -1,0 +1,105 @@
+"""What a face does beside speaking: head, blinks, gaze, brows, nods. Pure functions of a generator and of prosody."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy.signal import lfilter
+
+from data.speech.prosody import accents
+
+Track = Float[np.ndarray, " f"]
+
+# Closing is faster than opening; at 24 fps a blink is 3 to 5 frames (Caffier et al. 2003: 150 to 250 ms).
+BLINKS = ((0.6, 1.0, 0.5), (0.5, 1.0, 0.8, 0.3), (0.6, 1.0, 1.0, 0.6, 0.2))
+BLINKS_PER_MINUTE = 17
+LEAST_BLINK_GAP_S = 0.8
+
+NOD_S = 0.5  # down and up again
+NOD_RAD = 0.17
+NOD_DELAY_S = (0.2, 0.4)  # after the syllable it answers
+LEAST_NOD_GAP_S = 0.7
+
+
+def smooth_noise(rng: np.random.Generator, num_frames: int, *, cutoff_hz: float, fps: int) -> Track:
+    """Stationary noise of unit variance without energy far above `cutoff_hz`: an Ornstein-Uhlenbeck process, smoothed.
+
+    Two equal one-pole filters of white noise; the second removes the jitter of the first.
+    """
+    pole = float(np.exp(-2 * np.pi * cutoff_hz / fps))
+    warm_up = int(8 / (1 - pole))
+    noise = lfilter([1], [1, -2 * pole, pole**2], rng.standard_normal(num_frames + warm_up))[warm_up:]
+    variance = (1 + pole**2) / (1 - pole**2) ** 3
+    return (noise / np.sqrt(variance)).astype(np.float32)
+
+
+def blinks(rng: np.random.Generator, num_frames: int, *, onsets: Sequence[int], fps: int) -> Track:
+    """Closure of both lids in [0, 1]: a Poisson process, and half of the times somebody starts to speak."""
+    rate = BLINKS_PER_MINUTE / 60 / fps
+    wanted = rng.random(num_frames) < rate
+    for onset in onsets:
+        wanted[onset] |= rng.random() < 0.5
+    closure = np.zeros(num_frames, np.float32)
+    last = -LEAST_BLINK_GAP_S * fps
+    for frame in np.flatnonzero(wanted):
+        shape = np.array(BLINKS[rng.integers(len(BLINKS))], np.float32)[: num_frames - frame]
+        if frame - last >= LEAST_BLINK_GAP_S * fps:
+            closure[frame : frame + len(shape)] = shape
+            last = frame
+    return closure
+
+
+def gaze(rng: np.random.Generator, num_frames: int, *, fps: int) -> Float[np.ndarray, "f 2"]:
+    """Eye direction (x, y) in [-1, 1]: jumps between the camera, mostly, and points nearby, with small tremor."""
+    out = np.zeros((num_frames, 2), np.float32)
+    frame = 0
+    while frame < num_frames:
+        at_camera = rng.random() < 0.75
+        target = rng.normal(0, (0.03, 0.03)) if at_camera else rng.uniform((-0.7, -0.4), (0.7, 0.4))
+        hold_s = rng.uniform(0.8, 3.0) if at_camera else rng.uniform(0.3, 0.9)
+        stop = frame + max(3, int(hold_s * fps))
+        out[frame:stop] = target
+        if 0 < frame < num_frames:
+            out[frame] = (out[frame - 1] + out[frame]) / 2  # a saccade lasts 30 to 80 ms: one frame between
+        frame = stop
+    return out.clip(-1, 1)
+
+
+def nods(rng: np.random.Generator, heard: Track, *, fps: int) -> Track:
+    """Downward head pitch in radians with which a listener answers `heard`, the energy of the other's voice.
+
+    Each stressed syllable far enough from the one before it is followed, after 200 to 400 ms, by one nod, deeper the
+    louder the syllable was. Nothing in it depends on the future of the voice but the peak itself.
+    """
+    out = np.zeros(len(heard), np.float32)
+    nod = np.sin(np.pi * np.linspace(0, 1, int(NOD_S * fps))) ** 2
+    for peak in accents(heard, min_distance=int(LEAST_NOD_GAP_S * fps)):
+        start = peak + round(rng.uniform(*NOD_DELAY_S) * fps)
+        end = min(start + len(nod), len(heard))
+        if start < end:
+            out[start:end] += NOD_RAD * heard[peak] * rng.uniform(0.7, 1.0) * nod[: end - start]
+    return out
+
+
+def emphasis(loudness: Track, semitones: Track) -> Track:
+    """How much the speaker stresses each frame, in [0, 1]: loud and above the usual pitch, smoothed over 5 frames."""
+    raised = loudness * (0.4 + 0.15 * semitones).clip(0, 1)
+    kernel = np.hanning(7)[1:-1]
+    return np.convolve(raised, kernel / kernel.sum(), mode="same")[: len(loudness)].astype(np.float32)
+
+
+def head(
+    rng: np.random.Generator, *, spoken: Track, stress: Track, nodding: Track, fps: int
+) -> Float[np.ndarray, "f 3"]:
+    """Yaw, pitch and roll in radians, pitch upwards positive.
+
+    A slow sway with an offset of its own; while speaking, a livelier one, and the head dips on stressed syllables.
+    """
+    num_frames = len(spoken)
+    slow = np.stack([smooth_noise(rng, num_frames, cutoff_hz=0.25, fps=fps) for _ in range(3)], axis=1)
+    quick = np.stack([smooth_noise(rng, num_frames, cutoff_hz=0.9, fps=fps) for _ in range(3)], axis=1)
+    offset = rng.normal(0, (0.10, 0.05, 0.03))
+    lively = np.convolve(spoken, np.hanning(13) / np.hanning(13).sum(), mode="same")[:num_frames, None]
+    pose = offset + slow * (0.05, 0.025, 0.025) + quick * lively * (0.05, 0.035, 0.025)
+    pose[:, 1] -= 0.10 * stress + nodding
+    return pose.clip((-0.45, -0.35, -0.2), (0.45, 0.3, 0.2)).astype(np.float32)

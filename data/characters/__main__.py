@@ -1,0 +1,83 @@
+"""Make the embedded data set: `python -m data.characters out=shards/nano`. See configs/characters.yaml."""
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from data.characters.renderer import STYLES
+from data.characters.worker import draw
+from data.clips import plan_split
+from data.clock import FPS, SAMPLE_RATE
+from data.generate import generate
+from data.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+
+
+def make_shards(
+    *,
+    out: str,
+    resolution: int,
+    num_frames: int,
+    train: int,
+    val: int,
+    test: int,
+    seed: int,
+    anny_share: float,
+    clips_per_identity: int,
+    workers: int,
+) -> None:
+    """Plan all clips and write what is missing of them to `out`.
+
+    Raises:
+        ValueError: see `data.generate.generate`.
+    """
+    sizes = dict(zip(SPLITS, (train, val, test)))
+    generator = {
+        "resolution": resolution,
+        "num_frames": num_frames,
+        **sizes,
+        "seed": seed,
+        "anny_share": anny_share,
+        "clips_per_identity": clips_per_identity,
+    }
+    settings = Manifest(
+        kind="pixels",
+        fps=FPS,
+        sample_rate=SAMPLE_RATE,
+        resolution=resolution,
+        num_frames=num_frames,
+        splits={},
+        seed=seed,
+        command=" ".join(["python -m data.characters", f"out={out}", *(f"{k}={v}" for k, v in generator.items())]),
+        generator=generator,
+    )
+    plan = functools.partial(
+        plan_split,
+        seed=seed,
+        num_frames=num_frames,
+        clips_per_identity=clips_per_identity,
+        styles=STYLES,
+        anny_share=anny_share,
+    )
+    plans = {split: plan(split, size) for split, size in sizes.items() if size}
+    draw_here = functools.partial(draw, resolution=resolution)
+    manifest = generate(Path(out), settings, plans, draw_here, num_workers=workers)
+    for split, entry in manifest.splits.items():
+        log.info("%s: %d clips, %d identities", split, entry.num_samples, len(entry.identities))
+
+
+@hydra.main(version_base="1.3", config_path="../../configs", config_name="characters")
+def main(cfg: DictConfig) -> None:
+    settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    make_shards(**settings)
+
+
+if __name__ == "__main__":
+    main()

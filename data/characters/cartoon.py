@@ -1,0 +1,126 @@
+"""Flat characters from DiceBear's CC0 styles, with mouths and eyes that can be swapped while they talk."""
+
+import io
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import dicebear
+import numpy as np
+import resvg_py
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from data.actions import index
+
+# Per style: mouths from closed to wide open, a rounded one, and eyes open and shut. All styles are CC0 1.0.
+MOUTHS = {
+    "clay": (("line", "openSmall", "open", "laugh"), "o"),
+    "critters": (("line", "smile", "open", "laugh"), "ooh"),
+    "moods": (("line", "smileOpen", "open", "laugh"), "gasp"),
+    "sprouts": (("line", "grin", "open"), "ooh"),
+}
+EYES = {
+    "clay": (("even", "big", "dots", "pinprick"), "happy"),
+    "critters": (("round", "dots", "bigPupils", "wide"), "closedLine"),
+    "moods": (("pupils", "bigPupils", "sparkle", "small"), "closed"),
+    "sprouts": (("round", "dots", "bigPupils", "wide"), "closedLine"),
+}
+CARTOON_STYLES: tuple[str, ...] = tuple(MOUTHS)
+BLINK = 0.5  # eyelid action from which the eyes are drawn shut
+ROUND = 0.35  # pucker or funnel from which the mouth is drawn round
+PIXELS_PER_RADIAN = 0.25  # of the frame: how far a turn of the head moves the face
+
+
+@dataclass(frozen=True)
+class CartoonIdentity:
+    """One flat character."""
+
+    name: str
+    style: str
+    seed: int
+    eyes: str
+    background: str
+
+
+@cache
+def _style(name: str) -> dicebear.Style:
+    return dicebear.Style(json.loads((files("dicebear_styles") / f"{name}.json").read_text()))
+
+
+def cartoon(seed: int, style: str) -> CartoonIdentity:
+    """The flat character of a seed."""
+    rng = np.random.default_rng((seed, 0x6361))
+    background = "".join(f"{value:02x}" for value in rng.integers(40, 240, 3))
+    return CartoonIdentity(f"{style}-{seed}", style, seed, str(rng.choice(EYES[style][0])), background)
+
+
+def _mouth_opening(actions: Float[np.ndarray, "f 52"]) -> Float[np.ndarray, "f"]:
+    sealed = actions[:, index("mouthClose")]
+    return np.clip(actions[:, index("jawOpen")] - sealed, 0, 1)
+
+
+def _variants(who: CartoonIdentity, actions: Float[np.ndarray, "f 52"]) -> list[tuple[str, str, float]]:
+    """Mouth, eyes and true opening of every frame."""
+    mouths, rounded = MOUTHS[who.style]
+    level = np.clip(np.round(_mouth_opening(actions) / 0.55 * (len(mouths) - 1)), 0, len(mouths) - 1).astype(int)
+    pucker = np.maximum(actions[:, index("mouthPucker")], actions[:, index("mouthFunnel")])
+    blink = actions[:, index("eyeBlinkLeft")] > BLINK
+    drawn = []
+    for k, p, b in zip(level, pucker, blink, strict=True):
+        is_round = bool(p > ROUND and 0 < k < len(mouths) - 1)
+        mouth = rounded if is_round else mouths[k]
+        drawn.append((mouth, EYES[who.style][1] if b else who.eyes, float(k / (len(mouths) - 1))))
+    return drawn
+
+
+def cartoon_mouth(who: CartoonIdentity, actions: Float[np.ndarray, "f 52"]) -> Float[np.ndarray, "f"]:
+    """Opening of the mouth that is drawn, in [0, 1]; it moves in steps."""
+    return np.array([opening for _, _, opening in _variants(who, actions)], np.float32)
+
+
+class CartoonRenderer:
+    """Draws sprites once per mouth and eyes, then moves them with the head."""
+
+    def __init__(self, resolution: int) -> None:
+        self.resolution = resolution
+        self.who: CartoonIdentity | None = None
+        self.sprites: dict[tuple[str, str], Image.Image] = {}
+
+    def render(
+        self,
+        who: CartoonIdentity,
+        actions: Float[np.ndarray, "f 52"],
+        pose: Float[np.ndarray, "f 3"],
+        gaze: Float[np.ndarray, "f 2"],
+    ) -> UInt8[np.ndarray, "f h w 3"]:
+        """Frames of a performance; a flat face turns by shifting and tilting, and its gaze is not drawn."""
+        if self.who != who:
+            self.who, self.sprites = who, {}
+        drawn = _variants(who, actions)
+        return np.stack([self._frame(who, m, e, p) for (m, e, _), p in zip(drawn, pose, strict=True)])
+
+    def _frame(self, who: CartoonIdentity, mouth: str, eyes: str, pose: np.ndarray) -> np.ndarray:
+        if (mouth, eyes) not in self.sprites:
+            self.sprites[mouth, eyes] = self._sprite(who, mouth, eyes)
+        yaw, pitch, roll = pose
+        size = self.resolution
+        moved = self.sprites[mouth, eyes].rotate(
+            -np.degrees(roll),
+            resample=Image.Resampling.BILINEAR,
+            translate=(size * PIXELS_PER_RADIAN * yaw, -size * PIXELS_PER_RADIAN * pitch),
+            fillcolor="#" + who.background,
+        )
+        return np.asarray(moved)
+
+    def _sprite(self, who: CartoonIdentity, mouth: str, eyes: str) -> Image.Image:
+        options = {
+            "seed": who.name,
+            "mouthVariant": [mouth],
+            "eyesVariant": [eyes],
+            "backgroundColor": [who.background],
+        }
+        svg = dicebear.Avatar(_style(who.style), options).to_string()
+        png = resvg_py.svg_to_bytes(svg_string=svg, width=self.resolution, height=self.resolution)
+        return Image.open(io.BytesIO(bytes(png))).convert("RGB")

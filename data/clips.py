@@ -1,0 +1,125 @@
+"""Clips of synthetic characters: which ones a data set holds, and how one is made from its seed."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from data.actions import ACTION_NAMES
+from data.performance import Performance, perform
+from data.shards import Clip, Truth
+from data.speech.sentences import Split
+
+MAIN_STYLE = "anny"
+
+
+class Renderer(Protocol):
+    """What `data.characters.renderer.Renderer` offers; tests draw something simpler."""
+
+    def render(
+        self,
+        identity: Any,
+        actions: Float[np.ndarray, "f 52"],
+        pose: Float[np.ndarray, "f 3"],
+        gaze: Float[np.ndarray, "f 2"],
+        /,
+    ) -> UInt8[np.ndarray, "f h w 3"]: ...
+
+    def mouth(self, identity: Any, actions: Float[np.ndarray, "f 52"], /) -> Float[np.ndarray, " f"]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPlan:
+    """All that decides a clip. Equal plans give equal bytes on any worker."""
+
+    key: str
+    split: Split
+    style: str
+    identity_seed: int
+    seed: int
+    num_frames: int
+
+    @property
+    def identity_name(self) -> str:
+        return f"{self.style}-{self.identity_seed}"
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed in [0, 2^62) from anything that names a thing; different names give unrelated seeds."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 2
+
+
+def plan_split(
+    split: Split,
+    num_clips: int,
+    *,
+    seed: int,
+    num_frames: int,
+    clips_per_identity: int,
+    styles: tuple[str, ...],
+    anny_share: float,
+) -> list[ClipPlan]:
+    """The clips of one split. The split's name is in every seed, so no identity is in two splits."""
+    others = [style for style in styles if style != MAIN_STYLE]
+    plans = []
+    for index in range(num_clips):
+        person = index // clips_per_identity
+        rng = np.random.default_rng(derive_seed(seed, split, "style", person))
+        main = not others or rng.random() < anny_share
+        style = MAIN_STYLE if main else others[rng.integers(len(others))]
+        plans.append(
+            ClipPlan(
+                key=f"{index:08d}-{style}",
+                split=split,
+                style=style,
+                identity_seed=derive_seed(seed, split, "identity", person),
+                seed=derive_seed(seed, split, "clip", index),
+                num_frames=num_frames,
+            )
+        )
+    return plans
+
+
+def make_clip(plan: ClipPlan, renderer: Renderer, person: Any) -> Clip:
+    """Act and draw one clip; `person` is the identity that the plan names."""
+    act = perform(plan.seed, plan.num_frames, plan.split)
+    return Clip(
+        key=plan.key,
+        frames=renderer.render(person, act.actions, act.pose, act.gaze),
+        agent=act.agent,
+        user=act.user,
+        reference=draw_reference(plan, renderer, person),
+        truth=Truth(
+            mouth=renderer.mouth(person, act.actions).astype(np.float32),
+            actions=act.actions,
+            pose=act.pose,
+            gaze=act.gaze,
+            agent_speaking=act.agent_speaking,
+            user_speaking=act.user_speaking,
+        ),
+        info=describe(plan, act),
+    )
+
+
+def draw_reference(plan: ClipPlan, renderer: Renderer, person: Any) -> UInt8[np.ndarray, "h w 3"]:
+    """A portrait outside the clip: a head pose of its own, mouth closed, eyes open and on the camera."""
+    rng = np.random.default_rng(derive_seed(plan.seed, "reference"))
+    pose = rng.normal(0, (0.10, 0.05, 0.03)).clip(-0.25, 0.25).astype(np.float32)[None]
+    closed = np.zeros((1, len(ACTION_NAMES)), np.float32)
+    return renderer.render(person, closed, pose, np.zeros((1, 2), np.float32))[0]
+
+
+def describe(plan: ClipPlan, act: Performance) -> dict[str, Any]:
+    """The clip's json member."""
+    return {
+        "identity": plan.identity_name,
+        "style": plan.style,
+        "sentence": act.sentence,
+        "user_sentence": act.user_sentence,
+        "voice": act.voice,
+        "phonemes": [[ipa, round(start, 4), round(end, 4)] for ipa, start, end in act.phonemes],
+        "seed": plan.seed,
+    }

@@ -1,0 +1,116 @@
+"""Everything one clip's character does and hears, from a seed: voice, mouth, head, eyes, brows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from data.actions import ACTION_NAMES
+from data.behaviour import blinks, emphasis, gaze, head, nods, smooth_noise
+from data.clock import FPS, SAMPLES_PER_FRAME
+from data.speech.dialogue import Dialogue, converse
+from data.speech.espeak import Phoneme
+from data.speech.prosody import energy, pitch
+from data.speech.sentences import Split
+from data.speech.visemes import mouth_actions
+
+NOISY_SHARE = 0.3  # clips whose two streams carry faint noise, as a microphone's do
+GAIN = (0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """Ground truth of one clip at 24 fps and 24 kHz. Times of phonemes are seconds from the clip's start."""
+
+    actions: Float[np.ndarray, "f 52"]  # ARKit weights in [0, 1], in the order of ACTION_NAMES
+    pose: Float[np.ndarray, "f 3"]  # yaw (> 0 to the right of the image), pitch (> 0 up), roll, in radians
+    gaze: Float[np.ndarray, "f 2"]  # [-1, 1]; 1 is about 0.4 rad, relative to the camera
+    agent: Float[np.ndarray, " t"]  # the character's own voice in [-1, 1], 1000 samples a frame
+    user: Float[np.ndarray, " t"]  # the other side's
+    agent_speaking: Bool[np.ndarray, " f"]
+    user_speaking: Bool[np.ndarray, " f"]
+    phonemes: list[Phoneme]  # of the agent, without gaps from 0 to the end
+    sentence: str | None
+    user_sentence: str | None
+    voice: str
+
+
+def perform(seed: int, num_frames: int, split: Split) -> Performance:
+    """A random stretch of dialogue, acted out; the same seed gives the same bytes.
+
+    While the user speaks, the agent keeps its mouth shut, blinks, and nods in answer to the user's stresses.
+
+    Raises:
+        ValueError: num_frames below 1.
+    """
+    if num_frames < 1:
+        raise ValueError(f"num_frames={num_frames} must be at least 1: a clip has a first frame.")
+    rng = np.random.default_rng(seed)
+    dialogue = converse(rng, num_frames=num_frames, split=split)
+    agent, user = (balance(rng, dialogue.audio(role)) for role in ("agent", "user"))
+    agent_speaking, user_speaking = dialogue.speaking("agent"), dialogue.speaking("user")
+    # Prosody is measured on the dry voice: neither gain nor noise of a recording moves a head.
+    spoken, heard = (energy(dialogue.audio(role), samples_per_frame=SAMPLES_PER_FRAME) for role in ("agent", "user"))
+    stress = emphasis(spoken, pitch(dialogue.audio("agent"), samples_per_frame=SAMPLES_PER_FRAME))
+    onsets = np.flatnonzero(np.diff(np.stack([agent_speaking, user_speaking]).astype(int)).max(axis=0) > 0).tolist()
+    nodding = nods(rng, np.where(agent_speaking, 0, heard).astype(np.float32), fps=FPS)
+    pose = head(rng, spoken=spoken, stress=stress, nodding=nodding, fps=FPS)
+    actions = mouth(dialogue) + expression(rng, stress, blinks(rng, num_frames, onsets=onsets, fps=FPS), user_speaking)
+    return Performance(
+        actions=actions.clip(0, 1).astype(np.float32),
+        pose=pose,
+        gaze=gaze(rng, num_frames, fps=FPS),
+        agent=agent,
+        user=user,
+        agent_speaking=agent_speaking,
+        user_speaking=user_speaking,
+        phonemes=clip_phonemes(dialogue),
+        sentence=dialogue.text("agent"),
+        user_sentence=dialogue.text("user"),
+        voice=dialogue.agent_voice,
+    )
+
+
+def mouth(dialogue: Dialogue) -> Float[np.ndarray, "f 52"]:
+    """Mouth actions of the clip's frames, coarticulated with the speech before and after the clip."""
+    end = dialogue.first_frame + dialogue.num_frames
+    return mouth_actions(dialogue.phonemes("agent"), num_frames=end, fps=FPS)[dialogue.first_frame :]
+
+
+def expression(
+    rng: np.random.Generator,
+    stress: Float[np.ndarray, " f"],
+    closure: Float[np.ndarray, " f"],
+    listening: Bool[np.ndarray, " f"],
+) -> Float[np.ndarray, "f 52"]:
+    """Lids, brows and smile: brows rise on stress, the smile is the clip's own and a little wider while listening."""
+    num_frames = len(stress)
+    actions = np.zeros((num_frames, len(ACTION_NAMES)), np.float32)
+    mood = max(0.0, rng.normal(0.06, 0.08))
+    ease = np.convolve(listening, np.full(9, 1 / 9), mode="same")[:num_frames]
+    brows = 0.9 * stress + 0.08 * smooth_noise(rng, num_frames, cutoff_hz=0.4, fps=FPS) + max(0, rng.normal(0, 0.08))
+    tracks = {
+        "eyeBlink": closure,
+        "mouthSmile": mood + 0.06 * ease + 0.02 * smooth_noise(rng, num_frames, cutoff_hz=0.3, fps=FPS),
+        "browOuterUp": 0.7 * brows,
+        "cheekSquint": np.full(num_frames, 0.4 * mood),
+    }
+    for name, track in tracks.items():
+        for side in ("Left", "Right"):
+            actions[:, ACTION_NAMES.index(name + side)] = track.clip(0, 1)
+    actions[:, ACTION_NAMES.index("browInnerUp")] = brows.clip(0, 1)
+    return actions
+
+
+def balance(rng: np.random.Generator, samples: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
+    """The same voice at another level and, in some clips, with noise between -65 and -45 dB of full scale."""
+    gain, noisy, noise_db = rng.uniform(*GAIN), rng.random() < NOISY_SHARE, rng.uniform(-65, -45)
+    noise = rng.standard_normal(len(samples)) * 10 ** (noise_db / 20) if noisy else 0.0
+    return (gain * samples + noise).clip(-1, 1).astype(np.float32)
+
+
+def clip_phonemes(dialogue: Dialogue) -> list[Phoneme]:
+    """The agent's phonemes in the clip, cut at its edges, in seconds from its start."""
+    start_s, length_s = dialogue.start_s, dialogue.num_frames / FPS
+    moved = [(ipa, max(a - start_s, 0.0), min(b - start_s, length_s)) for ipa, a, b in dialogue.phonemes("agent")]
+    return [(ipa, a, b) for ipa, a, b in moved if b > a]

@@ -1,0 +1,1 @@
+"""Synthetic speech with exact timing. Read: sentences, espeak, dialogue, visemes, prosody."""

@@ -1,0 +1,111 @@
+"""Stage 3: the causal model learns to jump. Discrete consistency distillation under teacher forcing (TF-dCM)."""
+
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from data.batch import LatentBatch, LatentData, latent_data
+from data.shards import Clip
+from distill.guidance import guided_velocity
+from gwm.chunks import ChunkPattern
+from gwm.clip import teacher_forced_velocity
+from gwm.condition.inputs import Condition
+from gwm.dit import DiT
+from gwm.schedule import add_noise, clean_estimate, sigma_steps
+from train.flow import motion_map
+from train.generate import Played, play_clips
+from train.network import dit_facts, load_dit
+from train.noise import corrupt, gaussian_like, step_generator
+from train.trainee import Trainee
+
+
+def adjacent_sigmas(
+    levels: Float[Tensor, "n"], index: Int[Tensor, "b f"]
+) -> tuple[Float[Tensor, "b f"], Float[Tensor, "b f"]]:
+    """The noise level at `index` and the next lower one; below the last level comes 0."""
+    below = torch.cat([levels[1:], levels.new_zeros(1)])
+    return levels[index], below[index]
+
+
+class ConsistencyStage(L.LightningModule):
+    """One Euler step of the causal teacher must not change what the student predicts.
+
+    Target: the student's running average, one level lower, on the teacher's step. At level 0 the target is the
+    teacher's step itself, so consistency starts from there and spreads upwards.
+    Source: Song et al. 2023, arXiv:2303.01469, Algorithm 2; teacher-forced form as in arXiv:2606.25473.
+    """
+
+    hears = True
+
+    def __init__(
+        self,
+        *,
+        init: str,
+        sigmas: list[float],
+        num_levels: int,
+        shift: float,
+        guidance: float,
+        motion_weight: float,
+        history_noise: float,
+        network: partial[Trainee],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.teacher, contract = load_dit(init, stage="causal")
+        self.teacher.eval().requires_grad_(False)
+        self.contract = contract.replace(sigmas=tuple(sigmas), solver="renoise")
+        model, _ = load_dit(init, stage="causal")
+        self.network = network(model)
+        self.network.average_step()  # the target exists before the first step
+        self.register_buffer("levels", torch.tensor(sigma_steps(num_levels, shift=shift)), persistent=False)
+        self.guidance, self.motion_weight, self.history_noise, self.seed = guidance, motion_weight, history_noise, seed
+
+    def setup(self, stage: str) -> None:
+        self.weight = motion_map(latent_data(self).motion, self.motion_weight)
+
+    def training_step(self, batch: LatentBatch, batch_idx: int) -> Float[Tensor, ""]:
+        generator = step_generator(self.seed, batch.step, self.device)
+        pattern = self.contract.pattern
+        index = _chunk_levels(batch.x0, pattern, len(self.levels), generator)
+        sigma, below = adjacent_sigmas(self.levels.float(), index)
+        x = add_noise(batch.x0, gaussian_like(batch.x0, generator), sigma)
+        history = corrupt(batch.x0, self.history_noise, generator)
+
+        def predict(model: DiT, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+            return teacher_forced_velocity(
+                model, x, sigma, history=history, reference=batch.reference, condition=condition, pattern=pattern
+            )
+
+        with torch.no_grad():
+            velocity = guided_velocity(lambda c: predict(self.teacher, x, sigma, c), batch.condition, self.guidance)
+            lower = x + (below - sigma)[..., None, None, None] * velocity
+            average = self.network.average.module
+            target = clean_estimate(lower, predict(average, lower, below, batch.condition), below)
+        x0 = clean_estimate(x, predict(self.network.model, x, sigma, batch.condition), sigma)
+        loss = (self.weight.to(self.device) * (x0 - target).square()).mean()
+        self.log("train/loss", loss)
+        return loss
+
+    def on_train_batch_end(self, outputs: object, batch: LatentBatch, batch_idx: int) -> None:
+        self.network.average_step()
+
+    def configure_optimizers(self):  # noqa: ANN201  # Lightning's own union of a dozen types
+        return self.network.optimizers()
+
+    def weights(self) -> tuple[nn.Module, dict[str, Any]]:
+        return self.network.trained, dit_facts(self.contract)
+
+    def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
+        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **how)
+
+
+def _chunk_levels(
+    x0: Float[Tensor, "b f c h w"], pattern: ChunkPattern, num_levels: int, generator: torch.Generator
+) -> Int[Tensor, "b f"]:
+    num_chunks = x0.shape[1] // pattern.chunk_frames
+    index = torch.randint(num_levels, (len(x0), num_chunks), generator=generator, device=x0.device)
+    return index.repeat_interleave(pattern.chunk_frames, dim=1)

@@ -1,0 +1,82 @@
+"""Self- and cross-attention of Wan 2.1. What a query sees besides its own tokens is the `context` it is given."""
+
+from typing import Protocol
+
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from gwm.config import DiTConfig
+from gwm.rope import Rotation, rotate
+
+KeysValues = tuple[Float[Tensor, "b l n e"], Float[Tensor, "b l n e"]]
+
+
+class Context(Protocol):
+    """What new tokens may look at. Implemented by a masked clip, by past chunks and by the ring cache."""
+
+    def visible(
+        self, layer: int, k: Float[Tensor, "b l n e"], v: Float[Tensor, "b l n e"]
+    ) -> tuple[Float[Tensor, "b s n e"], Float[Tensor, "b s n e"], Bool[Tensor, "l s"] | Bool[Tensor, "1 s"] | None]:
+        """Keys and values to attend to, those of the new tokens (rotated) included, and the mask or None."""
+        ...
+
+
+class MaskedClip:
+    """A whole clip that sees itself through a mask; None: everything sees everything."""
+
+    def __init__(self, mask: Bool[Tensor, "l l"] | None) -> None:
+        self.mask = mask
+
+    def visible(
+        self, layer: int, k: Float[Tensor, "b l n e"], v: Float[Tensor, "b l n e"]
+    ) -> tuple[Float[Tensor, "b l n e"], Float[Tensor, "b l n e"], Bool[Tensor, "l l"] | None]:
+        return k, v, self.mask
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with RMSNorm of queries and keys over all heads together."""
+
+    def __init__(self, config: DiTConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.num_heads = layer, config.num_heads
+        self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
+        self.norm_q = nn.RMSNorm(config.dim, eps=config.eps)
+        self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
+
+    def forward(
+        self, x: Float[Tensor, "b l d"], turn: Rotation, context: Context
+    ) -> tuple[Float[Tensor, "b l d"], KeysValues]:
+        heads = "b l (n e) -> b l n e"
+        q = rotate(rearrange(self.norm_q(self.q(x)), heads, n=self.num_heads), turn)
+        k = rotate(rearrange(self.norm_k(self.k(x)), heads, n=self.num_heads), turn)
+        v = rearrange(self.v(x), heads, n=self.num_heads)
+        keys, values, mask = context.visible(self.layer, k, v)
+        return self.o(attend(q, keys, values, mask)), (k, v)
+
+
+class CrossAttention(nn.Module):
+    """Attention from video tokens to text tokens, without positions."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
+        self.norm_q = nn.RMSNorm(config.dim, eps=config.eps)
+        self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
+
+    def forward(self, x: Float[Tensor, "b l d"], text: Float[Tensor, "b s d"]) -> Float[Tensor, "b l d"]:
+        heads = "b l (n e) -> b l n e"
+        q = rearrange(self.norm_q(self.q(x)), heads, n=self.num_heads)
+        k = rearrange(self.norm_k(self.k(text)), heads, n=self.num_heads)
+        v = rearrange(self.v(text), heads, n=self.num_heads)
+        return self.o(attend(q, k, v, None))
+
+
+def attend(
+    q: Float[Tensor, "b l n e"], k: Float[Tensor, "b s n e"], v: Float[Tensor, "b s n e"], mask: Tensor | None
+) -> Float[Tensor, "b l n*e"]:
+    """Scaled dot-product attention, heads merged again."""
+    q, k, v = (z.transpose(1, 2) for z in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)

@@ -1,0 +1,126 @@
+"""Keys and values of the past: an immutable tuple for training, a ring in fixed storage for serving.
+
+Both keep keys rotated at their absolute frame. Both move the sinks along once the stream is longer than training
+clips were: the distance from the current chunk to a sink never exceeds `horizon_frames`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gwm.attention import KeysValues
+from gwm.chunks import ChunkPattern
+from gwm.config import DiTConfig
+from gwm.rope import rotate, time_rotation
+
+
+def sink_shift(last_frame: Int[Tensor, ""], horizon_frames: int) -> Int[Tensor, ""]:
+    """Frames by which sinks follow a chunk that ends with `last_frame`: 0 inside the horizon."""
+    return (last_frame - horizon_frames).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class PastChunks:
+    """Committed chunks, newest last, one `KeysValues` per layer each. Never changed: `commit` returns a new one, so
+    a recomputed forward pass (activation checkpointing) sees what the first one saw."""
+
+    pattern: ChunkPattern
+    horizon_frames: int
+    chunks: tuple[tuple[KeysValues, ...], ...] = ()
+    num_committed: int = 0
+
+    def commit(self, chunk: tuple[KeysValues, ...]) -> "PastChunks":
+        """Append a chunk's keys and values and forget what the next chunk cannot see."""
+        chunks = (*self.chunks, chunk)
+        sinks, recent = self.pattern.sink_chunks, self.pattern.window_chunks - self.pattern.sink_chunks - 1
+        if len(chunks) > sinks + recent:
+            chunks = chunks[:sinks] + chunks[len(chunks) - recent :]
+        return PastChunks(self.pattern, self.horizon_frames, chunks, self.num_committed + 1)
+
+    def visible(
+        self, layer: int, k: Float[Tensor, "b l n e"], v: Float[Tensor, "b l n e"]
+    ) -> tuple[Float[Tensor, "b s n e"], Float[Tensor, "b s n e"], None]:
+        past = [chunk[layer] for chunk in self.chunks]
+        last = self.pattern.chunk_start(self.num_committed + 1) - 1
+        shift = sink_shift(torch.tensor(last, device=k.device), self.horizon_frames)
+        keys = [past_k for past_k, _ in past]
+        if shift > 0:
+            turn = time_rotation(shift, k.shape[-1])
+            sinks = self.pattern.sink_chunks
+            keys = [rotate(sink, turn) for sink in keys[:sinks]] + keys[sinks:]
+        return torch.cat([*keys, k], dim=1), torch.cat([*(past_v for _, past_v in past), v], dim=1), None
+
+
+class RingCache:
+    """Keys and values of the visible frames in storage that never moves, for sampling and serving without gradient.
+
+    Sinks come first, then a ring of latent frames. The current chunk is written in place by every denoising step
+    and fixed by `advance`; until the ring is full the valid slots are a prefix. All bookkeeping is in device tensors,
+    so a captured graph stays valid for a whole session and no step waits for the host.
+    """
+
+    def __init__(
+        self,
+        config: DiTConfig,
+        pattern: ChunkPattern,
+        *,
+        patches: int,
+        horizon_frames: int,
+        batch_size: int = 1,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.pattern, self.patches, self.horizon_frames = pattern, patches, horizon_frames
+        self.head_dim = config.head_dim
+        tokens = (pattern.sink_frames + pattern.ring_frames) * patches
+        shape = (config.num_layers, batch_size, tokens, config.num_heads, config.head_dim)
+        self.k = torch.zeros(shape, device=device, dtype=dtype)
+        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        # Sinks as first rotated: every chunk turns them anew from here, so that rounding never adds up.
+        self.sink_k = torch.zeros_like(self.k[:, :, : pattern.sink_frames * patches])
+        self.frame = torch.zeros((), dtype=torch.long, device=device)  # first latent frame of the current chunk
+        self._slot = torch.arange(tokens, device=device)
+
+    def reset(self) -> None:
+        """Back to an empty stream; storage stays where it is, and what it holds can no longer be seen."""
+        self.frame.zero_()
+
+    def positions(self, num_frames: int) -> Int[Tensor, "f"]:
+        """Absolute latent frames of the current chunk."""
+        return self.frame + torch.arange(num_frames, device=self.frame.device)
+
+    def visible(
+        self, layer: int, k: Float[Tensor, "b l n e"], v: Float[Tensor, "b l n e"]
+    ) -> tuple[Float[Tensor, "b s n e"], Float[Tensor, "b s n e"], Bool[Tensor, "1 s"]]:
+        """Write the current chunk in place and return the whole storage; not differentiable."""
+        slots = self._token_slots(k.shape[1])
+        self.k[layer].index_copy_(1, slots, k.to(self.k.dtype))
+        self.v[layer].index_copy_(1, slots, v.to(self.v.dtype))
+        valid = self._slot < self.frame * self.patches + k.shape[1]
+        return self.k[layer], self.v[layer], valid[None]
+
+    def follow(self, num_frames: int) -> None:
+        """Turn the sinks to their distance from the current chunk; once a chunk, before its first step."""
+        sinks = self.sink_k.shape[2]
+        if sinks:
+            shift = sink_shift(self.frame + num_frames - 1, self.horizon_frames)
+            turned = rotate(self.sink_k.flatten(0, 1), time_rotation(shift, self.head_dim)).view_as(self.sink_k)
+            # A sink that is still being written is not in sink_k yet.
+            written = self._slot[:sinks] < self.frame * self.patches
+            self.k[:, :, :sinks] = torch.where(written[None, None, :, None, None], turned, self.k[:, :, :sinks])
+
+    def advance(self, num_frames: int) -> None:
+        """Fix the current chunk: the next one gets slots of its own."""
+        sinks = self.sink_k.shape[2]
+        if sinks:
+            end = (self.frame + num_frames) * self.patches
+            new = (self._slot[:sinks] >= self.frame * self.patches) & (self._slot[:sinks] < end)
+            self.sink_k.copy_(torch.where(new[None, None, :, None, None], self.k[:, :, :sinks], self.sink_k))
+        self.frame.add_(num_frames)
+
+    def _token_slots(self, num_tokens: int) -> Int[Tensor, "l"]:
+        token = self.frame * self.patches + torch.arange(num_tokens, device=self.frame.device)
+        sinks, ring = self.pattern.sink_frames * self.patches, self.pattern.ring_frames * self.patches
+        return torch.where(token < sinks, token, sinks + (token - sinks) % ring)

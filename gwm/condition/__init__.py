@@ -1,0 +1,1 @@
+"""Conditions of the model. Read `inputs` (what the model receives), then `audio` (how speech becomes features)."""

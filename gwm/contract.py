@@ -1,0 +1,78 @@
+"""What training decides and the server must obey; stored in every manifest."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+from gwm.chunks import ChunkPattern
+from gwm.config import AudioConfig, DiTConfig, JsonConfig, VAEConfig
+from gwm.schedule import check_sigmas
+
+Solver = Literal["ode", "renoise"]
+CommitMode = Literal["clean", "noisy"]
+FRAMES_PER_SECOND = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contract(JsonConfig):
+    """How a stream of chunks is generated, from first noise to last pixel."""
+
+    dit: DiTConfig
+    vae: VAEConfig
+    audio: AudioConfig
+    pattern: ChunkPattern
+    resolution: int  # pixels, square
+    sigmas: tuple[float, ...]  # final noise levels of a chunk's steps, from 1 downwards
+    solver: Solver  # ode: Euler steps; renoise: predict x0, add fresh noise (consistency and DMD students)
+    context: CommitMode  # clean: one more pass at sigma 0 fixes a chunk; noisy: its last step's keys and values stay
+    horizon_frames: int  # last latent frame of a training clip; the reference image counts as frame 0
+    fps: int = FRAMES_PER_SECOND
+
+    def __post_init__(self) -> None:
+        check_sigmas(self.sigmas)
+        for name, value, allowed in (
+            ("solver", self.solver, get_args(Solver)),
+            ("context", self.context, get_args(CommitMode)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} must be one of {allowed}.")
+        if self.fps * self.audio.frame_samples != self.audio.sample_rate:
+            raise ValueError(
+                f"fps={self.fps} * frame_samples={self.audio.frame_samples} must be sample_rate="
+                f"{self.audio.sample_rate}: picture and sound share one clock."
+            )
+        multiple = self.vae.spatial_stride * self.dit.patch
+        if self.resolution % multiple:
+            raise ValueError(f"resolution={self.resolution} must be a multiple of VAE stride * patch = {multiple}.")
+        if self.dit.speech_dim != self.audio.window_features(self.vae.temporal_stride):
+            raise ValueError(
+                f"speech_dim={self.dit.speech_dim} must be the audio window's "
+                f"{self.audio.window_features(self.vae.temporal_stride)} features."
+            )
+        self.pattern.num_chunks(self.horizon_frames + 1)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        parts = {"dit": DiTConfig, "vae": VAEConfig, "audio": AudioConfig, "pattern": ChunkPattern}
+        # The literal name: zero-argument super() does not survive slots=True.
+        return JsonConfig.from_json.__func__(  # type: ignore[attr-defined]
+            cls, {k: parts[k].from_json(v) if k in parts else v for k, v in values.items()}
+        )
+
+    @property
+    def latent_size(self) -> int:
+        """Rows, and columns, of the latent grid."""
+        return self.resolution // self.vae.spatial_stride
+
+    @property
+    def chunk_pixel_frames(self) -> int:
+        return self.pattern.chunk_frames * self.vae.temporal_stride
+
+    @property
+    def chunk_ms(self) -> float:
+        """Playing time of a chunk: what generating it may take."""
+        return 1000 * self.chunk_pixel_frames / self.fps
+
+    def replace(self, **changes: Any) -> "Contract":
+        return dataclasses.replace(self, **changes)

@@ -1,0 +1,168 @@
+"""The video DiT: Wan 2.1 to the bit of its mathematics, with a noise level per latent frame and speech conditions.
+
+Axes: b batch, f latent frames, c channels, h w latent grid, p patches per frame, l = f*p tokens, d width.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from gwm.attention import Context, CrossAttention, KeysValues, SelfAttention
+from gwm.condition.inputs import Condition
+from gwm.config import DiTConfig
+from gwm.rope import Rotation, rotation
+
+
+class Prediction(NamedTuple):
+    velocity: Float[Tensor, "b f c h w"]  # noise - x0
+    keys_values: tuple[KeysValues, ...]  # of the new tokens, one pair per layer, keys rotated
+
+
+def sinusoid(sigma: Float[Tensor, "b f"], dim: int) -> Float[Tensor, "b f dim"]:
+    """Cosines, then sines, of 1000 sigma at geometric frequencies, in float64 as in Wan 2.1."""
+    half = dim // 2
+    frequency = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float64, device=sigma.device) / half)
+    angle = 1000 * sigma.double()[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
+
+
+def modulate(
+    x: Float[Tensor, "b f p d"], shift: Float[Tensor, "b f 1 d"], scale: Float[Tensor, "b f 1 d"]
+) -> Float[Tensor, "b f p d"]:
+    return x * (1 + scale) + shift
+
+
+class SpeechEmbedding(nn.Module):
+    """Window of one audio stream to a vector added to the time embedding; the last layer starts at zero, so that a
+    pretrained model is not disturbed."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(config.speech_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
+        )
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+
+    def forward(self, window: Float[Tensor, "b f k"]) -> Float[Tensor, "b f d"]:
+        return self.layers(window)
+
+
+class DiTBlock(nn.Module):
+    """Self-attention, optional text cross-attention and MLP, modulated by one vector per latent frame."""
+
+    def __init__(self, config: DiTConfig, layer: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
+        self.attention = SelfAttention(config, layer)
+        self.text_norm = nn.LayerNorm(config.dim, eps=config.eps) if config.text_dim else None
+        self.text_attention = CrossAttention(config) if config.text_dim else None
+        self.ffn = nn.Sequential(
+            nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim)
+        )
+        self.modulation = nn.Parameter(torch.randn(6, config.dim) / config.dim**0.5)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b f p d"],
+        modulation: Float[Tensor, "b f 6 d"],
+        turn: Rotation,
+        context: Context,
+        text: Float[Tensor, "b s d"] | None,
+    ) -> tuple[Float[Tensor, "b f p d"], KeysValues]:
+        # Modulation and the residual stream stay in float32 under autocast, as in Wan 2.1.
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + modulation)[:, :, :, None].unbind(2)
+        frames = x.shape[1]
+        y, keys_values = self.attention(modulate(self.norm1(x), shift1, scale1).flatten(1, 2), turn, context)
+        x = x + gate1 * y.unflatten(1, (frames, -1))
+        if self.text_attention is not None and self.text_norm is not None and text is not None:
+            x = x + self.text_attention(self.text_norm(x).flatten(1, 2), text).unflatten(1, (frames, -1))
+        x = x + gate2 * self.ffn(modulate(self.norm2(x), shift2, scale2))
+        return x, keys_values
+
+
+class DiT(nn.Module):
+    """Velocity of noised latents. One set of weights for every use: what the tokens see is decided by `context`.
+
+    Source: Wan Team 2025, arXiv:2503.20314, Sec. 4.2; per-frame noise levels as in arXiv:2407.01392.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Linear(config.patch_features, config.dim)
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
+        self.text_embedding = (
+            nn.Sequential(
+                nn.Linear(config.text_dim, config.dim), nn.GELU("tanh"), nn.Linear(config.dim, config.dim)
+            )
+            if config.text_dim
+            else None
+        )
+        self.agent_embedding = SpeechEmbedding(config) if config.speech_dim else None
+        self.user_embedding = SpeechEmbedding(config) if config.speech_dim else None
+        self.blocks = nn.ModuleList(DiTBlock(config, layer) for layer in range(config.num_layers))
+        self.norm_out = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
+        self.modulation_out = nn.Parameter(torch.randn(2, config.dim) / config.dim**0.5)
+        self.head = nn.Linear(config.dim, config.patch_features)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b f c h w"],
+        sigma: Float[Tensor, "b f"],
+        condition: Condition,
+        *,
+        positions: Int[Tensor, "f"],
+        context: Context,
+    ) -> Prediction:
+        """Predict noise - x0 for every frame, `sigma` in [0, 1] per frame; `positions` are absolute latent frames."""
+        rows, columns = x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch
+        tokens = self.patch_embedding(
+            rearrange(x, "b f c (h i) (w j) -> b f (h w) (c i j)", i=self.config.patch, j=self.config.patch)
+        )
+        turn = rotation(positions, rows, columns, self.config.head_dim)
+        embedding = self._frame_embedding(sigma, condition)
+        modulation = self.time_projection(embedding).unflatten(-1, (6, self.config.dim))
+        text = None if self.text_embedding is None else self.text_embedding(_required(condition.text, "text"))
+        keys_values = []
+        for block in self.blocks:
+            tokens, new = block(tokens, modulation, turn, context, text)
+            keys_values.append(new)
+        shift, scale = (self.modulation_out + embedding[:, :, None])[:, :, :, None].unbind(2)
+        patches = self.head(modulate(self.norm_out(tokens), shift, scale))
+        velocity = rearrange(
+            patches,
+            "b f (h w) (i j c) -> b f c (h i) (w j)",  # Wan orders the head's features with the channel last
+            h=rows,
+            i=self.config.patch,
+            j=self.config.patch,
+        )
+        return Prediction(velocity, tuple(keys_values))
+
+    def _frame_embedding(self, sigma: Float[Tensor, "b f"], condition: Condition) -> Float[Tensor, "b f d"]:
+        embedding = self.time_embedding(sinusoid(sigma, self.config.freq_dim).to(self.head.weight.dtype))
+        if self.agent_embedding is not None and self.user_embedding is not None:
+            embedding = embedding + self.agent_embedding(_required(condition.agent, "agent"))
+            embedding = embedding + self.user_embedding(_required(condition.user, "user"))
+        return embedding
+
+
+def _required(value: Tensor | None, name: str) -> Tensor:
+    if value is None:
+        raise ValueError(f"condition.{name} is None, but the model was built with this condition. Pass zeros to drop it.")
+    return value
+
+
+def num_patches(x: Float[Tensor, "b f c h w"], config: DiTConfig) -> int:
+    """Tokens per latent frame."""
+    return (x.shape[-2] // config.patch) * (x.shape[-1] // config.patch)

@@ -1,0 +1,152 @@
+"""Streaming autoencoder of gwm: four pixel frames in, one latent frame out, and back.
+
+Four frames are folded into channels, so that one 2-D convolution serves all four: that is what makes decoding
+affordable on a CPU. Time enters the decoder through memory blocks, which see the previous latent frame's features.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gwm.config import VAEConfig
+
+# One tensor per memory block: the features of the latest latent frame, `b c h w`. Owned by the caller.
+VAEState = tuple[Float[Tensor, "b _ _ _"], ...]
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions with a skip, without normalisation: statistics over space would differ between a crop and
+    the whole picture, and over time between a chunk and the whole clip."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class MemoryBlock(nn.Module):
+    """A residual block that also sees the previous latent frame; before the first one it sees zeros."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.conv1 = nn.Conv2d(2 * channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(
+        self, x: Float[Tensor, "b f c h w"], previous: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b f c h w"], Float[Tensor, "b c h w"]]:
+        past = torch.cat([previous[:, None], x[:, :-1]], dim=1)
+        both = torch.cat([x, past], dim=2).flatten(0, 1)
+        y = self.conv2(F.relu(self.conv1(F.relu(both))))
+        return x + y.unflatten(0, x.shape[:2]), x[:, -1]
+
+
+class Encoder(nn.Module):
+    """Each pack of four frames on its own: encoding a stream needs no state."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        c1, c2, c3 = config.channels
+        self.layers = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(3 * config.temporal_stride * 4, c1, 3, padding=1),
+            ResBlock(c1),
+            nn.Conv2d(c1, c2, 3, stride=2, padding=1),
+            ResBlock(c2),
+            nn.Conv2d(c2, c3, 3, stride=2, padding=1),
+            ResBlock(c3),
+            nn.ReLU(),
+            nn.Conv2d(c3, config.latent_channels, 3, padding=1),
+        )
+
+    def forward(self, packs: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c h/8 w/8"]:
+        return self.layers(packs)
+
+
+class Decoder(nn.Module):
+    """Latent frames to packs of four frames; causal, with one memory block at 1/8 and one at 1/4."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        c1, c2, c3 = config.channels
+        self.into = nn.Conv2d(config.latent_channels, c3, 3, padding=1)
+        self.memory = nn.ModuleList([MemoryBlock(c3), MemoryBlock(c2)])
+        self.up = nn.Conv2d(c3, c2, 3, padding=1)
+        self.out = nn.Sequential(
+            ResBlock(c2),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv2d(c2, c1, 3, padding=1),
+            ResBlock(c1),
+            nn.ReLU(),
+            nn.Conv2d(c1, 3 * config.temporal_stride * 4, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+
+    def forward(
+        self, latents: Float[Tensor, "b f c h w"], state: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, "b f _ 8*h 8*w"], VAEState]:
+        frames = latents.shape[:2]
+        x = self.into(latents.flatten(0, 1)).unflatten(0, frames)
+        x, low = self.memory[0](x, state[0])
+        x = self.up(F.interpolate(F.relu(x.flatten(0, 1)), scale_factor=2, mode="nearest")).unflatten(0, frames)
+        x, high = self.memory[1](x, state[1])
+        return self.out(x.flatten(0, 1)).unflatten(0, frames), (low, high)
+
+
+class VAE(nn.Module):
+    """8x8x4 autoencoder; a still picture is a pack of four equal frames.
+
+    Latents are normalised with the statistics in the config. Decoding a clip chunk by chunk gives what decoding it
+    whole gives: all memory is in the state that the caller passes from chunk to chunk.
+    """
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.register_buffer("mean", torch.tensor(config.latents_mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(config.latents_std)[:, None, None], persistent=False)
+
+    def encode(self, pixel_frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f c h/8 w/8"]:
+        """Pixel frames in [-1, 1] to normalised latents.
+
+        Raises:
+            ValueError: the number of frames is no multiple of 4, or height or width no multiple of 8.
+        """
+        t, _, h, w = pixel_frames.shape[1:]
+        if t % self.config.temporal_stride or h % self.config.spatial_stride or w % self.config.spatial_stride:
+            raise ValueError(
+                f"pixel_frames has {t} frames of {h}x{w}; frames must be a multiple of 4 and height and width multiples "
+                "of 8. Crop or pad the clip."
+            )
+        packs = rearrange(pixel_frames, "b (f k) c h w -> (b f) (k c) h w", k=self.config.temporal_stride)
+        latents = self.encoder(packs).unflatten(0, (pixel_frames.shape[0], -1))
+        return (latents - self.mean) / self.std
+
+    def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 c h/8 w/8"]:
+        return self.encode(image[:, None].expand(-1, self.config.temporal_stride, -1, -1, -1))
+
+    def initial_state(self, latents: Float[Tensor, "b f c h w"]) -> VAEState:
+        """State before the first latent frame of a stream whose latents have this shape, device and dtype."""
+        b, _, _, h, w = latents.shape
+        low, high = self.config.channels[2], self.config.channels[1]
+        return latents.new_zeros(b, low, h, w), latents.new_zeros(b, high, 2 * h, 2 * w)
+
+    def decode(
+        self, latents: Float[Tensor, "b f c h w"], state: Sequence[Tensor] | None = None
+    ) -> tuple[Float[Tensor, "b 4*f 3 8*h 8*w"], VAEState]:
+        """Latents to pixel frames (about [-1, 1], not clamped), and the state to pass with the next chunk."""
+        state = self.initial_state(latents) if state is None else state
+        packs, state = self.decoder(latents * self.std + self.mean, state)
+        return rearrange(packs, "b f (k c) h w -> b (f k) c h w", c=3), state

@@ -1,0 +1,1 @@
+"""From weights to a talking clip. Read `export`, `engine`, `generate`."""

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+
+from data import clock
+from data.actions import ACTION_NAMES
+from data.clips import make_clip, plan_split
+from data.generate import PROGRESS_NAME, generate
+from data.manifest import Manifest, read_manifest
+from data.shards import decode_sample, encode_sample, read_samples
+from gwm.config import AudioConfig
+from gwm.contract import FRAMES_PER_SECOND
+
+NUM_FRAMES = 24
+INT16_STEP = 1 / 32768
+
+
+class Sketch:
+    """A renderer fit for tests: a smooth face-coloured disc with a dark mouth as high as the jaw is open."""
+
+    def render(self, identity, actions, pose, gaze):
+        y, x = np.mgrid[-1:1:64j, -1:1:64j]
+        disc = np.exp(-4 * (x**2 + y**2))
+        lips = [(((x - yaw) / 0.3) ** 2 + ((y - 0.3) / (0.05 + a)) ** 2) for yaw, a in zip(pose[:, 0], actions[:, JAW])]
+        skin = np.array([200, 150, 120]) + identity % 40
+        return np.stack([(disc - 0.5 * np.exp(-lip)).clip(0, 1)[..., None] * skin for lip in lips]).astype(np.uint8)
+
+    def mouth(self, identity, actions):
+        return actions[:, JAW]
+
+
+JAW = ACTION_NAMES.index("jawOpen")
+
+
+def sketch(plan):
+    return encode_sample(make_clip(plan, Sketch(), plan.identity_seed))
+
+
+def plans(sizes: dict[str, int], seed: int = 0):
+    options = {"num_frames": NUM_FRAMES, "clips_per_identity": 2, "styles": ("anny", "drawn"), "anny_share": 0.5}
+    return {split: plan_split(split, size, seed=seed, **options) for split, size in sizes.items()}
+
+
+def settings(seed: int = 0) -> Manifest:
+    return Manifest(
+        kind="pixels", fps=24, sample_rate=24_000, resolution=64, num_frames=NUM_FRAMES, splits={}, seed=seed,
+        command="make it", generator={"seed": seed},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    generate(folder, settings(), plans({"train": 6, "val": 4}), sketch, num_workers=1)
+    return folder
+
+
+def test_a_clip_survives_its_shard(folder):
+    plan = plans({"train": 1})["train"][0]
+    clip = make_clip(plan, Sketch(), plan.identity_seed)
+    back = decode_sample(next(read_samples(folder, "train")))
+    noise = np.square(back.frames.astype(float) - clip.frames).mean()
+    assert 10 * np.log10(255**2 / noise) > 38
+    assert np.abs(back.agent - clip.agent).max() <= INT16_STEP and np.abs(back.user - clip.user).max() <= INT16_STEP
+    assert np.array_equal(back.reference, clip.reference) and back.info["identity"] == plan.identity_name
+    for name in ("mouth", "actions", "pose", "gaze", "agent_speaking", "user_speaking"):
+        assert np.array_equal(getattr(back.truth, name), getattr(clip.truth, name)), name
+
+
+def test_the_clock_is_the_models():
+    """Written twice, so that making data does not load torch."""
+    assert clock.FPS == FRAMES_PER_SECOND and clock.SAMPLES_PER_FRAME == AudioConfig().frame_samples
+
+
+def test_audio_of_another_length_is_refused():
+    plan = plans({"train": 1})["train"][0]
+    clip = make_clip(plan, Sketch(), plan.identity_seed)
+    object.__setattr__(clip, "agent", clip.agent[:-1])
+    with pytest.raises(ValueError, match="agent has 23999 samples, must have 24000"):
+        encode_sample(clip)
+
+
+def test_splits_share_no_identity_and_no_sentence(folder):
+    splits = read_manifest(folder).splits
+    assert not set(splits["train"].identities) & set(splits["val"].identities)
+    assert splits["train"].sentences and not set(splits["train"].sentences) & set(splits["val"].sentences)
+    for split, entry in splits.items():
+        infos = [decode_sample(sample).info for sample in read_samples(folder, split)]
+        assert {info["identity"] for info in infos} == set(entry.identities) and len(infos) == entry.num_samples
+
+
+def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(folder, tmp_path):
+    """Killed in the second shard, then called again: the first is kept, the files equal an uninterrupted run's."""
+    calls = []
+
+    def dies_in_val(plan):
+        if plan.split == "val":
+            raise KeyboardInterrupt
+        return sketch(plan)
+
+    def counts(plan):
+        calls.append(plan.key)
+        return sketch(plan)
+
+    both = plans({"train": 6, "val": 4})
+    with pytest.raises(KeyboardInterrupt):
+        generate(tmp_path, settings(), both, dies_in_val, num_workers=1)
+    assert (tmp_path / PROGRESS_NAME).is_file()
+    generate(tmp_path, settings(), both, counts, num_workers=1)
+    assert len(calls) == 4
+    for name in ("train-000000.tar", "val-000000.tar", "manifest.json"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_truncated_shard_is_made_again(folder, tmp_path):
+    both = plans({"train": 2})
+    generate(tmp_path, settings(), both, sketch, num_workers=1)
+    whole = (tmp_path / "train-000000.tar").read_bytes()
+    (tmp_path / "train-000000.tar").write_bytes(whole[:-512])
+    generate(tmp_path, settings(), both, sketch, num_workers=1)
+    assert (tmp_path / "train-000000.tar").read_bytes() == whole
+
+
+def test_other_settings_do_not_mix_with_shards_on_disk(folder):
+    with pytest.raises(ValueError, match=r"other settings \(seed\)"):
+        generate(folder, settings(seed=1), plans({"train": 6}, seed=1), sketch, num_workers=1)

@@ -1,0 +1,1 @@
+"""Training on data. Read `flow`, `noise`, `trainee`; then the stages `autoencoder`, `bidirectional`, `causal`; `gate`."""

@@ -1,0 +1,93 @@
+"""Stage 1: a model that sees the whole clip. It teaches, and scores, everything after it."""
+
+from functools import partial
+from typing import Any
+
+import lightning as L
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from data.batch import LatentBatch, LatentData, latent_data
+from data.shards import Clip
+from gwm.chunks import whole_clip
+from gwm.clip import clip_velocity
+from gwm.config import AudioConfig
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.schedule import add_noise, sigma_steps
+from train.flow import motion_map, velocity_loss
+from train.generate import Played, play_clips
+from train.network import dit_config, dit_facts, load_vae
+from train.noise import clip_sigmas, dropped, gaussian_like, step_generator
+from train.trainee import Trainee
+
+
+class BidirectionalStage(L.LightningModule):
+    """Flow matching with one noise level per clip.
+
+    Source: Lipman et al. 2023, arXiv:2210.02747; Esser et al. 2024, arXiv:2403.03206 (shifted noise levels).
+    """
+
+    hears = True
+
+    def __init__(
+        self,
+        *,
+        vae: str,
+        audio: AudioConfig,
+        model: dict[str, int],
+        resolution: int,
+        num_frames: int,
+        num_steps: int,
+        shift: float,
+        motion_weight: float,
+        drop_agent: float,
+        network: partial[Trainee],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        vae_config = load_vae(vae).config
+        self.contract = Contract(
+            dit=dit_config(vae_config, audio, **model),
+            vae=vae_config,
+            audio=audio,
+            pattern=whole_clip(num_frames + 1, first_frames=1),
+            resolution=resolution,
+            sigmas=tuple(sigma_steps(num_steps, shift=shift)),
+            solver="ode",
+            context="clean",
+            horizon_frames=num_frames,
+        )
+        self.network = network(DiT(self.contract.dit))
+        self.shift, self.motion_weight, self.drop_agent, self.seed = shift, motion_weight, drop_agent, seed
+
+    def setup(self, stage: str) -> None:
+        self.weight = motion_map(latent_data(self).motion, self.motion_weight)
+
+    def training_step(self, batch: LatentBatch, batch_idx: int) -> Float[Tensor, ""]:
+        generator = step_generator(self.seed, batch.step, self.device)
+        sigma = clip_sigmas(batch.x0, shift=self.shift, generator=generator)
+        noise = gaussian_like(batch.x0, generator)
+        velocity = clip_velocity(
+            self.network.model,
+            add_noise(batch.x0, noise, sigma),
+            sigma,
+            reference=batch.reference,
+            condition=batch.condition.without_agent(dropped(len(sigma), self.drop_agent, generator)),
+            pattern=self.contract.pattern,
+        )
+        loss = velocity_loss(velocity, batch.x0, noise, self.weight.to(self.device))
+        self.log("train/loss", loss)
+        return loss
+
+    def on_train_batch_end(self, outputs: object, batch: LatentBatch, batch_idx: int) -> None:
+        self.network.average_step()
+
+    def configure_optimizers(self):  # noqa: ANN201  # Lightning's own union of a dozen types
+        return self.network.optimizers()
+
+    def weights(self) -> tuple[nn.Module, dict[str, Any]]:
+        return self.network.trained, dit_facts(self.contract)
+
+    def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
+        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **how)

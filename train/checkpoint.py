@@ -1,0 +1,66 @@
+"""Checkpoints that survive a full disk, and the rule by which a run is resumed."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from omegaconf import DictConfig, OmegaConf
+
+# What may change between two starts of the same run: how long it goes on, and what only watches it.
+FREE_KEYS = ("trainer", "logger", "resume", "checkpoint", "shards_workers")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write beside the old checkpoint, then take its place: the last good one survives whatever happens."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(
+                error.errno, f"checkpoint not written ({error.strerror}); the last good one is kept. Free space, rerun", str(path)
+            ) from error
+        os.replace(partial, path)
+
+
+def remember_config(output: Path, cfg: DictConfig) -> None:
+    """Keep the run's configuration, or compare with what a started run was configured with.
+
+    Raises:
+        ValueError: the run in this folder was started with other settings; the differing keys are named.
+    """
+    kept = output / "run.yaml"
+    now = {k: v for k, v in _container(cfg).items() if k not in FREE_KEYS}
+    if not kept.is_file():
+        output.mkdir(parents=True, exist_ok=True)
+        kept.write_text(OmegaConf.to_yaml(OmegaConf.create(now)))
+        return
+    before = _container(OmegaConf.load(kept))
+    differing = sorted(_differences(before, now))
+    if differing:
+        raise ValueError(
+            f"{output} was started with other settings: {', '.join(differing)}. Choose another name=..., or start "
+            "over with resume=false."
+        )
+
+
+def _container(cfg: Any) -> dict[str, Any]:
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    return {str(k): v for k, v in container.items()}
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(set(before) | set(now))
+        return [d for k in keys for d in _differences(before.get(k), now.get(k), f"{path}.{k}" if path else str(k))]
+    return [] if before == now else [f"{path}={now!r} (was {before!r})"]

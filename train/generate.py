@@ -1,0 +1,60 @@
+"""Held-out clips as a stage would play them: the stream that the server runs, on the conditions of a batch of clips."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from data.batch import LatentBatch, latent_batch, with_windows
+from data.encode import encode_clip
+from data.pixels import to_uint8
+from data.shards import Clip
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.rollout import Rollout
+from gwm.vae import VAE
+
+Played = tuple[list[UInt8[np.ndarray, "f h w 3"]], list[int]]  # pixels of clips, and the clips' frames they begin at
+
+
+def clip_batch(clips: Sequence[Clip], vae: VAE, contract: Contract) -> tuple[LatentBatch, int]:
+    """Latents and conditions of whole clips, and the pixel frame of the clips at which they begin."""
+    encoded = [with_windows(encode_clip(clip, vae, contract.audio), contract.audio) | {"step": 0} for clip in clips]
+    stride = contract.vae.temporal_stride
+    return latent_batch(encoded), -(-contract.audio.left_frames // stride) * stride
+
+
+@torch.no_grad()
+def stream(
+    model: DiT, contract: Contract, batch: LatentBatch, *, num_frames: int, seed: int
+) -> Float[Tensor, "b f c h w"]:
+    """As many whole chunks as fit into `num_frames` latent frames, each generated from the past alone."""
+    rollout = Rollout(model, contract, batch_size=len(batch.x0))
+    rollout.start(batch.reference, batch.condition, seed=seed)
+    size = contract.pattern.chunk_frames
+    chunks = [
+        rollout.step(batch.condition.frames(slice(start, start + size)))
+        for start in range(0, num_frames - size + 1, size)
+    ]
+    return torch.cat(chunks, dim=1)
+
+
+@torch.no_grad()
+def play_clips(
+    model: DiT, contract: Contract, vae: VAE, clips: Sequence[Clip], *, batch_size: int, seed: int, swap_voices: bool = False
+) -> Played:
+    """Pixels of every clip as the model plays it, and where in the clip they begin.
+
+    swap_voices: every clip hears another clip's voice; what lip-sync is left then was never there.
+    """
+    frames, starts = [], []
+    for at in range(0, len(clips), batch_size):
+        batch, start = clip_batch(clips[at : at + batch_size], vae, contract)
+        if swap_voices:
+            batch.agent = batch.agent.roll(1, dims=0)
+        latents = stream(model, contract, batch, num_frames=batch.x0.shape[1], seed=seed)
+        frames += [to_uint8(played) for played in vae.decode(latents)[0]]
+        starts += [start] * len(latents)
+    return frames, starts
