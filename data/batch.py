@@ -21,6 +21,7 @@ from gwm.condition.inputs import Condition
 from gwm.config import AudioConfig
 from gwm.vae import VAE
 
+
 @dataclass
 class PixelBatch:
     pixel_frames: Float[Tensor, "b t 3 h w"]  # in [-1, 1]
@@ -86,8 +87,10 @@ class StepData(L.LightningDataModule):
 class PixelClips(Dataset[UInt8[np.ndarray, "n t h w 3"]]):
     """Crops of clips, decoded when asked for; the encoded clips stay in memory."""
 
-    def __init__(self, clips: list[bytes], *, crop_frames: int, crop_size: int, crops_per_clip: int, seed: int) -> None:
-        self.clips, self.crops_per_clip, self.seed = clips, crops_per_clip, seed
+    def __init__(
+        self, clips: list[bytes], *, crop_frames: int, crop_size: int, crops_per_clip: int, half_share: float, seed: int
+    ) -> None:
+        self.clips, self.crops_per_clip, self.half_share, self.seed = clips, crops_per_clip, half_share, seed
         self.crop_frames, self.crop_size = crop_frames, crop_size
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[int, UInt8[np.ndarray, "n t h w 3"]]:
@@ -95,7 +98,12 @@ class PixelClips(Dataset[UInt8[np.ndarray, "n t h w 3"]]):
         rng = np.random.default_rng((self.seed, step, slot))
         frames = decode_frames(self.clips[index])
         return step, moving_crops(
-            frames, rng, num_crops=self.crops_per_clip, num_frames=self.crop_frames, size=self.crop_size
+            frames,
+            rng,
+            num_crops=self.crops_per_clip,
+            num_frames=self.crop_frames,
+            size=self.crop_size,
+            half_share=self.half_share,
         )
 
 
@@ -112,10 +120,12 @@ class PixelData(StepData):
         crop_frames: int,
         crop_size: int,
         crops_per_clip: int,
+        half_share: float,
         resolution: int,
     ) -> None:
         super().__init__(shards=shards, batch_size=batch_size, num_workers=num_workers, seed=seed)
         self.crop_frames, self.crop_size, self.crops_per_clip = crop_frames, crop_size, crops_per_clip
+        self.half_share = half_share
         self.resolution = resolution  # at which the gate judges
 
     def setup(self, stage: str) -> None:
@@ -127,6 +137,7 @@ class PixelData(StepData):
             crop_frames=self.crop_frames,
             crop_size=self.crop_size,
             crops_per_clip=self.crops_per_clip,
+            half_share=self.half_share,
             seed=self.seed,
         )
         return self.loader(dataset, len(self.clips), _pixel_batch)
@@ -182,7 +193,7 @@ class LatentData(StepData):
         if shortest < self.num_frames:
             raise ValueError(
                 f"num_frames={self.num_frames} latent frames must be at most {shortest}: that many of a clip in "
-                f"{self.shards} have their whole audio window inside the clip. Make longer clips or train on shorter ones."
+                f"{self.shards} have their whole audio window inside the clip. Make longer clips."
             )
 
     def train_dataloader(self) -> DataLoader[Any]:

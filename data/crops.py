@@ -13,10 +13,16 @@ def motion(frames: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "h w"]:
 
 
 def moving_crops(
-    frames: UInt8[np.ndarray, "t h w 3"], rng: np.random.Generator, *, num_crops: int, num_frames: int, size: int
+    frames: UInt8[np.ndarray, "t h w 3"],
+    rng: np.random.Generator,
+    *,
+    num_crops: int,
+    num_frames: int,
+    size: int,
+    half_share: float,
 ) -> UInt8[np.ndarray, "n num_frames size size 3"]:
-    """Random crops in space and time, centred on pixels drawn in proportion to their motion; half of the clips at
-    half resolution where that leaves room, and mirrored at random.
+    """Random crops in space and time, centred on pixels drawn in proportion to their motion; a share of the clips
+    at half resolution where that leaves room, and mirrored at random.
 
     Raises:
         ValueError: the clip is smaller or shorter than a crop.
@@ -24,7 +30,7 @@ def moving_crops(
     t, h, w, _ = frames.shape
     if t < num_frames or min(h, w) < size:
         raise ValueError(f"clip of {t} frames {h}x{w} must hold a crop of {num_frames} frames {size}x{size}.")
-    if min(h, w) >= 2 * size and rng.random() < 0.5:
+    if min(h, w) >= 2 * size and rng.random() < half_share:
         frames = halve(frames)
         t, h, w, _ = frames.shape
     chance = motion(frames)

@@ -1,6 +1,6 @@
 """Cache what the diffusion model reads: VAE latents and speech features of every clip, as shards of their own.
 
-    python -m data.encode shards=shards/nano vae=runs/nano/autoencoder/weights out=runs/nano/latents
+python -m data.encode shards=shards/nano vae=runs/nano/autoencoder/weights out=runs/nano/latents
 """
 
 import dataclasses
@@ -99,7 +99,8 @@ def read_latents(folder: Path, split: str) -> Iterator[dict[str, Float[Tensor, "
 def _sample(clip: Clip, vae: VAE, audio: AudioConfig) -> dict[str, Any]:
     buffer = io.BytesIO()
     arrays = encode_clip(clip, vae, audio)
-    np.savez(buffer, **{name: array.numpy().astype(np.float16) for name, array in arrays.items()})
+    halves: Any = {name: array.numpy().astype(np.float16) for name, array in arrays.items()}
+    np.savez(buffer, **halves)
     return {"__key__": clip.key, "latents.npz": buffer.getvalue(), "json": json.dumps(clip.info).encode()}
 
 

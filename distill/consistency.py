@@ -51,7 +51,7 @@ class ConsistencyStage(L.LightningModule):
         guidance: float,
         motion_weight: float,
         history_noise: float,
-        network: partial[Trainee],
+        network: partial[Trainee[DiT]],
         seed: int,
     ) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ConsistencyStage(L.LightningModule):
         model, _ = load_dit(init, stage="causal")
         self.network = network(model)
         self.network.average_step()  # the target exists before the first step
-        self.register_buffer("levels", torch.tensor(sigma_steps(num_levels, shift=shift)), persistent=False)
+        self.levels = torch.tensor(sigma_steps(num_levels, shift=shift))
         self.guidance, self.motion_weight, self.history_noise, self.seed = guidance, motion_weight, history_noise, seed
 
     def setup(self, stage: str) -> None:
@@ -70,8 +70,9 @@ class ConsistencyStage(L.LightningModule):
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Float[Tensor, ""]:
         generator = step_generator(self.seed, batch.step, self.device)
         pattern = self.contract.pattern
-        index = _chunk_levels(batch.x0, pattern, len(self.levels), generator)
-        sigma, below = adjacent_sigmas(self.levels.float(), index)
+        levels = self.levels.to(batch.x0)
+        index = _chunk_levels(batch.x0, pattern, len(levels), generator)
+        sigma, below = adjacent_sigmas(levels, index)
         x = add_noise(batch.x0, gaussian_like(batch.x0, generator), sigma)
         history = corrupt(batch.x0, self.history_noise, generator)
 
@@ -83,7 +84,7 @@ class ConsistencyStage(L.LightningModule):
         with torch.no_grad():
             velocity = guided_velocity(lambda c: predict(self.teacher, x, sigma, c), batch.condition, self.guidance)
             lower = x + (below - sigma)[..., None, None, None] * velocity
-            average = self.network.average.module
+            average = self.network.averaged
             target = clean_estimate(lower, predict(average, lower, below, batch.condition), below)
         x0 = clean_estimate(x, predict(self.network.model, x, sigma, batch.condition), sigma)
         loss = (self.weight.to(self.device) * (x0 - target).square()).mean()
@@ -93,7 +94,7 @@ class ConsistencyStage(L.LightningModule):
     def on_train_batch_end(self, outputs: object, batch: LatentBatch, batch_idx: int) -> None:
         self.network.average_step()
 
-    def configure_optimizers(self):  # noqa: ANN201  # Lightning's own union of a dozen types
+    def configure_optimizers(self):  # Lightning's own union of a dozen types
         return self.network.optimizers()
 
     def weights(self) -> tuple[nn.Module, dict[str, Any]]:

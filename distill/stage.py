@@ -50,20 +50,25 @@ class DMDStage(L.LightningModule):
         sigma_range: tuple[float, float],
         critic_per_student: int,
         clip_norm: float,
-        student: partial[Trainee],
-        critic: partial[Trainee],
+        student: partial[Trainee[DiT]],
+        critic: partial[Trainee[DiT]],
         seed: int,
     ) -> None:
         super().__init__()
         if critic_per_student < 1:
-            raise ValueError(f"critic_per_student={critic_per_student} must be >= 1: critic updates per student update.")
+            raise ValueError(
+                f"critic_per_student={critic_per_student} must be >= 1: critic updates per student update."
+            )
         self.automatic_optimization = False
         model, contract = load_dit(init, stage="consistency")
         self.contract = contract.replace(sigmas=tuple(sigmas), context=context, solver="renoise")
         self.network = student(model)
         self.teacher = load_dit(teacher, stage="bidirectional")[0].eval().requires_grad_(False)
         self.critic = critic(load_dit(teacher, stage="bidirectional")[0])
-        self.exit, self.gradient, self.normaliser, self.normaliser_floor = exit, gradient, normaliser, normaliser_floor
+        self.exit: Exit = exit
+        self.gradient: RolloutGradient = gradient
+        self.normaliser: Normaliser = normaliser
+        self.normaliser_floor = normaliser_floor
         self.guidance, self.shift, self.sigma_range = guidance, shift, tuple(sigma_range)
         self.critic_per_student, self.clip_norm, self.seed = critic_per_student, clip_norm, seed
 
@@ -126,7 +131,7 @@ class DMDStage(L.LightningModule):
         self.log("train/critic_loss", loss, prog_bar=True)
         return loss
 
-    def configure_optimizers(self):  # noqa: ANN201  # Lightning's own union of a dozen types
+    def configure_optimizers(self):  # Lightning's own union of a dozen types
         return [self.network.optimizers(), self.critic.optimizers()]
 
     def weights(self) -> tuple[nn.Module, dict[str, Any]]:
@@ -158,7 +163,7 @@ class DMDStage(L.LightningModule):
         sigma = shift_sigma(torch.rand(batch_size, 1, generator=generator, device=self.device), self.shift)
         return sigma.clamp(low, high).expand(-1, num_frames)
 
-    def _update(self, loss: Tensor, network: Trainee, optimizer: Any, scheduler: Any) -> None:
+    def _update(self, loss: Tensor, network: Trainee[DiT], optimizer: Any, scheduler: Any) -> None:
         optimizer.zero_grad()
         self.manual_backward(loss)
         torch.nn.utils.clip_grad_norm_(network.model.parameters(), self.clip_norm, error_if_nonfinite=True)

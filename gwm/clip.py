@@ -29,9 +29,7 @@ def clip_velocity(
     num_frames = whole.shape[1]
     mask = clip_mask(num_frames, pattern, patches=num_patches(x, model.config), device=x.device)
     positions = torch.arange(num_frames, device=x.device)
-    prediction = model(
-        whole, levels, condition.after_reference(), positions=positions, context=MaskedClip(mask)
-    )
+    prediction = model(whole, levels, condition.after_reference(), positions=positions, context=MaskedClip(mask))
     return prediction.velocity[:, 1:]
 
 

@@ -42,11 +42,10 @@ class SpeechEmbedding(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(config.speech_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
-        )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        last = nn.Linear(config.dim, config.dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(nn.Linear(config.speech_dim, config.dim), nn.SiLU(), last)
 
     def forward(self, window: Float[Tensor, "b f k"]) -> Float[Tensor, "b f d"]:
         return self.layers(window)
@@ -101,9 +100,7 @@ class DiT(nn.Module):
         )
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
         self.text_embedding = (
-            nn.Sequential(
-                nn.Linear(config.text_dim, config.dim), nn.GELU("tanh"), nn.Linear(config.dim, config.dim)
-            )
+            nn.Sequential(nn.Linear(config.text_dim, config.dim), nn.GELU("tanh"), nn.Linear(config.dim, config.dim))
             if config.text_dim
             else None
         )
@@ -159,7 +156,9 @@ class DiT(nn.Module):
 
 def _required(value: Tensor | None, name: str) -> Tensor:
     if value is None:
-        raise ValueError(f"condition.{name} is None, but the model was built with this condition. Pass zeros to drop it.")
+        raise ValueError(
+            f"condition.{name} is None, but the model was built with this condition. Pass zeros to drop it."
+        )
     return value
 
 

@@ -31,7 +31,7 @@ def step(
     solver: Solver,
     noise: Float[Tensor, "b f c h w"] | None,
 ) -> Float[Tensor, "b f c h w"]:
-    """Move from `sigma` to `sigma_next`: along the velocity (ode), or to x0 and back up with fresh `noise` (renoise)."""
+    """Move from `sigma` to `sigma_next`: along the velocity (ode), or to x0 and back with fresh `noise` (renoise)."""
     if solver == "ode":
         return x + (sigma_next - sigma) * velocity
     levels = x.new_full(x.shape[:2], sigma)

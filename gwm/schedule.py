@@ -1,5 +1,7 @@
 """Flow matching along straight lines: the only time variable is `sigma` in [0, 1], 0 clean and 1 pure noise."""
 
+import itertools
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -42,7 +44,7 @@ def check_sigmas(sigmas: tuple[float, ...]) -> None:
     """Raises:
     ValueError: the list does not start at 1, does not fall strictly, or reaches 0 (the sampler adds that itself).
     """
-    falling = all(a > b for a, b in zip(sigmas, sigmas[1:], strict=False))
+    falling = all(a > b for a, b in itertools.pairwise(sigmas))
     if not sigmas or sigmas[0] != 1.0 or not falling or sigmas[-1] <= 0:
         raise ValueError(
             f"sigmas={sigmas} must start at 1.0 and fall strictly, staying above 0: they are final noise levels in "

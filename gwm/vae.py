@@ -110,6 +110,9 @@ class VAE(nn.Module):
     whole gives: all memory is in the state that the caller passes from chunk to chunk.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
@@ -127,8 +130,8 @@ class VAE(nn.Module):
         t, _, h, w = pixel_frames.shape[1:]
         if t % self.config.temporal_stride or h % self.config.spatial_stride or w % self.config.spatial_stride:
             raise ValueError(
-                f"pixel_frames has {t} frames of {h}x{w}; frames must be a multiple of 4 and height and width multiples "
-                "of 8. Crop or pad the clip."
+                f"pixel_frames has {t} frames of {h}x{w}; frames must be a multiple of 4, height and width "
+                "multiples of 8. Crop or pad the clip."
             )
         packs = rearrange(pixel_frames, "b (f k) c h w -> (b f) (k c) h w", k=self.config.temporal_stride)
         latents = self.encoder(packs).unflatten(0, (pixel_frames.shape[0], -1))
@@ -148,5 +151,5 @@ class VAE(nn.Module):
     ) -> tuple[Float[Tensor, "b 4*f 3 8*h 8*w"], VAEState]:
         """Latents to pixel frames (about [-1, 1], not clamped), and the state to pass with the next chunk."""
         state = self.initial_state(latents) if state is None else state
-        packs, state = self.decoder(latents * self.std + self.mean, state)
-        return rearrange(packs, "b f (k c) h w -> b (f k) c h w", c=3), state
+        packs, new_state = self.decoder(latents * self.std + self.mean, state)
+        return rearrange(packs, "b f (k c) h w -> b (f k) c h w", c=3), new_state

@@ -65,7 +65,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     try:
         weights = load_file(path)
     except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): the file is missing or truncated. Export it again.") from error
+        raise ValueError(f"{path} cannot be read ({error}): missing or truncated. Write it again.") from error
     check_keys(weights, model.state_dict(), source=str(path))
     model.load_state_dict({k: v.to(model.state_dict()[k].dtype) for k, v in weights.items()})
 

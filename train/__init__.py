@@ -1,1 +1,1 @@
-"""Training on data. Read `flow`, `noise`, `trainee`; then the stages `autoencoder`, `bidirectional`, `causal`; `gate`."""
+"""Training. Read `flow`, `noise`, `trainee`; then the stages `autoencoder`, `bidirectional`, `causal`; `gate`."""

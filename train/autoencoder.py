@@ -1,5 +1,6 @@
 """Stage 0: the streaming autoencoder. It decides whether lips survive, so its loss looks at what moves."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ class AutoencoderStage(L.LightningModule):
         latent_penalty: float,
         motion: float,
         gradient: float,
-        network: partial[Trainee],
+        network: partial[Trainee[VAE]],
         seed: int,
     ) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ class AutoencoderStage(L.LightningModule):
     def on_train_batch_end(self, outputs: object, batch: PixelBatch, batch_idx: int) -> None:
         self.network.average_step()
 
-    def configure_optimizers(self):  # noqa: ANN201  # Lightning's own union of a dozen types
+    def configure_optimizers(self):  # Lightning's own union of a dozen types
         return self.network.optimizers()
 
     @torch.no_grad()
@@ -96,9 +97,7 @@ class AutoencoderStage(L.LightningModule):
 
     def weights(self) -> tuple[VAE, dict[str, Any]]:
         """The averaged autoencoder with its latent statistics measured on training clips."""
-        vae = self.network.trained
-        assert isinstance(vae, VAE), type(vae)
-        normalised = with_statistics(vae, Path(self.trainer.datamodule.shards))  # type: ignore[attr-defined]
+        normalised = with_statistics(self.network.trained, Path(self.trainer.datamodule.shards))  # type: ignore[attr-defined]
         return normalised, {"kind": "vae", "config": normalised.config.to_json()}
 
 
@@ -112,7 +111,7 @@ def with_statistics(vae: VAE, shards: Path) -> VAE:
         latents.append(vae.encode(to_float(decode_frames(sample["mp4"]))[None].to(vae.mean)) * vae.std + vae.mean)
     raw = torch.cat([x[0] for x in latents])
     mean, std = raw.mean(dim=(0, 2, 3)), raw.std(dim=(0, 2, 3))
-    config = vae.config.to_json() | {"latents_mean": tuple(mean.tolist()), "latents_std": tuple(std.tolist())}
-    normalised = VAE(VAEConfig(**config))
+    config = replace(vae.config, latents_mean=tuple(mean.tolist()), latents_std=tuple(std.tolist()))
+    normalised = VAE(config)
     normalised.load_state_dict(vae.state_dict())
     return normalised.eval()

@@ -38,7 +38,7 @@ class CausalStage(L.LightningModule):
         motion_weight: float,
         drop_agent: float,
         history_noise: float,
-        network: partial[Trainee],
+        network: partial[Trainee[DiT]],
         seed: int,
     ) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class CausalStage(L.LightningModule):
     def on_train_batch_end(self, outputs: object, batch: LatentBatch, batch_idx: int) -> None:
         self.network.average_step()
 
-    def configure_optimizers(self):  # noqa: ANN201  # Lightning's own union of a dozen types
+    def configure_optimizers(self):  # Lightning's own union of a dozen types
         return self.network.optimizers()
 
     def weights(self) -> tuple[nn.Module, dict[str, Any]]:

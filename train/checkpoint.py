@@ -27,7 +27,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise OSError(
-                error.errno, f"checkpoint not written ({error.strerror}); the last good one is kept. Free space, rerun", str(path)
+                error.errno,
+                f"checkpoint not written ({error.strerror}); the last good one is kept. Free space, rerun",
+                str(path),
             ) from error
         os.replace(partial, path)
 

@@ -43,7 +43,14 @@ def stream(
 
 @torch.no_grad()
 def play_clips(
-    model: DiT, contract: Contract, vae: VAE, clips: Sequence[Clip], *, batch_size: int, seed: int, swap_voices: bool = False
+    model: DiT,
+    contract: Contract,
+    vae: VAE,
+    clips: Sequence[Clip],
+    *,
+    batch_size: int,
+    seed: int,
+    swap_voices: bool = False,
 ) -> Played:
     """Pixels of every clip as the model plays it, and where in the clip they begin.
 

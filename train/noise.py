@@ -16,9 +16,7 @@ def gaussian_like(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
-def clip_sigmas(
-    x0: Float[Tensor, "b f c h w"], *, shift: float, generator: torch.Generator
-) -> Float[Tensor, "b f"]:
+def clip_sigmas(x0: Float[Tensor, "b f c h w"], *, shift: float, generator: torch.Generator) -> Float[Tensor, "b f"]:
     """One noise level per clip, uniform and then shifted."""
     sigma = torch.rand(len(x0), 1, generator=generator, device=x0.device)
     return shift_sigma(sigma, shift).expand(-1, x0.shape[1])
@@ -38,9 +36,7 @@ def dropped(batch_size: int, chance: float, generator: torch.Generator) -> Bool[
     return torch.rand(batch_size, generator=generator, device=generator.device) < chance
 
 
-def corrupt(
-    history: Float[Tensor, "b f c h w"], most: float, generator: torch.Generator
-) -> Float[Tensor, "b f c h w"]:
+def corrupt(history: Float[Tensor, "b f c h w"], most: float, generator: torch.Generator) -> Float[Tensor, "b f c h w"]:
     """Noise of a random level in [0, most] per frame on the history, so that a model survives its own mistakes."""
     if most == 0:
         return history

@@ -1,7 +1,7 @@
 """A network under training, its running average and its optimizer: what every stage has one or two of."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -10,14 +10,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from train.optim import warmup_cosine
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
+Network = TypeVar("Network", bound=nn.Module)
 
 
-class Trainee(nn.Module):
+class Trainee(nn.Module, Generic[Network]):
     """Call `average_step` after every update; `trained` is what validation, export and the next stage use."""
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         *,
         optimizer: OptimizerFactory,
         schedule_steps: int,
@@ -25,7 +26,7 @@ class Trainee(nn.Module):
         ema_decay: float,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model: Network = model
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
         self._optimizer, self._schedule_steps, self._warmup_steps = optimizer, schedule_steps, warmup_steps
 
@@ -34,8 +35,12 @@ class Trainee(nn.Module):
         self.average.update_parameters(self.model)
 
     @property
-    def trained(self) -> nn.Module:
-        return self.average.module if self.average.n_averaged > 0 else self.model
+    def trained(self) -> Network:
+        return self.averaged if self.average.n_averaged > 0 else self.model
+
+    @property
+    def averaged(self) -> Network:
+        return self.average.module  # type: ignore[return-value]  # AveragedModel keeps a copy of what it was given
 
     def optimizers(self) -> dict[str, Any]:
         return warmup_cosine(

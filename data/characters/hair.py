@@ -1,4 +1,4 @@
-"""Procedural hair: a shell over the scalp, and for some kinds a drape or a knot. The asset's own hair hides the face."""
+"""Procedural hair: a shell over the scalp, and for some kinds a drape or a knot. The asset's own hides the face."""
 
 from dataclasses import dataclass
 
@@ -68,7 +68,11 @@ def _ball(centre: tuple[float, float, float], radius: float) -> Hair:
     columns, rows = 25, 13
     around, down = np.linspace(0, 2 * np.pi, columns), np.linspace(0, np.pi, rows)
     normal = np.stack(
-        [np.sin(down)[:, None] * np.cos(around), np.sin(down)[:, None] * np.sin(around), np.cos(down)[:, None] + 0 * around],
+        [
+            np.sin(down)[:, None] * np.cos(around),
+            np.sin(down)[:, None] * np.sin(around),
+            np.cos(down)[:, None] + 0 * around,
+        ],
         -1,
     ).reshape(-1, 3)
     strands = 0.85 + 0.3 * np.sin(6 * normal[:, 0] * 8 + normal[:, 2] * 30)

@@ -86,7 +86,9 @@ def _lip_middles(mean: np.ndarray, lips: np.ndarray, jaw: np.ndarray) -> tuple[i
 
 def _cavity(mean: np.ndarray, skin: np.ndarray) -> np.ndarray:
     """Skin that lies at least 6 mm behind other skin around the mouth."""
-    near = np.flatnonzero(skin & (np.abs(mean[:, 0]) < 0.027) & (np.abs(mean[:, 2] + 0.072) < 0.02) & (mean[:, 1] < 0.08))
+    near = np.flatnonzero(
+        skin & (np.abs(mean[:, 0]) < 0.027) & (np.abs(mean[:, 2] + 0.072) < 0.02) & (mean[:, 1] < 0.08)
+    )
     across = np.linalg.norm(mean[near, None][..., [0, 2]] - mean[None, near][..., [0, 2]], axis=-1)
     front = np.where(across < 0.006, mean[near, 1][None], np.inf).min(1)
     cavity = np.zeros(len(mean), np.float32)

@@ -52,8 +52,8 @@ class Renderer:
 
     def __init__(self, resolution: int) -> None:
         try:
-            self.context = moderngl.create_context(standalone=True, backend="egl")
-        except Exception as error:  # noqa: BLE001  # moderngl raises bare Exception
+            self.context = moderngl.create_standalone_context(backend="egl")
+        except Exception as error:  # moderngl raises bare Exception
             raise RuntimeError(
                 f"no OpenGL without a screen ({error}): EGL and Mesa must be installed. "
                 "On Debian: apt-get install libegl1 libgl1-mesa-dri"
@@ -81,9 +81,7 @@ class Renderer:
         shapes = animate(scene.face, actions)
         return np.stack([self._frame(scene, *frame) for frame in zip(shapes, pose, gaze, strict=True)])
 
-    def mouth(
-        self, who: Identity | CartoonIdentity, actions: Float[np.ndarray, "f 52"]
-    ) -> Float[np.ndarray, "f"]:
+    def mouth(self, who: Identity | CartoonIdentity, actions: Float[np.ndarray, "f 52"]) -> Float[np.ndarray, "f"]:
         """True opening of the lips in [0, 1]."""
         if isinstance(who, CartoonIdentity):
             return cartoon_mouth(who, actions)
@@ -119,7 +117,18 @@ class Renderer:
 
     def _set_colours(self, who: Identity, skin: np.ndarray) -> None:
         program = self.head_program
-        for name in ("skin", "brow", "iris", "lips", "light", "light_colour", "ambient", "beard", "freckles", "lid_shadow"):
+        for name in (
+            "skin",
+            "brow",
+            "iris",
+            "lips",
+            "light",
+            "light_colour",
+            "ambient",
+            "beard",
+            "freckles",
+            "lid_shadow",
+        ):
             program[name] = getattr(who, name)
         program["hair"] = who.hair if who.hair_kind != "beanie" else who.background[1]
         program["seed"] = float(who.seed % 997)
@@ -127,7 +136,7 @@ class Renderer:
         hairline = 0.06
         height = (hairline - chin) / FACE_SHARE / who.zoom
         centre = (who.offset[0] * height, 0.0, (hairline + chin) / 2 + who.offset[1] * height)
-        program["projection"].write(_projection(height).T.astype("f4").tobytes())
+        _matrix(program, "projection").write(_projection(height).T.astype("f4").tobytes())
         program["shift"] = centre
         program["pivot"] = NECK
 
@@ -136,7 +145,7 @@ class Renderer:
         if scene.hair is not None:
             positions = np.concatenate([positions, np.concatenate([scene.hair.vertices, scene.hair.normals], 1)])
         scene.moving.write(positions.astype("f4").tobytes())
-        self.head_program["turn"].write(_turn(*pose).T.astype("f4").tobytes())
+        _matrix(self.head_program, "turn").write(_turn(*pose).T.astype("f4").tobytes())
         self.head_program["gaze"] = tuple(np.tan(GAZE_RADIANS * gaze))
         self.canvas.use()
         self.canvas.clear(depth=1.0)
@@ -149,6 +158,12 @@ class Renderer:
         return _downsample(np.frombuffer(self.canvas.read(components=3, alignment=1), np.uint8).reshape(side, side, 3))
 
 
+def _matrix(program: moderngl.Program, name: str) -> moderngl.Uniform:
+    uniform = program[name]
+    assert isinstance(uniform, moderngl.Uniform), name
+    return uniform
+
+
 def _downsample(canvas: UInt8[np.ndarray, "2*h 2*w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """Mean of every 2x2 pixels, upside up: OpenGL's rows start at the bottom."""
     wide = canvas[::-1].astype(np.uint16)
@@ -157,7 +172,7 @@ def _downsample(canvas: UInt8[np.ndarray, "2*h 2*w 3"]) -> UInt8[np.ndarray, "h 
 
 
 def _still_attributes(face: np.ndarray, hair: Hair | None) -> tuple[np.ndarray, np.ndarray]:
-    """Per vertex: place on the average head, centre of its eye, (lips, lids, strand, cavity), part; and all triangles."""
+    """Per vertex: place on the average head, its eye's centre, (lips, lids, strand, cavity), part; all triangles."""
     head = load_head()
     eye = np.zeros_like(face)
     for number in (PARTS.index("eye_left"), PARTS.index("eye_right")):

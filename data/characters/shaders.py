@@ -40,7 +40,8 @@ vec3 skin_colour(out float shine) {
     c = mix(c, brow, clamp(1.15 * stroke, 0.0, 0.92));
     c = mix(c, c * vec3(0.62, 0.52, 0.5), v_look.y * lid_shadow);
     if (beard > 0.0) {
-        float jaw = smoothstep(-0.055, -0.075, r.z) * (1.0 - smoothstep(0.02, 0.06, r.y)) * smoothstep(-0.165, -0.13, r.z);
+        float front = 1.0 - smoothstep(0.02, 0.06, r.y);
+        float jaw = smoothstep(-0.055, -0.075, r.z) * smoothstep(-0.165, -0.13, r.z) * front;
         float shade = max(jaw, bump(r.z + 0.054, 0.006) * bump(r.x, 0.028)) * beard * (0.75 + 0.5 * noise(r * 900.0));
         c = mix(c, hair * 0.8 + 0.15 * skin, clamp(shade, 0.0, 0.9) * (1.0 - v_look.x));
     }

@@ -1,0 +1,24 @@
+"""What must happen before any module of the project is imported, and a fixed seed for every test."""
+
+import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; read when triton is imported
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+PACKAGES = ["gwm", "train", "distill", "serve", "kernels", "data"]
+
+# Annotations are checked in every test; torch.compile does not survive the wrappers and runs with GWM_NO_TYPECHECK=1.
+if os.environ.get("GWM_NO_TYPECHECK") != "1":
+    install_import_hook(PACKAGES, "beartype.beartype")
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Torch's global generator starts every test from the same place."""
+    torch.manual_seed(0)
+    return 0

@@ -1,0 +1,247 @@
+"""What goes through a file comes back: at the same moment, with the same colours, or with an error that helps."""
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from gwm.media import read_audio, read_image, read_video, write_video
+
+RATE = 24_000
+FPS = 24
+AAC_FRAME_SAMPLES = 1024
+
+
+def babble(num_samples: int, *, rate: int = RATE) -> np.ndarray:
+    """Noise below 1 kHz in short bursts: has one best lag with itself, and survives 8 kHz and any codec."""
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(num_samples))
+    spectrum[np.fft.rfftfreq(num_samples, 1 / rate) > 1000] = 0
+    bursts = np.sin(2 * np.pi * 3 * np.arange(num_samples) / rate) > 0
+    noise = np.fft.irfft(spectrum, num_samples) * bursts
+    return (0.5 * noise / np.abs(noise).max()).astype(np.float32)
+
+
+def best_lag(given: np.ndarray, found: np.ndarray) -> tuple[int, float]:
+    """Samples by which `found` is late, and the correlation there."""
+    size = 2 * max(len(given), len(found))
+    product = np.fft.irfft(np.fft.rfft(found, size) * np.conj(np.fft.rfft(given, size)), size)
+    lag = int(product.argmax())
+    lag = lag - size if lag > size // 2 else lag
+    return lag, float(product.max() / np.linalg.norm(given) / np.linalg.norm(found))
+
+
+def write_audio(path: Path, samples: np.ndarray, *, rate: int, codec: str, sample_format: str = "s16p") -> Path:
+    """Stereo, both sides alike."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="stereo")
+        sides = np.stack([samples, samples])
+        frame = av.AudioFrame.from_ndarray((sides * 32767).astype(np.int16), format="s16p", layout="stereo")
+        frame.sample_rate = rate
+        for part in av.AudioResampler(format=sample_format, layout="stereo", rate=rate).resample(frame):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate", "sample_format"),
+    [
+        ("a.wav", "pcm_s16le", 24_000, "s16"),
+        ("a.wav", "pcm_s16le", 8_000, "s16"),
+        ("a.wav", "pcm_s16le", 44_100, "s16"),
+        ("a.mp3", "libmp3lame", 44_100, "s16p"),
+        ("a.mp3", "libmp3lame", 8_000, "s16p"),
+        ("a.flac", "flac", 48_000, "s16"),
+        ("a.mka", "aac", 48_000, "fltp"),
+    ],
+)
+def test_any_audio_arrives_in_time_and_equally_loud(
+    tmp_path: Path, name: str, codec: str, rate: int, sample_format: str
+):
+    given = babble(2 * RATE)
+    there = np.interp(np.arange(2 * rate) / rate, np.arange(2 * RATE) / RATE, given)
+    path = write_audio(tmp_path / name, there, rate=rate, codec=codec, sample_format=sample_format)
+    found = read_audio(path)
+    lag, correlation = best_lag(given, found)
+    assert abs(lag) <= 1 and correlation > 0.98
+    assert abs(len(found) - len(given)) <= (1 if name.endswith(".wav") else 2 * 1152 * RATE / rate)  # codecs pad
+    assert np.linalg.norm(found) == pytest.approx(
+        np.linalg.norm(given), rel=0.1
+    )  # LAME scales by 0.95; sqrt(2) is the mistake
+
+
+def test_every_sample_of_the_end_arrives(tmp_path: Path):
+    """The resampler holds samples back until it is flushed; a click on the last ones would be lost."""
+    samples = np.zeros(8000)
+    samples[-8:] = 0.5
+    found = read_audio(write_audio(tmp_path / "a.wav", samples, rate=8000, codec="pcm_s16le", sample_format="s16"))
+    assert len(found) == RATE and found[-24:].max() > 0.4
+
+
+def flashes(num_frames: int, every: int) -> tuple[np.ndarray, np.ndarray]:
+    """White frames, black between them, and a beep through exactly each white frame."""
+    white = np.arange(num_frames) % every == every - 1
+    frames = np.broadcast_to((255 * white)[:, None, None, None], (num_frames, 64, 96, 3)).astype(np.uint8)
+    beep = 0.5 * np.sin(2 * np.pi * 1200 * np.arange(1000) / RATE)
+    return frames, (white[:, None] * beep).reshape(-1).astype(np.float32)
+
+
+def test_flash_and_beep_share_their_frame(tmp_path: Path):
+    frames, audio = flashes(96, every=12)
+    write_video(tmp_path / "a.mp4", iter(frames), audio)
+    seen, fps = read_video(tmp_path / "a.mp4")
+    heard = read_audio(tmp_path / "a.mp4")[: len(audio)]
+    loud = np.square(heard.reshape(-1, 1000)).mean(1) > 0.05
+    assert fps == FPS and np.array_equal(seen.mean((1, 2, 3)) > 128, loud) and loud.sum() == 8
+
+
+@pytest.mark.parametrize("num_frames", [1, 25, 60])
+def test_sound_is_in_place_to_the_sample(tmp_path: Path, num_frames: int):
+    """Without the edit list, AAC's priming makes every sound 1024 samples late."""
+    given = babble(num_frames * 1000)
+    write_video(tmp_path / "a.mp4", np.zeros((num_frames, 64, 64, 3), np.uint8), given)
+    lag, correlation = best_lag(given, read_audio(tmp_path / "a.mp4"))
+    assert abs(lag) <= 1 and correlation > 0.98
+
+
+@pytest.mark.parametrize("num_samples", [0, 20_000, 30_000, 90_000])
+def test_picture_and_sound_start_together_and_last_equally_long(tmp_path: Path, num_samples: int):
+    write_video(tmp_path / "a.mp4", np.zeros((30, 64, 64, 3), np.uint8), np.full(num_samples, 0.3, np.float32))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        times = {s.type: (s.start_time, float(s.duration * s.time_base)) for s in container.streams}
+        first = {s.type: next(container.decode(s)).pts for s in container.streams if not container.seek(0)}
+    assert times["video"] == times["audio"] == (0, 30 / FPS) and set(first.values()) == {0}
+    assert 0 <= len(read_audio(tmp_path / "a.mp4")) - 30_000 < AAC_FRAME_SAMPLES
+
+
+def test_colours_survive(tmp_path: Path):
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 150, 120], [20, 20, 20]], np.uint8)
+    frames = np.broadcast_to(colours[:, None, None], (5, 64, 64, 3))
+    write_video(tmp_path / "a.mp4", frames, np.zeros(5000, np.float32))
+    seen, _ = read_video(tmp_path / "a.mp4")
+    assert np.abs(seen.astype(int) - frames).max() <= 4  # 8-bit limited range and crf 18
+
+
+def test_index_comes_before_the_media(tmp_path: Path):
+    write_video(tmp_path / "a.mp4", np.zeros((5, 64, 64, 3), np.uint8), np.zeros(5000, np.float32))
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert 0 < data.find(b"moov") < data.find(b"mdat")
+
+
+def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    """A limit on the size of files fails a write as a full disk does: in the middle of it."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"old")
+    frames = np.random.default_rng(0).integers(0, 255, (24, 128, 128, 3), np.uint8)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"a\.mp4"):
+            write_video(path, frames, np.zeros(24_000, np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_failing_generator_leaves_nothing(tmp_path: Path):
+    def frames():
+        yield np.zeros((64, 64, 3), np.uint8)
+        raise RuntimeError("the model failed")
+
+    with pytest.raises(RuntimeError, match="the model failed"):
+        write_video(tmp_path / "a.mp4", frames(), np.zeros(0, np.float32))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "rule"),
+    [((0, 64, 64, 3), {}, "at least one"), ((2, 63, 64, 3), {}, "even"), ((2, 64, 64, 3), {"fps": 7}, "multiple")],
+)
+def test_frames_that_do_not_make_a_video_are_refused(tmp_path: Path, shape: tuple, options: dict, rule: str):
+    with pytest.raises(ValueError, match=rule):
+        write_video(tmp_path / "a.mp4", np.zeros(shape, np.uint8), np.zeros(0, np.float32), **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_transparency_is_in_front_of_grey(tmp_path: Path):
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0] = (200, 100, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = np.asarray(read_image(tmp_path / "a.png"))
+    assert (found[0] == (200, 100, 0)).all() and (found[1] == 128).all()
+
+
+def test_transparent_palette_colour_is_grey(tmp_path: Path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 0, 0, 0, 0, 200])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.gif", transparency=1)
+    assert np.asarray(read_image(tmp_path / "a.gif")).tolist() == [[[200, 0, 0], [128, 128, 128]]]
+
+
+def test_sixteen_bits_keep_their_range(tmp_path: Path):
+    Image.fromarray(np.array([[0, 32896, 65535]], np.uint16)).save(tmp_path / "a.png")
+    assert np.asarray(read_image(tmp_path / "a.png"))[..., 0].tolist() == [[0, 128, 255]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "CMYK"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str):
+    """A white image stays white."""
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.new("RGB", (8, 8), "white").convert(mode).save(path)
+    found = read_image(path)
+    assert found.mode == "RGB" and np.asarray(found).min() > 250
+
+
+def test_exif_orientation_is_applied_to_a_wide_photograph(tmp_path: Path):
+    """Orientation 6: the camera was turned, the first row of the file is the right edge of the scene."""
+    stored = Image.new("RGB", (4200, 60), "black")
+    stored.paste("white", (0, 0, 4200, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored.save(tmp_path / "a.jpg", exif=exif)
+    found = np.asarray(read_image(tmp_path / "a.jpg"))
+    assert found.shape == (4200, 60, 3) and found[:, 35:].min() > 200 and found[:, :25].max() < 50
+
+
+@pytest.mark.parametrize("read", [read_audio, read_image, read_video])
+def test_unreadable_files_are_named(tmp_path: Path, read: Callable):
+    with pytest.raises(ValueError, match=r"none\.xyz does not exist, must be"):
+        read(tmp_path / "none.xyz")
+    for content in (b"", b"this is text, nothing else\n" * 100):
+        (tmp_path / "a.bin").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.bin must (be|have)"):
+            read(tmp_path / "a.bin")
+
+
+def test_wrong_kinds_are_named(tmp_path: Path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="must have an audio stream, has video"):
+        read_audio(tmp_path / "a.png")
+    wav = write_audio(tmp_path / "a.wav", np.zeros(10), rate=8000, codec="pcm_s16le", sample_format="s16")
+    with pytest.raises(ValueError, match="must have a video stream, has audio"):
+        read_video(wav)
+    with pytest.raises(ValueError, match="must be an image"):
+        read_image(wav)
+
+
+def test_empty_audio_is_refused(tmp_path: Path):
+    path = tmp_path / "a.wav"
+    write_audio(path, np.zeros(800), rate=8000, codec="pcm_s16le", sample_format="s16")
+    data = path.read_bytes()
+    start = data.find(b"data")
+    path.write_bytes(data[: start + 4] + bytes(4))
+    with pytest.raises(ValueError, match=r"a\.wav"):
+        read_audio(path)
+
+
+def test_truncated_image_is_refused(tmp_path: Path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"a\.png must be an image"):
+        read_image(path)

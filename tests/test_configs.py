@@ -1,0 +1,72 @@
+"""Every configuration composes, resolves, and names arguments that exist."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+STAGES = sorted(path.stem for path in (CONFIGS / "stage").glob("*.yaml"))
+EXPERIMENTS = {"vae": "autoencoder"}
+
+
+def composed(name: str, overrides: list[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(name, overrides=overrides, return_hydra_config=True)
+
+
+def check_targets(node: Any) -> int:
+    """Every `_target_` below a node exists and accepts its keys; how many there were."""
+    if isinstance(node, list):
+        return sum(check_targets(item) for item in node)
+    if not isinstance(node, dict):
+        return 0
+    count = sum(check_targets(value) for value in node.values())
+    if "_target_" not in node:
+        return count
+    parameters = inspect.signature(get_object(node["_target_"])).parameters
+    keys = {key for key in node if not key.startswith("_")}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    assert takes_any or keys <= set(parameters), f"{node['_target_']} has no {sorted(keys - set(parameters))}"
+    if not node.get("_partial_"):
+        required = {n for n, p in parameters.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY}
+        assert required <= keys, f"{node['_target_']} needs {sorted(required - keys)}"
+    return count + 1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_composes_and_names_real_arguments(stage: str):
+    cfg = composed("train", [f"stage={stage}", "hydra.runtime.choices.stage=" + stage])
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    del plain["hydra"]
+    assert check_targets(plain) > 3
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml")))
+def test_experiment_composes(name: str):
+    cfg = composed("train", [f"stage={EXPERIMENTS[name]}", f"experiment={name}"])
+    assert cfg.stage._target_.endswith("Stage")
+
+
+@pytest.mark.parametrize("logger", ["csv", "wandb"])
+def test_loggers_compose(logger: str):
+    assert composed("train", ["stage=causal", f"logger={logger}"]).logger._target_.startswith("lightning")
+
+
+def test_missing_stage_lists_the_stages():
+    with pytest.raises(HydraException) as error:
+        composed("train", [])
+    assert all(stage in str(error.value) for stage in STAGES)
+
+
+def test_unknown_key_is_an_error():
+    with pytest.raises(HydraException, match="critic_per_studnet"):
+        composed("train", ["stage=dmd", "stage.critic_per_studnet=3"])
