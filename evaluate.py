@@ -12,20 +12,16 @@ from typing import Any
 import hydra
 import numpy as np
 from omegaconf import DictConfig
-from serve.artifact import Artifact, load_artifact
-from serve.engine import Engine
 
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_samples
-from gwm.face import FaceMesh
 from gwm.line_chart import Line
-from gwm.metrics.distance import PerceptualDistance, psnr, ssim
-from gwm.metrics.identity import FaceEmbedding, identity_similarity
-from gwm.metrics.lip_sync import lip_opening, lip_sync, moves
-from gwm.metrics.motion import border_flicker, motion_energy, saturation
-from gwm.optional import MissingPackageError
+from gwm.metrics.judge import Judge, means
+from gwm.metrics.lip_sync import moves
 from gwm.report import Curves, Images, Section, Table, Text, read_curves, write_report
 from gwm.weights import write_json
+from serve.artifact import Artifact, load_artifact
+from serve.engine import Engine
 from train.gates import read_gates
 
 log = logging.getLogger(__name__)
@@ -44,59 +40,21 @@ def play(artifact: Artifact, clip: Clip, *, seed: int) -> tuple[np.ndarray, list
     return frames[: len(clip.frames)], times
 
 
-class Judge:
-    """All metrics that this machine has packages for; the others are named with the command that installs them."""
-
-    def __init__(self) -> None:
-        self.mesh = FaceMesh()
-        self.skipped: dict[str, str] = {}
-        self.embedding = self._optional("identity", lambda: FaceEmbedding(self.mesh))
-        self.perceptual = self._optional("perceptual", PerceptualDistance)
-
-    def _optional(self, metric: str, make: Any) -> Any:
-        try:
-            return make()
-        except MissingPackageError as error:
-            self.skipped[metric] = error.command
-            return None
-
-    def __call__(self, frames: np.ndarray, clip: Clip, *, chunk_frames: int) -> tuple[dict[str, float], np.ndarray]:
-        """Numbers of one clip, and the lip opening that was measured."""
-        opening = lip_opening(frames, self.mesh)
-        sync = lip_sync(opening, clip.truth.mouth[: len(frames)])
-        truth = clip.frames[: len(frames)]
-        row = {
-            "lip_sync": sync.correlation,
-            "lag_frames": float(sync.lag_frames),
-            "faces_found": sync.detected,
-            "psnr_db": float(psnr(frames, truth).mean()),
-            "ssim": float(ssim(frames, truth).mean()),
-            "motion": motion_energy(frames),
-            "saturation": float(saturation(frames).mean()),
-            "border_flicker": border_flicker(frames, chunk_frames=chunk_frames),
-        }
-        sparse = slice(None, None, 8)  # 0.1 s a frame: a few frames tell the same
-        if self.embedding is not None:
-            row["identity"] = float(np.nanmean(identity_similarity(frames[sparse], clip.reference, self.embedding)))
-        if self.perceptual is not None:
-            row["perceptual"] = float(self.perceptual.frames(frames[sparse], truth[sparse]).mean())
-        return row, opening
-
-
-def means(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
-
-
 def evaluate(artifact: Artifact, clips: list[Clip], *, seed: int) -> tuple[dict[str, Any], list[Section]]:
     """Numbers of model and renders, and the sections that show them."""
-    judge = Judge()
-    chunk = artifact.contract.chunk_pixel_frames
+    judge = Judge(thorough=True)
     model_rows, render_rows, times, strips, charts = [], [], [], {}, {}
     for number, clip in enumerate(clips):
         frames, ms = play(artifact, clip, seed=seed + number)
-        row, opening = judge(frames, clip, chunk_frames=chunk)
+        truth = {
+            "render": clip.frames[: len(frames)],
+            "mouth": clip.truth.mouth[: len(frames)],
+            "reference": clip.reference,
+            "chunk_frames": artifact.contract.chunk_pixel_frames,
+        }
+        row, opening = judge(frames, **truth)
         model_rows.append(row)
-        render_rows.append(judge(clip.frames, clip, chunk_frames=chunk)[0])
+        render_rows.append(judge(truth["render"], **truth)[0])
         times += ms[1:]
         log.info("clip %d of %d: lip_sync %.2f", number + 1, len(clips), row["lip_sync"])
         if number < 4:
@@ -121,7 +79,7 @@ def evaluate(artifact: Artifact, clips: list[Clip], *, seed: int) -> tuple[dict[
         },
     }
     names = list(results["model"])
-    rows = [[name, results["model"][name], results["renders"][name]] for name in names]
+    rows = [[name, results["model"][name], results["renders"].get(name)] for name in names]
     note = "".join(f"{metric} skipped: {command}. " for metric, command in judge.skipped.items())
     sections: list[Section] = [
         Table(

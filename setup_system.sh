@@ -1,11 +1,20 @@
 #!/usr/bin/env bash
-# System libraries that pip cannot bring: OpenGL without a screen, for the 3-D characters.
+# System libraries that pip cannot bring: OpenGL without a screen, for the 3-D characters; and Python's own venv module,
+# which Debian packages apart. Usage: ./setup_system.sh PYTHON
 set -euo pipefail
-has() { ldconfig -p | grep -q "$1"; }
-if has libEGL.so.1 && has libEGL_mesa.so.0; then exit 0; fi
+python=${1:-python3}
+
+libraries=$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p)
+packages=()
+if [[ $libraries != *libEGL.so.1* || $libraries != *libEGL_mesa.so.0* ]]; then packages+=(libegl1 libgl1-mesa-dri); fi
+if ! "$python" -c 'import ensurepip' 2>/dev/null; then packages+=(python3-venv); fi
+if [ ${#packages[@]} = 0 ]; then exit 0; fi
+
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-  apt-get update -qq && apt-get install -y -qq libegl1 libgl1-mesa-dri >/dev/null
+  echo "installing system packages: ${packages[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 else
-  echo "libEGL is missing: the data generator draws with it. On Debian or Ubuntu: sudo apt-get install libegl1 libgl1-mesa-dri" >&2
+  echo "system packages are missing: ${packages[*]}. On Debian or Ubuntu: sudo apt-get install ${packages[*]}" >&2
   exit 1
 fi

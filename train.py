@@ -6,6 +6,7 @@ A stage finds what it needs under runs/<name>/, resumes where it was stopped, an
 
 import logging
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from omegaconf import DictConfig
 
 from train.checkpoint import AtomicCheckpointIO, remember_config
 
-log = logging.getLogger(__name__)
+# Advertising and notices about Lightning's own insides: nothing that a user could act on.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*(exists and is not empty|treespec|eval mode at the start).*")
 
 
 def fit(cfg: DictConfig, output: Path) -> None:

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.crops import moving_crops
 from data.encode import encode_shards, read_latents
-from data.pixels import to_float
 from data.shards import decode_frames, read_samples
 from gwm.condition.audio import chunk_windows
 from gwm.condition.inputs import Condition
 from gwm.config import AudioConfig
+from gwm.pixels import to_float
 from gwm.vae import VAE
 
 

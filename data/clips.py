@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -15,6 +15,7 @@ from data.speech.sentences import Split
 MAIN_STYLE = "anny"
 
 
+@runtime_checkable
 class Renderer(Protocol):
     """What `data.characters.renderer.Renderer` offers; tests draw something simpler."""
 

@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from data.crops import motion
 from data.manifest import Manifest, SplitManifest, read_manifest, write_manifest
-from data.pixels import halved, to_float
+from data.pixels import halved
 from data.shards import Clip, decode_sample, read_samples, write_shard
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig, VAEConfig
+from gwm.pixels import to_float
 from gwm.vae import VAE
 from gwm.weights import fingerprint, load_weights, read_header
 

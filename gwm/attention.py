@@ -1,6 +1,6 @@
 """Self- and cross-attention of Wan 2.1. What a query sees besides its own tokens is the `context` it is given."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,6 +13,7 @@ from gwm.rope import Rotation, rotate
 KeysValues = tuple[Float[Tensor, "b l n e"], Float[Tensor, "b l n e"]]
 
 
+@runtime_checkable
 class Context(Protocol):
     """What new tokens may look at. Implemented by a masked clip, by past chunks and by the ring cache."""
 

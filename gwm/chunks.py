@@ -33,6 +33,11 @@ class ChunkPattern(JsonConfig):
                 f"sink_chunks={self.sink_chunks} must be in [0, window_chunks={self.window_chunks}): "
                 "the current chunk needs a slot of its own. Raise window_chunks or lower sink_chunks."
             )
+        if self.sink_chunks == 0 and self.first_frames > self.chunk_frames:
+            raise ValueError(
+                f"first_frames={self.first_frames} must be <= chunk_frames={self.chunk_frames} without sinks: chunk 0 "
+                "must fit into the ring. Set sink_chunks to 1 or more."
+            )
 
     @property
     def ring_frames(self) -> int:

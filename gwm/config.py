@@ -3,14 +3,16 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, TypeVar
+
+Config = TypeVar("Config", bound="JsonConfig")  # not `Self`: beartype knows it only in classes it decorates itself
 
 
 class JsonConfig:
     """JSON in, JSON out, and no unknown key ever."""
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls: type[Config], values: Mapping[str, Any]) -> Config:
         """Build from a decoded JSON object; lists become tuples.
 
         Raises:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 from gwm.chunks import ChunkPattern
 from gwm.config import AudioConfig, DiTConfig, JsonConfig, VAEConfig
@@ -53,7 +53,7 @@ class Contract(JsonConfig):
         self.pattern.num_chunks(self.horizon_frames + 1)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls, values: Mapping[str, Any]) -> "Contract":
         parts = {"dit": DiTConfig, "vae": VAEConfig, "audio": AudioConfig, "pattern": ChunkPattern}
         # The literal name: zero-argument super() does not survive slots=True.
         return JsonConfig.from_json.__func__(  # type: ignore[attr-defined]

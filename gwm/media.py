@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 import av
+import av.error
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
@@ -178,7 +179,7 @@ def _reading(path: str | Path, rule: str) -> Iterator[InputContainer]:
     try:
         with av.open(str(path)) as container:
             yield container
-    except av.FFmpegError as error:
+    except av.error.FFmpegError as error:
         raise ValueError(
             f"{path} must be {rule}; FFmpeg cannot read it ({error.strerror}). Convert it first."
         ) from error

@@ -13,7 +13,8 @@ from torch import Tensor
 
 THETA = 10_000.0
 
-Rotation = tuple[Float[Tensor, "l e"], Float[Tensor, "l e"]]  # cosine and sine, each value repeated for its pair
+# Cosine and sine, each value repeated for its pair; one row turns all tokens alike.
+Rotation = tuple[Float[Tensor, "#l e"], Float[Tensor, "#l e"]]
 
 
 def axis_pairs(head_dim: int) -> tuple[int, int, int]:

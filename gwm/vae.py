@@ -69,7 +69,7 @@ class Encoder(nn.Module):
             nn.Conv2d(c3, config.latent_channels, 3, padding=1),
         )
 
-    def forward(self, packs: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c h/8 w/8"]:
+    def forward(self, packs: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c h//8 w//8"]:
         return self.layers(packs)
 
 
@@ -121,7 +121,7 @@ class VAE(nn.Module):
         self.register_buffer("mean", torch.tensor(config.latents_mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config.latents_std)[:, None, None], persistent=False)
 
-    def encode(self, pixel_frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f c h/8 w/8"]:
+    def encode(self, pixel_frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f c h//8 w//8"]:
         """Pixel frames in [-1, 1] to normalised latents.
 
         Raises:
@@ -137,7 +137,7 @@ class VAE(nn.Module):
         latents = self.encoder(packs).unflatten(0, (pixel_frames.shape[0], -1))
         return (latents - self.mean) / self.std
 
-    def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 c h/8 w/8"]:
+    def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 c h//8 w//8"]:
         return self.encode(image[:, None].expand(-1, self.config.temporal_stride, -1, -1, -1))
 
     def initial_state(self, latents: Float[Tensor, "b f c h w"]) -> VAEState:

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.batch import PixelBatch
-from data.pixels import to_float, to_uint8
 from data.shards import Clip, decode_frames, read_samples
 from gwm.config import VAEConfig
+from gwm.pixels import to_float, to_uint8
 from gwm.vae import VAE
 from train.generate import Played
 from train.network import load_vae

@@ -4,26 +4,24 @@ A gate is stored with the weights it judges. Lip-sync is the correlation of the 
 the opening that was meant; its ceiling is the same measure on the renders themselves.
 """
 
+import json
 import logging
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import UInt8
 from torch import nn
 
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_samples
-from gwm.face import FaceMesh
-from gwm.metrics.distance import psnr
-from gwm.metrics.lip_sync import lip_opening, lip_sync, moves
-from gwm.metrics.motion import motion_energy
+from gwm.metrics.judge import Judge, means
+from gwm.metrics.lip_sync import moves
 from gwm.weights import save_weights, write_json
 from train.generate import Played
 
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Stage(Protocol):
     """What `finish` needs of a stage."""
 
@@ -48,47 +46,66 @@ def held_out(shards: Path, resolution: int, count: int) -> list[Clip]:
     return clips[:count]
 
 
-def measure(
-    frames: list[UInt8[np.ndarray, "f h w 3"]], clips: list[Clip], starts: list[int], mesh: FaceMesh
-) -> dict[str, float]:
-    """Means over clips of what a stage made of them; `starts` are the clips' frames at which its versions begin."""
+def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: int) -> dict[str, float]:
+    """Means over clips of what a stage made of them."""
     rows = []
-    for made, clip, start in zip(frames, clips, starts, strict=True):
-        part = slice(start, start + len(made))
-        sync = lip_sync(lip_opening(made, mesh), clip.truth.mouth[part])
-        rows.append(
-            {
-                "lip_sync": sync.correlation,
-                "lag_frames": float(sync.lag_frames),
-                "faces_found": sync.detected,
-                "psnr": float(psnr(made, clip.frames[part]).mean()),
-                "motion": motion_energy(made) / max(motion_energy(clip.frames[part]), 1e-6),
-            }
+    for frames, clip, start in zip(played[0], clips, played[1], strict=True):
+        part = slice(start, start + len(frames))
+        row, _ = judge(
+            frames,
+            render=clip.frames[part],
+            mouth=clip.truth.mouth[part],
+            reference=clip.reference,
+            chunk_frames=chunk_frames,
         )
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        rows.append(row)
+    return means(rows)
 
 
-def judge(stage: Stage, model: nn.Module, data: Any, *, clips: int, batch_size: int) -> dict[str, Any]:
-    """The gate of a model: its means, the ceiling on renders, and what is left with swapped voices."""
+def judge_stage(stage: Stage, model: nn.Module, data: Any, *, clips: int, batch_size: int) -> dict[str, Any]:
+    """Means of a model, its lip-sync's ceiling on renders, and what of it is left with swapped voices."""
     chosen = held_out(data.shards, data.resolution, clips)
     if not chosen:
         return {"clips": 0}
-    mesh = FaceMesh()
-    made, starts = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=False)
-    renders = [clip.frames[s : s + len(m)] for m, clip, s in zip(made, chosen, starts, strict=True)]
-    gate = {"clips": len(chosen), **measure(made, chosen, starts, mesh)}
-    gate["lip_sync_ceiling"] = measure(renders, chosen, starts, mesh)["lip_sync"]
+    judge = Judge(thorough=False)
+    chunk = {"chunk_frames": 4}
+    played = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=False)
+    renders = [clip.frames[s : s + len(f)] for f, s, clip in zip(*played, chosen, strict=True)]
+    gate: dict[str, Any] = {"clips": len(chosen), **measure(judge, played, chosen, **chunk)}
+    ceiling = measure(judge, (renders, played[1]), chosen, **chunk)["lip_sync"]
+    gate |= {"lip_sync_ceiling": ceiling, "lip_sync_of_ceiling": gate["lip_sync"] / max(ceiling, 1e-6)}
     if stage.hears:
-        swapped, _ = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=True)
-        gate["lip_sync_swapped"] = measure(swapped, chosen, starts, mesh)["lip_sync"]
-    return gate
+        swapped = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=True)
+        gate["lip_sync_swapped"] = measure(judge, swapped, chosen, **chunk)["lip_sync"]
+    return gate | ({"skipped": judge.skipped} if judge.skipped else {})
 
 
-def finish(stage: Stage, data: Any, output: Path, *, clips: int, batch_size: int) -> None:
-    """Save what the next stage starts from, with its gate."""
+def failures(gate: dict[str, Any], least: dict[str, float], before: dict[str, Any]) -> list[str]:
+    """What a gate misses: `least` holds minima, as numbers or, for names ending in _of_before, as shares of the gate
+    of the stage before."""
+    missed = []
+    for name, minimum in least.items():
+        measure_name = name.removesuffix("_of_before")
+        value = gate.get(measure_name)
+        if measure_name != name:
+            minimum = minimum * before.get(measure_name, 0.0)
+        if value is not None and value < minimum:
+            missed.append(f"{measure_name}={value:.3f} must be >= {minimum:.3f}")
+    return missed
+
+
+def finish(
+    stage: Stage, data: Any, output: Path, *, clips: int, batch_size: int, least: dict[str, float], before: str | None
+) -> None:
+    """Save what the next stage starts from, with its gate; a failed gate is a warning here and in the next stage."""
     model, facts = stage.weights()
     model = model.eval()
-    gate = judge(stage, model, data, clips=clips, batch_size=batch_size)
+    gate = judge_stage(stage, model, data, clips=clips, batch_size=batch_size)
+    earlier = json.loads(Path(before, "gate.json").read_text()) if before else {}
+    gate["failed"] = failures(gate, least, earlier)
     save_weights(output / "weights", model.state_dict(), gate=gate, **facts)
     write_json(output / "gate.json", gate)
-    log.info("gate of %s: %s", output, "  ".join(f"{k}={v:.3g}" for k, v in gate.items()))
+    shown = "  ".join(f"{k}={v:.3g}" for k, v in gate.items() if isinstance(v, int | float))
+    log.info("gate of %s: %s", output, shown)
+    if gate["failed"]:
+        log.warning("gate of %s failed: %s", output, "; ".join(gate["failed"]))

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from data.batch import LatentBatch, latent_batch, with_windows
 from data.encode import encode_clip
-from data.pixels import to_uint8
 from data.shards import Clip
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.pixels import to_uint8
 from gwm.rollout import Rollout
 from gwm.vae import VAE
 

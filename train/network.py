@@ -1,5 +1,7 @@
 """Networks between stages: read what an earlier stage left, or say which command makes it."""
 
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.vae import VAE
 from gwm.weights import load_weights, read_header
+
+log = logging.getLogger(__name__)
 
 
 def require(folder: str | Path, *, stage: str) -> Path:
@@ -23,6 +27,9 @@ def require(folder: str | Path, *, stage: str) -> Path:
             f"{folder} does not exist: this stage starts from what stage={stage} leaves. "
             f"Make it with: python train.py stage={stage} name={name}"
         )
+    failed = json.loads((folder / "config.json").read_text()).get("gate", {}).get("failed")
+    if failed:
+        log.warning("%s did not pass its gate (%s): do not expect more of this stage.", folder, "; ".join(failed))
     return folder
 
 

@@ -11,8 +11,8 @@ Colour = tuple[float, float, float]  # linear RGB in [0, 1]
 
 SKIN_TONES = np.array(
     [
-        [0.05, 0.028, 0.018],
-        [0.10, 0.055, 0.035],
+        [0.075, 0.042, 0.028],
+        [0.12, 0.066, 0.042],
         [0.19, 0.105, 0.065],
         [0.33, 0.20, 0.125],
         [0.48, 0.31, 0.205],
@@ -78,15 +78,25 @@ def _free(rng: np.random.Generator) -> Colour:
     return float(red), float(green), float(blue)
 
 
+def _brow(hair: Colour, skin: Colour) -> Colour:
+    """Darker than the hair, and always clearly darker than the skin: brows carry expression."""
+    scale = min(0.6, 0.4 * sum(skin) / sum(hair))
+    red, green, blue = (scale * c for c in hair)
+    return red, green, blue
+
+
 def human(seed: int) -> Identity:
     """A person drawn from `seed`; one in eight is a caricature."""
     rng = np.random.default_rng((seed, 0x6877))
-    strength = 1.6 if rng.random() < 0.12 else rng.uniform(0.7, 1.15)
+    strength = 1.4 if rng.random() < 0.12 else rng.uniform(0.7, 1.15)
     shape = np.clip(rng.normal(size=len(load_head().components)), -2.2, 2.2) * strength
-    skin = _tone(SKIN_TONES, rng, 0.06)
+    skin = _tone(SKIN_TONES, rng, 0.04)
     hair = _pick(VIVID_TONES if rng.random() < 0.06 else HAIR_TONES, rng, 0.2)
     redness = (0.78, 0.42, 0.42) if rng.random() < 0.75 else (0.85, 0.2, 0.25)
-    lips = tuple(float(np.clip(s * r + 0.03 * rng.random(), 0.01, 0.9)) for s, r in zip(skin, redness, strict=True))
+    flush = (0.035, 0.006, 0.008)  # keeps the lips of dark skin visible
+    lips = tuple(
+        float(np.clip(s * r + f + 0.02 * rng.random(), 0.01, 0.9)) for s, r, f in zip(skin, redness, flush, strict=True)
+    )
     angle = rng.uniform(-1.1, 1.1)
     return Identity(
         name=f"anny-{seed}",
@@ -95,7 +105,7 @@ def human(seed: int) -> Identity:
         shape=shape.astype(np.float32),
         skin=skin,
         hair=hair,
-        brow=tuple(0.6 * c for c in hair),  # type: ignore[arg-type]  # three colours stay three
+        brow=_brow(hair, skin),
         iris=_pick(IRIS_TONES, rng, 0.2),
         lips=lips,  # type: ignore[arg-type]
         hair_kind=str(rng.choice(HAIR_KINDS, p=HAIR_CHANCES)),

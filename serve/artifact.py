@@ -1,0 +1,113 @@
+"""The folder that a server needs and nothing else: two weight files and the manifest that binds them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.vae import VAE
+from gwm.weights import check_keys
+
+FORMAT, VERSION = "gwm-artifact", 1
+MANIFEST = "manifest.json"
+KEYS = {"format", "version", "contract", "files", "gates", "made_by"}
+NETWORKS = ("dit", "vae")
+EXPORT_COMMAND = "python train.py stage=export name=..."
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Models in evaluation mode, float32, without gradient, on one device."""
+
+    contract: Contract
+    dit: DiT
+    vae: VAE
+
+
+def file_name(network: str) -> str:
+    return f"{network}.safetensors"
+
+
+def describe(path: Path) -> dict[str, int | str]:
+    """What the manifest keeps of a file."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, checked against the files beside it.
+
+    Raises:
+        FileNotFoundError: the folder, its manifest or one of its files is not there.
+        ValueError: another format or version, a missing or foreign key, a file of another size or content.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"artifact={folder} has no {MANIFEST}: it must be a folder that stage=export wrote. "
+            f"Make one with: {EXPORT_COMMAND}"
+        )
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON ({error}): it was damaged. Export it again: {EXPORT_COMMAND}") from error
+    found = manifest.get("format"), manifest.get("version")
+    if found != (FORMAT, VERSION):
+        raise ValueError(
+            f"{path} has format, version {found}, must be {(FORMAT, VERSION)}. Export it again with this version of "
+            f"gwm: {EXPORT_COMMAND}"
+        )
+    _check_names(manifest, KEYS, source=str(path))
+    _check_names(manifest["files"], {file_name(network) for network in NETWORKS}, source=f"files of {path}")
+    for name, entry in manifest["files"].items():
+        _check_file(folder / name, entry)
+    return manifest
+
+
+def load_artifact(folder: Path | str, *, device: torch.device | str | None = None) -> Artifact:
+    """Load an exported folder, without `device` onto the GPU when there is one.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_manifest`.
+        ValueError: a tensor is missing, foreign or has another shape than the contract's models.
+    """
+    folder = Path(folder)
+    contract = Contract.from_json(read_manifest(folder)["contract"])
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dit, vae = DiT(contract.dit), VAE(contract.vae)
+    for model, network in ((dit, "dit"), (vae, "vae")):
+        path = folder / file_name(network)
+        weights = load_file(path)
+        check_keys(weights, model.state_dict(), source=str(path))
+        model.load_state_dict(weights)  # also widens stored bfloat16 to float32
+        model.to(device).eval().requires_grad_(False)
+    return Artifact(contract, dit, vae)
+
+
+def _check_names(given: Mapping[str, Any], expected: set[str], *, source: str) -> None:
+    missing, foreign = sorted(expected - set(given)), sorted(set(given) - expected)
+    if missing or foreign:
+        raise ValueError(
+            f"{source} has missing keys {missing} and foreign keys {foreign}. Export it again: {EXPORT_COMMAND}"
+        )
+
+
+def _check_file(path: Path, entry: Mapping[str, Any]) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there, but the {MANIFEST} beside it names it. Copy the whole folder.")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise ValueError(f"{path} has {size} bytes, must have {entry['bytes']}: truncated? Copy or export it again.")
+    if describe(path) != entry:
+        raise ValueError(
+            f"{path} does not have the sha256 that the {MANIFEST} names, {entry['sha256']}: it was changed. Copy or "
+            "export it again."
+        )

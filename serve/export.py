@@ -1,0 +1,89 @@
+"""The last stage: student and autoencoder into one artifact that needs nothing else of the run.
+
+python train.py stage=export name=nano
+"""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gwm.config import VAEConfig
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.vae import VAE
+from gwm.weights import load_weights, read_header, write_json
+from serve.artifact import FORMAT, MANIFEST, VERSION, describe, file_name
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def export(student: str, vae: str, out: str, *, dtype: str = "float32") -> None:
+    """Write the artifact of a student and the autoencoder whose latents it was trained on.
+
+    dtype: how weights are stored; they are computed with in float32. bfloat16 is half the size and changes the pixels.
+
+    Raises:
+        FileNotFoundError: a stage has not been run; the message has the command.
+        ValueError: another autoencoder than the student's, weights that do not fit their model, or an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} must be one of {sorted(DTYPES)}.")
+    student_header = _header(Path(student), kind="dit", stage="dmd")
+    vae_header = _header(Path(vae), kind="vae", stage="autoencoder")
+    contract = Contract.from_json(student_header["contract"])
+    if VAEConfig.from_json(vae_header["config"]) != contract.vae:
+        raise ValueError(
+            f"vae={vae} must be the autoencoder on whose latents {student} was trained; its shape or the statistics "
+            "of its latents differ. Train the student again, or export the autoencoder of the same run."
+        )
+    networks = {"dit": _weights(Path(student), DiT(contract.dit)), "vae": _weights(Path(vae), VAE(contract.vae))}
+    write_artifact(
+        Path(out),
+        {name: {k: v.to(DTYPES[dtype]) for k, v in weights.items()} for name, weights in networks.items()},
+        contract=contract.to_json(),
+        gates={"dit": student_header["gate"], "vae": vae_header["gate"]},
+    )
+    log.info("%s: %.1f MB", out, sum(file.stat().st_size for file in Path(out).glob("*.safetensors")) / 1e6)
+
+
+def write_artifact(out: Path, networks: Mapping[str, Mapping[str, Tensor]], **facts: Any) -> None:
+    """Write every file beside its old version, then move all into place: a full disk leaves an old artifact whole."""
+    out.mkdir(parents=True, exist_ok=True)
+    partials = {file_name(name): out / f"{file_name(name)}.partial" for name in networks}
+    try:
+        for name, weights in networks.items():
+            save_file({k: v.contiguous() for k, v in weights.items()}, partials[file_name(name)])
+        files = {name: describe(partial) for name, partial in partials.items()}
+        for name, partial in partials.items():
+            os.replace(partial, out / name)
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+    made_by = shlex.join(["python", *sys.argv])
+    write_json(out / MANIFEST, {"format": FORMAT, "version": VERSION, "files": files, "made_by": made_by, **facts})
+
+
+def _header(folder: Path, *, kind: str, stage: str) -> dict[str, Any]:
+    try:
+        return read_header(folder, kind=kind)
+    except FileNotFoundError as error:
+        command = f"python train.py stage={stage} name={folder.parent.parent.name}"
+        raise FileNotFoundError(
+            f"{folder} does not exist: export needs what stage={stage} leaves. Make it with: {command}"
+        ) from error
+
+
+def _weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The stored weights, once they have proved to fit the model."""
+    load_weights(folder, model)
+    return model.state_dict()

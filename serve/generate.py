@@ -1,0 +1,88 @@
+"""A talking clip from one image and one recording.
+
+python -m serve.generate artifact=runs/nano/artifact image=me.jpg audio=speech.mp3 out=talk.mp4
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+import numpy as np
+from jaxtyping import Float, UInt8
+from omegaconf import DictConfig
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from gwm.face import FaceMesh, crop_to_face
+from gwm.media import read_audio, read_image, write_video
+from serve.artifact import load_artifact
+from serve.engine import Engine
+
+log = logging.getLogger(__name__)
+
+
+def read_portrait(path: str | Path, resolution: int, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:
+    """The square around the face of an image, or its centre square without `crop`.
+
+    Raises:
+        ValueError: the file is no image, or shows no face that could be cut out.
+    """
+    image = read_image(path)
+    if not crop:
+        return np.array(ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS))
+    try:
+        return crop_to_face(image, resolution, FaceMesh())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} Or take its centre square as it is: crop=false.") from error
+
+
+def read_voices(audio: str | Path, user: str | Path | None) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+    """Both sides of a conversation, the shorter one continued with silence; without `user` the other side is silent."""
+    agent = read_audio(audio)
+    other = np.zeros_like(agent) if user is None else read_audio(user)
+    length = max(len(agent), len(other))
+    return np.pad(agent, (0, length - len(agent))), np.pad(other, (0, length - len(other)))
+
+
+def generate(
+    artifact: str, *, image: str, audio: str, out: str, user: str | None = None, seed: int = 0, crop: bool = True
+) -> None:
+    """Write the clip and log how long it is and how fast it was made.
+
+    Raises:
+        FileNotFoundError: there is no artifact.
+        ValueError: artifact, image or sound cannot be used; the message names the file.
+        OSError: the clip cannot be written; nothing is left of it.
+    """
+    loaded = load_artifact(artifact)
+    contract = loaded.contract
+    agent, other = read_voices(audio, user)
+    portrait = read_portrait(image, contract.resolution, crop=crop)
+    engine = Engine(loaded, seed=seed)
+    times: list[float] = []
+
+    def frames() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        total = -(-len(agent) // engine.chunk_samples)
+        with tqdm(engine.stream(portrait, agent, other), desc="generate", total=total, unit="chunk") as chunks:
+            for pixels, ms in chunks:
+                times.append(ms)
+                chunks.set_postfix_str(f"{ms:.0f} of {contract.chunk_ms:.0f} ms")
+                yield from pixels
+
+    sound = (agent + other).clip(-1, 1)
+    write_video(out, frames(), sound, fps=contract.fps, sample_rate=contract.audio.sample_rate)
+    log.info(
+        "%s: %.1f s; a chunk of %.0f ms took %.0f ms (p95 %.0f ms), the first with the portrait %.0f ms",
+        *(out, len(agent) / contract.audio.sample_rate, contract.chunk_ms),
+        *(*np.percentile(times, [50, 95]), times[0]),
+    )
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="generate")
+def main(cfg: DictConfig) -> None:
+    generate(cfg.artifact, image=cfg.image, audio=cfg.audio, out=cfg.out, user=cfg.user, seed=cfg.seed, crop=cfg.crop)
+
+
+if __name__ == "__main__":
+    main()

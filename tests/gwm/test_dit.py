@@ -1,0 +1,94 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gwm.attention import MaskedClip
+from gwm.condition.inputs import Condition
+from gwm.dit import DiT, DiTBlock, sinusoid
+from gwm.rope import rotation
+from tests.tiny import DIT, PATCHES, SIZE, SPEECH, latents, speech, tiny_dit
+
+FP32 = 1e-5
+FRAMES = 3
+
+
+def velocity(model: DiT, x: Tensor, sigma: Tensor, condition: Condition, mask: Tensor | None = None) -> Tensor:
+    positions = torch.arange(x.shape[1])
+    return model(x, sigma, condition, positions=positions, context=MaskedClip(mask)).velocity
+
+
+def test_sinusoid_is_cosines_then_sines_of_a_thousand_sigma():
+    sigma = torch.tensor([[0.0, 0.3, 1.0]])
+    expected = [
+        [f(1000 * s * 10_000 ** (-i / 8)) for f in (math.cos, math.sin) for i in range(8)] for s in sigma[0].tolist()
+    ]
+    torch.testing.assert_close(sinusoid(sigma, 16)[0], torch.tensor(expected), rtol=0, atol=1e-6)
+
+
+def test_block_is_the_formula_of_adaptive_layer_norm():
+    """Peebles and Xie 2023, arXiv:2212.09748: shift and scale after the norm, gate before the residual."""
+    block = DiTBlock(DIT, layer=0)
+    x, modulation = torch.randn(2, FRAMES, PATCHES, DIT.dim), torch.randn(2, FRAMES, 6, DIT.dim)
+    turn = rotation(torch.arange(FRAMES), 2, 2, DIT.head_dim)
+    parts = (block.modulation + modulation).unsqueeze(3).unbind(2)
+
+    def adapted(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + DIT.eps).sqrt() * (1 + scale) + shift
+
+    attended, _ = block.attention(adapted(x, parts[0], parts[1]).flatten(1, 2), turn, MaskedClip(None))
+    expected = x + parts[2] * attended.unflatten(1, (FRAMES, PATCHES))
+    hidden = F.gelu(block.ffn[0](adapted(expected, parts[3], parts[4])), approximate="tanh")
+    expected = expected + parts[5] * block.ffn[2](hidden)
+    torch.testing.assert_close(block(x, modulation, turn, MaskedClip(None), None)[0], expected, rtol=FP32, atol=FP32)
+
+
+def test_noise_level_of_a_frame_reaches_no_other_frame_but_through_attention():
+    model, x, condition = tiny_dit(), latents(FRAMES), speech(FRAMES)
+    alone = torch.eye(FRAMES, dtype=torch.bool).repeat_interleave(PATCHES, 0).repeat_interleave(PATCHES, 1)
+    sigma = torch.full((2, FRAMES), 0.5)
+    before = velocity(model, x, sigma, condition, alone)
+    sigma[:, 1] = 0.9
+    after = velocity(model, x, sigma, condition, alone)
+    assert torch.equal(before[:, [0, 2]], after[:, [0, 2]])
+    assert (before[:, 1] - after[:, 1]).abs().max() > 1e-2
+
+
+def test_untrained_speech_does_not_disturb_the_model():
+    """A pretrained video model must start as it was: the embeddings' last layers are zero."""
+    model = DiT(DIT)
+    torch.nn.init.normal_(model.head.weight)
+    x, sigma = latents(FRAMES), torch.rand(2, FRAMES)
+    assert torch.equal(velocity(model, x, sigma, speech(FRAMES)), velocity(model, x, sigma, speech(FRAMES)))
+
+
+@pytest.mark.parametrize("stream", ["agent", "user"])
+def test_both_voices_are_heard(stream: str):
+    model, x, sigma, condition = tiny_dit(), latents(FRAMES), torch.rand(2, FRAMES), speech(FRAMES)
+    other = dataclasses.replace(condition, **{stream: torch.randn(2, FRAMES, SPEECH)})
+    assert (velocity(model, x, sigma, condition) - velocity(model, x, sigma, other)).abs().max() > 1e-2
+
+
+def test_patches_enter_and_leave_as_in_wan():
+    """Wan embeds patches by a strided convolution and orders the head's features (row, column, channel)."""
+    model = tiny_dit(dataclasses.replace(DIT, num_layers=0))
+    x, sigma, condition = latents(FRAMES), torch.rand(2, FRAMES), speech(FRAMES)
+    weight = model.patch_embedding.weight.view(DIT.dim, DIT.in_channels, 2, 2)
+    tokens = F.conv2d(x.flatten(0, 1), weight, model.patch_embedding.bias, stride=2)
+    tokens = tokens.unflatten(0, (2, FRAMES)).flatten(3).transpose(2, 3)
+    embedding = model._frame_embedding(sigma, condition)
+    shift, scale = (model.modulation_out + embedding[:, :, None]).unsqueeze(3).unbind(2)
+    features = model.head(F.layer_norm(tokens, (DIT.dim,), eps=DIT.eps) * (1 + scale) + shift)
+    grid = features.view(2, FRAMES, 2, 2, 2, 2, DIT.in_channels)
+    expected = torch.einsum("bfhwijc->bfchiwj", grid).reshape(2, FRAMES, DIT.in_channels, SIZE, SIZE)
+    torch.testing.assert_close(velocity(model, x, sigma, condition), expected, rtol=FP32, atol=FP32)
+
+
+def test_missing_condition_is_an_error():
+    model, x, sigma = tiny_dit(), latents(FRAMES), torch.rand(2, FRAMES)
+    with pytest.raises(ValueError, match=r"condition\.user is None"):
+        velocity(model, x, sigma, dataclasses.replace(speech(FRAMES), user=None))

@@ -1,0 +1,89 @@
+"""A tiny model with random weights, as a stage would leave it and as an artifact."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+from gwm.chunks import ChunkPattern
+from gwm.config import AudioConfig, DiTConfig, VAEConfig
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.vae import VAE
+from gwm.weights import save_weights
+from serve.artifact import Artifact, load_artifact
+from serve.export import export
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Also layers that start at zero get weights: otherwise sound would not reach the picture."""
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1)
+    return model.eval().requires_grad_(False)
+
+
+def tiny_contract(**changes: int) -> Contract:
+    audio = AudioConfig(num_mels=8, hops_per_frame=2)
+    vae = VAEConfig(channels=(8, 8, 16), latents_std=(0.5,) * 16)
+    dit = DiTConfig(dim=48, ffn_dim=64, num_heads=4, num_layers=2, text_dim=0, speech_dim=audio.window_features(4))
+    pattern = ChunkPattern(window_chunks=4, sink_chunks=1, first_frames=1, **changes)
+    return Contract(
+        dit=dit,
+        vae=vae,
+        audio=audio,
+        pattern=pattern,
+        resolution=32,
+        sigmas=(1.0, 0.6),
+        solver="renoise",
+        context="clean",
+        horizon_frames=6,
+    )
+
+
+@pytest.fixture(params=[1, 2], ids=["chunk_of_1", "chunk_of_2"])
+def contract(request: pytest.FixtureRequest) -> Contract:
+    return tiny_contract(chunk_frames=request.param)
+
+
+@pytest.fixture
+def trained(contract: Contract) -> tuple[DiT, VAE]:
+    return randomised(DiT(contract.dit)), randomised(VAE(contract.vae))
+
+
+@pytest.fixture
+def run(trained: tuple[DiT, VAE], contract: Contract, tmp_path: Path) -> Path:
+    """What the stages leave under runs/<name>."""
+    dit, vae = trained
+    folder = tmp_path / "nano"
+    facts = {"config": contract.dit.to_json(), "contract": contract.to_json(), "gate": {"lip_sync": 0.5}}
+    save_weights(folder / "dmd" / "weights", dit.state_dict(), kind="dit", **facts)
+    vae_facts = {"config": contract.vae.to_json(), "gate": {"lip_sync": 0.9}}
+    save_weights(folder / "autoencoder" / "weights", vae.state_dict(), kind="vae", **vae_facts)
+    return folder
+
+
+@pytest.fixture
+def folder(run: Path) -> Path:
+    """An artifact."""
+    export(str(run / "dmd" / "weights"), str(run / "autoencoder" / "weights"), str(run / "artifact"))
+    return run / "artifact"
+
+
+@pytest.fixture
+def artifact(folder: Path) -> Artifact:
+    return load_artifact(folder, device="cpu")
+
+
+@pytest.fixture
+def portrait() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def voices() -> tuple[np.ndarray, np.ndarray]:
+    """Noise of changing loudness, 23.4 pixel frames of both sides."""
+    rng = np.random.default_rng(1)
+    loud = np.abs(np.sin(np.arange(23_400) / 2_000))
+    agent, user = (rng.standard_normal(23_400) * 0.1 * loud).astype(np.float32), rng.standard_normal(23_400) * 0.05
+    return agent, user.astype(np.float32)

@@ -1,0 +1,66 @@
+"""The smallest models and conditions that still have every part: shared by the tests of gwm, train and distill."""
+
+import torch
+from torch import Tensor, nn
+
+from gwm.chunks import ChunkPattern
+from gwm.condition.inputs import Condition
+from gwm.config import AudioConfig, DiTConfig, VAEConfig
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.vae import VAE
+
+SIZE = 4  # rows and columns of the latent grid
+PATCHES = 4  # tokens per latent frame: the grid in patches of 2 x 2
+AUDIO = AudioConfig(num_mels=3, hops_per_frame=1)
+SPEECH = AUDIO.window_features(VAEConfig.temporal_stride)
+VAE_SHAPE = VAEConfig(latent_channels=4, channels=(4, 6, 8), latents_mean=(0.1,) * 4, latents_std=(0.7,) * 4)
+DIT = DiTConfig(
+    in_channels=4, dim=32, ffn_dim=48, num_heads=2, num_layers=2, text_dim=0, speech_dim=SPEECH, freq_dim=16
+)
+FAR = 10**6  # a horizon that no test reaches
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Give what starts at zero random values too, so that every path carries signal."""
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def tiny_dit(config: DiTConfig = DIT) -> DiT:
+    model = lively(DiT(config))
+    assert isinstance(model, DiT)
+    return model
+
+
+def tiny_vae(config: VAEConfig = VAE_SHAPE) -> VAE:
+    vae = lively(VAE(config))
+    assert isinstance(vae, VAE)
+    return vae
+
+
+def latents(num_frames: int, batch_size: int = 2) -> Tensor:
+    return torch.randn(batch_size, num_frames, DIT.in_channels, SIZE, SIZE)
+
+
+def speech(num_frames: int, batch_size: int = 2) -> Condition:
+    agent, user = torch.randn(2, batch_size, num_frames, SPEECH)
+    return Condition(agent=agent, user=user)
+
+
+def contract(num_frames: int = 6, **changes: object) -> Contract:
+    """A renoising two-step student on clips of `num_frames` after the reference image."""
+    facts = {
+        "dit": DIT,
+        "vae": VAE_SHAPE,
+        "audio": AUDIO,
+        "pattern": ChunkPattern(chunk_frames=1, window_chunks=4, sink_chunks=1, first_frames=1),
+        "resolution": SIZE * VAEConfig.spatial_stride,
+        "sigmas": (1.0, 0.6),
+        "solver": "renoise",
+        "context": "clean",
+        "horizon_frames": num_frames,
+    }
+    return Contract(**(facts | changes))
