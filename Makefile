@@ -39,7 +39,7 @@ $(READY):
 	@rm -f $(VENV)/.ready* && touch $@
 
 run: setup
-	@$(PY) -m data.characters out=shards/$(NAME) resolution=64 train=256 val=16 test=16
+	@$(PY) -m data.characters out=shards/$(NAME) train=256 val=16 test=16
 	@$(PY) train.py -m stage=$(STAGES) name=$(NAME)
 	@$(PY) evaluate.py artifact=$(RUN)/artifact shards=shards/$(NAME) runs=$(RUN) out=$(RUN)
 	@$(PY) -m serve.generate artifact=$(RUN)/artifact image=$$($(PY) -m serve.samples portrait) audio=$$($(PY) -m serve.samples speech) out=$(RUN)/talk.mp4

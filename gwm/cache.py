@@ -15,6 +15,8 @@ from gwm.chunks import ChunkPattern
 from gwm.config import DiTConfig
 from gwm.rope import rotate, time_rotation
 
+Committed = tuple[Float[Tensor, "b _ n e"], Float[Tensor, "b _ n e"]]  # as KeysValues, but chunks differ in length
+
 
 def sink_shift(last_frame: Int[Tensor, ""], horizon_frames: int) -> Int[Tensor, ""]:
     """Frames by which sinks follow a chunk that ends with `last_frame`: 0 inside the horizon."""
@@ -28,7 +30,7 @@ class PastChunks:
 
     pattern: ChunkPattern
     horizon_frames: int
-    chunks: tuple[tuple[KeysValues, ...], ...] = ()
+    chunks: tuple[tuple[Committed, ...], ...] = ()
     num_committed: int = 0
 
     def commit(self, chunk: tuple[KeysValues, ...]) -> "PastChunks":

@@ -14,23 +14,29 @@ from PIL import Image
 
 from data.actions import index
 
-# Per style: mouths from closed to wide open, a rounded one, and eyes open and shut. All styles are CC0 1.0.
-MOUTHS = {
-    "clay": (("line", "openSmall", "open", "laugh"), "o"),
-    "critters": (("line", "smile", "open", "laugh"), "ooh"),
-    "moods": (("line", "smileOpen", "open", "laugh"), "gasp"),
-    "sprouts": (("line", "grin", "open"), "ooh"),
+# Per style: mouths with their opening (height in the drawing, from that of the line to the tallest), and a round one.
+# Measured from the art by drawing with and without a mouth. All styles are CC0 1.0.
+MOUTHS: dict[str, tuple[dict[str, float], tuple[str, float]]] = {
+    "clay": ({"line": 0.0, "openSmall": 0.42, "open": 1.0}, ("o", 1.0)),
+    "critters": ({"line": 0.0, "ooh": 0.48, "grin": 0.73, "open": 1.0}, ("ooh", 0.48)),
+    "moods": ({"line": 0.0, "gasp": 0.38, "bigSmile": 0.68, "open": 1.0}, ("gasp", 0.38)),
+    "sprouts": ({"line": 0.0, "ooh": 0.48, "grin": 0.71, "open": 1.0}, ("ooh", 0.48)),
 }
+# Shown while the eyes are open (any one of them) and shut.
 EYES = {
     "clay": (("even", "big", "dots", "pinprick"), "happy"),
     "critters": (("round", "dots", "bigPupils", "wide"), "closedLine"),
     "moods": (("pupils", "bigPupils", "sparkle", "small"), "closed"),
     "sprouts": (("round", "dots", "bigPupils", "wide"), "closedLine"),
 }
+# Height of the face in the drawing, and how much larger than the drawing it is shown.
+FACE = {"clay": (0.60, 1.5), "critters": (0.56, 1.2), "moods": (0.52, 1.1), "sprouts": (0.75, 1.7)}
 CARTOON_STYLES: tuple[str, ...] = tuple(MOUTHS)
 BLINK = 0.5  # eyelid action from which the eyes are drawn shut
 ROUND = 0.35  # pucker or funnel from which the mouth is drawn round
-PIXELS_PER_RADIAN = 0.25  # of the frame: how far a turn of the head moves the face
+WIDE_OPEN = 0.55  # of the jaw's action: the mouth that is drawn widest
+MARGIN = 0.25  # of the frame: what a turn may bring in from outside
+SHIFT_PER_RADIAN = 0.25  # of the frame: how far a turn of the head moves the face
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,17 @@ def _mouth_opening(actions: Float[np.ndarray, "f 52"]) -> Float[np.ndarray, "f"]
 def _variants(who: CartoonIdentity, actions: Float[np.ndarray, "f 52"]) -> list[tuple[str, str, float]]:
     """Mouth, eyes and true opening of every frame."""
     mouths, rounded = MOUTHS[who.style]
-    level = np.clip(np.round(_mouth_opening(actions) / 0.55 * (len(mouths) - 1)), 0, len(mouths) - 1).astype(int)
+    wanted = np.clip(_mouth_opening(actions) / WIDE_OPEN, 0, 1)
+    nearest = np.abs(wanted[:, None] - np.array(list(mouths.values()))).argmin(1)
     pucker = np.maximum(actions[:, index("mouthPucker")], actions[:, index("mouthFunnel")])
     blink = actions[:, index("eyeBlinkLeft")] > BLINK
     drawn = []
-    for k, p, b in zip(level, pucker, blink, strict=True):
-        is_round = bool(p > ROUND and 0 < k < len(mouths) - 1)
-        mouth = rounded if is_round else mouths[k]
-        drawn.append((mouth, EYES[who.style][1] if b else who.eyes, float(k / (len(mouths) - 1))))
+    for k, p, b in zip(nearest, pucker, blink, strict=True):
+        mouth = list(mouths)[k]
+        opening = mouths[mouth]
+        if p > ROUND and opening > 0:
+            mouth, opening = rounded
+        drawn.append((mouth, EYES[who.style][1] if b else who.eyes, opening))
     return drawn
 
 
@@ -106,13 +115,14 @@ class CartoonRenderer:
             self.sprites[mouth, eyes] = self._sprite(who, mouth, eyes)
         yaw, pitch, roll = pose
         size = self.resolution
+        margin = round(MARGIN * size)
         moved = self.sprites[mouth, eyes].rotate(
             -np.degrees(roll),
             resample=Image.Resampling.BILINEAR,
-            translate=(size * PIXELS_PER_RADIAN * yaw, -size * PIXELS_PER_RADIAN * pitch),
+            translate=(size * SHIFT_PER_RADIAN * yaw, -size * SHIFT_PER_RADIAN * pitch),
             fillcolor="#" + who.background,
         )
-        return np.asarray(moved)
+        return np.asarray(moved.crop((margin, margin, margin + size, margin + size)))
 
     def _sprite(self, who: CartoonIdentity, mouth: str, eyes: str) -> Image.Image:
         options = {
@@ -122,5 +132,15 @@ class CartoonRenderer:
             "backgroundColor": [who.background],
         }
         svg = dicebear.Avatar(_style(who.style), options).to_string()
-        png = resvg_py.svg_to_bytes(svg_string=svg, width=self.resolution, height=self.resolution)
-        return Image.open(io.BytesIO(bytes(png))).convert("RGB")
+        centre, zoom = FACE[who.style]
+        side = round(zoom * self.resolution)
+        png = resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side)
+        drawing = np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
+        left = (side - self.resolution) // 2
+        top = min(round(centre * side) - self.resolution // 2, side - self.resolution)
+        # The drawing's edge is repeated around it, or a tilted head would show where its body was cut off.
+        wide = np.pad(drawing, [(self.resolution, self.resolution)] * 2 + [(0, 0)], mode="edge")
+        margin = round(MARGIN * self.resolution)
+        frame = self.resolution + 2 * margin
+        top, left = top + self.resolution - margin, left + self.resolution - margin
+        return Image.fromarray(wide[top : top + frame, left : left + frame])

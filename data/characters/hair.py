@@ -76,7 +76,7 @@ def _drape(face: np.ndarray, *, bottom: float, volume: float, opening: float) ->
     Its upper end is a dome that meets the shell; below the jaw its front edges fold inwards and become locks.
     """
     skull = face[face[:, 2] > 0.03]
-    side, back = np.abs(skull[:, 0]).max() + 0.012, skull[:, 1].max() + 0.014
+    side, back = np.abs(skull[:, 0]).max() + 0.016, skull[:, 1].max() + 0.014
     middle = back - 1.15 * side
     columns, rows = 41, 22
     edge = np.linspace(-1, 1, columns)[None]
@@ -133,7 +133,7 @@ def build_hair(kind: str, face: Float[np.ndarray, "v 3"], *, volume: float) -> H
     }[kind] * volume
     roots = scalp
     if kind == "beanie":
-        scalp = np.clip((z - 0.045 + 0.12 * np.clip(y, 0, 0.2)) / 0.006, 0, 1)
+        scalp = np.clip((z - 0.040 + 0.12 * np.clip(y, 0, 0.2)) / 0.016, 0, 1)
         roots = np.zeros_like(scalp)
     lift = scalp * thickness
     pieces = [_shell(face, lift.astype(np.float32))]

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse
+import scipy.sparse.csgraph
 from jaxtyping import Float, Int
 
 from data.actions import ACTION_NAMES, index
 
 ASSET = Path(__file__).with_name("head.npz")
 PARTS = ("skin", "eye_left", "eye_right", "teeth_upper", "teeth_lower", "tongue", "lashes")
+
+LIP_RING = 0.2  # vertices with more of the lips' mask than this separate the mouth from the face
+THROAT = (0.0, 0.05, -0.075)  # a place inside the mouth
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def load_head() -> Head:
         actions=actions,
         lips=data["lips"].astype(np.float32),
         lids=data["lids"].astype(np.float32),
-        cavity=_cavity(mean, part == 0),
+        cavity=_cavity(mean, data["lips"].astype(np.float32), faces[0]),
         faces=np.concatenate(faces),
         part=part,
         skin_faces=faces[0],
@@ -84,15 +88,25 @@ def _lip_middles(mean: np.ndarray, lips: np.ndarray, jaw: np.ndarray) -> tuple[i
     return int(upper[mean[upper, 2].argmin()]), int(lower[mean[lower, 2].argmax()])
 
 
-def _cavity(mean: np.ndarray, skin: np.ndarray) -> np.ndarray:
-    """Skin that lies at least 6 mm behind other skin around the mouth."""
-    near = np.flatnonzero(
-        skin & (np.abs(mean[:, 0]) < 0.027) & (np.abs(mean[:, 2] + 0.072) < 0.02) & (mean[:, 1] < 0.08)
-    )
+def _cavity(mean: np.ndarray, lips: np.ndarray, skin_faces: np.ndarray) -> np.ndarray:
+    """1 on skin that the lips cut off from the rest of the skin; inner lips that lie behind the outer ones go dark too.
+
+    Raises:
+        ValueError: the lips are not a closed ring, so the asset cannot tell inside from outside.
+    """
+    edges = np.concatenate([skin_faces[:, [0, 1]], skin_faces[:, [1, 2]]])
+    edges = edges[(lips[edges] < LIP_RING).all(1)]
+    links = scipy.sparse.coo_matrix((np.ones(len(edges)), edges.T), (len(mean), len(mean)))
+    _, label = scipy.sparse.csgraph.connected_components(links, directed=False)
+    throat = skin_faces[np.abs(mean[skin_faces] - THROAT).sum(-1).argmin() // 3, 0]
+    inside = label == label[throat]
+    if inside[skin_faces[mean[skin_faces[:, 0], 2].argmax(), 0]]:
+        raise ValueError(f"{ASSET}: the lips must separate the mouth from the face, and do not. Rebuild it.")
+    near = np.flatnonzero((lips > 0) & (mean[:, 1] < 0.02))
     across = np.linalg.norm(mean[near, None][..., [0, 2]] - mean[None, near][..., [0, 2]], axis=-1)
     front = np.where(across < 0.006, mean[near, 1][None], np.inf).min(1)
-    cavity = np.zeros(len(mean), np.float32)
-    cavity[near] = np.clip((mean[near, 1] - front - 0.006) / 0.004, 0, 1)
+    cavity = inside.astype(np.float32)
+    cavity[near] = np.maximum(cavity[near], np.clip((mean[near, 1] - front - 0.006) / 0.004, 0, 1))
     return cavity
 
 

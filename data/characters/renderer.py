@@ -47,7 +47,7 @@ class Renderer:
 
     def __init__(self, resolution: int) -> None:
         try:
-            self.context = moderngl.create_standalone_context(backend="egl")
+            self.context = moderngl.create_standalone_context(backend="egl")  # pyright: ignore[reportArgumentType]  # a setting
         except Exception as error:  # moderngl raises bare Exception
             raise RuntimeError(
                 f"no OpenGL without a screen ({error}): EGL and Mesa must be installed. "

@@ -13,7 +13,7 @@ from data.characters.skin import HEIGHT, WIDTH, hair_uv, paint, skin_uv
 
 LIP_DEPTH = -0.025  # of the average lips: from here backwards the mouth grows dark
 DARK_AT_METRES = 0.035  # behind the lips
-TEETH, TONGUE, CAVITY, LASHES = (0.66, 0.62, 0.54), (0.30, 0.06, 0.06), (0.012, 0.003, 0.003), (0.008, 0.008, 0.008)
+TEETH, TONGUE, CAVITY, LASHES = (0.66, 0.62, 0.54), (0.22, 0.035, 0.035), (0.012, 0.003, 0.003), (0.008, 0.008, 0.008)
 BACKGROUND_TEXELS = 64
 
 
@@ -41,7 +41,8 @@ class Scene:
         )
         self.eyes = context.vertex_array(eyes, [moves, (self.eye, "3f", "eye")], self.eye_index)
         self.picture = context.texture((WIDTH, 2 * HEIGHT), 3, paint(who).tobytes())
-        self.background = context.texture((BACKGROUND_TEXELS,) * 2, 3, _background(who).tobytes())
+        self.background = context.texture((BACKGROUND_TEXELS, BACKGROUND_TEXELS), 3, _background(who).tobytes())
+        self.background.repeat_x = self.background.repeat_y = False
 
     def release(self) -> None:
         owned: list[Any] = [self.surface, self.eyes, self.moving, self.still, self.eye, self.index, self.eye_index]
@@ -111,7 +112,8 @@ def _surface_attributes(who: Identity, hair: Hair | None) -> Float[np.ndarray, "
     for name, colour in (("teeth_upper", TEETH), ("teeth_lower", TEETH), ("tongue", TONGUE), ("lashes", LASHES)):
         part = head.part == PARTS.index(name)
         paint_over[part, :3], paint_over[part, 3] = np.array(colour) * depth[part], 1
-    shine = np.where(head.part == 0, 0.10 + 0.28 * head.lips, 0.08) * (1 - head.cavity) * depth[:, 0]
+    gleam = 0.04 + 0.08 * skin.mean()  # white highlights would turn dark skin grey
+    shine = np.where(head.part == 0, gleam + 0.25 * head.lips, 0.08) * (1 - head.cavity) * depth[:, 0]
     rows = np.concatenate([skin_uv(head.mean), paint_over, shine[:, None]], 1)
     if hair is None:
         return rows.astype("f4")

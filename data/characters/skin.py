@@ -81,7 +81,7 @@ def _skin(who: Identity) -> Float[np.ndarray, "256 512 3"]:
     spots = gaussian_filter((rng.random((HEIGHT, WIDTH)) > 0.975).astype(np.float32), 0.7)
     picture *= (1 - np.clip(2.2 * who.freckles * spots * (cheek + nose + 0.25 * front), 0, 0.6))[..., None]
     fine = _noise(rng, 1.5, 0.6)
-    picture = _mix(picture, np.array(who.hair) * 0.8 + 0.12 * skin, _beard(x, z, front, fine) * who.beard)
+    picture = _mix(picture, np.array(who.brow) * 1.2 + 0.12 * skin, _beard(x, z, front, fine) * who.beard)
     return _mix(picture, np.array(who.brow), _brows(side, z, front, fine))
 
 

@@ -1,10 +1,17 @@
 """Characters: what is drawn is what was meant, and the same every time."""
 
+import io
+
+import dicebear
+import moderngl
 import numpy as np
 import pytest
+import resvg_py
+from PIL import Image
 
 from data.actions import ACTION_NAMES, index
 from data.characters.appearance import HAIR_KINDS
+from data.characters.cartoon import CARTOON_STYLES, EYES, MOUTHS, _style
 from data.characters.hair import build_hair
 from data.characters.head import ASSET, load_head, mouth_opening, neutral, normals
 from data.characters.renderer import STYLES, Renderer, identity
@@ -20,6 +27,13 @@ def acting(num_frames: int, **weights: list[float]) -> np.ndarray:
     for name, values in weights.items():
         actions[:, index(name)] = values
     return actions
+
+
+def drawing(style: str, **options: object) -> np.ndarray:
+    """A flat character straight from DiceBear, without our framing."""
+    svg = dicebear.Avatar(_style(style), {"seed": "Bob", "backgroundColor": ["b6e3f4"], **options}).to_string()
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=384, height=384)
+    return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB")).astype(int)
 
 
 def drawn(renderer: Renderer, who, actions: np.ndarray, gaze: float = 0.0) -> np.ndarray:
@@ -92,6 +106,50 @@ def test_mouth_truth_of_flat_characters_follows_what_is_drawn(renderer: Renderer
     shut, opened = drawn(renderer, who, actions)
     assert list(renderer.mouth(who, actions)) == [0, 1]
     assert np.abs(shut - opened).max() > 60
+
+
+@pytest.mark.parametrize("style", CARTOON_STYLES)
+def test_declared_openings_of_flat_mouths_are_those_of_the_art(style: str):
+    """The mouth's height is measured against the same face without one."""
+    eyes = EYES[style][0][0]
+    bare = drawing(style, mouthProbability=0, eyesVariant=[eyes])
+    mouths = MOUTHS[style][0] | dict([MOUTHS[style][1]])
+    height = {}
+    for mouth in mouths:
+        changed = np.abs(drawing(style, mouthVariant=[mouth], eyesVariant=[eyes]) - bare).sum(-1) > 40
+        columns = np.flatnonzero(changed.any(0))
+        rows = np.flatnonzero(changed[:, (columns[0] + columns[-1]) // 2])
+        height[mouth] = rows[-1] - rows[0]
+    span = max(height.values()) - height["line"]
+    for mouth, opening in mouths.items():
+        assert (height[mouth] - height["line"]) / span == pytest.approx(opening, abs=0.06)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7, 59])
+def test_an_open_mouth_is_dark_from_every_side(renderer: Renderer, seed: int):
+    """Unlit inner cheeks and no teeth through the lips: else the mouth is bright where it should be a hole."""
+    actions = acting(3, jawOpen=[0.6] * 3)
+    pose = np.array([[-0.4, 0, 0], [0, 0, 0], [0.4, 0, 0]])
+    frames = renderer.render(identity(seed, "anny"), actions, pose, np.zeros((3, 2))).astype(int)
+    darkest = frames[:, 36:56, 16:48].mean(-1).reshape(3, -1)
+    assert np.all(np.sort(darkest)[:, :12].mean(1) < 60)
+
+
+def test_the_inside_of_the_mouth_is_behind_the_lips():
+    head = load_head()
+    inside = head.mean[head.cavity == 1]
+    face = head.mean[(head.part == 0) & (head.cavity == 0) & (np.abs(head.mean[:, 2]) < 0.04)]
+    assert np.abs(inside[:, 0]).max() < 0.045
+    assert inside[:, 1].min() > face[:, 1].min() + 0.01
+
+
+def test_a_missing_egl_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    def refuse(**_: str) -> None:
+        raise Exception("libEGL.so not loaded")  # what moderngl raises
+
+    monkeypatch.setattr(moderngl, "create_standalone_context", refuse)
+    with pytest.raises(RuntimeError, match="apt-get install libegl1 libgl1-mesa-dri"):
+        Renderer(64)
 
 
 @pytest.mark.parametrize("kind", HAIR_KINDS)

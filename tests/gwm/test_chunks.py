@@ -62,7 +62,7 @@ def test_incomplete_chunk_is_an_error():
         ({"first_frames": -1}, "first_frames=-1 must be >= 0"),
         ({"window_chunks": 4, "sink_chunks": 4}, r"sink_chunks=4 must be in \[0, window_chunks=4\)"),
         ({"sink_chunks": -1}, "sink_chunks=-1 must be in"),
-        ({"first_frames": 2, "sink_chunks": 0}, "first_frames=2 must be at most chunk_frames=1 without sinks"),
+        ({"first_frames": 2, "sink_chunks": 0}, "first_frames=2 must be <= chunk_frames=1 without sinks"),
     ],
 )
 def test_impossible_pattern_is_an_error(values: dict[str, int], message: str):

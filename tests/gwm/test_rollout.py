@@ -1,0 +1,116 @@
+import pytest
+import torch
+from torch import Tensor
+
+from gwm.cache import PastChunks
+from gwm.chunks import ChunkPattern
+from gwm.clip import teacher_forced_velocity
+from gwm.condition.inputs import Condition
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.rollout import Rollout
+from gwm.sampler import frame_noise
+from tests.tiny import contract, latents, speech, tiny_dit
+
+FP32 = 1e-5
+NUM_FRAMES = 6
+SEED = 11
+ONE = ChunkPattern(chunk_frames=1, window_chunks=4, sink_chunks=1, first_frames=1)
+THREE = ChunkPattern(chunk_frames=3, window_chunks=2, sink_chunks=1, first_frames=1)
+
+
+def play(rollout: Rollout, reference: Tensor, condition: Condition, *, seed: int = SEED) -> Tensor:
+    rollout.start(reference, condition, seed=seed)
+    size = rollout.contract.pattern.chunk_frames
+    parts = [slice(start, start + size) for start in range(0, condition.agent.shape[1], size)]
+    return torch.cat([rollout.step(condition.frames(part)) for part in parts], dim=1)
+
+
+def noises(rules: Contract, step: int) -> Tensor:
+    """The noise of all chunks; the reference image is latent frame 0."""
+    size = rules.pattern.chunk_frames
+    shape = (2, size, 4, rules.latent_size, rules.latent_size)
+    starts = range(1, 1 + NUM_FRAMES, size)
+    return torch.cat([frame_noise(shape, seed=SEED, frame=start, step=step) for start in starts], dim=1)
+
+
+def recomputed(model: DiT, rules: Contract, made: Tensor, reference: Tensor, condition: Condition) -> Tensor:
+    """The same clip in one masked pass per step, each chunk's past being what the stream made."""
+    x = noises(rules, 0)
+    for k, sigma in enumerate(rules.sigmas):
+        after = rules.sigmas[k + 1] if k + 1 < len(rules.sigmas) else 0.0
+        levels = torch.full(x.shape[:2], sigma)
+        velocity = teacher_forced_velocity(
+            model, x, levels, history=made, reference=reference, condition=condition, pattern=rules.pattern
+        )
+        if rules.solver == "ode":
+            x = x + (after - sigma) * velocity
+        else:
+            x0 = x - sigma * velocity
+            x = (1 - after) * x0 + after * noises(rules, k + 1)
+    return x
+
+
+@pytest.mark.parametrize("pattern", [ONE, THREE], ids=str)
+@pytest.mark.parametrize("solver", ["ode", "renoise"])
+@torch.no_grad()
+def test_the_stream_is_what_teacher_forcing_makes_of_its_own_past(pattern: ChunkPattern, solver: str):
+    rules = contract(NUM_FRAMES, pattern=pattern, solver=solver, sigmas=(1.0, 0.6, 0.3))
+    model, reference, condition = tiny_dit(), latents(1), speech(NUM_FRAMES)
+    made = play(Rollout(model, rules, batch_size=2), reference, condition)
+    expected = recomputed(model, rules, made, reference, condition)
+    torch.testing.assert_close(made, expected, rtol=FP32, atol=FP32)
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+@torch.no_grad()
+def test_with_noisy_context_the_last_steps_keys_stay(num_steps: int):
+    rules = contract(NUM_FRAMES, context="noisy", sigmas=(1.0, 0.6, 0.3)[:num_steps])
+    model, reference, condition = tiny_dit(), latents(1), speech(NUM_FRAMES)
+    made = play(Rollout(model, rules, batch_size=2), reference, condition)
+    nothing, past = condition.frames(slice(0, 0)).after_reference(), PastChunks(rules.pattern, NUM_FRAMES)
+    alone = model(reference, torch.zeros(2, 1), nothing, positions=torch.tensor([0]), context=past)
+    past = past.commit(alone.keys_values)
+    for frame in range(NUM_FRAMES):
+        part, at = slice(frame, frame + 1), torch.tensor([1 + frame])
+        x = noises(rules, 0)[:, part]
+        for k, sigma in enumerate(rules.sigmas):
+            step = model(x, torch.full((2, 1), sigma), condition.frames(part), positions=at, context=past)
+            x = x - sigma * step.velocity
+            if k + 1 < num_steps:
+                x = torch.lerp(x, noises(rules, k + 1)[:, part], rules.sigmas[k + 1])
+        torch.testing.assert_close(made[:, part], x, rtol=FP32, atol=FP32)
+        past = past.commit(step.keys_values)
+
+
+@torch.no_grad()
+def test_clean_context_hears_the_chunks_own_condition():
+    """Committing with another chunk's speech would pass every test that only looks at shapes."""
+    rules = contract(NUM_FRAMES)
+    model, reference, condition = tiny_dit(), latents(1), speech(NUM_FRAMES)
+    first = play(Rollout(model, rules, batch_size=2), reference, condition)
+    swapped = Condition(agent=condition.agent.roll(1, 1), user=condition.user.roll(1, 1))
+    assert not torch.equal(play(Rollout(model, rules, batch_size=2), reference, swapped), first)
+
+
+@torch.no_grad()
+def test_same_seed_same_latents_and_a_restart_forgets():
+    rules, model = contract(NUM_FRAMES), tiny_dit()
+    reference, condition = latents(1), speech(12)  # longer than the horizon: sinks have moved
+    rollout = Rollout(model, rules, batch_size=2)
+    first = play(rollout, reference, condition)
+    other = play(rollout, latents(1), speech(12), seed=SEED + 1)
+    assert torch.equal(play(rollout, reference, condition), first)
+    assert torch.equal(play(Rollout(model, rules, batch_size=2), reference, condition), first)
+    assert not torch.equal(play(rollout, reference, condition, seed=SEED + 1), first)
+    assert not torch.equal(other, first)
+
+
+@torch.no_grad()
+def test_no_future_speech_reaches_the_past_of_a_stream():
+    rules, model, reference, condition = contract(NUM_FRAMES), tiny_dit(), latents(1), speech(NUM_FRAMES)
+    first = play(Rollout(model, rules, batch_size=2), reference, condition)
+    condition.agent[:, 3:] = torch.randn_like(condition.agent[:, 3:])
+    after = play(Rollout(model, rules, batch_size=2), reference, condition)
+    assert torch.equal(after[:, :3], first[:, :3])
+    assert not torch.equal(after[:, 3], first[:, 3])

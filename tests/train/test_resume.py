@@ -1,0 +1,164 @@
+"""N + M steps are N steps, a kill, and M steps: bit for bit, for every stage."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data.batch import LatentBatch, LatentData, PixelBatch, StepData
+from distill.consistency import ConsistencyStage
+from distill.stage import DMDStage
+from gwm.chunks import ChunkPattern, whole_clip
+from gwm.weights import save_weights
+from tests.tiny import AUDIO, DIT, SIZE, VAE_SHAPE, contract, tiny_dit, tiny_vae
+from train.autoencoder import AutoencoderStage
+from train.bidirectional import BidirectionalStage
+from train.causal import CausalStage
+from train.checkpoint import AtomicCheckpointIO
+from train.network import dit_facts
+from train.trainee import Trainee
+
+FRAMES, BATCH = 3, 2
+
+
+class Drawn(Dataset[Any]):
+    """Samples that are a function of their index."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.shapes = shapes
+
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
+        step, _, index = key
+        source = torch.Generator().manual_seed(index)
+        return {name: torch.randn(shape, generator=source) for name, shape in self.shapes.items()} | {"step": step}
+
+
+def stacked(items: list[dict[str, Any]], name: str) -> Tensor:
+    return torch.stack([item[name] for item in items])
+
+
+class PixelsInMemory(StepData):
+    def train_dataloader(self) -> DataLoader[Any]:
+        dataset = Drawn({"pixel_frames": (8, 3, 16, 16)})
+        return self.loader(dataset, 10, lambda items: PixelBatch(stacked(items, "pixel_frames"), step=items[0]["step"]))
+
+
+class LatentsInMemory(LatentData):
+    def __init__(self, **how: Any) -> None:
+        StepData.__init__(self, **how)
+        self.motion = torch.ones(SIZE, SIZE)
+
+    def prepare_data(self) -> None: ...
+
+    def setup(self, stage: str) -> None: ...
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        shape = (DIT.in_channels, SIZE, SIZE)
+        speech = (FRAMES, DIT.speech_dim)
+        dataset = Drawn({"x0": (FRAMES, *shape), "reference": (1, *shape), "agent": speech, "user": speech})
+        names = ("x0", "reference", "agent", "user")
+        return self.loader(
+            dataset,
+            10,
+            lambda items: LatentBatch(**{n: stacked(items, n) for n in names}, step=items[0]["step"]),
+        )
+
+
+def network(**how: Any) -> partial[Any]:
+    adam = partial(torch.optim.AdamW, lr=1e-2)
+    return partial(Trainee, optimizer=adam, schedule_steps=8, warmup_steps=2, ema_decay=0.9, **how)
+
+
+def weights(tmp_path: Path) -> dict[str, str]:
+    """Folders of an autoencoder, a bidirectional and a causal model, all random."""
+    torch.manual_seed(1)
+    folders = {name: tmp_path / name / "weights" for name in ("autoencoder", "bidirectional", "causal")}
+    save_weights(folders["autoencoder"], tiny_vae().state_dict(), kind="vae", config=VAE_SHAPE.to_json(), gate={})
+    patterns = {
+        "bidirectional": whole_clip(FRAMES + 1, first_frames=1),
+        "causal": ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=1, first_frames=1),
+    }
+    for name, pattern in patterns.items():
+        facts = dit_facts(contract(FRAMES, pattern=pattern, solver="ode"))
+        save_weights(folders[name], tiny_dit().state_dict(), gate={}, **facts)
+    return {name: str(folder) for name, folder in folders.items()}
+
+
+def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
+    flow = {"motion_weight": 0.5, "shift": 2.0, "seed": 0}
+    if name == "autoencoder":
+        return AutoencoderStage(
+            config=VAE_SHAPE, init=None, latent_noise=0.1, latent_penalty=1e-3, motion=1.0, gradient=1.0,
+            network=network(), seed=0,
+        )  # fmt: skip
+    if name == "bidirectional":
+        shape = {"dim": 16, "ffn_dim": 24, "num_heads": 2, "num_layers": 1}
+        return BidirectionalStage(
+            vae=folders["autoencoder"], audio=AUDIO, model=shape, resolution=8 * SIZE, num_frames=FRAMES, num_steps=2,
+            drop_agent=0.5, network=network(), **flow,
+        )  # fmt: skip
+    if name == "causal":
+        pattern = ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=1, first_frames=1)
+        return CausalStage(
+            init=folders["bidirectional"], pattern=pattern, num_steps=2, drop_agent=0.5, history_noise=0.3,
+            network=network(), **flow,
+        )  # fmt: skip
+    if name == "consistency":
+        return ConsistencyStage(
+            init=folders["causal"], sigmas=[1.0, 0.5], num_levels=4, guidance=2.0, history_noise=0.3,
+            network=network(), **flow,
+        )  # fmt: skip
+    return DMDStage(
+        init=folders["causal"], teacher=folders["bidirectional"], sigmas=[1.0, 0.5], context="clean", exit="uniform",
+        gradient="detach", normaliser="sample", normaliser_floor=1e-3, guidance=2.0, shift=2.0,
+        sigma_range=(0.02, 0.98), critic_per_student=3, clip_norm=1.0, student=network(), critic=network(), seed=0,
+    )  # fmt: skip
+
+
+def train(module: L.LightningModule, *, batches: int, resume: Path | None, output: Path) -> L.LightningModule:
+    kind = PixelsInMemory if isinstance(module, AutoencoderStage) else LatentsInMemory
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=-1, max_epochs=1, limit_train_batches=batches, logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        plugins=[AtomicCheckpointIO()],
+    )  # fmt: skip
+    data = kind(shards=".", batch_size=BATCH, num_workers=0, seed=0)
+    trainer.fit(module, data, ckpt_path=resume, weights_only=False)
+    trainer.save_checkpoint(output)
+    return module
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "bidirectional", "causal", "consistency", "dmd"])
+def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tmp_path: Path):
+    folders = weights(tmp_path)
+
+    def fresh() -> L.LightningModule:
+        torch.manual_seed(2)
+        return stage(name, folders)
+
+    whole = train(fresh(), batches=7, resume=None, output=tmp_path / "whole.ckpt")
+    train(fresh(), batches=4, resume=None, output=tmp_path / "half.ckpt")
+    resumed = continued(fresh(), tmp_path)
+    expected = whole.state_dict()
+    moved = [k for k, v in stage(name, folders).state_dict().items() if not torch.equal(v, expected[k])]
+    assert moved, "nothing was trained"
+    for key, value in resumed.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+
+
+def continued(module: L.LightningModule, tmp_path: Path) -> L.LightningModule:
+    """Go on from the checkpoint of the fourth batch, as train.py does after a kill."""
+    kind = PixelsInMemory if isinstance(module, AutoencoderStage) else LatentsInMemory
+    per_batch = torch.load(tmp_path / "whole.ckpt", weights_only=False)["global_step"]
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=per_batch, max_epochs=-1, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, plugins=[AtomicCheckpointIO()],
+    )  # fmt: skip
+    data = kind(shards=".", batch_size=BATCH, num_workers=0, seed=0)
+    trainer.fit(module, data, ckpt_path=tmp_path / "half.ckpt", weights_only=False)
+    return module
