@@ -1,18 +1,19 @@
 """What must happen before any module of the project is imported, and a fixed seed for every test."""
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; read when triton is imported
 
+import jaxtyping
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
 PACKAGES = ["gwm", "train", "distill", "serve", "kernels", "data"]
 
 # Annotations are checked in every test; torch.compile does not survive the wrappers and runs with GWM_NO_TYPECHECK=1.
 if os.environ.get("GWM_NO_TYPECHECK") != "1":
-    install_import_hook(PACKAGES, "beartype.beartype")
+    jaxtyping.install_import_hook(PACKAGES, "beartype.beartype")
 
 torch.set_num_threads(1)  # tiny models; two threads wait for each other when the cores are busy
 
@@ -22,3 +23,11 @@ def seed() -> int:
     """Torch's global generator starts every test from the same place."""
     torch.manual_seed(0)
     return 0
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Annotations are not checked: for values that users can set, where gwm's own error must come."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -113,15 +113,15 @@ def test_declared_openings_of_flat_mouths_are_those_of_the_art(style: str):
     """The mouth's height is measured against the same face without one."""
     eyes = EYES[style][0][0]
     bare = drawing(style, mouthProbability=0, eyesVariant=[eyes])
-    mouths = MOUTHS[style][0] | dict([MOUTHS[style][1]])
+    mouths = [*MOUTHS[style][0].items(), MOUTHS[style][1]]
     height = {}
-    for mouth in mouths:
+    for mouth, _ in mouths:
         changed = np.abs(drawing(style, mouthVariant=[mouth], eyesVariant=[eyes]) - bare).sum(-1) > 40
         columns = np.flatnonzero(changed.any(0))
         rows = np.flatnonzero(changed[:, (columns[0] + columns[-1]) // 2])
         height[mouth] = rows[-1] - rows[0]
     span = max(height.values()) - height["line"]
-    for mouth, opening in mouths.items():
+    for mouth, opening in mouths:
         assert (height[mouth] - height["line"]) / span == pytest.approx(opening, abs=0.06)
 
 

@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from gwm.chunks import ChunkPattern
+from gwm.contract import Contract
+from tests.tiny import contract
+
+THREE = ChunkPattern(chunk_frames=3, window_chunks=2, sink_chunks=1, first_frames=1)
+
+
+def test_json_round_trip():
+    rules = contract(6, pattern=THREE, solver="ode", context="noisy")
+    assert Contract.from_json(json.loads(json.dumps(rules.to_json()))) == rules
+
+
+def test_unknown_and_missing_keys_are_named():
+    values = contract().to_json()
+    values["sigmaz"] = values.pop("sigmas")
+    with pytest.raises(ValueError, match=r"Contract: unknown keys \['sigmaz'\], missing keys \['sigmas'\]"):
+        Contract.from_json(values)
+
+
+def test_unknown_key_of_a_part_is_named():
+    values = contract().to_json()
+    values["pattern"]["window"] = 3
+    with pytest.raises(ValueError, match=r"ChunkPattern: unknown keys \['window'\]"):
+        Contract.from_json(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sigmas": (0.9, 0.5)}, r"sigmas=\(0.9, 0.5\) must start at 1.0"),
+        ({"solver": "heun"}, r"solver='heun' must be one of \('ode', 'renoise'\)"),
+        ({"context": "dirty"}, r"context='dirty' must be one of \('clean', 'noisy'\)"),
+        ({"fps": 25}, "fps=25 [*] frame_samples=1000 must be sample_rate=24000"),
+        ({"resolution": 40}, "resolution=40 must be a multiple of VAE stride [*] patch = 16"),
+        ({"pattern": THREE, "horizon_frames": 5}, "num_frames=6 must be first_frames=1 plus a multiple"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_impossible_contract_is_an_error(change: dict[str, object], message: str):
+    with pytest.raises(ValueError, match=message):
+        contract(**change)
+
+
+def test_speech_of_another_length_is_an_error():
+    rules = contract()
+    wide = type(rules.audio)(num_mels=rules.audio.num_mels + 1, hops_per_frame=1)
+    with pytest.raises(ValueError, match=r"speech_dim=36 must be the audio window's 48 features"):
+        rules.replace(audio=wide)
+
+
+def test_a_chunk_plays_as_long_as_its_pixel_frames():
+    rules = contract(6, pattern=THREE)
+    assert rules.chunk_pixel_frames == 12
+    assert rules.chunk_ms == pytest.approx(500)

@@ -1,0 +1,96 @@
+import errno
+import json
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gwm.weights import fingerprint, load_weights, read_header, save_weights
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_weights(tmp_path, model().state_dict(), kind="toy", config={"width": 4}, gate={"psnr": 30.0})
+    return tmp_path
+
+
+def test_weights_come_back_to_the_bit_and_save_to_the_same_bytes(folder: Path, tmp_path: Path):
+    first, second = model(), model()
+    load_weights(folder, first)
+    load_weights(folder, second)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    save_weights(tmp_path / "again", first.state_dict(), kind="toy", config={"width": 4}, gate={"psnr": 30.0})
+    for name in ("weights.safetensors", "config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+    assert read_header(folder, kind="toy")["gate"] == {"psnr": 30.0}
+
+
+def test_missing_foreign_and_misshaped_keys_are_all_listed(folder: Path):
+    other = nn.Sequential(nn.Linear(3, 5), nn.Linear(4, 2), nn.Linear(2, 2))
+    del other[1].bias
+    with pytest.raises(ValueError) as error:
+        load_weights(folder, other)
+    message = str(error.value)
+    assert "missing keys ['2.bias', '2.weight']" in message
+    assert "foreign keys ['1.bias']" in message
+    assert "0.weight (4, 3) != (5, 3)" in message
+
+
+@pytest.mark.parametrize("change", [{"version": 2}, {"kind": "vae"}, {"format": "checkpoint"}])
+def test_another_version_kind_or_format_is_an_error(folder: Path, change: dict[str, object]):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match="must be .*'version': 1.* Export it again"):
+        read_header(folder, kind="toy")
+
+
+def test_missing_folder_is_an_error(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="must be a folder written by a gwm stage or export"):
+        read_header(tmp_path / "nothing", kind="toy")
+
+
+@pytest.mark.parametrize("kept", [0, 5, 0.5, -1])
+def test_truncated_file_is_an_error(folder: Path, kept: float):
+    path = folder / "weights.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if 0 < kept < 1 else int(kept)])
+    with pytest.raises(ValueError, match="missing or truncated"):
+        load_weights(folder, model())
+
+
+def test_missing_weights_are_an_error(folder: Path):
+    (folder / "weights.safetensors").unlink()
+    with pytest.raises(ValueError, match="missing or truncated"):
+        load_weights(folder, model())
+
+
+def test_a_full_disk_leaves_the_old_weights(folder: Path):
+    """The size limit of a process stands in for the end of the disk."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError) as error:
+            save_weights(folder, nn.Linear(100, 100).state_dict(), kind="toy", config={})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.errno in (errno.EFBIG, errno.ENOSPC)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_fingerprint_sees_names_shapes_and_values_and_not_their_order():
+    weights = model().state_dict()
+    first = fingerprint(weights)
+    assert fingerprint(dict(reversed(weights.items()))) == first
+    assert fingerprint({k + "x": v for k, v in weights.items()}) != first
+    assert fingerprint(weights | {"0.weight": weights["0.weight"].reshape(3, 4)}) != first
+    weights["0.weight"][0, 0] += 1e-6
+    assert fingerprint(weights) != first
