@@ -48,7 +48,7 @@ def test_missing_foreign_and_misshaped_keys_are_all_listed(folder: Path):
 def test_another_version_kind_or_format_is_an_error(folder: Path, change: dict[str, object]):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ValueError, match="must be .*'version': 1.* Export it again"):
+    with pytest.raises(ValueError, match=r"must be .*'version': 1.* Export it again"):
         read_header(folder, kind="toy")
 
 
