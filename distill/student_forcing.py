@@ -58,6 +58,11 @@ def student_rollout(
     """
     if gradient not in get_args(RolloutGradient):
         raise ValueError(f"gradient={gradient!r} must be one of {get_args(RolloutGradient)}.")
+    if gradient == "recommit" and contract.context != "clean":
+        raise ValueError(
+            f"gradient='recommit' needs context='clean', not {contract.context!r}: its one pass sees clean chunks, the "
+            "rollout saw noisy ones. Set gradient=detach or context=clean."
+        )
     with torch.no_grad():
         past = _commit(model, PastChunks(contract.pattern, contract.horizon_frames), reference, 0.0, _none(condition))
     x0s, exits = [], []

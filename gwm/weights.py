@@ -28,10 +28,18 @@ def save_weights(
     """Write a folder that `load_weights` reads; `facts` (gate, stage, contract...) are kept beside the config.
 
     An existing folder is replaced file by file, each whole: a full disk leaves the old one readable.
+
+    Raises:
+        OSError: the weights cannot be written, for instance because the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "weights.safetensors.partial"
-    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial)
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial)
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{folder}: weights not written ({error}); older ones are kept. Free space, rerun.") from error
+    partial.chmod(0o644)  # safetensors leaves a file that only its owner can read
     os.replace(partial, folder / "weights.safetensors")
     header = {"format": FORMAT, "version": VERSION, "kind": kind, "config": dict(config), **facts}
     write_json(folder / "config.json", header)

@@ -43,7 +43,7 @@ def check_targets(node: Any) -> int:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_composes_and_names_real_arguments(stage: str):
-    cfg = composed("train", [f"stage={stage}", "hydra.runtime.choices.stage=" + stage])
+    cfg = composed("train", [f"stage={stage}"])
     plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)
     del plain["hydra"]

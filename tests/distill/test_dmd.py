@@ -1,69 +1,103 @@
-"""The DMD gradient against numbers worked out by hand, for every normaliser and both ways to write guidance."""
-
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from distill.dmd import dmd_direction, dmd_loss, guided, normaliser_scale
+from distill.dmd import Normaliser, dmd_direction, dmd_loss, guided
+from distill.guidance import guided_velocity
+from gwm.condition.inputs import Condition
+from tests.tiny import latents, speech
+
+FP32 = 1e-5
+CHUNK = 3
+NORMALISERS: list[Normaliser] = ["sample", "chunk", "batch"]
 
 
-def clips() -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(torch.randn(3, 4, 2, 3, 3) for _ in range(3))  # type: ignore[return-value]
+def gradient(x0: Tensor, teacher: Tensor, critic: Tensor, normaliser: Normaliser, floor: float = 1e-3) -> Tensor:
+    x0 = x0.clone().requires_grad_()
+    direction = dmd_direction(x0, teacher, critic, normaliser=normaliser, chunk_frames=CHUNK, floor=floor)
+    return torch.autograd.grad(dmd_loss(x0, direction), x0)[0]
 
 
-def hand_scale(distance: Tensor, normaliser: str) -> Tensor:
-    """The mean that each element is divided by, element by element."""
-    scale = torch.empty_like(distance)
-    for b in range(3):
-        for f in range(4):
-            chunk = slice(f // 2 * 2, f // 2 * 2 + 2)
-            part = {"batch": distance, "sample": distance[b], "chunk": distance[b, chunk]}[normaliser]
-            scale[b, f] = part.sum() / part.numel()
-    return scale
+def by_hand(x0: Tensor, teacher: Tensor, critic: Tensor, normaliser: Normaliser) -> np.ndarray:
+    """d/dx0 of 0.5 mean (x0 - stop(x0 - g))^2 is g / N, with g = (critic - teacher) / mean |x0 - teacher|."""
+    x, t, c = (z.double().numpy() for z in (x0, teacher, critic))
+    made = np.zeros_like(x)
+    for b in range(x.shape[0]):
+        for f in range(x.shape[1]):
+            first = f - f % CHUNK
+            over = {
+                "sample": (slice(b, b + 1), slice(None)),
+                "chunk": (slice(b, b + 1), slice(first, first + CHUNK)),
+                "batch": (slice(None), slice(None)),
+            }[normaliser]
+            made[b, f] = (c[b, f] - t[b, f]) / np.abs(x[over] - t[over]).mean() / x.size
+    return made
 
 
-@pytest.mark.parametrize("normaliser", ["sample", "chunk", "batch"])
-def test_gradient_is_the_formula(normaliser):
-    x0, teacher, critic = clips()
-    x0.requires_grad_()
-    direction = dmd_direction(x0, teacher, critic, normaliser=normaliser, chunk_frames=2, floor=1e-6)
-    dmd_loss(x0, direction).backward()
-    expected = (critic - teacher) / hand_scale((x0 - teacher).abs().detach(), normaliser) / x0.numel()
-    torch.testing.assert_close(x0.grad, expected, rtol=1e-4, atol=1e-7)
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_is_the_formula(normaliser: Normaliser, dtype: torch.dtype):
+    scale = torch.linspace(0.5, 3, 6)[:, None, None, None]  # frames and samples differ in their distance
+    x0, teacher, critic = (z.to(dtype) for z in (latents(6), latents(6) * scale, latents(6)))
+    expected = torch.from_numpy(by_hand(x0, teacher, critic, normaliser)).to(dtype)
+    made = gradient(x0, teacher, critic, normaliser)
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=FP32 * expected.abs().max().item())
 
 
-def test_gradient_is_zero_when_critic_and_teacher_agree():
-    x0, teacher, _ = clips()
-    x0.requires_grad_()
-    direction = dmd_direction(x0, teacher, teacher.clone(), normaliser="sample", chunk_frames=1, floor=1e-6)
-    dmd_loss(x0, direction).backward()
-    assert x0.grad is not None and not x0.grad.any()
+def test_the_normalisers_differ():
+    x0, teacher, critic = latents(6), latents(6), latents(6)
+    made = [gradient(x0, teacher, critic, normaliser) for normaliser in NORMALISERS]
+    assert all(not torch.allclose(a, b) for a, b in ((made[0], made[1]), (made[1], made[2]), (made[0], made[2])))
 
 
-def test_gradient_leads_from_critic_to_teacher():
-    x0, teacher, _ = clips()
-    x0.requires_grad_()
-    direction = dmd_direction(x0, teacher, x0.detach().clone(), normaliser="sample", chunk_frames=1, floor=1e-6)
-    dmd_loss(x0, direction).backward()
-    assert x0.grad is not None
-    moved = x0.detach() - 0.1 * x0.grad * x0.numel()
-    assert (moved - teacher).abs().mean() < (x0 - teacher).abs().mean()
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+def test_a_student_whose_critic_agrees_with_the_teacher_stays(normaliser: Normaliser):
+    x0, teacher = latents(6), latents(6)
+    assert not gradient(x0, teacher, teacher.clone(), normaliser).any()
 
 
-def test_the_floor_holds_where_student_and_teacher_meet():
-    scale = normaliser_scale(torch.zeros(2, 2, 1, 1, 1), "sample", chunk_frames=1, floor=0.25)
-    assert scale.flatten().tolist() == [0.25, 0.25]
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+def test_the_floor_bounds_the_step_of_a_student_that_has_arrived(normaliser: Normaliser):
+    x0, critic = latents(6), latents(6)
+    expected = (critic - x0) / 0.5 / x0.numel()
+    torch.testing.assert_close(gradient(x0, x0, critic, normaliser, floor=0.5), expected, rtol=1e-4, atol=1e-7)
 
 
-def test_unknown_normaliser_is_named():
-    with pytest.raises((ValueError, TypeError), match="frame"):
-        normaliser_scale(torch.zeros(1, 1, 1, 1, 1), "frame", chunk_frames=1, floor=0.1)  # type: ignore[arg-type]
+def test_descent_moves_away_from_the_critic_towards_the_teacher():
+    teacher, critic = torch.ones(1, 3, 1, 1, 1), -torch.ones(1, 3, 1, 1, 1)
+    assert (gradient(torch.zeros(1, 3, 1, 1, 1), teacher, critic, "sample") < 0).all()
 
 
-def test_guidance_is_standard_and_one_more_than_in_the_self_forcing_lineage():
-    conditional, unconditional = torch.randn(2, 1, 1, 1, 2, 2)
-    standard = unconditional + 4.0 * (conditional - unconditional)
-    lineage = conditional + 3.0 * (conditional - unconditional)
-    torch.testing.assert_close(guided(conditional, unconditional, 4.0), standard)
-    torch.testing.assert_close(guided(conditional, unconditional, 4.0), lineage)
-    assert torch.equal(guided(conditional, unconditional, 1.0), conditional)
+@pytest.mark.usefixtures("unchecked")
+def test_unknown_normaliser_is_an_error():
+    x = latents(3)
+    with pytest.raises(ValueError, match="normaliser='frame' must be one of"):
+        dmd_direction(x, x, x, normaliser="frame", chunk_frames=CHUNK, floor=1e-3)  # type: ignore[arg-type]
+
+
+def test_guidance_is_in_the_standard_form():
+    """1 is the conditional prediction, 0 the unconditional; Self-Forcing's g is scale - 1."""
+    conditional, unconditional = latents(3), latents(3)
+    torch.testing.assert_close(guided(conditional, unconditional, 1.0), conditional, rtol=FP32, atol=FP32)
+    assert torch.equal(guided(conditional, unconditional, 0.0), unconditional)
+    g = 2.5
+    lineage = conditional + g * (conditional - unconditional)
+    torch.testing.assert_close(guided(conditional, unconditional, g + 1), lineage, rtol=FP32, atol=FP32)
+
+
+def test_guidance_drops_the_agents_voice_and_keeps_the_users():
+    heard: list[Condition] = []
+
+    def predict(condition: Condition) -> Tensor:
+        heard.append(condition)
+        assert condition.agent is not None
+        return condition.agent.mean() * torch.ones(2, 3, 4, 4, 4)
+
+    condition = speech(3)
+    assert condition.agent is not None
+    made = guided_velocity(predict, condition, 3.0)
+    torch.testing.assert_close(made, 3 * condition.agent.mean() * torch.ones_like(made), rtol=FP32, atol=FP32)
+    assert heard[1].user is condition.user
+    guided_velocity(predict, condition, 1.0)
+    assert len(heard) == 3  # scale 1 needs one pass

@@ -1,113 +1,206 @@
-"""Rollouts of the student: their gradient against the same gradient without any cache."""
+"""Gradients of a rollout against the same gradient without any cache, in float64."""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from distill.student_forcing import StudentRollout, exit_step, student_rollout
+from distill.student_forcing import RolloutGradient, StudentRollout, exit_step, student_rollout
+from gwm.attention import SelfAttention
+from gwm.cache import PastChunks
+from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Condition
+from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.schedule import clean_estimate
 from tests.tiny import PATCHES, contract, latents, speech, tiny_dit
 
-FRAMES = 5
+NUM_FRAMES = 6
+FP64 = 1e-6  # rotary embeddings are rounded to float32 on purpose
+ONE = ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=1, first_frames=1)
+THREE = ChunkPattern(chunk_frames=3, window_chunks=2, sink_chunks=1, first_frames=1)
+SIGMAS = (1.0, 0.7, 0.4)
+
+Case = tuple[DiT, Contract, Tensor, Condition]
 
 
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(3)
+@pytest.fixture(autouse=True)
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
-def rollout(model: DiT, reference: Tensor, condition: Condition, gradient, **changes) -> StudentRollout:
+def case(pattern: ChunkPattern, **changes: object) -> Case:
+    rules = contract(NUM_FRAMES, pattern=pattern, sigmas=SIGMAS, **changes)
+    return tiny_dit(), rules, latents(1), speech(NUM_FRAMES)
+
+
+def rolled(case: Case, gradient: RolloutGradient, *, leave_at: int = 1) -> StudentRollout:
+    model, rules, reference, condition = case
     return student_rollout(
         model,
-        contract(FRAMES, **changes),
+        rules,
         reference=reference,
         condition=condition,
-        leave_at=1,
+        leave_at=leave_at,
         gradient=gradient,
-        generator=generator(),
-        num_frames=FRAMES,
+        generator=torch.Generator().manual_seed(5),
+        num_frames=NUM_FRAMES,
     )
 
 
-def gradients(model: DiT, x0: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
-    torch.linspace(-1, 1, x0.numel()).view_as(x0).mul(x0).sum().backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+def gradients(model: DiT, x0: Tensor) -> list[Tensor]:
+    """Of a fixed random functional of the clip, with respect to every parameter."""
+    target = torch.randn(x0.shape, generator=torch.Generator().manual_seed(9))
+    made = torch.autograd.grad((x0 * target).sum(), list(model.parameters()), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), made, strict=True)]
 
 
-def uncached(
-    model: DiT, made: StudentRollout, reference: Tensor, condition: Condition, *, constant_past: bool
-) -> Tensor:
-    """x0 of the rollout from one masked pass; with `constant_past` the clean half's keys and values are constants."""
-    clean = (FRAMES + 1) * PATCHES
+def assert_same(made: list[Tensor], expected: list[Tensor]) -> None:
+    for a, b in zip(made, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=FP64, atol=FP64 * max(1.0, b.abs().max().item()))
 
-    def hold(_module, _inputs, output: Tensor) -> Tensor:
+
+def one_pass(case: Case, rollout: StudentRollout) -> Tensor:
+    """x0 of all chunks from [reference + generated clip | exit inputs] under the teacher-forcing mask."""
+    model, rules, reference, condition = case
+    x = rollout.x_exit
+    sigma = torch.full(x.shape[:2], rollout.sigma_exit)
+    velocity = teacher_forced_velocity(
+        model, x, sigma, history=rollout.x0.detach(), reference=reference, condition=condition, pattern=rules.pattern
+    )
+    return x - rollout.sigma_exit * velocity
+
+
+def constant_past(model: DiT) -> None:
+    """Hooks that cut the gradient of the clean half's keys and values in every block."""
+    clean = (1 + NUM_FRAMES) * PATCHES
+
+    def cut(module: torch.nn.Module, inputs: object, output: Tensor) -> Tensor:
         return torch.cat([output[:, :clean].detach(), output[:, clean:]], dim=1)
 
-    hooks = []
-    if constant_past:
-        for block in model.blocks:
-            hooks += [m.register_forward_hook(hold) for m in (block.attention.norm_k, block.attention.v)]
-    x = made.x_exit.detach()
-    sigma = x.new_full(x.shape[:2], made.sigma_exit)
-    velocity = teacher_forced_velocity(
-        model,
-        x,
-        sigma,
-        history=made.x0.detach(),
-        reference=reference,
-        condition=condition,
-        pattern=contract(FRAMES).pattern,
+    for module in model.modules():
+        if isinstance(module, SelfAttention):
+            module.norm_k.register_forward_hook(cut)
+            module.v.register_forward_hook(cut)
+
+
+def through_the_past(case: Case, rollout: StudentRollout) -> Tensor:
+    """x0 of all chunks with the keys and values of every committed chunk inside the graph; clips are constants."""
+    model, rules, reference, condition = case
+    nothing = condition.frames(slice(0, 0)).after_reference()
+    past = PastChunks(rules.pattern, NUM_FRAMES)
+    committed = model(reference, torch.zeros(2, 1), nothing, positions=torch.tensor([0]), context=past)
+    past, x0s, size = past.commit(committed.keys_values), [], rules.pattern.chunk_frames
+    for start in range(0, NUM_FRAMES, size):
+        part, positions = slice(start, start + size), 1 + torch.arange(start, start + size)
+        x, heard = rollout.x_exit[:, part], condition.frames(part)
+        sigma = torch.full((2, size), rollout.sigma_exit)
+        x0s.append(x - rollout.sigma_exit * model(x, sigma, heard, positions=positions, context=past).velocity)
+        clean = model(
+            rollout.x0[:, part].detach(), torch.zeros(2, size), heard, positions=positions, context=past
+        )
+        past = past.commit(clean.keys_values)
+    return torch.cat(x0s, 1)
+
+
+@pytest.mark.parametrize("pattern", [ONE, THREE], ids=str)
+@pytest.mark.parametrize("leave_at", [0, 1, 2])
+def test_detached_gradient_equals_the_gradient_without_a_cache(pattern: ChunkPattern, leave_at: int):
+    setting = case(pattern)
+    rollout = rolled(setting, "detach", leave_at=leave_at)
+    made = gradients(setting[0], rollout.x0)
+    constant_past(setting[0])
+    expected = one_pass(setting, rollout)
+    torch.testing.assert_close(rollout.x0, expected, rtol=FP64, atol=FP64)
+    assert_same(made, gradients(setting[0], expected))
+
+
+@pytest.mark.parametrize("pattern", [ONE, THREE], ids=str)
+def test_recommitted_gradient_equals_the_gradient_through_the_past(pattern: ChunkPattern):
+    setting = case(pattern)
+    made = gradients(setting[0], rolled(setting, "recommit").x0)
+    assert_same(made, gradients(setting[0], through_the_past(setting, rolled(setting, "none"))))
+    detached = gradients(setting[0], rolled(setting, "detach").x0)
+    assert any(not torch.allclose(a, b) for a, b in zip(made, detached, strict=True))
+
+
+@pytest.mark.parametrize("pattern", [ONE, THREE], ids=str)
+def test_recommitting_recovers_the_clip_of_the_first_pass(pattern: ChunkPattern):
+    setting = case(pattern)
+    first, second = rolled(setting, "none"), rolled(setting, "recommit")
+    assert torch.equal(first.x_exit, second.x_exit)
+    torch.testing.assert_close(second.x0, first.x0, rtol=1e-6, atol=1e-6)
+
+
+def test_all_gradients_see_the_same_clip_and_none_has_no_gradient():
+    setting = case(ONE)
+    none, detached = rolled(setting, "none"), rolled(setting, "detach")
+    assert torch.equal(none.x0, detached.x0)
+    assert not none.x0.requires_grad and detached.x0.requires_grad
+    assert not detached.x_exit.requires_grad
+
+
+@pytest.mark.parametrize("leave_at", [0, 2])
+def test_noisy_context_keeps_the_exit_steps_keys(leave_at: int):
+    model, rules, reference, condition = setting = case(ONE, context="noisy")
+    rollout = rolled(setting, "none", leave_at=leave_at)
+    nothing = condition.frames(slice(0, 0)).after_reference()
+    past = PastChunks(rules.pattern, NUM_FRAMES)
+    past = past.commit(
+        model(reference, torch.zeros(2, 1), nothing, positions=torch.tensor([0]), context=past).keys_values
     )
-    for hook in hooks:
-        hook.remove()
-    return clean_estimate(x, velocity, sigma)
+    sigma = torch.full((2, 1), SIGMAS[leave_at])
+    for frame in range(NUM_FRAMES):
+        part, at = slice(frame, frame + 1), torch.tensor([1 + frame])
+        step = model(rollout.x_exit[:, part], sigma, condition.frames(part), positions=at, context=past)
+        x0 = rollout.x_exit[:, part] - SIGMAS[leave_at] * step.velocity
+        torch.testing.assert_close(rollout.x0[:, part], x0, rtol=FP64, atol=FP64)
+        past = past.commit(step.keys_values)
 
 
-@pytest.mark.parametrize(("gradient", "constant_past"), [("detach", True), ("recommit", False)])
-def test_gradient_equals_the_one_without_a_cache(gradient, constant_past):
-    model, reference, condition = tiny_dit(), latents(1), speech(FRAMES)
-    made = rollout(model, reference, condition, gradient)
-    cached = gradients(model, made.x0)
-    oracle = gradients(model, uncached(model, made, reference, condition, constant_past=constant_past))
-    assert cached.keys() == oracle.keys()
-    for name in oracle:
-        torch.testing.assert_close(cached[name], oracle[name], rtol=1e-3, atol=1e-4)
+def test_noisy_context_carries_no_gradient_from_chunk_to_chunk():
+    """The last chunk's gradient with respect to the first chunk's exit input would flow through committed keys."""
+    setting = case(ONE, context="noisy")
+    rollout = rolled(setting, "detach")
+    whole = gradients(setting[0], torch.cat([rollout.x0[:, :-1].detach(), rollout.x0[:, -1:]], 1))
+    model, rules, reference, condition = setting
+    with torch.no_grad():
+        nothing = condition.frames(slice(0, 0)).after_reference()
+        past = PastChunks(rules.pattern, NUM_FRAMES)
+        past = past.commit(
+            model(reference, torch.zeros(2, 1), nothing, positions=torch.tensor([0]), context=past).keys_values
+        )
+        sigma = torch.full((2, 1), rollout.sigma_exit)
+        for frame in range(NUM_FRAMES - 1):
+            part, at = slice(frame, frame + 1), torch.tensor([1 + frame])
+            step = model(rollout.x_exit[:, part], sigma, condition.frames(part), positions=at, context=past)
+            past = past.commit(step.keys_values)
+    last = slice(NUM_FRAMES - 1, NUM_FRAMES)
+    x = rollout.x_exit[:, last]
+    velocity = model(x, sigma, condition.frames(last), positions=torch.tensor([NUM_FRAMES]), context=past).velocity
+    alone = torch.cat([rollout.x0[:, :-1].detach(), x - rollout.sigma_exit * velocity], 1)
+    assert_same(whole, gradients(model, alone))
 
 
-def test_the_past_matters_to_the_gradient():
-    """Otherwise the test above could not tell detach from recommit."""
-    model, reference, condition = tiny_dit(), latents(1), speech(FRAMES)
-    detached = gradients(model, rollout(model, reference, condition, "detach").x0)
-    recommitted = gradients(model, rollout(model, reference, condition, "recommit").x0)
-    name = "blocks.0.attention.k.weight"
-    assert (detached[name] - recommitted[name]).norm() > 0.05 * recommitted[name].norm()
+def test_recommitting_a_noisy_context_is_an_error():
+    """The one pass would see clean chunks where the rollout saw noisy ones."""
+    with pytest.raises(ValueError, match="gradient='recommit' needs context='clean'"):
+        rolled(case(ONE, context="noisy"), "recommit")
 
 
-def test_recommit_recovers_the_clip_of_the_first_pass():
-    model, reference, condition = tiny_dit(), latents(1), speech(FRAMES)
-    first = rollout(model, reference, condition, "none").x0
-    torch.testing.assert_close(rollout(model, reference, condition, "recommit").x0, first, rtol=1e-4, atol=1e-4)
+def test_exits_follow_their_law():
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.bincount(torch.tensor([exit_step("uniform", 4, generator) for _ in range(4000)]), minlength=4)
+    assert (counts - 1000).abs().max() < 5 * (4000 * 0.25 * 0.75) ** 0.5
+    assert {exit_step("last", 4, generator) for _ in range(20)} == {3}
 
 
-def test_no_gradient_when_none_is_asked():
-    made = rollout(tiny_dit(), latents(1), speech(FRAMES), "none")
-    assert not made.x0.requires_grad and torch.isfinite(made.x0).all()
-
-
-def test_a_noisy_context_is_another_clip():
-    model, reference, condition = tiny_dit(), latents(1), speech(FRAMES)
-    clean, noisy = (rollout(model, reference, condition, "none", context=c).x0 for c in ("clean", "noisy"))
-    assert torch.equal(clean[:, :1], noisy[:, :1])
-    assert (clean[:, 1:] - noisy[:, 1:]).abs().max() > 1e-3
-
-
-def test_exit_laws():
-    assert exit_step("last", 4, generator()) == 3
-    source = generator()
-    drawn = [exit_step("uniform", 4, source) for _ in range(200)]
-    assert set(drawn) == {0, 1, 2, 3} and min(drawn.count(k) for k in range(4)) > 25
-    with pytest.raises((ValueError, TypeError), match="first"):
-        exit_step("first", 4, generator())  # type: ignore[arg-type]
+@pytest.mark.usefixtures("unchecked")
+def test_unknown_choices_are_errors():
+    with pytest.raises(ValueError, match="exit='first' must be one of"):
+        exit_step("first", 4, torch.Generator())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="gradient='full' must be one of"):
+        rolled(case(ONE), "full")  # type: ignore[arg-type]

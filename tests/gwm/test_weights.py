@@ -1,4 +1,3 @@
-import errno
 import json
 import resource
 from pathlib import Path
@@ -78,12 +77,11 @@ def test_a_full_disk_leaves_the_old_weights(folder: Path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(OSError) as error:
+        with pytest.raises(OSError, match="weights not written"):
             save_weights(folder, nn.Linear(100, 100).state_dict(), kind="toy", config={})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert error.value.errno in (errno.EFBIG, errno.ENOSPC)
-    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_fingerprint_sees_names_shapes_and_values_and_not_their_order():
