@@ -79,7 +79,6 @@ class DMDStage(L.LightningModule):
         if batch.step % self.critic_per_student == 0:
             rollout = self._rollout(batch, self.gradient, generator)
             self._update(self.student_loss(rollout, batch, generator), self.network, optimizers[0], schedulers[0])
-            self.network.average_step()
             exits = rollout
         else:
             exits = self._rollout(batch, "none", generator)

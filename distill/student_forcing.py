@@ -55,6 +55,9 @@ def student_rollout(
 
     gradient: none; detach: through each chunk's last step, its past constant; recommit: through one teacher-forced
     pass over the generated clip, in which the keys and values of the past carry gradient too.
+
+    Raises:
+        ValueError: an unknown `gradient`, or recommit where the contract's context is noisy.
     """
     if gradient not in get_args(RolloutGradient):
         raise ValueError(f"gradient={gradient!r} must be one of {get_args(RolloutGradient)}.")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
+from gwm.media import to_rgb
 from gwm.optional import optional_folder, optional_module
 
 RUNTIME_COMMAND = "pip install ai-edge-litert==2.3.0"
@@ -135,15 +136,6 @@ class FaceMesh:
 
     def _near_box(self, image: Image.Image, square: _Square) -> FaceBox | None:
         return _best_box(self.near, self.near_anchors, image, square)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as upright RGB: EXIF rotation applied, transparency laid over mid-grey."""
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (128, 128, 128, 255)), image)
-    return image.convert("RGB")
 
 
 def crop_to_face(image: Image.Image, resolution: int, mesh: FaceMesh) -> UInt8[np.ndarray, "h w 3"]:

@@ -61,8 +61,7 @@ def read_image(path: str | Path) -> Image.Image:
     _check_exists(path, "an image, such as PNG or JPEG")
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            return _to_rgb(upright)
+            return to_rgb(image)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         # SyntaxError is what Pillow raises for a damaged PNG.
         raise ValueError(
@@ -70,7 +69,9 @@ def read_image(path: str | Path) -> Image.Image:
         ) from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as RGB: upright as EXIF says, transparency over grey, 16 bits scaled to 8."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bit grey: Pillow's own conversion would clip at 255
         return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:

@@ -83,9 +83,6 @@ class AutoencoderStage(L.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss + self.latent_penalty * latents.square().mean()
 
-    def on_train_batch_end(self, outputs: object, batch: PixelBatch, batch_idx: int) -> None:
-        self.network.average_step()
-
     def configure_optimizers(self):  # Lightning's own union of a dozen types
         return self.network.optimizers()
 

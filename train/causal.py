@@ -68,9 +68,6 @@ class CausalStage(L.LightningModule):
         self.log("train/loss", loss)
         return loss
 
-    def on_train_batch_end(self, outputs: object, batch: LatentBatch, batch_idx: int) -> None:
-        self.network.average_step()
-
     def configure_optimizers(self):  # Lightning's own union of a dozen types
         return self.network.optimizers()
 

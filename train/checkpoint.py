@@ -24,11 +24,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
+            cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save hides the disk's error
+            if not isinstance(cause, OSError):
+                raise
             raise OSError(
-                error.errno,
-                f"checkpoint not written ({error.strerror}); the last good one is kept. Free space, rerun",
+                cause.errno,
+                f"checkpoint not written ({cause.strerror}); the last good one is kept. Free space, rerun",
                 str(path),
             ) from error
         os.replace(partial, path)

@@ -14,7 +14,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Trainee(nn.Module, Generic[Network]):
-    """Call `average_step` after every update; `trained` is what validation, export and the next stage use."""
+    """`trained`, the running average, is what validation, export and the next stage use."""
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Trainee(nn.Module, Generic[Network]):
         return self.average.module  # type: ignore[return-value]  # AveragedModel keeps a copy of what it was given
 
     def optimizers(self) -> dict[str, Any]:
-        return warmup_cosine(
-            self._optimizer(self.model.parameters()), warmup_steps=self._warmup_steps, total_steps=self._schedule_steps
-        )
+        optimizer = self._optimizer(self.model.parameters())
+        # Not in on_train_batch_end: callbacks come first there, and a checkpoint would lack the step's average.
+        optimizer.register_step_post_hook(lambda *_: self.average_step())
+        return warmup_cosine(optimizer, warmup_steps=self._warmup_steps, total_steps=self._schedule_steps)

@@ -1,11 +1,90 @@
+from functools import partial
+from pathlib import Path
+
+import pytest
 import torch
+from torch import Tensor
 
-from distill.consistency import adjacent_sigmas
+from data.batch import LatentBatch
+from distill.consistency import ConsistencyStage, adjacent_sigmas
+from gwm.chunks import ChunkPattern
+from gwm.clip import teacher_forced_velocity
+from gwm.dit import DiT
 from gwm.schedule import sigma_steps
+from gwm.weights import save_weights
+from tests.tiny import SIZE, contract, latents, speech, tiny_dit
+from train.network import dit_facts
+from train.noise import step_generator
+from train.trainee import Trainee
+
+FRAMES, SEED, STEP, SHIFT = 6, 3, 7, 2.0
+PATTERN = ChunkPattern(chunk_frames=3, window_chunks=3, sink_chunks=1, first_frames=1)
 
 
-def test_adjacent_levels_and_zero_below_the_last():
-    levels = torch.tensor(sigma_steps(4, shift=2.0))
-    sigma, below = adjacent_sigmas(levels, torch.tensor([[0, 1, 2, 3]]))
-    torch.testing.assert_close(sigma[0], torch.tensor([1.0, 6 / 7, 2 / 3, 0.4]))
-    torch.testing.assert_close(below[0], torch.tensor([6 / 7, 2 / 3, 0.4, 0.0]))
+def test_the_last_level_steps_to_zero():
+    levels = torch.tensor([1.0, 0.6, 0.3])
+    sigma, below = adjacent_sigmas(levels, torch.tensor([[0, 1, 2]]))
+    assert torch.equal(sigma, torch.tensor([[1.0, 0.6, 0.3]]))
+    assert torch.equal(below, torch.tensor([[0.6, 0.3, 0.0]]))
+
+
+def shaken(folder: Path, num_levels: int, guidance: float) -> ConsistencyStage:
+    """A stage whose teacher, student and average are three different models."""
+    rules = contract(FRAMES, pattern=PATTERN, solver="ode")
+    save_weights(folder, tiny_dit().state_dict(), gate={}, **dit_facts(rules))
+    network = partial(
+        Trainee, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9
+    )
+    stage = ConsistencyStage(
+        init=str(folder), sigmas=[1.0, 0.5], num_levels=num_levels, shift=SHIFT, guidance=guidance, motion_weight=0.0,
+        history_noise=0.0, network=network, seed=SEED,
+    )  # fmt: skip
+    stage.weight = torch.ones(SIZE, SIZE)
+    with torch.no_grad():
+        for parameter in [*stage.network.model.parameters(), *stage.network.averaged.parameters()]:
+            parameter += 0.1 * torch.randn_like(parameter)
+    return stage
+
+
+def batch() -> LatentBatch:
+    heard = speech(FRAMES)
+    assert heard.agent is not None and heard.user is not None
+    return LatentBatch(x0=latents(FRAMES), reference=latents(1), agent=heard.agent, user=heard.user, step=STEP)
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("num_levels", [1, 4])
+@torch.no_grad()
+def test_loss_is_the_distance_to_the_average_on_the_teachers_step(tmp_path: Path, num_levels: int, guidance: float):
+    """At the last level, the only one of a single level, the target is the teacher's Euler step to 0."""
+    stage, data = shaken(tmp_path, num_levels, guidance), batch()
+    levels = [*sigma_steps(num_levels, shift=SHIFT), 0.0]
+    generator = step_generator(SEED, STEP, torch.device("cpu"))
+    index = torch.randint(num_levels, (2, 2), generator=generator).repeat_interleave(3, dim=1)
+    sigma, below = (torch.tensor(levels)[index + up][..., None, None, None] for up in (0, 1))
+    x = (1 - sigma) * data.x0 + sigma * torch.randn(data.x0.shape, generator=generator)
+
+    def velocity(model: DiT, x: Tensor, level: Tensor, *, agent: bool = True) -> Tensor:
+        heard = data.condition if agent else data.condition.without_agent()
+        return teacher_forced_velocity(
+            model, x, level[..., 0, 0, 0], history=data.x0, reference=data.reference, condition=heard, pattern=PATTERN
+        )
+
+    teacher = velocity(stage.teacher, x, sigma)
+    silent = velocity(stage.teacher, x, sigma, agent=False)
+    lower = x + (below - sigma) * (silent + guidance * (teacher - silent))
+    target = lower - below * velocity(stage.network.averaged, lower, below)
+    if num_levels == 1:
+        torch.testing.assert_close(target, x - sigma * (silent + guidance * (teacher - silent)))
+    x0 = x - sigma * velocity(stage.network.model, x, sigma)
+    expected = (x0 - target).square().mean()
+    torch.testing.assert_close(stage.training_step(data, 0), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(stage.training_step(data, 0), stage.training_step(data, 0), rtol=0, atol=0)
+
+
+def test_only_the_student_learns(tmp_path: Path):
+    stage = shaken(tmp_path, 4, 1.0)
+    stage.training_step(batch(), 0).backward()
+    assert all(p.grad is not None for p in stage.network.model.parameters())
+    assert all(p.grad is None for p in [*stage.teacher.parameters(), *stage.network.averaged.parameters()])

@@ -99,9 +99,7 @@ def through_the_past(case: Case, rollout: StudentRollout) -> Tensor:
         x, heard = rollout.x_exit[:, part], condition.frames(part)
         sigma = torch.full((2, size), rollout.sigma_exit)
         x0s.append(x - rollout.sigma_exit * model(x, sigma, heard, positions=positions, context=past).velocity)
-        clean = model(
-            rollout.x0[:, part].detach(), torch.zeros(2, size), heard, positions=positions, context=past
-        )
+        clean = model(rollout.x0[:, part].detach(), torch.zeros(2, size), heard, positions=positions, context=past)
         past = past.commit(clean.keys_values)
     return torch.cat(x0s, 1)
 

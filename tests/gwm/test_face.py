@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from gwm import optional
-from gwm.face import CHIN, FACE_SHARE, FOREHEAD, FaceMesh, crop_to_face, to_rgb
+from gwm.face import CHIN, FACE_SHARE, FOREHEAD, FaceMesh, crop_to_face
+from gwm.media import to_rgb
 
 
 def on_canvas(head: np.ndarray, canvas: tuple[int, int], at: tuple[int, int], side: int) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,37 @@ from omegaconf import OmegaConf
 from train.checkpoint import AtomicCheckpointIO, remember_config
 
 
-def full_disk(_descriptor: int) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def assert_kept(folder: Path) -> None:
+    """The old checkpoint is whole, and nothing lies beside it and fills the disk."""
+    assert torch.load(folder / "last.ckpt")["step"] == 1
+    assert [file.name for file in folder.iterdir()] == ["last.ckpt"]
 
 
-def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("room_bytes", [0, 100, 5_000, 300_000])
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, room_bytes: int):
+    """The size limit of a process stands in for the end of the disk: torch.save fails early, in the middle or late."""
+    path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    io.save_checkpoint({"step": torch.tensor(1)}, path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, hard))
+    try:
+        with pytest.raises(OSError, match="last good one is kept"):
+            io.save_checkpoint({"step": torch.tensor(2), "weights": torch.ones(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_kept(tmp_path)
+
+
+def test_a_disk_that_fills_up_while_flushing_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch):
+    def full_disk(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
     io.save_checkpoint({"step": torch.tensor(1)}, path)
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="last good one is kept"):
         io.save_checkpoint({"step": torch.tensor(2)}, path)
-    assert torch.load(path)["step"] == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+    assert_kept(tmp_path)
 
 
 def test_other_settings_are_named(tmp_path: Path):

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -120,45 +121,32 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
     )  # fmt: skip
 
 
-def train(module: L.LightningModule, *, batches: int, resume: Path | None, output: Path) -> L.LightningModule:
+def run(module: L.LightningModule, *, max_steps: int, folder: Path, resume: Path | None = None) -> L.LightningModule:
+    """Train as train.py does; the folder gets a checkpoint every four optimizer steps, and last.ckpt at the end."""
     kind = PixelsInMemory if isinstance(module, AutoencoderStage) else LatentsInMemory
+    checkpoint = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=4, save_top_k=-1)
     trainer = L.Trainer(
-        accelerator="cpu", max_steps=-1, max_epochs=1, limit_train_batches=batches, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        plugins=[AtomicCheckpointIO()],
+        accelerator="cpu", max_steps=max_steps, max_epochs=-1, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[checkpoint], plugins=[AtomicCheckpointIO()],
     )  # fmt: skip
     data = kind(shards=".", batch_size=BATCH, num_workers=0, seed=0)
     trainer.fit(module, data, ckpt_path=resume, weights_only=False)
-    trainer.save_checkpoint(output)
+    trainer.save_checkpoint(folder / "last.ckpt")
     return module
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "bidirectional", "causal", "consistency", "dmd"])
 def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tmp_path: Path):
+    """Killed after a checkpoint in mid-run; and ended, then prolonged."""
     folders = weights(tmp_path)
 
     def fresh() -> L.LightningModule:
         torch.manual_seed(2)
         return stage(name, folders)
 
-    whole = train(fresh(), batches=7, resume=None, output=tmp_path / "whole.ckpt")
-    train(fresh(), batches=4, resume=None, output=tmp_path / "half.ckpt")
-    resumed = continued(fresh(), tmp_path)
-    expected = whole.state_dict()
-    moved = [k for k, v in stage(name, folders).state_dict().items() if not torch.equal(v, expected[k])]
-    assert moved, "nothing was trained"
-    for key, value in resumed.state_dict().items():
-        assert torch.equal(value, expected[key]), key
-
-
-def continued(module: L.LightningModule, tmp_path: Path) -> L.LightningModule:
-    """Go on from the checkpoint of the fourth batch, as train.py does after a kill."""
-    kind = PixelsInMemory if isinstance(module, AutoencoderStage) else LatentsInMemory
-    per_batch = torch.load(tmp_path / "whole.ckpt", weights_only=False)["global_step"]
-    trainer = L.Trainer(
-        accelerator="cpu", max_steps=per_batch, max_epochs=-1, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, plugins=[AtomicCheckpointIO()],
-    )  # fmt: skip
-    data = kind(shards=".", batch_size=BATCH, num_workers=0, seed=0)
-    trainer.fit(module, data, ckpt_path=tmp_path / "half.ckpt", weights_only=False)
-    return module
+    expected = run(fresh(), max_steps=10, folder=tmp_path / "whole").state_dict()
+    assert any(not torch.equal(v, expected[k]) for k, v in fresh().state_dict().items()), "nothing was trained"
+    run(fresh(), max_steps=4, folder=tmp_path / "ended")
+    for checkpoint in (tmp_path / "whole" / "step=4.ckpt", tmp_path / "ended" / "last.ckpt"):
+        resumed = run(fresh(), max_steps=10, folder=tmp_path / "resumed", resume=checkpoint).state_dict()
+        assert [key for key, value in resumed.items() if not torch.equal(value, expected[key])] == [], checkpoint

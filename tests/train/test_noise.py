@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from gwm.chunks import ChunkPattern
+from tests.tiny import latents
+from train.noise import chunk_sigmas, clip_sigmas, corrupt, dropped, gaussian_like, step_generator
+
+CPU = torch.device("cpu")
+PATTERN = ChunkPattern(chunk_frames=3, window_chunks=3, sink_chunks=1, first_frames=1)
+
+
+def draws(seed: int, step: int) -> list[torch.Tensor]:
+    """One of each, in the order of a training step."""
+    x0, generator = torch.zeros(2, 6, 4, 4, 4), step_generator(seed, step, CPU)
+    return [
+        chunk_sigmas(x0, PATTERN, shift=2.0, generator=generator),
+        gaussian_like(x0, generator),
+        corrupt(x0, 0.3, generator),
+        dropped(100, 0.5, generator),
+    ]
+
+
+def test_a_step_draws_the_same_whatever_was_drawn_before():
+    first = draws(3, 17)
+    torch.randn(5)
+    draws(3, 16)
+    assert all(torch.equal(a, b) for a, b in zip(draws(3, 17), first, strict=True))
+
+
+@pytest.mark.parametrize(("seed", "step"), [(3, 18), (4, 17)])
+def test_another_step_or_seed_draws_otherwise(seed: int, step: int):
+    assert all(not torch.equal(a, b) for a, b in zip(draws(seed, step), draws(3, 17), strict=True))
+
+
+def test_a_chunk_has_one_level_and_chunks_have_different_ones():
+    sigma = chunk_sigmas(latents(6), PATTERN, shift=2.0, generator=step_generator(0, 0, CPU))
+    assert torch.equal(sigma[:, [0, 0, 0, 3, 3, 3]], sigma)
+    assert len(sigma.unique()) == 4
+
+
+def test_a_clip_has_one_level():
+    sigma = clip_sigmas(latents(6), shift=2.0, generator=step_generator(0, 0, CPU))
+    assert torch.equal(sigma[:, :1].expand(-1, 6), sigma)
+    assert len(sigma.unique()) == 2
+
+
+def test_levels_are_uniform_before_their_shift():
+    """The median of a uniform level, 1/2, moves to shift / (1 + shift)."""
+    x0 = torch.zeros(4000, 6, 1, 1, 1)
+    for sigma in (
+        clip_sigmas(x0, shift=3.0, generator=step_generator(0, 0, CPU)),
+        chunk_sigmas(x0, PATTERN, shift=3.0, generator=step_generator(0, 0, CPU)),
+    ):
+        assert sigma.median().item() == pytest.approx(0.75, abs=0.02)
+        assert 0 <= sigma.min() < 0.01 and 0.99 < sigma.max() <= 1
+
+
+def test_history_is_corrupted_up_to_the_given_level_and_each_frame_by_its_own():
+    noised = corrupt(torch.zeros(50, 6, 16, 8, 8), 0.3, step_generator(0, 0, CPU))
+    levels = noised.std(dim=(2, 3, 4))
+    assert 0.27 < levels.max() < 0.32 and levels.min() < 0.02
+    assert levels.mean().item() == pytest.approx(0.15, abs=0.02)
+    history = latents(6)
+    assert corrupt(history, 0.0, step_generator(0, 0, CPU)) is history
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.1, 1.0])
+def test_as_many_samples_lose_the_condition_as_asked(chance: float):
+    share = dropped(4000, chance, step_generator(0, 0, CPU)).float().mean().item()
+    assert share == pytest.approx(chance, abs=0.02)

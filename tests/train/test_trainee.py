@@ -1,0 +1,40 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from train.trainee import Trainee
+
+
+def test_the_average_is_the_exponential_mean_of_the_weights_after_each_step():
+    """The first step's weights, then decay * mean + (1 - decay) * weights."""
+    model = nn.Linear(1, 1, bias=False)
+    trainee = Trainee(
+        model, optimizer=partial(torch.optim.SGD, lr=0.1), schedule_steps=100, warmup_steps=1, ema_decay=0.9
+    )
+    optimizer, seen = trainee.optimizers()["optimizer"], []
+    for _ in range(4):
+        optimizer.zero_grad()
+        (model.weight - 1).square().sum().backward()
+        optimizer.step()
+        seen.append(model.weight.item())
+    expected = seen[0]
+    for weight in seen[1:]:
+        expected = 0.9 * expected + 0.1 * weight
+    assert trainee.trained.weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_rates_rise_to_their_value_and_fall_to_zero():
+    trainee = Trainee(
+        nn.Linear(1, 1), optimizer=partial(torch.optim.SGD, lr=2.0), schedule_steps=14, warmup_steps=4, ema_decay=0.9
+    )
+    made = trainee.optimizers()
+    optimizer, scheduler, rates = made["optimizer"], made["lr_scheduler"]["scheduler"], []
+    for _ in range(15):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert rates[9] == pytest.approx(1.0)  # half way down
+    assert rates[14] == pytest.approx(0.0)
