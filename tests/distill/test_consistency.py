@@ -32,9 +32,7 @@ def shaken(folder: Path, num_levels: int, guidance: float) -> ConsistencyStage:
     """A stage whose teacher, student and average are three different models."""
     rules = contract(FRAMES, pattern=PATTERN, solver="ode")
     save_weights(folder, tiny_dit().state_dict(), gate={}, **dit_facts(rules))
-    network = partial(
-        Trainee, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9
-    )
+    network = partial(Trainee, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
     stage = ConsistencyStage(
         init=str(folder), sigmas=[1.0, 0.5], num_levels=num_levels, shift=SHIFT, guidance=guidance, motion_weight=0.0,
         history_noise=0.0, network=network, seed=SEED,
