@@ -79,10 +79,10 @@ def test_a_window_hears_its_lookahead_and_no_sample_more():
 
 def test_windows_are_aligned_with_their_latent_frames():
     """Window i: left_frames before pixel frame left_frames + 4 i, four own, lookahead_frames after."""
-    config = AudioConfig(num_mels=1, hops_per_frame=1, left_frames=3, lookahead_frames=2)
-    features = torch.arange(20.0)[None, :, None]
+    config = AudioConfig(num_mels=2, hops_per_frame=1, left_frames=3, lookahead_frames=2)
+    features = torch.stack([torch.arange(20.0), -torch.arange(20.0)], dim=1)[None]
     windows = chunk_windows(features, config, temporal_stride=STRIDE)
-    expected = [[first - 3 + j for j in range(3 + 4 + 2)] for first in (3, 7, 11)]
+    expected = [[sign * (first - 3 + j) for j in range(3 + 4 + 2) for sign in (1, -1)] for first in (3, 7, 11)]
     assert windows[0].tolist() == expected
     assert windows.shape[2] == config.window_features(STRIDE)
 
