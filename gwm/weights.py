@@ -37,7 +37,6 @@ def save_weights(
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial)
     except SafetensorError as error:
-        partial.unlink(missing_ok=True)
         raise OSError(f"{folder}: weights not written ({error}); older ones are kept. Free space, rerun.") from error
     partial.chmod(0o644)  # safetensors leaves a file that only its owner can read
     os.replace(partial, folder / "weights.safetensors")

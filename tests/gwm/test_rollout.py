@@ -63,24 +63,29 @@ def test_the_stream_is_what_teacher_forcing_makes_of_its_own_past(pattern: Chunk
 
 
 @pytest.mark.parametrize("num_steps", [1, 3])
+@pytest.mark.parametrize("context", ["clean", "noisy"])
 @torch.no_grad()
-def test_with_noisy_context_the_last_steps_keys_stay(num_steps: int):
-    rules = contract(NUM_FRAMES, context="noisy", sigmas=(1.0, 0.6, 0.3)[:num_steps])
-    model, reference, condition = tiny_dit(), latents(1), speech(NUM_FRAMES)
+def test_the_stream_runs_on_beyond_the_horizon_as_past_chunks_do(num_steps: int, context: str):
+    """Twice as long as training clips: sinks have moved. Noisy context: the last step's keys and values stay."""
+    num_frames, sigmas = 2 * NUM_FRAMES, (1.0, 0.6, 0.3)[:num_steps]
+    rules = contract(NUM_FRAMES, context=context, sigmas=sigmas)
+    model, reference, condition = tiny_dit(), latents(1), speech(num_frames)
     made = play(Rollout(model, rules, batch_size=2), reference, condition)
     nothing, past = condition.frames(slice(0, 0)).after_reference(), PastChunks(rules.pattern, NUM_FRAMES)
     alone = model(reference, torch.zeros(2, 1), nothing, positions=torch.tensor([0]), context=past)
     past = past.commit(alone.keys_values)
-    for frame in range(NUM_FRAMES):
-        part, at = slice(frame, frame + 1), torch.tensor([1 + frame])
-        x = noises(rules, 0)[:, part]
-        for k, sigma in enumerate(rules.sigmas):
-            step = model(x, torch.full((2, 1), sigma), condition.frames(part), positions=at, context=past)
-            x = x - sigma * step.velocity
-            if k + 1 < num_steps:
-                x = torch.lerp(x, noises(rules, k + 1)[:, part], rules.sigmas[k + 1])
-        torch.testing.assert_close(made[:, part], x, rtol=FP32, atol=FP32)
-        past = past.commit(step.keys_values)
+    for frame in range(num_frames):
+        heard, at = condition.frames(slice(frame, frame + 1)), torch.tensor([1 + frame])
+        fresh = [frame_noise(made[:, :1].shape, seed=SEED, frame=1 + frame, step=k) for k in range(num_steps)]
+        x0 = fresh[0]
+        for sigma, noise in zip(sigmas, fresh, strict=True):
+            x = torch.lerp(x0, noise, sigma)
+            prediction = model(x, torch.full((2, 1), sigma), heard, positions=at, context=past)
+            x0 = x - sigma * prediction.velocity
+        torch.testing.assert_close(made[:, frame : frame + 1], x0, rtol=FP32, atol=FP32)
+        if context == "clean":
+            prediction = model(x0, torch.zeros(2, 1), heard, positions=at, context=past)
+        past = past.commit(prediction.keys_values)
 
 
 @torch.no_grad()

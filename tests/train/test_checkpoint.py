@@ -23,6 +23,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, room_bytes: 
     """The size limit of a process stands in for the end of the disk: torch.save fails early, in the middle or late."""
     path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
     io.save_checkpoint({"step": torch.tensor(1)}, path)
+    assert_kept(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, hard))
     try:
