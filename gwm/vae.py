@@ -1,7 +1,10 @@
 """Streaming autoencoder of gwm: four pixel frames in, one latent frame out, and back.
 
 Four frames are folded into channels, so that one 2-D convolution serves all four: that is what makes decoding
-affordable on a CPU. Time enters the decoder through memory blocks, which see the previous latent frame's features.
+affordable on a CPU. They are folded as Haar wavelets over time (as in the Cosmos tokenizer, arXiv:2501.03575), with
+what changes amplified over what stays: else the four would come out nearly equal, and lips are what changes. A linear
+projection of 8x8 patches, which training starts at their principal components, carries most of the picture; the
+convolutions add to it. Time enters the decoder through memory blocks, which see the previous latent frame's features.
 """
 
 from collections.abc import Sequence
@@ -16,6 +19,26 @@ from gwm.config import VAEConfig
 
 # One tensor per memory block: the features of the latest latent frame, `b c h w`. Owned by the caller.
 VAEState = tuple[Float[Tensor, "b _ _ _"], ...]
+
+_R = 2**0.5
+HAAR = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [_R, -_R, 0, 0], [0, 0, _R, -_R]]) / 2  # orthonormal
+CHANGE_GAIN = 4.0  # of the three bands that hold what changes; their deviation is a tenth of the first one's or less
+
+
+def to_bands(pixel_frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t//4 12 h w"]:
+    """Packs of four frames as Haar bands over time, in channels: the mean (times 2), then three amplified changes."""
+    packs = rearrange(pixel_frames, "b (f k) c h w -> b f k (c h w)", k=4)
+    return rearrange(_gained(pixel_frames) @ packs, "b f i (c h w) -> b f (i c) h w", c=3, h=pixel_frames.shape[3])
+
+
+def from_bands(bands: Float[Tensor, "b f 12 h w"]) -> Float[Tensor, "b 4*f 3 h w"]:
+    """Inverse of `to_bands`."""
+    packs = rearrange(bands, "b f (i c) h w -> b f i (c h w)", i=4)
+    return rearrange(_gained(bands).inverse() @ packs, "b f k (c h w) -> b (f k) c h w", c=3, h=bands.shape[3])
+
+
+def _gained(like: Tensor) -> Float[Tensor, "4 4"]:
+    return (HAAR * torch.tensor([1.0, *[CHANGE_GAIN] * 3])[:, None]).to(like)
 
 
 class ResBlock(nn.Module):
@@ -51,34 +74,46 @@ class MemoryBlock(nn.Module):
         return x + y.unflatten(0, x.shape[:2]), x[:, -1]
 
 
+BANDS = 12  # channels of a pack as bands: 4 of time times 3 of colour
+
+
+def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 class Encoder(nn.Module):
-    """Each pack of four frames on its own: encoding a stream needs no state."""
+    """Each pack of four frames on its own: encoding a stream needs no state. At first it adds nothing."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         c1, c2, c3 = config.channels
+        self.patch = nn.Conv2d(BANDS, config.latent_channels, 8, stride=8)
         self.layers = nn.Sequential(
             nn.PixelUnshuffle(2),
-            nn.Conv2d(3 * config.temporal_stride * 4, c1, 3, padding=1),
+            nn.Conv2d(4 * BANDS, c1, 3, padding=1),
             ResBlock(c1),
             nn.Conv2d(c1, c2, 3, stride=2, padding=1),
             ResBlock(c2),
             nn.Conv2d(c2, c3, 3, stride=2, padding=1),
             ResBlock(c3),
             nn.ReLU(),
-            nn.Conv2d(c3, config.latent_channels, 3, padding=1),
+            _zeroed(nn.Conv2d(c3, config.latent_channels, 3, padding=1)),
         )
 
-    def forward(self, packs: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c h//8 w//8"]:
-        return self.layers(packs)
+    def forward(self, bands: Float[Tensor, "b 12 h w"]) -> Float[Tensor, "b c h//8 w//8"]:
+        return self.patch(bands) + self.layers(bands)
 
 
 class Decoder(nn.Module):
-    """Latent frames to packs of four frames; causal, with one memory block at 1/8 and one at 1/4."""
+    """Latent frames to bands of packs of four; causal, with one memory block at 1/8 and one at 1/4. At first the
+    convolutions add nothing to the patches."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         c1, c2, c3 = config.channels
+        self.unpatch = nn.ConvTranspose2d(config.latent_channels, BANDS, 8, stride=8)
         self.into = nn.Conv2d(config.latent_channels, c3, 3, padding=1)
         self.memory = nn.ModuleList([MemoryBlock(c3), MemoryBlock(c2)])
         self.up = nn.Conv2d(c3, c2, 3, padding=1)
@@ -88,19 +123,20 @@ class Decoder(nn.Module):
             nn.Conv2d(c2, c1, 3, padding=1),
             ResBlock(c1),
             nn.ReLU(),
-            nn.Conv2d(c1, 3 * config.temporal_stride * 4, 3, padding=1),
+            _zeroed(nn.Conv2d(c1, 4 * BANDS, 3, padding=1)),
             nn.PixelShuffle(2),
         )
 
     def forward(
         self, latents: Float[Tensor, "b f c h w"], state: Sequence[Tensor]
-    ) -> tuple[Float[Tensor, "b f _ 8*h 8*w"], VAEState]:
+    ) -> tuple[Float[Tensor, "b f 12 8*h 8*w"], VAEState]:
         frames = latents.shape[:2]
+        patches = self.unpatch(latents.flatten(0, 1))
         x = self.into(latents.flatten(0, 1)).unflatten(0, frames)
         x, low = self.memory[0](x, state[0])
         x = self.up(F.interpolate(F.relu(x.flatten(0, 1)), scale_factor=2, mode="nearest")).unflatten(0, frames)
         x, high = self.memory[1](x, state[1])
-        return self.out(x.flatten(0, 1)).unflatten(0, frames), (low, high)
+        return (patches + self.out(x.flatten(0, 1))).unflatten(0, frames), (low, high)
 
 
 class VAE(nn.Module):
@@ -133,8 +169,8 @@ class VAE(nn.Module):
                 f"pixel_frames has {t} frames of {h}x{w}; frames must be a multiple of 4, height and width "
                 "multiples of 8. Crop or pad the clip."
             )
-        packs = rearrange(pixel_frames, "b (f k) c h w -> (b f) (k c) h w", k=self.config.temporal_stride)
-        latents = self.encoder(packs).unflatten(0, (pixel_frames.shape[0], -1))
+        bands = to_bands(pixel_frames)
+        latents = self.encoder(bands.flatten(0, 1)).unflatten(0, bands.shape[:2])
         return (latents - self.mean) / self.std
 
     def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 c h//8 w//8"]:
@@ -151,5 +187,5 @@ class VAE(nn.Module):
     ) -> tuple[Float[Tensor, "b 4*f 3 8*h 8*w"], VAEState]:
         """Latents to pixel frames (about [-1, 1], not clamped), and the state to pass with the next chunk."""
         state = self.initial_state(latents) if state is None else state
-        packs, new_state = self.decoder(latents * self.std + self.mean, state)
-        return rearrange(packs, "b f (k c) h w -> b (f k) c h w", c=3), new_state
+        bands, new_state = self.decoder(latents * self.std + self.mean, state)
+        return from_bands(bands), new_state

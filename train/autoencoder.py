@@ -1,12 +1,15 @@
 """Stage 0: the streaming autoencoder. It decides whether lips survive, so its loss looks at what moves."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,13 +17,14 @@ from data.batch import PixelBatch
 from data.shards import Clip, decode_frames, read_samples
 from gwm.config import VAEConfig
 from gwm.pixels import to_float, to_uint8
-from gwm.vae import VAE
+from gwm.vae import BANDS, VAE, to_bands
 from train.generate import Played
 from train.network import load_vae
 from train.noise import gaussian_like, step_generator
 from train.trainee import Trainee
 
-STATISTICS_CLIPS = 64  # enough for means and deviations of 16 channels to two digits
+STATISTICS_CLIPS = 64  # enough for means and deviations of the channels to two digits
+STILL_SHARE = 0.3  # weight of a patch that does not move, against 1 for one that moves as the mean does
 
 
 def motion_weight(pixel_frames: Float[Tensor, "b t 3 h w"], strength: float) -> Float[Tensor, "b t 1 h w"]:
@@ -35,15 +39,31 @@ def gradients(pixel_frames: Float[Tensor, "b t 3 h w"]) -> tuple[Tensor, Tensor]
 
 
 def reconstruction_loss(
-    decoded: Float[Tensor, "b t 3 h w"], pixel_frames: Float[Tensor, "b t 3 h w"], *, motion: float, gradient: float
+    decoded: Float[Tensor, "b t 3 h w"],
+    pixel_frames: Float[Tensor, "b t 3 h w"],
+    *,
+    motion: float,
+    gradient: float,
+    change: float,
 ) -> Float[Tensor, ""]:
-    """L1 on pixels, on spatial gradients and on frame differences, weighted by motion."""
+    """L1 and squares of pixels, L1 of spatial gradients, L1 and squares of frame differences, weighted by motion.
+
+    Squares, because the median of what a pixel may do next is to stay: L1 alone is content with four equal frames.
+    """
     weight = motion_weight(pixel_frames, motion)
-    loss = (weight * (decoded - pixel_frames).abs()).mean()
+    error = decoded - pixel_frames
+    loss = (weight * (error.abs() + 2 * error.square())).mean()
     for d, p, w in zip(gradients(decoded), gradients(pixel_frames), (weight[..., 1:, :], weight[..., 1:]), strict=True):
         loss = loss + gradient * (w * (d - p).abs()).mean()
-    change = (decoded.diff(dim=1) - pixel_frames.diff(dim=1)).abs()
-    return loss + gradient * (weight[:, 1:] * change).mean()
+    moved = error.diff(dim=1)
+    return loss + change * (weight[:, 1:] * (moved.abs() + 10 * moved.square())).mean()
+
+
+def motion_kept(decoded: Float[Tensor, "b t 3 h w"], pixel_frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, ""]:
+    """Share of the squared differences between the frames of a latent frame that decoding explains; at most 1."""
+    true = pixel_frames.unflatten(1, (-1, 4)).diff(dim=2)
+    missed = decoded.unflatten(1, (-1, 4)).diff(dim=2) - true
+    return 1 - missed.square().sum() / true.square().sum().clamp(min=1e-6)
 
 
 class AutoencoderStage(L.LightningModule):
@@ -63,6 +83,7 @@ class AutoencoderStage(L.LightningModule):
         latent_penalty: float,
         motion: float,
         gradient: float,
+        change: float,
         network: partial[Trainee[VAE]],
         seed: int,
     ) -> None:
@@ -70,16 +91,24 @@ class AutoencoderStage(L.LightningModule):
         vae = VAE(config) if init is None else load_vae(init).train().requires_grad_(True)
         self.network = network(vae)
         self.latent_noise, self.latent_penalty = latent_noise, latent_penalty
-        self.motion, self.gradient, self.seed = motion, gradient, seed
+        self.weighting = {"motion": motion, "gradient": gradient, "change": change}
+        self.fitted, self.seed = init is not None, seed
+
+    def on_train_start(self) -> None:
+        if not self.fitted and self.global_step == 0:
+            shards = Path(self.trainer.datamodule.shards)  # type: ignore[attr-defined]
+            fit_patches(self.network.model, first_clips(shards, self.network.model))
 
     def training_step(self, batch: PixelBatch, batch_idx: int) -> Float[Tensor, ""]:
         generator = step_generator(self.seed, batch.step, self.device)
         latents = self.network.model.encode(batch.pixel_frames)
         noisy = latents + self.latent_noise * gaussian_like(latents, generator)
         decoded, _ = self.network.model.decode(noisy)
-        loss = reconstruction_loss(decoded, batch.pixel_frames, motion=self.motion, gradient=self.gradient)
+        loss = reconstruction_loss(decoded, batch.pixel_frames, **self.weighting)
         error = (decoded.detach() - batch.pixel_frames).square().mean()
+        kept = motion_kept(decoded.detach(), batch.pixel_frames)
         self.log_dict({"train/psnr": 10 * torch.log10(4 / error), "train/latent_std": latents.std()})
+        self.log("train/motion_kept", kept)
         self.log("train/loss", loss, prog_bar=True)
         return loss + self.latent_penalty * latents.square().mean()
 
@@ -98,15 +127,47 @@ class AutoencoderStage(L.LightningModule):
         return normalised, {"kind": "vae", "config": normalised.config.to_json()}
 
 
+def first_clips(shards: Path, vae: VAE) -> Iterator[Float[Tensor, "1 t 3 h w"]]:
+    for sample in islice(read_samples(shards, "train"), STATISTICS_CLIPS):
+        yield to_float(decode_frames(sample["mp4"]))[None].to(vae.mean)
+
+
+@torch.no_grad()
+def fit_patches(vae: VAE, clips: Iterable[Float[Tensor, "1 t 3 h w"]]) -> None:
+    """Start the linear part at the principal components of the clips' 8x8 patches, each patch weighted by how much it
+    moves. Latents then have deviation 1, and decoding is the best that a linear one can be."""
+    size, layer, inverse = vae.config.spatial_stride, vae.encoder.patch, vae.decoder.unpatch
+    features = BANDS * size**2
+    total, mean, second = 0.0, layer.weight.new_zeros(features), layer.weight.new_zeros(features, features)
+    for pixel_frames in clips:
+        patches = F.unfold(to_bands(pixel_frames)[0], size, stride=size).transpose(1, 2).flatten(0, 1)
+        moving = patches[:, 3 * size**2 :].square().mean(1)
+        weight = moving / moving.mean().clamp(min=1e-6) + STILL_SHARE
+        total = total + weight.sum()
+        mean += weight @ patches
+        second += (weight[:, None] * patches).T @ patches
+    mean = mean / total
+    bias = mean.view(BANDS, -1).mean(1)  # a convolution has one per band and colour, not one per pixel
+    centre = bias.repeat_interleave(size**2)
+    away = mean - centre
+    covariance = second / total - mean[:, None] * mean + away[:, None] * away
+    values, vectors = torch.linalg.eigh(covariance.double())
+    count = vae.config.latent_channels
+    deviation = values[-count:].clamp(min=1e-8).sqrt().float()[:, None]
+    components = vectors.T[-count:].float()
+    weights = {
+        "encoder.patch.weight": (components / deviation).view_as(layer.weight),
+        "encoder.patch.bias": -(components / deviation) @ centre,
+        "decoder.unpatch.weight": (components * deviation).view_as(inverse.weight),
+        "decoder.unpatch.bias": bias,
+    }
+    vae.load_state_dict(weights, strict=False)
+
+
 @torch.no_grad()
 def with_statistics(vae: VAE, shards: Path) -> VAE:
     """A copy whose latents have mean 0 and deviation 1 per channel over the first training clips of `shards`."""
-    latents = []
-    for number, sample in enumerate(read_samples(shards, "train")):
-        if number == STATISTICS_CLIPS:
-            break
-        latents.append(vae.encode(to_float(decode_frames(sample["mp4"]))[None].to(vae.mean)) * vae.std + vae.mean)
-    raw = torch.cat([x[0] for x in latents])
+    raw = torch.cat([(vae.encode(clip) * vae.std + vae.mean)[0] for clip in first_clips(shards, vae)])
     mean, std = raw.mean(dim=(0, 2, 3)), raw.std(dim=(0, 2, 3))
     config = replace(vae.config, latents_mean=tuple(mean.tolist()), latents_std=tuple(std.tolist()))
     normalised = VAE(config)

@@ -4,13 +4,24 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from train.optim import warmup_cosine
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 Network = TypeVar("Network", bound=nn.Module)
+
+
+def warm_average(decay: float) -> Callable[..., None]:
+    """Exponential mean whose decay grows as (1 + n) / (10 + n) up to `decay`: the average of a short run would else
+    consist of the weights it started with."""
+
+    def update(averaged: Any, current: Any, num_averaged: Tensor | int) -> None:
+        n = int(num_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, num_averaged)
+
+    return update
 
 
 class Trainee(nn.Module, Generic[Network]):
@@ -27,7 +38,7 @@ class Trainee(nn.Module, Generic[Network]):
     ) -> None:
         super().__init__()
         self.model: Network = model
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
+        self.average = AveragedModel(model, multi_avg_fn=warm_average(ema_decay)).requires_grad_(False)
         self._optimizer, self._schedule_steps, self._warmup_steps = optimizer, schedule_steps, warmup_steps
 
     def average_step(self) -> None:

@@ -24,8 +24,8 @@ def test_unknown_key_is_an_error_that_names_it(config: JsonConfig):
     ("kind", "values", "message"),
     [
         (VAEConfig, {"channels": (8, 8)}, r"channels=\(8, 8\) must have 3 entries"),
-        (VAEConfig, {"latents_mean": (0.0,) * 4}, "latents_mean has 4 entries, must have latent_channels=16"),
-        (VAEConfig, {"latents_std": (1.0,) * 4}, "latents_std has 4 entries, must have latent_channels=16"),
+        (VAEConfig, {"latents_mean": (0.0,) * 4}, "latents_mean has 4 entries, must have latent_channels=64"),
+        (VAEConfig, {"latents_std": (1.0,) * 4}, "latents_std has 4 entries, must have latent_channels=64"),
         (AudioConfig, {"hops_per_frame": 3}, "frame_samples=1000 must be a multiple of hops_per_frame=3"),
         (AudioConfig, {"lookahead_frames": -1}, "lookahead_frames=-1 must be >= 0"),
         (DiTConfig, {"dim": 36, "num_heads": 12}, "dim=36 must be a multiple of 2 [*] num_heads=24"),

@@ -94,8 +94,8 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
     flow = {"motion_weight": 0.5, "shift": 2.0, "seed": 0}
     if name == "autoencoder":
         return AutoencoderStage(
-            config=VAE_SHAPE, init=None, latent_noise=0.1, latent_penalty=1e-3, motion=1.0, gradient=1.0,
-            network=network(), seed=0,
+            config=VAE_SHAPE, init=folders["autoencoder"], latent_noise=0.1, latent_penalty=1e-3, motion=1.0,
+            gradient=1.0, change=1.0, network=network(), seed=0,
         )  # fmt: skip
     if name == "bidirectional":
         shape = {"dim": 16, "ffn_dim": 24, "num_heads": 2, "num_layers": 1}

@@ -8,10 +8,10 @@ from train.trainee import Trainee
 
 
 def test_the_average_is_the_exponential_mean_of_the_weights_after_each_step():
-    """The first step's weights, then decay * mean + (1 - decay) * weights."""
+    """The first step's weights, then d * mean + (1 - d) * weights, where d rises as (1 + n) / (10 + n) to the decay."""
     model = nn.Linear(1, 1, bias=False)
     trainee = Trainee(
-        model, optimizer=partial(torch.optim.SGD, lr=0.1), schedule_steps=100, warmup_steps=1, ema_decay=0.9
+        model, optimizer=partial(torch.optim.SGD, lr=0.1), schedule_steps=100, warmup_steps=1, ema_decay=0.2
     )
     optimizer, seen = trainee.optimizers()["optimizer"], []
     for _ in range(4):
@@ -20,8 +20,8 @@ def test_the_average_is_the_exponential_mean_of_the_weights_after_each_step():
         optimizer.step()
         seen.append(model.weight.item())
     expected = seen[0]
-    for weight in seen[1:]:
-        expected = 0.9 * expected + 0.1 * weight
+    for weight, decay in zip(seen[1:], (2 / 11, 0.2, 0.2), strict=True):  # 2/11, then 3/12 and 4/13 are over 0.2
+        expected = decay * expected + (1 - decay) * weight
     assert trainee.trained.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
