@@ -1,5 +1,6 @@
 """Clips of synthetic characters: which ones a data set holds, and how one is made from its seed."""
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -84,15 +85,17 @@ def plan_split(
     return plans
 
 
-def make_clip(plan: ClipPlan, renderer: Renderer, person: Any) -> Clip:
-    """Act and draw one clip; `person` is the identity that the plan names."""
+def make_clip(plan: ClipPlan, renderer: Renderer, person: Any, *, head_motion: float = 1.0) -> Clip:
+    """Act and draw one clip; `person` is the identity that the plan names, whose head moves by a share of what is
+    natural."""
     act = perform(plan.seed, plan.num_frames, plan.split)
+    act = dataclasses.replace(act, pose=np.float32(head_motion) * act.pose)
     return Clip(
         key=plan.key,
         frames=renderer.render(person, act.actions, act.pose, act.gaze),
         agent=act.agent,
         user=act.user,
-        reference=draw_reference(plan, renderer, person),
+        reference=draw_reference(plan, renderer, person, head_motion=head_motion),
         truth=Truth(
             mouth=renderer.mouth(person, act.actions).astype(np.float32),
             actions=act.actions,
@@ -105,12 +108,14 @@ def make_clip(plan: ClipPlan, renderer: Renderer, person: Any) -> Clip:
     )
 
 
-def draw_reference(plan: ClipPlan, renderer: Renderer, person: Any) -> UInt8[np.ndarray, "h w 3"]:
+def draw_reference(
+    plan: ClipPlan, renderer: Renderer, person: Any, *, head_motion: float = 1.0
+) -> UInt8[np.ndarray, "h w 3"]:
     """A portrait outside the clip: a head pose of its own, mouth closed, eyes open and on the camera."""
     rng = np.random.default_rng(derive_seed(plan.seed, "reference"))
     pose = rng.normal(0, (0.10, 0.05, 0.03)).clip(-0.25, 0.25).astype(np.float32)[None]
     closed = np.zeros((1, len(ACTION_NAMES)), np.float32)
-    return renderer.render(person, closed, pose, np.zeros((1, 2), np.float32))[0]
+    return renderer.render(person, closed, np.float32(head_motion) * pose, np.zeros((1, 2), np.float32))[0]
 
 
 def describe(plan: ClipPlan, act: Performance) -> dict[str, Any]:

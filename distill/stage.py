@@ -19,6 +19,7 @@ from gwm.condition.inputs import Condition
 from gwm.contract import CommitMode
 from gwm.dit import DiT
 from gwm.schedule import add_noise, clean_estimate, shift_sigma
+from train.flow import clean_weight, velocity_loss
 from train.generate import Played, play_clips
 from train.network import dit_facts, load_dit
 from train.noise import gaussian_like, step_generator
@@ -126,7 +127,8 @@ class DMDStage(L.LightningModule):
         noise = gaussian_like(x0, generator)
         x = add_noise(x0, noise, sigma)
         velocity = self._score(self.critic.model, x, sigma, batch.reference, batch.condition)
-        loss = (velocity - (noise - x0)).square().mean()
+        everywhere, levels = x0.new_ones(x0.shape[-2:]), clean_weight(sigma, self.contract.dit)
+        loss = velocity_loss(velocity, x0, noise, everywhere, level_weight=levels)
         self.log("train/critic_loss", loss, prog_bar=True)
         return loss
 

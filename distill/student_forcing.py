@@ -67,20 +67,21 @@ def student_rollout(
             "rollout saw noisy ones. Set gradient=detach or context=clean."
         )
     with torch.no_grad():
-        past = _commit(model, PastChunks(contract.pattern, contract.horizon_frames), reference, 0.0, _none(condition))
+        past = PastChunks(contract.pattern, contract.horizon_frames)
+        past = _commit(model, past, reference, 0.0, _none(condition), reference)
     x0s, exits = [], []
     for start in range(0, num_frames, contract.pattern.chunk_frames):
         part = slice(start, start + contract.pattern.chunk_frames)
         shape = (len(reference), contract.pattern.chunk_frames, *reference.shape[2:])
         noise = torch.randn(shape, generator=generator, device=reference.device)
-        x = _noised(model, contract, past, noise, condition.frames(part), leave_at, generator)
+        x = _noised(model, contract, past, noise, condition.frames(part), reference, leave_at, generator)
         with torch.set_grad_enabled(gradient == "detach"):
             sigma = contract.sigmas[leave_at]
-            prediction = _predict(model, past, x, sigma, condition.frames(part))
+            prediction = _predict(model, past, x, sigma, condition.frames(part), reference)
             x0 = clean_estimate(x, prediction.velocity, x.new_full(x.shape[:2], sigma))
         with torch.no_grad():
             if contract.context == "clean":
-                past = _commit(model, past, x0.detach(), 0.0, condition.frames(part))
+                past = _commit(model, past, x0.detach(), 0.0, condition.frames(part), reference)
             else:
                 past = past.commit(tuple((k.detach(), v.detach()) for k, v in prediction.keys_values))
         x0s.append(x0)
@@ -91,26 +92,31 @@ def student_rollout(
 
 @torch.no_grad()
 def _noised(
-    model: DiT, contract: Contract, past: PastChunks, noise: Tensor, condition: Condition, leave_at: int,
-    generator: torch.Generator,
+    model: DiT, contract: Contract, past: PastChunks, noise: Tensor, condition: Condition,
+    reference: Tensor, leave_at: int, generator: torch.Generator,
 ) -> Tensor:  # fmt: skip
     """A chunk's input to step `leave_at`."""
     x = noise
     for sigma, sigma_next in zip(contract.sigmas[:leave_at], contract.sigmas[1 : leave_at + 1], strict=True):
-        velocity = _predict(model, past, x, sigma, condition).velocity
+        velocity = _predict(model, past, x, sigma, condition, reference).velocity
         x0 = clean_estimate(x, velocity, x.new_full(x.shape[:2], sigma))
         x = add_noise(x0, gaussian_like(x0, generator), x.new_full(x.shape[:2], sigma_next))
     return x
 
 
-def _predict(model: DiT, past: PastChunks, x: Tensor, sigma: float, condition: Condition) -> Prediction:
+def _predict(
+    model: DiT, past: PastChunks, x: Tensor, sigma: float, condition: Condition, reference: Tensor
+) -> Prediction:
     start = past.pattern.chunk_start(past.num_committed)
     positions = torch.arange(start, start + x.shape[1], device=x.device)
-    return model(x, x.new_full(x.shape[:2], sigma), condition, positions=positions, context=past)
+    sigmas = x.new_full(x.shape[:2], sigma)
+    return model(x, sigmas, condition, positions=positions, context=past, reference=reference)
 
 
-def _commit(model: DiT, past: PastChunks, x0: Tensor, sigma: float, condition: Condition) -> PastChunks:
-    return past.commit(_predict(model, past, x0, sigma, condition).keys_values)
+def _commit(
+    model: DiT, past: PastChunks, x0: Tensor, sigma: float, condition: Condition, reference: Tensor
+) -> PastChunks:
+    return past.commit(_predict(model, past, x0, sigma, condition, reference).keys_values)
 
 
 def _none(condition: Condition) -> Condition:

@@ -29,7 +29,14 @@ def clip_velocity(
     num_frames = whole.shape[1]
     mask = clip_mask(num_frames, pattern, patches=num_patches(x, model.config), device=x.device)
     positions = torch.arange(num_frames, device=x.device)
-    prediction = model(whole, levels, condition.after_reference(), positions=positions, context=MaskedClip(mask))
+    prediction = model(
+        whole,
+        levels,
+        condition.after_reference(),
+        positions=positions,
+        context=MaskedClip(mask),
+        reference=reference,
+    )
     return prediction.velocity[:, 1:]
 
 
@@ -58,5 +65,6 @@ def teacher_forced_velocity(
         condition.after_reference().repeat_clip(1),
         positions=torch.cat([positions, positions[1:]]),
         context=MaskedClip(mask),
+        reference=reference,
     )
     return prediction.velocity[:, num_frames:]

@@ -43,7 +43,7 @@ class VAEConfig(JsonConfig):
     latent_channels: int = 64  # principal components of patches keep 0.93 of the lip-sync with 64, 0.67 with 32
     channels: tuple[int, ...] = (32, 64, 128)  # width at 1/2, 1/4 and 1/8 of the pixel grid
     latents_mean: tuple[float, ...] = (0.0,) * 64  # of the training data, per channel: latents leave the encoder
-    latents_std: tuple[float, ...] = (1.0,) * 64  # with mean 0 and deviation 1, which the noise schedule assumes
+    latents_std: tuple[float, ...] = (1.0,) * 64  # with mean 0 and mean square 1, which the noise schedule assumes
 
     spatial_stride = 8
     temporal_stride = 4
@@ -98,6 +98,7 @@ class DiTConfig(JsonConfig):
     num_layers: int = 30
     patch: int = 2  # patch is 1 x patch x patch
     text_dim: int = 4096  # 0: no text cross-attention
+    around_reference: bool = False  # the reference latent beside every frame, and its difference to x0 as the output
     speech_dim: int = 0  # features per latent frame of each audio stream; 0: no audio conditions
     freq_dim: int = 256
     eps: float = 1e-6

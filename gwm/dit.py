@@ -16,6 +16,8 @@ from gwm.condition.inputs import Condition
 from gwm.config import DiTConfig
 from gwm.rope import Rotation, rotation
 
+LEAST_SIGMA = 0.05  # of a velocity towards a predicted x0, which would else divide by zero
+
 
 class Prediction(NamedTuple):
     velocity: Float[Tensor, "b f c h w"]  # noise - x0
@@ -85,6 +87,16 @@ class DiTBlock(nn.Module):
         return x, keys_values
 
 
+def velocity_towards(
+    x0: Float[Tensor, "b f c h w"], x: Float[Tensor, "b f c h w"], sigma: Float[Tensor, "b f"]
+) -> Float[Tensor, "b f c h w"]:
+    """Velocity at `x` of the straight path that ends in `x0`; levels below LEAST_SIGMA count as that.
+
+    Source: Li and He 2025, arXiv:2511.13720, Eq. 6 (a network narrower than a patch predicts x0 and not noise).
+    """
+    return (x - x0) / sigma.clamp(min=LEAST_SIGMA)[..., None, None, None].to(x.dtype)
+
+
 class DiT(nn.Module):
     """Velocity of noised latents. One set of weights for every use: what the tokens see is decided by `context`.
 
@@ -94,7 +106,8 @@ class DiT(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embedding = nn.Linear(config.patch_features, config.dim)
+        pictures = 2 if config.around_reference else 1
+        self.patch_embedding = nn.Linear(pictures * config.patch_features, config.dim)
         self.time_embedding = nn.Sequential(
             nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
         )
@@ -121,12 +134,25 @@ class DiT(nn.Module):
         *,
         positions: Int[Tensor, "f"],
         context: Context,
+        reference: Float[Tensor, "b 1 c h w"] | None = None,
     ) -> Prediction:
-        """Predict noise - x0 for every frame, `sigma` in [0, 1] per frame; `positions` are absolute latent frames."""
+        """Predict noise - x0 for every frame, `sigma` in [0, 1] per frame; `positions` are absolute latent frames.
+
+        Raises:
+            ValueError: a condition or the reference latent that the model was built with is None.
+        """
         rows, columns = x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch
-        tokens = self.patch_embedding(
-            rearrange(x, "b f c (h i) (w j) -> b f (h w) (c i j)", i=self.config.patch, j=self.config.patch)
+        inputs = x
+        if self.config.around_reference:
+            reference = _required(reference, "reference")
+            inputs = torch.cat([x, reference.to(x.dtype).expand_as(x)], dim=2)
+        patches = rearrange(
+            inputs,
+            "b f c (h i) (w j) -> b f (h w) (c i j)",
+            i=self.config.patch,
+            j=self.config.patch,
         )
+        tokens = self.patch_embedding(patches)
         turn = rotation(positions, rows, columns, self.config.head_dim)
         embedding = self._frame_embedding(sigma, condition)
         modulation = self.time_projection(embedding).unflatten(-1, (6, self.config.dim))
@@ -144,6 +170,8 @@ class DiT(nn.Module):
             i=self.config.patch,
             j=self.config.patch,
         )
+        if self.config.around_reference and reference is not None:
+            velocity = velocity_towards(reference + velocity, x, sigma)
         return Prediction(velocity, tuple(keys_values))
 
     def _frame_embedding(self, sigma: Float[Tensor, "b f"], condition: Condition) -> Float[Tensor, "b f d"]:
@@ -157,7 +185,7 @@ class DiT(nn.Module):
 def _required(value: Tensor | None, name: str) -> Tensor:
     if value is None:
         raise ValueError(
-            f"condition.{name} is None, but the model was built with this condition. Pass zeros to drop it."
+            f"{name} is None, but the model was built with this condition. Pass it; zeros drop a condition."
         )
     return value
 

@@ -33,12 +33,13 @@ class Rollout:
         )
         self.frame = 0  # host copy of the cache's frame counter: it seeds the noise
         self.seed = 0
+        self.reference: Tensor | None = None
 
     @torch.no_grad()
     def start(self, reference: Float[Tensor, "b 1 c h w"], condition: Condition, *, seed: int) -> None:
         """Forget everything and put the reference image's latent into the sink; of `condition` only the text counts."""
         self.cache.reset()
-        self.frame, self.seed = 0, seed
+        self.frame, self.seed, self.reference = 0, seed, reference
         self._commit(reference, condition.frames(slice(0, 0)).after_reference())
 
     @torch.no_grad()
@@ -62,7 +63,8 @@ class Rollout:
     def _velocity(self, x: Tensor, sigma: float, condition: Condition) -> Tensor:
         positions = self.cache.positions(x.shape[1])
         levels = x.new_full(x.shape[:2], sigma)
-        return self.model(x, levels, condition, positions=positions, context=self.cache).velocity
+        prediction = self.model(x, levels, condition, positions=positions, context=self.cache, reference=self.reference)
+        return prediction.velocity
 
     def _commit(self, x0: Tensor, condition: Condition) -> None:
         self._velocity(x0, 0.0, condition)

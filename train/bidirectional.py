@@ -15,7 +15,7 @@ from gwm.config import AudioConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.schedule import add_noise, sigma_steps
-from train.flow import motion_map, velocity_loss
+from train.flow import clean_weight, motion_map, velocity_loss
 from train.generate import Played, play_clips
 from train.network import dit_config, dit_facts, load_vae
 from train.noise import clip_sigmas, dropped, gaussian_like, step_generator
@@ -35,7 +35,7 @@ class BidirectionalStage(L.LightningModule):
         *,
         vae: str,
         audio: AudioConfig,
-        model: dict[str, int],
+        model: dict[str, Any],
         resolution: int,
         num_frames: int,
         num_steps: int,
@@ -76,7 +76,8 @@ class BidirectionalStage(L.LightningModule):
             condition=batch.condition.without_agent(dropped(len(sigma), self.drop_agent, generator)),
             pattern=self.contract.pattern,
         )
-        loss = velocity_loss(velocity, batch.x0, noise, self.weight.to(self.device))
+        levels = clean_weight(sigma, self.contract.dit)
+        loss = velocity_loss(velocity, batch.x0, noise, self.weight.to(self.device), level_weight=levels)
         self.log("train/loss", loss)
         return loss
 

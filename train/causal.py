@@ -13,7 +13,7 @@ from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
 from gwm.dit import DiT
 from gwm.schedule import add_noise, sigma_steps
-from train.flow import motion_map, velocity_loss
+from train.flow import clean_weight, motion_map, velocity_loss
 from train.generate import Played, play_clips
 from train.network import dit_facts, load_dit
 from train.noise import chunk_sigmas, corrupt, dropped, gaussian_like, step_generator
@@ -64,7 +64,8 @@ class CausalStage(L.LightningModule):
             condition=batch.condition.without_agent(dropped(len(sigma), self.drop_agent, generator)),
             pattern=self.contract.pattern,
         )
-        loss = velocity_loss(velocity, batch.x0, noise, self.weight.to(self.device))
+        levels = clean_weight(sigma, self.contract.dit)
+        loss = velocity_loss(velocity, batch.x0, noise, self.weight.to(self.device), level_weight=levels)
         self.log("train/loss", loss)
         return loss
 

@@ -55,7 +55,7 @@ def dit_facts(contract: Contract) -> dict[str, Any]:
     return {"kind": "dit", "config": contract.dit.to_json(), "contract": contract.to_json()}
 
 
-def dit_config(vae: VAEConfig, audio: AudioConfig, **shape: int) -> DiTConfig:
+def dit_config(vae: VAEConfig, audio: AudioConfig, **shape: Any) -> DiTConfig:
     """A DiT that fits an autoencoder and its audio features; `shape` holds the free numbers."""
     return DiTConfig(
         in_channels=vae.latent_channels,

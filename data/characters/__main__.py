@@ -31,6 +31,7 @@ def make_shards(
     seed: int,
     anny_share: float,
     clips_per_identity: int,
+    head_motion: float,
     workers: int,
 ) -> None:
     """Plan all clips and write what is missing of them to `out`.
@@ -46,6 +47,7 @@ def make_shards(
         "seed": seed,
         "anny_share": anny_share,
         "clips_per_identity": clips_per_identity,
+        "head_motion": head_motion,
     }
     settings = Manifest(
         kind="pixels",
@@ -67,7 +69,7 @@ def make_shards(
         anny_share=anny_share,
     )
     plans = {split: plan(split, size) for split, size in sizes.items() if size}
-    draw_here = functools.partial(draw, resolution=resolution)
+    draw_here = functools.partial(draw, resolution=resolution, head_motion=head_motion)
     manifest = generate(Path(out), settings, plans, draw_here, num_workers=workers)
     for split, entry in manifest.splits.items():
         log.info("%s: %d clips, %d identities", split, entry.num_samples, len(entry.identities))

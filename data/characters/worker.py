@@ -14,6 +14,7 @@ def renderer(resolution: int) -> Renderer:
     return Renderer(resolution)
 
 
-def draw(plan: ClipPlan, *, resolution: int) -> dict[str, Any]:
+def draw(plan: ClipPlan, *, resolution: int, head_motion: float) -> dict[str, Any]:
     """The encoded sample of a plan."""
-    return encode_sample(make_clip(plan, renderer(resolution), identity(plan.identity_seed, plan.style)))
+    person = identity(plan.identity_seed, plan.style)
+    return encode_sample(make_clip(plan, renderer(resolution), person, head_motion=head_motion))

@@ -54,6 +54,16 @@ def folder(tmp_path_factory):
     return folder
 
 
+def test_calm_heads_move_by_the_share_asked_for():
+    plan = plans({"train": 1})["train"][0]
+    natural, calm, still = (make_clip(plan, Sketch(), plan.identity_seed, head_motion=m) for m in (1.0, 0.25, 0.0))
+    np.testing.assert_allclose(calm.truth.pose, 0.25 * natural.truth.pose, rtol=1e-6)
+    assert np.abs(natural.truth.pose).max() > 0.01 and not still.truth.pose.any()
+    assert np.array_equal(calm.truth.actions, natural.truth.actions)
+    assert not np.array_equal(calm.frames, natural.frames)
+    assert not np.array_equal(still.reference, natural.reference)
+
+
 def test_a_clip_survives_its_shard(folder):
     plan = plans({"train": 1})["train"][0]
     clip = make_clip(plan, Sketch(), plan.identity_seed)

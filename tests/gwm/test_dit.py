@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gwm.attention import MaskedClip
+from gwm.cache import PastChunks
+from gwm.chunks import ChunkPattern, whole_clip
+from gwm.clip import clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Condition
 from gwm.dit import DiT, DiTBlock, sinusoid
 from gwm.rope import rotation
@@ -90,5 +93,52 @@ def test_patches_enter_and_leave_as_in_wan():
 
 def test_missing_condition_is_an_error():
     model, x, sigma = tiny_dit(), latents(FRAMES), torch.rand(2, FRAMES)
-    with pytest.raises(ValueError, match=r"condition\.user is None"):
+    with pytest.raises(ValueError, match=r"user is None"):
         velocity(model, x, sigma, dataclasses.replace(speech(FRAMES), user=None))
+
+
+AROUND = dataclasses.replace(DIT, around_reference=True)
+
+
+@torch.no_grad()
+def test_untrained_model_around_the_reference_shows_the_reference():
+    """Its head starts at zero, so the path from any noise ends in the reference image."""
+    model = DiT(AROUND)
+    reference, noise = latents(1), latents(2)
+    sigma = torch.full((2, 2), 0.7)
+    velocity = clip_velocity(
+        model, noise, sigma, reference=reference, condition=speech(2), pattern=whole_clip(3, first_frames=1)
+    )
+    torch.testing.assert_close(noise - 0.7 * velocity, reference.expand_as(noise), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_around_the_reference_cached_equals_masked():
+    model = tiny_dit(AROUND)
+    reference, clean, noisy = latents(1), latents(3), latents(3)
+    heard, sigma = speech(3), torch.full((2, 3), 0.6)
+    pattern = ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=1, first_frames=1)
+    masked = teacher_forced_velocity(
+        model, noisy, sigma, history=clean, reference=reference, condition=heard, pattern=pattern
+    )
+    past = PastChunks(pattern, horizon_frames=10)
+    nothing = heard.frames(slice(0, 0)).after_reference()
+    commits = [(reference, nothing), *((clean[:, i : i + 1], heard.frames(slice(i, i + 1))) for i in range(3))]
+    for i, (x0, condition) in enumerate(commits[:-1]):
+        where = torch.tensor([i])
+        level = torch.zeros(2, 1)
+        past = past.commit(model(x0, level, condition, positions=where, context=past, reference=reference).keys_values)
+        cached = model(
+            noisy[:, i : i + 1],
+            sigma[:, :1],
+            heard.frames(slice(i, i + 1)),
+            positions=where + 1,
+            context=past,
+            reference=reference,
+        )
+        torch.testing.assert_close(cached.velocity, masked[:, i : i + 1], rtol=1e-5, atol=1e-5)
+
+
+def test_model_around_the_reference_needs_one():
+    with pytest.raises(ValueError, match="reference is None"):
+        tiny_dit(AROUND)(latents(1), torch.ones(2, 1), speech(1), positions=torch.arange(1), context=MaskedClip(None))

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from torch import Tensor
 
 from gwm.vae import VAE, from_bands, to_bands
 from tests.tiny import VAE_SHAPE
-from train.autoencoder import fit_patches, motion_kept, reconstruction_loss
+from train.autoencoder import fit_patches, motion_kept, reconstruction_loss, with_statistics
 
 CHANNELS = 4
 SHAPE = dataclasses.replace(VAE_SHAPE, latents_mean=(0.0,) * CHANNELS, latents_std=(1.0,) * CHANNELS)
@@ -71,3 +72,20 @@ def test_motion_kept_is_one_less_the_share_of_energy_missed(share: float):
     still = packs.mean(2, keepdim=True)
     decoded = (still + share * (packs - still)).flatten(1, 2)
     assert motion_kept(decoded, frames).item() == pytest.approx(1 - (1 - share) ** 2, abs=1e-5)
+
+
+@torch.no_grad()
+def test_latents_leave_with_mean_square_one_in_proportion_to_what_they_draw(monkeypatch: pytest.MonkeyPatch):
+    clips = simple_clips(CHANNELS, count=64)
+    vae = VAE(SHAPE).eval()
+    fit_patches(vae, clips)
+    monkeypatch.setattr("train.autoencoder.first_clips", lambda shards, vae: clips)
+    normalised = with_statistics(vae, Path("shards"))
+    latents = torch.cat([normalised.encode(clip) for clip in clips])
+    std = latents.std((0, 1, 3, 4))
+    drawn = normalised.decoder.unpatch.weight.flatten(1).norm(dim=1)  # of latents with deviation one
+    assert std.square().mean().item() == pytest.approx(1, rel=0.02)
+    torch.testing.assert_close(std / std.mean(), drawn / drawn.mean(), rtol=0.1, atol=0)
+    torch.testing.assert_close(
+        normalised.decode(latents[:1])[0], vae.decode(vae.encode(clips[0]))[0], rtol=0, atol=1e-4
+    )
