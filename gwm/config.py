@@ -99,7 +99,9 @@ class DiTConfig(JsonConfig):
     patch: int = 2  # patch is 1 x patch x patch
     text_dim: int = 4096  # 0: no text cross-attention
     around_reference: bool = False  # the reference latent beside every frame, and its difference to x0 as the output
-    speech_dim: int = 0  # features per latent frame of each audio stream; 0: no audio conditions
+    place_grid: int = 0  # rows, and columns, of a learned embedding of each patch's place; 0: rotary embedding alone
+    speech_dim: int = 0  # numbers in each audio stream's window of a latent frame; 0: no audio conditions
+    speech_mels: int = 40  # of them per hop
     freq_dim: int = 256
     eps: float = 1e-6
 

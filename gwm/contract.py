@@ -45,10 +45,16 @@ class Contract(JsonConfig):
         multiple = self.vae.spatial_stride * self.dit.patch
         if self.resolution % multiple:
             raise ValueError(f"resolution={self.resolution} must be a multiple of VAE stride * patch = {multiple}.")
-        if self.dit.speech_dim != self.audio.window_features(self.vae.temporal_stride):
+        if self.dit.place_grid not in (0, self.resolution // multiple):
             raise ValueError(
-                f"speech_dim={self.dit.speech_dim} must be the audio window's "
-                f"{self.audio.window_features(self.vae.temporal_stride)} features."
+                f"place_grid={self.dit.place_grid} must be resolution / (VAE stride * patch) = "
+                f"{self.resolution // multiple}, or 0 for none."
+            )
+        window = self.audio.window_features(self.vae.temporal_stride)
+        if (self.dit.speech_dim, self.dit.speech_mels) != (window, self.audio.num_mels):
+            raise ValueError(
+                f"speech_dim={self.dit.speech_dim}, speech_mels={self.dit.speech_mels} must be the audio window's "
+                f"{window} numbers, {self.audio.num_mels} per hop."
             )
         self.pattern.num_chunks(self.horizon_frames + 1)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gwm.attention import Context, CrossAttention, KeysValues, SelfAttention
 from gwm.condition.inputs import Condition
+from gwm.condition.speech import SpeechEncoder
 from gwm.config import DiTConfig
 from gwm.rope import Rotation, rotation
 
@@ -39,18 +40,18 @@ def modulate(
 
 
 class SpeechEmbedding(nn.Module):
-    """Window of one audio stream to a vector added to the time embedding; the last layer starts at zero, so that a
+    """Features of one audio stream to a vector added to the time embedding; the last layer starts at zero, so that a
     pretrained model is not disturbed."""
 
-    def __init__(self, config: DiTConfig) -> None:
+    def __init__(self, config: DiTConfig, features: int) -> None:
         super().__init__()
         last = nn.Linear(config.dim, config.dim)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(nn.Linear(config.speech_dim, config.dim), nn.SiLU(), last)
+        self.layers = nn.Sequential(nn.Linear(features, config.dim), nn.SiLU(), last)
 
-    def forward(self, window: Float[Tensor, "b f k"]) -> Float[Tensor, "b f d"]:
-        return self.layers(window)
+    def forward(self, heard: Float[Tensor, "b f e"]) -> Float[Tensor, "b f d"]:
+        return self.layers(heard)
 
 
 class DiTBlock(nn.Module):
@@ -108,6 +109,8 @@ class DiT(nn.Module):
         self.config = config
         pictures = 2 if config.around_reference else 1
         self.patch_embedding = nn.Linear(pictures * config.patch_features, config.dim)
+        places = torch.randn(config.place_grid**2, config.dim) / 2
+        self.place_embedding = nn.Parameter(places) if config.place_grid else None
         self.time_embedding = nn.Sequential(
             nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
         )
@@ -117,8 +120,11 @@ class DiT(nn.Module):
             if config.text_dim
             else None
         )
-        self.agent_embedding = SpeechEmbedding(config) if config.speech_dim else None
-        self.user_embedding = SpeechEmbedding(config) if config.speech_dim else None
+        self.speech_encoder, self.agent_embedding, self.user_embedding = None, None, None
+        if config.speech_dim:
+            self.speech_encoder = SpeechEncoder(config.speech_dim, config.speech_mels).requires_grad_(False)
+            self.agent_embedding = SpeechEmbedding(config, self.speech_encoder.features)
+            self.user_embedding = SpeechEmbedding(config, self.speech_encoder.features)
         self.blocks = nn.ModuleList(DiTBlock(config, layer) for layer in range(config.num_layers))
         self.norm_out = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
         self.modulation_out = nn.Parameter(torch.randn(2, config.dim) / config.dim**0.5)
@@ -153,6 +159,8 @@ class DiT(nn.Module):
             j=self.config.patch,
         )
         tokens = self.patch_embedding(patches)
+        if self.place_embedding is not None:
+            tokens = tokens + self.place_embedding
         turn = rotation(positions, rows, columns, self.config.head_dim)
         embedding = self._frame_embedding(sigma, condition)
         modulation = self.time_projection(embedding).unflatten(-1, (6, self.config.dim))
@@ -176,9 +184,9 @@ class DiT(nn.Module):
 
     def _frame_embedding(self, sigma: Float[Tensor, "b f"], condition: Condition) -> Float[Tensor, "b f d"]:
         embedding = self.time_embedding(sinusoid(sigma, self.config.freq_dim).to(self.head.weight.dtype))
-        if self.agent_embedding is not None and self.user_embedding is not None:
-            embedding = embedding + self.agent_embedding(_required(condition.agent, "agent"))
-            embedding = embedding + self.user_embedding(_required(condition.user, "user"))
+        if self.speech_encoder is not None and self.agent_embedding is not None and self.user_embedding is not None:
+            embedding = embedding + self.agent_embedding(self.speech_encoder(_required(condition.agent, "agent")))
+            embedding = embedding + self.user_embedding(self.speech_encoder(_required(condition.user, "user")))
         return embedding
 
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGES = sorted(path.stem for path in (CONFIGS / "stage").glob("*.yaml"))
-EXPERIMENTS = {"vae": "autoencoder"}
+EXPERIMENTS = {"vae": "autoencoder", "speech": "speech"}
 
 
 def composed(name: str, overrides: list[str]) -> DictConfig:

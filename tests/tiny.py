@@ -16,7 +16,15 @@ AUDIO = AudioConfig(num_mels=3, hops_per_frame=1)
 SPEECH = AUDIO.window_features(VAEConfig.temporal_stride)
 VAE_SHAPE = VAEConfig(latent_channels=4, channels=(4, 6, 8), latents_mean=(0.1,) * 4, latents_std=(0.7,) * 4)
 DIT = DiTConfig(
-    in_channels=4, dim=32, ffn_dim=48, num_heads=2, num_layers=2, text_dim=0, speech_dim=SPEECH, freq_dim=16
+    in_channels=4,
+    dim=32,
+    ffn_dim=48,
+    num_heads=2,
+    num_layers=2,
+    text_dim=0,
+    speech_dim=SPEECH,
+    speech_mels=3,
+    freq_dim=16,
 )
 FAR = 10**6  # a horizon that no test reaches
 

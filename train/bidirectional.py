@@ -17,7 +17,7 @@ from gwm.dit import DiT
 from gwm.schedule import add_noise, sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.generate import Played, play_clips
-from train.network import dit_config, dit_facts, load_vae
+from train.network import dit_config, dit_facts, load_speech, load_vae
 from train.noise import clip_sigmas, dropped, gaussian_like, step_generator
 from train.trainee import Trainee
 
@@ -34,6 +34,7 @@ class BidirectionalStage(L.LightningModule):
         self,
         *,
         vae: str,
+        speech: str,
         audio: AudioConfig,
         model: dict[str, Any],
         resolution: int,
@@ -58,7 +59,9 @@ class BidirectionalStage(L.LightningModule):
             context="clean",
             horizon_frames=num_frames,
         )
-        self.network = network(DiT(self.contract.dit))
+        dit = DiT(self.contract.dit)
+        load_speech(speech, dit, audio)
+        self.network = network(dit)
         self.shift, self.motion_weight, self.drop_agent, self.seed = shift, motion_weight, drop_agent, seed
 
     def setup(self, stage: str) -> None:

@@ -104,6 +104,11 @@ def finish(
     earlier = json.loads(Path(before, "gate.json").read_text()) if before else {}
     gate["failed"] = failures(gate, least, earlier)
     save_weights(output / "weights", model.state_dict(), gate=gate, **facts)
+    report_gate(output, gate)
+
+
+def report_gate(output: Path, gate: dict[str, Any]) -> None:
+    """Write a judged gate where the report looks for it, and say how it went."""
     write_json(output / "gate.json", gate)
     shown = "  ".join(f"{k}={v:.3g}" for k, v in gate.items() if isinstance(v, int | float))
     log.info("gate of %s: %s", output, shown)

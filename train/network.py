@@ -41,6 +41,20 @@ def load_vae(folder: str | Path) -> VAE:
     return vae.eval().requires_grad_(False)
 
 
+def load_speech(folder: str | Path, model: DiT, audio: AudioConfig) -> None:
+    """Give the model a trained ear.
+
+    Raises:
+        ValueError: it was trained on other audio features.
+    """
+    folder = require(folder, stage="speech")
+    trained = AudioConfig.from_json(read_header(folder, kind="speech")["config"])
+    if trained != audio:
+        raise ValueError(f"{folder} was trained on {trained}, the run has {audio}. Train one: train.py stage=speech.")
+    if model.speech_encoder is not None:
+        load_weights(folder, model.speech_encoder)
+
+
 def load_dit(folder: str | Path, *, stage: str) -> tuple[DiT, Contract]:
     """A DiT and the contract it was trained under."""
     folder = require(folder, stage=stage)
@@ -61,5 +75,6 @@ def dit_config(vae: VAEConfig, audio: AudioConfig, **shape: Any) -> DiTConfig:
         in_channels=vae.latent_channels,
         text_dim=0,
         speech_dim=audio.window_features(vae.temporal_stride),
+        speech_mels=audio.num_mels,
         **shape,
     )

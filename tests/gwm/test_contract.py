@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -48,8 +49,15 @@ def test_impossible_contract_is_an_error(change: dict[str, object], message: str
 def test_speech_of_another_length_is_an_error():
     rules = contract()
     wide = type(rules.audio)(num_mels=rules.audio.num_mels + 1, hops_per_frame=1)
-    with pytest.raises(ValueError, match=r"speech_dim=36 must be the audio window's 48 features"):
+    with pytest.raises(ValueError, match=r"speech_dim=36, speech_mels=3 must be the audio window's 48 numbers"):
         rules.replace(audio=wide)
+
+
+def test_a_grid_of_places_of_another_resolution_is_an_error():
+    rules = contract()
+    with pytest.raises(ValueError, match=r"place_grid=3 must be resolution / \(VAE stride \* patch\) = 2, or 0"):
+        rules.replace(dit=dataclasses.replace(rules.dit, place_grid=3))
+    assert rules.replace(dit=dataclasses.replace(rules.dit, place_grid=2)).dit.place_grid == 2
 
 
 def test_a_chunk_plays_as_long_as_its_pixel_frames():

@@ -142,3 +142,15 @@ def test_around_the_reference_cached_equals_masked():
 def test_model_around_the_reference_needs_one():
     with pytest.raises(ValueError, match="reference is None"):
         tiny_dit(AROUND)(latents(1), torch.ones(2, 1), speech(1), positions=torch.arange(1), context=MaskedClip(None))
+
+
+def test_equal_patches_of_different_places_are_told_apart_by_the_grid_alone():
+    """Rotary embedding of a uniform picture says nothing about where a patch is."""
+    for grid, differs in ((0, False), (2, True)):
+        model = tiny_dit(dataclasses.replace(DIT, place_grid=grid))
+        x = torch.ones(1, 1, DIT.in_channels, SIZE, SIZE)
+        out = model(
+            x, torch.full((1, 1), 0.5), speech(1, 1), positions=torch.arange(1), context=MaskedClip(None)
+        ).velocity
+        corners = out[..., :2, :2], out[..., 2:, 2:]
+        assert torch.allclose(*corners, atol=1e-5) != differs

@@ -28,7 +28,9 @@ def tiny_contract(**changes: int) -> Contract:
     vae = VAEConfig(channels=(8, 8, 16), latents_std=(0.5,) * 64)
     shape = {"dim": 48, "ffn_dim": 64, "num_heads": 4, "num_layers": 2}
     speech_dim = audio.window_features(vae.temporal_stride)
-    dit = DiTConfig(in_channels=vae.latent_channels, text_dim=0, speech_dim=speech_dim, **shape)
+    dit = DiTConfig(
+        in_channels=vae.latent_channels, text_dim=0, speech_dim=speech_dim, speech_mels=audio.num_mels, **shape
+    )
     pattern = ChunkPattern(window_chunks=4, sink_chunks=1, first_frames=1, **changes)
     return Contract(
         dit=dit,

@@ -12,19 +12,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.batch import LatentBatch, LatentData, PixelBatch, StepData
+from data.speech.visemes import viseme_actions
+from data.voices import VoiceBatch
 from distill.consistency import ConsistencyStage
 from distill.stage import DMDStage
 from gwm.chunks import ChunkPattern, whole_clip
+from gwm.condition.speech import SpeechEncoder
 from gwm.weights import save_weights
-from tests.tiny import AUDIO, DIT, SIZE, VAE_SHAPE, contract, tiny_dit, tiny_vae
+from tests.tiny import AUDIO, DIT, SIZE, SPEECH, VAE_SHAPE, contract, tiny_dit, tiny_vae
 from train.autoencoder import AutoencoderStage
 from train.bidirectional import BidirectionalStage
 from train.causal import CausalStage
 from train.checkpoint import AtomicCheckpointIO
 from train.network import dit_facts
+from train.speech import SpeechStage
 from train.trainee import Trainee
 
 FRAMES, BATCH = 3, 2
+NUM_VISEMES = len(viseme_actions())
 
 
 class Drawn(Dataset[Any]):
@@ -47,6 +52,18 @@ class PixelsInMemory(StepData):
     def train_dataloader(self) -> DataLoader[Any]:
         dataset = Drawn({"pixel_frames": (8, 3, 16, 16)})
         return self.loader(dataset, 10, lambda items: PixelBatch(stacked(items, "pixel_frames"), step=items[0]["step"]))
+
+
+class VoicesInMemory(StepData):
+    def train_dataloader(self) -> DataLoader[Any]:
+        dataset = Drawn({"windows": (FRAMES, SPEECH), "visemes": (FRAMES, 4, NUM_VISEMES)})
+        return self.loader(
+            dataset,
+            10,
+            lambda items: VoiceBatch(
+                stacked(items, "windows"), stacked(items, "visemes").softmax(-1), step=items[0]["step"]
+            ),
+        )
 
 
 class LatentsInMemory(LatentData):
@@ -76,10 +93,12 @@ def network(**how: Any) -> partial[Any]:
 
 
 def weights(tmp_path: Path) -> dict[str, str]:
-    """Folders of an autoencoder, a bidirectional and a causal model, all random."""
+    """Folders of an autoencoder, an ear, a bidirectional and a causal model, all random."""
     torch.manual_seed(1)
-    folders = {name: tmp_path / name / "weights" for name in ("autoencoder", "bidirectional", "causal")}
+    folders = {name: tmp_path / name / "weights" for name in ("autoencoder", "speech", "bidirectional", "causal")}
     save_weights(folders["autoencoder"], tiny_vae().state_dict(), kind="vae", config=VAE_SHAPE.to_json(), gate={})
+    ear = SpeechEncoder(SPEECH, AUDIO.num_mels)
+    save_weights(folders["speech"], ear.state_dict(), kind="speech", config=AUDIO.to_json(), gate={})
     patterns = {
         "bidirectional": whole_clip(FRAMES + 1, first_frames=1),
         "causal": ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=1, first_frames=1),
@@ -100,9 +119,11 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
     if name == "bidirectional":
         shape = {"dim": 16, "ffn_dim": 24, "num_heads": 2, "num_layers": 1}
         return BidirectionalStage(
-            vae=folders["autoencoder"], audio=AUDIO, model=shape, resolution=8 * SIZE, num_frames=FRAMES, num_steps=2,
-            drop_agent=0.5, network=network(), **flow,
+            vae=folders["autoencoder"], speech=folders["speech"], audio=AUDIO, model=shape, resolution=8 * SIZE,
+            num_frames=FRAMES, num_steps=2, drop_agent=0.5, network=network(), **flow,
         )  # fmt: skip
+    if name == "speech":
+        return SpeechStage(audio=AUDIO, network=network())
     if name == "causal":
         pattern = ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=1, first_frames=1)
         return CausalStage(
@@ -123,7 +144,8 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
 
 def run(module: L.LightningModule, *, max_steps: int, folder: Path, resume: Path | None = None) -> L.LightningModule:
     """Train as train.py does; the folder gets a checkpoint every four optimizer steps, and last.ckpt at the end."""
-    kind = PixelsInMemory if isinstance(module, AutoencoderStage) else LatentsInMemory
+    kinds = {AutoencoderStage: PixelsInMemory, SpeechStage: VoicesInMemory}
+    kind = kinds.get(type(module), LatentsInMemory)
     checkpoint = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=4, save_top_k=-1)
     trainer = L.Trainer(
         accelerator="cpu", max_steps=max_steps, max_epochs=-1, logger=False, enable_progress_bar=False,
@@ -135,7 +157,7 @@ def run(module: L.LightningModule, *, max_steps: int, folder: Path, resume: Path
     return module
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "bidirectional", "causal", "consistency", "dmd"])
+@pytest.mark.parametrize("name", ["autoencoder", "speech", "bidirectional", "causal", "consistency", "dmd"])
 def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tmp_path: Path):
     """Killed after a checkpoint in mid-run; and ended, then prolonged."""
     folders = weights(tmp_path)
