@@ -55,8 +55,6 @@ class Identity:
     ambient: float
     background: tuple[Colour, Colour]
     background_seed: int
-    zoom: float  # 1: chin to hairline fills three quarters of the frame
-    offset: tuple[float, float]  # of the face in the frame, in frame heights
 
 
 def _tone(table: np.ndarray, rng: np.random.Generator, spread: float) -> Colour:
@@ -118,6 +116,4 @@ def human(seed: int) -> Identity:
         ambient=float(rng.uniform(0.25, 0.5)),
         background=(_free(rng), _free(rng)),
         background_seed=int(rng.integers(2**31)),
-        zoom=float(rng.uniform(0.94, 1.08)),
-        offset=(float(rng.uniform(-0.02, 0.02)), float(rng.uniform(-0.02, 0.02))),
     )

@@ -123,6 +123,13 @@ def animate(face: Float[np.ndarray, "v 3"], actions: Float[np.ndarray, "f 52"]) 
     return face + moved.reshape(-1, *face.shape)
 
 
+def eyes_and_lips(face: Float[np.ndarray, "v 3"]) -> tuple[float, float]:
+    """Heights of the middles of the eyes and of the closed lips, in metres."""
+    head = load_head()
+    eyes = np.isin(head.part, [PARTS.index("eye_left"), PARTS.index("eye_right")])
+    return float(face[eyes, 2].mean()), float(face[[head.lip_upper, head.lip_lower], 2].mean())
+
+
 def lip_gap(vertices: Float[np.ndarray, "f v 3"]) -> Float[np.ndarray, "f"]:
     """Height of the opening between the lips, in metres."""
     head = load_head()

@@ -6,7 +6,7 @@ from jaxtyping import Float, UInt8
 
 from data.characters.appearance import Identity, human
 from data.characters.cartoon import CARTOON_STYLES, CartoonIdentity, CartoonRenderer, cartoon, cartoon_mouth
-from data.characters.head import animate, load_head, mouth_opening, neutral
+from data.characters.head import animate, eyes_and_lips, mouth_opening, neutral
 from data.characters.scene import Scene
 from data.characters.shaders import (
     BACKGROUND_FRAGMENT,
@@ -16,15 +16,14 @@ from data.characters.shaders import (
     SURFACE_FRAGMENT,
     SURFACE_VERTEX,
 )
+from gwm.face import EYES_AT, MOUTH_AT
 
 STYLES: tuple[str, ...] = ("anny", *CARTOON_STYLES)
 Real = float | np.floating
 CAMERA_METRES = 0.9
 NECK = (0.0, 0.075, -0.085)  # the head turns around here
 GAZE_RADIANS = np.array([0.4, 0.22])  # a gaze of 1; upright less, as the lids do not follow the eyes
-HAIRLINE = 0.06
 SUPERSAMPLING = 2  # per axis; on a software rasteriser faster than 4x multisampling, and better
-FACE_SHARE = 0.75  # of the frame height, from chin to hairline
 
 
 def identity(seed: int, style: str) -> Identity | CartoonIdentity:
@@ -89,17 +88,18 @@ class Renderer:
         if self.scene is not None:
             self.scene.release()
         self.scene = Scene(self.context, who, self.surface_program, self.eye_program)
-        self._set_camera(who, self.scene.face[load_head().skin_faces].reshape(-1, 3))
+        self._set_camera(self.scene.face)
         light = np.array(who.light) / np.linalg.norm(who.light)
         for program in (self.surface_program, self.eye_program):
             program["light"], program["light_colour"], program["ambient"] = tuple(light), who.light_colour, who.ambient
         self.eye_program["iris"] = who.iris
         return self.scene
 
-    def _set_camera(self, who: Identity, skin: np.ndarray) -> None:
-        chin = skin[(np.abs(skin[:, 0]) < 0.01) & (skin[:, 1] < -0.005), 2].min()  # the neck lies further back
-        height = (HAIRLINE - chin) / FACE_SHARE / who.zoom
-        centre = (who.offset[0] * height, 0.0, (HAIRLINE + chin) / 2 + who.offset[1] * height)
+    def _set_camera(self, face: Float[np.ndarray, "v 3"]) -> None:
+        """Eyes and mouth of every face where `gwm.face` has them."""
+        eyes, mouth = eyes_and_lips(face)
+        height = (eyes - mouth) / (MOUTH_AT - EYES_AT)
+        centre = (0.0, 0.0, eyes - (0.5 - EYES_AT) * height)
         for program in (self.surface_program, self.eye_program):
             _matrix(program, "projection").write(_projection(height).T.astype("f4").tobytes())
             program["shift"], program["pivot"] = centre, NECK

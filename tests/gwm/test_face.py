@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from gwm import optional
-from gwm.face import CHIN, FACE_SHARE, FOREHEAD, FaceMesh, crop_to_face
+from gwm.face import CHIN, EYES_AT, FOREHEAD, MOUTH_AT, FaceMesh, crop_to_face, eyes_and_mouth
 from gwm.media import to_rgb
 
 
@@ -57,19 +57,22 @@ def test_of_two_faces_one_is_taken(mesh, talks):
     assert box.right < 300 or box.left > 260
 
 
+def assert_framed(points: np.ndarray) -> None:
+    eyes, mouth = eyes_and_mouth(points)
+    assert eyes / 128 == pytest.approx(np.array([0.5, EYES_AT]), abs=0.07)
+    assert mouth / 128 == pytest.approx(np.array([0.5, MOUTH_AT]), abs=0.07)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK"])
 def test_crop_frames_the_face_as_training_data_does(mesh, talks, mode):
     for talk in talks:
         picture = on_canvas(talk.frames[0], (640, 480), (200, 90), 220).convert(mode)
-        points = mesh.landmarks(crop_to_face(picture, 128, mesh))
-        assert face_height(points) / 128 == pytest.approx(FACE_SHARE, abs=0.05)
-        assert (points[FOREHEAD, :2] + points[CHIN, :2]) / 256 == pytest.approx(np.array([0.5, 0.5]), abs=0.05)
+        assert_framed(mesh.landmarks(crop_to_face(picture, 128, mesh)))
 
 
-def test_renders_are_framed_as_the_crop_says(mesh, talks):
-    """FACE_SHARE describes data/characters; a new camera there must change it."""
-    shares = [face_height(mesh.landmarks(talk.frames[0])) / 128 for talk in talks]
-    assert np.mean(shares) == pytest.approx(FACE_SHARE, abs=0.05)
+def test_renders_are_framed_as_crops_are(mesh, talks):
+    for talk in talks:
+        assert_framed(mesh.landmarks(talk.frames[0]))
 
 
 def test_crop_repeats_the_edge_where_the_square_leaves_the_image(mesh, talks):
