@@ -1,0 +1,30 @@
+"""Talk to a character in the browser: `python -m serve artifact=runs/nano/artifact`. See configs/serve.yaml."""
+
+import asyncio
+import logging
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from serve.live.agent import TurnTaking
+from serve.live.log_lines import log_to_stdout
+from serve.live.profile import Endpoint
+from serve.live.server import ServerOptions, serve_until_signal
+from serve.live.session import Patience
+
+log = logging.getLogger(__name__)
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="serve")
+def main(cfg: DictConfig) -> None:
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    log_to_stdout(as_json=values.pop("log_json"))
+    turn_taking, patience = TurnTaking(**values.pop("turn_taking")), Patience(**values.pop("patience"))
+    endpoints = {name: Endpoint(**there) for name, there in values.pop("endpoints").items()}
+    options = ServerOptions(**values)
+    asyncio.run(serve_until_signal(options, patience=patience, turn_taking=turn_taking, endpoints=endpoints))
+
+
+if __name__ == "__main__":
+    main()

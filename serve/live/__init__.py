@@ -1,0 +1,1 @@
+"""A live conversation. Read `playout`, `sound`, `performer`, `engine_process`; then `avatar`, `agent`, `session`, `api`."""

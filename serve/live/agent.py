@@ -1,0 +1,107 @@
+"""Who listens, thinks and speaks in one session: a pipecat pipeline that ends in the avatar."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.audio.vad.vad_analyzer import VADParams
+from pipecat.frames.frames import InputAudioRawFrame, LLMMessagesAppendFrame, TTSSpeakFrame
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
+from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.turns.user_stop import TurnAnalyzerUserTurnStopStrategy
+from pipecat.turns.user_turn_strategies import UserTurnStrategies
+from pipecat.workers.runner import WorkerRunner
+
+from serve.live.avatar import Avatar
+from serve.live.hearing import SAMPLE_RATE
+from serve.live.performer import Performer
+from serve.live.turns import Event, TurnObserver
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The three services of one session."""
+
+    stt: FrameProcessor
+    llm: FrameProcessor
+    tts: FrameProcessor
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTaking:
+    """When the other side speaks, and when it has finished."""
+
+    start_s: float = 0.2  # of voice, before it counts as speech and interrupts
+    stop_s: float = 0.2  # of silence, before the turn model is asked
+    patience_s: float = 1.5  # of silence, after which a turn ends whatever the model says
+
+
+class Agent:
+    """Give it sound with `hear` or words with `read`; `run` until cancelled. Everything it does comes as events."""
+
+    def __init__(
+        self,
+        services: Services,
+        performer: Performer,
+        *,
+        instruction: str,
+        turn_taking: TurnTaking,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self.context = LLMContext([{"role": "system", "content": instruction}])
+        user, assistant = LLMContextAggregatorPair(self.context, user_params=_turn_params(turn_taking))
+        parts = [services.stt, user, services.llm, services.tts, Avatar(performer), assistant]
+        self.worker = PipelineWorker(
+            Pipeline(parts),
+            params=PipelineParams(
+                audio_in_sample_rate=SAMPLE_RATE, audio_out_sample_rate=performer.beat.sample_rate
+            ),
+            cancel_on_idle_timeout=False,  # sessions end by their own clock
+            enable_rtvi=False,
+            observers=[TurnObserver(on_event)],
+        )
+        self.started = asyncio.Event()
+        self.worker.add_event_handler("on_pipeline_started", self._on_started)
+
+    async def run(self) -> None:
+        runner = WorkerRunner(handle_sigint=False)
+        await runner.add_workers(self.worker)
+        try:
+            await runner.run()
+        finally:
+            await self.worker.cancel()
+
+    async def hear(self, samples: bytes) -> None:
+        """16-bit mono at 16 kHz, as it comes from the microphone."""
+        if self.started.is_set():
+            await self.worker.queue_frame(InputAudioRawFrame(samples, SAMPLE_RATE, 1))
+
+    async def read(self, text: str) -> None:
+        """Answer what was typed."""
+        await self.worker.queue_frame(LLMMessagesAppendFrame([{"role": "user", "content": text}], run_llm=True))
+
+    async def speak(self, text: str) -> None:
+        """Say these words, and remember them as said."""
+        await self.started.wait()
+        await self.worker.queue_frame(TTSSpeakFrame(text))
+
+    async def _on_started(self, worker: PipelineWorker, frame: object) -> None:
+        self.started.set()
+
+
+def _turn_params(turn: TurnTaking) -> LLMUserAggregatorParams:
+    from pipecat.audio.turn.smart_turn.base_smart_turn import SmartTurnParams
+
+    analyzer = LocalSmartTurnAnalyzerV3(params=SmartTurnParams(stop_secs=turn.patience_s))
+    return LLMUserAggregatorParams(
+        vad_analyzer=SileroVADAnalyzer(params=VADParams(start_secs=turn.start_s, stop_secs=turn.stop_s)),
+        user_turn_strategies=UserTurnStrategies(stop=[TurnAnalyzerUserTurnStopStrategy(turn_analyzer=analyzer)]),
+    )

@@ -1,0 +1,194 @@
+"""All sessions' engines in one process of their own: nothing they compute can delay sound, and it may be killed."""
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from serve.live.performer import FaceLostError
+from serve.live.sound import Sound
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 60.0  # loading torch and the weights on a busy machine
+STEP_TIMEOUT_S = 10.0  # an engine that says nothing for so long counts as lost
+WARMUP_STEPS, TIMED_STEPS = 4, 8
+Portrait = UInt8[np.ndarray, "h w 3"]
+
+
+class Engines:
+    """What runs in the process: one engine per session, called by name."""
+
+    def __init__(self, artifact: str, *, device: str | None, num_threads: int) -> None:
+        import torch  # here: the parent process never needs it
+
+        from serve.artifact import load_artifact
+
+        torch.set_num_threads(num_threads)
+        self.artifact = load_artifact(Path(artifact), device=device)
+        self.engines: dict[str, Any] = {}
+
+    def start(self, session: str, portrait: Portrait, seed: int) -> None:
+        from serve.engine import Engine
+
+        engine = Engine(self.artifact, seed=seed)
+        engine.start(portrait)
+        self.engines[session] = engine
+
+    def step(self, session: str, agent: Sound, user: Sound, hush: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
+        engine = self.engines[session]
+        if hush:
+            engine.heard[0, engine.past_samples :] = 0
+        engine.push(agent, user)
+        return engine.step() if engine.ready else None
+
+    def stop(self, session: str) -> None:
+        self.engines.pop(session, None)
+
+    def count(self) -> int:
+        return len(self.engines)
+
+    def measure(self) -> float:
+        """Median milliseconds of a chunk on this machine, now."""
+        contract = self.artifact.contract
+        side = contract.resolution
+        self.start("measure", np.zeros((side, side, 3), np.uint8), 0)
+        silence = np.zeros(contract.chunk_pixel_frames * contract.audio.frame_samples, np.float32)
+        times = []
+        while len(times) < WARMUP_STEPS + TIMED_STEPS:
+            begin = time.perf_counter()
+            if self.step("measure", silence, silence, False) is not None:
+                times.append(1000 * (time.perf_counter() - begin))
+        self.stop("measure")
+        return float(np.median(times[WARMUP_STEPS:]))
+
+
+def serve_engines(connection: Connection, artifact: str, device: str | None, num_threads: int) -> None:
+    """Answer calls with (result, error) until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, also after Ctrl-C
+    engines = Engines(artifact, device=device, num_threads=num_threads)
+    connection.send((None, None))
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            name, arguments = connection.recv()
+            try:
+                answer = methodcaller(name, *arguments)(engines), None
+            except (KeyError, ValueError, RuntimeError) as error:
+                answer = None, f"{type(error).__name__}: {error}"
+            connection.send(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    process: BaseProcess
+    connection: Connection
+
+
+class EngineProcess:
+    """The parent's end: one call at a time, in the order in which they came; a lost process is replaced by `start`."""
+
+    def __init__(self, artifact: str, *, device: str | None = None, num_threads: int = 1) -> None:
+        self.arguments = (artifact, device, num_threads)
+        self.restarts = -1
+        # One thread, so that a call whose caller was cancelled still gets its answer before the next call is sent.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine-calls")
+        self._child: _Child | None = None
+        self._starting = asyncio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.process.pid if self._child else None
+
+    async def start(self) -> None:
+        """Make sure that the process is there.
+
+        Raises:
+            FaceLostError: it did not start; the message says why, its own log says more.
+        """
+        async with self._starting:
+            if not (self._child and self._child.process.is_alive()):
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._start)
+                self.restarts += 1
+
+    async def call(self, name: str, *arguments: Any) -> Any:
+        """The result of a method of `Engines`.
+
+        Raises:
+            FaceLostError: the process is gone, or refused the call.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, name, arguments)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
+        self._thread.shutdown()
+
+    def _start(self) -> None:
+        self._end()
+        context = multiprocessing.get_context("spawn")  # fork would copy the server's sockets and locks
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve_engines, args=(theirs, *self.arguments), name="engines", daemon=True)
+        process.start()
+        theirs.close()
+        self._child = _Child(process, ours)
+        self._receive(START_TIMEOUT_S)
+        log.info("engines run in process %s", process.pid)
+
+    def _call(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        if not self._child:
+            raise FaceLostError("the engine process does not run.")
+        try:
+            self._child.connection.send((name, arguments))
+        except OSError as error:
+            self._end()
+            raise FaceLostError(f"the engine process is gone ({error}).") from error
+        return self._receive(STEP_TIMEOUT_S)
+
+    def _receive(self, timeout_s: float) -> Any:
+        assert self._child is not None
+        try:
+            if not self._child.connection.poll(timeout_s):
+                raise TimeoutError(f"no answer within {timeout_s:.0f} s")
+            result, error = self._child.connection.recv()
+        except (EOFError, OSError) as cause:  # TimeoutError is an OSError
+            self._end()
+            raise FaceLostError(f"the engine process is gone ({cause or 'it ended'}).") from cause
+        if error:
+            raise FaceLostError(f"the engine process refused: {error}")
+        return result
+
+    def _end(self) -> None:
+        if self._child:
+            self._child.connection.close()
+            self._child.process.kill()
+            self._child.process.join()
+            self._child = None
+
+
+class ProcessFace:
+    """One session's `Face` in the engine process."""
+
+    def __init__(self, process: EngineProcess, session: str, portrait: Portrait, *, seed: int) -> None:
+        self.process, self.session, self.portrait, self.seed = process, session, portrait, seed
+
+    async def start(self) -> None:
+        await self.process.start()
+        await self.process.call("start", self.session, self.portrait, self.seed)
+
+    async def step(self, agent: Sound, user: Sound, *, hush: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
+        return await self.process.call("step", self.session, agent, user, hush)
+
+    async def stop(self) -> None:
+        with contextlib.suppress(FaceLostError):
+            await self.process.call("stop", self.session)

@@ -1,0 +1,112 @@
+"""Who is let in: as many sessions as the machine can hold, each behind a key of its own."""
+
+import asyncio
+import logging
+import math
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from serve.live.characters import Character
+from serve.live.gauges import Gauges
+from serve.live.session import Session
+
+log = logging.getLogger(__name__)
+
+BUSY_SHARE = 0.6  # of a chunk's time that engines may fill; the rest is for sound, encoding and the agent
+VISITORS = 1_000  # addresses whose rate is remembered
+
+
+class FullError(RuntimeError):
+    """No room; `retry_after_s` says when there may be some."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+def measured_capacity(step_ms: float, chunk_ms: float) -> int:
+    """Sessions whose chunks fit one after the other into a chunk's time; at least one, so that there is something.
+
+    An engine that is too slow for one is let in and logged: its picture will stutter, and the page says so.
+    """
+    capacity = math.floor(BUSY_SHARE * chunk_ms / step_ms)
+    if capacity < 1:
+        log.warning("a chunk takes %.0f ms, must take less than %.0f ms: the picture will stutter", step_ms, BUSY_SHARE * chunk_ms)
+    return max(1, capacity)
+
+
+class Rate:
+    """At most `limit` events of one visitor in `window_s`."""
+
+    def __init__(self, limit: int, window_s: float) -> None:
+        self.limit, self.window_s = limit, window_s
+        self._times: OrderedDict[str, list[float]] = OrderedDict()
+
+    def check(self, visitor: str) -> None:
+        """
+        Raises:
+            FullError: one too many.
+        """
+        now = time.monotonic()
+        times = [then for then in self._times.pop(visitor, []) if now - then < self.window_s]
+        self._times[visitor] = times
+        while len(self._times) > VISITORS:
+            self._times.popitem(last=False)
+        if len(times) >= self.limit:
+            wait_s = math.ceil(self.window_s - (now - times[0]))
+            raise FullError(f"Too many requests. Try again in {wait_s} s.", retry_after_s=wait_s)
+        times.append(now)
+
+
+# A session from its id, its character, and what to do when it ends.
+MakeSession = Callable[[str, Character, Callable[[], None]], Session]
+
+
+class Lobby:
+    """All sessions of a server. After `drain` nobody new is let in."""
+
+    def __init__(self, make: MakeSession, *, capacity: int, retry_after_s: int, gauges: Gauges) -> None:
+        self.make, self.capacity, self.retry_after_s, self.gauges = make, capacity, retry_after_s, gauges
+        self.sessions: dict[str, Session] = {}
+        self.draining = False
+        gauges.capacity.set(capacity)
+
+    def open(self, character: Character) -> Session:
+        """
+        Raises:
+            FullError: every place is taken, or the server is about to stop.
+        """
+        if self.draining:
+            raise FullError("The server is about to restart. Try again in a minute.", retry_after_s=60)
+        if len(self.sessions) >= self.capacity:
+            raise FullError(
+                f"All {self.capacity} places are taken. Try again in {self.retry_after_s} s.",
+                retry_after_s=self.retry_after_s,
+            )
+        session_id = secrets.token_hex(8)
+        session = self.make(session_id, character, lambda: self._forget(session_id))
+        self.sessions[session_id] = session
+        self.gauges.sessions.set(len(self.sessions))
+        session.start()
+        return session
+
+    def get(self, session_id: str) -> Session:
+        """
+        Raises:
+            KeyError: there is no such session, or no longer.
+        """
+        return self.sessions[session_id]
+
+    async def drain(self, *, patience_s: float) -> None:
+        """Let nobody in, wait for the sessions to end, and end those that do not."""
+        self.draining = True
+        begin = time.monotonic()
+        while self.sessions and time.monotonic() - begin < patience_s:
+            await asyncio.sleep(0.1)
+        await asyncio.gather(*(session.close("The server restarts.") for session in list(self.sessions.values())))
+
+    def _forget(self, session_id: str) -> None:
+        self.sessions.pop(session_id, None)
+        self.gauges.sessions.set(len(self.sessions))

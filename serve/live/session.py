@@ -1,0 +1,193 @@
+"""One conversation: engine, agent and connection, from its key to its end."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from serve.live.agent import Agent, Services, TurnTaking
+from serve.live.characters import Character
+from serve.live.gauges import Gauges
+from serve.live.peer import Peer
+from serve.live.performer import Beat, Face, Performer
+from serve.live.sound import Sound
+from serve.live.tracks import FaceTrack, VoiceTrack
+from serve.live.turns import Event
+
+log = logging.getLogger(__name__)
+
+REPORT_S = 1.0  # between two reports of numbers to the page
+CLOSE_S = 5.0  # for a task to end by itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a session is kept."""
+
+    waiting_s: float  # from its request to its first connection
+    away_s: float  # without a connection, when the network was cut
+    session_s: float  # altogether
+
+
+class WrongKeyError(PermissionError):
+    """The key is not, or no longer, the one that opens this session."""
+
+
+class Session:
+    """`start` it, `connect` a browser with the key, as often as the network breaks; it ends by itself or by `close`."""
+
+    def __init__(
+        self,
+        session_id: str,
+        character: Character,
+        face: Face,
+        services: Services,
+        *,
+        beat: Beat,
+        turn_taking: TurnTaking,
+        patience: Patience,
+        ice_servers: list[str],
+        gauges: Gauges,
+        on_end: Callable[[], None],
+    ) -> None:
+        self.id, self.key, self.character, self.beat = session_id, secrets.token_urlsafe(24), character, beat
+        self.patience, self.ice_servers, self.gauges, self.on_end = patience, ice_servers, gauges, on_end
+        self.performer = Performer(face, beat, on_step=gauges.step_ms.observe)
+        self.agent = Agent(
+            services,
+            self.performer,
+            instruction=character.personality,
+            turn_taking=turn_taking,
+            on_event=self._on_event,
+        )
+        self.face = face
+        self._voice_track: VoiceTrack | None = None
+        self._face_track: FaceTrack | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._errands: set[asyncio.Task[None]] = set()
+        self._deadline_s = time.monotonic() + patience.waiting_s
+        self._end_s = time.monotonic() + patience.session_s
+        self._closed = self._greeted = False
+        self._peer: Peer | None = None
+
+    def start(self) -> None:
+        for work in (self.performer.run(), self.agent.run(), self._watch()):
+            self._tasks.append(asyncio.create_task(work))
+
+    def check(self, key: str) -> None:
+        """
+        Raises:
+            WrongKeyError: the key was used before, or never given out.
+        """
+        if not secrets.compare_digest(key.encode(), self.key.encode()):
+            raise WrongKeyError("The session key is not valid, or was used before. Begin a new session.")
+
+    async def connect(self, key: str, offer: str) -> tuple[str, str]:
+        """The SDP answer, and the key for the next connection: each opens one.
+
+        Raises:
+            WrongKeyError: the key was used before, or never given out.
+            ValueError: the offer makes no sense.
+        """
+        self.check(key)
+        self.key = secrets.token_urlsafe(24)
+        old, self._peer = self._peer, None
+        if old:
+            await old.close()
+        face = FaceTrack(self.beat.sample_rate)
+        voice = VoiceTrack(self.performer.playout, face, self.beat.sample_rate)
+        peer = Peer(
+            [voice, face],
+            engine_rate=self.beat.sample_rate,
+            ice_servers=self.ice_servers,
+            on_heard=self._on_heard,
+            on_message=self._on_message,
+            on_open=self._on_open,
+            on_gone=lambda: self._on_gone(peer),
+        )
+        try:
+            answer = await peer.answer(offer)
+        except ValueError:
+            await peer.close()
+            raise
+        self._peer, self._voice_track, self._face_track = peer, voice, face
+        return answer, self.key
+
+    async def close(self, reason: str) -> None:
+        """End everything that belongs to the session, and tell the page why."""
+        if self._closed:
+            return
+        self._closed = True
+        log.info("session ends: %s", reason)
+        if self._peer:
+            self._peer.send({"type": "ended", "message": reason})
+        current = asyncio.current_task()
+        tasks = [task for task in [*self._tasks, *self._errands] if task is not current]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
+        if self._peer:
+            await self._peer.close()
+        await self.face.stop()
+        self.on_end()
+
+    async def _watch(self) -> None:
+        """Report numbers to the page, and end the session when nobody is there, or when its time is over."""
+        while True:
+            await asyncio.sleep(REPORT_S)
+            now = time.monotonic()
+            for task in self._tasks:
+                if task.done():
+                    return await self.close("Something went wrong on the server. Please start again.")
+            if now > self._end_s:
+                return await self.close(f"A session lasts {self.patience.session_s / 60:.0f} minutes.")
+            if now > self._deadline_s:
+                return await self.close("Nobody is connected.")
+            self._report()
+
+    def _report(self) -> None:
+        playout = self.performer.playout
+        if self._peer and self._face_track:
+            numbers = {"lead_ms": round(1000 * playout.queued_samples / self.beat.sample_rate), "stalls": playout.stalls,
+                       "frames": self._face_track.sent, "dropped": self._face_track.dropped}
+            self._peer.send({"type": "numbers", **numbers})
+
+    def _on_open(self) -> None:
+        self._deadline_s = float("inf")
+        if self._peer:
+            self._peer.send({"type": "state", "state": "listening"})
+        if not self._greeted and self.character.start_script:
+            self._do(self.agent.speak(self.character.start_script))
+        self._greeted = True
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something short that nobody waits for; it ends with the session at the latest."""
+        task = asyncio.create_task(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    def _on_gone(self, peer: Peer) -> None:
+        if peer is self._peer:
+            self._deadline_s = time.monotonic() + self.patience.away_s
+
+    async def _on_heard(self, narrow: bytes, wide: Sound) -> None:
+        self.performer.hear(wide)
+        await self.agent.hear(narrow)
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        text = message.get("text")
+        if message.get("type") == "text" and isinstance(text, str) and text.strip():
+            self._do(self.agent.read(text.strip()))
+
+    def _on_event(self, event: Event) -> None:
+        if event["type"] == "latency":
+            self.gauges.turn_ms.observe(event["total_ms"])
+            log.info("answered after %s ms", event["total_ms"], extra={"latency": event})
+        if event["type"] == "interrupted":
+            self.gauges.interruptions.inc()
+        if self._peer:
+            self._peer.send(event)

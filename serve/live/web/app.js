@@ -1,0 +1,288 @@
+// The page of a live character: choose, connect, talk. One script, no request to any other host.
+
+const $ = (id) => document.getElementById(id);
+const STATES = {
+  idle: "Choose somebody to talk to",
+  connecting: "Connecting",
+  listening: "Listening",
+  thinking: "Thinking",
+  talking: "Talking",
+};
+const RECONNECTS = 3;
+const GATHER_MS = 1500; // a browser that finds no more ways to be reached says so late
+
+let chosen = { character: null, image: null };
+let call = null; // {id, key, connection, channel, microphone, camera, reconnects}
+
+function show(state) {
+  $("app").dataset.state = state;
+  $("status").querySelector("span").textContent = STATES[state];
+}
+
+function fail(message) {
+  $("error").textContent = message;
+  $("error").hidden = !message;
+}
+
+async function request(path, options = {}) {
+  const response = await fetch(path, options);
+  const body = response.status === 204 ? {} : await response.json();
+  if (!response.ok) throw new Error(body.error || `The server answered ${response.status}.`);
+  return body;
+}
+
+// ---- choosing ----
+
+function card(name, content, value) {
+  const label = document.createElement("label");
+  const input = Object.assign(document.createElement("input"), { type: "radio", name: "character", value });
+  const frame = Object.assign(document.createElement("span"), { className: "card" });
+  const title = Object.assign(document.createElement("span"), { className: "name", textContent: name });
+  frame.append(content, title);
+  label.append(input, frame);
+  return { label, input, frame, title };
+}
+
+function image(source, name) {
+  return Object.assign(document.createElement("img"), { src: source, alt: name, width: 160, height: 160 });
+}
+
+async function listCharacters() {
+  const { characters } = await request("/v1/characters");
+  for (const { key, name, image: source } of characters) {
+    const { label, input } = card(name, image(source, ""), key);
+    input.addEventListener("change", () => choose({ character: key, image: null }));
+    $("characters").append(label);
+  }
+  $("characters").append(uploadCard(characters[0].key));
+  $("characters").querySelector("input").click();
+}
+
+function choose(choice) {
+  chosen = choice;
+  $("start").disabled = false;
+  fail("");
+}
+
+function uploadCard(character) {
+  const plus = Object.assign(document.createElement("span"), { className: "plus", textContent: "+" });
+  plus.setAttribute("aria-hidden", "true");
+  const { label, input, frame } = card("Your picture", plus, "upload");
+  const file = Object.assign(document.createElement("input"), { type: "file", accept: "image/jpeg,image/png,image/webp", hidden: true });
+  file.id = "file";
+  const pick = () => file.click();
+  input.addEventListener("click", pick);
+  file.addEventListener("change", async () => {
+    if (!file.files.length) return;
+    $("note").textContent = "Looking for a face";
+    try {
+      const uploaded = await request("/v1/images", { method: "POST", body: file.files[0] });
+      frame.replaceChild(image(uploaded.image, "Your picture"), frame.firstChild);
+      input.checked = true;
+      choose({ character, image: uploaded.key });
+      $("note").textContent = uploaded.note || "";
+    } catch (error) {
+      $("note").textContent = "";
+      fail(error.message);
+    }
+    file.value = "";
+  });
+  label.append(file);
+  return label;
+}
+
+// ---- calling ----
+
+async function start() {
+  fail("");
+  show("connecting");
+  $("start").disabled = true;
+  try {
+    const microphone = await navigator.mediaDevices.getUserMedia({ audio: audioWishes() });
+    const session = await request("/v1/realtime_sessions", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(chosen),
+    });
+    call = { id: session.id, key: session.session_key, microphone, camera: null, reconnects: 0 };
+    $("choose").hidden = true;
+    $("stage").hidden = false;
+    await connect();
+    $("leave").focus();
+  } catch (error) {
+    const denied = error.name === "NotAllowedError" || error.name === "NotFoundError";
+    leave(denied ? "Without a microphone there is nothing to hear. Allow it and try again." : error.message);
+  }
+}
+
+function audioWishes() {
+  const plain = new URLSearchParams(location.search).has("plain"); // tests want the sound as it is
+  return { echoCancellation: !plain, noiseSuppression: !plain, autoGainControl: !plain };
+}
+
+async function connect() {
+  const connection = new RTCPeerConnection();
+  call.connection = connection;
+  call.channel = connection.createDataChannel("events");
+  call.channel.onmessage = ({ data }) => receive(JSON.parse(data));
+  connection.addTransceiver(call.microphone.getAudioTracks()[0], { direction: "sendrecv" });
+  connection.addTransceiver("video", { direction: "recvonly" });
+  connection.ontrack = ({ track }) => {
+    const element = track.kind === "video" ? $("face") : $("voice");
+    const stream = element.srcObject || new MediaStream();
+    for (const old of stream.getTracks()) stream.removeTrack(old);
+    stream.addTrack(track);
+    element.srcObject = stream;
+    element.play().catch(() => fail("Press any key to hear the character."));
+  };
+  connection.onconnectionstatechange = () => {
+    if (call?.connection !== connection) return;
+    if (connection.connectionState === "connected") call.reconnects = 0;
+    if (["failed", "disconnected"].includes(connection.connectionState)) reconnect();
+  };
+  await connection.setLocalDescription(await connection.createOffer());
+  await gathered(connection);
+  const answer = await request(`/v1/realtime_sessions/${call.id}/offer`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", Authorization: `Bearer ${call.key}` },
+    body: JSON.stringify({ sdp: connection.localDescription.sdp }),
+  });
+  call.key = answer.session_key;
+  await connection.setRemoteDescription({ type: "answer", sdp: answer.sdp });
+}
+
+function gathered(connection) {
+  return new Promise((resolve) => {
+    const check = () => connection.iceGatheringState === "complete" && resolve();
+    connection.addEventListener("icegatheringstatechange", check);
+    setTimeout(resolve, GATHER_MS);
+    check();
+  });
+}
+
+async function reconnect() {
+  show("connecting");
+  call.connection.close();
+  if (call.reconnects++ >= RECONNECTS) return leave("The connection was lost.");
+  try {
+    await connect();
+  } catch (error) {
+    leave(error.message);
+  }
+}
+
+function leave(message = "") {
+  const ended = call;
+  call = null;
+  ended?.connection?.close();
+  ended?.microphone.getTracks().forEach((track) => track.stop());
+  ended?.camera?.getTracks().forEach((track) => track.stop());
+  if (ended) request(`/v1/realtime_sessions/${ended.id}`, { method: "DELETE", headers: { Authorization: `Bearer ${ended.key}` }, keepalive: true }).catch(() => {});
+  $("self").hidden = true;
+  $("camera").setAttribute("aria-pressed", "false");
+  $("camera").textContent = "Camera off";
+  $("captions").replaceChildren();
+  $("stage").hidden = true;
+  $("choose").hidden = false;
+  $("start").disabled = false;
+  show("idle");
+  fail(message);
+}
+
+// ---- what the server says ----
+
+function receive(event) {
+  if (event.type === "state") show(event.state);
+  else if (event.type === "caption") caption(event.who, event.text);
+  else if (event.type === "interrupted") $("captions").querySelector("li.character:last-of-type")?.classList.add("cut");
+  else if (event.type === "latency") $("n-answer").textContent = `${(event.total_ms / 1000).toFixed(2)} s`;
+  else if (event.type === "numbers") $("n-lead").textContent = `${event.lead_ms} ms`;
+  else if (event.type === "error") fail(event.message);
+  else if (event.type === "ended") leave(event.message);
+}
+
+let speaking = null; // the caption that grows word by word
+
+function caption(who, text) {
+  const list = $("captions");
+  const open = who === "character" && speaking && speaking === list.lastElementChild && !speaking.classList.contains("cut");
+  if (open) speaking.textContent += ` ${text}`;
+  else {
+    const line = Object.assign(document.createElement("li"), { className: who, textContent: text });
+    list.append(line);
+    speaking = who === "character" ? line : null;
+    while (list.children.length > 60) list.firstElementChild.remove();
+  }
+  list.scrollTop = list.scrollHeight;
+}
+
+// ---- switches and numbers ----
+
+function toggleMicrophone() {
+  const track = call?.microphone.getAudioTracks()[0];
+  if (!track) return;
+  track.enabled = !track.enabled;
+  $("mic").setAttribute("aria-pressed", track.enabled);
+  $("mic").textContent = track.enabled ? "Microphone on" : "Microphone off";
+}
+
+async function toggleCamera() {
+  if (!call) return;
+  if (call.camera) {
+    call.camera.getTracks().forEach((track) => track.stop());
+    call.camera = null;
+  } else {
+    try {
+      call.camera = await navigator.mediaDevices.getUserMedia({ video: { width: 320 } });
+    } catch {
+      return fail("The camera cannot be used.");
+    }
+    $("self").srcObject = call.camera;
+  }
+  $("self").hidden = !call.camera;
+  $("camera").setAttribute("aria-pressed", Boolean(call.camera));
+  $("camera").textContent = call.camera ? "Camera on" : "Camera off";
+}
+
+function toggleNumbers() {
+  const hidden = !$("numbers").hidden;
+  $("numbers").hidden = hidden;
+  $("numbers-switch").setAttribute("aria-expanded", !hidden);
+}
+
+async function measure() {
+  if (call?.connection?.connectionState !== "connected") return;
+  for (const report of (await call.connection.getStats()).values()) {
+    if (report.type === "inbound-rtp" && report.kind === "video") {
+      $("n-fps").textContent = `${report.framesPerSecond ?? 0} fps`;
+      $("n-freezes").textContent = report.freezeCount ?? 0;
+    }
+    if (report.type === "candidate-pair" && report.nominated && report.currentRoundTripTime !== undefined)
+      $("n-network").textContent = `${Math.round(1000 * report.currentRoundTripTime)} ms`;
+  }
+}
+
+$("start").addEventListener("click", start);
+$("leave").addEventListener("click", () => leave());
+$("mic").addEventListener("click", toggleMicrophone);
+$("camera").addEventListener("click", toggleCamera);
+$("numbers-switch").addEventListener("click", toggleNumbers);
+$("write").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("words").value.trim();
+  if (!text || call?.channel?.readyState !== "open") return;
+  call.channel.send(JSON.stringify({ type: "text", text }));
+  caption("user", text);
+  $("words").value = "";
+});
+document.addEventListener("keydown", (event) => {
+  if ($("voice").paused && $("voice").srcObject) $("voice").play().then(() => fail("")).catch(() => {});
+  if (event.target.matches("input:not([type=radio])") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "m") toggleMicrophone();
+  else if (event.key === "v") toggleCamera();
+  else if (event.key === "n") toggleNumbers();
+  else if (event.key === "Escape" && call) leave();
+});
+window.addEventListener("pagehide", () => call && leave());
+setInterval(measure, 1000);
+listCharacters().catch((error) => fail(error.message));
