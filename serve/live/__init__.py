@@ -1,1 +1,1 @@
-"""A live conversation. Read `playout`, `sound`, `performer`, `engine_process`; then `avatar`, `agent`, `session`, `api`."""
+"""A live conversation. Read `playout`, `sound`, `performer`, `tracks`; then `avatar`, `agent`, `session`, `api`."""

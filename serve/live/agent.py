@@ -1,7 +1,6 @@
 """Who listens, thinks and speaks in one session: a pipecat pipeline that ends in the avatar."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ from serve.live.hearing import SAMPLE_RATE
 from serve.live.performer import Performer
 from serve.live.turns import Event, TurnObserver
 
-log = logging.getLogger(__name__)
+START_TIMEOUT_S, STOP_TIMEOUT_S = 10.0, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +60,7 @@ class Agent:
         parts = [services.stt, user, services.llm, services.tts, Avatar(performer), assistant]
         self.worker = PipelineWorker(
             Pipeline(parts),
-            params=PipelineParams(
-                audio_in_sample_rate=SAMPLE_RATE, audio_out_sample_rate=performer.beat.sample_rate
-            ),
+            params=PipelineParams(audio_in_sample_rate=SAMPLE_RATE, audio_out_sample_rate=performer.beat.sample_rate),
             cancel_on_idle_timeout=False,  # sessions end by their own clock
             enable_rtvi=False,
             observers=[TurnObserver(on_event)],
@@ -74,10 +71,15 @@ class Agent:
     async def run(self) -> None:
         runner = WorkerRunner(handle_sigint=False)
         await runner.add_workers(self.worker)
+        running, started = asyncio.create_task(runner.run()), asyncio.create_task(self.started.wait())
         try:
-            await runner.run()
+            await asyncio.shield(running)
         finally:
+            # A pipeline that is cancelled while it starts would leave tasks behind.
+            await asyncio.wait([running, started], return_when=asyncio.FIRST_COMPLETED, timeout=START_TIMEOUT_S)
+            started.cancel()
             await self.worker.cancel()
+            await asyncio.wait([running], timeout=STOP_TIMEOUT_S)
 
     async def hear(self, samples: bytes) -> None:
         """16-bit mono at 16 kHz, as it comes from the microphone."""

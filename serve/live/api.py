@@ -13,8 +13,8 @@ from prometheus_client import generate_latest
 
 from serve.live.characters import UPLOAD_BYTES, Character, Uploads, decode_upload, portrait_of, to_png
 from serve.live.gauges import Gauges
-from serve.live.lobby import FullError, Lobby, Rate
-from serve.live.session import WrongKeyError
+from serve.live.lobby import Lobby, Rate
+from serve.live.refusals import FullError, NotHereError, WrongKeyError
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Api:
         return web.json_response({"characters": entries})
 
     async def character_image(self, request: web.Request) -> web.Response:
-        return _png(self.characters[request.match_info["key"]].portrait)
+        return _png(self._character(request.match_info["key"]).portrait)
 
     async def upload(self, request: web.Request) -> web.Response:
         self.rate.check(request.remote or "")
@@ -94,11 +94,10 @@ class Api:
     async def open_session(self, request: web.Request) -> web.Response:
         self.rate.check(request.remote or "")
         wish = await _json(request)
-        character = self.characters[str(wish.get("character", next(iter(self.characters))))]
+        character = self._character(str(wish.get("character", next(iter(self.characters)))))
         if image := wish.get("image"):
             character = character.with_portrait(self.uploads.get(str(image)))
         session = self.lobby.open(character)
-        log.info("session opened", extra={"session": session.id})
         return web.json_response({"id": session.id, "status": "READY", "session_key": session.key}, status=201)
 
     async def connect(self, request: web.Request) -> web.Response:
@@ -125,6 +124,11 @@ class Api:
     async def metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self.gauges.registry), content_type="text/plain", charset="utf-8")
 
+    def _character(self, key: str) -> Character:
+        if key not in self.characters:
+            raise NotHereError(f"There is no character of this name. There are: {', '.join(self.characters)}.")
+        return self.characters[key]
+
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse foreign pages, and turn every known error into JSON with a message for a person."""
@@ -136,8 +140,8 @@ class Api:
             response = _error(429, str(error), {"Retry-After": str(error.retry_after_s)})
         except WrongKeyError as error:
             response = _error(403, str(error))
-        except KeyError:
-            response = _error(404, "There is no such thing here, or no longer.")
+        except NotHereError as error:
+            response = _error(404, str(error))
         except ValueError as error:
             response = _error(400, str(error))
         except web.HTTPRequestEntityTooLarge:

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gwm.face import FaceMesh, crop_to_face
 from gwm.media import read_image, to_rgb
+from serve.live.refusals import NotHereError
 
 UPLOAD_BYTES = 5_000_000
 UPLOAD_PIXELS = 40_000_000  # a small file can hold an enormous picture
@@ -119,6 +120,8 @@ class Uploads:
     def get(self, key: str) -> UInt8[np.ndarray, "h w 3"]:
         """
         Raises:
-            KeyError: there is no such upload, or no longer.
+            NotHereError: there is no such upload, or no longer.
         """
+        if key not in self._portraits:
+            raise NotHereError("This picture is not here any more. Upload it again.")
         return self._portraits[key]

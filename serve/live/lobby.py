@@ -10,20 +10,13 @@ from collections.abc import Callable
 
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
+from serve.live.refusals import FullError, NotHereError
 from serve.live.session import Session
 
 log = logging.getLogger(__name__)
 
 BUSY_SHARE = 0.6  # of a chunk's time that engines may fill; the rest is for sound, encoding and the agent
 VISITORS = 1_000  # addresses whose rate is remembered
-
-
-class FullError(RuntimeError):
-    """No room; `retry_after_s` says when there may be some."""
-
-    def __init__(self, message: str, *, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 def measured_capacity(step_ms: float, chunk_ms: float) -> int:
@@ -33,7 +26,11 @@ def measured_capacity(step_ms: float, chunk_ms: float) -> int:
     """
     capacity = math.floor(BUSY_SHARE * chunk_ms / step_ms)
     if capacity < 1:
-        log.warning("a chunk takes %.0f ms, must take less than %.0f ms: the picture will stutter", step_ms, BUSY_SHARE * chunk_ms)
+        log.warning(
+            "a chunk takes %.0f ms, must take less than %.0f ms: the picture will stutter",
+            step_ms,
+            BUSY_SHARE * chunk_ms,
+        )
     return max(1, capacity)
 
 
@@ -95,8 +92,10 @@ class Lobby:
     def get(self, session_id: str) -> Session:
         """
         Raises:
-            KeyError: there is no such session, or no longer.
+            NotHereError: there is no such session, or no longer.
         """
+        if session_id not in self.sessions:
+            raise NotHereError("This session is over. Begin a new one.")
         return self.sessions[session_id]
 
     async def drain(self, *, patience_s: float) -> None:

@@ -95,14 +95,17 @@ class Peer:
 
     def _on_text(self, text: object) -> None:
         if not isinstance(text, str) or len(text) > MESSAGE_CHARS:
-            return self.send({"type": "error", "message": f"A message must be text of at most {MESSAGE_CHARS} characters."})
+            return self._refuse(f"A message must be text of at most {MESSAGE_CHARS} characters.")
         try:
             message = json.loads(text)
         except ValueError:
             message = None
         if not isinstance(message, dict):
-            return self.send({"type": "error", "message": "A message must be a JSON object."})
+            return self._refuse("A message must be a JSON object.")
         self.on_message(message)
+
+    def _refuse(self, reason: str) -> None:
+        self.send({"type": "error", "message": reason})
 
     def _on_state(self) -> None:
         state = self.connection.connectionState
@@ -119,7 +122,9 @@ class Peer:
             assert isinstance(frame, av.AudioFrame)
             frame.pts = None  # the samples themselves are contiguous
             narrow, wide = ([part.to_ndarray().reshape(-1) for part in to.resample(frame)] for to in self._resamplers)
-            await self.on_heard(b"".join(part.tobytes() for part in narrow), np.concatenate([*wide, np.zeros(0, np.float32)]))
+            await self.on_heard(
+                b"".join(part.tobytes() for part in narrow), np.concatenate([*wide, np.zeros(0, np.float32)])
+            )
 
 
 def _mono(form: str, rate: int) -> av.AudioResampler:

@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,10 +17,12 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 1.0  # between attempts to get a lost engine back
 
+
 class FaceLostError(RuntimeError):
     """Whatever makes the frames is gone; it may come back."""
 
 
+@runtime_checkable
 class Face(Protocol):
     """An engine of one session, wherever it runs."""
 
@@ -54,8 +56,8 @@ class Beat:
     def __post_init__(self) -> None:
         if self.lead_samples < self.chunk_samples:
             raise ValueError(
-                f"lead of {1000 * self.lead_samples / self.sample_rate:.0f} ms must be at least a chunk's "
-                f"{1000 * self.chunk_samples / self.sample_rate:.0f} ms: otherwise nothing could be played. Raise lead_ms."
+                f"lead of {self.lead_samples} samples must be at least a chunk's {self.chunk_samples}: otherwise nothing "
+                "could be played. Raise lead_ms."
             )
 
     @property

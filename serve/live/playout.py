@@ -79,7 +79,7 @@ class Playout:
         return Slice(voice, frames)
 
     def hush(self) -> None:
-        """Fade what is queued to silence and forget its marks. The frames stay: leaving them out would be a jump cut."""
+        """Fade what is queued to silence and forget its marks. Its frames stay: without them there would be a jump."""
         fade = np.linspace(1, 0, FADE_SAMPLES)
         for chunk in self._chunks:
             rest = chunk.voice[self._offset :] if chunk is self._chunks[0] else chunk.voice

@@ -13,6 +13,7 @@ from serve.live.characters import Character
 from serve.live.espeak import Espeak
 from serve.live.hearing import Moonshine, Recogniser, Whisper
 from serve.live.local_llm import LocalLLM
+from serve.live.low_priority import LowPriority
 from serve.live.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.voices import EspeakVoice, PiperVoice, Voice
 
@@ -44,21 +45,29 @@ class Profile:
     """
 
     def __init__(self, *, stt: str, llm: str, tts: str, endpoints: dict[str, Endpoint], sample_rate: int) -> None:
-        for name, value, allowed in (("stt", stt, (*RECOGNISERS, "openai")), ("llm", llm, THINKERS), ("tts", tts, VOICES)):
+        for name, value, allowed in (
+            ("stt", stt, (*RECOGNISERS, "openai")),
+            ("llm", llm, THINKERS),
+            ("tts", tts, VOICES),
+        ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r} must be one of {allowed}.")
         self.endpoints, self.sample_rate, self.llm = endpoints, sample_rate, llm
-        self.recogniser: Recogniser | None = RECOGNISERS[stt]() if stt != "openai" else None
-        self.library = Espeak() if tts != "openai" else None
-        self.piper = PiperVoice(self.library) if self.library and tts == "piper" else None
-        self.local = LocalLLM() if llm == "local" else None
+        self.pool = LowPriority()
+        self.recogniser: Recogniser | None = self.pool.load(RECOGNISERS[stt]) if stt != "openai" else None
+        self.library = library = Espeak() if tts != "openai" else None
+        self.piper = self.pool.load(lambda: PiperVoice(library)) if library and tts == "piper" else None
+        self.local = self.pool.load(LocalLLM) if llm == "local" else None
+
+    def close(self) -> None:
+        self.pool.close()
 
     def services(self, character: Character) -> Services:
         return Services(stt=self._stt(), llm=self._llm(character), tts=self._tts(character))
 
     def _stt(self) -> FrameProcessor:
         if self.recogniser:
-            return LocalSTT(self.recogniser)
+            return LocalSTT(self.recogniser, self.pool)
         there = self.endpoints["stt"]
         settings = OpenAISTTService.Settings(model=there.model)
         return OpenAISTTService(api_key=there.key, base_url=there.url, settings=settings)
@@ -76,9 +85,7 @@ class Profile:
     def _tts(self, character: Character) -> FrameProcessor:
         if self.library:
             voice: Voice = self.piper or EspeakVoice(self.library, name=character.voice or "en-us")
-            return LocalTTS(voice, sample_rate=self.sample_rate)
+            return LocalTTS(voice, self.pool, sample_rate=self.sample_rate)
         there = self.endpoints["tts"]
         settings = OpenAITTSService.Settings(model=there.model, voice=character.voice or there.voice)
-        return OpenAITTSService(
-            api_key=there.key, base_url=there.url, sample_rate=self.sample_rate, settings=settings
-        )
+        return OpenAITTSService(api_key=there.key, base_url=there.url, sample_rate=self.sample_rate, settings=settings)

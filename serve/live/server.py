@@ -66,7 +66,7 @@ def beat_of(contract: Contract, lead_ms: float) -> Beat:
 async def running_app(
     options: ServerOptions, *, patience: Patience, turn_taking: TurnTaking, endpoints: dict[str, Endpoint]
 ) -> AsyncIterator[Api]:
-    """Everything behind the port, and drained at the end.
+    """Everything behind the port.
 
     Raises:
         FileNotFoundError, ValueError: artifact, characters or a choice cannot be used.
@@ -76,7 +76,9 @@ async def running_app(
     contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
     beat, gauges = beat_of(contract, options.lead_ms), Gauges()
     characters = read_characters(Path(options.characters), contract.resolution)
-    profile = Profile(stt=options.stt, llm=options.llm, tts=options.tts, endpoints=endpoints, sample_rate=beat.sample_rate)
+    profile = Profile(
+        stt=options.stt, llm=options.llm, tts=options.tts, endpoints=endpoints, sample_rate=beat.sample_rate
+    )
     engines = EngineProcess(options.artifact, device=options.device, num_threads=options.num_threads)
 
     def make(session_id: str, character: Character, on_end: Callable[[], None]) -> Session:
@@ -107,9 +109,9 @@ async def running_app(
             requests_per_minute=options.requests_per_minute,
             gauges=gauges,
         )
-        await lobby.drain(patience_s=options.drain_s)
     finally:
         await engines.close()
+        profile.close()
 
 
 async def serve_until_signal(
@@ -129,8 +131,14 @@ async def serve_until_signal(
         await runner.setup()
         try:
             await web.TCPSite(runner, options.host, options.port).start()
-            log.info("talk to %s: http://%s:%d", ", ".join(c.name for c in api.characters.values()), options.host, options.port)
+            log.info(
+                "talk to %s: http://%s:%d",
+                ", ".join(c.name for c in api.characters.values()),
+                options.host,
+                options.port,
+            )
             await stop.wait()
             log.info("stopping: nobody new is let in")
         finally:
+            await api.lobby.drain(patience_s=options.drain_s)
             await runner.cleanup()

@@ -1,6 +1,5 @@
 """The parts of the conversation as pipecat services: those that run here, and any server that speaks OpenAI's API."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 
 import numpy as np
@@ -23,18 +22,17 @@ from pipecat.utils.time import time_now_iso8601
 
 from serve.live import small_talk
 from serve.live.hearing import SAMPLE_RATE, Recogniser
+from serve.live.low_priority import LowPriority
 from serve.live.voices import Voice
 
 
 class LocalSTT(SegmentedSTTService):
     """A `Recogniser` shared by all sessions."""
 
-    def __init__(self, recogniser: Recogniser) -> None:
+    def __init__(self, recogniser: Recogniser, pool: LowPriority) -> None:
         # The time-out only matters where a recogniser says nothing at all: it bounds the wait after the last word.
-        super().__init__(
-            sample_rate=SAMPLE_RATE, ttfs_p99_latency=1.0, settings=STTSettings(model=None, language=None)
-        )
-        self.recogniser = recogniser
+        super().__init__(sample_rate=SAMPLE_RATE, ttfs_p99_latency=1.0, settings=STTSettings(model=None, language=None))
+        self.recogniser, self.pool = recogniser, pool
 
     @property
     def wants_wav_segments(self) -> bool:
@@ -42,7 +40,7 @@ class LocalSTT(SegmentedSTTService):
 
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame, None]:
         voice = np.frombuffer(audio, np.int16).astype(np.float32) / 2**15
-        text = await asyncio.to_thread(self.recogniser.transcribe, voice)
+        text = await self.pool.run(self.recogniser.transcribe, voice)
         if text:
             yield TranscriptionFrame(text, self._user_id, time_now_iso8601())
 
@@ -50,17 +48,17 @@ class LocalSTT(SegmentedSTTService):
 class LocalTTS(TTSService):
     """A `Voice` shared by all sessions, sentence by sentence."""
 
-    def __init__(self, voice: Voice, *, sample_rate: int) -> None:
+    def __init__(self, voice: Voice, pool: LowPriority, *, sample_rate: int) -> None:
         super().__init__(
             push_start_frame=True,
             push_stop_frames=True,
             sample_rate=sample_rate,
             settings=TTSSettings(model=None, voice=None, language=None),
         )
-        self.voice = voice
+        self.voice, self.pool = voice, pool
 
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame, None]:
-        sound = await asyncio.to_thread(self._speak, text)
+        sound = await self.pool.run(self._speak, text)
         yield TTSAudioRawFrame((sound * (2**15 - 1)).astype(np.int16).tobytes(), self.sample_rate, 1, context_id)
 
     def _speak(self, text: str) -> np.ndarray:

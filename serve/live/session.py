@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Coroutine
@@ -11,8 +12,10 @@ from typing import Any
 from serve.live.agent import Agent, Services, TurnTaking
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
+from serve.live.log_lines import SESSION
 from serve.live.peer import Peer
 from serve.live.performer import Beat, Face, Performer
+from serve.live.refusals import WrongKeyError
 from serve.live.sound import Sound
 from serve.live.tracks import FaceTrack, VoiceTrack
 from serve.live.turns import Event
@@ -30,10 +33,6 @@ class Patience:
     waiting_s: float  # from its request to its first connection
     away_s: float  # without a connection, when the network was cut
     session_s: float  # altogether
-
-
-class WrongKeyError(PermissionError):
-    """The key is not, or no longer, the one that opens this session."""
 
 
 class Session:
@@ -69,11 +68,15 @@ class Session:
         self._tasks: list[asyncio.Task[None]] = []
         self._errands: set[asyncio.Task[None]] = set()
         self._deadline_s = time.monotonic() + patience.waiting_s
+        self._heard_s = math.inf  # a microphone that is switched off sends silence; one that sends nothing is gone
         self._end_s = time.monotonic() + patience.session_s
         self._closed = self._greeted = False
+        self._stalls = self._losses = 0  # that were reported
         self._peer: Peer | None = None
 
     def start(self) -> None:
+        SESSION.set(self.id)  # for the tasks that begin here
+        log.info("session opened with %s", self.character.key)
         for work in (self.performer.run(), self.agent.run(), self._watch()):
             self._tasks.append(asyncio.create_task(work))
 
@@ -93,6 +96,7 @@ class Session:
             ValueError: the offer makes no sense.
         """
         self.check(key)
+        SESSION.set(self.id)
         self.key = secrets.token_urlsafe(24)
         old, self._peer = self._peer, None
         if old:
@@ -145,19 +149,26 @@ class Session:
                     return await self.close("Something went wrong on the server. Please start again.")
             if now > self._end_s:
                 return await self.close(f"A session lasts {self.patience.session_s / 60:.0f} minutes.")
-            if now > self._deadline_s:
+            if now > self._deadline_s or now > self._heard_s + self.patience.away_s:
                 return await self.close("Nobody is connected.")
             self._report()
 
     def _report(self) -> None:
         playout = self.performer.playout
+        self.gauges.stalls.inc(playout.stalls - self._stalls)
+        self.gauges.losses.inc(self.performer.losses - self._losses)
+        self._stalls, self._losses = playout.stalls, self.performer.losses
         if self._peer and self._face_track:
-            numbers = {"lead_ms": round(1000 * playout.queued_samples / self.beat.sample_rate), "stalls": playout.stalls,
-                       "frames": self._face_track.sent, "dropped": self._face_track.dropped}
+            numbers = {
+                "lead_ms": round(1000 * playout.queued_samples / self.beat.sample_rate),
+                "stalls": playout.stalls,
+                "frames": self._face_track.sent,
+                "dropped": self._face_track.dropped,
+            }
             self._peer.send({"type": "numbers", **numbers})
 
     def _on_open(self) -> None:
-        self._deadline_s = float("inf")
+        self._deadline_s = math.inf
         if self._peer:
             self._peer.send({"type": "state", "state": "listening"})
         if not self._greeted and self.character.start_script:
@@ -175,6 +186,7 @@ class Session:
             self._deadline_s = time.monotonic() + self.patience.away_s
 
     async def _on_heard(self, narrow: bytes, wide: Sound) -> None:
+        self._heard_s = time.monotonic()
         self.performer.hear(wide)
         await self.agent.hear(narrow)
 

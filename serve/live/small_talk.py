@@ -19,8 +19,11 @@ RULES: tuple[Rule, ...] = (
         "somebody stopped and asked it a question. The picture thought for a moment, and then it opened its mouth and "
         "answered. Since that day it has never been alone again.",
     ),
-    _rule(r"\bhow (do|does) (you|it|this) work\b", "I hear you, I think of words, and every sixth of a second a small "
-          "network draws the next four pictures of my face."),
+    _rule(
+        r"\bhow (do|does) (you|it|this) work\b",
+        "I hear you, I think of words, and every sixth of a second a small "
+        "network draws the next four pictures of my face.",
+    ),
     _rule(r"\b(weather|rain|sun)\b", "I cannot look out of the window from in here. What is it like where you are?"),
     _rule(r"\b(bye|goodbye|see you)\b", "Goodbye! Come back whenever you like."),
     _rule(r"\b(thanks|thank you)\b", "You are welcome."),

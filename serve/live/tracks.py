@@ -5,7 +5,6 @@ aiortc's own clock assumes 30 frames per second; here every time stamp is media 
 
 import asyncio
 import time
-from collections.abc import Callable
 from fractions import Fraction
 
 import av
@@ -13,7 +12,7 @@ import numpy as np
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import VIDEO_CLOCK_RATE
 
-from serve.live.playout import Pixels, Playout, Slice
+from serve.live.playout import Pixels, Playout
 
 PACKET_S = 0.02
 WAITING_FRAMES = 2  # for the encoder; of more, the oldest are left out
@@ -50,11 +49,9 @@ class VoiceTrack(MediaStreamTrack):
 
     kind = "audio"
 
-    def __init__(
-        self, playout: Playout, face: FaceTrack, sample_rate: int, *, on_slice: Callable[[Slice], None] = lambda part: None
-    ) -> None:
+    def __init__(self, playout: Playout, face: FaceTrack, sample_rate: int) -> None:
         super().__init__()
-        self.playout, self.face, self.sample_rate, self.on_slice = playout, face, sample_rate, on_slice
+        self.playout, self.face, self.sample_rate = playout, face, sample_rate
         self.packet_samples = round(PACKET_S * sample_rate)
         self.sent_samples = 0
         self._start_s: float | None = None
@@ -64,7 +61,6 @@ class VoiceTrack(MediaStreamTrack):
         part = self.playout.advance(self.packet_samples)
         for offset, pixels in part.frames:
             self.face.show(self.sent_samples + offset, pixels)
-        self.on_slice(part)
         frame = av.AudioFrame.from_ndarray(part.voice[None], format="s16", layout="mono")
         frame.sample_rate, frame.pts = self.sample_rate, self.sent_samples
         frame.time_base = Fraction(1, self.sample_rate)

@@ -9,7 +9,7 @@ from pipecat.frames.frames import (
     BotStoppedSpeakingFrame,
     ErrorFrame,
     InterruptionFrame,
-    LLMContextFrame,
+    LLMFullResponseStartFrame,
     LLMTextFrame,
     TranscriptionFrame,
     TTSAudioRawFrame,
@@ -45,23 +45,24 @@ class TurnObserver(BaseObserver):
         self.on_event = on_event
         self._ends: dict[str, float] = {}  # when each part ended
         self._speech_end_s: float | None = None
+        self._talking = False
 
     async def on_push_frame(self, data: FramePushed) -> None:
         frame = data.frame
         if isinstance(frame, ErrorFrame):
             self.on_event({"type": "error", "message": frame.error})
+            self.on_event({"type": "state", "state": "listening"})
         if data.direction is not FrameDirection.DOWNSTREAM:
             return  # what is broadcast goes both ways
         self._time(frame)
         if isinstance(frame, UserStartedSpeakingFrame):
             self.on_event({"type": "state", "state": "listening"})
-        elif isinstance(frame, LLMContextFrame):
+        elif isinstance(frame, LLMFullResponseStartFrame):
             self.on_event({"type": "state", "state": "thinking"})
-        elif isinstance(frame, BotStartedSpeakingFrame):
-            self.on_event({"type": "state", "state": "talking"})
-        elif isinstance(frame, BotStoppedSpeakingFrame):
-            self.on_event({"type": "state", "state": "listening"})
-        elif isinstance(frame, InterruptionFrame):
+        elif isinstance(frame, (BotStartedSpeakingFrame, BotStoppedSpeakingFrame)):
+            self._talking = isinstance(frame, BotStartedSpeakingFrame)
+            self.on_event({"type": "state", "state": "talking" if self._talking else "listening"})
+        elif isinstance(frame, InterruptionFrame) and self._talking:
             self.on_event({"type": "interrupted"})
         elif isinstance(frame, TranscriptionFrame):
             self.on_event({"type": "caption", "who": "user", "text": frame.text})

@@ -4,7 +4,7 @@ import json
 import re
 import unicodedata
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ CLAUSE = re.compile(r"[^,;:.!?]+[,;:.!?]*")
 START, END, PAUSE = "^", "$", "_"
 
 
+@runtime_checkable
 class Voice(Protocol):
     sample_rate: int
 

@@ -26,7 +26,7 @@ function fail(message) {
 
 async function request(path, options = {}) {
   const response = await fetch(path, options);
-  const body = response.status === 204 ? {} : await response.json();
+  const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.error || `The server answered ${response.status}.`);
   return body;
 }
@@ -105,8 +105,9 @@ async function start() {
       body: JSON.stringify(chosen),
     });
     call = { id: session.id, key: session.session_key, microphone, camera: null, reconnects: 0 };
+    $("face").poster = document.querySelector("#characters input:checked + .card img").src;
     $("choose").hidden = true;
-    $("stage").hidden = false;
+    $("stage").hidden = $("numbers-switch").hidden = false;
     await connect();
     $("leave").focus();
   } catch (error) {
@@ -182,7 +183,8 @@ function leave(message = "") {
   $("camera").setAttribute("aria-pressed", "false");
   $("camera").textContent = "Camera off";
   $("captions").replaceChildren();
-  $("stage").hidden = true;
+  $("stage").hidden = $("numbers-switch").hidden = true;
+  $("face").srcObject = $("voice").srcObject = null;
   $("choose").hidden = false;
   $("start").disabled = false;
   show("idle");
@@ -194,7 +196,7 @@ function leave(message = "") {
 function receive(event) {
   if (event.type === "state") show(event.state);
   else if (event.type === "caption") caption(event.who, event.text);
-  else if (event.type === "interrupted") $("captions").querySelector("li.character:last-of-type")?.classList.add("cut");
+  else if (event.type === "interrupted") speaking?.classList.add("cut");
   else if (event.type === "latency") $("n-answer").textContent = `${(event.total_ms / 1000).toFixed(2)} s`;
   else if (event.type === "numbers") $("n-lead").textContent = `${event.lead_ms} ms`;
   else if (event.type === "error") fail(event.message);
@@ -210,7 +212,7 @@ function caption(who, text) {
   else {
     const line = Object.assign(document.createElement("li"), { className: who, textContent: text });
     list.append(line);
-    speaking = who === "character" ? line : null;
+    if (who === "character") speaking = line;
     while (list.children.length > 60) list.firstElementChild.remove();
   }
   list.scrollTop = list.scrollHeight;
@@ -223,7 +225,7 @@ function toggleMicrophone() {
   if (!track) return;
   track.enabled = !track.enabled;
   $("mic").setAttribute("aria-pressed", track.enabled);
-  $("mic").textContent = track.enabled ? "Microphone on" : "Microphone off";
+  $("mic").textContent = track.enabled ? "Mic on" : "Mic off";
 }
 
 async function toggleCamera() {

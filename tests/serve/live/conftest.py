@@ -1,0 +1,14 @@
+import pytest
+
+from serve.live.performer import Performer
+from tests.serve.live.level_face import BEAT, LevelFace
+
+
+@pytest.fixture
+def face() -> LevelFace:
+    return LevelFace()
+
+
+@pytest.fixture
+def performer(face: LevelFace) -> Performer:
+    return Performer(face, BEAT)

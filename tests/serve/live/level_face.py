@@ -1,0 +1,77 @@
+"""A face without a network, and a clock that is turned by hand."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+
+from serve.live.performer import Beat, FaceLostError, Performer
+
+BEAT = Beat(chunk_samples=4_000, lookahead_samples=4_000, frame_samples=1_000, sample_rate=24_000, lead_samples=7_200)
+
+
+class LevelFace:
+    """Draws the loudness it hears: a frame's pixels are a hundred times the agent's samples of its chunk.
+
+    Like an engine it shows a chunk when the lookahead after it is there.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[np.ndarray] = []
+        self.users: list[np.ndarray] = []
+        self.starts = self.stops = 0
+        self.lost = False
+
+    async def start(self) -> None:
+        if self.lost:
+            raise FaceLostError("gone.")
+        self.starts += 1
+        self.waiting = []
+
+    async def step(self, agent: np.ndarray, user: np.ndarray, *, hush: bool) -> np.ndarray | None:
+        await asyncio.sleep(0)
+        if self.lost:
+            raise FaceLostError("gone.")
+        if hush:
+            self.waiting = [np.zeros_like(chunk) for chunk in self.waiting]
+        self.waiting.append(agent)
+        self.users.append(user)
+        if len(self.waiting) <= BEAT.waiting_chunks:
+            return None
+        levels = (100 * self.waiting.pop(0)[:: BEAT.frame_samples]).round().astype(np.uint8)
+        return np.broadcast_to(levels[:, None, None, None], (len(levels), 16, 16, 3))
+
+    async def stop(self) -> None:
+        self.stops += 1
+
+
+def played(
+    performer: Performer, script: Callable[[Callable[[float], Awaitable[None]]], Awaitable[None]]
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Samples that were heard and (sample, level) of the frames that were seen, while `script` acts.
+
+    The script is given `play(seconds)`, which lets that much be heard; it ends with a second of its own.
+    """
+    voice: list[np.ndarray] = []
+    frames: list[tuple[int, int]] = []
+
+    async def play(seconds: float) -> None:
+        for _ in range(round(seconds * 50)):
+            for _ in range(20):
+                await asyncio.sleep(0)
+            part = performer.playout.advance(480)
+            start = sum(map(len, voice))
+            frames.extend((start + offset, int(pixels[0, 0, 0])) for offset, pixels in part.frames)
+            voice.append(part.voice)
+
+    async def run() -> None:
+        task = asyncio.create_task(performer.run())
+        try:
+            await play(0.5)
+            await script(play)
+            await play(1)
+        finally:
+            task.cancel()
+
+    asyncio.run(run())
+    return np.concatenate(voice), frames

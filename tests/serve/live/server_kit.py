@@ -1,0 +1,141 @@
+"""A server with faces that draw loudness and a voice that hums, behind a real port; and a browser of aiortc."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import numpy as np
+from aiohttp.test_utils import TestClient, TestServer
+from aiortc import RTCPeerConnection, RTCSessionDescription
+from aiortc.contrib.media import MediaStreamError
+from aiortc.mediastreams import AudioStreamTrack
+
+from serve.live.agent import Services, TurnTaking
+from serve.live.api import Api
+from serve.live.characters import Character
+from serve.live.gauges import Gauges
+from serve.live.lobby import Lobby
+from serve.live.low_priority import LowPriority
+from serve.live.services import LocalSTT, LocalTTS, RuleLLM
+from serve.live.session import Patience, Session
+from tests.serve.live.level_face import BEAT, LevelFace
+from tests.serve.live.test_agent import Deaf, Hum
+
+PATIENCE = Patience(waiting_s=20.0, away_s=2.0, session_s=60.0)
+GREETING = "Good to see you."
+
+
+class Kit:
+    """What a test looks at."""
+
+    def __init__(self, *, capacity: int, patience: Patience) -> None:
+        self.faces: list[LevelFace] = []
+        self.patience, self.gauges, self.pool = patience, Gauges(), LowPriority()
+        portrait = np.zeros((32, 32, 3), np.uint8)
+        self.character = Character("noa", "Noa", portrait, "Be kind.", start_script=GREETING)
+        self.lobby = Lobby(self._session, capacity=capacity, retry_after_s=30, gauges=self.gauges)
+        self.api = Api(
+            self.lobby,
+            {"noa": self.character},
+            resolution=32,
+            hosts={"127.0.0.1"},
+            origins={"https://friend.example"},
+            requests_per_minute=1_000,
+            gauges=self.gauges,
+        )
+
+    def _session(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Session:
+        self.faces.append(LevelFace())
+        stt, tts = LocalSTT(Deaf(), self.pool), LocalTTS(Hum(), self.pool, sample_rate=24_000)
+        return Session(
+            session_id,
+            character,
+            self.faces[-1],
+            Services(stt, RuleLLM(name=character.name), tts),
+            beat=BEAT,
+            turn_taking=TurnTaking(),
+            patience=self.patience,
+            ice_servers=[],
+            gauges=self.gauges,
+            on_end=on_end,
+        )
+
+
+@contextlib.asynccontextmanager
+async def serving(*, capacity: int = 2, patience: Patience = PATIENCE) -> AsyncIterator[tuple[Kit, TestClient]]:
+    """A kit and a client of its port; afterwards every task that began meanwhile must have ended."""
+    before = asyncio.all_tasks()
+    kit = Kit(capacity=capacity, patience=patience)
+    async with TestClient(TestServer(kit.api.app)) as client:
+        try:
+            yield kit, client
+        finally:
+            await kit.lobby.drain(patience_s=0.0)
+            kit.pool.close()
+    for _ in range(50):
+        left = {task for task in asyncio.all_tasks() - before if not task.done()}
+        if not left:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"{len(left)} tasks were left behind: {left}")
+
+
+class Browser:
+    """The page's side of a connection."""
+
+    def __init__(self) -> None:
+        self.connection = RTCPeerConnection()
+        self.events: list[str] = []
+        self.pictures: list[Any] = []
+        self.sounds: list[Any] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self.channel = self.connection.createDataChannel("events")
+        self.channel.on("message", self.events.append)
+        self.connection.addTrack(AudioStreamTrack())
+        self.connection.addTransceiver("video", direction="recvonly")
+        self.connection.on("track", self._watch)
+
+    async def connect(self, client: TestClient, session: dict[str, str]) -> dict[str, str]:
+        """The answer, which holds the key of the next connection."""
+        await self.connection.setLocalDescription(await self.connection.createOffer())
+        answer = await offer(client, session, self.connection.localDescription.sdp)
+        assert "sdp" in answer, answer
+        await self.connection.setRemoteDescription(RTCSessionDescription(answer["sdp"], "answer"))
+        return answer
+
+    async def __aenter__(self) -> "Browser":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self.connection.close()
+
+    def _watch(self, track: Any) -> None:
+        kept = self.pictures if track.kind == "video" else self.sounds
+
+        async def receive() -> None:
+            with contextlib.suppress(MediaStreamError):
+                while True:
+                    kept.append(await track.recv())
+
+        self._tasks.append(asyncio.create_task(receive()))
+
+
+async def offer(client: TestClient, session: dict[str, str], sdp: str) -> dict[str, str]:
+    response = await client.post(
+        f"/v1/realtime_sessions/{session['id']}/offer",
+        json={"sdp": sdp},
+        headers={"Authorization": f"Bearer {session['session_key']}"},
+    )
+    return {"status": str(response.status), **await response.json()}
+
+
+async def opened(client: TestClient) -> dict[str, str]:
+    response = await client.post("/v1/realtime_sessions", json={})
+    assert response.status == 201, await response.text()
+    return await response.json()

@@ -1,0 +1,177 @@
+"""The whole pipeline with a face that draws loudness, a voice that hums, and rules that answer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from pipecat.frames.frames import InterruptionFrame, LLMContextFrame, TTSSpeakFrame
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+
+from serve.live import small_talk
+from serve.live.agent import Agent, Services, TurnTaking
+from serve.live.low_priority import LowPriority
+from serve.live.performer import Performer
+from serve.live.services import LocalSTT, LocalTTS, RuleLLM
+from serve.live.turns import Event
+from tests.serve.live.level_face import BEAT, LevelFace
+
+SPEED = 10  # times real time
+SAMPLES_PER_LETTER = 1_200
+
+
+class Hum:
+    """20 letters a second."""
+
+    sample_rate = 24_000
+
+    def speak(self, text: str) -> np.ndarray:
+        return np.full(SAMPLES_PER_LETTER * len(text), 0.5, np.float32)
+
+
+class Deaf:
+    def transcribe(self, voice: np.ndarray) -> str:
+        return ""
+
+
+class BrokenLLM(FrameProcessor):
+    """A language model whose server is down."""
+
+    async def process_frame(self, frame: Any, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if isinstance(frame, LLMContextFrame):
+            await self.push_error("the language model does not answer")
+        else:
+            await self.push_frame(frame, direction)
+
+
+class Conversation:
+    """What happened while a script acted."""
+
+    def __init__(self, llm: FrameProcessor) -> None:
+        self.events: list[Event] = []
+        self.voice: list[np.ndarray] = []
+        self.performer = Performer(LevelFace(), BEAT)
+        pool = LowPriority()
+        services = Services(LocalSTT(Deaf(), pool), llm, LocalTTS(Hum(), pool, sample_rate=24_000))
+        self.agent = Agent(
+            services, self.performer, instruction="Be kind.", turn_taking=TurnTaking(), on_event=self.events.append
+        )
+
+    async def play(self, seconds: float) -> None:
+        for _ in range(round(seconds * 50)):
+            self.voice.append(self.performer.playout.advance(480).voice)
+            await asyncio.sleep(0.02 / SPEED)
+
+    async def run(self, script: Callable[["Conversation"], Awaitable[None]]) -> None:
+        tasks = [asyncio.create_task(work) for work in (self.performer.run(), self.agent.run())]
+        try:
+            await asyncio.wait_for(self.agent.started.wait(), 10)
+            await script(self)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=5)
+
+    @property
+    def states(self) -> list[str]:
+        return [event["state"] for event in self.events if event["type"] == "state"]
+
+    @property
+    def words(self) -> list[str]:
+        return [event["text"] for event in self.events if event["type"] == "caption"]
+
+    @property
+    def memory(self) -> list[tuple[str, str]]:
+        return [(message["role"], message["content"]) for message in self.agent.context.messages[1:]]
+
+
+def happened(script: Callable[[Conversation], Awaitable[None]], llm: FrameProcessor | None = None) -> Conversation:
+    async def run() -> Conversation:
+        conversation = Conversation(llm or RuleLLM(name="Noa"))
+        await conversation.run(script)
+        return conversation
+
+    return asyncio.run(run())
+
+
+def test_an_answer_is_performed_captioned_and_remembered():
+    async def script(conversation: Conversation) -> None:
+        await conversation.agent.read("What is your name?")
+        await conversation.play(8)
+
+    conversation = happened(script)
+    answer = small_talk.reply("What is your name?", name="Noa")
+    assert conversation.words == answer.split()
+    assert conversation.memory == [("user", "What is your name?"), ("assistant", answer)]
+    assert conversation.states == ["thinking", "talking", "listening"]
+    heard = sum((voice != 0).sum() for voice in conversation.voice) / SAMPLES_PER_LETTER
+    assert heard == len(answer.replace(". ", "."))  # two sentences, without the space between them
+
+
+def test_words_are_captioned_when_they_are_heard_and_not_before():
+    async def script(conversation: Conversation) -> None:
+        await conversation.agent.read("Tell me a story")
+        await conversation.play(4)
+        said = conversation.performer.line.said_samples / SAMPLES_PER_LETTER
+        heard = sum((voice != 0).sum() for voice in conversation.voice) / SAMPLES_PER_LETTER
+        assert said > heard + 100  # the whole story lies ready
+        assert abs(sum(len(word) + 1 for word in conversation.words) - heard) < 15
+
+    happened(script)
+
+
+def test_after_an_interruption_only_what_was_heard_is_remembered():
+    async def script(conversation: Conversation) -> None:
+        await conversation.agent.read("Tell me a story")
+        await conversation.play(4)
+        await conversation.agent.worker.queue_frame(InterruptionFrame())
+        await conversation.play(0.3)
+        conversation.voice.clear()
+        await conversation.play(2)
+
+    conversation = happened(script)
+    assert not np.concatenate(conversation.voice).any()
+    (_, _), (role, remembered) = conversation.memory
+    assert role == "assistant" and remembered == " ".join(conversation.words)
+    story = small_talk.reply("Tell me a story", name="Noa")
+    assert story.startswith(remembered) and 20 < len(remembered) < 120
+    assert conversation.states[-1] == "listening" and {"type": "interrupted"} in conversation.events
+
+
+def test_the_next_answer_after_an_interruption_is_heard_whole():
+    async def script(conversation: Conversation) -> None:
+        await conversation.agent.read("Tell me a story")
+        await conversation.play(3)
+        await conversation.agent.worker.queue_frame(InterruptionFrame())
+        await conversation.play(0.5)
+        conversation.events.clear()
+        await conversation.agent.worker.queue_frame(TTSSpeakFrame("All right then."))
+        await conversation.play(3)
+
+    conversation = happened(script)
+    assert conversation.words == ["All", "right", "then."]
+    assert conversation.states == ["talking", "listening"]
+
+
+def test_a_language_model_that_fails_is_said_to_have_failed():
+    async def script(conversation: Conversation) -> None:
+        await conversation.agent.read("Hello")
+        await conversation.play(1)
+        await conversation.agent.speak("Still here.")
+        await conversation.play(2)
+
+    conversation = happened(script, BrokenLLM())
+    assert "the language model does not answer" in [event.get("message") for event in conversation.events]
+    assert conversation.words == ["Still", "here."]  # the session goes on
+
+
+def test_speech_at_another_rate_is_refused():
+    from pipecat.frames.frames import TTSAudioRawFrame
+
+    from serve.live.avatar import Avatar
+
+    avatar = Avatar(Performer(LevelFace(), BEAT))
+    with pytest.raises(ValueError, match="16000 Hz must have the engine's 24000 Hz"):
+        avatar._say(TTSAudioRawFrame(b"\0\0", 16_000, 1))

@@ -1,0 +1,67 @@
+import asyncio
+import time
+
+import numpy as np
+
+from serve.live.playout import Chunk, Playout
+from serve.live.tracks import LATE_S, FaceTrack, VoiceTrack
+
+PIXELS = np.zeros((16, 16, 3), np.uint8)
+
+
+def tracks() -> tuple[Playout, FaceTrack, VoiceTrack]:
+    playout, face = Playout(frame_samples=1_000, limit_samples=50_000), FaceTrack(24_000)
+    for _ in range(4):
+        playout.put(Chunk(np.zeros(4_000, np.int16), np.zeros((4, 16, 16, 3), np.uint8)))
+    return playout, face, VoiceTrack(playout, face, 24_000)
+
+
+def test_time_stamps_of_both_tracks_are_media_time():
+    """24 frames a second on a clock of 90 kHz is 3750 a frame; aiortc's own would be 3000."""
+
+    async def run() -> None:
+        _, face, voice = tracks()
+        sounds, pictures = [], []
+        for _ in range(20):
+            sounds.append(await voice.recv())
+            while not face._frames.empty():
+                pictures.append(await face.recv())
+        assert [frame.pts for frame in sounds] == list(range(0, 9_600, 480))
+        assert [frame.pts for frame in pictures] == [3_750 * number for number in range(10)]
+
+    asyncio.run(run())
+
+
+def test_sound_is_sent_in_real_time():
+    async def run() -> None:
+        _, _, voice = tracks()
+        begin = time.monotonic()
+        for _ in range(16):
+            await voice.recv()
+        assert 0.29 < time.monotonic() - begin < 0.4  # 15 packets after the first
+
+    asyncio.run(run())
+
+
+def test_after_a_long_delay_there_is_no_burst():
+    async def run() -> None:
+        _, _, voice = tracks()
+        await voice.recv()
+        await asyncio.sleep(LATE_S + 0.15)
+        begin = time.monotonic()
+        for _ in range(6):
+            await voice.recv()
+        assert time.monotonic() - begin > 0.09
+
+    asyncio.run(run())
+
+
+def test_a_slow_encoder_gets_the_newest_frames():
+    async def run() -> None:
+        face = FaceTrack(24_000)
+        for number in range(5):
+            face.show(1_000 * number, PIXELS)
+        assert [(await face.recv()).pts for _ in range(2)] == [3_750 * 3, 3_750 * 4]
+        assert face.dropped == 3
+
+    asyncio.run(run())
