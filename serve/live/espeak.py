@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -70,7 +71,7 @@ class Espeak:
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"voice={voice!r} must be one of espeak-ng's, such as en-us, en-us+f3, en-gb, de or fr.")
 
-    def _collect(self, samples: ctypes.Array[ctypes.c_short], count: int, events: int) -> int:
+    def _collect(self, samples: Any, count: int, events: int | None) -> int:
         if count > 0:
             self._parts.append(np.ctypeslib.as_array(samples, (count,)).astype(np.float32) / 2**15)
         return 0

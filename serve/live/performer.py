@@ -56,8 +56,8 @@ class Beat:
     def __post_init__(self) -> None:
         if self.lead_samples < self.chunk_samples:
             raise ValueError(
-                f"lead of {self.lead_samples} samples must be at least a chunk's {self.chunk_samples}: otherwise nothing "
-                "could be played. Raise lead_ms."
+                f"lead of {self.lead_samples} samples must be at least a chunk's {self.chunk_samples}: otherwise "
+                "nothing could be played. Raise lead_ms."
             )
 
     @property

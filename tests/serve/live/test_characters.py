@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve.live.characters import Uploads, read_character, read_characters
+from serve.live.refusals import NotHereError
+
+SHIPPED = Path(__file__).parents[3] / "serve/live/characters"
+
+
+def written(folder: Path, text: str, name: str = "ann.yaml") -> Path:
+    Image.new("RGB", (60, 40), (9, 9, 9)).save(folder / "ann.png")
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_shipped_characters_can_be_talked_to():
+    characters = read_characters(SHIPPED, 32)
+    assert set(characters) == {"noa", "pip", "sam"}
+    for character in characters.values():
+        assert character.start_script and "spoken" in character.personality
+        assert character.portrait.shape == (32, 32, 3) and character.portrait.std() > 10
+
+
+def test_definition_is_read_and_its_picture_found_beside_it(tmp_path: Path):
+    ann = read_character(written(tmp_path, "{name: Ann, image: ann.png, personality: Be brief., voice: de}"), 16)
+    assert (ann.key, ann.name, ann.voice, ann.start_script) == ("ann", "Ann", "de", None)
+    assert (ann.portrait == 9).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "rule"),
+    [
+        ("{name: Ann, image: ann.png}", "ann.yaml", r"missing fields \['personality'\]"),
+        ("{name: A, image: ann.png, personality: b, mood: c}", "ann.yaml", r"foreign fields \['mood'\]"),
+        ("{name: A, image: bob.png, personality: b}", "ann.yaml", "bob.png does not exist"),
+        ("{name: A, image: ann.png, personality: b}", "Ann B.yaml", "part of a URL"),
+    ],
+)
+def test_wrong_definitions_name_what_is_wrong(tmp_path: Path, text: str, name: str, rule: str):
+    with pytest.raises(ValueError, match=rule):
+        read_character(written(tmp_path, text, name), 16)
+
+
+def test_a_folder_without_characters_is_an_error(tmp_path: Path):
+    with pytest.raises(ValueError, match="must hold at least one"):
+        read_characters(tmp_path, 16)
+
+
+def test_uploads_keep_only_the_latest():
+    uploads = Uploads(limit=2)
+    keys = [uploads.add(np.full((4, 4, 3), number, np.uint8)) for number in range(3)]
+    with pytest.raises(NotHereError):
+        uploads.get(keys[0])
+    assert uploads.get(keys[2])[0, 0, 0] == 2 and len(set(keys)) == 3
