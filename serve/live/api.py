@@ -13,8 +13,11 @@ from prometheus_client import generate_latest
 
 from serve.live.characters import UPLOAD_BYTES, Character, Uploads, decode_upload, portrait_of, to_png
 from serve.live.gauges import Gauges
+from serve.live.guest import Guest
 from serve.live.lobby import Lobby, Rate
 from serve.live.refusals import FullError, NotHereError, WrongKeyError
+from serve.live.renderer import Renderer
+from serve.live.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,9 @@ HEADERS = {
     "Permissions-Policy": "microphone=(self), camera=(self)",
     "Cache-Control": "no-cache",
 }
+# From an id, a character, and what to call at the end.
+MakeSession = Callable[[str, Character, Callable[[], None]], Session]
+MakeRenderer = Callable[[str, Character, Callable[[], None]], Renderer]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -41,6 +47,8 @@ class Api:
         lobby: Lobby,
         characters: dict[str, Character],
         *,
+        make_session: MakeSession,
+        make_renderer: MakeRenderer,
         resolution: int,
         hosts: set[str],
         origins: set[str],
@@ -48,6 +56,7 @@ class Api:
         gauges: Gauges,
     ) -> None:
         self.lobby, self.characters, self.resolution, self.gauges = lobby, characters, resolution, gauges
+        self.make_session, self.make_renderer = make_session, make_renderer
         self.hosts, self.origins = hosts, origins
         self.uploads, self.rate = Uploads(), Rate(requests_per_minute, 60.0)
         self.app = web.Application(middlewares=[self._guard], client_max_size=UPLOAD_BYTES + 1)
@@ -60,6 +69,7 @@ class Api:
                 web.get("/v1/images/{key}", self.uploaded_image),
                 web.post("/v1/realtime_sessions", self.open_session),
                 web.post("/v1/realtime_sessions/{id}/offer", self.connect),
+                web.get("/v1/realtime_sessions/{id}/renderer", self.render),
                 web.delete("/v1/realtime_sessions/{id}", self.end_session),
                 web.get("/health", self.health),
                 web.get("/ready", self.ready),
@@ -97,11 +107,12 @@ class Api:
         character = self._character(str(wish.get("character", next(iter(self.characters)))))
         if image := wish.get("image"):
             character = character.with_portrait(self.uploads.get(str(image)))
-        session = self.lobby.open(character)
-        return web.json_response({"id": session.id, "status": "READY", "session_key": session.key}, status=201)
+        make = self.make_renderer if wish.get("mode") == "renderer" else self.make_session
+        session = self.lobby.open(lambda session_id, on_end: make(session_id, character, on_end))
+        return web.json_response({"id": session.id, "status": "READY", "session_key": session.key.value}, status=201)
 
     async def connect(self, request: web.Request) -> web.Response:
-        session = self.lobby.get(request.match_info["id"])
+        session = self.lobby.get(request.match_info["id"], Session)
         offer = await _json(request)
         if not isinstance(offer.get("sdp"), str):
             raise ValueError("sdp must be a string: the browser's offer.")
@@ -109,10 +120,13 @@ class Api:
         return web.json_response({"type": "answer", "sdp": answer, "session_key": key})
 
     async def end_session(self, request: web.Request) -> web.Response:
-        session = self.lobby.get(request.match_info["id"])
-        session.check(_bearer(request))
+        session = self.lobby.get(request.match_info["id"], Guest)
+        session.key.check(_bearer(request))
         await session.close("You have left.")
         return web.Response(status=204)
+
+    async def render(self, request: web.Request) -> web.WebSocketResponse:
+        return await self.lobby.get(request.match_info["id"], Renderer).serve(_bearer(request), request)
 
     async def health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
@@ -148,7 +162,8 @@ class Api:
             response = _error(413, f"At most {UPLOAD_BYTES // 10**6} MB can be sent.")
         except web.HTTPException as error:
             response = _error(error.status, error.reason)
-        response.headers.update(HEADERS)
+        if not response.prepared:  # a websocket has ended by now
+            response.headers.update(HEADERS)
         return response
 
     def _check_origin(self, request: web.Request) -> None:

@@ -7,11 +7,11 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TypeVar
 
-from serve.live.characters import Character
 from serve.live.gauges import Gauges
+from serve.live.guest import Guest
 from serve.live.refusals import FullError, NotHereError
-from serve.live.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -57,21 +57,21 @@ class Rate:
         times.append(now)
 
 
-# A session from its id, its character, and what to do when it ends.
-MakeSession = Callable[[str, Character, Callable[[], None]], Session]
+AnyGuest = TypeVar("AnyGuest", bound=Guest)
 
 
 class Lobby:
-    """All sessions of a server. After `drain` nobody new is let in."""
+    """All guests of a server. After `drain` nobody new is let in."""
 
-    def __init__(self, make: MakeSession, *, capacity: int, retry_after_s: int, gauges: Gauges) -> None:
-        self.make, self.capacity, self.retry_after_s, self.gauges = make, capacity, retry_after_s, gauges
-        self.sessions: dict[str, Session] = {}
+    def __init__(self, *, capacity: int, retry_after_s: int, gauges: Gauges) -> None:
+        self.capacity, self.retry_after_s, self.gauges = capacity, retry_after_s, gauges
+        self.sessions: dict[str, Guest] = {}
         self.draining = False
         gauges.capacity.set(capacity)
 
-    def open(self, character: Character) -> Session:
-        """
+    def open(self, make: Callable[[str, Callable[[], None]], AnyGuest]) -> AnyGuest:
+        """Let in what `make` builds from an id and from what it must call at its end.
+
         Raises:
             FullError: every place is taken, or the server is about to stop.
         """
@@ -83,20 +83,21 @@ class Lobby:
                 retry_after_s=self.retry_after_s,
             )
         session_id = secrets.token_hex(8)
-        session = self.make(session_id, character, lambda: self._forget(session_id))
+        session = make(session_id, lambda: self._forget(session_id))
         self.sessions[session_id] = session
         self.gauges.sessions.set(len(self.sessions))
         session.start()
         return session
 
-    def get(self, session_id: str) -> Session:
+    def get(self, session_id: str, kind: type[AnyGuest]) -> AnyGuest:
         """
         Raises:
-            NotHereError: there is no such session, or no longer.
+            NotHereError: there is no such session of this kind, or no longer.
         """
-        if session_id not in self.sessions:
+        session = self.sessions.get(session_id)
+        if not isinstance(session, kind):
             raise NotHereError("This session is over. Begin a new one.")
-        return self.sessions[session_id]
+        return session
 
     async def drain(self, *, patience_s: float) -> None:
         """Let nobody in, wait for the sessions to end, and end those that do not."""

@@ -14,7 +14,7 @@ from serve.live.espeak import Espeak
 from serve.live.hearing import Moonshine, Recogniser, Whisper
 from serve.live.local_llm import LocalLLM
 from serve.live.low_priority import LowPriority
-from serve.live.services import LocalSTT, LocalTTS, RuleLLM
+from serve.live.services import EndpointLLM, LocalSTT, LocalTTS, RuleLLM
 from serve.live.voices import EspeakVoice, PiperVoice, Voice
 
 RECOGNISERS: dict[str, type[Moonshine] | type[Whisper]] = {"moonshine": Moonshine, "whisper": Whisper}
@@ -77,10 +77,10 @@ class Profile:
             return RuleLLM(name=character.name)
         if self.local:
             settings = OpenAILLMService.Settings(model=self.local.model, max_tokens=self.local.max_tokens)
-            return OpenAILLMService(api_key="none", base_url=self.local.url, settings=settings)
+            return EndpointLLM(api_key="none", base_url=self.local.url, settings=settings)
         there = self.endpoints["llm"]
         settings = OpenAILLMService.Settings(model=there.model)
-        return OpenAILLMService(api_key=there.key, base_url=there.url, settings=settings)
+        return EndpointLLM(api_key=there.key, base_url=there.url, settings=settings)
 
     def _tts(self, character: Character) -> FrameProcessor:
         if self.library:

@@ -20,6 +20,7 @@ from serve.live.gauges import Gauges
 from serve.live.lobby import Lobby, measured_capacity
 from serve.live.performer import Beat
 from serve.live.profile import Endpoint, Profile
+from serve.live.renderer import Renderer
 from serve.live.session import Patience, Session
 
 log = logging.getLogger(__name__)
@@ -81,28 +82,38 @@ async def running_app(
     )
     engines = EngineProcess(options.artifact, device=options.device, num_threads=options.num_threads)
 
-    def make(session_id: str, character: Character, on_end: Callable[[], None]) -> Session:
-        face = ProcessFace(engines, session_id, character.portrait, seed=options.seed)
-        common = {"beat": beat, "turn_taking": turn_taking, "patience": patience, "gauges": gauges}
+    def face(session_id: str, character: Character) -> ProcessFace:
+        return ProcessFace(engines, session_id, character.portrait, seed=options.seed)
+
+    def session(session_id: str, character: Character, on_end: Callable[[], None]) -> Session:
         return Session(
             session_id,
             character,
-            face,
+            face(session_id, character),
             profile.services(character),
+            beat=beat,
+            turn_taking=turn_taking,
+            patience=patience,
             ice_servers=options.ice_servers,
+            gauges=gauges,
             on_end=on_end,
-            **common,
         )
+
+    def renderer(session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
+        parts = session_id, character, face(session_id, character)
+        return Renderer(*parts, beat=beat, patience=patience, gauges=gauges, on_end=on_end)
 
     try:
         await engines.start()
         step_ms = await engines.call("measure")
         capacity = options.capacity or measured_capacity(step_ms, contract.chunk_ms)
         log.info("a chunk of %.0f ms takes %.0f ms: room for %d sessions", contract.chunk_ms, step_ms, capacity)
-        lobby = Lobby(make, capacity=capacity, retry_after_s=options.retry_after_s, gauges=gauges)
+        lobby = Lobby(capacity=capacity, retry_after_s=options.retry_after_s, gauges=gauges)
         yield Api(
             lobby,
             characters,
+            make_session=session,
+            make_renderer=renderer,
             resolution=contract.resolution,
             hosts={*LOCAL_HOSTS, options.host, *options.hosts},
             origins=set(options.origins),

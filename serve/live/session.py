@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-import secrets
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from typing import Any
 from serve.live.agent import Agent, Services, TurnTaking
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
+from serve.live.guest import Guest
 from serve.live.log_lines import SESSION
 from serve.live.peer import Peer
 from serve.live.performer import Beat, Face, Performer
-from serve.live.refusals import WrongKeyError
 from serve.live.sound import Sound
 from serve.live.tracks import FaceTrack, VoiceTrack
 from serve.live.turns import Event
@@ -35,7 +34,7 @@ class Patience:
     session_s: float  # altogether
 
 
-class Session:
+class Session(Guest):
     """`start` it, `connect` a browser with the key, as often as the network breaks; it ends by itself or by `close`."""
 
     def __init__(
@@ -52,7 +51,8 @@ class Session:
         gauges: Gauges,
         on_end: Callable[[], None],
     ) -> None:
-        self.id, self.key, self.character, self.beat = session_id, secrets.token_urlsafe(24), character, beat
+        super().__init__(session_id)
+        self.character, self.beat = character, beat
         self.patience, self.ice_servers, self.gauges, self.on_end = patience, ice_servers, gauges, on_end
         self.performer = Performer(face, beat, on_step=gauges.step_ms.observe)
         self.agent = Agent(
@@ -80,14 +80,6 @@ class Session:
         for work in (self.performer.run(), self.agent.run(), self._watch()):
             self._tasks.append(asyncio.create_task(work))
 
-    def check(self, key: str) -> None:
-        """
-        Raises:
-            WrongKeyError: the key was used before, or never given out.
-        """
-        if not secrets.compare_digest(key.encode(), self.key.encode()):
-            raise WrongKeyError("The session key is not valid, or was used before. Begin a new session.")
-
     async def connect(self, key: str, offer: str) -> tuple[str, str]:
         """The SDP answer, and the key for the next connection: each opens one.
 
@@ -95,9 +87,8 @@ class Session:
             WrongKeyError: the key was used before, or never given out.
             ValueError: the offer makes no sense.
         """
-        self.check(key)
+        self.key.use(key)
         SESSION.set(self.id)
-        self.key = secrets.token_urlsafe(24)
         old, self._peer = self._peer, None
         if old:
             await old.close()
@@ -118,7 +109,7 @@ class Session:
             await peer.close()
             raise
         self._peer, self._voice_track, self._face_track = peer, voice, face
-        return answer, self.key
+        return answer, self.key.value
 
     async def close(self, reason: str) -> None:
         """End everything that belongs to the session, and tell the page why."""

@@ -57,7 +57,7 @@ class VoiceTrack(MediaStreamTrack):
         self._start_s: float | None = None
 
     async def recv(self) -> av.AudioFrame:
-        await self._keep_time()
+        await asyncio.sleep(self.wait_s(time.monotonic()))
         part = self.playout.advance(self.packet_samples)
         for offset, pixels in part.frames:
             self.face.show(self.sent_samples + offset, pixels)
@@ -67,8 +67,9 @@ class VoiceTrack(MediaStreamTrack):
         self.sent_samples += self.packet_samples
         return frame
 
-    async def _keep_time(self) -> None:
-        now, sent_s = time.monotonic(), self.sent_samples / self.sample_rate
-        if self._start_s is None or now - self._start_s - sent_s > LATE_S:
-            self._start_s = now - sent_s
-        await asyncio.sleep(self._start_s + sent_s - now)
+    def wait_s(self, now_s: float) -> float:
+        """Until the next packet is due; zero or less when it is late."""
+        sent_s = self.sent_samples / self.sample_rate
+        if self._start_s is None or now_s - self._start_s - sent_s > LATE_S:
+            self._start_s = now_s - sent_s
+        return self._start_s + sent_s - now_s

@@ -17,6 +17,7 @@ from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.lobby import Lobby
 from serve.live.low_priority import LowPriority
+from serve.live.renderer import Renderer
 from serve.live.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.session import Patience, Session
 from tests.serve.live.level_face import BEAT, LevelFace
@@ -34,16 +35,23 @@ class Kit:
         self.patience, self.gauges, self.pool = patience, Gauges(), LowPriority()
         portrait = np.zeros((32, 32, 3), np.uint8)
         self.character = Character("noa", "Noa", portrait, "Be kind.", start_script=GREETING)
-        self.lobby = Lobby(self._session, capacity=capacity, retry_after_s=30, gauges=self.gauges)
+        self.lobby = Lobby(capacity=capacity, retry_after_s=30, gauges=self.gauges)
         self.api = Api(
             self.lobby,
             {"noa": self.character},
+            make_session=self._session,
+            make_renderer=self._renderer,
             resolution=32,
             hosts={"127.0.0.1"},
             origins={"https://friend.example"},
             requests_per_minute=1_000,
             gauges=self.gauges,
         )
+
+    def _renderer(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
+        self.faces.append(LevelFace())
+        parts = session_id, character, self.faces[-1]
+        return Renderer(*parts, beat=BEAT, patience=self.patience, gauges=self.gauges, on_end=on_end)
 
     def _session(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Session:
         self.faces.append(LevelFace())

@@ -1,19 +1,20 @@
 """The whole pipeline with a face that draws loudness, a voice that hums, and rules that answer."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import numpy as np
 import pytest
-from pipecat.frames.frames import InterruptionFrame, LLMContextFrame, TTSSpeakFrame
-from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.frames.frames import InterruptionFrame, TTSSpeakFrame
+from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.services.openai.llm import OpenAILLMService
 
 from serve.live import small_talk
 from serve.live.agent import Agent, Services, TurnTaking
 from serve.live.low_priority import LowPriority
 from serve.live.performer import Performer
-from serve.live.services import LocalSTT, LocalTTS, RuleLLM
+from serve.live.services import EndpointLLM, LocalSTT, LocalTTS, RuleLLM
 from serve.live.turns import Event
 from tests.serve.live.level_face import BEAT, LevelFace
 
@@ -33,17 +34,6 @@ class Hum:
 class Deaf:
     def transcribe(self, voice: np.ndarray) -> str:
         return ""
-
-
-class BrokenLLM(FrameProcessor):
-    """A language model whose server is down."""
-
-    async def process_frame(self, frame: Any, direction: FrameDirection) -> None:
-        await super().process_frame(frame, direction)
-        if isinstance(frame, LLMContextFrame):
-            await self.push_error("the language model does not answer")
-        else:
-            await self.push_frame(frame, direction)
 
 
 class Conversation:
@@ -155,16 +145,29 @@ def test_the_next_answer_after_an_interruption_is_heard_whole():
     assert conversation.states == ["talking", "listening"]
 
 
-def test_a_language_model_that_fails_is_said_to_have_failed():
+@pytest.mark.parametrize("server", ["down", "slow"])
+def test_a_language_model_that_does_not_answer_is_said_to_have_failed(server: str, monkeypatch: pytest.MonkeyPatch):
+    """And the session goes on."""
+    monkeypatch.setattr("serve.live.services.ANSWER_TIMEOUT_S", 0.3)
+
     async def script(conversation: Conversation) -> None:
         await conversation.agent.read("Hello")
-        await conversation.play(1)
+        for _ in range(40):
+            await conversation.play(1)
+            if any(event["type"] == "error" for event in conversation.events):
+                break
         await conversation.agent.speak("Still here.")
-        await conversation.play(2)
+        await conversation.play(3)
 
-    conversation = happened(script, BrokenLLM())
-    assert "the language model does not answer" in [event.get("message") for event in conversation.events]
-    assert conversation.words == ["Still", "here."]  # the session goes on
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and says nothing
+        port = silent.getsockname()[1] if server == "slow" else 9
+        llm = EndpointLLM(
+            api_key="none", base_url=f"http://127.0.0.1:{port}/v1", settings=OpenAILLMService.Settings(model="m")
+        )
+        conversation = happened(script, llm)
+    assert [event["type"] for event in conversation.events].count("error") >= 1
+    assert conversation.words == ["Still", "here."]
+    assert conversation.states[:2] == ["thinking", "listening"]
 
 
 def test_speech_at_another_rate_is_refused():

