@@ -59,7 +59,7 @@ class Renderer(Guest):
         self.patience, self.on_end = patience, on_end
         self.performer = Performer(face, beat, on_step=gauges.step_ms.observe)
         self._tasks: list[asyncio.Task[None]] = []
-        self._connected = self._closed = False
+        self._connected = False
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self.performer.run()), asyncio.create_task(self._expect())]
@@ -84,15 +84,11 @@ class Renderer(Guest):
             await self.close("the connection ended")
         return socket
 
-    async def close(self, reason: str) -> None:
-        if self._closed:
-            return
-        self._closed = True
+    async def _end(self, reason: str) -> None:
         log.info("renderer ends: %s", reason)
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        await asyncio.wait(self._tasks)
         await self.face.stop()
         self.on_end()
 

@@ -70,7 +70,7 @@ class Session(Guest):
         self._deadline_s = time.monotonic() + patience.waiting_s
         self._heard_s = math.inf  # a microphone that is switched off sends silence; one that sends nothing is gone
         self._end_s = time.monotonic() + patience.session_s
-        self._closed = self._greeted = False
+        self._greeted = False
         self._stalls = self._losses = 0  # that were reported
         self._peer: Peer | None = None
 
@@ -111,16 +111,11 @@ class Session(Guest):
         self._peer, self._voice_track, self._face_track = peer, voice, face
         return answer, self.key.value
 
-    async def close(self, reason: str) -> None:
-        """End everything that belongs to the session, and tell the page why."""
-        if self._closed:
-            return
-        self._closed = True
+    async def _end(self, reason: str) -> None:
         log.info("session ends: %s", reason)
         if self._peer:
             self._peer.send({"type": "ended", "message": reason})
-        current = asyncio.current_task()
-        tasks = [task for task in [*self._tasks, *self._errands] if task is not current]
+        tasks = [*self._tasks, *self._errands]
         for task in tasks:
             task.cancel()
         if tasks:

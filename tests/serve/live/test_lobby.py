@@ -18,7 +18,7 @@ class Visitor(Guest):
 
     def start(self) -> None: ...
 
-    async def close(self, reason: str) -> None:
+    async def _end(self, reason: str) -> None:
         self.reason = reason
         self.on_end()
 
@@ -66,3 +66,26 @@ def test_rate_counts_each_visitor_alone_and_forgets_the_oldest():
     for number in range(2_000):
         rate.check(str(number))
     assert len(rate._times) <= 1_001
+
+
+def test_a_guest_ends_whole_when_whoever_closes_it_goes_away():
+    """A browser that leaves takes its last request with it."""
+
+    async def run() -> None:
+        left = []
+
+        class Slow(Visitor):
+            async def _end(self, reason: str) -> None:
+                await asyncio.sleep(0.05)
+                await super()._end(reason)
+
+        guest = Slow("a", lambda: left.append(True))
+        asking = asyncio.create_task(guest.close("left"))
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.sleep(0.1)
+        assert left == [True]
+        await guest.close("again")
+        assert left == [True]
+
+    asyncio.run(run())

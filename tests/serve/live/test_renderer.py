@@ -85,10 +85,14 @@ def test_interruption_silences_the_next_frame():
         await watcher.watch(30)
         assert watcher.voice[-1].all()
         await watcher.send("agent.interrupt")
-        await watcher.watch(10)
+        for _ in range(200):  # what was on its way comes first
+            await watcher.watch(1)
+            if not watcher.voice[-1].any():
+                break
+        await watcher.watch(12)
 
     _, watcher = rendered(script)
-    assert not np.concatenate(watcher.voice[-8:]).any()  # one or two were on their way
+    assert len(watcher.voice) < 100 and not np.concatenate(watcher.voice[-13:]).any()
 
 
 def test_wrong_messages_are_answered_and_speech_is_bounded():
@@ -97,20 +101,27 @@ def test_wrong_messages_are_answered_and_speech_is_bounded():
             await watcher.socket.send_str(text)
         for _ in range(round(SPEECH_S / 10) + 1):
             await watcher.send("agent.speak", np.full(240_000, 0.5))
-        await watcher.watch(30)
+        while len(errors(watcher)) < 5:
+            await watcher.watch(1)
 
     _, watcher = rendered(script)
-    errors = [message["message"] for message in watcher.messages if message["type"] == "error"]
-    assert len(errors) == 5 and "lie ready" in errors[-1]
+    assert "must be JSON" in errors(watcher)[0] and "'dance' is not known" in errors(watcher)[2]
+    assert "lie ready" in errors(watcher)[4]
+
+
+def errors(watcher: Watcher) -> list[str]:
+    return [message["message"] for message in watcher.messages if message["type"] == "error"]
 
 
 def test_the_place_is_free_when_the_connection_ends():
     async def script(kit: Kit, watcher: Watcher) -> None:
         await watcher.watch(2)
         await watcher.socket.close()
-        for _ in range(40):
+        for _ in range(200):
             await asyncio.sleep(0.05)
-        assert not kit.lobby.sessions
+            if not kit.lobby.sessions:
+                return
+        raise AssertionError("the place is still taken")
 
     kit, _ = rendered(script)
     assert kit.faces[0].stops == 1
