@@ -137,7 +137,7 @@ class Performer:
     async def _frames(self, pushed: Pushed) -> UInt8[np.ndarray, "f h w 3"] | None:
         begin = asyncio.get_running_loop().time()
         try:
-            if self._revival and not await self._revived():
+            if not self._there():
                 return None
             hush, self._hush = self._hush, False
             frames = await self.face.step(pushed.agent, pushed.user, hush=hush)
@@ -149,16 +149,11 @@ class Performer:
         self.on_step(1000 * (asyncio.get_running_loop().time() - begin))
         return frames
 
-    async def _revived(self) -> bool:
-        """Whether a new engine is there; it has then heard what the lost one had heard and not shown."""
-        assert self._revival is not None
-        if not self._revival.done():
-            return False
-        self._revival = None
-        for pushed in list(self._pushed)[:-1]:
-            await self.face.step(pushed.agent, pushed.user, hush=False)
-        log.info("the picture is back")
-        return True
+    def _there(self) -> bool:
+        if self._revival and self._revival.done():
+            self._revival = None
+            log.info("the picture is back")
+        return self._revival is None
 
     async def _start_again(self) -> None:
         while True:

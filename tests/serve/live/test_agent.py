@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
-from pipecat.frames.frames import InterruptionFrame, TTSSpeakFrame
+from pipecat.frames.frames import InterruptionFrame, TTSAudioRawFrame, TTSSpeakFrame, TTSTextFrame
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.services.openai.llm import OpenAILLMService
+from pipecat.utils.text.base_text_aggregator import TextType
 
 from serve.live import small_talk
 from serve.live.agent import Agent, Services, TurnTaking
+from serve.live.avatar import Avatar
 from serve.live.low_priority import LowPriority
 from serve.live.performer import Performer
 from serve.live.services import EndpointLLM, LocalSTT, LocalTTS, RuleLLM
@@ -170,11 +172,30 @@ def test_a_language_model_that_does_not_answer_is_said_to_have_failed(server: st
     assert conversation.states[:2] == ["thinking", "listening"]
 
 
+def test_a_word_on_its_way_when_the_interruption_comes_is_not_passed_on(monkeypatch: pytest.MonkeyPatch):
+    """It would otherwise begin the memory of the next answer."""
+    passed: list[str] = []
+
+    async def run() -> None:
+        avatar = Avatar(Performer(LevelFace(), BEAT))
+
+        async def note(frame: TTSTextFrame) -> None:
+            passed.append(frame.text)
+
+        monkeypatch.setattr(avatar, "push_frame", note)
+        task = asyncio.create_task(avatar._pass_on_what_was_heard())
+        for text, interrupts in (("heard", False), ("stale", True), ("next", False)):
+            avatar._heard.put_nowait((avatar.performer.generation, TTSTextFrame(text, text_type=TextType.WORD)))
+            if interrupts:
+                avatar.performer.interrupt()
+            await asyncio.sleep(0.01)
+        task.cancel()
+
+    asyncio.run(run())
+    assert passed == ["heard", "next"]
+
+
 def test_speech_at_another_rate_is_refused():
-    from pipecat.frames.frames import TTSAudioRawFrame
-
-    from serve.live.avatar import Avatar
-
     avatar = Avatar(Performer(LevelFace(), BEAT))
     with pytest.raises(ValueError, match="16000 Hz must have the engine's 24000 Hz"):
         avatar._say(TTSAudioRawFrame(b"\0\0", 16_000, 1))
