@@ -16,9 +16,10 @@ export MALLOC_ARENA_MAX = 1
 RUN := runs/$(NAME)
 STAGES := autoencoder,bidirectional,causal,consistency,dmd,export
 
-.PHONY: help setup run test lint clean
+.PHONY: help setup run serve test lint clean
 help:
 	@echo "make run    set up, make data, run every stage at nano scale, evaluate, end with $(RUN)/talk.mp4"
+	@echo "make serve  talk with the character of $(RUN)/artifact in a browser"
 	@echo "make test   set up and run every test"
 	@echo "make setup  the environment alone: .venv (TORCH_INDEX=https://... for another build of torch)"
 	@echo "make lint   ruff, pyright, import-linter"
@@ -44,6 +45,9 @@ run: setup
 	@$(PY) evaluate.py artifact=$(RUN)/artifact shards=shards/$(NAME) runs=$(RUN) out=$(RUN)
 	@$(PY) -m serve.generate artifact=$(RUN)/artifact image=$$($(PY) -m serve.samples portrait) audio=$$($(PY) -m serve.samples speech) out=$(RUN)/talk.mp4
 	@echo "done: watch $(RUN)/talk.mp4, read $(RUN)/report.html"
+
+serve: setup
+	@$(PY) -m serve artifact=$(RUN)/artifact
 
 test: setup
 	@$(PY) -m pytest
