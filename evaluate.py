@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 def test_clips(shards: Path, resolution: int, count: int) -> list[Clip]:
     """Rendered people of the test split who speak."""
     clips = [halved(decode_sample(sample), resolution) for sample in read_samples(shards, "test")]
-    return [clip for clip in clips if clip.info["style"] == "anny" and moves(clip.truth.mouth)][:count]
+    return [clip for clip in clips if clip.info["style"] == "anny" and moves(clip.mouth)][:count]
 
 
 def play(artifact: Artifact, clip: Clip, *, seed: int) -> tuple[np.ndarray, list[float]]:
     """The clip as the server would play it, and the milliseconds of every chunk."""
     engine = Engine(artifact, seed=seed)
-    frames, times = engine.play(clip.reference, clip.agent, clip.user)
+    frames, times = engine.play(clip.reference, *clip.voices)
     return frames[: len(clip.frames)], times
 
 
@@ -48,7 +48,7 @@ def evaluate(artifact: Artifact, clips: list[Clip], *, seed: int) -> tuple[dict[
         frames, ms = play(artifact, clip, seed=seed + number)
         truth = {
             "render": clip.frames[: len(frames)],
-            "mouth": clip.truth.mouth[: len(frames)],
+            "mouth": clip.mouth[: len(frames)],
             "reference": clip.reference,
             "chunk_frames": artifact.contract.chunk_pixel_frames,
         }
@@ -61,9 +61,9 @@ def evaluate(artifact: Artifact, clips: list[Clip], *, seed: int) -> tuple[dict[
             strips |= {f"{number}: render": clip.frames, f"{number}: model": frames}
             t = np.arange(len(frames)) / artifact.contract.fps
             scale = np.nanstd(opening) + 1e-9
-            shown = (opening - np.nanmean(opening)) / scale * clip.truth.mouth.std() + clip.truth.mouth.mean()
+            shown = (opening - np.nanmean(opening)) / scale * clip.mouth.std() + clip.mouth.mean()
             charts[f"clip {number}"] = {
-                "meant": Line(t, clip.truth.mouth[: len(t)]),
+                "meant": Line(t, clip.mouth[: len(t)]),
                 "measured (scaled)": Line(t, shown),
             }
     speed = {f"ms_per_chunk_p{p}": float(np.percentile(times, p)) for p in (50, 95)}

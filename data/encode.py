@@ -40,8 +40,7 @@ def encode_clip(clip: Clip, vae: VAE, audio: AudioConfig) -> dict[str, Tensor]:
     """Latents of clip and reference image, features of both streams per pixel frame, motion per latent cell."""
     latents = vae.encode(to_float(clip.frames)[None])[0]
     reference = vae.encode_image(to_float(clip.reference)[None])[0]
-    streams = torch.from_numpy(np.stack([clip.agent, clip.user])).float()
-    agent, user = frame_features(streams, audio)
+    agent, user = (_features(samples, len(clip.frames), audio) for samples in (clip.agent, clip.user))
     side = vae.config.spatial_stride
     moving = motion(clip.frames)
     rows, columns = moving.shape[0] // side, moving.shape[1] // side
@@ -52,6 +51,15 @@ def encode_clip(clip: Clip, vae: VAE, audio: AudioConfig) -> dict[str, Tensor]:
         "user": user,
         "motion": torch.from_numpy(moving.reshape(rows, side, columns, side).mean((1, 3))),
     }
+
+
+def _features(
+    samples: Float[np.ndarray, " t"] | None, num_frames: int, audio: AudioConfig
+) -> Float[Tensor, "t_frames k"]:
+    """Features of one stream; zeros, which mean "not given", where it is not known."""
+    if samples is None:
+        return torch.zeros(num_frames, audio.frame_features)
+    return frame_features(torch.from_numpy(samples)[None].float(), audio)[0]
 
 
 def encode_shards(shards: Path, out: Path, *, vae: VAE, audio: AudioConfig, resolution: int) -> Manifest:

@@ -42,53 +42,80 @@ class Clip:
 
     key: str
     frames: UInt8[np.ndarray, "f h w 3"]
-    agent: Float[np.ndarray, " t"]
-    user: Float[np.ndarray, " t"]
+    agent: Float[np.ndarray, " t"] | None  # None: not known, which is not silence
+    user: Float[np.ndarray, " t"] | None
     reference: UInt8[np.ndarray, "h w 3"]  # the same identity outside the clip
-    truth: Truth
-    info: dict[str, Any]  # identity, style, sentence, user_sentence, voice, phonemes, seed
+    truth: Truth | None  # None: real footage
+    info: dict[str, Any]  # identity and style, and what else its maker knows
+    action: Float[np.ndarray, "f k"] | None = None  # what was done: keys, camera, joints
+
+    @property
+    def mouth(self) -> Float[np.ndarray, " f"]:
+        """Lip opening of a rendered clip, in [0, 1].
+
+        Raises:
+            ValueError: the clip is real footage.
+        """
+        if self.truth is None:
+            raise ValueError(f"clip {self.key} must be rendered: nobody knows the truth of real footage. Skip it.")
+        return self.truth.mouth
+
+    @property
+    def voices(self) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+        """Agent and user as a server would hear them: silence where nothing is known."""
+        silence = np.zeros(len(self.frames) * SAMPLES_PER_FRAME, np.float32)
+        return silence if self.agent is None else self.agent, silence if self.user is None else self.user
 
 
 def encode_sample(clip: Clip) -> dict[str, Any]:
-    """Webdataset sample of a clip: bytes per file name, ready for `write_shard`.
+    """Webdataset sample of a clip: bytes per file name, ready for `write_shard`. What is None gets no file.
 
     Raises:
         ValueError: an audio stream is not exactly 1000 samples a frame.
     """
+    sample: dict[str, Any] = {"__key__": clip.key, "mp4": encode_frames(clip.frames)}
     wanted = len(clip.frames) * SAMPLES_PER_FRAME
     for name, samples in (("agent", clip.agent), ("user", clip.user)):
+        if samples is None:
+            continue
         if len(samples) != wanted:
             raise ValueError(
                 f"{name} has {len(samples)} samples, must have {wanted} for {len(clip.frames)} frames: "
                 f"{SAMPLE_RATE} Hz at {FPS} fps is {SAMPLES_PER_FRAME} a frame. Resample or cut before encoding."
             )
-    truth = io.BytesIO()
-    np.savez_compressed(truth, **{name: getattr(clip.truth, name) for name in Truth.__slots__})
+        sample[f"{name}.flac"] = encode_audio(samples)
     reference = io.BytesIO()
     Image.fromarray(clip.reference).save(reference, format="png")
-    return {
-        "__key__": clip.key,
-        "mp4": encode_frames(clip.frames),
-        "agent.flac": encode_audio(clip.agent),
-        "user.flac": encode_audio(clip.user),
-        "reference.png": reference.getvalue(),
-        "truth.npz": truth.getvalue(),
-        "json": json.dumps(clip.info).encode("ascii"),
-    }
+    sample["reference.png"] = reference.getvalue()
+    if clip.truth is not None:
+        truth = io.BytesIO()
+        np.savez_compressed(truth, **{name: getattr(clip.truth, name) for name in Truth.__slots__})
+        sample["truth.npz"] = truth.getvalue()
+    if clip.action is not None:
+        action = io.BytesIO()
+        np.save(action, clip.action)
+        sample["action.npy"] = action.getvalue()
+    return sample | {"json": json.dumps(clip.info).encode("ascii")}
 
 
 def decode_sample(sample: Mapping[str, Any]) -> Clip:
     """The clip inside a webdataset sample that was read without a decoder."""
-    with np.load(io.BytesIO(sample["truth.npz"])) as truth:
-        return Clip(
-            key=sample["__key__"],
-            frames=decode_frames(sample["mp4"]),
-            agent=decode_audio(sample["agent.flac"]),
-            user=decode_audio(sample["user.flac"]),
-            reference=np.asarray(Image.open(io.BytesIO(sample["reference.png"])).convert("RGB")),
-            truth=Truth(**{name: truth[name] for name in Truth.__slots__}),
-            info=json.loads(sample["json"]),
-        )
+    agent, user = (decode_audio(sample[name]) if name in sample else None for name in ("agent.flac", "user.flac"))
+    return Clip(
+        key=sample["__key__"],
+        frames=decode_frames(sample["mp4"]),
+        agent=agent,
+        user=user,
+        reference=np.asarray(Image.open(io.BytesIO(sample["reference.png"])).convert("RGB")),
+        truth=_decode_truth(sample["truth.npz"]) if "truth.npz" in sample else None,
+        action=np.load(io.BytesIO(sample["action.npy"])) if "action.npy" in sample else None,
+        info=json.loads(sample["json"]),
+    )
+
+
+def _decode_truth(data: bytes) -> Truth:
+    with np.load(io.BytesIO(data)) as truth:
+        return Truth(**{name: truth[name] for name in Truth.__slots__})
 
 
 def encode_frames(frames: UInt8[np.ndarray, "f h w 3"]) -> bytes:

@@ -145,25 +145,30 @@ def crop_to_face(image: Image.Image, resolution: int, mesh: FaceMesh) -> UInt8[n
     Raises:
         ValueError: there is no face in the image.
     """
-    image = to_rgb(image)
-    pixels = np.asarray(image)
-    points = mesh.landmarks(pixels)
-    if points is not None:
-        eyes, mouth = eyes_and_mouth(points)
-        size = float(np.linalg.norm(mouth - eyes)) / (MOUTH_AT - EYES_AT)
-        middle = np.array(
-            [(eyes[0] + mouth[0]) / 2, eyes[1] + (0.5 - EYES_AT) / (MOUTH_AT - EYES_AT) * (mouth[1] - eyes[1])]
-        )
-        return _crop(image, middle, size, resolution)
-    box = mesh.detect(pixels)
-    if box is None:
+    pixels = np.asarray(to_rgb(image))
+    square = face_square(pixels, mesh)
+    if square is None:
         raise ValueError(
             f"the image of {image.width}x{image.height} px must show a face, and none was found: use a portrait in "
             "which both eyes and the mouth are seen from the front."
         )
+    return crop_square(pixels, *square, resolution)
+
+
+def face_square(pixels: UInt8[np.ndarray, "h w 3"], mesh: FaceMesh) -> tuple[Float[np.ndarray, "2"], float] | None:
+    """Middle (x, y) and side, in px, of the square in which training data frames this face; None without a face."""
+    points = mesh.landmarks(pixels)
+    if points is not None:
+        eyes, mouth = eyes_and_mouth(points)
+        side = float(np.linalg.norm(mouth - eyes)) / (MOUTH_AT - EYES_AT)
+        down = (0.5 - EYES_AT) / (MOUTH_AT - EYES_AT)
+        return np.array([(eyes[0] + mouth[0]) / 2, eyes[1] + down * (mouth[1] - eyes[1])]), side
+    box = mesh.detect(pixels)
+    if box is None:
+        return None
     height = box.bottom - box.top
     middle = np.array([(box.left + box.right) / 2, (box.top + box.bottom) / 2 - 0.05 * height])
-    return _crop(image, middle, height / BOX_SHARE, resolution)
+    return middle, height / BOX_SHARE
 
 
 def eyes_and_mouth(
@@ -173,14 +178,16 @@ def eyes_and_mouth(
     return points[list(EYE_CORNERS), :2].mean(axis=0), points[[UPPER_LIP, LOWER_LIP], :2].mean(axis=0)
 
 
-def _crop(
-    image: Image.Image, middle: Float[np.ndarray, "2"], size: float, resolution: int
+def crop_square(
+    pixels: UInt8[np.ndarray, "h w 3"], middle: Float[np.ndarray, "2"], size: float, resolution: int
 ) -> UInt8[np.ndarray, "h w 3"]:
+    """A square of `size` px around `middle` (x, y) at another resolution; edges are repeated outside the picture."""
+    height, width, _ = pixels.shape
     left, top = np.round(middle - size / 2).astype(int)
     side = max(1, round(size))
-    rows = np.arange(top, top + side).clip(0, image.height - 1)
-    columns = np.arange(left, left + side).clip(0, image.width - 1)
-    square = Image.fromarray(np.asarray(image)[rows[:, None], columns])
+    rows = np.arange(top, top + side).clip(0, height - 1)
+    columns = np.arange(left, left + side).clip(0, width - 1)
+    square = Image.fromarray(pixels[rows[:, None], columns])
     return np.asarray(square.resize((resolution, resolution), Image.Resampling.LANCZOS))
 
 

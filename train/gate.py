@@ -41,7 +41,7 @@ def held_out(shards: Path, resolution: int, count: int) -> list[Clip]:
     clips = []
     for sample in read_samples(shards, "val"):
         clip = halved(decode_sample(sample), resolution)
-        if clip.info["style"] == "anny" and moves(clip.truth.mouth):
+        if clip.info["style"] == "anny" and moves(clip.mouth):
             clips.append(clip)
     return clips[:count]
 
@@ -54,7 +54,7 @@ def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: in
         row, _ = judge(
             frames,
             render=clip.frames[part],
-            mouth=clip.truth.mouth[part],
+            mouth=clip.mouth[part],
             reference=clip.reference,
             chunk_frames=chunk_frames,
         )

@@ -1,0 +1,157 @@
+"""One video to clips in a shard: survey it, plan the takes, play it again and cut them."""
+
+import functools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int16, UInt8
+
+from data.clock import FPS, SAMPLES_PER_FRAME
+from data.footage.sidecar import SideCar, read_sidecar
+from data.footage.sound import as_floats, sound_track
+from data.footage.sources import Source
+from data.footage.survey import Square, Survey, survey_video
+from data.footage.takes import Take, TakeRules, plan_takes
+from data.footage.video import UnusableError, opened, picture_stream, pictures, pixel_aspect, upright
+from data.shards import Clip, encode_sample
+from gwm.face import FaceMesh, crop_square
+
+STYLE = "footage"
+
+
+@dataclass(slots=True)
+class Record:
+    """What became of one source; frames are counted at 24 fps, from first to last picture."""
+
+    path: str
+    digest: str
+    key: str
+    person: str
+    frames: int = 0
+    clips: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # frames by reason; a file dropped whole may have 0
+    detail: str = ""  # of a file dropped whole
+    silent: bool = False
+
+
+@functools.cache
+def face_mesh() -> FaceMesh:
+    """This process's face mesh."""
+    return FaceMesh()
+
+
+def cut_source(source: Source, folder: Path, rules: TakeRules, record: Record) -> Iterator[dict[str, Any]]:
+    """Encoded samples of one video; `record` is filled in on the way. Raises nothing for a bad file."""
+    path = folder / source.path
+    try:
+        side = read_sidecar(path)
+        mesh = None if rules.face == "off" else face_mesh()
+        survey = survey_video(path, look_every_s=rules.look_every_s, mesh=mesh)
+        if not len(survey.shown):
+            raise UnusableError("unreadable", "no picture in it can be decoded")
+        takes, dropped = plan_takes(survey, rules, FPS)
+        record.frames, record.dropped = len(survey.shown), dict(dropped)
+        if takes:
+            yield from _samples(source, path, survey, takes, rules, side, record)
+    except UnusableError as error:
+        record.dropped = dict(Counter(record.dropped) + Counter({error.reason: record.frames - _used(record, rules)}))
+        record.dropped.setdefault(error.reason, 0)
+        record.detail = error.detail
+
+
+def _used(record: Record, rules: TakeRules) -> int:
+    return record.clips * rules.num_frames + sum(record.dropped.values())
+
+
+def _samples(
+    source: Source, path: Path, survey: Survey, takes: list[Take], rules: TakeRules, side: SideCar, record: Record
+) -> Iterator[dict[str, Any]]:
+    with opened(path) as container:
+        track = sound_track(container, start_s=survey.start_s, num_samples=len(survey.shown) * SAMPLES_PER_FRAME)
+    record.silent = track is None
+    for take, frames, reference in cut_takes(path, survey, takes, rules):
+        record.clips += 1
+        yield encode_sample(_clip(source, survey, take, frames, reference, track, side))
+
+
+def cut_takes(
+    path: Path, survey: Survey, takes: list[Take], rules: TakeRules
+) -> Iterator[tuple[Take, UInt8[np.ndarray, "f h w 3"], UInt8[np.ndarray, "h w 3"]]]:
+    """Pictures of every take, as soon as it is complete; one pass through the file."""
+    orders = _orders(survey, takes, rules.num_frames)
+    size, length = rules.resolution, rules.num_frames
+    open_takes: dict[int, tuple[np.ndarray, np.ndarray, list[int]]] = {}
+    with opened(path) as container:
+        aspect = pixel_aspect(picture_stream(container))
+        for index, (_, frame) in enumerate(pictures(container)):
+            wanted = orders.pop(index, None)
+            if wanted is None:
+                continue
+            rgb = upright(frame, aspect)
+            for number, slots, square in wanted:
+                if number not in open_takes:
+                    new = np.empty((length + 1, size, size, 3), np.uint8)  # the last one is the reference
+                    open_takes[number] = new, np.zeros(length + 1, bool), []
+                store, there, _ = open_takes[number]
+                store[slots] = crop_square(rgb, np.array([square.x, square.y]), square.size, size)
+                there[slots] = True
+                if there.all():
+                    del open_takes[number]
+                    yield takes[number], store[:length], store[length]
+    if open_takes or orders:
+        raise UnusableError("unreadable", "it played shorter the second time")
+
+
+Order = tuple[int, list[int], Square]  # number of the take, its frames that show the picture, the crop
+
+
+def _orders(survey: Survey, takes: list[Take], num_frames: int) -> dict[int, list[Order]]:
+    """What is wanted of each picture. Frame `num_frames` of a take is its reference."""
+    orders: dict[int, list[Order]] = {}
+    for number, take in enumerate(takes):
+        shown = survey.shown[take.start : take.start + num_frames]
+        for picture in np.unique(shown).tolist():
+            slots = np.flatnonzero(shown == picture).tolist()
+            orders.setdefault(picture, []).append((number, slots, take.square))
+        reference = int(survey.shown[take.reference])
+        orders.setdefault(reference, []).append((number, [num_frames], take.reference_square))
+    return orders
+
+
+def _clip(
+    source: Source,
+    survey: Survey,
+    take: Take,
+    frames: UInt8[np.ndarray, "f h w 3"],
+    reference: UInt8[np.ndarray, "h w 3"],
+    track: Int16[np.ndarray, " t"] | None,
+    side: SideCar,
+) -> Clip:
+    stop = take.start + len(frames)
+    moments = (np.arange(take.start, stop) + 0.5) / FPS
+    part = slice(take.start * SAMPLES_PER_FRAME, stop * SAMPLES_PER_FRAME)
+    agent: Float[np.ndarray, " t"] | None = None if track is None else as_floats(track[part])
+    return Clip(
+        key=f"{source.digest}-{take.start:08d}",
+        frames=frames,
+        agent=agent,
+        user=None,
+        reference=reference,
+        truth=None,
+        action=None if side.actions is None else side.actions.at(moments),
+        info={
+            "identity": source.person,
+            "style": STYLE,
+            "caption": side.caption_of(take.start / FPS, stop / FPS),
+            "source": source.path,
+            "source_fps": survey.source_fps,
+            "start_s": round(take.start / FPS, 4),
+            "crop": [round(take.square.x), round(take.square.y), round(take.square.size)],
+            "reference_s": round(take.reference / FPS, 4),
+            "facts": side.facts,
+        },
+    )

@@ -1,0 +1,98 @@
+"""What lies beside a video under the same name: a caption (.txt), facts (.json), actions (.npz)."""
+
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from data.footage.video import UnusableError
+
+SIDECAR_SUFFIXES = (".txt", ".json", ".npz")
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """What was done at `times_s`, in order; each action holds until the next. Times start at the first picture."""
+
+    times_s: Float[np.ndarray, " n"]
+    values: Float[np.ndarray, "n k"]
+
+    def at(self, times_s: Float[np.ndarray, " f"]) -> Float[np.ndarray, "f k"]:
+        """Before the first one there is none: zeros."""
+        index = np.searchsorted(self.times_s, times_s, side="right") - 1
+        return np.where(index[:, None] < 0, 0, self.values[index.clip(0)]).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class SideCar:
+    """All that is known about a video besides itself."""
+
+    caption: str | None = None  # of the whole video
+    captions: list[tuple[float, float, str]] = field(default_factory=list)  # start, end in seconds, text
+    person: str | None = None  # who is seen; one person's videos stay in one split
+    actions: Actions | None = None
+    facts: dict[str, Any] = field(default_factory=dict)  # every other key of the .json
+
+    def caption_of(self, start_s: float, end_s: float) -> str | None:
+        """The caption that covers most of a part of the video; that of the whole where none touches it."""
+        covered = [(min(end, end_s) - max(start, start_s), text) for start, end, text in self.captions]
+        most, text = max(covered, default=(0.0, ""))
+        return text if most > 0 else self.caption
+
+
+def sidecar_paths(video: Path) -> list[Path]:
+    """Those that are there."""
+    return [path for suffix in SIDECAR_SUFFIXES if (path := video.with_suffix(suffix)).is_file()]
+
+
+def read_sidecar(video: Path) -> SideCar:
+    """Everything beside a video.
+
+    Raises:
+        UnusableError: a file that is there cannot be understood. A video without its caption would be silently worse.
+    """
+    found: dict[str, Any] = {}
+    for path in sidecar_paths(video):
+        try:
+            if path.suffix == ".txt":
+                found["caption"] = path.read_text(encoding="utf-8").strip() or None
+            elif path.suffix == ".json":
+                found |= _facts(json.loads(path.read_text(encoding="utf-8")))
+            else:
+                found["actions"] = _actions(path)
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise UnusableError("bad_sidecar", f"{path.name}: {error!r}") from error
+    return SideCar(**found)
+
+
+def _facts(values: Any) -> dict[str, Any]:
+    """Keys `caption`, `captions` ([start_s, end_s, text] each) and `identity`; others are kept as they are."""
+    if not isinstance(values, dict):
+        raise TypeError(f"must hold one object, holds {type(values).__name__}")
+    known: dict[str, Any] = {}
+    rest = dict(values)
+    if (caption := rest.pop("caption", None)) is not None:
+        known["caption"] = str(caption)
+    if (person := rest.pop("identity", None)) is not None:
+        known["person"] = str(person)
+    known["captions"] = [(float(start), float(end), str(text)) for start, end, text in rest.pop("captions", [])]
+    return known | {"facts": rest}
+
+
+def _actions(path: Path) -> Actions:
+    """Array `actions` (n, k) with `times` (n, seconds) or `fps`."""
+    with np.load(path, allow_pickle=False) as arrays:
+        values = np.asarray(arrays["actions"], np.float32)
+        if values.ndim != 2 or not len(values):
+            raise ValueError(f"actions has shape {values.shape}, must be (moments, numbers)")
+        if "times" in arrays.files:
+            times = np.asarray(arrays["times"], np.float64)
+        else:
+            times = np.arange(len(values)) / float(arrays["fps"])
+    if times.shape != values.shape[:1] or not np.isfinite(values).all() or (np.diff(times) <= 0).any():
+        raise ValueError(f"times {times.shape} must rise and be one for each of {len(values)} finite actions")
+    return Actions(times, values)

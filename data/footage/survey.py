@@ -1,0 +1,75 @@
+"""First of two passes through a video: when its pictures are shown, where it is cut, where the face is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from data.clock import FPS
+from data.footage.scenes import ChangeMeter, find_cuts, scene_frames, shown_pictures
+from data.footage.video import opened, picture_stream, pictures, pixel_aspect, thumbnail, upright
+from gwm.face import FaceMesh, face_square
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """Part of an upright picture, in its px."""
+
+    x: float  # of the middle
+    y: float
+    size: float
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a video holds, on a clock of 24 fps that starts at its first picture."""
+
+    start_s: float  # of the first picture, on the container's clock
+    shown: Int[np.ndarray, " f"]  # the picture on the screen in each frame
+    scenes: list[range]  # of frames
+    faces: dict[int, Square | None]  # by picture, for those that were looked at
+    height: int  # upright, in px
+    width: int
+    source_fps: float
+
+
+def survey_video(path: Path, *, look_every_s: float, mesh: FaceMesh | None) -> Survey:
+    """Play a video once. Without a mesh no face is looked for.
+
+    Raises:
+        UnusableError: FFmpeg finds no picture in it.
+    """
+    times: list[float] = []
+    change = ChangeMeter()
+    faces: dict[int, Square | None] = {}
+    next_look_s, height, width = 0.0, 0, 0
+    with opened(path) as container:
+        aspect = pixel_aspect(picture_stream(container))
+        for index, (moment, frame) in enumerate(pictures(container)):
+            times.append(moment)
+            change.add(thumbnail(frame))
+            if moment - times[0] >= next_look_s:
+                rgb = upright(frame, aspect)
+                height, width = rgb.shape[:2]
+                faces[index] = None if mesh is None else _face(rgb, mesh)
+                next_look_s = moment - times[0] + look_every_s
+    clock = np.array(times) - times[0] if times else np.zeros(0)
+    end_s = _end(clock)
+    shown = shown_pictures(clock, end_s, FPS) if times else np.zeros(0, int)
+    cuts = find_cuts(np.array(change.step), np.array(change.skip))
+    scenes = scene_frames(shown, cuts)
+    fps = (len(times) - 1) / clock[-1] if len(times) > 1 else 0.0
+    return Survey(times[0] if times else 0.0, shown, scenes, faces, height, width, round(float(fps), 3))
+
+
+def _face(rgb: UInt8[np.ndarray, "h w 3"], mesh: FaceMesh) -> Square | None:
+    found = face_square(rgb, mesh)
+    return None if found is None else Square(float(found[0][0]), float(found[0][1]), found[1])
+
+
+def _end(times_s: Float[np.ndarray, " n"]) -> float:
+    """When the last picture goes: it stays as long as the median one; a single picture, one frame."""
+    if len(times_s) == 0:
+        return 0.0
+    return float(times_s[-1] + (np.median(np.diff(times_s)) if len(times_s) > 1 else 1 / FPS))

@@ -1,0 +1,113 @@
+"""Which parts of a surveyed video become clips, each with its crop and a reference frame outside it."""
+
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from data.footage.survey import Square, Survey
+
+FaceRule = Literal["required", "prefer", "off"]
+SEEN_SHARE = 0.8  # of the looks into a clip: with fewer, the face is turned away or another's
+STRAY, SWELL = 0.35, 1.6  # how far a face may be from its clip's crop, in crops, and how many times larger or smaller
+REFERENCE_REACH_S = 10  # people and light are the same, and few frames wait for each other in memory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TakeRules:
+    """What a clip must be. Everything here decides the bytes of the shards."""
+
+    resolution: int  # px, square
+    num_frames: int  # at 24 fps
+    face: FaceRule  # required: clips without one are dropped; prefer: they keep the centre square; off: all do
+    look_every_s: float  # between two looks for a face
+    reference_gap: int  # least frames between a clip and its reference frame
+    most_enlarged: float  # of a crop: 2 means that half the resolution's px must really be there
+
+    def __post_init__(self) -> None:
+        if self.face not in get_args(FaceRule):
+            raise ValueError(f"face={self.face!r} must be one of {get_args(FaceRule)}.")
+        if self.num_frames < 4 or self.num_frames % 4:
+            raise ValueError(f"num_frames={self.num_frames} must be a multiple of 4: the autoencoder packs four.")
+        if self.resolution < 16 or self.resolution % 16:
+            raise ValueError(f"resolution={self.resolution} must be a multiple of 16: VAE stride 8 times patch 2.")
+        if self.reference_gap < 1:
+            raise ValueError(f"reference_gap={self.reference_gap} must be at least 1: the reference is no clip frame.")
+        if self.look_every_s <= 0 or self.most_enlarged <= 0:
+            raise ValueError(
+                f"look_every_s={self.look_every_s} and most_enlarged={self.most_enlarged} must be above 0."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """One clip to be cut: frames `start` and on, and the frame that serves as reference, each with its crop."""
+
+    start: int
+    square: Square
+    reference: int
+    reference_square: Square
+
+
+def plan_takes(survey: Survey, rules: TakeRules, fps: int) -> tuple[list[Take], Counter[str]]:
+    """Clips end to end through every shot, and the frames that were left out, by reason."""
+    takes: list[Take] = []
+    dropped: Counter[str] = Counter()
+    looks = np.array(sorted(survey.faces), dtype=int)
+    look_frames = np.searchsorted(survey.shown, looks)  # the frame that shows the picture, or the one right after it
+    for scene in survey.scenes:
+        if len(scene) <= rules.num_frames + rules.reference_gap:
+            dropped["scene_too_short"] += len(scene)
+            continue
+        dropped["rest"] += len(scene) % rules.num_frames
+        first = survey.shown[scene.start]
+        inside = [(f, p) for f, p in zip(look_frames.tolist(), looks.tolist()) if f in scene and p >= first]
+        for start in range(scene.start, scene.stop - rules.num_frames + 1, rules.num_frames):
+            take = _take(survey, rules, start, inside, reach=REFERENCE_REACH_S * fps)
+            if isinstance(take, Take):
+                takes.append(take)
+            else:
+                dropped[take] += rules.num_frames
+    return takes, +dropped
+
+
+def _take(survey: Survey, rules: TakeRules, start: int, looks: list[tuple[int, int]], *, reach: int) -> Take | str:
+    """The clip at `start`, or the reason why there is none; `looks` holds (frame, picture) of its shot."""
+    stop = start + rules.num_frames
+    centre = Square(survey.width / 2, survey.height / 2, min(survey.width, survey.height))
+    square: Square | str = centre
+    if rules.face != "off":
+        square = face_crop([survey.faces[picture] for frame, picture in looks if start <= frame < stop])
+    with_face = isinstance(square, Square) and rules.face != "off"
+    if isinstance(square, str):
+        if rules.face == "required":
+            return square
+        square = centre
+    if square.size * rules.most_enlarged < rules.resolution:
+        return "too_small"
+    outside: list[tuple[int, Square]] = []
+    for frame, picture in looks:
+        away = max(start - frame, frame - stop + 1)
+        crop = survey.faces[picture] if with_face else centre
+        if rules.reference_gap <= away <= reach and crop is not None:
+            outside.append((frame, crop))
+    if not outside:
+        return "no_reference"
+    # Any of them, but the same one on every run: neither the nearest nor the first may become a habit of the data.
+    return Take(start, square, *outside[zlib.crc32(str(start).encode()) % len(outside)])
+
+
+def face_crop(faces: list[Square | None]) -> Square | str:
+    """One square for a whole clip, in which the head moves as it did; or why there is none."""
+    seen = [face for face in faces if face is not None]
+    if not seen or len(seen) < SEEN_SHARE * len(faces):
+        return "no_face"
+    values = np.array([(face.x, face.y, face.size) for face in seen])
+    x, y, size = np.median(values, axis=0).tolist()
+    stray = np.linalg.norm(values[:, :2] - (x, y), axis=1).max()
+    swell = np.abs(np.log(values[:, 2] / size)).max()
+    if stray > STRAY * size or swell > np.log(SWELL):
+        return "face_moves"
+    return Square(x, y, size)

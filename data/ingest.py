@@ -1,0 +1,143 @@
+"""Make shards of a folder of videos: `python -m data.ingest videos=DIR out=shards/mine`. See configs/ingest.yaml."""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from data.clock import FPS, SAMPLE_RATE
+from data.footage.batches import make_batches, plan_jobs
+from data.footage.ledger import Ledger, tally
+from data.footage.reasons import REASONS
+from data.footage.sources import Source, assign_splits, find_files, read_source
+from data.footage.takes import TakeRules
+from data.manifest import Manifest, SplitManifest, write_manifest
+
+log = logging.getLogger(__name__)
+
+REPORT_NAME = "report.json"
+SPLITS = ("train", "val", "test")
+
+
+def ingest(
+    videos: Path,
+    out: Path,
+    rules: TakeRules,
+    *,
+    val: float,
+    test: float,
+    seed: int,
+    videos_per_shard: int,
+    workers: int,
+) -> dict[str, Any]:
+    """Cut every video of a folder that is not cut yet; the report, which also lies in `out` beside the manifest.
+
+    Called again, it adds nothing; interrupted and called again, it goes on at the first unfinished shard; with new
+    videos in the folder, it adds these.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: `out` was made with other settings; or a setting is out of range.
+        RuntimeError: a worker was killed.
+    """
+    if workers < 1:
+        raise ValueError(f"workers={workers} must be at least 1: somebody has to cut.")
+    settings = {**asdict(rules), "val": val, "test": test, "seed": seed}
+    files, others = find_files(videos)
+    ledger = Ledger(out, settings)
+    sources = [read_source(path, videos) for path in tqdm(files, desc=f"look at {videos}", unit="video")]
+    first_of: dict[str, Source] = {}
+    for source in sources:
+        first_of.setdefault(source.digest, source)
+    splits = assign_splits(
+        (source.person for source in first_of.values()), ledger.splits, val_share=val, test_share=test, seed=seed
+    )
+    finished = {record.key for record in ledger.records} | {r.digest for r in ledger.records if r.clips}
+    pending = [s for s in first_of.values() if s.key not in finished and s.digest not in finished]
+    names = [batch.name for batch in ledger.batches]
+    jobs = plan_jobs(pending, splits, finished=names, videos_per_shard=videos_per_shard)
+    with tqdm(total=len(first_of), initial=len(first_of) - len(pending), unit="video", desc=str(out)) as bar:
+        for batch in make_batches(jobs, videos=videos, out=out, rules=rules, num_workers=workers):
+            ledger.add(batch)
+            bar.update(len(batch.records))
+    report = make_report(ledger, num_duplicates=len(sources) - len(first_of), others=[p.name for p in others])
+    command = f"python -m data.ingest videos={videos} out={out}"
+    write_manifest(out, make_manifest(ledger, rules, settings, report, command=command))
+    (out / REPORT_NAME).write_text(json.dumps(report, indent=1) + "\n", encoding="ascii")
+    return report
+
+
+def make_report(ledger: Ledger, *, num_duplicates: int, others: list[str]) -> dict[str, Any]:
+    """What came in, what was kept and why the rest was not; times in seconds of video."""
+    latest = {record.digest: record for record in ledger.records}.values()  # a corrected side-car gives a second record
+    dropped = tally(latest)
+    for reason, count in (("duplicate", num_duplicates), ("other_file", len(others))):
+        if count:
+            dropped[reason] = {"files": count, "files_without_clip": count, "frames": 0}
+    frames = sum(record.frames for record in latest)
+    return {
+        "files": len(latest) + num_duplicates + len(others),
+        "files_with_clips": sum(record.clips > 0 for record in latest),
+        "files_without_sound": sum(record.silent for record in latest),
+        "clips": sum(record.clips for record in latest),
+        "video_s": round(frames / FPS, 2),
+        "dropped_s": round(sum(entry["frames"] for entry in dropped.values()) / FPS, 2),
+        "dropped": {reason: {**entry, "meaning": REASONS[reason]} for reason, entry in sorted(dropped.items())},
+        "files_without_clip": {r.path: r.detail or ", ".join(r.dropped) for r in latest if not r.clips},
+    }
+
+
+def make_manifest(
+    ledger: Ledger, rules: TakeRules, settings: dict[str, Any], report: dict[str, Any], *, command: str
+) -> Manifest:
+    """The manifest of all finished batches; splits of which nothing was kept are left out."""
+    splits = {}
+    for split in SPLITS:
+        batches = sorted((b for b in ledger.batches if b.split == split), key=lambda b: b.name)
+        shards = [batch.shard for batch in batches if batch.shard]
+        people = sorted({record.person for batch in batches for record in batch.records if record.clips})
+        if shards:
+            splits[split] = SplitManifest(shards=shards, identities=people, sentences=[])
+    keys = sorted(record.key for record in ledger.records)
+    dropped = {reason: entry["frames"] for reason, entry in report["dropped"].items()}
+    return Manifest(
+        kind="pixels",
+        fps=FPS,
+        sample_rate=SAMPLE_RATE,
+        resolution=rules.resolution,
+        num_frames=rules.num_frames,
+        splits=splits,
+        seed=settings["seed"],
+        command=command,
+        generator={**settings, "sources": hashlib.sha256("".join(keys).encode()).hexdigest(), "dropped": dropped},
+    )
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="ingest")
+def main(cfg: DictConfig) -> None:
+    report = ingest(
+        Path(cfg.videos),
+        Path(cfg.out),
+        TakeRules(**{name: cfg[name] for name in TakeRules.__slots__}),
+        val=cfg.val,
+        test=cfg.test,
+        seed=cfg.seed,
+        videos_per_shard=cfg.videos_per_shard,
+        workers=cfg.workers,
+    )
+    log.info(
+        "%d clips from %d of %d files; %.0f of %.0f s not kept",
+        *(report[key] for key in ("clips", "files_with_clips", "files", "dropped_s", "video_s")),
+    )
+    for reason, entry in report["dropped"].items():
+        log.info("%s: %d files, %.1f s (%s)", reason, entry["files"], entry["frames"] / FPS, entry["meaning"])
+
+
+if __name__ == "__main__":
+    main()
