@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from train.checkpoint import AtomicCheckpointIO, remember_config
+from train.plan import show
 
 # Advertising and notices about Lightning's own insides: nothing that a user could act on.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -45,10 +46,24 @@ def fit(cfg: DictConfig, output: Path) -> None:
     instantiate(cfg.finish, _convert_="all")(stage, data, output)
 
 
+def show_plan(cfg: DictConfig) -> None:
+    """Print what the stage will need.
+
+    Raises:
+        ValueError: nobody described the stage's work.
+    """
+    if "work" not in cfg:
+        raise ValueError("plan=true needs configs/work/<stage>.yaml, and this stage has none: plan the one before it.")
+    work = instantiate(cfg.work, _convert_="all")
+    show(work["build"], work["optimizer"], **cfg.planner)
+
+
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> None:
     output = Path(cfg.output)
-    if "call" in cfg:  # a stage without training, such as export
+    if cfg.plan:
+        show_plan(cfg)
+    elif "call" in cfg:  # a stage without training, such as export
         instantiate(cfg.call, _convert_="all")
     else:
         fit(cfg, output)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data.crops import moving_crops
 from data.encode import encode_shards, read_latents
 from data.shards import decode_frames, read_samples
+from data.storage import locate
 from gwm.condition.audio import chunk_windows
 from gwm.condition.inputs import Condition
 from gwm.config import AudioConfig
@@ -60,7 +61,7 @@ class StepData(L.LightningDataModule):
 
     def __init__(self, *, shards: str, batch_size: int, num_workers: int, seed: int) -> None:
         super().__init__()
-        self.shards, self.batch_size, self.num_workers, self.seed = Path(shards), batch_size, num_workers, seed
+        self.shards, self.batch_size, self.num_workers, self.seed = locate(shards), batch_size, num_workers, seed
         self.next_step = 0
 
     def loader(self, dataset: Dataset[Any], num_samples: int, collate: Any) -> DataLoader[Any]:

@@ -24,6 +24,7 @@ from data.crops import motion
 from data.manifest import Manifest, SplitManifest, read_manifest, write_manifest
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_samples, write_shard
+from data.storage import Location, locate
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig, VAEConfig
 from gwm.pixels import to_float
@@ -62,7 +63,7 @@ def _features(
     return frame_features(torch.from_numpy(samples)[None].float(), audio)[0]
 
 
-def encode_shards(shards: Path, out: Path, *, vae: VAE, audio: AudioConfig, resolution: int) -> Manifest:
+def encode_shards(shards: Location, out: Path, *, vae: VAE, audio: AudioConfig, resolution: int) -> Manifest:
     """Encode every split of pixel shards, shard by shard; finished ones are kept when nothing changed.
 
     Raises:
@@ -98,7 +99,7 @@ def encode_shards(shards: Path, out: Path, *, vae: VAE, audio: AudioConfig, reso
     return manifest
 
 
-def read_latents(folder: Path, split: str) -> Iterator[dict[str, Float[Tensor, "..."]]]:
+def read_latents(folder: Location, split: str) -> Iterator[dict[str, Float[Tensor, "..."]]]:
     """Encoded clips as float32 tensors: latents, reference, agent, user, motion."""
     for sample in read_samples(folder, split):
         arrays = np.load(io.BytesIO(sample["latents.npz"]))
@@ -119,7 +120,7 @@ def main(cfg: DictConfig) -> None:
     vae = VAE(VAEConfig.from_json(read_header(folder, kind="vae")["config"]))
     load_weights(folder, vae)
     encode_shards(
-        Path(cfg.shards), Path(cfg.out), vae=vae.eval(), audio=instantiate(cfg.audio), resolution=cfg.resolution
+        locate(cfg.shards), Path(cfg.out), vae=vae.eval(), audio=instantiate(cfg.audio), resolution=cfg.resolution
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data.storage import Location, beside, locate, open_bytes, sizes_bytes
+
 FORMAT = "gwm-shards"
 VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -47,15 +49,15 @@ class Manifest:
     command: str  # makes these shards again
     generator: dict[str, Any]  # every setting that decides the bytes
 
-    def shard_paths(self, folder: Path, split: str) -> list[Path]:
-        """Tar files of one split.
+    def shard_paths(self, folder: Location, split: str) -> list[Location]:
+        """Tar files of one split, as paths or URLs.
 
         Raises:
             ValueError: the shards have no such split.
         """
         if split not in self.splits:
             raise ValueError(f"split={split!r} must be one of {sorted(self.splits)}, the splits of {folder}.")
-        return [folder / shard.name for shard in self.splits[split].shards]
+        return [beside(folder, shard.name) for shard in self.splits[split].shards]
 
 
 def write_manifest(folder: Path, manifest: Manifest, *, name: str = MANIFEST_NAME) -> None:
@@ -66,13 +68,14 @@ def write_manifest(folder: Path, manifest: Manifest, *, name: str = MANIFEST_NAM
     os.replace(temporary, folder / name)
 
 
-def parse_manifest(path: Path) -> Manifest:
+def parse_manifest(path: Location) -> Manifest:
     """Read a manifest without looking at the shards.
 
     Raises:
         ValueError: the file is of another format or version.
     """
-    fields = json.loads(path.read_text(encoding="ascii"))
+    with open_bytes(path) as file:
+        fields = json.loads(file.read())
     found = fields.pop("format", None), fields.pop("version", None)
     if found != (FORMAT, VERSION):
         raise ValueError(
@@ -86,40 +89,45 @@ def parse_manifest(path: Path) -> Manifest:
     return Manifest(**fields)
 
 
-def read_manifest(folder: Path | str) -> Manifest:
-    """Read a manifest and check that every shard is there, whole.
+def read_manifest(folder: Location) -> Manifest:
+    """Read a manifest from disk or from a URL and check that every shard is there, whole.
 
     Raises:
         FileNotFoundError: no manifest, or a shard is missing.
         ValueError: another format or version, or a shard of another size than when it was finished.
     """
-    folder = Path(folder)
-    path = folder / MANIFEST_NAME
-    if not path.is_file():
+    folder = locate(folder)
+    try:
+        manifest = parse_manifest(beside(folder, MANIFEST_NAME))
+    except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{path} must exist: {folder} holds no shards. Run: python -m data.characters out={folder}"
-        )
-    manifest = parse_manifest(path)
-    for split in manifest.splits.values():
-        for shard in split.shards:
-            check_shard(folder, shard, manifest.command)
+            f"{beside(folder, MANIFEST_NAME)} must exist: {folder} holds no shards. Run: "
+            f"python -m data.characters out={folder} (or, for videos: python -m data.ingest videos=... out={folder})"
+        ) from error
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    check_shards(folder, shards, manifest.command)
     return manifest
 
 
-def check_shard(folder: Path, shard: Shard, command: str) -> None:
-    """Compare a shard's size with its manifest entry, which finds what an interrupted copy leaves behind.
+def check_shards(folder: Location, shards: list[Shard], command: str) -> None:
+    """Compare sizes with the manifest's, which finds what an interrupted copy leaves behind.
 
     Raises:
         FileNotFoundError, ValueError: see `read_manifest`.
     """
-    path = folder / shard.name
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} must exist: the manifest lists it. Make it again with: {command}")
-    if (size := path.stat().st_size) != shard.bytes:
-        raise ValueError(
-            f"{path} has {size} bytes, must have {shard.bytes} as in {MANIFEST_NAME}: it is truncated or was changed. "
-            f"Make it again with: {command}"
-        )
+    try:
+        sizes = sizes_bytes(folder, [shard.name for shard in shards])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error.filename or error} must exist: the manifest lists it. Make it again with: {command}"
+        ) from error
+    for shard in shards:
+        size = sizes[shard.name]
+        if size is not None and size != shard.bytes:
+            raise ValueError(
+                f"{beside(folder, shard.name)} has {size} bytes, must have {shard.bytes} as in {MANIFEST_NAME}: it is "
+                f"truncated or was changed. Make it again with: {command}"
+            )
 
 
 def is_whole(folder: Path, shard: Shard) -> bool:

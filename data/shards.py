@@ -13,11 +13,12 @@ import numpy as np
 import soundfile
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
-from webdataset.compat import WebDataset
+from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.writer import TarWriter
 
 from data.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from data.manifest import Shard, read_manifest
+from data.storage import Location, open_bytes
 
 # Visually lossless, and full colour resolution: with 4:2:0, lips at 128 px lose their edge.
 CODEC, PIXEL_FORMAT = "libx264", "yuv444p"
@@ -161,18 +162,25 @@ def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> Shard:
     """Write samples to a tar whose bytes depend on nothing else; the file appears only when it is complete."""
     temporary = path.with_name(path.name + ".tmp")
     count = 0
-    with open(temporary, "wb") as stream:
-        writer = TarWriter(stream, encoder=False, mtime=0)  # no clock in the bytes
+    with open(temporary, "wb") as stream, TarWriter(stream, encoder=False, mtime=0) as writer:  # no clock in the bytes
         for sample in samples:
             writer.write(sample)
             count += 1
-        writer.close()
     os.replace(temporary, path)
     return Shard(name=path.name, bytes=path.stat().st_size, num_samples=count)
 
 
-def read_samples(folder: Path | str, split: str) -> Iterator[dict[str, Any]]:
-    """Undecoded samples of a split, in the order they were written. Raises as `read_manifest` does."""
-    folder = Path(folder)
+def read_samples(folder: Location, split: str) -> Iterator[dict[str, Any]]:
+    """Undecoded samples of a split, in the order they were written, from disk or from a URL.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_manifest` does.
+    """
     paths = read_manifest(folder).shard_paths(folder, split)
-    yield from WebDataset([str(path) for path in paths], shardshuffle=False, empty_check=False)
+    yield from group_by_keys(tar_file_expander(_streams(paths)))
+
+
+def _streams(paths: Iterable[Location]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        with open_bytes(path) as stream:
+            yield {"url": str(path), "stream": stream}

@@ -180,7 +180,7 @@ def eyes_and_mouth(
 
 def crop_square(
     pixels: UInt8[np.ndarray, "h w 3"], middle: Float[np.ndarray, "2"], size: float, resolution: int
-) -> UInt8[np.ndarray, "h w 3"]:
+) -> UInt8[np.ndarray, "r r 3"]:
     """A square of `size` px around `middle` (x, y) at another resolution; edges are repeated outside the picture."""
     height, width, _ = pixels.shape
     left, top = np.round(middle - size / 2).astype(int)

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from data.batch import PixelBatch
 from data.shards import Clip, decode_frames, read_samples
+from data.storage import Location
 from gwm.config import VAEConfig
 from gwm.pixels import to_float, to_uint8
 from gwm.vae import BANDS, VAE, to_bands
@@ -96,7 +96,7 @@ class AutoencoderStage(L.LightningModule):
 
     def on_train_start(self) -> None:
         if not self.fitted and self.global_step == 0:
-            shards = Path(self.trainer.datamodule.shards)  # type: ignore[attr-defined]
+            shards = self.trainer.datamodule.shards  # type: ignore[attr-defined]
             fit_patches(self.network.model, first_clips(shards, self.network.model))
 
     def training_step(self, batch: PixelBatch, batch_idx: int) -> Float[Tensor, ""]:
@@ -123,11 +123,11 @@ class AutoencoderStage(L.LightningModule):
 
     def weights(self) -> tuple[VAE, dict[str, Any]]:
         """The averaged autoencoder with its latent statistics measured on training clips."""
-        normalised = with_statistics(self.network.trained, Path(self.trainer.datamodule.shards))  # type: ignore[attr-defined]
+        normalised = with_statistics(self.network.trained, self.trainer.datamodule.shards)  # type: ignore[attr-defined]
         return normalised, {"kind": "vae", "config": normalised.config.to_json()}
 
 
-def first_clips(shards: Path, vae: VAE) -> Iterator[Float[Tensor, "1 t 3 h w"]]:
+def first_clips(shards: Location, vae: VAE) -> Iterator[Float[Tensor, "1 t 3 h w"]]:
     for sample in islice(read_samples(shards, "train"), STATISTICS_CLIPS):
         yield to_float(decode_frames(sample["mp4"]))[None].to(vae.mean)
 
@@ -165,7 +165,7 @@ def fit_patches(vae: VAE, clips: Iterable[Float[Tensor, "1 t 3 h w"]]) -> None:
 
 
 @torch.no_grad()
-def with_statistics(vae: VAE, shards: Path) -> VAE:
+def with_statistics(vae: VAE, shards: Location) -> VAE:
     """A copy whose latents have mean 0 and mean square 1 over the first training clips of `shards`, each channel with a
     deviation in proportion to what it adds to the picture. Equal deviations would make the diffusion model spend its
     width on the many faint channels."""

@@ -9,7 +9,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
 # What may change between two starts of the same run: how long it goes on, and what only watches it.
-FREE_KEYS = ("trainer", "logger", "resume", "checkpoint", "progress", "finish")
+FREE_KEYS = ("trainer", "logger", "resume", "checkpoint", "progress", "finish", "plan", "planner", "work")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

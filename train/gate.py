@@ -11,8 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from data.manifest import read_manifest
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_samples
+from data.storage import Location
 from gwm.metrics.judge import Judge, means
 from gwm.metrics.lip_sync import moves
 from gwm.weights import save_weights, write_json
@@ -36,8 +38,10 @@ class Stage(Protocol):
         ...
 
 
-def held_out(shards: Path, resolution: int, count: int) -> list[Clip]:
+def held_out(shards: Location, resolution: int, count: int) -> list[Clip]:
     """Validation clips in which a rendered person speaks: only there is a lip-sync to measure."""
+    if "val" not in read_manifest(shards).splits:  # footage of one or two people is all for training
+        return []
     clips = []
     for sample in read_samples(shards, "val"):
         clip = halved(decode_sample(sample), resolution)

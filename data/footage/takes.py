@@ -1,5 +1,6 @@
 """Which parts of a surveyed video become clips, each with its crop and a reference frame outside it."""
 
+import math
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from data.footage.survey import Square, Survey
 FaceRule = Literal["required", "prefer", "off"]
 SEEN_SHARE = 0.8  # of the looks into a clip: with fewer, the face is turned away or another's
 STRAY, SWELL = 0.35, 1.6  # how far a face may be from its clip's crop, in crops, and how many times larger or smaller
+REFERENCE_STRAY = 1.0  # the same, of the reference frame: the person may have moved, but is not another one
 REFERENCE_REACH_S = 10  # people and light are the same, and few frames wait for each other in memory
 
 
@@ -76,7 +78,7 @@ def plan_takes(survey: Survey, rules: TakeRules, fps: int) -> tuple[list[Take], 
 def _take(survey: Survey, rules: TakeRules, start: int, looks: list[tuple[int, int]], *, reach: int) -> Take | str:
     """The clip at `start`, or the reason why there is none; `looks` holds (frame, picture) of its shot."""
     stop = start + rules.num_frames
-    centre = Square(survey.width / 2, survey.height / 2, min(survey.width, survey.height))
+    centre = Square(survey.width / 2, survey.height / 2, float(min(survey.width, survey.height)))
     square: Square | str = centre
     if rules.face != "off":
         square = face_crop([survey.faces[picture] for frame, picture in looks if start <= frame < stop])
@@ -91,7 +93,7 @@ def _take(survey: Survey, rules: TakeRules, start: int, looks: list[tuple[int, i
     for frame, picture in looks:
         away = max(start - frame, frame - stop + 1)
         crop = survey.faces[picture] if with_face else centre
-        if rules.reference_gap <= away <= reach and crop is not None:
+        if rules.reference_gap <= away <= reach and crop is not None and near(square, crop, stray=REFERENCE_STRAY):
             outside.append((frame, crop))
     if not outside:
         return "no_reference"
@@ -104,10 +106,11 @@ def face_crop(faces: list[Square | None]) -> Square | str:
     seen = [face for face in faces if face is not None]
     if not seen or len(seen) < SEEN_SHARE * len(faces):
         return "no_face"
-    values = np.array([(face.x, face.y, face.size) for face in seen])
-    x, y, size = np.median(values, axis=0).tolist()
-    stray = np.linalg.norm(values[:, :2] - (x, y), axis=1).max()
-    swell = np.abs(np.log(values[:, 2] / size)).max()
-    if stray > STRAY * size or swell > np.log(SWELL):
-        return "face_moves"
-    return Square(x, y, size)
+    square = Square(*(float(v) for v in np.median([(f.x, f.y, f.size) for f in seen], axis=0)))
+    return square if all(near(square, face, stray=STRAY) for face in seen) else "face_moves"
+
+
+def near(square: Square, face: Square, *, stray: float) -> bool:
+    """Whether a face is at most `stray` crops away from a crop, and about as large."""
+    away = math.hypot(face.x - square.x, face.y - square.y)
+    return away <= stray * square.size and max(face.size / square.size, square.size / face.size) <= SWELL

@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 NOMINAL_FPS = 25.0  # of a stream that names no rate and has pictures without time stamps
+MOST_FAILURES = 50  # in a row, before the rest of a file is given up
 THUMBNAIL = (48, 27)  # width and height: what remains of a picture where only its change counts
 
 
@@ -72,19 +73,21 @@ def pictures(container: InputContainer) -> Iterator[tuple[float, av.VideoFrame]]
 
 
 def decoded(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[av.VideoFrame | av.AudioFrame]:
-    """Frames of a stream; damaged packets are skipped, and where the file breaks off, they end."""
-    packets = container.demux(stream)
-    while True:
+    """Frames of a stream; what is damaged is left out, and where the file breaks off, they end."""
+    packets, failures = container.demux(stream), 0
+    while failures < MOST_FAILURES:
         try:
             packet = next(packets, None)
-        except av.error.FFmpegError:
-            return
-        if packet is None:
-            return
-        try:
+            if packet is None:
+                return
             frames = packet.decode()
         except av.error.FFmpegError:
+            packets, failures = (
+                container.demux(stream),
+                failures + 1,
+            )  # a generator that raised is over, the file is not
             continue
+        failures = 0
         yield from (frame for frame in frames if isinstance(frame, av.VideoFrame | av.AudioFrame))
 
 

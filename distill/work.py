@@ -1,0 +1,82 @@
+"""What one batch of the distillation stages computes; see `train.work`."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from distill.guidance import guided_velocity
+from distill.student_forcing import RolloutGradient, student_rollout
+from gwm.chunks import whole_clip
+from gwm.clip import clip_velocity, teacher_forced_velocity
+from gwm.condition.inputs import Condition
+from gwm.contract import Contract
+from gwm.dit import DiT
+from train.work import Pass, RandomClips, Work, clips_of
+
+
+def consistency(contract: Contract, *, batch_size: int, num_frames: int, guidance: float) -> Work:
+    """As `distill.consistency`; the running average, which gives the target, computes what the student does."""
+    clips = clips_of(contract, batch_size, num_frames)
+    student, teacher = DiT(contract.dit), DiT(contract.dit).requires_grad_(False)
+
+    def predict(model: DiT, condition: Condition) -> Tensor:
+        return teacher_forced_velocity(
+            model, clips.x0, clips.sigma, history=clips.x0, reference=clips.reference, condition=condition,
+            pattern=contract.pattern,
+        )  # fmt: skip
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            guided_velocity(lambda condition: predict(teacher, condition), clips.condition, guidance)
+            predict(student, clips.condition)
+        return clips.loss(predict(student, clips.condition))
+
+    return Work([student], [teacher], [Pass(loss)], clips.tokens)
+
+
+def dmd(
+    contract: Contract,
+    *,
+    batch_size: int,
+    num_frames: int,
+    sigmas: list[float],
+    context: Literal["clean", "noisy"],
+    gradient: RolloutGradient,
+    guidance: float,
+    critic_per_student: int,
+) -> Work:
+    """As `distill.stage`, with rollouts that leave at the last step: what a batch needs at most."""
+    contract = contract.replace(sigmas=tuple(sigmas), context=context, solver="renoise")
+    clips = clips_of(contract, batch_size, num_frames)
+    student, critic, teacher = (DiT(contract.dit) for _ in range(3))
+    teacher.requires_grad_(False)
+
+    def rollout(how: RolloutGradient) -> Tensor:
+        generator = torch.Generator(clips.x0.device)
+        return student_rollout(
+            student, contract, reference=clips.reference, condition=clips.condition, leave_at=len(sigmas) - 1,
+            gradient=how, generator=generator, num_frames=num_frames,
+        ).x0  # fmt: skip
+
+    def student_loss() -> Tensor:
+        x0 = rollout(gradient)
+        with torch.no_grad():
+            guided_velocity(lambda condition: score(teacher, clips, x0, condition), clips.condition, guidance)
+            score(critic, clips, x0, clips.condition)
+        return clips.loss(x0)
+
+    def critic_loss() -> Tensor:
+        return clips.loss(score(critic, clips, clips.x0, clips.condition))
+
+    share = 1 / critic_per_student
+    passes = [Pass(student_loss, share), Pass(lambda: rollout("none"), 1 - share), Pass(critic_loss)]
+    window = contract.pattern.sink_frames + contract.pattern.ring_frames
+    frame_bytes = 2 * 4 * contract.dit.num_layers * contract.dit.dim * clips.tokens // num_frames
+    return Work([student, critic], [teacher], passes, clips.tokens, cache_bytes=window * frame_bytes)
+
+
+def score(model: DiT, clips: RandomClips, x: Tensor, condition: Condition) -> Tensor:
+    """One bidirectional pass over the whole clip."""
+    pattern = whole_clip(x.shape[1] + 1, first_frames=1)
+    return clip_velocity(model, x, clips.sigma, reference=clips.reference, condition=condition, pattern=pattern)

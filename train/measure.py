@@ -1,0 +1,103 @@
+"""Memory and arithmetic of one pass, counted while it is computed: on real tensors, or on ones without storage."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from gwm.dit import DiTBlock
+from train.work import Pass, Work
+
+PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16}
+
+
+class SavedTensors:
+    """Counts the bytes that autograd keeps for the backward pass, each storage once, parameters not.
+
+    What it counts stays alive as long as the counter.
+    """
+
+    def __init__(self, models: list[nn.Module]) -> None:
+        self._own = {StorageWeakRef(p.untyped_storage()) for model in models for p in model.parameters()}
+        self._kept: dict[StorageWeakRef, torch.UntypedStorage] = {}
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept):
+            yield
+
+    @property
+    def bytes(self) -> int:
+        return sum(storage.nbytes() for storage in self._kept.values())
+
+    def _pack(self, kept: Tensor) -> Tensor:
+        storage = kept.untyped_storage()
+        reference = StorageWeakRef(storage)
+        if reference not in self._own:
+            self._kept[reference] = storage
+        return kept
+
+
+def flop_counter() -> FlopCounterMode:
+    """Counts multiplications and additions of matrix products, convolutions and attention, also on CPUs."""
+    ops = torch.ops.aten
+
+    def attention(q: Any, k: Any, v: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    def attention_backward(grad: Any, q: Any, k: Any, v: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
+        return sdpa_backward_flop_count(grad, q, k, v)
+
+    mapping = {
+        ops._scaled_dot_product_flash_attention_for_cpu: attention,
+        ops._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+    }
+    return FlopCounterMode(display=False, custom_mapping=mapping)
+
+
+def autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
+    """What Lightning wraps a step in.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} must be one of {sorted(PRECISIONS)}.")
+    if not precision.endswith("mixed"):
+        return contextlib.nullcontext()
+    device = "cuda" if torch.get_default_device().type == "cuda" else "cpu"
+    return torch.autocast(device, PRECISIONS[precision])
+
+
+def measure_pass(work: Work, one: Pass, precision: str) -> tuple[int, float]:
+    """Bytes that one pass keeps for its backward pass, and operations of both; it is computed, fake or real."""
+    saved = SavedTensors([*work.trained, *work.frozen])
+    with flop_counter() as counter:
+        with saved.watching(), autocast(precision):
+            loss = one.compute()
+        if loss.requires_grad:
+            loss.backward()
+    return saved.bytes, one.per_batch * counter.get_total_flops()
+
+
+def checkpoint_blocks(models: list[nn.Module]) -> int:
+    """Make every block keep its input alone and compute the rest again in the backward pass; how many blocks a network
+    has. Reentrant, as only then what is kept can be seen by `SavedTensors`."""
+    blocks = [module for model in models for module in model.modules() if isinstance(module, DiTBlock)]
+    for block in blocks:
+        block.forward = _checkpointed(block.forward)
+    return len(blocks) // len(models)
+
+
+def _checkpointed(forward: Any) -> Any:
+    def again(*inputs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*inputs)
+        return checkpoint(forward, *inputs, use_reentrant=True, preserve_rng_state=False)
+
+    return again

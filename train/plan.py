@@ -1,0 +1,169 @@
+"""What a run will need, found by computing one batch on tensors that have shapes and no storage.
+
+`python train.py stage=causal plan=true`. Activations are what autograd keeps for the backward pass; on top of them come
+the temporary tensors of single operations, and what the allocator wastes: leave 10 to 20 % of a device free.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from train.measure import PRECISIONS, checkpoint_blocks, measure_pass
+from train.peak import matmul_flops
+from train.trainee import OptimizerFactory
+from train.work import WorkBuilder
+
+log = logging.getLogger(__name__)
+
+SECONDS_A_DAY = 86_400
+PROBE_SIZES = (64, 128, 256)  # of parameters on which an optimizer shows what it keeps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Needs of one device, in bytes, and of a step of the whole run."""
+
+    trained_parameters: int  # of all devices together
+    frozen_parameters: int
+    weight_bytes: int  # of trained and frozen networks and of running averages
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    cache_bytes: int
+    tokens_per_step: int
+    flops_per_step: float
+    steps_per_day: float
+
+    @property
+    def device_bytes(self) -> int:
+        kept = self.weight_bytes + self.gradient_bytes + self.optimizer_bytes
+        return kept + self.activation_bytes + self.cache_bytes
+
+    def lines(self) -> list[str]:
+        rows: list[tuple[str, int]] = [
+            ("weights", self.weight_bytes),
+            ("gradients", self.gradient_bytes),
+            ("optimizer", self.optimizer_bytes),
+            ("activations", self.activation_bytes),
+            ("cache", self.cache_bytes),
+            ("together", self.device_bytes),
+        ]
+        return [
+            f"parameters   {self.trained_parameters:,} trained, {self.frozen_parameters:,} frozen",
+            *(f"{name:12s} {size / 1e9:10.3f} GB a device" for name, size in rows),
+            f"a step       {self.tokens_per_step:,} tokens, {self.flops_per_step / 1e12:.4g} TFLOP",
+            f"a day        {self.steps_per_day:,.0f} steps",
+        ]
+
+
+def optimizer_bytes(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> int:
+    """What an optimizer keeps for parameters of these sizes after its first step.
+
+    Found on three small parameters; no optimizer is made for the real ones.
+
+    Raises:
+        ValueError: its state does not grow in proportion to the parameter's size.
+    """
+    small, middle, large = (_state_bytes(factory, size) for size in PROBE_SIZES)
+    a, b, c = PROBE_SIZES
+    per_element, rest = divmod(middle - small, b - a)
+    if rest or large - middle != per_element * (c - b):
+        raise ValueError(
+            f"the optimizer keeps {small}, {middle} and {large} bytes for {a}, {b} and {c} parameters: no fixed number "
+            "for each. Plan with an elementwise one, such as AdamW, and correct by hand."
+        )
+    return sum(per_element * p.numel() + small - per_element * a for p in parameters)
+
+
+def _state_bytes(factory: OptimizerFactory, size: int) -> int:
+    parameter = nn.Parameter(torch.zeros(size))
+    parameter.grad = torch.ones(size)
+    optimizer = factory([parameter])
+    optimizer.step()
+    return sum(value.nbytes for value in optimizer.state[parameter].values() if isinstance(value, Tensor))
+
+
+def plan(
+    build: WorkBuilder,
+    optimizer: OptimizerFactory,
+    *,
+    precision: str,
+    devices: int,
+    sharded: bool,
+    checkpointed: bool,
+    device_flops: float,
+) -> Plan:
+    """Needs of a run whose batch is `build`'s on each of `devices`, at `device_flops` operations a second on each.
+
+    sharded: parameters, gradients, averages and optimizer are divided among the devices, as FSDP does.
+    checkpointed: blocks keep their inputs alone; one of them at a time is computed again.
+
+    Raises:
+        ValueError: fewer than one device, an unknown precision, or nothing to checkpoint.
+    """
+    if devices < 1:
+        raise ValueError(f"devices={devices} must be at least 1.")
+    share = devices if sharded else 1
+    with FakeTensorMode():
+        work = build()
+        measured = [measure_pass(work, one, precision) for one in work.passes]
+        if checkpointed:
+            blocks = checkpoint_blocks(work.trained)
+            if not blocks:
+                raise ValueError("checkpointed=true needs a DiT: this stage has no blocks to compute again.")
+            again = [measure_pass(work, one, precision) for one in work.passes]
+            measured = [(kept + whole // blocks, flops) for (kept, flops), (whole, _) in zip(again, measured)]
+        trained = [p for model in work.trained for p in model.parameters()]
+        frozen = [p for model in work.frozen for p in model.parameters()]
+    size = 2 if precision == "bf16-true" else 4
+    num_trained, num_frozen = (sum(p.numel() for p in group) for group in (trained, frozen))
+    flops = devices * sum(flops for _, flops in measured)
+    return Plan(
+        trained_parameters=num_trained,
+        frozen_parameters=num_frozen,
+        weight_bytes=size * (2 * num_trained + num_frozen) // share,
+        gradient_bytes=size * num_trained // share,
+        optimizer_bytes=optimizer_bytes(optimizer, trained) // share,
+        activation_bytes=max(kept for kept, _ in measured),
+        cache_bytes=work.cache_bytes,
+        tokens_per_step=devices * work.tokens,
+        flops_per_step=flops,
+        steps_per_day=SECONDS_A_DAY * device_flops * devices / flops,
+    )
+
+
+def show(
+    build: WorkBuilder,
+    optimizer: OptimizerFactory,
+    *,
+    precision: str,
+    devices: int,
+    sharded: bool,
+    checkpointed: bool,
+    device_flops: float | None,
+    utilization: float,
+) -> None:
+    """Print a plan; without `device_flops`, matrix products are timed on this machine."""
+    peak = matmul_flops(PRECISIONS[precision]) if device_flops is None else device_flops
+    origin = "measured here" if device_flops is None else "given"
+    made = plan(
+        build,
+        optimizer,
+        precision=precision,
+        devices=devices,
+        sharded=sharded,
+        checkpointed=checkpointed,
+        device_flops=utilization * peak,
+    )
+    for line in made.lines():
+        log.info("%s", line)
+    log.info(
+        "             at %.0f %% of %.3g TFLOP/s (%s) on each of %d devices",
+        100 * utilization,
+        peak / 1e12,
+        origin,
+        devices,
+    )

@@ -1,0 +1,175 @@
+"""What one batch of each stage computes: the same passes on random data, for planning and for timing.
+
+Under `FakeTensorMode` nothing of it is allocated; on a device it runs as training does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gwm.chunks import ChunkPattern, whole_clip
+from gwm.clip import clip_velocity, teacher_forced_velocity
+from gwm.condition.inputs import Condition
+from gwm.config import AudioConfig, DiTConfig, VAEConfig
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.vae import VAE
+from gwm.weights import read_header
+from train.autoencoder import reconstruction_loss
+from train.flow import velocity_loss
+from train.network import dit_config
+
+TEXT_TOKENS = 512  # Wan's
+
+
+class Pass(NamedTuple):
+    """A loss, or a rollout without gradient, and how often a batch computes it."""
+
+    compute: Callable[[], Tensor]
+    per_batch: float = 1.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """Networks of a stage and what a batch does with them."""
+
+    trained: list[nn.Module]  # each with gradients, an optimizer and a running average
+    frozen: list[nn.Module]
+    passes: list[Pass]
+    tokens: int  # of the batch's clips
+    cache_bytes: int = 0  # keys and values of a rollout's window
+
+
+WorkBuilder = Callable[[], Work]
+
+
+@dataclass(frozen=True)
+class RandomClips:
+    """A batch for a DiT."""
+
+    config: DiTConfig
+    x0: Float[Tensor, "b f c h w"]
+    reference: Float[Tensor, "b 1 c h w"]
+    sigma: Float[Tensor, "b f"]
+    condition: Condition
+
+    @property
+    def tokens(self) -> int:
+        return self.x0[:, :, 0].numel() // self.config.patch**2
+
+    def loss(self, velocity: Float[Tensor, "b f c h w"]) -> Float[Tensor, ""]:
+        weight = torch.ones(self.x0.shape[-2:])
+        return velocity_loss(velocity, self.x0, torch.randn_like(self.x0), weight)
+
+
+def random_clips(config: DiTConfig, *, batch_size: int, num_frames: int, height: int, width: int) -> RandomClips:
+    """`num_frames` latent frames after the reference image, with every condition that the config has."""
+    shape = (config.in_channels, height, width)
+    agent, user = (
+        torch.randn(batch_size, num_frames, config.speech_dim) if config.speech_dim else None for _ in range(2)
+    )
+    text = torch.randn(batch_size, TEXT_TOKENS, config.text_dim) if config.text_dim else None
+    return RandomClips(
+        config,
+        torch.randn(batch_size, num_frames, *shape),
+        torch.randn(batch_size, 1, *shape),
+        torch.rand(batch_size, num_frames),
+        Condition(agent=agent, user=user, text=text),
+    )
+
+
+def planned_contract(
+    *,
+    init: str,
+    vae: str,
+    model: dict[str, int],
+    audio: AudioConfig,
+    resolution: int,
+    num_frames: int,
+    pattern: ChunkPattern,
+) -> Contract:
+    """The contract of the model that the stage would start from; of the configured one as long as there is none."""
+    if (Path(init) / "config.json").is_file():
+        return Contract.from_json(read_header(Path(init), kind="dit")["contract"]).replace(pattern=pattern)
+    vae_config = VAEConfig()
+    if (Path(vae) / "config.json").is_file():
+        vae_config = VAEConfig.from_json(read_header(Path(vae), kind="vae")["config"])
+    return Contract(
+        dit=dit_config(vae_config, audio, **model),
+        vae=vae_config,
+        audio=audio,
+        pattern=pattern,
+        resolution=resolution,
+        sigmas=(1.0,),
+        solver="ode",
+        context="clean",
+        horizon_frames=num_frames,
+    )
+
+
+def clips_of(contract: Contract, batch_size: int, num_frames: int) -> RandomClips:
+    """A random batch on a contract's grid."""
+    side = contract.latent_size
+    return random_clips(contract.dit, batch_size=batch_size, num_frames=num_frames, height=side, width=side)
+
+
+def bidirectional(contract: Contract, *, batch_size: int, num_frames: int) -> Work:
+    """As `train.bidirectional`."""
+    return flow_work(clips_of(contract, batch_size, num_frames), whole_clip(num_frames + 1, first_frames=1))
+
+
+def causal(contract: Contract, *, batch_size: int, num_frames: int) -> Work:
+    """As `train.causal`."""
+    return flow_work(clips_of(contract, batch_size, num_frames), contract.pattern, teacher_forcing=True)
+
+
+def flow_work(clips: RandomClips, pattern: ChunkPattern, *, teacher_forcing: bool = False) -> Work:
+    """Flow matching of one DiT."""
+    model = DiT(clips.config)
+    velocity = partial(teacher_forced_velocity, history=clips.x0) if teacher_forcing else clip_velocity
+
+    def loss() -> Tensor:
+        return clips.loss(
+            velocity(
+                model, clips.x0, clips.sigma, reference=clips.reference, condition=clips.condition, pattern=pattern
+            )
+        )
+
+    return Work([model], [], [Pass(loss)], clips.tokens)
+
+
+def autoencoder(config: VAEConfig, *, batch_size: int, crops_per_clip: int, crop_frames: int, crop_size: int) -> Work:
+    """As `train.autoencoder`; its tokens are latent cells."""
+    vae = VAE(config)
+    num_crops = batch_size * crops_per_clip
+    pixel_frames = torch.rand(num_crops, crop_frames, 3, crop_size, crop_size) * 2 - 1
+
+    def loss() -> Tensor:
+        latents = vae.encode(pixel_frames)
+        decoded, _ = vae.decode(latents + 0.05 * torch.randn_like(latents))
+        penalty = 1e-4 * latents.square().mean()
+        return reconstruction_loss(decoded, pixel_frames, motion=4.0, gradient=1.0) + penalty
+
+    cells = (crop_frames // config.temporal_stride) * (crop_size // config.spatial_stride) ** 2
+    return Work([vae], [], [Pass(loss)], num_crops * cells)
+
+
+def geometry(
+    dit: DiTConfig,
+    *,
+    batch_size: int,
+    num_frames: int,
+    height: int,
+    width: int,
+    pattern: ChunkPattern | None,
+) -> Work:
+    """Flow matching on a latent grid of any shape: teacher forcing under `pattern`, bidirectional without one."""
+    clips = random_clips(dit, batch_size=batch_size, num_frames=num_frames, height=height, width=width)
+    whole = whole_clip(num_frames + 1, first_frames=1)
+    return flow_work(clips, whole if pattern is None else pattern, teacher_forcing=pattern is not None)
