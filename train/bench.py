@@ -44,8 +44,7 @@ def bench(
         counts = [measure_pass(planned, one, precision) for one in planned.passes]
     with torch.device(device):
         work = build()
-        size = torch.bfloat16 if precision == "bf16-true" else torch.float32
-        parameters = [p for model in work.trained for p in model.to(size).parameters()]
+        parameters = [p for model in work.trained for p in model.parameters()]
         made = optimizer(parameters)
 
         def step() -> None:

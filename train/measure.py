@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from gwm.dit import DiTBlock
 from train.work import Pass, Work
 
-PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16}
+PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}  # of products; weights stay in float32
 
 
 class SavedTensors:

@@ -19,6 +19,7 @@ from train.work import WorkBuilder
 log = logging.getLogger(__name__)
 
 SECONDS_A_DAY = 86_400
+FLOAT_BYTES = 4
 PROBE_SIZES = (64, 128, 256)  # of parameters on which an optimizer shows what it keeps
 
 
@@ -118,14 +119,13 @@ def plan(
             measured = [(kept + whole // blocks, flops) for (kept, flops), (whole, _) in zip(again, measured)]
         trained = [p for model in work.trained for p in model.parameters()]
         frozen = [p for model in work.frozen for p in model.parameters()]
-    size = 2 if precision == "bf16-true" else 4
     num_trained, num_frozen = (sum(p.numel() for p in group) for group in (trained, frozen))
     flops = devices * sum(flops for _, flops in measured)
     return Plan(
         trained_parameters=num_trained,
         frozen_parameters=num_frozen,
-        weight_bytes=size * (2 * num_trained + num_frozen) // share,
-        gradient_bytes=size * num_trained // share,
+        weight_bytes=FLOAT_BYTES * (2 * num_trained + num_frozen) // share,
+        gradient_bytes=FLOAT_BYTES * num_trained // share,
         optimizer_bytes=optimizer_bytes(optimizer, trained) // share,
         activation_bytes=max(kept for kept, _ in measured),
         cache_bytes=work.cache_bytes,

@@ -1,0 +1,61 @@
+"""The benchmark's numbers belong together, and its configurations compose."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+
+from tests.tiny import DIT
+from train import work
+from train.bench import bench, main
+from train.plan import plan
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+BUILD = partial(work.geometry, DIT, batch_size=2, num_frames=3, height=4, width=4, pattern=None)
+ADAM = partial(torch.optim.AdamW, lr=1e-3)
+
+
+def test_speed_share_and_operations_agree():
+    found = bench(BUILD, ADAM, precision="32-true", device="cpu", steps=3, warmup_steps=1)
+    flops = plan(
+        BUILD, ADAM, precision="32-true", devices=1, sharded=False, checkpointed=False, device_flops=1.0
+    ).flops_per_step
+    assert found["flops_per_step"] == flops and found["tokens_per_step"] == 2 * 3 * 4
+    seconds = found["step_ms_p50"] / 1000
+    assert found["tokens_per_s"] * seconds == pytest.approx(24, rel=0.01)
+    assert found["share_of_matmul_peak"] == pytest.approx(flops / seconds / found["matmul_flops_per_s"], rel=0.05)
+    assert 0 < found["share_of_matmul_peak"] < 1 and found["matmul_flops_per_s"] > 1e9
+    assert found["step_ms_p95"] >= found["step_ms_p50"]
+
+
+def test_the_command_writes_its_json(tmp_path: Path, monkeypatch):
+    out = tmp_path / "results" / "bench.json"
+    small = [f"geometry.{key}" for key in ("batch_size=1", "num_frames=1", "height=4", "width=4", "dit.num_layers=1")]
+    monkeypatch.setattr("sys.argv", ["bench", "steps=1", "warmup_steps=0", f"out={out}", *small])
+    main()
+    found = json.loads(out.read_text())
+    assert found["geometry"] == "nano" and "geometry=nano" in found["command"] and found["parameters"] > 1e5
+
+
+def test_the_wan_geometry_is_that_of_its_1_3_b_model():
+    """1.42 B parameters: diffusers' WanTransformer3DModel of Wan2.1-T2V-1.3B has as many; 20 frames of 30 x 52 tokens."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("bench_train", ["geometry=wan2_1_1_3b"])
+    build = instantiate(cfg.geometry, _convert_="all")
+    with torch.device("meta"):
+        made = build()
+    assert sum(p.numel() for p in made.trained[0].parameters()) == 1_418_996_800
+    assert made.tokens == 20 * 30 * 52
+
+
+def test_a_missing_gpu_is_named():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(RuntimeError, match="device=cuda needs a GPU"):
+        bench(BUILD, ADAM, precision="32-true", device="cuda", steps=1, warmup_steps=0)

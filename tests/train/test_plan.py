@@ -1,0 +1,198 @@
+"""Plans are made without memory, and say what real runs need."""
+
+import resource
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from data.batch import LatentBatch, PixelBatch
+from distill import work as distill_work
+from distill.stage import DMDStage
+from gwm.config import DiTConfig
+from gwm.contract import Contract
+from gwm.weights import read_header
+from tests.tiny import DIT, PATCHES, SIZE, VAE_SHAPE
+from tests.train.test_resume import FRAMES, stage, weights
+from train import work
+from train.measure import SavedTensors, flop_counter
+from train.network import load_dit
+from train.plan import Plan, optimizer_bytes, plan
+
+BATCH = 2
+ADAM = partial(torch.optim.AdamW, lr=1e-2)
+# Stages log numbers and draw noise besides what the plan computes: small tensors, which weigh most in tiny models.
+ACTIVATION_TOLERANCE = 0.05
+
+
+def planned(build: Any, **changes: Any) -> Plan:
+    how: dict[str, Any] = {
+        "precision": "32-true", "devices": 1, "sharded": False, "checkpointed": False, "device_flops": 1e9,
+    }  # fmt: skip
+    return plan(build, ADAM, **(how | changes))
+
+
+def builder(name: str, folders: dict[str, str]) -> Any:
+    """The work of a stage of tests/train/test_resume.py, as configs/work describes it."""
+    if name == "autoencoder":
+        return partial(work.autoencoder, VAE_SHAPE, batch_size=BATCH, crops_per_clip=1, crop_frames=8, crop_size=16)
+    start = "causal" if name in ("consistency", "dmd") else "bidirectional"
+    contract = Contract.from_json(read_header(Path(folders[start]), kind="dit")["contract"])
+    clips: dict[str, Any] = {"batch_size": BATCH, "num_frames": FRAMES}
+    made: Any = stage(name, folders)
+    if name == "bidirectional":
+        return partial(work.bidirectional, made.contract, **clips)
+    if name == "causal":
+        return partial(work.causal, made.contract, **clips)
+    if name == "consistency":
+        return partial(distill_work.consistency, contract, guidance=2.0, **clips)
+    return partial(
+        distill_work.dmd, contract, sigmas=[1.0, 0.5], context="clean", gradient="detach", guidance=2.0,
+        critic_per_student=3, **clips,
+    )  # fmt: skip
+
+
+def kept_by(module: Any) -> int:
+    """Bytes that the stage's own training step keeps for its backward pass; the largest of its losses."""
+    saved = SavedTensors([module])
+    torch.manual_seed(0)
+    if not isinstance(module, DMDStage):
+        with saved.watching():
+            module.training_step(batch_of(module), 0)
+        return saved.bytes
+    batch, generator = batch_of(module), torch.Generator().manual_seed(0)
+    module.exit = "last"
+    with saved.watching():
+        module.student_loss(module._rollout(batch, "detach", generator), batch, generator)
+    critic = SavedTensors([module])
+    with critic.watching():
+        module.critic_loss(batch.x0, batch, generator)
+    return max(saved.bytes, critic.bytes)
+
+
+def batch_of(module: Any) -> Any:
+    if not hasattr(module, "contract"):
+        return PixelBatch(torch.rand(BATCH, 8, 3, 16, 16), step=0)
+    module.weight = torch.ones(SIZE, SIZE)
+    grid, speech = (DIT.in_channels, SIZE, SIZE), module.contract.dit.speech_dim
+    return LatentBatch(
+        x0=torch.randn(BATCH, FRAMES, *grid), reference=torch.randn(BATCH, 1, *grid),
+        agent=torch.randn(BATCH, FRAMES, speech), user=torch.randn(BATCH, FRAMES, speech), step=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "bidirectional", "causal", "consistency", "dmd"])
+def test_a_plan_says_what_the_stage_needs(name: str, tmp_path: Path):
+    """Parameters and optimizer to the byte, activations within the tolerance, against the stage itself on the CPU."""
+    folders = weights(tmp_path)
+    module: Any = stage(name, folders)
+    found = planned(builder(name, folders))
+    trained = [module.network, module.critic] if isinstance(module, DMDStage) else [module.network]
+    parameters = [p for network in trained for p in network.model.parameters()]
+    assert found.trained_parameters == sum(p.numel() for p in parameters)
+    averages = sum(p.numel() for network in trained for p in network.averaged.parameters())
+    frozen = sum(p.numel() for p in module.teacher.parameters()) if name in ("consistency", "dmd") else 0
+    assert found.frozen_parameters == frozen
+    assert found.weight_bytes == 4 * (found.trained_parameters + averages + frozen)
+    optimizer = ADAM(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    assert found.gradient_bytes == sum(p.grad.nbytes for p in parameters if p.grad is not None)
+    optimizer.step()
+    assert found.optimizer_bytes == sum(v.nbytes for state in optimizer.state.values() for v in state.values())
+    assert found.activation_bytes == pytest.approx(kept_by(module), rel=ACTIVATION_TOLERANCE)
+
+
+def test_arithmetic_is_that_of_the_formula(tmp_path: Path):
+    """Products of a DiT by hand: two operations a weight and token, attention, and twice that for the backward pass."""
+    folders = weights(tmp_path)
+    module: Any = stage("bidirectional", folders)
+    config = module.contract.dit
+    tokens, frames = BATCH * (FRAMES + 1) * PATCHES, BATCH * (FRAMES + 1)
+    d, f = config.dim, config.ffn_dim
+    block = tokens * (4 * d * d + 2 * d * f) + 2 * BATCH * ((FRAMES + 1) * PATCHES) ** 2 * d
+    embedding = frames * (config.freq_dim * d + d * d + 6 * d * d + 2 * (config.speech_dim * d + d * d))
+    ends = 2 * tokens * d * config.patch_features
+    forward = 2 * (config.num_layers * block + embedding + ends)
+    found = planned(builder("bidirectional", folders))
+    # Backward: gradients to inputs that need none (the pixels, the conditions, the noise level) are not computed.
+    unneeded = 2 * (tokens * d * config.patch_features + frames * d * (config.freq_dim + 2 * config.speech_dim))
+    # Attention's backward computes the scores again: five products instead of four.
+    recomputed = 2 * config.num_layers * BATCH * ((FRAMES + 1) * PATCHES) ** 2 * d
+    assert found.flops_per_step == 3 * forward - unneeded + recomputed
+    assert found.steps_per_day == pytest.approx(86_400 * 1e9 / found.flops_per_step)
+    assert found.tokens_per_step == BATCH * FRAMES * PATCHES
+
+
+def test_fake_and_real_operations_are_counted_alike(tmp_path: Path):
+    model, _ = load_dit(weights(tmp_path)["causal"], stage="causal")
+    clips = work.random_clips(model.config, batch_size=BATCH, num_frames=FRAMES, height=SIZE, width=SIZE)
+    pattern = stage("causal", weights(tmp_path)).contract.pattern  # type: ignore[attr-defined]
+    real = work.flow_work(clips, pattern, teacher_forcing=True)
+    with flop_counter() as counter:
+        real.passes[0].compute().backward()
+    build = partial(work.causal, stage("causal", weights(tmp_path)).contract, batch_size=BATCH, num_frames=FRAMES)  # type: ignore[attr-defined]
+    assert planned(build).flops_per_step == counter.get_total_flops()
+
+
+def test_a_plan_allocates_nothing():
+    """Two blocks of the 14 B geometry: 3 GB of weights, 40 GB of activations and as much again for the optimizer."""
+    config = DiTConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=2, text_dim=4096)
+    build = partial(work.geometry, config, batch_size=1, num_frames=20, height=60, width=104, pattern=None)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = planned(build, precision="bf16-mixed")
+    grown_bytes = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert found.device_bytes > 50e9 and grown_bytes < 500e6
+    assert found.tokens_per_step == 20 * 30 * 52
+
+
+def test_shards_divide_everything_but_activations_and_checkpoints_only_these(tmp_path: Path):
+    build = builder("causal", weights(tmp_path))
+    alone, sharded = planned(build), planned(build, devices=4, sharded=True)
+    checkpointed, mixed = planned(build, checkpointed=True), planned(build, precision="bf16-mixed")
+    for name in ("weight_bytes", "gradient_bytes", "optimizer_bytes"):
+        assert getattr(alone, name) // 4 == getattr(sharded, name) and getattr(alone, name) == getattr(
+            checkpointed, name
+        )
+    assert sharded.activation_bytes == alone.activation_bytes and sharded.tokens_per_step == 4 * alone.tokens_per_step
+    assert sharded.steps_per_day == pytest.approx(alone.steps_per_day)
+    assert checkpointed.flops_per_step > 1.15 * alone.flops_per_step
+    assert 0.4 * alone.activation_bytes < mixed.activation_bytes < alone.activation_bytes
+
+
+def test_checkpoints_make_activations_nearly_independent_of_depth():
+    def kept(num_layers: int, checkpointed: bool) -> int:
+        config = DiTConfig(in_channels=4, dim=64, ffn_dim=128, num_heads=2, num_layers=num_layers, text_dim=0)
+        build = partial(work.geometry, config, batch_size=2, num_frames=3, height=8, width=8, pattern=None)
+        return planned(build, checkpointed=checkpointed).activation_bytes
+
+    tokens_bytes = 4 * 2 * 4 * 16 * 64  # a block's input: batch, frames, tokens and width
+    assert kept(8, True) - kept(4, True) == pytest.approx(4 * tokens_bytes, rel=0.2)
+    assert kept(8, False) - kept(4, False) > 4 * 8 * tokens_bytes
+
+
+def test_an_optimizer_without_a_fixed_price_is_refused():
+    class Squares(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            for parameter in self.param_groups[0]["params"]:
+                self.state[parameter]["outer"] = parameter[:, None] * parameter
+
+    with pytest.raises(ValueError, match="no fixed number for each"):
+        optimizer_bytes(partial(Squares, lr=1e-2), [nn.Parameter(torch.zeros(3))])
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"devices": 0}, "devices=0 must be at least 1"),
+        ({"precision": "fp8"}, "precision='fp8' must be one of"),
+        ({"checkpointed": True}, "needs a DiT"),
+    ],
+)
+def test_wrong_settings_are_named(changes: dict[str, Any], rule: str):
+    build = partial(work.autoencoder, VAE_SHAPE, batch_size=1, crops_per_clip=1, crop_frames=4, crop_size=16)
+    with pytest.raises(ValueError, match=rule):
+        planned(build, **changes)
