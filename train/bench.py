@@ -39,7 +39,7 @@ def bench(
         raise ValueError(f"steps={steps} must be at least 1.")
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device=cuda needs a GPU that torch sees, and there is none. Use device=cpu.")
-    with FakeTensorMode():
+    with FakeTensorMode(allow_non_fake_inputs=True):  # constants of modules, made on import
         planned = build()
         counts = [measure_pass(planned, one, precision) for one in planned.passes]
     with torch.device(device):

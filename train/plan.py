@@ -108,7 +108,7 @@ def plan(
     if devices < 1:
         raise ValueError(f"devices={devices} must be at least 1.")
     share = devices if sharded else 1
-    with FakeTensorMode():
+    with FakeTensorMode(allow_non_fake_inputs=True):  # constants of modules, made on import
         work = build()
         measured = [measure_pass(work, one, precision) for one in work.passes]
         if checkpointed:

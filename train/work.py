@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from gwm.dit import DiT
 from gwm.vae import VAE
 from gwm.weights import read_header
 from train.autoencoder import reconstruction_loss
-from train.flow import velocity_loss
+from train.flow import clean_weight, velocity_loss
 from train.network import dit_config
 
 TEXT_TOKENS = 512  # Wan's
@@ -64,8 +64,8 @@ class RandomClips:
         return self.x0[:, :, 0].numel() // self.config.patch**2
 
     def loss(self, velocity: Float[Tensor, "b f c h w"]) -> Float[Tensor, ""]:
-        weight = torch.ones(self.x0.shape[-2:])
-        return velocity_loss(velocity, self.x0, torch.randn_like(self.x0), weight)
+        weight, levels = torch.ones(self.x0.shape[-2:]), clean_weight(self.sigma, self.config)
+        return velocity_loss(velocity, self.x0, torch.randn_like(self.x0), weight, level_weight=levels)
 
 
 def random_clips(config: DiTConfig, *, batch_size: int, num_frames: int, height: int, width: int) -> RandomClips:
@@ -88,7 +88,7 @@ def planned_contract(
     *,
     init: str,
     vae: str,
-    model: dict[str, int],
+    model: dict[str, Any],
     audio: AudioConfig,
     resolution: int,
     num_frames: int,
@@ -154,7 +154,7 @@ def autoencoder(config: VAEConfig, *, batch_size: int, crops_per_clip: int, crop
         latents = vae.encode(pixel_frames)
         decoded, _ = vae.decode(latents + 0.05 * torch.randn_like(latents))
         penalty = 1e-4 * latents.square().mean()
-        return reconstruction_loss(decoded, pixel_frames, motion=4.0, gradient=1.0) + penalty
+        return reconstruction_loss(decoded, pixel_frames, motion=4.0, gradient=1.0, change=4.0) + penalty
 
     cells = (crop_frames // config.temporal_stride) * (crop_size // config.spatial_stride) ** 2
     return Work([vae], [], [Pass(loss)], num_crops * cells)

@@ -1,6 +1,7 @@
 """The benchmark's numbers belong together, and its configurations compose."""
 
 import json
+import runpy
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hydra.utils import instantiate
 
 from tests.tiny import DIT
 from train import work
-from train.bench import bench, main
+from train.bench import bench
 from train.plan import plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -37,7 +38,8 @@ def test_the_command_writes_its_json(tmp_path: Path, monkeypatch):
     out = tmp_path / "results" / "bench.json"
     small = [f"geometry.{key}" for key in ("batch_size=1", "num_frames=1", "height=4", "width=4", "dit.num_layers=1")]
     monkeypatch.setattr("sys.argv", ["bench", "steps=1", "warmup_steps=0", f"out={out}", *small])
-    main()
+    GlobalHydra.instance().clear()
+    runpy.run_module("train.bench", run_name="__main__")
     found = json.loads(out.read_text())
     assert found["geometry"] == "nano" and "geometry=nano" in found["command"] and found["parameters"] > 1e5
 
