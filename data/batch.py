@@ -27,6 +27,10 @@ from gwm.vae import VAE
 class PixelBatch:
     pixel_frames: Float[Tensor, "b t 3 h w"]  # in [-1, 1]
     step: int
+    first_slot: int = 0  # as in LatentBatch, counted in crops
+
+    def __len__(self) -> int:
+        return len(self.pixel_frames)
 
 
 @dataclass
@@ -35,37 +39,92 @@ class LatentBatch:
     reference: Float[Tensor, "b 1 c h w"]
     agent: Float[Tensor, "b f k"]
     user: Float[Tensor, "b f k"]
-    step: int  # this is the step-th batch of the run
+    step: int  # this belongs to the step-th batch of the run
+    first_slot: int = 0  # place of its first sample in that batch, of which each device and each pass has a part
+
+    def __len__(self) -> int:
+        return len(self.x0)
 
     @property
     def condition(self) -> Condition:
         return Condition(agent=self.agent, user=self.user)
 
 
-class StepSampler(Sampler[list[tuple[int, int, int]]]):
-    """Endless batches of (step, slot, sample), each drawn uniformly with replacement from (seed, step)."""
+def split_batch(batch_size: int, device_batch: int | None, num_devices: int) -> tuple[int, int]:
+    """Samples that a device computes at once, and how often it does so before the weights move.
 
-    def __init__(self, num_samples: int, *, batch_size: int, seed: int, first_step: int) -> None:
+    device_batch: None computes a device's whole share at once.
+
+    Raises:
+        ValueError: the batch cannot be divided so.
+    """
+    at_once = max(1, batch_size // num_devices) if device_batch is None else device_batch
+    if at_once < 1 or batch_size % (at_once * num_devices):
+        raise ValueError(
+            f"batch_size={batch_size} must be a multiple of {num_devices} devices times device_batch={at_once}: it is "
+            "what moves the weights once, however it is divided. Change one of the three."
+        )
+    return at_once, batch_size // (at_once * num_devices)
+
+
+class StepSampler(Sampler[list[tuple[int, int, int]]]):
+    """Endless batches of (step, slot, sample), each drawn uniformly with replacement from (seed, step).
+
+    A batch is divided into parts of `device_batch` samples, which the devices take in turn.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        batch_size: int,
+        seed: int,
+        first_step: int,
+        device_batch: int | None = None,
+        num_devices: int = 1,
+        device: int = 0,
+    ) -> None:
         self.num_samples, self.batch_size, self.seed, self.first_step = num_samples, batch_size, seed, first_step
+        self.part = split_batch(batch_size, device_batch, num_devices)[0]
+        self.num_devices, self.device = num_devices, device
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         step = self.first_step
         while True:
             picks = np.random.default_rng((self.seed, step)).integers(self.num_samples, size=self.batch_size)
-            yield [(step, slot, int(pick)) for slot, pick in enumerate(picks)]
+            for start in range(self.device * self.part, self.batch_size, self.num_devices * self.part):
+                yield [(step, slot, int(picks[slot])) for slot in range(start, start + self.part)]
             step += 1
 
 
 class StepData(L.LightningDataModule):
-    """Base of both modules: knows the next step and keeps it in every checkpoint."""
+    """Base of both modules: knows the next step and keeps it in every checkpoint.
 
-    def __init__(self, *, shards: str, batch_size: int, num_workers: int, seed: int) -> None:
+    `batch_size` is what moves the weights once, on all devices together.
+    """
+
+    def __init__(
+        self, *, shards: str, batch_size: int, num_workers: int, seed: int, device_batch: int | None = None
+    ) -> None:
         super().__init__()
         self.shards, self.batch_size, self.num_workers, self.seed = locate(shards), batch_size, num_workers, seed
-        self.next_step = 0
+        self.device_batch = device_batch
+        self.next_step, self._passes = 0, 0
+
+    def split(self, num_devices: int) -> tuple[int, int]:
+        """As `split_batch`."""
+        return split_batch(self.batch_size, self.device_batch, num_devices)
 
     def loader(self, dataset: Dataset[Any], num_samples: int, collate: Any) -> DataLoader[Any]:
-        sampler = StepSampler(num_samples, batch_size=self.batch_size, seed=self.seed, first_step=self.next_step)
+        sampler = StepSampler(
+            num_samples,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            first_step=self.next_step,
+            device_batch=self.device_batch,
+            num_devices=self._num_devices,
+            device=self.trainer.global_rank if self.trainer else 0,
+        )
         return DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -74,8 +133,14 @@ class StepData(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
         )
 
+    @property
+    def _num_devices(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        self.next_step = batch.step + 1
+        # A checkpoint between the passes of a batch has none of their gradients: the batch starts anew.
+        self._passes = (self._passes + 1) % self.split(self._num_devices)[1]
+        self.next_step = batch.step if self._passes else batch.step + 1
         return batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,17 +159,21 @@ class PixelClips(Dataset[UInt8[np.ndarray, "n t h w 3"]]):
         self.clips, self.crops_per_clip, self.half_share, self.seed = clips, crops_per_clip, half_share, seed
         self.crop_frames, self.crop_size = crop_frames, crop_size
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[int, UInt8[np.ndarray, "n t h w 3"]]:
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[int, int, UInt8[np.ndarray, "n t h w 3"]]:
         step, slot, index = key
         rng = np.random.default_rng((self.seed, step, slot))
         frames = decode_frames(self.clips[index])
-        return step, moving_crops(
-            frames,
-            rng,
-            num_crops=self.crops_per_clip,
-            num_frames=self.crop_frames,
-            size=self.crop_size,
-            half_share=self.half_share,
+        return (
+            step,
+            slot,
+            moving_crops(
+                frames,
+                rng,
+                num_crops=self.crops_per_clip,
+                num_frames=self.crop_frames,
+                size=self.crop_size,
+                half_share=self.half_share,
+            ),
         )
 
 
@@ -144,8 +213,11 @@ class PixelData(StepData):
         return self.loader(dataset, len(self.clips), _pixel_batch)
 
 
-def _pixel_batch(items: list[tuple[int, np.ndarray]]) -> PixelBatch:
-    return PixelBatch(to_float(np.concatenate([crops for _, crops in items])), step=items[0][0])
+def _pixel_batch(items: list[tuple[int, int, np.ndarray]]) -> PixelBatch:
+    step, slot, crops = items[0]
+    return PixelBatch(
+        to_float(np.concatenate([crops for _, _, crops in items])), step=step, first_slot=slot * len(crops)
+    )
 
 
 class LatentClips(Dataset[dict[str, Any]]):
@@ -161,7 +233,7 @@ class LatentClips(Dataset[dict[str, Any]]):
         start = int(np.random.default_rng((self.seed, step, slot)).integers(spare + 1))
         part = slice(start, start + self.num_frames)
         cut = {name: clip[name][part] for name in ("x0", "agent", "user")}
-        return cut | {"reference": clip["reference"], "step": step}
+        return cut | {"reference": clip["reference"], "step": step, "slot": slot}
 
 
 class LatentData(StepData):
@@ -211,7 +283,7 @@ def latent_data(stage: L.LightningModule) -> LatentData:
 
 def latent_batch(items: list[dict[str, Any]]) -> LatentBatch:
     stacked = {name: torch.stack([item[name] for item in items]) for name in ("x0", "reference", "agent", "user")}
-    return LatentBatch(**stacked, step=items[0]["step"])
+    return LatentBatch(**stacked, step=items[0]["step"], first_slot=items[0]["slot"])
 
 
 def with_windows(clip: dict[str, Tensor], audio: AudioConfig) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from gwm.schedule import add_noise, clean_estimate, sigma_steps
 from train.flow import motion_map
 from train.generate import Played, play_clips
 from train.network import dit_facts, load_dit
-from train.noise import corrupt, gaussian_like, step_generator
+from train.noise import Generators, corrupt, gaussian_like, sample_generators, uniform
 from train.trainee import Trainee
 
 
@@ -68,13 +68,13 @@ class ConsistencyStage(L.LightningModule):
         self.weight = motion_map(latent_data(self).motion, self.motion_weight)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Float[Tensor, ""]:
-        generator = step_generator(self.seed, batch.step, self.device)
+        generators = sample_generators(self.seed, batch, self.device)
         pattern = self.contract.pattern
         levels = self.levels.to(batch.x0)
-        index = _chunk_levels(batch.x0, pattern, len(levels), generator)
+        index = _chunk_levels(batch.x0, pattern, len(levels), generators)
         sigma, below = adjacent_sigmas(levels, index)
-        x = add_noise(batch.x0, gaussian_like(batch.x0, generator), sigma)
-        history = corrupt(batch.x0, self.history_noise, generator)
+        x = add_noise(batch.x0, gaussian_like(batch.x0, generators), sigma)
+        history = corrupt(batch.x0, self.history_noise, generators)
 
         def predict(model: DiT, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
             return teacher_forced_velocity(
@@ -102,8 +102,8 @@ class ConsistencyStage(L.LightningModule):
 
 
 def _chunk_levels(
-    x0: Float[Tensor, "b f c h w"], pattern: ChunkPattern, num_levels: int, generator: torch.Generator
+    x0: Float[Tensor, "b f c h w"], pattern: ChunkPattern, num_levels: int, generator: Generators
 ) -> Int[Tensor, "b f"]:
     num_chunks = x0.shape[1] // pattern.chunk_frames
-    index = torch.randint(num_levels, (len(x0), num_chunks), generator=generator, device=x0.device)
+    index = (num_levels * uniform((len(x0), num_chunks), generator, x0.device)).long()
     return index.repeat_interleave(pattern.chunk_frames, dim=1)

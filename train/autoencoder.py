@@ -20,7 +20,7 @@ from gwm.pixels import to_float, to_uint8
 from gwm.vae import BANDS, VAE, to_bands
 from train.generate import Played
 from train.network import load_vae
-from train.noise import gaussian_like, step_generator
+from train.noise import gaussian_like, sample_generators
 from train.trainee import Trainee
 
 STATISTICS_CLIPS = 64  # enough for means and deviations of the channels to two digits
@@ -100,9 +100,9 @@ class AutoencoderStage(L.LightningModule):
             fit_patches(self.network.model, first_clips(shards, self.network.model))
 
     def training_step(self, batch: PixelBatch, batch_idx: int) -> Float[Tensor, ""]:
-        generator = step_generator(self.seed, batch.step, self.device)
+        generators = sample_generators(self.seed, batch, self.device)
         latents = self.network.model.encode(batch.pixel_frames)
-        noisy = latents + self.latent_noise * gaussian_like(latents, generator)
+        noisy = latents + self.latent_noise * gaussian_like(latents, generators)
         decoded, _ = self.network.model.decode(noisy)
         loss = reconstruction_loss(decoded, batch.pixel_frames, **self.weighting)
         error = (decoded.detach() - batch.pixel_frames).square().mean()

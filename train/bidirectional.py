@@ -18,7 +18,7 @@ from gwm.schedule import add_noise, sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.generate import Played, play_clips
 from train.network import dit_config, dit_facts, load_speech, load_vae
-from train.noise import clip_sigmas, dropped, gaussian_like, step_generator
+from train.noise import clip_sigmas, dropped, gaussian_like, sample_generators
 from train.trainee import Trainee
 
 
@@ -68,15 +68,15 @@ class BidirectionalStage(L.LightningModule):
         self.weight = motion_map(latent_data(self).motion, self.motion_weight)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Float[Tensor, ""]:
-        generator = step_generator(self.seed, batch.step, self.device)
-        sigma = clip_sigmas(batch.x0, shift=self.shift, generator=generator)
-        noise = gaussian_like(batch.x0, generator)
+        generators = sample_generators(self.seed, batch, self.device)
+        sigma = clip_sigmas(batch.x0, shift=self.shift, generator=generators)
+        noise = gaussian_like(batch.x0, generators)
         velocity = clip_velocity(
             self.network.model,
             add_noise(batch.x0, noise, sigma),
             sigma,
             reference=batch.reference,
-            condition=batch.condition.without_agent(dropped(len(sigma), self.drop_agent, generator)),
+            condition=batch.condition.without_agent(dropped(batch.x0, self.drop_agent, generators)),
             pattern=self.contract.pattern,
         )
         levels = clean_weight(sigma, self.contract.dit)

@@ -1,29 +1,41 @@
 """Stage 2: the bidirectional model learns to see only the past, on data, in many steps."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning as L
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.batch import LatentBatch, LatentData, latent_data
 from data.shards import Clip
 from gwm.chunks import ChunkPattern
-from gwm.clip import teacher_forced_velocity
+from gwm.clip import clip_velocity, teacher_forced_velocity
 from gwm.dit import DiT
 from gwm.schedule import add_noise, sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.generate import Played, play_clips
 from train.network import dit_facts, load_dit
-from train.noise import chunk_sigmas, corrupt, dropped, gaussian_like, step_generator
+from train.noise import chunk_sigmas, corrupt, dropped, gaussian_like, sample_generators, step_generator
 from train.trainee import Trainee
+
+Forcing = Literal["teacher", "diffusion"]
 
 
 class CausalStage(L.LightningModule):
-    """Flow matching under teacher forcing: every chunk has its own noise level and sees the clean chunks before it.
+    """Flow matching in which every chunk has its own noise level and sees chunks before it: clean ones (teacher
+    forcing), or as noised as they are (diffusion forcing, at half the tokens).
 
-    Source: Huang et al. 2025, arXiv:2506.08009, Sec. 3.1; history noise as in Valevski et al. 2024, arXiv:2408.14837.
+    `pattern` is what will be served. Every step draws it or one of `patterns`, equally often: one checkpoint then
+    serves all of these windows, sinks and chunk lengths.
+    `history_*` worsen the clean past of teacher forcing, see `train.noise.corrupt`.
+    Source: Huang et al. 2025, arXiv:2506.08009, Sec. 3.1; Chen et al. 2024, arXiv:2407.01392 (diffusion forcing);
+    history noise as in Valevski et al. 2024, arXiv:2408.14837.
+
+    Raises:
+        ValueError: an unknown `forcing`, or patterns whose first chunks differ.
     """
 
     hears = True
@@ -40,32 +52,53 @@ class CausalStage(L.LightningModule):
         history_noise: float,
         network: partial[Trainee[DiT]],
         seed: int,
+        history_exposure: float = 0.0,
+        history_blur: float = 0.0,
+        forcing: Forcing = "teacher",
+        patterns: Sequence[ChunkPattern] = (),
     ) -> None:
         super().__init__()
+        if forcing not in get_args(Forcing):
+            raise ValueError(f"forcing={forcing!r} must be one of {get_args(Forcing)}.")
+        for other in patterns:
+            if other.first_frames != pattern.first_frames:
+                raise ValueError(f"patterns has {other}, must have first_frames={pattern.first_frames} as pattern has.")
         model, contract = load_dit(init, stage="bidirectional")
         self.contract = contract.replace(pattern=pattern, sigmas=tuple(sigma_steps(num_steps, shift=shift)))
         self.network = network(model)
         self.shift, self.motion_weight, self.drop_agent = shift, motion_weight, drop_agent
         self.history_noise, self.seed = history_noise, seed
+        self.history = {"exposure": history_exposure, "blur": history_blur}
+        self.forcing: Forcing = forcing
+        self.patterns = [pattern, *patterns]
 
     def setup(self, stage: str) -> None:
         self.weight = motion_map(latent_data(self).motion, self.motion_weight)
 
+    def drawn_pattern(self, step: int) -> ChunkPattern:
+        """The same for all samples of a step, on all devices: they share a mask."""
+        generator = step_generator(self.seed, step, torch.device("cpu"))
+        return self.patterns[int(torch.randint(len(self.patterns), (), generator=generator))]
+
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Float[Tensor, ""]:
-        generator = step_generator(self.seed, batch.step, self.device)
-        sigma = chunk_sigmas(batch.x0, self.contract.pattern, shift=self.shift, generator=generator)
-        noise = gaussian_like(batch.x0, generator)
-        velocity = teacher_forced_velocity(
+        generators = sample_generators(self.seed, batch, self.device)
+        pattern = self.drawn_pattern(batch.step)
+        sigma = chunk_sigmas(batch.x0, pattern, shift=self.shift, generator=generators)
+        noise = gaussian_like(batch.x0, generators)
+        velocity = clip_velocity
+        if self.forcing == "teacher":
+            history = corrupt(batch.x0, self.history_noise, generators, **self.history)
+            velocity = partial(teacher_forced_velocity, history=history)
+        predicted = velocity(
             self.network.model,
             add_noise(batch.x0, noise, sigma),
             sigma,
-            history=corrupt(batch.x0, self.history_noise, generator),
             reference=batch.reference,
-            condition=batch.condition.without_agent(dropped(len(sigma), self.drop_agent, generator)),
-            pattern=self.contract.pattern,
+            condition=batch.condition.without_agent(dropped(batch.x0, self.drop_agent, generators)),
+            pattern=pattern,
         )
         levels = clean_weight(sigma, self.contract.dit)
-        loss = velocity_loss(velocity, batch.x0, noise, self.weight.to(self.device), level_weight=levels)
+        loss = velocity_loss(predicted, batch.x0, noise, self.weight.to(self.device), level_weight=levels)
         self.log("train/loss", loss)
         return loss
 

@@ -21,7 +21,9 @@ Played = tuple[list[UInt8[np.ndarray, "f h w 3"]], list[int]]  # pixels of clips
 
 def clip_batch(clips: Sequence[Clip], vae: VAE, contract: Contract) -> tuple[LatentBatch, int]:
     """Latents and conditions of whole clips, and the pixel frame of the clips at which they begin."""
-    encoded = [with_windows(encode_clip(clip, vae, contract.audio), contract.audio) | {"step": 0} for clip in clips]
+    encoded = [
+        with_windows(encode_clip(clip, vae, contract.audio), contract.audio) | {"step": 0, "slot": 0} for clip in clips
+    ]
     stride = contract.vae.temporal_stride
     return latent_batch(encoded), -(-contract.audio.left_frames // stride) * stride
 

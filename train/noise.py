@@ -1,44 +1,91 @@
-"""Randomness of training: every draw of step k comes from (seed, k), so that a resumed run repeats it bit for bit."""
+"""Randomness of training: every draw of step k comes from (seed, k), so that a resumed run repeats it bit for bit.
 
+What belongs to a sample comes from (seed, k, its place in the batch), so that it does not depend on how many devices
+share the batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from data.batch import LatentBatch, PixelBatch
 from gwm.chunks import ChunkPattern
 from gwm.schedule import shift_sigma
 
+Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]  # of a whole batch, or of each of its samples
+
 
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """Equal on all devices of a run: for what they must decide alike, such as how many steps a rollout has."""
     return torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
-def gaussian_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+def sample_generators(seed: int, batch: PixelBatch | LatentBatch, device: torch.device) -> list[torch.Generator]:
+    """One for each sample of a part of a batch."""
+    slots = range(batch.first_slot, batch.first_slot + len(batch))
+    # Hashed: torch's generator for CPUs looks at 32 bits of a seed, and neighbouring seeds start alike.
+    keys = [np.random.SeedSequence((seed, batch.step, slot)).generate_state(1, np.uint64) for slot in slots]
+    return [torch.Generator(device).manual_seed(int(key[0]) >> 1) for key in keys]
 
 
-def clip_sigmas(x0: Float[Tensor, "b f c h w"], *, shift: float, generator: torch.Generator) -> Float[Tensor, "b f"]:
+def gaussian_like(x: Tensor, generator: Generators) -> Tensor:
+    return _drawn(torch.randn, x.shape, generator, x.device).to(x.dtype)
+
+
+def uniform(shape: Sequence[int], generator: Generators, device: torch.device) -> Tensor:
+    """In [0, 1); samples come first."""
+    return _drawn(torch.rand, shape, generator, device)
+
+
+def _drawn(draw: Callable[..., Tensor], shape: Sequence[int], generator: Generators, device: torch.device) -> Tensor:
+    if isinstance(generator, torch.Generator):
+        return draw(tuple(shape), generator=generator, device=device)
+    return torch.stack([draw(tuple(shape[1:]), generator=one, device=device) for one in generator])
+
+
+def clip_sigmas(x0: Float[Tensor, "b f c h w"], *, shift: float, generator: Generators) -> Float[Tensor, "b f"]:
     """One noise level per clip, uniform and then shifted."""
-    sigma = torch.rand(len(x0), 1, generator=generator, device=x0.device)
+    sigma = uniform((len(x0), 1), generator, x0.device)
     return shift_sigma(sigma, shift).expand(-1, x0.shape[1])
 
 
 def chunk_sigmas(
-    x0: Float[Tensor, "b f c h w"], pattern: ChunkPattern, *, shift: float, generator: torch.Generator
+    x0: Float[Tensor, "b f c h w"], pattern: ChunkPattern, *, shift: float, generator: Generators
 ) -> Float[Tensor, "b f"]:
     """One noise level per chunk of each clip; `x0` starts after the pattern's first frames."""
     num_chunks = x0.shape[1] // pattern.chunk_frames
-    sigma = torch.rand(len(x0), num_chunks, generator=generator, device=x0.device)
+    sigma = uniform((len(x0), num_chunks), generator, x0.device)
     return shift_sigma(sigma, shift).repeat_interleave(pattern.chunk_frames, dim=1)
 
 
-def dropped(batch_size: int, chance: float, generator: torch.Generator) -> Bool[Tensor, "b"]:
+def dropped(x0: Float[Tensor, "b f c h w"], chance: float, generator: Generators) -> Bool[Tensor, "b"]:
     """Which samples lose a condition, for guidance."""
-    return torch.rand(batch_size, generator=generator, device=generator.device) < chance
+    return uniform(x0.shape[:1], generator, x0.device) < chance
 
 
-def corrupt(history: Float[Tensor, "b f c h w"], most: float, generator: torch.Generator) -> Float[Tensor, "b f c h w"]:
-    """Noise of a random level in [0, most] per frame on the history, so that a model survives its own mistakes."""
-    if most == 0:
+def corrupt(
+    history: Float[Tensor, "b f c h w"],
+    most: float,
+    generator: Generators,
+    *,
+    exposure: float = 0.0,
+    blur: float = 0.0,
+) -> Float[Tensor, "b f c h w"]:
+    """History as bad as what a model makes of it, so that it survives its own mistakes; each frame by its own amounts.
+
+    most: of noise; a level in [0, most] is added. exposure: a frame is scaled by a factor in 1 -+ exposure.
+    blur: up to this share of each cell is the mean of its neighbourhood.
+    """
+    if most == exposure == blur == 0:
         return history
-    level = most * torch.rand(history.shape[:2], generator=generator, device=history.device)
-    return history + level[..., None, None, None] * gaussian_like(history, generator)
+    level = most * uniform(history.shape[:2], generator, history.device)
+    noise = gaussian_like(history, generator)
+    gain, share = (uniform((*history.shape[:2], 1, 1, 1), generator, history.device) for _ in range(2))
+    soft = F.avg_pool2d(history.flatten(0, 1), 3, stride=1, padding=1, count_include_pad=False).view_as(history)
+    worse = (1 + exposure * (2 * gain - 1)) * torch.lerp(history, soft, blur * share)
+    return worse + level[..., None, None, None] * noise

@@ -3,9 +3,10 @@
 import itertools
 
 import numpy as np
+import pytest
 import torch
 
-from data.batch import LatentClips, StepSampler, latent_batch, with_windows
+from data.batch import LatentClips, PixelBatch, StepData, StepSampler, latent_batch, split_batch, with_windows
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig
 
@@ -19,6 +20,34 @@ def test_the_kth_batch_is_the_same_from_the_start_and_after_a_resume():
 def test_another_seed_gives_other_batches():
     first, other = (next(iter(StepSampler(1000, batch_size=8, seed=seed, first_step=0))) for seed in (1, 2))
     assert first != other
+
+
+@pytest.mark.parametrize(("device_batch", "num_devices"), [(None, 1), (2, 1), (None, 2), (1, 3), (2, 3)])
+def test_a_batch_is_the_same_however_it_is_divided(device_batch: int | None, num_devices: int):
+    part, passes = split_batch(12, device_batch, num_devices)
+    assert part * passes * num_devices == 12
+    samplers = [
+        StepSampler(
+            100, batch_size=12, seed=1, first_step=4, device_batch=device_batch, num_devices=num_devices, device=device
+        )
+        for device in range(num_devices)
+    ]
+    parts = [item for sampler in samplers for batch in itertools.islice(sampler, passes) for item in batch]
+    assert sorted(parts) == next(iter(StepSampler(100, batch_size=12, seed=1, first_step=4)))
+
+
+@pytest.mark.parametrize(("device_batch", "num_devices"), [(5, 1), (None, 5), (8, 2), (0, 1)])
+def test_a_batch_that_cannot_be_divided_is_refused(device_batch: int | None, num_devices: int):
+    with pytest.raises(ValueError, match="batch_size=12 must be a multiple of"):
+        split_batch(12, device_batch, num_devices)
+
+
+def test_a_checkpoint_between_two_passes_starts_the_batch_anew():
+    data = StepData(shards=".", batch_size=4, num_workers=0, seed=0, device_batch=2)
+    for expected, batch in [(7, PixelBatch(torch.zeros(2, 4, 3, 8, 8), step=7)), (8, PixelBatch(
+        torch.zeros(2, 4, 3, 8, 8), step=7, first_slot=2))]:  # fmt: skip
+        data.on_after_batch_transfer(batch, 0)
+        assert data.state_dict() == {"next_step": expected}
 
 
 def test_windows_sit_on_their_latent_frames():

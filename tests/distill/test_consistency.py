@@ -14,7 +14,7 @@ from gwm.schedule import sigma_steps
 from gwm.weights import save_weights
 from tests.tiny import SIZE, contract, latents, speech, tiny_dit
 from train.network import dit_facts
-from train.noise import step_generator
+from train.noise import sample_generators
 from train.trainee import Trainee
 
 FRAMES, SEED, STEP, SHIFT = 6, 3, 7, 2.0
@@ -58,10 +58,13 @@ def test_loss_is_the_distance_to_the_average_on_the_teachers_step(tmp_path: Path
     """At the last level, the only one of a single level, the target is the teacher's Euler step to 0."""
     stage, data = shaken(tmp_path, num_levels, guidance), batch()
     levels = [*sigma_steps(num_levels, shift=SHIFT), 0.0]
-    generator = step_generator(SEED, STEP, torch.device("cpu"))
-    index = torch.randint(num_levels, (2, 2), generator=generator).repeat_interleave(3, dim=1)
+    sources = sample_generators(SEED, data, torch.device("cpu"))
+    drawn = torch.stack([torch.rand(2, generator=source) for source in sources])
+    index = (num_levels * drawn).long().repeat_interleave(3, dim=1)
     sigma, below = (torch.tensor(levels)[index + up][..., None, None, None] for up in (0, 1))
-    x = (1 - sigma) * data.x0 + sigma * torch.randn(data.x0.shape, generator=generator)
+    x = (1 - sigma) * data.x0 + sigma * torch.stack(
+        [torch.randn(data.x0.shape[1:], generator=source) for source in sources]
+    )
 
     def velocity(model: DiT, x: Tensor, level: Tensor, *, agent: bool = True) -> Tensor:
         heard = data.condition if agent else data.condition.without_agent()

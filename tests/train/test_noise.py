@@ -16,7 +16,7 @@ def draws(seed: int, step: int) -> list[torch.Tensor]:
         chunk_sigmas(x0, PATTERN, shift=2.0, generator=generator),
         gaussian_like(x0, generator),
         corrupt(x0, 0.3, generator),
-        dropped(100, 0.5, generator),
+        dropped(torch.zeros(100, 1, 1, 1, 1), 0.5, generator),
     ]
 
 
@@ -64,7 +64,19 @@ def test_history_is_corrupted_up_to_the_given_level_and_each_frame_by_its_own():
     assert corrupt(history, 0.0, step_generator(0, 0, CPU)) is history
 
 
+def test_exposure_scales_frames_and_blur_evens_them():
+    frames = torch.randn(20, 6, 4, 8, 8)
+    scaled = corrupt(frames, 0.0, step_generator(0, 0, CPU), exposure=0.4)
+    gain = (scaled / frames).mean(dim=(2, 3, 4))
+    torch.testing.assert_close(scaled, gain[..., None, None, None] * frames)
+    assert 0.6 <= gain.min() < 0.65 and 1.35 < gain.max() <= 1.4
+    evened = corrupt(frames, 0.0, step_generator(0, 0, CPU), blur=1.0).std(dim=(2, 3, 4)) / frames.std(dim=(2, 3, 4))
+    assert evened.min() < 0.5 and 0.9 < evened.max() <= 1
+    flat = torch.ones(1, 2, 3, 4, 4)
+    torch.testing.assert_close(corrupt(flat, 0.0, step_generator(0, 0, CPU), blur=1.0), flat)
+
+
 @pytest.mark.parametrize("chance", [0.0, 0.1, 1.0])
 def test_as_many_samples_lose_the_condition_as_asked(chance: float):
-    share = dropped(4000, chance, step_generator(0, 0, CPU)).float().mean().item()
+    share = dropped(torch.zeros(4000, 1, 1, 1, 1), chance, step_generator(0, 0, CPU)).float().mean().item()
     assert share == pytest.approx(chance, abs=0.02)

@@ -39,19 +39,25 @@ class Drawn(Dataset[Any]):
         self.shapes = shapes
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
-        step, _, index = key
+        step, slot, index = key
         source = torch.Generator().manual_seed(index)
-        return {name: torch.randn(shape, generator=source) for name, shape in self.shapes.items()} | {"step": step}
+        return {name: torch.randn(shape, generator=source) for name, shape in self.shapes.items()} | {
+            "step": step, "slot": slot,
+        }  # fmt: skip
 
 
 def stacked(items: list[dict[str, Any]], name: str) -> Tensor:
     return torch.stack([item[name] for item in items])
 
 
+def place(items: list[dict[str, Any]]) -> dict[str, int]:
+    return {"step": items[0]["step"], "first_slot": items[0]["slot"]}
+
+
 class PixelsInMemory(StepData):
     def train_dataloader(self) -> DataLoader[Any]:
         dataset = Drawn({"pixel_frames": (8, 3, 16, 16)})
-        return self.loader(dataset, 10, lambda items: PixelBatch(stacked(items, "pixel_frames"), step=items[0]["step"]))
+        return self.loader(dataset, 10, lambda items: PixelBatch(stacked(items, "pixel_frames"), **place(items)))
 
 
 class VoicesInMemory(StepData):
@@ -83,7 +89,7 @@ class LatentsInMemory(LatentData):
         return self.loader(
             dataset,
             10,
-            lambda items: LatentBatch(**{n: stacked(items, n) for n in names}, step=items[0]["step"]),
+            lambda items: LatentBatch(**{n: stacked(items, n) for n in names}, **place(items)),
         )
 
 
