@@ -8,14 +8,17 @@ import logging
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any
 
 import hydra
 import lightning as L
+import torch
 from hydra.utils import instantiate
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from train.checkpoint import AtomicCheckpointIO, remember_config
+from train.division import DividedBatch
+from train.measure import checkpoint_blocks
 from train.plan import show
 
 # Advertising and notices about Lightning's own insides: nothing that a user could act on.
@@ -25,25 +28,38 @@ warnings.filterwarnings("ignore", message=".*(exists and is not empty|treespec|e
 
 def fit(cfg: DictConfig, output: Path) -> None:
     """Train a stage to its last step, then write its weights and its gate."""
-    if not cfg.resume and output.exists():
-        shutil.rmtree(output)
-    remember_config(output, cfg)
+    last = output / "last.ckpt"
+    goes_on = cfg.resume and last.is_file()  # decided before the first process clears the folder
+    if rank_zero_only.rank == 0:
+        if not cfg.resume and output.exists():
+            shutil.rmtree(output)
+        remember_config(output, cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     stage: L.LightningModule = instantiate(cfg.stage, _convert_="all")
-    data: L.LightningDataModule = instantiate(cfg.data, _convert_="all")
-    checkpoint: Any = instantiate(cfg.checkpoint, _convert_="all")
-    bar = instantiate(cfg.progress)
+    if cfg.checkpoint_blocks and not checkpoint_blocks([stage]):
+        raise ValueError("checkpoint_blocks=true needs a DiT: this stage has no blocks to compute again.")
+    data: L.LightningDataModule = instantiate(cfg.data, device_batch=cfg.device_batch, _convert_="all")
+    callbacks = [DividedBatch(), *(instantiate(cfg[name], _convert_="all") for name in ("pace", "checkpoint"))]
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         _convert_="all",
         logger=instantiate(cfg.logger, _convert_="all"),
-        callbacks=[checkpoint, bar],
+        callbacks=[*callbacks, instantiate(cfg.progress)],
         plugins=[AtomicCheckpointIO()],
     )
-    last = output / "last.ckpt"
-    trainer.fit(stage, data, ckpt_path=last if last.is_file() else None, weights_only=False)
+    trainer.fit(stage, data, ckpt_path=last if goes_on else None, weights_only=False)
     trainer.save_checkpoint(last)
-    instantiate(cfg.finish, _convert_="all")(stage, data, output)
+    if trainer.global_rank == 0:
+        trained = stage if trainer.world_size == 1 else whole_stage(cfg, last, trainer)
+        instantiate(cfg.finish, _convert_="all")(trained, data, output)
+
+
+def whole_stage(cfg: DictConfig, last: Path, trainer: L.Trainer) -> L.LightningModule:
+    """The trained stage on this process alone, which need not ask others for their parts of it."""
+    stage: L.LightningModule = instantiate(cfg.stage, _convert_="all")
+    stage.load_state_dict(torch.load(last, map_location="cpu", weights_only=False)["state_dict"])
+    stage.trainer = trainer
+    return stage
 
 
 def show_plan(cfg: DictConfig) -> None:

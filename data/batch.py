@@ -192,8 +192,11 @@ class PixelData(StepData):
         crops_per_clip: int,
         half_share: float,
         resolution: int,
+        device_batch: int | None = None,
     ) -> None:
-        super().__init__(shards=shards, batch_size=batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(
+            shards=shards, batch_size=batch_size, num_workers=num_workers, seed=seed, device_batch=device_batch
+        )
         self.crop_frames, self.crop_size, self.crops_per_clip = crop_frames, crop_size, crops_per_clip
         self.half_share = half_share
         self.resolution = resolution  # at which the gate judges
@@ -250,8 +253,9 @@ class LatentData(StepData):
         num_frames: int,
         batch_size: int,
         seed: int,
+        device_batch: int | None = None,
     ) -> None:
-        super().__init__(shards=shards, batch_size=batch_size, num_workers=0, seed=seed)
+        super().__init__(shards=shards, batch_size=batch_size, num_workers=0, seed=seed, device_batch=device_batch)
         self.latents, self.vae, self.audio = Path(latents), vae, audio
         self.resolution, self.num_frames = resolution, num_frames
 

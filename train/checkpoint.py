@@ -8,8 +8,21 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
-# What may change between two starts of the same run: how long it goes on, and what only watches it.
-FREE_KEYS = ("trainer", "logger", "resume", "checkpoint", "progress", "finish", "plan", "planner", "work")
+# What may change between two starts of the same run: how long it goes on, on what, and what only watches it.
+FREE_KEYS = (
+    "trainer",
+    "logger",
+    "resume",
+    "checkpoint",
+    "progress",
+    "pace",
+    "finish",
+    "plan",
+    "planner",
+    "work",
+    "device_batch",
+    "checkpoint_blocks",
+)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -1,7 +1,7 @@
 """Memory and arithmetic of one pass, counted while it is computed: on real tensors, or on ones without storage."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -85,19 +85,21 @@ def measure_pass(work: Work, one: Pass, precision: str) -> tuple[int, float]:
     return saved.bytes, one.per_batch * counter.get_total_flops()
 
 
-def checkpoint_blocks(models: list[nn.Module]) -> int:
-    """Make every block keep its input alone and compute the rest again in the backward pass; how many blocks a network
-    has. Reentrant, as only then what is kept can be seen by `SavedTensors`."""
+def checkpoint_blocks(models: Iterable[nn.Module], *, reentrant: bool = False) -> int:
+    """Make every block keep its input alone and compute the rest again in the backward pass; how many blocks there are.
+
+    reentrant: for planning, as only then what is kept can be seen by `SavedTensors`; loses gradients to cached keys.
+    """
     blocks = [module for model in models for module in model.modules() if isinstance(module, DiTBlock)]
     for block in blocks:
-        block.forward = _checkpointed(block.forward)
-    return len(blocks) // len(models)
+        block.forward = _checkpointed(block.forward, reentrant)
+    return len(blocks)
 
 
-def _checkpointed(forward: Any) -> Any:
+def _checkpointed(forward: Any, reentrant: bool) -> Any:
     def again(*inputs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*inputs)
-        return checkpoint(forward, *inputs, use_reentrant=True, preserve_rng_state=False)
+        return checkpoint(forward, *inputs, use_reentrant=reentrant, preserve_rng_state=False)
 
     return again

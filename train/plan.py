@@ -6,11 +6,13 @@ the temporary tensors of single operations, and what the allocator wastes: leave
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from data.batch import split_batch
 from train.measure import PRECISIONS, checkpoint_blocks, measure_pass
 from train.peak import matmul_flops
 from train.trainee import OptimizerFactory
@@ -91,28 +93,32 @@ def plan(
     build: WorkBuilder,
     optimizer: OptimizerFactory,
     *,
+    batch_size: int,
+    device_batch: int | None,
     precision: str,
     devices: int,
     sharded: bool,
     checkpointed: bool,
     device_flops: float,
 ) -> Plan:
-    """Needs of a run whose batch is `build`'s on each of `devices`, at `device_flops` operations a second on each.
+    """Needs of a run at `device_flops` operations a second on each of `devices`, which share every batch.
 
+    device_batch: samples that a device computes at once; None: its whole share.
     sharded: parameters, gradients, averages and optimizer are divided among the devices, as FSDP does.
     checkpointed: blocks keep their inputs alone; one of them at a time is computed again.
 
     Raises:
-        ValueError: fewer than one device, an unknown precision, or nothing to checkpoint.
+        ValueError: fewer than one device, a batch that cannot be divided, an unknown precision, nothing to checkpoint.
     """
     if devices < 1:
         raise ValueError(f"devices={devices} must be at least 1.")
+    at_once, num_passes = split_batch(batch_size, device_batch, devices)
     share = devices if sharded else 1
     with FakeTensorMode(allow_non_fake_inputs=True):  # constants of modules, made on import
-        work = build()
+        work = build(batch_size=at_once)
         measured = [measure_pass(work, one, precision) for one in work.passes]
         if checkpointed:
-            blocks = checkpoint_blocks(work.trained)
+            blocks = checkpoint_blocks(work.trained, reentrant=True) // len(work.trained)
             if not blocks:
                 raise ValueError("checkpointed=true needs a DiT: this stage has no blocks to compute again.")
             again = [measure_pass(work, one, precision) for one in work.passes]
@@ -120,7 +126,7 @@ def plan(
         trained = [p for model in work.trained for p in model.parameters()]
         frozen = [p for model in work.frozen for p in model.parameters()]
     num_trained, num_frozen = (sum(p.numel() for p in group) for group in (trained, frozen))
-    flops = devices * sum(flops for _, flops in measured)
+    flops = devices * num_passes * sum(flops for _, flops in measured)
     return Plan(
         trained_parameters=num_trained,
         frozen_parameters=num_frozen,
@@ -129,7 +135,7 @@ def plan(
         optimizer_bytes=optimizer_bytes(optimizer, trained) // share,
         activation_bytes=max(kept for kept, _ in measured),
         cache_bytes=work.cache_bytes,
-        tokens_per_step=devices * work.tokens,
+        tokens_per_step=devices * num_passes * work.tokens,
         flops_per_step=flops,
         steps_per_day=SECONDS_A_DAY * device_flops * devices / flops,
     )
@@ -140,23 +146,19 @@ def show(
     optimizer: OptimizerFactory,
     *,
     precision: str,
-    devices: int,
-    sharded: bool,
-    checkpointed: bool,
     device_flops: float | None,
     utilization: float,
+    **how: Any,
 ) -> None:
-    """Print a plan; without `device_flops`, matrix products are timed on this machine."""
+    """Print a plan, made with the arguments of `plan`; without `device_flops`, products are timed on this machine."""
     peak = matmul_flops(PRECISIONS[precision]) if device_flops is None else device_flops
     origin = "measured here" if device_flops is None else "given"
     made = plan(
         build,
         optimizer,
         precision=precision,
-        devices=devices,
-        sharded=sharded,
-        checkpointed=checkpointed,
         device_flops=utilization * peak,
+        **how,
     )
     for line in made.lines():
         log.info("%s", line)
@@ -165,5 +167,5 @@ def show(
         100 * utilization,
         peak / 1e12,
         origin,
-        devices,
+        how["devices"],
     )

@@ -46,7 +46,7 @@ class Work:
     cache_bytes: int = 0  # keys and values of a rollout's window
 
 
-WorkBuilder = Callable[[], Work]
+WorkBuilder = Callable[..., Work]  # of batch_size=, what one device computes at once
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,15 @@ ADAM = partial(torch.optim.AdamW, lr=1e-3)
 def test_speed_share_and_operations_agree():
     found = bench(BUILD, ADAM, precision="32-true", device="cpu", steps=3, warmup_steps=1)
     flops = plan(
-        BUILD, ADAM, precision="32-true", devices=1, sharded=False, checkpointed=False, device_flops=1.0
+        BUILD,
+        ADAM,
+        batch_size=2,
+        device_batch=None,
+        precision="32-true",
+        devices=1,
+        sharded=False,
+        checkpointed=False,
+        device_flops=1.0,
     ).flops_per_step
     assert found["flops_per_step"] == flops and found["tokens_per_step"] == 2 * 3 * 4
     seconds = found["step_ms_p50"] / 1000
@@ -45,7 +53,7 @@ def test_the_command_writes_its_json(tmp_path: Path, monkeypatch):
 
 
 def test_the_wan_geometry_is_that_of_its_1_3_b_model():
-    """1.42 B parameters: diffusers' WanTransformer3DModel of Wan2.1-T2V-1.3B has as many; 20 frames of 30 x 52 tokens."""
+    """1.42 B parameters: as many as diffusers' Wan2.1-T2V-1.3B has; 20 frames of 30 x 52 tokens."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("bench_train", ["geometry=wan2_1_1_3b"])

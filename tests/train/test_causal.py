@@ -1,4 +1,4 @@
-"""The causal stage's loss is the equation it names, under the pattern, the forcing and the history that were asked for."""
+"""The causal stage's loss is the equation it names, under the pattern, forcing and history that were asked for."""
 
 from pathlib import Path
 from typing import Any

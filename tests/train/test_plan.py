@@ -30,7 +30,8 @@ ACTIVATION_TOLERANCE = 0.05
 
 def planned(build: Any, **changes: Any) -> Plan:
     how: dict[str, Any] = {
-        "precision": "32-true", "devices": 1, "sharded": False, "checkpointed": False, "device_flops": 1e9,
+        "batch_size": BATCH, "device_batch": None, "precision": "32-true", "devices": 1, "sharded": False,
+        "checkpointed": False, "device_flops": 1e9,
     }  # fmt: skip
     return plan(build, ADAM, **(how | changes))
 
@@ -38,10 +39,10 @@ def planned(build: Any, **changes: Any) -> Plan:
 def builder(name: str, folders: dict[str, str]) -> Any:
     """The work of a stage of tests/train/test_resume.py, as configs/work describes it."""
     if name == "autoencoder":
-        return partial(work.autoencoder, VAE_SHAPE, batch_size=BATCH, crops_per_clip=1, crop_frames=8, crop_size=16)
+        return partial(work.autoencoder, VAE_SHAPE, crops_per_clip=1, crop_frames=8, crop_size=16)
     start = "causal" if name in ("consistency", "dmd") else "bidirectional"
     contract = Contract.from_json(read_header(Path(folders[start]), kind="dit")["contract"])
-    clips: dict[str, Any] = {"batch_size": BATCH, "num_frames": FRAMES}
+    clips: dict[str, Any] = {"num_frames": FRAMES}
     made: Any = stage(name, folders)
     if name == "bidirectional":
         return partial(work.bidirectional, made.contract, **clips)
@@ -134,16 +135,16 @@ def test_fake_and_real_operations_are_counted_alike(tmp_path: Path):
     real = work.flow_work(clips, pattern, teacher_forcing=True)
     with flop_counter() as counter:
         real.passes[0].compute().backward()
-    build = partial(work.causal, stage("causal", weights(tmp_path)).contract, batch_size=BATCH, num_frames=FRAMES)  # type: ignore[attr-defined]
+    build = partial(work.causal, stage("causal", weights(tmp_path)).contract, num_frames=FRAMES)  # type: ignore[attr-defined]
     assert planned(build).flops_per_step == counter.get_total_flops()
 
 
 def test_a_plan_allocates_nothing():
     """Two blocks of the 14 B geometry: 3 GB of weights, 40 GB of activations and as much again for the optimizer."""
     config = DiTConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=2, text_dim=4096)
-    build = partial(work.geometry, config, batch_size=1, num_frames=20, height=60, width=104, pattern=None)
+    build = partial(work.geometry, config, num_frames=20, height=60, width=104, pattern=None)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = planned(build, precision="bf16-mixed")
+    found = planned(build, batch_size=1, precision="bf16-mixed")
     grown_bytes = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert found.device_bytes > 50e9 and grown_bytes < 500e6
     assert found.tokens_per_step == 20 * 30 * 52
@@ -151,7 +152,7 @@ def test_a_plan_allocates_nothing():
 
 def test_shards_divide_everything_but_activations_and_checkpoints_only_these(tmp_path: Path):
     build = builder("causal", weights(tmp_path))
-    alone, sharded = planned(build), planned(build, devices=4, sharded=True)
+    alone, sharded = planned(build), planned(build, batch_size=4 * BATCH, devices=4, sharded=True)
     checkpointed, mixed = planned(build, checkpointed=True), planned(build, precision="bf16-mixed")
     for name in ("weight_bytes", "gradient_bytes", "optimizer_bytes"):
         assert getattr(alone, name) // 4 == getattr(sharded, name) and getattr(alone, name) == getattr(
@@ -161,6 +162,13 @@ def test_shards_divide_everything_but_activations_and_checkpoints_only_these(tmp
     assert sharded.steps_per_day == pytest.approx(alone.steps_per_day)
     assert checkpointed.flops_per_step > 1.15 * alone.flops_per_step
     assert 0.4 * alone.activation_bytes < mixed.activation_bytes < alone.activation_bytes
+
+
+def test_passes_cost_time_and_no_memory(tmp_path: Path):
+    build = builder("causal", weights(tmp_path))
+    once, passes = planned(build), planned(build, batch_size=3 * BATCH, device_batch=BATCH)
+    assert passes.device_bytes == once.device_bytes
+    assert passes.tokens_per_step == 3 * once.tokens_per_step and passes.flops_per_step == 3 * once.flops_per_step
 
 
 def test_checkpoints_make_activations_nearly_independent_of_depth():
