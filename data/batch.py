@@ -1,6 +1,5 @@
-"""Batches for training: the k-th batch depends on (seed, k) alone, so a resumed run needs no loader state but k."""
+"""Batches for training, of pixels and of latents."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,20 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from data.crops import moving_crops
 from data.encode import encode_shards, read_latents
+from data.encoding import Encoders, TextEncoder
 from data.shards import decode_frames, read_samples
-from data.storage import locate
+from data.steps import StepData
 from gwm.condition.audio import chunk_windows
 from gwm.condition.inputs import Condition
 from gwm.config import AudioConfig
 from gwm.pixels import to_float
 from gwm.vae import VAE
+
+TEXT_TOKENS = 512  # Wan's: shorter captions are followed by zeros, which its text attention sees
 
 
 @dataclass
@@ -41,113 +43,15 @@ class LatentBatch:
     user: Float[Tensor, "b f k"]
     step: int  # this belongs to the step-th batch of the run
     first_slot: int = 0  # place of its first sample in that batch, of which each device and each pass has a part
+    text: Float[Tensor, "b s t"] | None = None
+    action: Float[Tensor, "b f a"] | None = None  # those of a latent frame's pixel frames, one after the other
 
     def __len__(self) -> int:
         return len(self.x0)
 
     @property
     def condition(self) -> Condition:
-        return Condition(agent=self.agent, user=self.user)
-
-
-def split_batch(batch_size: int, device_batch: int | None, num_devices: int) -> tuple[int, int]:
-    """Samples that a device computes at once, and how often it does so before the weights move.
-
-    device_batch: None computes a device's whole share at once.
-
-    Raises:
-        ValueError: the batch cannot be divided so.
-    """
-    at_once = max(1, batch_size // num_devices) if device_batch is None else device_batch
-    if at_once < 1 or batch_size % (at_once * num_devices):
-        raise ValueError(
-            f"batch_size={batch_size} must be a multiple of {num_devices} devices times device_batch={at_once}: it is "
-            "what moves the weights once, however it is divided. Change one of the three."
-        )
-    return at_once, batch_size // (at_once * num_devices)
-
-
-class StepSampler(Sampler[list[tuple[int, int, int]]]):
-    """Endless batches of (step, slot, sample), each drawn uniformly with replacement from (seed, step).
-
-    A batch is divided into parts of `device_batch` samples, which the devices take in turn.
-    """
-
-    def __init__(
-        self,
-        num_samples: int,
-        *,
-        batch_size: int,
-        seed: int,
-        first_step: int,
-        device_batch: int | None = None,
-        num_devices: int = 1,
-        device: int = 0,
-    ) -> None:
-        self.num_samples, self.batch_size, self.seed, self.first_step = num_samples, batch_size, seed, first_step
-        self.part = split_batch(batch_size, device_batch, num_devices)[0]
-        self.num_devices, self.device = num_devices, device
-
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        step = self.first_step
-        while True:
-            picks = np.random.default_rng((self.seed, step)).integers(self.num_samples, size=self.batch_size)
-            for start in range(self.device * self.part, self.batch_size, self.num_devices * self.part):
-                yield [(step, slot, int(picks[slot])) for slot in range(start, start + self.part)]
-            step += 1
-
-
-class StepData(L.LightningDataModule):
-    """Base of both modules: knows the next step and keeps it in every checkpoint.
-
-    `batch_size` is what moves the weights once, on all devices together.
-    """
-
-    def __init__(
-        self, *, shards: str, batch_size: int, num_workers: int, seed: int, device_batch: int | None = None
-    ) -> None:
-        super().__init__()
-        self.shards, self.batch_size, self.num_workers, self.seed = locate(shards), batch_size, num_workers, seed
-        self.device_batch = device_batch
-        self.next_step, self._passes = 0, 0
-
-    def split(self, num_devices: int) -> tuple[int, int]:
-        """As `split_batch`."""
-        return split_batch(self.batch_size, self.device_batch, num_devices)
-
-    def loader(self, dataset: Dataset[Any], num_samples: int, collate: Any) -> DataLoader[Any]:
-        sampler = StepSampler(
-            num_samples,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            first_step=self.next_step,
-            device_batch=self.device_batch,
-            num_devices=self._num_devices,
-            device=self.trainer.global_rank if self.trainer else 0,
-        )
-        return DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
-
-    @property
-    def _num_devices(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        # A checkpoint between the passes of a batch has none of their gradients: the batch starts anew.
-        self._passes = (self._passes + 1) % self.split(self._num_devices)[1]
-        self.next_step = batch.step if self._passes else batch.step + 1
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"next_step": self.next_step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.next_step = state_dict["next_step"]
+        return Condition(agent=self.agent, user=self.user, text=self.text)
 
 
 class PixelClips(Dataset[UInt8[np.ndarray, "n t h w 3"]]):
@@ -223,6 +127,9 @@ def _pixel_batch(items: list[tuple[int, int, np.ndarray]]) -> PixelBatch:
     )
 
 
+PER_FRAME, PER_CLIP = ("x0", "agent", "user", "action"), ("reference", "text")
+
+
 class LatentClips(Dataset[dict[str, Any]]):
     """Encoded clips in memory; a crop of latent frames with the whole audio window of each."""
 
@@ -235,8 +142,8 @@ class LatentClips(Dataset[dict[str, Any]]):
         spare = len(clip["x0"]) - self.num_frames
         start = int(np.random.default_rng((self.seed, step, slot)).integers(spare + 1))
         part = slice(start, start + self.num_frames)
-        cut = {name: clip[name][part] for name in ("x0", "agent", "user")}
-        return cut | {"reference": clip["reference"], "step": step, "slot": slot}
+        cut = {name: clip[name][part] for name in PER_FRAME if name in clip}
+        return cut | {name: clip[name] for name in PER_CLIP if name in clip} | {"step": step, "slot": slot}
 
 
 class LatentData(StepData):
@@ -254,18 +161,19 @@ class LatentData(StepData):
         batch_size: int,
         seed: int,
         device_batch: int | None = None,
+        text: TextEncoder | None = None,
     ) -> None:
         super().__init__(shards=shards, batch_size=batch_size, num_workers=0, seed=seed, device_batch=device_batch)
-        self.latents, self.vae, self.audio = Path(latents), vae, audio
+        self.latents, self.vae, self.audio, self.text = Path(latents), vae, audio, text
         self.resolution, self.num_frames = resolution, num_frames
 
     def prepare_data(self) -> None:
-        encode_shards(self.shards, self.latents, vae=self.vae, audio=self.audio, resolution=self.resolution)
+        encode_shards(self.shards, self.latents, Encoders(self.vae, self.audio, self.resolution, self.text))
 
     def setup(self, stage: str) -> None:
         clips = list(read_latents(self.latents, "train"))
         self.motion = torch.stack([clip["motion"] for clip in clips]).mean(0)
-        self.clips = [with_windows(clip, self.audio) for clip in clips]
+        self.clips = with_actions([with_windows(clip, self.audio) for clip in clips])
         shortest = min(len(clip["x0"]) for clip in self.clips)
         if shortest < self.num_frames:
             raise ValueError(
@@ -286,8 +194,24 @@ def latent_data(stage: L.LightningModule) -> LatentData:
 
 
 def latent_batch(items: list[dict[str, Any]]) -> LatentBatch:
-    stacked = {name: torch.stack([item[name] for item in items]) for name in ("x0", "reference", "agent", "user")}
+    if "text" in items[0]:
+        items = [item | {"text": padded(item["text"])} for item in items]
+    stacked = {name: torch.stack([item[name] for item in items]) for name in PER_FRAME + PER_CLIP if name in items[0]}
     return LatentBatch(**stacked, step=items[0]["step"], first_slot=items[0]["slot"])
+
+
+def padded(text: Float[Tensor, "s t"]) -> Float[Tensor, "512 t"]:
+    """TEXT_TOKENS tokens: the first ones of a longer text, zeros behind a shorter one."""
+    text = text[:TEXT_TOKENS]
+    return torch.cat([text, text.new_zeros(TEXT_TOKENS - len(text), text.shape[1])])
+
+
+def with_actions(clips: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Where some clips have actions, the others do nothing."""
+    width = max((clip["action"].shape[1] for clip in clips if "action" in clip), default=0)
+    if not width:
+        return clips
+    return [{"action": clip["agent"].new_zeros(len(clip["x0"]), width)} | clip for clip in clips]
 
 
 def with_windows(clip: dict[str, Tensor], audio: AudioConfig) -> dict[str, Tensor]:
@@ -301,4 +225,7 @@ def with_windows(clip: dict[str, Tensor], audio: AudioConfig) -> dict[str, Tenso
         name: chunk_windows(clip[name][None, skip:], audio, temporal_stride=stride)[0, : len(x0)]
         for name in ("agent", "user")
     }
-    return {"x0": x0, "reference": clip["reference"], **windows}
+    found = {"x0": x0, "reference": clip["reference"], **windows}
+    if "action" in clip:
+        found["action"] = clip["action"][before * stride :][: len(x0) * stride].reshape(len(x0), -1)
+    return found | ({"text": clip["text"]} if "text" in clip else {})

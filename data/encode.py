@@ -1,11 +1,10 @@
-"""Cache what the diffusion model reads: VAE latents and speech features of every clip, as shards of their own.
+"""Cache what the diffusion model reads: VAE latents, speech and text features of every clip, as shards of their own.
 
-python -m data.encode shards=shards/nano vae=runs/nano/autoencoder/weights out=runs/nano/latents
+python -m data.encode shards=shards/nano vae=runs/nano/autoencoder/weights out=runs/nano/latents resolution=128
 """
 
 import dataclasses
 import io
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,98 +19,110 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from data.crops import motion
-from data.manifest import Manifest, SplitManifest, read_manifest, write_manifest
-from data.pixels import halved
-from data.shards import Clip, decode_sample, read_samples, write_shard
+from data.encoding import Encoders, encode_all
+from data.manifest import (
+    MANIFEST_NAME,
+    PROGRESS_NAME,
+    Manifest,
+    Shard,
+    SplitManifest,
+    is_whole,
+    parse_manifest,
+    read_manifest,
+    write_manifest,
+)
+from data.shards import read_samples
 from data.storage import Location, locate
-from gwm.condition.audio import frame_features
-from gwm.config import AudioConfig, VAEConfig
-from gwm.pixels import to_float
+from gwm.config import VAEConfig
 from gwm.vae import VAE
 from gwm.weights import fingerprint, load_weights, read_header
 
 log = logging.getLogger(__name__)
 
 KIND = "latents"
+GROWING = ("sources", "dropped")  # settings of data sets that change when clips are added
 
 
-@torch.no_grad()
-def encode_clip(clip: Clip, vae: VAE, audio: AudioConfig) -> dict[str, Tensor]:
-    """Latents of clip and reference image, features of both streams per pixel frame, motion per latent cell."""
-    latents = vae.encode(to_float(clip.frames)[None])[0]
-    reference = vae.encode_image(to_float(clip.reference)[None])[0]
-    agent, user = (_features(samples, len(clip.frames), audio) for samples in (clip.agent, clip.user))
-    side = vae.config.spatial_stride
-    moving = motion(clip.frames)
-    rows, columns = moving.shape[0] // side, moving.shape[1] // side
-    return {
-        "latents": latents,
-        "reference": reference,
-        "agent": agent,
-        "user": user,
-        "motion": torch.from_numpy(moving.reshape(rows, side, columns, side).mean((1, 3))),
-    }
+def encode_shards(shards: Location, out: Path, encoders: Encoders, *, workers: int = 1) -> Manifest:
+    """Encode every shard that is not encoded yet, each to one of its name.
 
-
-def _features(
-    samples: Float[np.ndarray, " t"] | None, num_frames: int, audio: AudioConfig
-) -> Float[Tensor, "t_frames k"]:
-    """Features of one stream; zeros, which mean "not given", where it is not known."""
-    if samples is None:
-        return torch.zeros(num_frames, audio.frame_features)
-    return frame_features(torch.from_numpy(samples)[None].float(), audio)[0]
-
-
-def encode_shards(shards: Location, out: Path, *, vae: VAE, audio: AudioConfig, resolution: int) -> Manifest:
-    """Encode every split of pixel shards, shard by shard; finished ones are kept when nothing changed.
+    Called again, it adds nothing; interrupted, it goes on at the first unfinished shard; of a data set that has grown,
+    it encodes what is new.
 
     Raises:
-        ValueError: `resolution` is neither that of the shards nor half of it; or `out` holds other latents.
+        ValueError: `out` holds other latents; the resolution is neither that of the shards nor half of it; no workers.
     """
+    if workers < 1:
+        raise ValueError(f"workers={workers} must be at least 1: somebody has to encode.")
     source = read_manifest(shards)
-    generator = {
-        "source": source.generator,
-        "vae": fingerprint(vae.state_dict()),
-        "audio": audio.to_json(),
-        "resolution": resolution,
+    settings = {
+        "source": {key: value for key, value in source.generator.items() if key not in GROWING},
+        "vae": fingerprint(encoders.vae.state_dict()),
+        "audio": encoders.audio.to_json(),
+        "resolution": encoders.resolution,
+        "text": None if encoders.text is None else encoders.text.name,
     }
-    if (out / "manifest.json").is_file():
-        found = read_manifest(out)
-        if found.generator == generator:
-            return found
-        raise ValueError(
-            f"{out} holds latents of another autoencoder, audio configuration or data set. Delete the folder, or "
-            "choose another one."
-        )
     out.mkdir(parents=True, exist_ok=True)
-    splits = {}
-    for split, entry in source.splits.items():
-        clips = tqdm(read_samples(shards, split), desc=f"encode {split}", total=entry.num_samples, unit="clip")
-        encoded = (_sample(halved(decode_sample(s), resolution), vae, audio) for s in clips)
-        shard = write_shard(out / f"{split}-000000.tar", encoded)
-        splits[split] = SplitManifest(shards=[shard], identities=entry.identities, sentences=entry.sentences)
-    command = f"python -m data.encode shards={shards} out={out}"
-    manifest = dataclasses.replace(
-        source, kind=KIND, splits=splits, command=command, generator=generator, resolution=resolution
-    )
-    write_manifest(out, manifest)
-    return manifest
+    done, of_bytes = encoded_shards(out, settings)
+    wanted = {shard.name: shard for entry in source.splits.values() for shard in entry.shards}
+    done = {name: shard for name, shard in done.items() if name in wanted and of_bytes.get(name) == wanted[name].bytes}
+
+    def manifest() -> Manifest:
+        splits = {
+            split: SplitManifest(
+                shards=[done[shard.name] for shard in entry.shards if shard.name in done],
+                identities=entry.identities,
+                sentences=entry.sentences,
+            )
+            for split, entry in source.splits.items()
+        }
+        generator = {**settings, "of_bytes": {name: wanted[name].bytes for name in done}}
+        command = f"python -m data.encode shards={shards} out={out}"
+        changes = {"resolution": encoders.resolution, "generator": generator}
+        return dataclasses.replace(source, kind=KIND, splits=splits, command=command, **changes)
+
+    missing = [name for name in wanted if name not in done]
+    if missing:
+        clips = sum(shard.num_samples for shard in wanted.values())
+        kept = clips - sum(wanted[name].num_samples for name in missing)
+        with tqdm(total=clips, initial=kept, desc=f"encode {shards}", unit="clip") as bar:
+            for shard in encode_all(missing, shards=shards, out=out, encoders=encoders, workers=workers, bar=bar):
+                done[shard.name] = shard
+                write_manifest(out, manifest(), name=PROGRESS_NAME)
+    write_manifest(out, manifest())
+    (out / PROGRESS_NAME).unlink(missing_ok=True)
+    return manifest()
+
+
+def encoded_shards(out: Path, settings: dict[str, Any]) -> tuple[dict[str, Shard], dict[str, int]]:
+    """Shards of earlier calls that are on disk at full size, and the bytes of the shards they were made from.
+
+    Raises:
+        ValueError: they were made with other settings.
+    """
+    done: dict[str, Shard] = {}
+    of_bytes: dict[str, int] = {}
+    for path in (out / MANIFEST_NAME, out / PROGRESS_NAME):
+        if not path.is_file():
+            continue
+        found = parse_manifest(path)
+        differing = sorted(key for key in settings if found.generator.get(key) != settings[key])
+        if differing:
+            raise ValueError(
+                f"{out} holds latents made with another {', '.join(differing)}, must hold none or the same: delete the "
+                "folder, or choose another one."
+            )
+        shards = [shard for split in found.splits.values() for shard in split.shards]
+        done |= {shard.name: shard for shard in shards if is_whole(out, shard)}
+        of_bytes |= found.generator.get("of_bytes", {})  # older releases did not keep them: all is encoded again
+    return done, of_bytes
 
 
 def read_latents(folder: Location, split: str) -> Iterator[dict[str, Float[Tensor, "..."]]]:
-    """Encoded clips as float32 tensors: latents, reference, agent, user, motion."""
+    """Encoded clips as float32 tensors: latents, reference, agent, user, motion and, where known, text and action."""
     for sample in read_samples(folder, split):
         arrays = np.load(io.BytesIO(sample["latents.npz"]))
         yield {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
-
-
-def _sample(clip: Clip, vae: VAE, audio: AudioConfig) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    arrays = encode_clip(clip, vae, audio)
-    halves: Any = {name: array.numpy().astype(np.float16) for name, array in arrays.items()}
-    np.savez(buffer, **halves)
-    return {"__key__": clip.key, "latents.npz": buffer.getvalue(), "json": json.dumps(clip.info).encode()}
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="encode")
@@ -119,9 +130,10 @@ def main(cfg: DictConfig) -> None:
     folder = Path(cfg.vae)
     vae = VAE(VAEConfig.from_json(read_header(folder, kind="vae")["config"]))
     load_weights(folder, vae)
-    encode_shards(
-        locate(cfg.shards), Path(cfg.out), vae=vae.eval(), audio=instantiate(cfg.audio), resolution=cfg.resolution
-    )
+    encoders = Encoders(vae.eval().to(cfg.device), instantiate(cfg.audio), cfg.resolution, instantiate(cfg.text))
+    manifest = encode_shards(locate(cfg.shards), Path(cfg.out), encoders, workers=cfg.workers)
+    for split, entry in manifest.splits.items():
+        log.info("%s: %d clips in %d shards", split, entry.num_samples, len(entry.shards))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,20 @@ from tqdm import tqdm
 from webdataset.compat import WebDataset
 
 from data.clips import ClipPlan
-from data.manifest import MANIFEST_NAME, Manifest, Shard, SplitManifest, is_whole, parse_manifest, write_manifest
+from data.manifest import (
+    MANIFEST_NAME,
+    PROGRESS_NAME,
+    Manifest,
+    Shard,
+    SplitManifest,
+    is_whole,
+    parse_manifest,
+    write_manifest,
+)
 from data.shards import write_shard
 
 log = logging.getLogger(__name__)
 
-PROGRESS_NAME = "manifest.partial.json"  # same form; lists the shards finished so far
 SAMPLES_PER_SHARD = 64
 
 Worker: TypeAlias = Callable[[ClipPlan], dict[str, Any]]  # makes one encoded sample; must pickle

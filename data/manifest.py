@@ -11,6 +11,7 @@ from data.storage import Location, beside, locate, open_bytes, sizes_bytes
 FORMAT = "gwm-shards"
 VERSION = 1
 MANIFEST_NAME = "manifest.json"
+PROGRESS_NAME = "manifest.partial.json"  # same form; lists the shards finished so far
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

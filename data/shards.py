@@ -176,11 +176,11 @@ def read_samples(folder: Location, split: str) -> Iterator[dict[str, Any]]:
     Raises:
         FileNotFoundError, ValueError: as `read_manifest` does.
     """
-    paths = read_manifest(folder).shard_paths(folder, split)
-    yield from group_by_keys(tar_file_expander(_streams(paths)))
+    for path in read_manifest(folder).shard_paths(folder, split):
+        yield from read_shard(path)
 
 
-def _streams(paths: Iterable[Location]) -> Iterator[dict[str, Any]]:
-    for path in paths:
-        with open_bytes(path) as stream:
-            yield {"url": str(path), "stream": stream}
+def read_shard(path: Location) -> Iterator[dict[str, Any]]:
+    """Undecoded samples of one tar file."""
+    with open_bytes(path) as stream:
+        yield from group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}]))

@@ -4,7 +4,7 @@ from typing import Any
 
 import lightning as L
 
-from data.batch import StepData
+from data.steps import StepData
 
 
 class DividedBatch(L.Callback):

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from data.batch import LatentBatch, latent_batch, with_windows
-from data.encode import encode_clip
+from data.encoding import encode_clip
 from data.shards import Clip
 from gwm.contract import Contract
 from gwm.dit import DiT

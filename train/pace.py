@@ -1,7 +1,7 @@
 """What the log says of every update: the loss of the whole batch, and how fast it was computed."""
 
-import time
 from collections import deque
+from time import perf_counter
 from typing import Any
 
 import lightning as L
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from data.batch import StepData
+from data.steps import StepData
 from train.measure import PRECISIONS, measure_pass
 from train.peak import matmul_flops
 from train.work import WorkBuilder
@@ -58,7 +58,7 @@ class Pace(L.Callback):
             # Lightning hands out a pass's share of the loss, already divided by the passes.
             pl_module.log("train/batch_loss", torch.stack(self._losses).sum(), sync_dist=True)
             self._losses.clear()
-        self._ends.append(time.perf_counter())
+        self._ends.append(perf_counter())
         if len(self._ends) > 1:
             seconds = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
             pl_module.log_dict({f"speed/{name}": value for name, value in self.speed(seconds).items()})

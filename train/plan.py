@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from data.batch import split_batch
+from data.steps import split_batch
 from train.measure import PRECISIONS, checkpoint_blocks, measure_pass
 from train.peak import matmul_flops
 from train.trainee import OptimizerFactory

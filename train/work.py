@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from data.batch import TEXT_TOKENS
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.clip import clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Condition
@@ -24,8 +25,6 @@ from gwm.weights import read_header
 from train.autoencoder import reconstruction_loss
 from train.flow import clean_weight, velocity_loss
 from train.network import dit_config
-
-TEXT_TOKENS = 512  # Wan's
 
 
 class Pass(NamedTuple):

@@ -4,8 +4,8 @@ import pytest
 from data import clock
 from data.actions import ACTION_NAMES
 from data.clips import make_clip, plan_split
-from data.generate import PROGRESS_NAME, generate
-from data.manifest import Manifest, read_manifest
+from data.generate import generate
+from data.manifest import PROGRESS_NAME, Manifest, read_manifest
 from data.shards import decode_sample, encode_sample, read_samples
 from gwm.config import AudioConfig
 from gwm.contract import FRAMES_PER_SECOND

@@ -8,6 +8,7 @@ import torch
 
 from data.batch import LatentData
 from data.encode import encode_shards, read_latents
+from data.encoding import Encoders
 from data.footage.survey import survey_video
 from data.footage.takes import TakeRules
 from data.ingest import ingest
@@ -73,7 +74,7 @@ def test_traffic_is_dropped_for_want_of_a_face(shards: Path):
 def test_encoded_footage_trains_with_unknown_voices_dropped(shards: Path, talks: list[Clip], tmp_path: Path):
     """Zeros mean "not given" to the model; silence, which is -1, would teach that lips move without a voice."""
     vae = tiny_vae()
-    encode_shards(shards, tmp_path, vae=vae, audio=AUDIO, resolution=64)
+    encode_shards(shards, tmp_path, Encoders(vae, AUDIO, 64))
     encoded = list(read_latents(tmp_path, "train"))
     assert len(encoded) == len(talks) and all(not clip["agent"].any() and not clip["user"].any() for clip in encoded)
     module = LatentData(

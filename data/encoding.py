@@ -1,0 +1,118 @@
+"""From clips to what the diffusion model reads, shard by shard, in one process or several."""
+
+import io
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.crops import motion
+from data.manifest import Shard
+from data.pixels import halved
+from data.shards import Clip, decode_sample, read_shard, write_shard
+from data.storage import Location, beside
+from gwm.condition.audio import frame_features
+from gwm.config import AudioConfig
+from gwm.pixels import to_float
+from gwm.vae import VAE
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Tokens of a caption; must pickle."""
+
+    name: str  # changes with everything that changes the tokens
+
+    def __call__(self, caption: str) -> Float[Tensor, "s t"]:
+        """As many tokens as the caption has; also of an empty one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Everything that decides what a clip becomes."""
+
+    vae: VAE
+    audio: AudioConfig
+    resolution: int
+    text: TextEncoder | None = None
+
+
+@torch.no_grad()
+def encode_clip(clip: Clip, vae: VAE, audio: AudioConfig) -> dict[str, Tensor]:
+    """Latents of clip and reference image, features of both streams per pixel frame, motion per latent cell."""
+    here = vae.mean.device
+    latents = vae.encode(to_float(clip.frames)[None].to(here))[0].cpu()
+    reference = vae.encode_image(to_float(clip.reference)[None].to(here))[0].cpu()
+    agent, user = (_features(samples, len(clip.frames), audio) for samples in (clip.agent, clip.user))
+    side = vae.config.spatial_stride
+    moving = motion(clip.frames)
+    rows, columns = moving.shape[0] // side, moving.shape[1] // side
+    return {
+        "latents": latents,
+        "reference": reference,
+        "agent": agent,
+        "user": user,
+        "motion": torch.from_numpy(moving.reshape(rows, side, columns, side).mean((1, 3))),
+    }
+
+
+def _features(
+    samples: Float[np.ndarray, " t"] | None, num_frames: int, audio: AudioConfig
+) -> Float[Tensor, "t_frames k"]:
+    """Features of one stream; zeros, which mean "not given", where it is not known."""
+    if samples is None:
+        return torch.zeros(num_frames, audio.frame_features)
+    return frame_features(torch.from_numpy(samples)[None].float(), audio)[0]
+
+
+def encode_sample(sample: dict[str, Any], encoders: Encoders) -> dict[str, Any]:
+    """Webdataset sample of an encoded clip; arrays in half precision, actions and text where there are any."""
+    clip = halved(decode_sample(sample), encoders.resolution)
+    arrays: dict[str, Any] = {k: v.numpy() for k, v in encode_clip(clip, encoders.vae, encoders.audio).items()}
+    if encoders.text is not None:
+        arrays["text"] = encoders.text(clip.info.get("caption") or "").numpy()
+    if clip.action is not None:
+        arrays["action"] = clip.action
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: array.astype(np.float16) for name, array in arrays.items()})  # type: ignore[arg-type]
+    return {"__key__": clip.key, "latents.npz": buffer.getvalue(), "json": json.dumps(clip.info).encode()}
+
+
+def encode_shard(
+    name: str, *, shards: Location, out: Path, encoders: Encoders, counted: Callable[[], Any] | None = None
+) -> Shard:
+    """One shard to one of the same name; `counted` is called after every clip."""
+
+    def samples() -> Iterator[dict[str, Any]]:
+        for sample in read_shard(beside(shards, name)):
+            yield encode_sample(sample, encoders)
+            if counted is not None:
+                counted()
+
+    return write_shard(out / name, samples())
+
+
+def encode_all(
+    names: list[str], *, shards: Location, out: Path, encoders: Encoders, workers: int, bar: Any
+) -> Iterator[Shard]:
+    """Finished shards, in the order in which they are; in this process for one worker."""
+    work = partial(encode_shard, shards=shards, out=out, encoders=encoders)
+    if workers == 1:
+        yield from (work(name, counted=bar.update) for name in names)
+        return
+    # Spawned: a forked process shares the locks of torch's and FFmpeg's threads without the threads.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(work, name) for name in names]):
+            shard = future.result()
+            bar.update(shard.num_samples)
+            yield shard

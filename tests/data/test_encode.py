@@ -1,0 +1,149 @@
+"""Encoding goes on where it ended, adds what is new, and keeps text and actions with their latents."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import data.encoding
+from data.batch import LatentBatch, LatentClips, latent_batch, padded, with_actions, with_windows
+from data.encode import encode_shards, read_latents
+from data.encoding import Encoders
+from data.manifest import PROGRESS_NAME, Manifest, SplitManifest, read_manifest, write_manifest
+from data.shards import Clip, encode_sample, write_shard
+from tests.tiny import AUDIO, tiny_vae
+
+FRAMES, SIDE = 12, 16
+
+
+class Letters:
+    """A token for each letter of a caption, and one that begins it."""
+
+    name = "letters-1"
+
+    def __call__(self, caption: str) -> torch.Tensor:
+        return torch.tensor([[0.0, 1.0], *([float(ord(letter)), 0.0] for letter in caption)])
+
+
+def clip(number: int, *, caption: str | None = None, action: np.ndarray | None = None) -> Clip:
+    rng = np.random.default_rng(number)
+    frames = rng.integers(0, 256, (FRAMES, SIDE, SIDE, 3), np.uint8)
+    info = {"identity": str(number), "style": "footage", "caption": caption}
+    voice = rng.normal(0, 0.1, 1000 * FRAMES).astype(np.float32)
+    return Clip(
+        key=f"{number:04d}", frames=frames, agent=voice, user=None, reference=frames[0], truth=None, info=info,
+        action=action,
+    )  # fmt: skip
+
+
+def make(folder: Path, shards: list[list[Clip]], **generator: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    written = [write_shard(folder / f"train-{n:06d}.tar", map(encode_sample, clips)) for n, clips in enumerate(shards)]
+    splits = {"train": SplitManifest(shards=written, identities=[], sentences=[])}
+    manifest = Manifest(
+        kind="pixels", fps=24, sample_rate=24_000, resolution=SIDE, num_frames=FRAMES, splits=splits, seed=0,
+        command="make it", generator={"seed": 0, **generator},
+    )  # fmt: skip
+    write_manifest(folder, manifest)
+    return folder
+
+
+CLIPS = [[clip(0, caption="a"), clip(1, action=np.arange(24.0).reshape(12, 2))], [clip(2)], [clip(3), clip(4)]]
+
+
+@pytest.fixture
+def encoders() -> Encoders:
+    torch.manual_seed(0)
+    return Encoders(tiny_vae(), AUDIO, SIDE, Letters())
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    return make(tmp_path / "shards", CLIPS)
+
+
+def snapshot(out: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("*.tar")}
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {name: content for name, (_, content) in snapshot(out).items()}
+
+
+def test_a_second_call_adds_nothing(shards: Path, encoders: Encoders, tmp_path: Path):
+    manifest = encode_shards(shards, tmp_path / "out", encoders)
+    before = snapshot(tmp_path / "out")
+    assert encode_shards(shards, tmp_path / "out", encoders) == manifest == read_manifest(tmp_path / "out")
+    assert snapshot(tmp_path / "out") == before and len(before) == 3
+
+
+def test_an_interrupted_call_goes_on_at_the_first_unfinished_shard(
+    shards: Path, encoders: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = encode_shards(shards, tmp_path / "whole", encoders)
+    encode, calls = data.encoding.encode_sample, []
+
+    def dies(sample, made):
+        calls.append(sample["__key__"])
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return encode(sample, made)
+
+    monkeypatch.setattr(data.encoding, "encode_sample", dies)
+    with pytest.raises(KeyboardInterrupt):
+        encode_shards(shards, tmp_path / "out", encoders)
+    assert (tmp_path / "out" / PROGRESS_NAME).is_file() and not (tmp_path / "out" / "manifest.json").exists()
+    assert encode_shards(shards, tmp_path / "out", encoders).splits == whole.splits
+    assert calls[5:] == ["0003", "0004"]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert not (tmp_path / "out" / PROGRESS_NAME).exists()
+
+
+def test_what_is_new_or_changed_is_encoded_alone(shards: Path, encoders: Encoders, tmp_path: Path):
+    encode_shards(shards, tmp_path / "out", encoders)
+    before = snapshot(tmp_path / "out")
+    make(shards, [CLIPS[0], [clip(2), clip(7)], CLIPS[2], [clip(5)]], sources="more of them")
+    manifest = encode_shards(shards, tmp_path / "out", encoders)
+    after = snapshot(tmp_path / "out")
+    same = {name for name in after if after[name] == before.get(name)}
+    assert same == {"train-000000.tar", "train-000002.tar"} and manifest.splits["train"].num_samples == 7
+
+
+@pytest.mark.slow
+def test_two_workers_make_the_same_shards(shards: Path, encoders: Encoders, tmp_path: Path):
+    encode_shards(shards, tmp_path / "one", encoders)
+    encode_shards(shards, tmp_path / "two", encoders, workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert read_manifest(tmp_path / "one").splits == read_manifest(tmp_path / "two").splits
+
+
+def test_other_settings_do_not_mix(shards: Path, encoders: Encoders, tmp_path: Path):
+    encode_shards(shards, tmp_path, encoders)
+    for changed, name in [
+        (dataclasses.replace(encoders, text=None), "text"),
+        (dataclasses.replace(encoders, vae=tiny_vae()), "vae"),
+        (dataclasses.replace(encoders, resolution=8), "resolution"),
+    ]:
+        with pytest.raises(ValueError, match=f"latents made with another {name}, must"):
+            encode_shards(shards, tmp_path, changed)
+    with pytest.raises(ValueError, match="workers=0 must be at least 1"):
+        encode_shards(shards, tmp_path, encoders, workers=0)
+
+
+def test_captions_and_actions_reach_the_batch(shards: Path, encoders: Encoders, tmp_path: Path):
+    encode_shards(shards, tmp_path, encoders)
+    clips = with_actions([with_windows(clip, AUDIO) for clip in read_latents(tmp_path, "train")])
+    dataset = LatentClips(clips, num_frames=1, seed=0)
+    batch: LatentBatch = latent_batch([dataset[0, slot, slot] for slot in range(3)])
+    assert batch.text is not None and batch.text.shape == (3, 512, 2) and batch.condition.text is batch.text
+    assert batch.text[0, :2].tolist() == [[0, 1], [97, 0]] and batch.text[1, 0].tolist() == [0, 1]
+    assert not batch.text[0, 2:].any() and not batch.text[1, 1:].any()
+    # The second clip's only latent frame with a whole audio window is its second: pixel frames 4 to 7.
+    assert batch.action is not None and batch.action[1, 0].tolist() == list(range(8, 16))
+    assert not batch.action[[0, 2]].any() and batch.action.shape == (3, 1, 8)
+
+
+def test_long_texts_are_cut():
+    assert torch.equal(padded(torch.arange(1200.0)[:, None]), torch.arange(512.0)[:, None])
