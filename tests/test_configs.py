@@ -56,6 +56,14 @@ def test_experiment_composes(name: str):
     assert cfg.stage._target_.endswith("Stage")
 
 
+@pytest.mark.parametrize("trainer", sorted(path.stem for path in (CONFIGS / "trainer").glob("*.yaml")))
+def test_trainer_composes_and_names_real_arguments(trainer: str):
+    cfg = composed("train", ["stage=causal", f"trainer={trainer}"])
+    plain = OmegaConf.to_container(cfg.trainer, resolve=False)
+    assert check_targets(plain) >= 1 and cfg.trainer.use_distributed_sampler is False
+    assert cfg.trainer.max_steps == 160, "a stage's settings hold for every trainer"
+
+
 @pytest.mark.parametrize("logger", ["csv", "wandb"])
 def test_loggers_compose(logger: str):
     assert composed("train", ["stage=causal", f"logger={logger}"]).logger._target_.startswith("lightning")
