@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.batch import StepData
 from data.clock import FPS
 from data.performance import balance
 from data.speech.dialogue import converse
 from data.speech.sentences import Split
 from data.speech.visemes import mouth_visemes
+from data.steps import StepData
 from gwm.condition.audio import chunk_windows, frame_features
 from gwm.config import AudioConfig
 
@@ -60,8 +60,19 @@ def voice_batch(items: list[tuple[int, Sample]]) -> VoiceBatch:
 class VoiceData(StepData):
     """Voices for `stage=speech`; needs no shards."""
 
-    def __init__(self, *, num_frames: int, audio: AudioConfig, batch_size: int, num_workers: int, seed: int) -> None:
-        super().__init__(shards="", batch_size=batch_size, num_workers=num_workers, seed=seed)
+    def __init__(
+        self,
+        *,
+        num_frames: int,
+        audio: AudioConfig,
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        device_batch: int | None = None,
+    ) -> None:
+        super().__init__(
+            shards="", batch_size=batch_size, num_workers=num_workers, seed=seed, device_batch=device_batch
+        )
         self.num_frames, self.audio = num_frames, audio
 
     def train_dataloader(self) -> DataLoader[Any]:
