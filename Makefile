@@ -40,7 +40,7 @@ $(READY):
 	@rm -f $(VENV)/.ready* && touch $@
 
 run: setup
-	@$(PY) -m data.characters out=shards/$(NAME) train=256 val=16 test=16 clips_per_identity=1 head_motion=0.15
+	@$(PY) -m data.characters out=shards/$(NAME) train=224 val=16 test=16 clips_per_identity=1 head_motion=0.15
 	@$(PY) train.py -m stage=$(STAGES) name=$(NAME)
 	@$(PY) evaluate.py artifact=$(RUN)/artifact shards=shards/$(NAME) runs=$(RUN) out=$(RUN)
 	@$(PY) -m serve.generate artifact=$(RUN)/artifact image=$$($(PY) -m serve.samples portrait) audio=$$($(PY) -m serve.samples speech) out=$(RUN)/talk.mp4
