@@ -15,6 +15,7 @@ from gwm.attention import Context, CrossAttention, KeysValues, SelfAttention
 from gwm.condition.inputs import Condition
 from gwm.config import DiTConfig
 from gwm.rope import Rotation, rotation
+from kernels.residual_norm import residual_norm
 
 LEAST_SIGMA = 0.05  # of a velocity towards a predicted x0, which would else divide by zero
 
@@ -78,13 +79,14 @@ class DiTBlock(nn.Module):
     ) -> tuple[Float[Tensor, "b f p d"], KeysValues]:
         # Modulation and the residual stream stay in float32 under autocast, as in Wan 2.1.
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + modulation)[:, :, :, None].unbind(2)
-        frames = x.shape[1]
-        y, keys_values = self.attention(modulate(self.norm1(x), shift1, scale1).flatten(1, 2), turn, context)
-        x = x + gate1 * y.unflatten(1, (frames, -1))
+        frames, gate = x.shape[1], gate1
+        x, h = residual_norm(x, None, None, self.norm1, scale1, shift1)
+        y, keys_values = self.attention(h.flatten(1, 2), turn, context)
         if self.text_attention is not None and self.text_norm is not None and text is not None:
-            x = x + self.text_attention(self.text_norm(x).flatten(1, 2), text).unflatten(1, (frames, -1))
-        x = x + gate2 * self.ffn(modulate(self.norm2(x), shift2, scale2))
-        return x, keys_values
+            x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate1, self.text_norm, None, None)
+            y, gate = self.text_attention(h.flatten(1, 2), text), None
+        x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate, self.norm2, scale2, shift2)
+        return x + gate2 * self.ffn(h), keys_values
 
 
 def velocity_towards(

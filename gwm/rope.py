@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kernels.rotation import rotate_pairs
+
 THETA = 10_000.0
 
 # Cosine and sine, each value repeated for its pair; one row turns all tokens alike.
@@ -48,10 +50,7 @@ def time_rotation(shift: Int[Tensor, ""], head_dim: int) -> Rotation:
 
 def rotate(x: Float[Tensor, "b l n e"], turn: Rotation) -> Float[Tensor, "b l n e"]:
     """Rotate interleaved pairs of channels, in float32 as in Wan 2.1."""
-    cos, sin = turn[0][:, None], turn[1][:, None]
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((-odd, even), dim=-1).flatten(-2)
-    return (x.float() * cos + turned * sin).to(x.dtype)
+    return rotate_pairs(x, *turn)
 
 
 def _angles(position: Int[Tensor, "k"], pairs: int) -> Float[Tensor, "k j"]:
