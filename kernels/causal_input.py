@@ -1,12 +1,11 @@
 """K8: the input of a causal 3-D convolution, normalised and put behind the frames it remembers, without a copy."""
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from kernels.dispatch import choose
-from kernels.language import kernel, power_of_two, tl
+from kernels.language import constexpr, kernel, power_of_two, tl
 
 Frames = Float[Tensor, "b f h w c"]
 Buffer = Float[Tensor, "b t h w c"]
@@ -36,7 +35,7 @@ def causal_input_reference(x: Frames, weight: Float[Tensor, "c"], buffer: Buffer
 
 @kernel
 def _causal_input(
-    x_ptr, weight_ptr, buffer_ptr, places, channels, eps, FRAMES: tl.constexpr, PAST: tl.constexpr, BLOCK: tl.constexpr
+    x_ptr, weight_ptr, buffer_ptr, places, channels, eps, FRAMES: constexpr, PAST: constexpr, BLOCK: constexpr
 ):
     # One program per place of the picture: it alone touches that place, so frames may move within the buffer.
     place, batch = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 # Importing Triton takes a second: not on machines where no kernel will run. Read once, as Triton itself reads it.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_TRITON = find_spec("triton") is not None and (INTERPRETED or torch.cuda.is_available())
-# Without Triton only the annotation is looked at.
 tl: Any = import_module("triton.language") if HAS_TRITON else SimpleNamespace(constexpr=int)
+if TYPE_CHECKING:
+    from typing import Any as constexpr
+else:
+    constexpr = tl.constexpr  # marks what a kernel is compiled for; without Triton nothing but this is looked at
 
 
 def kernel(function: Callable) -> Any:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kernels.dispatch import choose
-from kernels.language import kernel, power_of_two, tl
+from kernels.language import constexpr, kernel, power_of_two, tl
 from kernels.rotation import rotate_pairs
 
 Tokens = Float[Tensor, "b l d"]
@@ -111,8 +111,8 @@ def _qk_norm_rope(
     sink_tokens,
     total_tokens,
     eps,
-    STORE: tl.constexpr,
-    PAIRS: tl.constexpr,
+    STORE: constexpr,
+    PAIRS: constexpr,
 ):
     # One program per token, all heads: the norm needs the whole width.
     batch, token = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kernels.dispatch import choose
-from kernels.language import kernel, power_of_two, tl
+from kernels.language import constexpr, kernel, power_of_two, tl
 
 Rows = Float[Tensor, "b f p d"]
 PerFrame = Float[Tensor, "b f 1 d"]
@@ -51,9 +51,9 @@ def _residual_norm(
     width,
     one,
     eps,
-    HAS_Y: tl.constexpr,
-    HAS_GATE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    HAS_Y: constexpr,
+    HAS_GATE: constexpr,
+    BLOCK: constexpr,
 ):
     # One program per token: a row of `width` contiguous values, read once; statistics in float32.
     row = tl.program_id(0).to(tl.int64)

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kernels.dispatch import choose
-from kernels.language import kernel, power_of_two, tl
+from kernels.language import constexpr, kernel, power_of_two, tl
 from kernels.rotation import rotate_pairs
 
 Keys = Float[Tensor, "layers b s n e"]
@@ -31,7 +31,7 @@ def turn_sinks_reference(keys: Keys, sink_keys: Sinks, cos: Turn, sin: Turn, wri
 
 @kernel
 def _turn_sinks(
-    keys_ptr, sink_ptr, cos_ptr, sin_ptr, written_ptr, sinks, total_tokens, width, head_dim, PAIRS: tl.constexpr
+    keys_ptr, sink_ptr, cos_ptr, sin_ptr, written_ptr, sinks, total_tokens, width, head_dim, PAIRS: constexpr
 ):
     # One program per sink token and (layer, batch).
     token, outer = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kernels.dispatch import choose
-from kernels.language import kernel, tl
+from kernels.language import constexpr, kernel, tl
 
 Latents = Float[Tensor, "b f c h w"]
 BLOCK = 1024
@@ -28,7 +28,7 @@ def step_update_reference(
 
 @kernel
 def _step_update(
-    x_ptr, velocity_ptr, noise_ptr, out_ptr, sigma, sigma_next, count, HAS_NOISE: tl.constexpr, BLOCK: tl.constexpr
+    x_ptr, velocity_ptr, noise_ptr, out_ptr, sigma, sigma_next, count, HAS_NOISE: constexpr, BLOCK: constexpr
 ):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
