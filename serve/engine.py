@@ -12,9 +12,12 @@ from torch import Tensor
 from gwm.condition.audio import chunk_windows, continued_features, history_samples
 from gwm.condition.inputs import Condition
 from gwm.pixels import to_float, to_uint8
-from gwm.rollout import Rollout
+from gwm.rollout import Emit, Rollout, keep
+from gwm.transfer import to_device
 from gwm.vae import VAEState
 from serve.artifact import Artifact
+from serve.graphs import Capture, GraphedChunk
+from serve.undo import UndoLog
 
 
 class Engine:
@@ -24,7 +27,10 @@ class Engine:
     is silence. Pixels depend on artifact, seed, portrait and sound, and not on how the sound was cut into pushes.
     """
 
-    def __init__(self, artifact: Artifact, *, seed: int) -> None:
+    def __init__(self, artifact: Artifact, *, seed: int, capture: Capture | None = None, undo_chunks: int = 0) -> None:
+        """capture: how chunks become a CUDA graph, as `serve.graphs.capture_cuda`; None: they run eagerly.
+        undo_chunks: how far `rewind` can go back; each costs memory for a chunk's keys and values.
+        """
         self.contract, self.vae, self.seed = artifact.contract, artifact.vae, seed
         self.rollout = Rollout(artifact.dit, artifact.contract)
         audio = self.contract.audio
@@ -33,6 +39,8 @@ class Engine:
         self.lookahead_samples = audio.lookahead_frames * audio.frame_samples
         self.heard = self._silence()  # both voices, from the start of the next chunk's left context
         self.vae_state: VAEState | None = None
+        self.chunk = GraphedChunk(self.rollout, self._silent_chunk(), capture=capture)
+        self.undo = UndoLog(self.rollout, undo_chunks)
 
     @torch.no_grad()
     def start(self, portrait: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -48,9 +56,9 @@ class Engine:
                 "gwm.face.crop_to_face."
             )
         self.heard, self.vae_state = self._silence(), None
-        reference = self.vae.encode_image(to_float(portrait)[None].to(self.device))
-        nothing = reference.new_zeros(1, 0, self.contract.dit.speech_dim)
-        self.rollout.start(reference, Condition(agent=nothing, user=nothing), seed=self.seed)
+        self.undo.clear()
+        reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean.device)).to(self.device)
+        self.rollout.start(reference, self._silent_chunk(), seed=self.seed)
 
     def push(self, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
         """Append what the character says and what it hears: any number of samples, the same of both.
@@ -74,9 +82,16 @@ class Engine:
     def ready(self) -> bool:
         return self.waiting_samples >= self.chunk_samples + self.lookahead_samples
 
-    @torch.no_grad()
     def step(self) -> UInt8[np.ndarray, "f h w 3"]:
         """The next chunk's pixel frames.
+
+        Raises:
+            RuntimeError: the engine is not `ready`.
+        """
+        return self.decode(self.denoise(self.take()))
+
+    def take(self) -> Condition:
+        """What the next chunk hears; the stream of sound moves on by a chunk.
 
         Raises:
             RuntimeError: the engine is not `ready`.
@@ -86,10 +101,35 @@ class Engine:
                 f"{self.waiting_samples} samples are waiting, must be {self.chunk_samples} of the chunk and "
                 f"{self.lookahead_samples} of lookahead. Push more, or finish."
             )
-        latents = self.rollout.step(self._condition())
+        condition = self._condition()
+        self.undo.keep_sound(self.heard[:, : self.chunk_samples])
         self.heard = self.heard[:, self.chunk_samples :]
+        return condition
+
+    def denoise(self, condition: Condition, emit: Emit = keep) -> Float[Tensor, "1 f c h w"]:
+        """The next chunk's latents, fixed in the cache; `emit` gets them as soon as they are final."""
+        self.undo.keep_keys()
+        return self.chunk.step(condition, emit)
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "1 f c _ _"]) -> UInt8[np.ndarray, "t h w 3"]:
+        """Pixel frames of the chunk after the last decoded one."""
+        self.undo.keep_decoder(self.vae_state)
         pixel_frames, self.vae_state = self.vae.decode(latents, self.vae_state)
         return to_uint8(pixel_frames[0])
+
+    def hush(self) -> None:
+        """Let the character fall silent at once: what it had still to say becomes silence, what it hears stays."""
+        self.heard[0, self.past_samples :] = 0
+
+    def rewind(self, chunks: int) -> None:
+        """Go back by the latest `chunks`, as if they had never been; their sound waits again.
+
+        Raises:
+            ValueError: more chunks than are kept, or than there were since `start`.
+        """
+        sound, self.vae_state = self.undo.rewind(chunks, self.vae_state)
+        self.heard = torch.cat([*sound, self.heard], dim=1)
 
     def finish(self) -> None:
         """End the sound with the silence that makes every pushed sample part of a ready chunk."""
@@ -138,5 +178,11 @@ class Engine:
         samples = self.heard[:, : self.past_samples + self.chunk_samples + self.lookahead_samples]
         audio, stride = self.contract.audio, self.contract.vae.temporal_stride
         windows = chunk_windows(continued_features(samples, audio), audio, temporal_stride=stride)
-        agent, user = windows.to(self.device)[:, None]
+        agent, user = to_device(windows, self.device)[:, None]
         return Condition(agent=agent, user=user)
+
+    def _silent_chunk(self) -> Condition:
+        """Conditions in the shape of a chunk's."""
+        pattern, dit = self.contract.pattern, self.contract.dit
+        nothing = torch.zeros(1, pattern.chunk_frames, dit.speech_dim, device=self.device)
+        return Condition(agent=nothing, user=nothing)
