@@ -90,25 +90,37 @@ class RingCache:
         self.sink_k = torch.zeros_like(self.k[:, :, : pattern.sink_frames * patches])
         self.frame = torch.zeros((), dtype=torch.long, device=device)  # first latent frame of the current chunk
         self._slot = torch.arange(tokens, device=device)
-        self._length = torch.zeros(1, dtype=torch.int32, device=device)  # valid slots, as of the last forward pass
+        self._new, self._prefix = self._slot[:0], Prefix(self._slot[:1].int(), self._bias(self._slot[:1]))
 
     def reset(self) -> None:
         """Back to an empty stream; storage stays where it is, and what it holds can no longer be seen."""
         self.frame.zero_()
 
     def positions(self, num_frames: int) -> Int[Tensor, "f"]:
-        """Absolute latent frames of the current chunk."""
+        """Absolute latent frames of the current chunk; call before each pass, whose keys go to the chunk's slots."""
+        end = self.frame * self.patches + num_frames * self.patches
+        length = end.clamp(max=len(self._slot))
+        self._new, self._prefix = self.slots(num_frames), Prefix(length.int()[None], self._bias(length))
         return self.frame + torch.arange(num_frames, device=self.frame.device)
 
+    def _bias(self, length: Int[Tensor, "*_"]) -> Float[Tensor, "1 s"]:
+        nothing = torch.zeros((), device=self.k.device, dtype=self.k.dtype)
+        return torch.where(self._slot < length, nothing, -torch.inf)[None]
+
+    def slots(self, num_frames: int) -> Int[Tensor, "l"]:
+        """Where the tokens of the current chunk are kept: sinks in order, then round the ring."""
+        token = self.frame * self.patches + torch.arange(num_frames * self.patches, device=self.frame.device)
+        sinks, ring = self.pattern.sink_frames * self.patches, self.pattern.ring_frames * self.patches
+        return torch.where(token < sinks, token, sinks + (token - sinks) % ring)
+
     def ring(self, layer: int) -> Ring:
-        sink_tokens = self.pattern.sink_frames * self.patches
-        return Ring(self.k[layer], self.v[layer], self.frame, self._length, self.patches, sink_tokens)
+        return Ring(self.k[layer], self.v[layer], self._new)
 
     def visible(
         self, layer: int, k: Float[Tensor, "b l n e"], v: Float[Tensor, "b l n e"]
     ) -> tuple[Float[Tensor, "b s n e"], Float[Tensor, "b s n e"], Prefix]:
         """The whole storage, in which the current chunk is in place already; not differentiable."""
-        return self.k[layer], self.v[layer], Prefix(self._length, self._slot)
+        return self.k[layer], self.v[layer], self._prefix
 
     def follow(self, num_frames: int) -> None:
         """Turn the sinks to their distance from the current chunk; once a chunk, before its first step."""

@@ -21,7 +21,8 @@ class Prefix(NamedTuple):
     """The first `length` keys are visible, to all queries of the batch alike."""
 
     length: Int[Tensor, "1"]  # int32, on the device: the host never learns it
-    slots: Int[Tensor, "s"]  # 0, 1, 2...: made once, where a mask is needed
+    bias: Float[Tensor, "1 s"]  # the same as 0 and -inf, for backends that take nothing else; PyTorch would make it of
+    # a mask anew in every layer
 
 
 Visible = Bool[Tensor, "l s"] | Prefix | None
@@ -37,8 +38,8 @@ def attention(
 
 
 def sdpa_prefix(q: Tensor, k: Tensor, v: Tensor, visible: Prefix) -> Tensor:
-    """The definition: PyTorch's attention under the prefix as a mask."""
-    return _sdpa(q, k, v, (visible.slots < visible.length)[None])
+    """The definition: PyTorch's attention under the prefix as a bias."""
+    return _sdpa(q, k, v, visible.bias.to(q.dtype))
 
 
 @lru_cache

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -15,23 +14,11 @@ Heads = Float[Tensor, "b l n e"]
 
 
 class Ring(NamedTuple):
-    """Where one layer's new keys and values go. All tensors stay where they are: a captured graph holds addresses."""
+    """Where one layer's new keys and values go: storage that stays where it is, and a slot for each new token."""
 
     k: Float[Tensor, "b s n e"]
     v: Float[Tensor, "b s n e"]
-    frame: Int[Tensor, ""]  # latent frame at which the new tokens begin
-    length: Int[Tensor, "1"]  # written here: how many slots are valid; they are a prefix. int32, as flash-attn reads it
-    patches: int
-    sink_tokens: int
-
-
-def ring_slots(
-    frame: Int[Tensor, ""], num_tokens: int, *, patches: int, sink_tokens: int, total_tokens: int
-) -> Int[Tensor, "l"]:
-    """Slots of the tokens from `frame` on: sinks in order, then round the ring."""
-    token = frame * patches + torch.arange(num_tokens, device=frame.device)
-    ring_tokens = total_tokens - sink_tokens
-    return torch.where(token < sink_tokens, token, sink_tokens + (token - sink_tokens) % ring_tokens)
+    slots: Int[Tensor, "l"]
 
 
 def qk_norm_rope(
@@ -70,11 +57,8 @@ def qk_norm_rope_reference(
     keys = rotate_pairs(norm_k(k).unflatten(-1, by_head), cos, sin)
     values = v.unflatten(-1, by_head)
     if ring is not None:
-        place = {"patches": ring.patches, "sink_tokens": ring.sink_tokens, "total_tokens": ring.k.shape[1]}
-        slots = ring_slots(ring.frame, k.shape[1], **place)
-        ring.k.index_copy_(1, slots, keys.to(ring.k.dtype))
-        ring.v.index_copy_(1, slots, values.to(ring.v.dtype))
-        ring.length.copy_((ring.frame * ring.patches + k.shape[1]).clamp(max=ring.k.shape[1]))
+        ring.k.index_copy_(1, ring.slots, keys.to(ring.k.dtype))
+        ring.v.index_copy_(1, ring.slots, values.to(ring.v.dtype))
     return queries, keys, values
 
 
@@ -101,14 +85,11 @@ def _qk_norm_rope(
     sin_ptr,
     ring_k_ptr,
     ring_v_ptr,
-    frame_ptr,
-    length_ptr,
+    slots_ptr,
     v_stride,
     num_tokens,
     width,
     head_dim,
-    patches,
-    sink_tokens,
     total_tokens,
     eps,
     STORE: constexpr,
@@ -129,15 +110,10 @@ def _qk_norm_rope(
     k = _rotated(k_ptr + row * width, weight_k_ptr, pair, half, inside, cos, sin, width, eps)
     tl.store(k_ptr + row * width + column, k, mask=inside)
     if STORE:
-        position = tl.load(frame_ptr) * patches + token
-        turn = (position - sink_tokens) % (total_tokens - sink_tokens)
-        slot = tl.where(position < sink_tokens, position, sink_tokens + turn)
-        place = (batch * total_tokens + slot) * width + column
+        place = (batch * total_tokens + tl.load(slots_ptr + token)) * width + column
         v = tl.load(v_ptr + row * v_stride + column, mask=inside, other=0.0)
         tl.store(ring_k_ptr + place, k.to(ring_k_ptr.dtype.element_ty), mask=inside)
         tl.store(ring_v_ptr + place, v.to(ring_v_ptr.dtype.element_ty), mask=inside)
-        if (batch == 0) & (token == 0):
-            tl.store(length_ptr, tl.minimum(position + num_tokens, total_tokens).to(tl.int32))
 
 
 def qk_norm_rope_triton(
@@ -154,11 +130,11 @@ def qk_norm_rope_triton(
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     head_dim = cos.shape[-1]
     pairs = power_of_two(width // 2)
-    into = (k, v, cos, cos) if ring is None else (ring.k, ring.v, ring.frame, ring.length)  # unread without a ring
-    sizes = (0, 0, 1) if ring is None else (ring.patches, ring.sink_tokens, ring.k.shape[1])
+    into = Ring(q, q, q) if ring is None else ring  # not touched without a ring
+    total_tokens = 0 if ring is None else ring.k.shape[1]
     _qk_norm_rope[(num_tokens, batch_size)](
         *(q, k, v, norm_q.weight, norm_k.weight, cos.contiguous(), sin.contiguous(), *into),
-        *(v.stride(1), num_tokens, width, head_dim, *sizes, norm_q.eps),
+        *(v.stride(1), num_tokens, width, head_dim, total_tokens, norm_q.eps),
         STORE=ring is not None,
         PAIRS=pairs,
         num_warps=max(1, min(8, pairs // 128)),

@@ -22,11 +22,11 @@ class Speaker:
     def deadline_s(self, chunk: int) -> float:
         return self.open_s + chunk * self.period_s + self.lead_s
 
-    @property
-    def on_time(self) -> float:
-        """Share of chunks that met their deadline."""
-        met = [arrival <= self.deadline_s(chunk) + 1e-9 for chunk, arrival in enumerate(self.arrivals_s)]
-        return sum(met) / len(met)
+    def on_time(self, until_s: float) -> float:
+        """Share of the chunks due until then that met their deadline; what was never made missed it."""
+        num_due = 1 + int((until_s - self.open_s - self.lead_s) / self.period_s)
+        met = [arrival <= self.deadline_s(chunk) + 1e-9 for chunk, arrival in enumerate(self.arrivals_s[:num_due])]
+        return sum(met) / num_due
 
     def watched(self) -> Watched:
         return watch(self.arrivals_s, period_s=self.period_s, buffer_chunks=round(self.lead_s / self.period_s))
@@ -40,11 +40,10 @@ def spread(cost_s: float, generator: random.Random) -> float:
 def speakers(count: int, *, seed: int, cost_s: float, period_s: float) -> list[Speaker]:
     """Streams of one model that began at random times, for players that buffer one, two or three chunks."""
     generator = random.Random(seed)
-    lengths = {"period_s": period_s, "cost_s": cost_s}
-    leads = [(1 + number % 3) * period_s for number in range(count)]
+    leads_s = [(1 + number % 3) * period_s for number in range(count)]
     return [
-        Speaker(name=str(number), open_s=generator.random(), lead_s=lead, **lengths)
-        for number, lead in enumerate(leads)
+        Speaker(name=str(number), open_s=generator.random(), period_s=period_s, lead_s=lead_s, cost_s=cost_s)
+        for number, lead_s in enumerate(leads_s)
     ]
 
 
@@ -86,15 +85,16 @@ def simulate(
 def compare(
     policies: dict[str, Policy], *, counts: Sequence[int], duration_s: float, seed: int, cost_s: float, period_s: float
 ) -> list[dict[str, float | int | str]]:
-    """One row for each number of streams and policy: how many chunks were in time, stalls a minute, the worst stream."""
+    """One row for each number of streams and policy: how many chunks were in time, and stalls a minute and stream."""
     rows: list[dict[str, float | int | str]] = []
     for count in counts:
         for name, policy in policies.items():
             streams = speakers(count, seed=seed, cost_s=cost_s, period_s=period_s)
             load = sum(stream.cost_s / stream.period_s for stream in streams)
             simulate(streams, policy, duration_s=duration_s, seed=seed)
-            shares = [stream.on_time for stream in streams]
-            stalls = sum(stream.watched().num_stalls for stream in streams) / count / duration_s * 60
+            shares = [stream.on_time(duration_s) for stream in streams]
+            stalls = sum(stream.watched().num_stalls for stream in streams if stream.arrivals_s)
+            stalls *= 60 / (count * duration_s)
             row = {"streams": count, "policy": name, "load": round(load, 3), "on_time": sum(shares) / count}
             rows.append({**row, "worst_on_time": min(shares), "stalls_per_minute": stalls})
     return rows

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from gwm.rollout import Rollout
 from gwm.vae import VAEState
-from kernels.qk_norm_rope import ring_slots
 
 
 class UndoLog:
@@ -21,9 +20,8 @@ class UndoLog:
     def __init__(self, rollout: Rollout, depth: int) -> None:
         self.rollout, self.depth = rollout, depth
         cache, self.chunk_frames = rollout.cache, rollout.contract.pattern.chunk_frames
-        self.chunk_tokens = self.chunk_frames * cache.patches
         layers, batch_size, _, heads, head_dim = cache.k.shape
-        shape = (2, depth, layers, batch_size, self.chunk_tokens, heads, head_dim)
+        shape = (2, depth, layers, batch_size, self.chunk_frames * cache.patches, heads, head_dim)
         self.evicted = torch.empty(shape, device=cache.k.device, dtype=cache.k.dtype)
         self.num_kept = self.num_chunks = 0  # chunks that can be taken back; chunks since the start
         self.sound: deque[Float[Tensor, "2 t"]] = deque(maxlen=depth)
@@ -48,7 +46,7 @@ class UndoLog:
         if self.depth:
             cache, place = self.rollout.cache, self.num_chunks % self.depth
             for kept, storage in zip(self.evicted[:, place], (cache.k, cache.v), strict=True):
-                kept.copy_(storage.index_select(2, self._slots()))
+                kept.copy_(storage.index_select(2, cache.slots(self.chunk_frames)))
             self.num_chunks += 1
             self.num_kept = min(self.num_kept + 1, self.depth)
 
@@ -72,14 +70,8 @@ class UndoLog:
             self.rollout.frame -= self.chunk_frames
             cache.frame.sub_(self.chunk_frames)
             kept = self.evicted[:, self.num_chunks % self.depth]
-            cache.k.index_copy_(2, self._slots(), kept[0])
-            cache.v.index_copy_(2, self._slots(), kept[1])
+            for storage, old in zip((cache.k, cache.v), kept, strict=True):
+                storage.index_copy_(2, cache.slots(self.chunk_frames), old)
             sound.appendleft(self.sound.pop())
             state = self.decoder.pop()
         return list(sound), state
-
-    def _slots(self) -> Tensor:
-        cache = self.rollout.cache
-        sinks, total = cache.sink_k.shape[2], cache.k.shape[2]
-        place = {"patches": cache.patches, "sink_tokens": sinks, "total_tokens": total}
-        return ring_slots(cache.frame, self.chunk_tokens, **place)

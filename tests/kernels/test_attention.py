@@ -10,10 +10,14 @@ from kernels.attention import Prefix, attention, prefix_backend
 FP32 = 1e-5
 
 
+def hidden(total: int, length: int) -> torch.Tensor:
+    return torch.zeros(1, total).index_fill_(1, torch.arange(length, total), -torch.inf)
+
+
 def test_a_prefix_is_softmax_over_the_first_keys():
     """The rest of the storage holds what no query may see, NaN included."""
     q, k, v = torch.randn(2, 3, 4, 8), torch.randn(2, 9, 4, 8), torch.randn(2, 9, 4, 8)
-    visible = Prefix(torch.tensor([5], dtype=torch.int32), torch.arange(9))
+    visible = Prefix(torch.tensor([5], dtype=torch.int32), hidden(9, 5))
     scores = torch.einsum("blne,bsne->bnls", q.double(), k[:, :5].double()) / math.sqrt(8)
     expected = torch.einsum("bnls,bsne->blne", scores.softmax(-1), v[:, :5].double())
     k[:, 5:], v[:, 5:] = 1e4, 1e4
@@ -53,6 +57,6 @@ def test_the_best_installed_backend_is_taken_on_a_gpu(
 @pytest.mark.parametrize("length", [1, 700, 1024])
 def test_every_backend_of_this_gpu_agrees(length: int):
     q, k, v = (torch.randn(1, s, 4, 128, device="cuda", dtype=torch.bfloat16) for s in (200, 1024, 1024))
-    prefix = Prefix(torch.tensor([length], dtype=torch.int32, device="cuda"), torch.arange(1024, device="cuda"))
+    prefix = Prefix(torch.tensor([length], dtype=torch.int32, device="cuda"), hidden(1024, length).cuda())
     made, expected = attention(q, k, v, prefix), module.sdpa_prefix(q, k, v, prefix)
     torch.testing.assert_close(made, expected, rtol=2e-2, atol=2e-2)

@@ -80,7 +80,7 @@ def test_without_spread_every_policy_serves_all_that_fit():
     for policy in POLICIES.values():
         streams = speakers(4, seed=3, cost_s=COST_S, period_s=PERIOD_S)
         simulate(streams, policy, duration_s=30.0, seed=0, draw=lambda cost_s, generator: cost_s)
-        assert [stream.on_time for stream in streams] == [1.0] * 4
+        assert [stream.on_time(30.0) for stream in streams] == [1.0] * 4
 
 
 def test_a_chunk_is_never_made_before_its_sound_is_there():
