@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+NOTICED_S = 1e-6  # what rounding makes of sums of times is no delay
+
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
@@ -22,8 +24,8 @@ def watch(arrival_s: Sequence[float], *, period_s: float, buffer_chunks: int = 1
     start = arrival_s[min(buffer_chunks, len(arrival_s)) - 1]
     num_stalls, stalled, on_time, due = 0, 0.0, 0, start
     for number, arrival in enumerate(arrival_s):
-        on_time += arrival <= start + number * period_s
-        if arrival > due:
+        on_time += arrival <= start + number * period_s + NOTICED_S
+        if arrival > due + NOTICED_S:
             num_stalls += 1
             stalled += arrival - due
             due = arrival

@@ -17,6 +17,7 @@ from serve.bench.ladder import climb, compare_caches
 from serve.bench.live_artifact import measure_artifact
 from serve.bench.measure import measure
 from serve.bench.report import Results, case_table, ratio_table
+from serve.bench.timing import Stopwatch
 from serve.scheduler import first_come, least_slack, round_robin
 from serve.simulation import compare
 
@@ -31,7 +32,7 @@ def bench(
     cases: list[Case],
     ladders: list[Case],
     artifact: str | None,
-    device: torch.device,
+    stopwatch: Stopwatch,
     chunks: int,
     rounds: int,
     compile: bool,
@@ -39,13 +40,14 @@ def bench(
     out: Path,
 ) -> Path:
     """Measure everything in order; the file holds what is finished at any time."""
+    device = stopwatch.device
     results = Results(out, device)
     log.info("%s", results.values["machine"])
     if artifact is not None:
         results.add("artifacts", measure_artifact(artifact, chunks=chunks))
         log.info("%s", results.values["artifacts"][-1])
     for number, case in enumerate(cases):
-        row = measure(case, device, chunks=chunks)
+        row = measure(case, stopwatch, chunks=chunks)
         results.add("cases", row)
         log.info("\n%s", case_table([row]))
         if number == 0:
@@ -54,7 +56,7 @@ def bench(
     for case in ladders:
         for part, run in (("ladders", climb), ("caches", compare_caches)):
             options: dict[str, Any] = {"compile": compile} if run is climb else {}
-            result = run(case, device, rounds=rounds, **options)
+            result = run(case, stopwatch, rounds=rounds, **options)
             results.add(part, result)
             log.info("\n%s", ratio_table(result))
             _forget(device)
@@ -77,9 +79,10 @@ def _forget(device: torch.device) -> None:
 def main(cfg: DictConfig) -> None:
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     dtype, device = values.pop("dtype"), values.pop("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    stopwatch = Stopwatch(torch.device(device), values.pop("clock"))
     shapes = {name: [Case(**({"dtype": dtype} | case)) for case in values.pop(name)] for name in ("cases", "ladders")}
     with torch.inference_mode():
-        bench(**shapes, **(values | {"device": torch.device(device), "out": Path(values["out"])}))
+        bench(**shapes, **(values | {"stopwatch": stopwatch, "out": Path(values["out"])}))
 
 
 if __name__ == "__main__":

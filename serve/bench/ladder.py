@@ -9,7 +9,7 @@ from serve.bench.caches import POLICIES
 from serve.bench.case import Case, random_models
 from serve.bench.counters import counting
 from serve.bench.subject import Options, Subject
-from serve.bench.timing import percentiles, ratios, take_turns
+from serve.bench.timing import Stopwatch, percentiles, ratios, take_turns
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -29,29 +29,33 @@ def rungs(device: torch.device, *, compile: bool) -> dict[str, Options]:
     return made
 
 
-def climb(case: Case, device: torch.device, *, rounds: int, compile: bool) -> dict[str, Any]:
+def climb(case: Case, stopwatch: Stopwatch, *, rounds: int, compile: bool) -> dict[str, Any]:
     """Milliseconds of a chunk (steps and commit) on every rung, and each rung against the last engine rung."""
-    options = rungs(device, compile=compile)
-    times = _times(case, device, options, rounds=rounds)
-    base = "ring + kernels + graph" if device.type == "cuda" else "ring"
+    options = rungs(stopwatch.device, compile=compile)
+    times = _times(case, stopwatch, options, rounds=rounds)
+    base = "ring + kernels + graph" if stopwatch.device.type == "cuda" else "ring"
     return {
         "case": case.name,
+        "clock": stopwatch.clock,
         "rounds": rounds,
         "chunk_ms": {name: percentiles(mine) for name, mine in times.items()},
         f"times as long as {base!r}": ratios(times, base),
     }
 
 
-def compare_caches(case: Case, device: torch.device, *, rounds: int) -> dict[str, Any]:
+def compare_caches(case: Case, stopwatch: Stopwatch, *, rounds: int) -> dict[str, Any]:
     """The ring against the caches of other engines, nothing else differing; and the bytes each moves for itself."""
     options = {name: Options(cache=name) for name in POLICIES}
-    times = _times(case, device, options, rounds=rounds)
+    times = _times(case, stopwatch, options, rounds=rounds)
     return {
         "case": case.name,
+        "clock": stopwatch.clock,
         "rounds": rounds,
         "chunk_ms": {name: percentiles(mine) for name, mine in times.items()},
         "times as long as 'ring'": ratios(times, "ring"),
-        "cache_bytes_per_chunk": {name: cache_bytes(case, device, option) for name, option in options.items()},
+        "cache_bytes_per_chunk": {
+            name: cache_bytes(case, stopwatch.device, option) for name, option in options.items()
+        },
     }
 
 
@@ -66,10 +70,10 @@ def cache_bytes(case: Case, device: torch.device, options: Options) -> int:
     return counts.cache_bytes
 
 
-def _times(case: Case, device: torch.device, options: dict[str, Options], *, rounds: int) -> dict[str, list[float]]:
-    models = random_models(case.contract(), device=device, dtype=DTYPES[case.dtype])
+def _times(case: Case, stopwatch: Stopwatch, options: dict[str, Options], *, rounds: int) -> dict[str, list[float]]:
+    models = random_models(case.contract(), device=stopwatch.device, dtype=DTYPES[case.dtype])
     subjects = {name: Subject(case, models, option) for name, option in options.items()}
     for subject in subjects.values():
         subject.fill()
         subject.denoise()
-    return take_turns({name: subject.denoise for name, subject in subjects.items()}, device, rounds=rounds)
+    return take_turns({name: subject.denoise for name, subject in subjects.items()}, stopwatch, rounds=rounds)

@@ -2,7 +2,6 @@
 
 import gc
 import resource
-import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,26 +11,28 @@ from serve.bench.case import Case
 from serve.bench.counters import counting
 from serve.bench.roofline import measure_peaks, pass_work
 from serve.bench.subject import Options, Subject, make
-from serve.bench.timing import percentiles, timed_ms
+from serve.bench.timing import CLOCKS, Stopwatch, percentiles
 from serve.pipeline import Lane
 from serve.viewer import smallest_buffer, watch
 
 FPS = 24
 
 
-def measure(case: Case, device: torch.device, *, chunks: int) -> dict[str, Any]:
+def measure(case: Case, stopwatch: Stopwatch, *, chunks: int) -> dict[str, Any]:
     """Times, counters, memory and the share of the roofline of one case; `chunks` steady chunks are timed."""
-    begin = time.perf_counter()
-    subject = make(case, device)
-    first_cold = 1000 * (time.perf_counter() - begin) + _first_frame_ms(subject, device)
-    first_warm = _first_frame_ms(subject, device)
+    clock = CLOCKS[stopwatch.clock]
+    begin = clock()
+    subject = make(case, stopwatch.device)
+    first_cold = 1000 * (clock() - begin) + _first_frame_ms(subject, stopwatch)
+    first_warm = _first_frame_ms(subject, stopwatch)
     subject.fill()
-    passes = [timed_ms(subject.one_pass, device) for _ in range(max(3, chunks // 4))]
-    steady, memory = _steady(subject, device, chunks)
-    floor_ms = pass_work(case).floor_ms(measure_peaks(case, device))
+    passes = [stopwatch.ms(subject.one_pass) for _ in range(max(3, chunks // 4))]
+    steady, memory = _steady(subject, stopwatch, chunks)
+    floor_ms = pass_work(case).floor_ms(measure_peaks(case, stopwatch))
     pass_ms = percentiles(passes)
     return {
         "case": case.name,
+        "clock": stopwatch.clock,
         "parameters": sum(p.numel() for p in subject.rollout.model.parameters()),
         "pass_ms": pass_ms,
         "floor_ms_per_pass": floor_ms,
@@ -44,29 +45,30 @@ def measure(case: Case, device: torch.device, *, chunks: int) -> dict[str, Any]:
     }
 
 
-def _first_frame_ms(subject: Subject, device: torch.device) -> float:
+def _first_frame_ms(subject: Subject, stopwatch: Stopwatch) -> float:
     def first() -> None:
         subject.start()
         latents = subject.denoise()
         if subject.case.decoder:
             subject.decode(latents)
 
-    return timed_ms(first, device)
+    return stopwatch.ms(first)
 
 
-def _steady(subject: Subject, device: torch.device, chunks: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _steady(subject: Subject, stopwatch: Stopwatch, chunks: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Chunks in sequence, then pipelined; and what memory does meanwhile."""
+    device = stopwatch.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     denoise, decode, sizes = [], [], []
     latents = torch.zeros(subject.rollout.chunk_shape, device=device, dtype=subject.reference.dtype)
     for _ in range(chunks):
-        denoise.append(timed_ms(lambda: latents.copy_(subject.denoise()), device))
-        decode.append(timed_ms(lambda: subject.decode(latents), device) if subject.case.decoder else 0.0)
+        denoise.append(stopwatch.ms(lambda: latents.copy_(subject.denoise())))
+        decode.append(stopwatch.ms(lambda: subject.decode(latents)) if subject.case.decoder else 0.0)
         sizes.append(_allocated(device))
     both = [a + b for a, b in zip(denoise, decode, strict=True)]
     times = {"denoise_ms": percentiles(denoise), "decode_ms": percentiles(decode), "chunk_ms": percentiles(both)}
-    overlap = _overlap(subject, device, chunks, sum(denoise) / chunks, sum(decode) / chunks)
+    overlap = _overlap(subject, stopwatch, chunks, sum(denoise) / chunks, sum(decode) / chunks)
     half = len(sizes) // 2
     slope = 1000 * (sizes[-1] - sizes[half]) / max(1, len(sizes) - 1 - half)
     memory = {"memory_peak_bytes": _peak(device), "memory_slope_bytes_per_1000_chunks": slope}
@@ -74,12 +76,12 @@ def _steady(subject: Subject, device: torch.device, chunks: int) -> tuple[dict[s
 
 
 def _overlap(
-    subject: Subject, device: torch.device, chunks: int, denoise_ms: float, decode_ms: float
+    subject: Subject, stopwatch: Stopwatch, chunks: int, denoise_ms: float, decode_ms: float
 ) -> dict[str, float]:
     """Iteration time with a decoding thread (and stream) beside; efficiency 1: the shorter stage is hidden, 0: none."""
-    if not subject.case.decoder:
+    if not subject.case.decoder or stopwatch.clock == "cpu":  # what runs at the same time shows on the wall alone
         return {}
-    lane = Lane("decode", device)
+    lane = Lane("decode", stopwatch.device)
 
     def decode(latents: torch.Tensor, final: Any) -> None:
         if lane.stream is not None:
@@ -97,7 +99,7 @@ def _overlap(
         if before is not None:
             before.result()
 
-    iteration_ms = timed_ms(iterate, device) / chunks
+    iteration_ms = stopwatch.ms(iterate) / chunks
     lane.thread.shutdown()
     hidden = (denoise_ms + decode_ms - iteration_ms) / min(denoise_ms, decode_ms)
     return {"iteration_ms": iteration_ms, "sum_ms": denoise_ms + decode_ms, "efficiency": hidden}

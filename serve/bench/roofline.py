@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from serve.bench.case import Case
-from serve.bench.timing import timed_ms
+from serve.bench.timing import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +59,16 @@ def pass_work(case: Case) -> Work:
     )
 
 
-def measure_peaks(case: Case, device: torch.device) -> Peaks:
+def measure_peaks(case: Case, stopwatch: Stopwatch) -> Peaks:
     """The best of a large matrix product and of a large copy, as PyTorch does them here."""
+    device = stopwatch.device
     side = 8192 if device.type == "cuda" else 1536
     like = {"device": device, "dtype": _dtype(case)}
     a, b = torch.randn(side, side, **like), torch.randn(side, side, **like)
     source = torch.zeros(2**31 if device.type == "cuda" else 2**26, device=device, dtype=torch.uint8)
     copy = torch.empty_like(source)
-    product_ms = min(timed_ms(lambda: a @ b, device) for _ in range(5))
-    copy_ms = min(timed_ms(lambda: copy.copy_(source), device) for _ in range(5))
+    product_ms = min(stopwatch.ms(lambda: a @ b) for _ in range(5))
+    copy_ms = min(stopwatch.ms(lambda: copy.copy_(source)) for _ in range(5))
     return Peaks(flops_per_s=2e3 * side**3 / product_ms, bytes_per_s=2e3 * source.nbytes / copy_ms)
 
 

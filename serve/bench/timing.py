@@ -3,21 +3,41 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 Run = Callable[[], object]
 
 
-def timed_ms(run: Run, device: torch.device) -> float:
-    """Milliseconds until `run` has ended, on the device too."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begin = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return 1000 * (time.perf_counter() - begin)
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Times what runs on one device.
+
+    clock: wall; or cpu, the time that this process had, for a machine that others use at the same time: with one
+    thread (OMP_NUM_THREADS=1) it is what the wall clock would show on a machine of one's own.
+    """
+
+    device: torch.device
+    clock: str = "wall"
+
+    def __post_init__(self) -> None:
+        if self.clock not in CLOCKS or (self.clock == "cpu" and self.device.type != "cpu"):
+            raise ValueError(f"clock={self.clock!r} must be wall, or cpu where device={self.device} is the CPU.")
+
+    def ms(self, run: Run) -> float:
+        """Milliseconds until `run` has ended, on the device too."""
+        clock = CLOCKS[self.clock]
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        begin = clock()
+        run()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return 1000 * (clock() - begin)
 
 
 def percentiles(times_ms: Sequence[float]) -> dict[str, float]:
@@ -27,14 +47,14 @@ def percentiles(times_ms: Sequence[float]) -> dict[str, float]:
     return {**ranks, "max": ordered[-1]}
 
 
-def take_turns(runs: Mapping[str, Run], device: torch.device, *, rounds: int) -> dict[str, list[float]]:
+def take_turns(runs: Mapping[str, Run], stopwatch: Stopwatch, *, rounds: int) -> dict[str, list[float]]:
     """Milliseconds of every candidate in every round; rounds go forwards and backwards in turn (ABBA), so that a
     machine that slows down slows down all."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):
         names = list(runs) if number % 2 == 0 else list(reversed(list(runs)))
         for name in names:
-            times[name].append(timed_ms(runs[name], device))
+            times[name].append(stopwatch.ms(runs[name]))
     return times
 
 

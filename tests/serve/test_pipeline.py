@@ -3,10 +3,11 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
+import torch
 
 from serve.artifact import Artifact
 from serve.engine import Engine
-from serve.pipeline import Pipeline
+from serve.pipeline import Pipeline, second_device
 
 Voices = tuple[np.ndarray, np.ndarray]
 TIMEOUT_S = 20
@@ -160,3 +161,11 @@ def test_at_most_one_chunk_waits_between_the_workers(
         go.set()
         steps[-1].result(TIMEOUT_S)
         assert len(denoised) >= 3
+
+
+def test_the_decoder_gets_a_second_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch):
+    assert second_device(torch.device("cpu")) == torch.device("cpu")
+    for count, index in ((1, 0), (2, 1), (3, 1)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert second_device(torch.device("cuda", 0)) == torch.device("cuda", index)
+    assert second_device(torch.device("cuda", 2)) == torch.device("cuda", 0)

@@ -8,13 +8,21 @@ from serve.bench import __main__ as entry
 from serve.bench.__main__ import bench
 from serve.bench.case import Case
 from serve.bench.measure import live
+from serve.bench.timing import Stopwatch
 
 TINY = Case(shape="nano", height=32, width=32, window_frames=4)
 CPU = torch.device("cpu")
 
 
 def run(out: Path, **changes: object) -> dict:
-    settings = {"cases": [TINY], "ladders": [TINY], "artifact": None, "device": CPU, "chunks": 4, "rounds": 2}
+    settings = {
+        "cases": [TINY],
+        "ladders": [TINY],
+        "artifact": None,
+        "stopwatch": Stopwatch(CPU),
+        "chunks": 4,
+        "rounds": 2,
+    }
     path = bench(**(settings | {"compile": False, "streams": [1, 3], "out": out} | changes))
     return json.loads(path.read_text())
 

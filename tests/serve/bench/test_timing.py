@@ -1,6 +1,11 @@
+import time
+
+import pytest
 import torch
 
-from serve.bench.timing import percentiles, ratios, take_turns
+from serve.bench.timing import Stopwatch, percentiles, ratios, take_turns
+
+CPU = torch.device("cpu")
 
 
 def test_percentiles_are_by_nearest_rank():
@@ -18,5 +23,14 @@ def test_ratios_are_taken_round_by_round():
 def test_candidates_take_turns_forwards_and_backwards():
     order: list[str] = []
     runs = {name: lambda name=name: order.append(name) for name in "abc"}
-    take_turns(runs, torch.device("cpu"), rounds=3)
+    take_turns(runs, Stopwatch(CPU), rounds=3)
     assert order == list("abccbaabc")
+
+
+def test_the_cpu_clock_leaves_out_what_others_had():
+    assert Stopwatch(CPU, "cpu").ms(lambda: time.sleep(0.2)) < 100 < Stopwatch(CPU, "wall").ms(lambda: time.sleep(0.2))
+
+
+def test_a_gpu_has_no_cpu_clock():
+    with pytest.raises(ValueError, match="clock='cpu' must be wall"):
+        Stopwatch(torch.device("cuda"), "cpu")
