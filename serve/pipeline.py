@@ -14,6 +14,13 @@ from serve.engine import Engine
 Frames = UInt8[np.ndarray, "f h w 3"]
 
 
+def second_device(device: torch.device) -> torch.device:
+    """Where to decode what `device` denoises: another GPU if this machine has one, else the same."""
+    if device.type != "cuda" or torch.cuda.device_count() < 2:
+        return device
+    return torch.device("cuda", 0 if device.index else 1)
+
+
 class Lane:
     """A worker thread that does one thing after another and, on a GPU, the stream in which it does them."""
 
@@ -39,8 +46,9 @@ class Pipeline:
     """
 
     def __init__(self, engine: Engine, *, decode_device: torch.device | str | None = None) -> None:
+        """decode_device: None for the second GPU where there is one."""
         self.engine = engine
-        device = engine.device if decode_device is None else torch.device(decode_device)
+        device = second_device(engine.device) if decode_device is None else torch.device(decode_device)
         self.engine.vae.to(device)
         self.denoiser, self.decoder = Lane("denoise", engine.device), Lane("decode", device)
         self._fixed: Future | None = None  # the latest chunk's end in the cache

@@ -166,14 +166,16 @@ class Sessions:
 
 
 def slot_bytes(artifact: Artifact, *, undo_chunks: int) -> int:
-    """Memory of one session: keys and values, what can be taken back, and the decoder's state."""
+    """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's state."""
     contract, pattern, vae = artifact.contract, artifact.contract.pattern, artifact.contract.vae
     patches = (contract.latent_size // contract.dit.patch) ** 2
-    width = contract.dit.num_layers * contract.dit.dim * artifact.dit.head.weight.element_size()
+    element = artifact.dit.head.weight.element_size()
+    width = contract.dit.num_layers * contract.dit.dim * element
     frames = 2 * (pattern.sink_frames + pattern.ring_frames + undo_chunks * pattern.chunk_frames) + pattern.sink_frames
     low, high = vae.channels[2], vae.channels[1]
     state = (low + 4 * high) * contract.latent_size**2 * artifact.vae.mean.element_size()
-    return frames * patches * width + (1 + undo_chunks) * state
+    reference = contract.dit.in_channels * contract.latent_size**2 * element
+    return frames * patches * width + reference + (1 + undo_chunks) * state
 
 
 def check_memory(artifact: Artifact, *, slots: int, undo_chunks: int) -> None:

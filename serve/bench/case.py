@@ -17,9 +17,10 @@ AUDIO = AudioConfig(num_mels=1, hops_per_frame=1)
 FAR = 10**6  # a horizon that no benchmark reaches: baselines do not move their sinks
 SIGMAS = {1: (1.0,), 2: (1.0, 0.6), 4: (1.0, 0.9, 0.75, 0.5)}
 
+CHARACTER: dict[str, Any] = {"text_dim": 0, "in_channels": 64, "around_reference": True}  # beside their sizes, as trained here
 SHAPES: dict[str, dict[str, Any]] = {
-    "nano": {"dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 5, "text_dim": 0},
-    "character": {"dim": 384, "ffn_dim": 1536, "num_heads": 6, "num_layers": 8, "text_dim": 0},
+    "nano": {"dim": 192, "ffn_dim": 768, "num_heads": 6, "num_layers": 4, **CHARACTER},
+    "character": {"dim": 384, "ffn_dim": 1536, "num_heads": 6, "num_layers": 8, **CHARACTER},
     "wan2_1_1_3b": {"dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30, "text_dim": 4096},
     "wan2_2_5b": {
         "dim": 3072,
@@ -71,11 +72,13 @@ class Case:
 
     def contract(self) -> Contract:
         """The stream of this case; its `resolution` is that of the rows, `Rollout` is given the grid."""
-        dit = DiTConfig(**({"speech_dim": AUDIO.window_features(4)} | SHAPES[self.shape]))
+        shape: dict[str, Any] = {"speech_dim": AUDIO.window_features(4), **SHAPES[self.shape]}
+        dit = DiTConfig(**shape)
         window = 1 - (1 - self.window_frames) // self.chunk_frames  # whole chunks, rounded up, after the sink
+        channels = dit.in_channels
         return Contract(
             dit=dit,
-            vae=VAEConfig(),
+            vae=VAEConfig(latent_channels=channels, latents_mean=(0.0,) * channels, latents_std=(1.0,) * channels),
             audio=AUDIO,
             pattern=ChunkPattern(chunk_frames=self.chunk_frames, window_chunks=window),
             resolution=16 * (self.height // 16),

@@ -60,8 +60,9 @@ class Subject:
         """One evaluation of the network, as in a step; the stream does not move."""
         rollout = self.rollout
         x, positions = rollout.noises()[0], rollout.cache.positions(rollout.chunk_shape[1])
+        level, place = x.new_full(x.shape[:2], 1.0), {"positions": positions, "context": rollout.cache}
         with using(self.options.kernels):
-            rollout.model(x, x.new_full(x.shape[:2], 1.0), self.condition, positions=positions, context=rollout.cache)
+            rollout.model(x, level, self.condition, **place, reference=rollout.reference)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "1 t 3 _ _"]:

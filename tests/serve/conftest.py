@@ -28,7 +28,8 @@ def tiny_contract(**changes: int) -> Contract:
     vae = VAEConfig(channels=(8, 8, 16), latents_std=(0.5,) * 64)
     shape = {"dim": 48, "ffn_dim": 64, "num_heads": 4, "num_layers": 2}
     speech_dim = audio.window_features(vae.temporal_stride)
-    dit = DiTConfig(in_channels=vae.latent_channels, text_dim=0, speech_dim=speech_dim, **shape)
+    channels = vae.latent_channels
+    dit = DiTConfig(in_channels=channels, text_dim=0, speech_dim=speech_dim, around_reference=True, **shape)
     pattern = ChunkPattern(window_chunks=4, sink_chunks=1, first_frames=1, **changes)
     return Contract(
         dit=dit,

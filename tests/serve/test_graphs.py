@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 from collections.abc import Callable
 
@@ -8,13 +9,14 @@ from torch import Tensor
 from gwm.condition.inputs import Condition
 from gwm.rollout import Rollout
 from serve.graphs import GraphedChunk, capture_cuda
-from tests.tiny import contract, latents, speech, tiny_dit
+from tests.tiny import DIT, contract, latents, speech, tiny_dit
 
 NUM_CHUNKS = 9  # twice round the ring and beyond the horizon
 
 
 def rollout(device: str = "cpu") -> Rollout:
-    return Rollout(tiny_dit().to(device), contract(4), batch_size=2)
+    dit = dataclasses.replace(DIT, around_reference=True)
+    return Rollout(tiny_dit(dit).to(device), contract(4, dit=dit), batch_size=2)
 
 
 def moved(condition: Condition, device: str) -> Condition:

@@ -31,7 +31,7 @@ def test_a_run_leaves_every_number_that_was_promised(tmp_path: Path):
     results = run(tmp_path)
     row = results["cases"][0]
     assert row["host_reads_per_chunk"] == 0
-    assert row["kernel_calls_per_pass"] > 14 * 5
+    assert row["kernel_calls_per_pass"] > 14 * 4
     assert row["pass_ms"]["p50"] < row["denoise_ms"]["p50"] < row["chunk_ms"]["max"]
     assert 0 < row["roofline_fraction"] < 1
     assert row["first_frame_ms"]["cold"] > row["first_frame_ms"]["warm"] > 0

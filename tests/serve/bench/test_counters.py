@@ -68,11 +68,18 @@ def test_a_block_is_at_most_15_kernel_calls():
     assert calls[1] - calls[0] <= 2 * 15  # one step and the commit
 
 
-def test_a_steady_chunk_moves_no_storage():
+def test_neither_a_chunk_nor_a_new_stream_moves_storage():
+    """A captured graph reads and writes where these were when it was captured."""
     rollout = steady()
     undo, cache = UndoLog(rollout, 2), rollout.cache
-    places = [tensor.data_ptr() for tensor in (cache.k, cache.v, cache.sink_k, cache.frame, undo.evicted)]
+
+    def places() -> list[int]:
+        tensors = (cache.k, cache.v, cache.sink_k, cache.frame, rollout.reference, undo.evicted)
+        return [tensor.data_ptr() for tensor in tensors]
+
+    before = places()
+    rollout.start(latents(1, 1), speech(1, 1), seed=1)
     for _ in range(3):
         undo.keep_keys()
         rollout.step(speech(1, 1))
-    assert [tensor.data_ptr() for tensor in (cache.k, cache.v, cache.sink_k, cache.frame, undo.evicted)] == places
+    assert places() == before
