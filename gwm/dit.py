@@ -137,8 +137,11 @@ class DiT(nn.Module):
         positions: Int[Tensor, "f"],
         context: Context,
         reference: Float[Tensor, "b 1 c h w"] | None = None,
+        first_row: int = 0,
     ) -> Prediction:
         """Predict noise - x0 for every frame, `sigma` in [0, 1] per frame; `positions` are absolute latent frames.
+
+        first_row: row of patches of the picture with which `x` begins, when `x` is a strip of it.
 
         Raises:
             ValueError: a condition or the reference latent that the model was built with is None.
@@ -155,7 +158,7 @@ class DiT(nn.Module):
             j=self.config.patch,
         )
         tokens = self.patch_embedding(patches)
-        turn = rotation(positions, rows, columns, self.config.head_dim)
+        turn = rotation(positions, rows, columns, self.config.head_dim, first_row=first_row)
         embedding = self._frame_embedding(sigma, condition)
         modulation = self.time_projection(embedding).unflatten(-1, (6, self.config.dim))
         text = None if self.text_embedding is None else self.text_embedding(_required(condition.text, "text"))

@@ -33,13 +33,15 @@ class Rollout:
         *,
         batch_size: int = 1,
         grid: tuple[int, int] | None = None,
-        cache: type[RingCache] = RingCache,
+        cache: Callable[..., RingCache] = RingCache,
     ) -> None:
-        """grid: rows and columns of latents; None: the contract's square. cache: another one, to compare with."""
+        """grid: rows and columns of latents; None: the contract's square. cache: makes another one."""
         self.model, self.contract, self.batch_size = model, contract, batch_size
         weight = model.head.weight
         rows, columns = grid or (contract.latent_size, contract.latent_size)
         self.chunk_shape = (batch_size, contract.pattern.chunk_frames, contract.dit.in_channels, rows, columns)
+        self.first_row = 0  # of patches: of the picture, this process computes the rows from there on
+        self.picture_shape = self.chunk_shape
         self.cache = cache(
             contract.dit,
             contract.pattern,
@@ -59,8 +61,8 @@ class Rollout:
         """Forget everything and put the reference image's latent into the sink; of `condition` only the text counts."""
         self.cache.reset()
         self.frame, self.seed = 0, seed
-        self.reference.copy_(reference)
-        self._velocity(reference, 0.0, condition.frames(slice(0, 0)).after_reference())
+        self.reference.copy_(self.own(reference))
+        self._velocity(self.reference, 0.0, condition.frames(slice(0, 0)).after_reference())
         self.cache.advance(reference.shape[1])
         self.frame += reference.shape[1]
 
@@ -77,8 +79,12 @@ class Rollout:
     def noises(self) -> list[Float[Tensor, "b f c h w"]]:
         """All noise of the next chunk: what it starts from, and what `renoise` adds before each later step."""
         count = len(self.contract.sigmas) if self.contract.solver == "renoise" else 1
-        draws = [frame_noise(self.chunk_shape, seed=self.seed, frame=self.frame, step=k) for k in range(count)]
-        return [to_device(noise, self.cache.k.device, self.cache.k.dtype) for noise in draws]
+        draws = [frame_noise(self.picture_shape, seed=self.seed, frame=self.frame, step=k) for k in range(count)]
+        return [to_device(self.own(noise), self.cache.k.device, self.cache.k.dtype) for noise in draws]
+
+    def own(self, x: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b f c _ w"]:
+        """The part of a picture that this process computes: all of it."""
+        return x
 
     @torch.no_grad()
     def generate(
@@ -106,5 +112,5 @@ class Rollout:
     def _velocity(self, x: Tensor, sigma: float, condition: Condition) -> Tensor:
         positions = self.cache.positions(x.shape[1])
         levels = x.new_full(x.shape[:2], sigma)
-        prediction = self.model(x, levels, condition, positions=positions, context=self.cache, reference=self.reference)
-        return prediction.velocity
+        place = {"positions": positions, "context": self.cache, "first_row": self.first_row}
+        return self.model(x, levels, condition, **place, reference=self.reference).velocity

@@ -28,14 +28,14 @@ def axis_pairs(head_dim: int) -> tuple[int, int, int]:
     return head_dim // 2 - 2 * space, space, space
 
 
-def rotation(frame: Int[Tensor, "f"], rows: int, columns: int, head_dim: int) -> Rotation:
+def rotation(frame: Int[Tensor, "f"], rows: int, columns: int, head_dim: int, *, first_row: int = 0) -> Rotation:
     """Cosines and sines of all tokens of the given latent frames, each a grid of rows x columns, in float32."""
     t, y, x = axis_pairs(head_dim)
     device = frame.device
     grid = (len(frame), rows, columns)
     parts = (
         _angles(frame, t)[:, None, None].expand(*grid, -1),
-        _angles(torch.arange(rows, device=device), y)[None, :, None].expand(*grid, -1),
+        _angles(first_row + torch.arange(rows, device=device), y)[None, :, None].expand(*grid, -1),
         _angles(torch.arange(columns, device=device), x)[None, None].expand(*grid, -1),
     )
     return _cos_sin(torch.cat(parts, dim=-1).flatten(0, 2))

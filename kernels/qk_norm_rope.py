@@ -20,6 +20,11 @@ class Ring(NamedTuple):
     v: Float[Tensor, "b s n e"]
     slots: Int[Tensor, "l"]
 
+    def store(self, k: Heads, v: Heads) -> None:
+        """Put what is already rotated in place."""
+        self.k.index_copy_(1, self.slots, k.to(self.k.dtype))
+        self.v.index_copy_(1, self.slots, v.to(self.v.dtype))
+
 
 def qk_norm_rope(
     q: Tokens,
@@ -38,7 +43,10 @@ def qk_norm_rope(
 
     Source: Wan Team 2025, arXiv:2503.20314 (one RMSNorm over the whole width); Su et al. 2021, arXiv:2104.09864.
     """
-    form = choose("qk_norm_rope", q, qk_norm_rope_reference, qk_norm_rope_triton)
+    # A norm whose width is spread over several devices (`serve.tensor_parallel`) must ask them: no kernel can.
+    whole = type(norm_q) is nn.RMSNorm
+    fused = qk_norm_rope_triton if whole else qk_norm_rope_reference
+    form = choose("qk_norm_rope", q, qk_norm_rope_reference, fused)
     return form(q, k, v, norm_q, norm_k, cos, sin, ring)
 
 
@@ -57,8 +65,7 @@ def qk_norm_rope_reference(
     keys = rotate_pairs(norm_k(k).unflatten(-1, by_head), cos, sin)
     values = v.unflatten(-1, by_head)
     if ring is not None:
-        ring.k.index_copy_(1, ring.slots, keys.to(ring.k.dtype))
-        ring.v.index_copy_(1, ring.slots, values.to(ring.v.dtype))
+        ring.store(keys, values)
     return queries, keys, values
 
 

@@ -12,11 +12,13 @@ from torch import Tensor
 from gwm.condition.audio import chunk_windows, continued_features, history_samples
 from gwm.condition.inputs import Condition
 from gwm.pixels import to_float, to_uint8
-from gwm.rollout import Emit, Rollout, keep
+from gwm.rollout import Emit, keep
 from gwm.transfer import to_device
 from gwm.vae import VAEState
 from serve.artifact import Artifact
 from serve.graphs import Capture, GraphedChunk
+from serve.parallel import rollout_of
+from serve.ranks import Order, Ranks, tensors_of, with_tensors
 from serve.undo import UndoLog
 
 
@@ -27,12 +29,21 @@ class Engine:
     is silence. Pixels depend on artifact, seed, portrait and sound, and not on how the sound was cut into pushes.
     """
 
-    def __init__(self, artifact: Artifact, *, seed: int, capture: Capture | None = None, undo_chunks: int = 0) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        seed: int,
+        capture: Capture | None = None,
+        undo_chunks: int = 0,
+        ranks: Ranks | None = None,
+    ) -> None:
         """capture: how chunks become a CUDA graph, as `serve.graphs.capture_cuda`; None: they run eagerly.
         undo_chunks: how far `rewind` can go back; each costs memory for a chunk's keys and values.
+        ranks: processes that denoise together. The first has the engine that is driven; in all others `follow`.
         """
-        self.contract, self.vae, self.seed = artifact.contract, artifact.vae, seed
-        self.rollout = Rollout(artifact.dit, artifact.contract)
+        self.contract, self.vae, self.seed, self.ranks = artifact.contract, artifact.vae, seed, ranks
+        self.rollout = rollout_of(artifact.dit, artifact.contract, ranks)
         audio = self.contract.audio
         self.past_samples = history_samples(audio) + audio.left_frames * audio.frame_samples
         self.chunk_samples = self.contract.chunk_pixel_frames * audio.frame_samples
@@ -56,9 +67,8 @@ class Engine:
                 "gwm.face.crop_to_face."
             )
         self.heard, self.vae_state = self._silence(), None
-        self.undo.clear()
         reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean.device)).to(self.device)
-        self.rollout.start(reference, self._silent_chunk(), seed=self.seed)
+        self._begin(reference)
 
     def push(self, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
         """Append what the character says and what it hears: any number of samples, the same of both.
@@ -108,6 +118,7 @@ class Engine:
 
     def denoise(self, condition: Condition, emit: Emit = keep) -> Float[Tensor, "1 f c h w"]:
         """The next chunk's latents, fixed in the cache; `emit` gets them as soon as they are final."""
+        self._tell(Order.CHUNK, *tensors_of(condition))
         self.undo.keep_keys()
         return self.chunk.step(condition, emit)
 
@@ -128,8 +139,29 @@ class Engine:
         Raises:
             ValueError: more chunks than are kept, or than there were since `start`.
         """
-        sound, self.vae_state = self.undo.rewind(chunks, self.vae_state)
+        self.undo.check(chunks)
+        self._tell(Order.REWIND, value=chunks)
+        self.undo.rewind_latents(chunks)
+        sound, self.vae_state = self.undo.rewind_ends(chunks, self.vae_state)
         self.heard = torch.cat([*sound, self.heard], dim=1)
+
+    def follow(self) -> None:
+        """Every process but the first: do with the latents what the first one's engine does, until it is closed."""
+        assert self.ranks is not None, "follow is for one of several processes"
+        chunk = self._silent_chunk()
+        reference = self.rollout.reference.new_empty(1, 1, *self.rollout.picture_shape[2:])
+        while (order := self.ranks.hear())[0] is not Order.STOP:
+            if order[0] is Order.START:
+                self.seed = order[1]
+                self._begin(*self.ranks.receive([reference]))
+            elif order[0] is Order.CHUNK:
+                self.denoise(with_tensors(chunk, self.ranks.receive(tensors_of(chunk))))
+            else:
+                self.undo.rewind_latents(order[1])
+
+    def close(self) -> None:
+        """Let the processes that follow this one go."""
+        self._tell(Order.STOP)
 
     def finish(self) -> None:
         """End the sound with the silence that makes every pushed sample part of a ready chunk."""
@@ -169,6 +201,15 @@ class Engine:
     @property
     def device(self) -> torch.device:
         return self.rollout.cache.k.device
+
+    def _begin(self, reference: Float[Tensor, "1 1 c _ _"]) -> None:
+        self._tell(Order.START, reference, value=self.seed)
+        self.undo.clear()
+        self.rollout.start(reference, self._silent_chunk(), seed=self.seed)
+
+    def _tell(self, order: Order, *tensors: Tensor, value: int = 0) -> None:
+        if self.ranks is not None:
+            self.ranks.tell(order, *tensors, value=value)
 
     def _silence(self) -> Float[Tensor, "2 t"]:
         return torch.zeros(2, self.past_samples)

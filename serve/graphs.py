@@ -52,7 +52,7 @@ class GraphedChunk:
         self.rollout = rollout
         self.noises = rollout.noises()
         self.condition = Condition(**{k: None if v is None else v.clone() for k, v in vars(example).items()})
-        self.latents = torch.empty_like(self.noises[0])
+        self.latents = self.noises[0].new_empty(rollout.picture_shape)
         self.emitted: torch.cuda.Event | None = None  # inside the graph: latents are final, the commit is not
         self.replay = None if capture is None else self._captured(capture)
 

@@ -50,20 +50,19 @@ class UndoLog:
             self.num_chunks += 1
             self.num_kept = min(self.num_kept + 1, self.depth)
 
-    def rewind(self, chunks: int, state: VAEState | None) -> tuple[list[Float[Tensor, "2 t"]], VAEState | None]:
-        """Put the rollout back by `chunks`; return their sound, oldest first, and the decoder's state before them.
-
-        state: the decoder's as it is, returned for 0 chunks.
-
-        Raises:
-            ValueError: that many chunks are not kept.
+    def check(self, chunks: int) -> None:
+        """Raises:
+        ValueError: that many chunks are not kept.
         """
         if not 0 <= chunks <= self.num_kept:
             raise ValueError(
                 f"chunks={chunks} must be in [0, {self.num_kept}]: the engine keeps undo_chunks={self.depth}, and "
                 "nothing from before the latest start."
             )
-        cache, sound = self.rollout.cache, deque()
+
+    def rewind_latents(self, chunks: int) -> None:
+        """Put the rollout back by `chunks`, that is its counters and what they had overwritten."""
+        cache = self.rollout.cache
         for _ in range(chunks):
             self.num_chunks -= 1
             self.num_kept -= 1
@@ -72,6 +71,14 @@ class UndoLog:
             kept = self.evicted[:, self.num_chunks % self.depth]
             for storage, old in zip((cache.k, cache.v), kept, strict=True):
                 storage.index_copy_(2, cache.slots(self.chunk_frames), old)
+
+    def rewind_ends(self, chunks: int, state: VAEState | None) -> tuple[list[Float[Tensor, "2 t"]], VAEState | None]:
+        """What went in and out with the latest `chunks`: their sound, oldest first, and the decoder's state before.
+
+        state: the decoder's as it is, returned for 0 chunks.
+        """
+        sound: deque[Float[Tensor, "2 t"]] = deque()
+        for _ in range(chunks):
             sound.appendleft(self.sound.pop())
             state = self.decoder.pop()
         return list(sound), state

@@ -17,7 +17,8 @@ AUDIO = AudioConfig(num_mels=1, hops_per_frame=1)
 FAR = 10**6  # a horizon that no benchmark reaches: baselines do not move their sinks
 SIGMAS = {1: (1.0,), 2: (1.0, 0.6), 4: (1.0, 0.9, 0.75, 0.5)}
 
-CHARACTER: dict[str, Any] = {"text_dim": 0, "in_channels": 64, "around_reference": True}  # beside their sizes, as trained here
+# What characters that are trained here have in common.
+CHARACTER: dict[str, Any] = {"text_dim": 0, "in_channels": 64, "around_reference": True}
 SHAPES: dict[str, dict[str, Any]] = {
     "nano": {"dim": 192, "ffn_dim": 768, "num_heads": 6, "num_layers": 4, **CHARACTER},
     "character": {"dim": 384, "ffn_dim": 1536, "num_heads": 6, "num_layers": 8, **CHARACTER},
