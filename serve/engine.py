@@ -67,7 +67,7 @@ class Engine:
                 "gwm.face.crop_to_face."
             )
         self.heard, self.vae_state = self._silence(), None
-        reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean.device)).to(self.device)
+        reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean)).to(self.device)
         self._begin(reference)
 
     def push(self, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
@@ -202,6 +202,11 @@ class Engine:
     def device(self) -> torch.device:
         return self.rollout.cache.k.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of latents and conditions."""
+        return self.rollout.cache.k.dtype
+
     def _begin(self, reference: Float[Tensor, "1 1 c _ _"]) -> None:
         self._tell(Order.START, reference, value=self.seed)
         self.undo.clear()
@@ -219,11 +224,11 @@ class Engine:
         samples = self.heard[:, : self.past_samples + self.chunk_samples + self.lookahead_samples]
         audio, stride = self.contract.audio, self.contract.vae.temporal_stride
         windows = chunk_windows(continued_features(samples, audio), audio, temporal_stride=stride)
-        agent, user = to_device(windows, self.device)[:, None]
+        agent, user = to_device(windows, self.device, self.dtype)[:, None]
         return Condition(agent=agent, user=user)
 
     def _silent_chunk(self) -> Condition:
         """Conditions in the shape of a chunk's."""
         pattern, dit = self.contract.pattern, self.contract.dit
-        nothing = torch.zeros(1, pattern.chunk_frames, dit.speech_dim, device=self.device)
+        nothing = torch.zeros(1, pattern.chunk_frames, dit.speech_dim, device=self.device, dtype=self.dtype)
         return Condition(agent=nothing, user=nothing)
