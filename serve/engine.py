@@ -37,13 +37,16 @@ class Engine:
         capture: Capture | None = None,
         undo_chunks: int = 0,
         ranks: Ranks | None = None,
+        text_tokens: int = 512,
     ) -> None:
         """capture: how chunks become a CUDA graph, as `serve.graphs.capture_cuda`; None: they run eagerly.
         undo_chunks: how far `rewind` can go back; each costs memory for a chunk's keys and values.
         ranks: processes that denoise together. The first has the engine that is driven; in all others `follow`.
+        text_tokens: of every text, for models that are told one (`switch`); 512 in Wan.
         """
         self.contract, self.vae, self.seed, self.ranks = artifact.contract, artifact.vae, seed, ranks
         self.rollout = rollout_of(artifact.dit, artifact.contract, ranks)
+        self.text = self._no_text(text_tokens)
         audio = self.contract.audio
         self.past_samples = history_samples(audio) + audio.left_frames * audio.frame_samples
         self.chunk_samples = self.contract.chunk_pixel_frames * audio.frame_samples
@@ -54,11 +57,11 @@ class Engine:
         self.undo = UndoLog(self.rollout, undo_chunks)
 
     @torch.no_grad()
-    def start(self, portrait: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Forget everything and show this face.
+    def start(self, portrait: UInt8[np.ndarray, "h w 3"], text: Float[Tensor, "1 s t"] | None = None) -> None:
+        """Forget everything and show this face; of models that are told a text, None tells them none.
 
         Raises:
-            ValueError: the portrait is not square in the artifact's resolution.
+            ValueError: the portrait is not square in the artifact's resolution, or as `switch`.
         """
         height, width, side = *portrait.shape[:2], self.contract.resolution
         if (height, width) != (side, side):
@@ -66,6 +69,10 @@ class Engine:
                 f"portrait of {height}x{width} px must be {side}x{side}, as the artifact was trained. Cut it out with "
                 "gwm.face.crop_to_face."
             )
+        if text is not None:
+            self.switch(text)
+        elif self.text is not None:
+            self.text = self._no_text(self.text.shape[1])
         self.heard, self.vae_state = self._silence(), None
         reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean)).to(self.device)
         self._begin(reference)
@@ -129,6 +136,20 @@ class Engine:
         pixel_frames, self.vae_state = self.vae.decode(latents, self.vae_state)
         return to_uint8(pixel_frames[0])
 
+    def switch(self, text: Float[Tensor, "1 s t"]) -> None:
+        """Tell the model another text, from the next chunk on that is taken.
+
+        Raises:
+            ValueError: the model is told no text, or texts of another shape.
+        """
+        expected = None if self.text is None else tuple(self.text.shape)
+        if tuple(text.shape) != expected:
+            raise ValueError(
+                f"text of shape {tuple(text.shape)} must be {expected}, as the model and the engine's text_tokens say. "
+                "Pad the text, or make an engine with other text_tokens."
+            )
+        self.text = text.to(self.device, self.dtype)
+
     def hush(self) -> None:
         """Let the character fall silent at once: what it had still to say becomes silence, what it hears stays."""
         self.heard[0, self.past_samples :] = 0
@@ -152,8 +173,9 @@ class Engine:
         reference = self.rollout.reference.new_empty(1, 1, *self.rollout.picture_shape[2:])
         while (order := self.ranks.hear())[0] is not Order.STOP:
             if order[0] is Order.START:
-                self.seed = order[1]
-                self._begin(*self.ranks.receive([reference]))
+                told, *text = self.ranks.receive([reference, *tensors_of(Condition(text=self.text))])
+                self.seed, self.text = order[1], text[0] if text else None
+                self._begin(told)
             elif order[0] is Order.CHUNK:
                 self.denoise(with_tensors(chunk, self.ranks.receive(tensors_of(chunk))))
             else:
@@ -207,8 +229,13 @@ class Engine:
         """Of latents and conditions."""
         return self.rollout.cache.k.dtype
 
+    def _no_text(self, tokens: int) -> Float[Tensor, "1 s t"] | None:
+        """What a model that is told a text gets in place of one; None for other models."""
+        width = self.contract.dit.text_dim
+        return torch.zeros(1, tokens, width, device=self.device, dtype=self.dtype) if width else None
+
     def _begin(self, reference: Float[Tensor, "1 1 c _ _"]) -> None:
-        self._tell(Order.START, reference, value=self.seed)
+        self._tell(Order.START, reference, *tensors_of(Condition(text=self.text)), value=self.seed)
         self.undo.clear()
         self.rollout.start(reference, self._silent_chunk(), seed=self.seed)
 
@@ -225,10 +252,10 @@ class Engine:
         audio, stride = self.contract.audio, self.contract.vae.temporal_stride
         windows = chunk_windows(continued_features(samples, audio), audio, temporal_stride=stride)
         agent, user = to_device(windows, self.device, self.dtype)[:, None]
-        return Condition(agent=agent, user=user)
+        return Condition(agent=agent, user=user, text=self.text)
 
     def _silent_chunk(self) -> Condition:
         """Conditions in the shape of a chunk's."""
         pattern, dit = self.contract.pattern, self.contract.dit
         nothing = torch.zeros(1, pattern.chunk_frames, dit.speech_dim, device=self.device, dtype=self.dtype)
-        return Condition(agent=nothing, user=nothing)
+        return Condition(agent=nothing, user=nothing, text=self.text)

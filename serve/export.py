@@ -63,7 +63,7 @@ def export(
         )
     models = {"dit": _loaded(Path(student), DiT(contract.dit)), "vae": _loaded(Path(vae), VAE(contract.vae))}
     gates = {"dit": student_header["gate"], "vae": vae_header["gate"]}
-    facts = {"contract": contract.to_json(), "gates": gates}
+    facts: dict[str, Any] = {"contract": contract.to_json(), "gates": gates}
     if quantise is not None:
         gates["quantised"] = _quantised_gate(Artifact(contract, **models), quantise, least_db=least_db, seconds=gate_s)
         facts["quantised"] = quantise

@@ -29,8 +29,8 @@ def check_recipe(recipe: str, device: torch.device) -> None:
     able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLOAT8_CAPABILITY
     if recipe == "float8" and not able:
         raise ValueError(
-            f"quantised='float8' must run on a CUDA device of capability {FLOAT8_CAPABILITY} or later, which multiplies "
-            f"float8; device={device} does not. Export with quantise=int8, or without."
+            f"quantised='float8' must run on a CUDA device of capability {FLOAT8_CAPABILITY} or later, which "
+            f"multiplies float8; device={device} does not. Export with quantise=int8, or without."
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from serve.artifact import Artifact
 from serve.engine import Engine
@@ -51,6 +52,7 @@ class Sessions:
 
     lead_chunks: how long after its sound a chunk may come, in chunks; the buffer of the players.
     capture: as for `Engine`; one graph for each slot, captured here and kept for all sessions of the slot.
+    text_tokens: as for `Engine`.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Sessions:
         lead_chunks: float = 1.0,
         undo_chunks: int = 0,
         capture: Capture | None = None,
+        text_tokens: int = 512,
         policy: Policy = least_slack,
         max_load: float = 0.9,
         clock: Callable[[], float] = time.monotonic,
@@ -72,16 +75,24 @@ class Sessions:
         self.contract, self.clock = artifact.contract, clock
         self.period_s = artifact.contract.chunk_ms / 1000
         self.lead_s = lead_chunks * self.period_s
-        self.free = [Engine(artifact, seed=0, capture=capture, undo_chunks=undo_chunks) for _ in range(slots)]
+        options = {"capture": capture, "undo_chunks": undo_chunks, "text_tokens": text_tokens}
+        self.free = [Engine(artifact, seed=0, **options) for _ in range(slots)]
         self.running: dict[str, Session] = {}
         self.scheduler = Scheduler(clock, policy=policy, max_load=max_load)
         self.chunk_s = self._measured()
 
-    def open(self, name: str, portrait: UInt8[np.ndarray, "h w 3"], *, seed: int) -> None:
+    def open(
+        self,
+        name: str,
+        portrait: UInt8[np.ndarray, "h w 3"],
+        *,
+        seed: int,
+        text: Float[Tensor, "1 s t"] | None = None,
+    ) -> None:
         """Begin a stream.
 
         Raises:
-            ValueError: the name is taken, or the portrait does not fit.
+            ValueError: the name is taken, or portrait or text do not fit.
             CapacityError: there is no slot, or streams would be late.
         """
         if not self.free:
@@ -90,7 +101,7 @@ class Sessions:
         engine = self.free.pop()
         engine.seed = seed
         try:
-            engine.start(portrait)
+            engine.start(portrait, text)
         except ValueError:
             self.scheduler.close(name)
             self.free.append(engine)
@@ -106,6 +117,16 @@ class Sessions:
         """As `Engine.push`."""
         self.running[name].engine.push(agent, user)
         self._ready(name)
+
+    def switch(self, name: str, text: Float[Tensor, "1 s t"]) -> Receipt:
+        """Tell the model another text, from the next chunk on; no frame becomes stale.
+
+        Raises:
+            ValueError: as `Engine.switch`.
+        """
+        session = self.running[name]
+        session.engine.switch(text)
+        return Receipt(session.generation, self.clock(), session.number)
 
     def interrupt(self, name: str) -> Receipt:
         """A new generation: frames of the old one are stale wherever they are, and what was to be said is silence."""

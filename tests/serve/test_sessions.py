@@ -1,10 +1,17 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.vae import VAE
 from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.scheduler import CapacityError, first_come
 from serve.sessions import Chunk, Sessions, slot_bytes
+from tests.serve.conftest import randomised
 
 Voices = tuple[np.ndarray, np.ndarray]
 
@@ -92,6 +99,48 @@ def test_an_interruption_is_a_new_generation_with_a_receipt(artifact: Artifact, 
     assert (first.generation, first.number, second.generation, second.number) == (0, 0, 1, 1)
     assert (receipt.generation, receipt.from_chunk) == (1, 1)
     assert receipt.accepted_s == pytest.approx(made.clock.now, abs=0.1)
+
+
+def told(contract: Contract) -> Artifact:
+    """An artifact whose model is told a text."""
+    contract = contract.replace(dit=dataclasses.replace(contract.dit, text_dim=6))
+    return Artifact(contract, randomised(DiT(contract.dit)), randomised(VAE(contract.vae)))
+
+
+def test_a_switch_holds_from_the_chunk_of_its_receipt(contract: Contract, portrait: np.ndarray, voices: Voices):
+    models, text = told(contract), torch.randn(1, 4, 6)
+    streams = []
+    for switched in (False, True):
+        made = sessions(models, slots=1, text_tokens=4)
+        made.open("a", portrait, seed=1)
+        made.push("a", *voices)
+        chunks = [made.step()]
+        if switched:
+            receipt = made.switch("a", text)
+        streams.append(chunks + all_chunks(made))
+    assert (receipt.generation, receipt.from_chunk) == (0, 1)
+    same = [np.array_equal(a.frames, b.frames) for a, b in zip(*streams, strict=True)]
+    assert same[: receipt.from_chunk] == [True] and not any(same[receipt.from_chunk :])
+    assert {chunk.generation for chunk in streams[1]} == {0}
+
+
+def test_a_slot_forgets_what_its_last_session_was_told(contract: Contract, portrait: np.ndarray, voices: Voices):
+    made, frames = sessions(told(contract), slots=1, text_tokens=4), []
+    for text in (torch.zeros(1, 4, 6), torch.randn(1, 4, 6), None):
+        made.open("a", portrait, seed=1)
+        if text is not None:
+            made.switch("a", text)
+        made.push("a", *voices)
+        frames.append(made.step().frames)
+        made.close("a")
+    assert np.array_equal(frames[0], frames[2]) and not np.array_equal(frames[0], frames[1])
+
+
+def test_a_text_of_another_shape_is_an_error(artifact: Artifact, contract: Contract):
+    with pytest.raises(ValueError, match=r"text of shape \(1, 3, 6\) must be \(1, 4, 6\)"):
+        Engine(told(contract), seed=0, text_tokens=4).switch(torch.zeros(1, 3, 6))
+    with pytest.raises(ValueError, match=r"text of shape \(1, 3, 6\) must be None"):
+        Engine(artifact, seed=0).switch(torch.zeros(1, 3, 6))
 
 
 def test_rewound_chunks_come_again_in_a_new_generation(artifact: Artifact, portrait: np.ndarray, voices: Voices):
