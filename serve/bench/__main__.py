@@ -17,6 +17,7 @@ from serve.bench.ladder import climb, compare_caches
 from serve.bench.live_artifact import measure_artifact
 from serve.bench.measure import measure
 from serve.bench.report import Results, case_table, ratio_table
+from serve.bench.soak import soak as run_soak
 from serve.bench.timing import Stopwatch
 from serve.scheduler import first_come, least_slack, round_robin
 from serve.simulation import compare
@@ -37,6 +38,7 @@ def bench(
     rounds: int,
     compile: bool,
     streams: list[int],
+    soak: int,
     out: Path,
 ) -> Path:
     """Measure everything in order; the file holds what is finished at any time."""
@@ -60,6 +62,9 @@ def bench(
             results.add(part, result)
             log.info("\n%s", ratio_table(result))
             _forget(device)
+    if soak:
+        results.add("soaks", run_soak(stopwatch, chunks=soak))
+        log.info("%s", results.values["soaks"][-1])
     log.info("\n%s\n%s", case_table(results.values.get("cases", [])), results.path)
     return results.path
 

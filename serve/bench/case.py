@@ -15,6 +15,7 @@ from gwm.vae import VAE
 # The smallest window of sound: Wan models hear nothing, and these two embeddings of 12 numbers cost nothing.
 AUDIO = AudioConfig(num_mels=1, hops_per_frame=1)
 FAR = 10**6  # a horizon that no benchmark reaches: baselines do not move their sinks
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIGMAS = {1: (1.0,), 2: (1.0, 0.6), 4: (1.0, 0.9, 0.75, 0.5)}
 
 # What characters that are trained here have in common.
@@ -22,6 +23,8 @@ CHARACTER: dict[str, Any] = {"text_dim": 0, "in_channels": 64, "around_reference
 SHAPES: dict[str, dict[str, Any]] = {
     "nano": {"dim": 192, "ffn_dim": 768, "num_heads": 6, "num_layers": 4, **CHARACTER},
     "character": {"dim": 384, "ffn_dim": 1536, "num_heads": 6, "num_layers": 8, **CHARACTER},
+    "one_layer": {"dim": 32, "ffn_dim": 64, "num_heads": 2, "num_layers": 1, "text_dim": 0, "in_channels": 4},
+    "small_wan": {"dim": 192, "ffn_dim": 768, "num_heads": 6, "num_layers": 4, "text_dim": 64},
     "wan2_1_1_3b": {"dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30, "text_dim": 4096},
     "wan2_2_5b": {
         "dim": 3072,
@@ -53,6 +56,8 @@ class Case:
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
             raise ValueError(f"shape={self.shape!r} must be one of {sorted(SHAPES)}.")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} must be one of {sorted(DTYPES)}.")
         if self.steps not in SIGMAS:
             raise ValueError(f"steps={self.steps} must be one of {sorted(SIGMAS)}.")
 

@@ -1,17 +1,17 @@
 """One optimisation after the other, and other engines' caches, timed in turns on the same weights."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from kernels.dispatch import by_device, reference_only
 from serve.bench.caches import POLICIES
-from serve.bench.case import Case, random_models
+from serve.bench.case import DTYPES, Case, random_models
 from serve.bench.counters import counting
+from serve.bench.peers import diffusers_runs, installed_caches
 from serve.bench.subject import Options, Subject
-from serve.bench.timing import Stopwatch, percentiles, ratios, take_turns
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from serve.bench.timing import Run, Stopwatch, percentiles, ratios, take_turns
 
 
 def rungs(device: torch.device, *, compile: bool) -> dict[str, Options]:
@@ -32,7 +32,7 @@ def rungs(device: torch.device, *, compile: bool) -> dict[str, Options]:
 def climb(case: Case, stopwatch: Stopwatch, *, rounds: int, compile: bool) -> dict[str, Any]:
     """Milliseconds of a chunk (steps and commit) on every rung, and each rung against the last engine rung."""
     options = rungs(stopwatch.device, compile=compile)
-    times = _times(case, stopwatch, options, rounds=rounds)
+    times = _times(case, stopwatch, options, rounds=rounds, others=diffusers_runs(case, stopwatch.device))
     base = "ring + kernels + graph" if stopwatch.device.type == "cuda" else "ring"
     return {
         "case": case.name,
@@ -45,8 +45,9 @@ def climb(case: Case, stopwatch: Stopwatch, *, rounds: int, compile: bool) -> di
 
 def compare_caches(case: Case, stopwatch: Stopwatch, *, rounds: int) -> dict[str, Any]:
     """The ring against the caches of other engines, nothing else differing; and the bytes each moves for itself."""
+    peers = {name: Options(cache=cache) for name, cache in installed_caches(case).items()}
     options = {name: Options(cache=name) for name in POLICIES}
-    times = _times(case, stopwatch, options, rounds=rounds)
+    times = _times(case, stopwatch, options | peers, rounds=rounds)
     return {
         "case": case.name,
         "clock": stopwatch.clock,
@@ -70,10 +71,18 @@ def cache_bytes(case: Case, device: torch.device, options: Options) -> int:
     return counts.cache_bytes
 
 
-def _times(case: Case, stopwatch: Stopwatch, options: dict[str, Options], *, rounds: int) -> dict[str, list[float]]:
+def _times(
+    case: Case,
+    stopwatch: Stopwatch,
+    options: dict[str, Options],
+    *,
+    rounds: int,
+    others: Mapping[str, Run] | None = None,
+) -> dict[str, list[float]]:
     models = random_models(case.contract(), device=stopwatch.device, dtype=DTYPES[case.dtype])
     subjects = {name: Subject(case, models, option) for name, option in options.items()}
     for subject in subjects.values():
         subject.fill()
         subject.denoise()
-    return take_turns({name: subject.denoise for name, subject in subjects.items()}, stopwatch, rounds=rounds)
+    runs: dict[str, Run] = {name: subject.denoise for name, subject in subjects.items()}
+    return take_turns({**(others or {}), **runs}, stopwatch, rounds=rounds)

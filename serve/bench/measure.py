@@ -65,7 +65,7 @@ def _steady(subject: Subject, stopwatch: Stopwatch, chunks: int) -> tuple[dict[s
     for _ in range(chunks):
         denoise.append(stopwatch.ms(lambda: latents.copy_(subject.denoise())))
         decode.append(stopwatch.ms(lambda: subject.decode(latents)) if subject.case.decoder else 0.0)
-        sizes.append(_allocated(device))
+        sizes.append(allocated(device))
     both = [a + b for a, b in zip(denoise, decode, strict=True)]
     times = {"denoise_ms": percentiles(denoise), "decode_ms": percentiles(decode), "chunk_ms": percentiles(both)}
     overlap = _overlap(subject, stopwatch, chunks, sum(denoise) / chunks, sum(decode) / chunks)
@@ -143,7 +143,8 @@ def counters(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _allocated(device: torch.device) -> int:
+def allocated(device: torch.device) -> int:
+    """Bytes that live tensors have on a GPU, and the process has on a CPU."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     gc.collect()

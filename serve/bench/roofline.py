@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from serve.bench.case import Case
+from serve.bench.case import DTYPES, Case
 from serve.bench.timing import Stopwatch
 
 
@@ -40,7 +40,7 @@ class Work:
 def pass_work(case: Case) -> Work:
     """Work of one evaluation of the network, text attention included where the model has it."""
     contract = case.contract()
-    dit, pattern, size = contract.dit, contract.pattern, torch.finfo(_dtype(case)).bits // 8
+    dit, pattern, size = contract.dit, contract.pattern, torch.finfo(DTYPES[case.dtype]).bits // 8
     new = pattern.chunk_frames * case.patches
     visible = (pattern.sink_frames + pattern.ring_frames) * case.patches
     d, f, text = dit.dim, dit.ffn_dim, case.text_tokens if dit.text_dim else 0
@@ -63,14 +63,10 @@ def measure_peaks(case: Case, stopwatch: Stopwatch) -> Peaks:
     """The best of a large matrix product and of a large copy, as PyTorch does them here."""
     device = stopwatch.device
     side = 8192 if device.type == "cuda" else 1536
-    like = {"device": device, "dtype": _dtype(case)}
+    like = {"device": device, "dtype": DTYPES[case.dtype]}
     a, b = torch.randn(side, side, **like), torch.randn(side, side, **like)
     source = torch.zeros(2**31 if device.type == "cuda" else 2**26, device=device, dtype=torch.uint8)
     copy = torch.empty_like(source)
     product_ms = min(stopwatch.ms(lambda: a @ b) for _ in range(5))
     copy_ms = min(stopwatch.ms(lambda: copy.copy_(source)) for _ in range(5))
     return Peaks(flops_per_s=2e3 * side**3 / product_ms, bytes_per_s=2e3 * source.nbytes / copy_ms)
-
-
-def _dtype(case: Case) -> torch.dtype:
-    return torch.bfloat16 if case.dtype == "bfloat16" else torch.float32

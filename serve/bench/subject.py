@@ -6,13 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gwm.cache import RingCache
 from gwm.condition.inputs import Condition
 from gwm.dit import DiT
 from gwm.rollout import Rollout
 from gwm.vae import VAE, VAEState
 from kernels.dispatch import Policy, by_device, using
 from serve.bench.caches import POLICIES
-from serve.bench.case import Case, random_models
+from serve.bench.case import DTYPES, Case, random_models
 from serve.graphs import GraphedChunk, capture_cuda
 
 
@@ -20,7 +21,7 @@ from serve.graphs import GraphedChunk, capture_cuda
 class Options:
     """What is switched on. The defaults are the engine's."""
 
-    cache: str = "ring"  # of POLICIES
+    cache: str | type[RingCache] = "ring"  # of POLICIES, or another package's
     kernels: Policy = by_device
     graph: bool = False
     compile: bool = False
@@ -33,7 +34,8 @@ class Subject:
         self.case, self.options, (dit, self.vae) = case, options, models
         weight, contract = dit.head.weight, case.contract()
         network = torch.compile(dit, dynamic=False) if options.compile else dit
-        self.rollout = Rollout(dit, contract, grid=case.grid, cache=POLICIES[options.cache])
+        cache = POLICIES[options.cache] if isinstance(options.cache, str) else options.cache
+        self.rollout = Rollout(dit, contract, grid=case.grid, cache=cache)
         self.rollout.model = network  # type: ignore[assignment]  # a compiled module is called like the module
         like = {"device": weight.device, "dtype": weight.dtype}
         speech = torch.zeros(1, contract.pattern.chunk_frames, contract.dit.speech_dim, **like)
@@ -78,6 +80,5 @@ class Subject:
 
 def make(case: Case, device: torch.device, options: Options | None = None) -> Subject:
     """A subject with random weights of its own."""
-    dtype: torch.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[case.dtype]
-    models = random_models(case.contract(), device=device, dtype=dtype)
+    models = random_models(case.contract(), device=device, dtype=DTYPES[case.dtype])
     return Subject(case, models, options or Options(graph=device.type == "cuda"))

@@ -24,7 +24,7 @@ from tests.tiny import DIT, contract, latents, speech, tiny_dit
 
 FP32 = 1e-5  # products of other shapes are added up in another order
 CONTEXT = multiprocessing.get_context("fork")  # models and inputs are there already
-NUM_CHUNKS = 9  # twice round the ring and beyond the horizon
+NUM_CHUNKS = 5  # round the ring and beyond the horizon
 Work = Callable[[Ranks], object]
 
 

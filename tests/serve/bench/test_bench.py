@@ -23,7 +23,7 @@ def run(out: Path, **changes: object) -> dict:
         "chunks": 4,
         "rounds": 2,
     }
-    path = bench(**(settings | {"compile": False, "streams": [1, 3], "out": out} | changes))
+    path = bench(**(settings | {"compile": False, "streams": [1, 3], "soak": 0, "out": out} | changes))
     return json.loads(path.read_text())
 
 
