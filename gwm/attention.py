@@ -2,13 +2,14 @@
 
 from typing import Protocol, runtime_checkable
 
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gwm.config import DiTConfig
-from gwm.rope import Rotation, rotate
+from gwm.rope import Rotation
+from kernels.attention import Prefix, Visible, attention
+from kernels.qk_norm_rope import Ring, qk_norm_rope
 
 KeysValues = tuple[Float[Tensor, "b l n e"], Float[Tensor, "b l n e"]]
 
@@ -17,10 +18,14 @@ KeysValues = tuple[Float[Tensor, "b l n e"], Float[Tensor, "b l n e"]]
 class Context(Protocol):
     """What new tokens may look at. Implemented by a masked clip, by past chunks and by the ring cache."""
 
+    def ring(self, layer: int) -> Ring | None:
+        """Where the new keys and values are put before `visible` is asked; None: nowhere."""
+        ...
+
     def visible(
         self, layer: int, k: Float[Tensor, "b l n e"], v: Float[Tensor, "b l n e"]
-    ) -> tuple[Float[Tensor, "b s n e"], Float[Tensor, "b s n e"], Bool[Tensor, "l s"] | Bool[Tensor, "1 s"] | None]:
-        """Keys and values to attend to, those of the new tokens (rotated) included, and the mask or None."""
+    ) -> tuple[Float[Tensor, "b s n e"], Float[Tensor, "b s n e"], Bool[Tensor, "l s"] | Prefix | None]:
+        """Keys and values to attend to, those of the new tokens (rotated) included, and which of them are visible."""
         ...
 
 
@@ -29,6 +34,9 @@ class MaskedClip:
 
     def __init__(self, mask: Bool[Tensor, "l l"] | None) -> None:
         self.mask = mask
+
+    def ring(self, layer: int) -> None:
+        return None
 
     def visible(
         self, layer: int, k: Float[Tensor, "b l n e"], v: Float[Tensor, "b l n e"]
@@ -49,12 +57,10 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "b l d"], turn: Rotation, context: Context
     ) -> tuple[Float[Tensor, "b l d"], KeysValues]:
-        heads = "b l (n e) -> b l n e"
-        q = rotate(rearrange(self.norm_q(self.q(x)), heads, n=self.num_heads), turn)
-        k = rotate(rearrange(self.norm_k(self.k(x)), heads, n=self.num_heads), turn)
-        v = rearrange(self.v(x), heads, n=self.num_heads)
-        keys, values, mask = context.visible(self.layer, k, v)
-        return self.o(attend(q, keys, values, mask)), (k, v)
+        ring = context.ring(self.layer)
+        q, k, v = qk_norm_rope(self.q(x), self.k(x), self.v(x), self.norm_q, self.norm_k, *turn, ring=ring)
+        keys, values, visible = context.visible(self.layer, k, v)
+        return self.o(attend(q, keys, values, visible)), (k, v)
 
 
 class CrossAttention(nn.Module):
@@ -76,8 +82,7 @@ class CrossAttention(nn.Module):
 
 
 def attend(
-    q: Float[Tensor, "b l n e"], k: Float[Tensor, "b s n e"], v: Float[Tensor, "b s n e"], mask: Tensor | None
+    q: Float[Tensor, "b l n e"], k: Float[Tensor, "b s n e"], v: Float[Tensor, "b s n e"], visible: Visible
 ) -> Float[Tensor, "b l n*e"]:
     """Scaled dot-product attention, heads merged again."""
-    q, k, v = (z.transpose(1, 2) for z in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+    return attention(q, k, v, visible).flatten(2)

@@ -7,13 +7,16 @@ clips were: the distance from the current chunk to a sink never exceeds `horizon
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gwm.attention import KeysValues
 from gwm.chunks import ChunkPattern
 from gwm.config import DiTConfig
 from gwm.rope import rotate, time_rotation
+from kernels.attention import Prefix
+from kernels.qk_norm_rope import Ring
+from kernels.sink_rope import turn_sinks
 
 Committed = tuple[Float[Tensor, "b _ n e"], Float[Tensor, "b _ n e"]]  # as KeysValues, but chunks differ in length
 
@@ -40,6 +43,9 @@ class PastChunks:
         if len(chunks) > sinks + recent:
             chunks = chunks[:sinks] + chunks[len(chunks) - recent :]
         return PastChunks(self.pattern, self.horizon_frames, chunks, self.num_committed + 1)
+
+    def ring(self, layer: int) -> None:
+        return None
 
     def visible(
         self, layer: int, k: Float[Tensor, "b l n e"], v: Float[Tensor, "b l n e"]
@@ -84,34 +90,43 @@ class RingCache:
         self.sink_k = torch.zeros_like(self.k[:, :, : pattern.sink_frames * patches])
         self.frame = torch.zeros((), dtype=torch.long, device=device)  # first latent frame of the current chunk
         self._slot = torch.arange(tokens, device=device)
+        self._new, self._prefix = self._slot[:0], Prefix(self._slot[:1].int(), self._bias(self._slot[:1]))
 
     def reset(self) -> None:
         """Back to an empty stream; storage stays where it is, and what it holds can no longer be seen."""
         self.frame.zero_()
 
     def positions(self, num_frames: int) -> Int[Tensor, "f"]:
-        """Absolute latent frames of the current chunk."""
+        """Absolute latent frames of the current chunk; call before each pass, whose keys go to the chunk's slots."""
+        end = self.frame * self.patches + num_frames * self.patches
+        length = end.clamp(max=len(self._slot))
+        self._new, self._prefix = self.slots(num_frames), Prefix(length.int()[None], self._bias(length))
         return self.frame + torch.arange(num_frames, device=self.frame.device)
+
+    def _bias(self, length: Int[Tensor, "*_"]) -> Float[Tensor, "1 s"]:
+        nothing = torch.zeros((), device=self.k.device, dtype=self.k.dtype)
+        return torch.where(self._slot < length, nothing, -torch.inf)[None]
+
+    def slots(self, num_frames: int) -> Int[Tensor, "l"]:
+        """Where the tokens of the current chunk are kept: sinks in order, then round the ring."""
+        token = self.frame * self.patches + torch.arange(num_frames * self.patches, device=self.frame.device)
+        sinks, ring = self.pattern.sink_frames * self.patches, self.pattern.ring_frames * self.patches
+        return torch.where(token < sinks, token, sinks + (token - sinks) % ring)
+
+    def ring(self, layer: int) -> Ring:
+        return Ring(self.k[layer], self.v[layer], self._new)
 
     def visible(
         self, layer: int, k: Float[Tensor, "b l n e"], v: Float[Tensor, "b l n e"]
-    ) -> tuple[Float[Tensor, "b s n e"], Float[Tensor, "b s n e"], Bool[Tensor, "1 s"]]:
-        """Write the current chunk in place and return the whole storage; not differentiable."""
-        slots = self._token_slots(k.shape[1])
-        self.k[layer].index_copy_(1, slots, k.to(self.k.dtype))
-        self.v[layer].index_copy_(1, slots, v.to(self.v.dtype))
-        valid = self._slot < self.frame * self.patches + k.shape[1]
-        return self.k[layer], self.v[layer], valid[None]
+    ) -> tuple[Float[Tensor, "b s n e"], Float[Tensor, "b s n e"], Prefix]:
+        """The whole storage, in which the current chunk is in place already; not differentiable."""
+        return self.k[layer], self.v[layer], self._prefix
 
     def follow(self, num_frames: int) -> None:
         """Turn the sinks to their distance from the current chunk; once a chunk, before its first step."""
-        sinks = self.sink_k.shape[2]
-        if sinks:
+        if self.sink_k.shape[2]:
             shift = sink_shift(self.frame + num_frames - 1, self.horizon_frames)
-            turned = rotate(self.sink_k.flatten(0, 1), time_rotation(shift, self.head_dim)).view_as(self.sink_k)
-            # A sink that is still being written is not in sink_k yet.
-            written = self._slot[:sinks] < self.frame * self.patches
-            self.k[:, :, :sinks] = torch.where(written[None, None, :, None, None], turned, self.k[:, :, :sinks])
+            turn_sinks(self.k, self.sink_k, *time_rotation(shift, self.head_dim), self.frame * self.patches)
 
     def advance(self, num_frames: int) -> None:
         """Fix the current chunk: the next one gets slots of its own."""
@@ -121,8 +136,3 @@ class RingCache:
             new = (self._slot[:sinks] >= self.frame * self.patches) & (self._slot[:sinks] < end)
             self.sink_k.copy_(torch.where(new[None, None, :, None, None], self.k[:, :, :sinks], self.sink_k))
         self.frame.add_(num_frames)
-
-    def _token_slots(self, num_tokens: int) -> Int[Tensor, "l"]:
-        token = self.frame * self.patches + torch.arange(num_tokens, device=self.frame.device)
-        sinks, ring = self.pattern.sink_frames * self.patches, self.pattern.ring_frames * self.patches
-        return torch.where(token < sinks, token, sinks + (token - sinks) % ring)

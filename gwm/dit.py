@@ -16,6 +16,7 @@ from gwm.condition.inputs import Condition
 from gwm.condition.speech import SpeechEncoder
 from gwm.config import DiTConfig
 from gwm.rope import Rotation, rotation
+from kernels.residual_norm import residual_norm
 
 LEAST_SIGMA = 0.05  # of a velocity towards a predicted x0, which would else divide by zero
 
@@ -79,13 +80,14 @@ class DiTBlock(nn.Module):
     ) -> tuple[Float[Tensor, "b f p d"], KeysValues]:
         # Modulation and the residual stream stay in float32 under autocast, as in Wan 2.1.
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + modulation)[:, :, :, None].unbind(2)
-        frames = x.shape[1]
-        y, keys_values = self.attention(modulate(self.norm1(x), shift1, scale1).flatten(1, 2), turn, context)
-        x = x + gate1 * y.unflatten(1, (frames, -1))
+        frames, gate = x.shape[1], gate1
+        x, h = residual_norm(x, None, None, self.norm1, scale1, shift1)
+        y, keys_values = self.attention(h.flatten(1, 2), turn, context)
         if self.text_attention is not None and self.text_norm is not None and text is not None:
-            x = x + self.text_attention(self.text_norm(x).flatten(1, 2), text).unflatten(1, (frames, -1))
-        x = x + gate2 * self.ffn(modulate(self.norm2(x), shift2, scale2))
-        return x, keys_values
+            x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate1, self.text_norm, None, None)
+            y, gate = self.text_attention(h.flatten(1, 2), text), None
+        x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate, self.norm2, scale2, shift2)
+        return x + gate2 * self.ffn(h), keys_values
 
 
 def velocity_towards(
@@ -141,8 +143,11 @@ class DiT(nn.Module):
         positions: Int[Tensor, "f"],
         context: Context,
         reference: Float[Tensor, "b 1 c h w"] | None = None,
+        first_row: int = 0,
     ) -> Prediction:
         """Predict noise - x0 for every frame, `sigma` in [0, 1] per frame; `positions` are absolute latent frames.
+
+        first_row: row of patches of the picture with which `x` begins, when `x` is a strip of it.
 
         Raises:
             ValueError: a condition or the reference latent that the model was built with is None.
@@ -160,8 +165,8 @@ class DiT(nn.Module):
         )
         tokens = self.patch_embedding(patches)
         if self.place_embedding is not None:
-            tokens = tokens + self.place_embedding
-        turn = rotation(positions, rows, columns, self.config.head_dim)
+            tokens = tokens + self.place_embedding[first_row * columns :][: rows * columns]
+        turn = rotation(positions, rows, columns, self.config.head_dim, first_row=first_row)
         embedding = self._frame_embedding(sigma, condition)
         modulation = self.time_projection(embedding).unflatten(-1, (6, self.config.dim))
         text = None if self.text_embedding is None else self.text_embedding(_required(condition.text, "text"))

@@ -5,6 +5,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from gwm.transfer import to_host
+
 
 def to_float(pixel_frames: UInt8[np.ndarray, "*b h w 3"]) -> Float[Tensor, "*b 3 h w"]:
     """uint8 RGB to [-1, 1]."""
@@ -14,4 +16,4 @@ def to_float(pixel_frames: UInt8[np.ndarray, "*b h w 3"]) -> Float[Tensor, "*b 3
 def to_uint8(pixel_frames: Float[Tensor, "*b 3 h w"]) -> UInt8[np.ndarray, "*b h w 3"]:
     """[-1, 1] to uint8 RGB, rounded; values outside are clamped."""
     scaled = (pixel_frames.float().clamp(-1, 1) + 1) * 127.5
-    return scaled.round().to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
+    return to_host(scaled.round().to(torch.uint8).movedim(-3, -1).contiguous()).numpy()

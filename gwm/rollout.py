@@ -1,5 +1,7 @@
 """The stream of latent chunks: the one sampler that trainer, evaluation and server share."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,6 +11,13 @@ from gwm.condition.inputs import Condition
 from gwm.contract import Contract
 from gwm.dit import DiT, num_patches
 from gwm.sampler import frame_noise, step
+from gwm.transfer import to_device
+
+Emit = Callable[[Float[Tensor, "b f c h w"]], None]
+
+
+def keep(latents: Float[Tensor, "b f c h w"]) -> None:
+    """Emit to nobody."""
 
 
 class Rollout:
@@ -17,12 +26,23 @@ class Rollout:
     Latents depend only on weights, contract, reference, conditions and seed.
     """
 
-    def __init__(self, model: DiT, contract: Contract, *, batch_size: int = 1) -> None:
+    def __init__(
+        self,
+        model: DiT,
+        contract: Contract,
+        *,
+        batch_size: int = 1,
+        grid: tuple[int, int] | None = None,
+        cache: Callable[..., RingCache] = RingCache,
+    ) -> None:
+        """grid: rows and columns of latents; None: the contract's square. cache: makes another one."""
         self.model, self.contract, self.batch_size = model, contract, batch_size
         weight = model.head.weight
-        size = contract.latent_size
-        self.chunk_shape = (batch_size, contract.pattern.chunk_frames, contract.dit.in_channels, size, size)
-        self.cache = RingCache(
+        rows, columns = grid or (contract.latent_size, contract.latent_size)
+        self.chunk_shape = (batch_size, contract.pattern.chunk_frames, contract.dit.in_channels, rows, columns)
+        self.first_row = 0  # of patches: of the picture, this process computes the rows from there on
+        self.picture_shape = self.chunk_shape
+        self.cache = cache(
             contract.dit,
             contract.pattern,
             patches=num_patches(torch.empty(self.chunk_shape, device="meta"), contract.dit),
@@ -33,47 +53,64 @@ class Rollout:
         )
         self.frame = 0  # host copy of the cache's frame counter: it seeds the noise
         self.seed = 0
-        self.reference: Tensor | None = None
+        # In one place for good, like the cache: a captured graph reads it there.
+        self.reference = torch.zeros(batch_size, 1, *self.chunk_shape[2:], device=weight.device, dtype=weight.dtype)
 
     @torch.no_grad()
     def start(self, reference: Float[Tensor, "b 1 c h w"], condition: Condition, *, seed: int) -> None:
         """Forget everything and put the reference image's latent into the sink; of `condition` only the text counts."""
         self.cache.reset()
-        self.frame, self.seed, self.reference = 0, seed, reference
-        self._commit(reference, condition.frames(slice(0, 0)).after_reference())
+        self.frame, self.seed = 0, seed
+        self.reference.copy_(self.own(reference))
+        self._velocity(self.reference, 0.0, condition.frames(slice(0, 0)).after_reference())
+        self.cache.advance(reference.shape[1])
+        self.frame += reference.shape[1]
 
     @torch.no_grad()
-    def step(self, condition: Condition) -> Float[Tensor, "b f c h w"]:
-        """Generate the next chunk under the conditions of its frames and fix it in the cache."""
+    def step(self, condition: Condition, emit: Emit = keep) -> Float[Tensor, "b f c h w"]:
+        """Generate the next chunk under the conditions of its frames and fix it in the cache.
+
+        `emit` is called with the latents as soon as they are final, before the pass that fixes them.
+        """
+        x = self.generate(self.noises(), condition, emit)
+        self.frame += x.shape[1]
+        return x
+
+    def noises(self) -> list[Float[Tensor, "b f c h w"]]:
+        """All noise of the next chunk: what it starts from, and what `renoise` adds before each later step."""
+        count = len(self.contract.sigmas) if self.contract.solver == "renoise" else 1
+        draws = [frame_noise(self.picture_shape, seed=self.seed, frame=self.frame, step=k) for k in range(count)]
+        return [to_device(self.own(noise), self.cache.k.device, self.cache.k.dtype) for noise in draws]
+
+    def own(self, x: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b f c _ w"]:
+        """The part of a picture that this process computes: all of it."""
+        return x
+
+    @torch.no_grad()
+    def generate(
+        self, noises: Sequence[Float[Tensor, "b f c h w"]], condition: Condition, emit: Emit = keep
+    ) -> Float[Tensor, "b f c h w"]:
+        """All a chunk does on the device: it reads and moves the cache, and nothing waits for the host.
+
+        `frame`, the host's counter, is the caller's to move: this body may be captured once and replayed.
+        """
         contract = self.contract
         sigmas = contract.sigmas
         self.cache.follow(contract.pattern.chunk_frames)
-        x = self._noise(0)
+        x = noises[0]
         for k, sigma in enumerate(sigmas):
             sigma_next = sigmas[k + 1] if k + 1 < len(sigmas) else 0.0
-            fresh = self._noise(k + 1) if contract.solver == "renoise" and sigma_next > 0 else None
+            fresh = noises[k + 1] if contract.solver == "renoise" and sigma_next > 0 else None
             velocity = self._velocity(x, sigma, condition)
             x = step(x, velocity, sigma=sigma, sigma_next=sigma_next, solver=contract.solver, noise=fresh)
+        emit(x)
         if contract.context == "clean":
-            self._commit(x, condition)
-        else:
-            self._advance(x.shape[1])
+            self._velocity(x, 0.0, condition)
+        self.cache.advance(x.shape[1])
         return x
 
     def _velocity(self, x: Tensor, sigma: float, condition: Condition) -> Tensor:
         positions = self.cache.positions(x.shape[1])
         levels = x.new_full(x.shape[:2], sigma)
-        prediction = self.model(x, levels, condition, positions=positions, context=self.cache, reference=self.reference)
-        return prediction.velocity
-
-    def _commit(self, x0: Tensor, condition: Condition) -> None:
-        self._velocity(x0, 0.0, condition)
-        self._advance(x0.shape[1])
-
-    def _advance(self, num_frames: int) -> None:
-        self.cache.advance(num_frames)
-        self.frame += num_frames
-
-    def _noise(self, k: int) -> Tensor:
-        noise = frame_noise(self.chunk_shape, seed=self.seed, frame=self.frame, step=k)
-        return noise.to(self.cache.k)
+        place = {"positions": positions, "context": self.cache, "first_row": self.first_row}
+        return self.model(x, levels, condition, **place, reference=self.reference).velocity

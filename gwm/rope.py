@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kernels.rotation import rotate_pairs
+
 THETA = 10_000.0
 
 # Cosine and sine, each value repeated for its pair; one row turns all tokens alike.
@@ -26,14 +28,14 @@ def axis_pairs(head_dim: int) -> tuple[int, int, int]:
     return head_dim // 2 - 2 * space, space, space
 
 
-def rotation(frame: Int[Tensor, "f"], rows: int, columns: int, head_dim: int) -> Rotation:
+def rotation(frame: Int[Tensor, "f"], rows: int, columns: int, head_dim: int, *, first_row: int = 0) -> Rotation:
     """Cosines and sines of all tokens of the given latent frames, each a grid of rows x columns, in float32."""
     t, y, x = axis_pairs(head_dim)
     device = frame.device
     grid = (len(frame), rows, columns)
     parts = (
         _angles(frame, t)[:, None, None].expand(*grid, -1),
-        _angles(torch.arange(rows, device=device), y)[None, :, None].expand(*grid, -1),
+        _angles(first_row + torch.arange(rows, device=device), y)[None, :, None].expand(*grid, -1),
         _angles(torch.arange(columns, device=device), x)[None, None].expand(*grid, -1),
     )
     return _cos_sin(torch.cat(parts, dim=-1).flatten(0, 2))
@@ -48,10 +50,7 @@ def time_rotation(shift: Int[Tensor, ""], head_dim: int) -> Rotation:
 
 def rotate(x: Float[Tensor, "b l n e"], turn: Rotation) -> Float[Tensor, "b l n e"]:
     """Rotate interleaved pairs of channels, in float32 as in Wan 2.1."""
-    cos, sin = turn[0][:, None], turn[1][:, None]
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((-odd, even), dim=-1).flatten(-2)
-    return (x.float() * cos + turned * sin).to(x.dtype)
+    return rotate_pairs(x, *turn)
 
 
 def _angles(position: Int[Tensor, "k"], pairs: int) -> Float[Tensor, "k j"]:

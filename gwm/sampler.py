@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gwm.contract import Solver
-from gwm.schedule import add_noise, clean_estimate
+from kernels.step_update import step_update
 
 Velocity = Callable[[Float[Tensor, "b f c h w"], Float[Tensor, "b f"]], Float[Tensor, "b f c h w"]]
 
@@ -34,9 +34,7 @@ def step(
     """Move from `sigma` to `sigma_next`: along the velocity (ode), or to x0 and back with fresh `noise` (renoise)."""
     if solver == "ode":
         return x + (sigma_next - sigma) * velocity
-    levels = x.new_full(x.shape[:2], sigma)
-    x0 = clean_estimate(x, velocity, levels)
-    return x0 if noise is None else add_noise(x0, noise, levels.fill_(sigma_next))
+    return step_update(x, velocity, noise, sigma=sigma, sigma_next=sigma_next)
 
 
 def sample(

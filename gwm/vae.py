@@ -32,9 +32,11 @@ def to_bands(pixel_frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t//4 
 
 
 def from_bands(bands: Float[Tensor, "b f 12 h w"]) -> Float[Tensor, "b 4*f 3 h w"]:
-    """Inverse of `to_bands`."""
-    packs = rearrange(bands, "b f (i c) h w -> b f i (c h w)", i=4)
-    return rearrange(_gained(bands).inverse() @ packs, "b f k (c h w) -> b (f k) c h w", c=3, h=bands.shape[3])
+    """Inverse of `to_bands`, in sums and differences: a matrix would have to be sent to the device at every call."""
+    mean, halves, first, second = bands.unflatten(2, (4, 3)).unbind(2)
+    halves, first, second = (change / CHANGE_GAIN for change in (halves, _R * first, _R * second))
+    early, late = mean + halves, mean - halves
+    return torch.stack([early + first, early - first, late + second, late - second], dim=2).flatten(1, 2) / 2
 
 
 def _gained(like: Tensor) -> Float[Tensor, "4 4"]:

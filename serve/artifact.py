@@ -14,17 +14,19 @@ from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.vae import VAE
 from gwm.weights import check_keys
+from serve.quantise import check_recipe, quantise
 
 FORMAT, VERSION = "gwm-artifact", 1
 MANIFEST = "manifest.json"
 KEYS = {"format", "version", "contract", "files", "gates", "made_by"}
+OPTIONAL = {"quantised"}  # recipe of `serve.quantise` for the blocks; not there: they run as they are stored
 NETWORKS = ("dit", "vae")
 EXPORT_COMMAND = "python train.py stage=export name=..."
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """Models in evaluation mode, float32, without gradient, on one device."""
+    """Models in evaluation mode, without gradient, on one device."""
 
     contract: Contract
     dit: DiT
@@ -65,30 +67,41 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} has format, version {found}, must be {(FORMAT, VERSION)}. Export it again with this version of "
             f"gwm: {EXPORT_COMMAND}"
         )
-    _check_names(manifest, KEYS, source=str(path))
+    _check_names(manifest, KEYS | OPTIONAL & set(manifest), source=str(path))
     _check_names(manifest["files"], {file_name(network) for network in NETWORKS}, source=f"files of {path}")
     for name, entry in manifest["files"].items():
         _check_file(folder / name, entry)
     return manifest
 
 
-def load_artifact(folder: Path | str, *, device: torch.device | str | None = None) -> Artifact:
+def load_artifact(
+    folder: Path | str, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+) -> Artifact:
     """Load an exported folder, without `device` onto the GPU when there is one.
+
+    dtype: what the models compute in, whatever they are stored in. bfloat16 is for GPUs and CPUs with AMX.
 
     Raises:
         FileNotFoundError, ValueError: as `read_manifest`.
-        ValueError: a tensor is missing, foreign or has another shape than the contract's models.
+        ValueError: a tensor is missing, foreign or has another shape than the contract's models, or the blocks are
+            quantised in a way that the device cannot compute.
     """
     folder = Path(folder)
-    contract = Contract.from_json(read_manifest(folder)["contract"])
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    manifest = read_manifest(folder)
+    contract = Contract.from_json(manifest["contract"])
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    recipe: str | None = manifest["quantised"] if "quantised" in manifest else None
+    if recipe is not None:
+        check_recipe(recipe, device)
     dit, vae = DiT(contract.dit), VAE(contract.vae)
     for model, network in ((dit, "dit"), (vae, "vae")):
         path = folder / file_name(network)
         weights = load_file(path)
         check_keys(weights, model.state_dict(), source=str(path))
         model.load_state_dict(weights)  # also widens stored bfloat16 to float32
-        model.to(device).eval().requires_grad_(False)
+        model.to(device, dtype).eval().requires_grad_(False)
+    if recipe is not None:
+        quantise(dit, recipe)
     return Artifact(contract, dit, vae)
 
 

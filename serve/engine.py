@@ -12,9 +12,14 @@ from torch import Tensor
 from gwm.condition.audio import chunk_windows, continued_features, history_samples
 from gwm.condition.inputs import Condition
 from gwm.pixels import to_float, to_uint8
-from gwm.rollout import Rollout
+from gwm.rollout import Emit, keep
+from gwm.transfer import to_device
 from gwm.vae import VAEState
 from serve.artifact import Artifact
+from serve.graphs import Capture, GraphedChunk
+from serve.parallel import rollout_of
+from serve.ranks import Order, Ranks, tensors_of, with_tensors
+from serve.undo import UndoLog
 
 
 class Engine:
@@ -24,22 +29,39 @@ class Engine:
     is silence. Pixels depend on artifact, seed, portrait and sound, and not on how the sound was cut into pushes.
     """
 
-    def __init__(self, artifact: Artifact, *, seed: int) -> None:
-        self.contract, self.vae, self.seed = artifact.contract, artifact.vae, seed
-        self.rollout = Rollout(artifact.dit, artifact.contract)
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        seed: int,
+        capture: Capture | None = None,
+        undo_chunks: int = 0,
+        ranks: Ranks | None = None,
+        text_tokens: int = 512,
+    ) -> None:
+        """capture: how chunks become a CUDA graph, as `serve.graphs.capture_cuda`; None: they run eagerly.
+        undo_chunks: how far `rewind` can go back; each costs memory for a chunk's keys and values.
+        ranks: processes that denoise together. The first has the engine that is driven; in all others `follow`.
+        text_tokens: of every text, for models that are told one (`switch`); 512 in Wan.
+        """
+        self.contract, self.vae, self.seed, self.ranks = artifact.contract, artifact.vae, seed, ranks
+        self.rollout = rollout_of(artifact.dit, artifact.contract, ranks)
+        self.text = self._no_text(text_tokens)
         audio = self.contract.audio
         self.past_samples = history_samples(audio) + audio.left_frames * audio.frame_samples
         self.chunk_samples = self.contract.chunk_pixel_frames * audio.frame_samples
         self.lookahead_samples = audio.lookahead_frames * audio.frame_samples
         self.heard = self._silence()  # both voices, from the start of the next chunk's left context
         self.vae_state: VAEState | None = None
+        self.chunk = GraphedChunk(self.rollout, self._silent_chunk(), capture=capture)
+        self.undo = UndoLog(self.rollout, undo_chunks)
 
     @torch.no_grad()
-    def start(self, portrait: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Forget everything and show this face.
+    def start(self, portrait: UInt8[np.ndarray, "h w 3"], text: Float[Tensor, "1 s t"] | None = None) -> None:
+        """Forget everything and show this face; of models that are told a text, None tells them none.
 
         Raises:
-            ValueError: the portrait is not square in the artifact's resolution.
+            ValueError: the portrait is not square in the artifact's resolution, or as `switch`.
         """
         height, width, side = *portrait.shape[:2], self.contract.resolution
         if (height, width) != (side, side):
@@ -47,10 +69,13 @@ class Engine:
                 f"portrait of {height}x{width} px must be {side}x{side}, as the artifact was trained. Cut it out with "
                 "gwm.face.crop_to_face."
             )
+        if text is not None:
+            self.switch(text)
+        elif self.text is not None:
+            self.text = self._no_text(self.text.shape[1])
         self.heard, self.vae_state = self._silence(), None
-        reference = self.vae.encode_image(to_float(portrait)[None].to(self.device))
-        nothing = reference.new_zeros(1, 0, self.contract.dit.speech_dim)
-        self.rollout.start(reference, Condition(agent=nothing, user=nothing), seed=self.seed)
+        reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean)).to(self.device)
+        self._begin(reference)
 
     def push(self, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
         """Append what the character says and what it hears: any number of samples, the same of both.
@@ -74,9 +99,16 @@ class Engine:
     def ready(self) -> bool:
         return self.waiting_samples >= self.chunk_samples + self.lookahead_samples
 
-    @torch.no_grad()
     def step(self) -> UInt8[np.ndarray, "f h w 3"]:
         """The next chunk's pixel frames.
+
+        Raises:
+            RuntimeError: the engine is not `ready`.
+        """
+        return self.decode(self.denoise(self.take()))
+
+    def take(self) -> Condition:
+        """What the next chunk hears; the stream of sound moves on by a chunk.
 
         Raises:
             RuntimeError: the engine is not `ready`.
@@ -86,10 +118,72 @@ class Engine:
                 f"{self.waiting_samples} samples are waiting, must be {self.chunk_samples} of the chunk and "
                 f"{self.lookahead_samples} of lookahead. Push more, or finish."
             )
-        latents = self.rollout.step(self._condition())
+        condition = self._condition()
+        self.undo.keep_sound(self.heard[:, : self.chunk_samples])
         self.heard = self.heard[:, self.chunk_samples :]
+        return condition
+
+    def denoise(self, condition: Condition, emit: Emit = keep) -> Float[Tensor, "1 f c h w"]:
+        """The next chunk's latents, fixed in the cache; `emit` gets them as soon as they are final."""
+        self._tell(Order.CHUNK, *tensors_of(condition))
+        self.undo.keep_keys()
+        return self.chunk.step(condition, emit)
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "1 f c _ _"]) -> UInt8[np.ndarray, "t h w 3"]:
+        """Pixel frames of the chunk after the last decoded one."""
+        self.undo.keep_decoder(self.vae_state)
         pixel_frames, self.vae_state = self.vae.decode(latents, self.vae_state)
         return to_uint8(pixel_frames[0])
+
+    def switch(self, text: Float[Tensor, "1 s t"]) -> None:
+        """Tell the model another text, from the next chunk on that is taken.
+
+        Raises:
+            ValueError: the model is told no text, or texts of another shape.
+        """
+        expected = None if self.text is None else tuple(self.text.shape)
+        if tuple(text.shape) != expected:
+            raise ValueError(
+                f"text of shape {tuple(text.shape)} must be {expected}, as the model and the engine's text_tokens say. "
+                "Pad the text, or make an engine with other text_tokens."
+            )
+        self.text = text.to(self.device, self.dtype)
+
+    def hush(self) -> None:
+        """Let the character fall silent at once: what it had still to say becomes silence, what it hears stays."""
+        self.heard[0, self.past_samples :] = 0
+
+    def rewind(self, chunks: int) -> None:
+        """Go back by the latest `chunks`, as if they had never been; their sound waits again.
+
+        Raises:
+            ValueError: more chunks than are kept, or than there were since `start`.
+        """
+        self.undo.check(chunks)
+        self._tell(Order.REWIND, value=chunks)
+        self.undo.rewind_latents(chunks)
+        sound, self.vae_state = self.undo.rewind_ends(chunks, self.vae_state)
+        self.heard = torch.cat([*sound, self.heard], dim=1)
+
+    def follow(self) -> None:
+        """Every process but the first: do with the latents what the first one's engine does, until it is closed."""
+        assert self.ranks is not None, "follow is for one of several processes"
+        chunk = self._silent_chunk()
+        reference = self.rollout.reference.new_empty(1, 1, *self.rollout.picture_shape[2:])
+        while (order := self.ranks.hear())[0] is not Order.STOP:
+            if order[0] is Order.START:
+                told, *text = self.ranks.receive([reference, *tensors_of(Condition(text=self.text))])
+                self.seed, self.text = order[1], text[0] if text else None
+                self._begin(told)
+            elif order[0] is Order.CHUNK:
+                self.denoise(with_tensors(chunk, self.ranks.receive(tensors_of(chunk))))
+            else:
+                self.undo.rewind_latents(order[1])
+
+    def close(self) -> None:
+        """Let the processes that follow this one go."""
+        self._tell(Order.STOP)
 
     def finish(self) -> None:
         """End the sound with the silence that makes every pushed sample part of a ready chunk."""
@@ -130,6 +224,25 @@ class Engine:
     def device(self) -> torch.device:
         return self.rollout.cache.k.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of latents and conditions."""
+        return self.rollout.cache.k.dtype
+
+    def _no_text(self, tokens: int) -> Float[Tensor, "1 s t"] | None:
+        """What a model that is told a text gets in place of one; None for other models."""
+        width = self.contract.dit.text_dim
+        return torch.zeros(1, tokens, width, device=self.device, dtype=self.dtype) if width else None
+
+    def _begin(self, reference: Float[Tensor, "1 1 c _ _"]) -> None:
+        self._tell(Order.START, reference, *tensors_of(Condition(text=self.text)), value=self.seed)
+        self.undo.clear()
+        self.rollout.start(reference, self._silent_chunk(), seed=self.seed)
+
+    def _tell(self, order: Order, *tensors: Tensor, value: int = 0) -> None:
+        if self.ranks is not None:
+            self.ranks.tell(order, *tensors, value=value)
+
     def _silence(self) -> Float[Tensor, "2 t"]:
         return torch.zeros(2, self.past_samples)
 
@@ -138,5 +251,11 @@ class Engine:
         samples = self.heard[:, : self.past_samples + self.chunk_samples + self.lookahead_samples]
         audio, stride = self.contract.audio, self.contract.vae.temporal_stride
         windows = chunk_windows(continued_features(samples, audio), audio, temporal_stride=stride)
-        agent, user = windows.to(self.device)[:, None]
-        return Condition(agent=agent, user=user)
+        agent, user = to_device(windows, self.device, self.dtype)[:, None]
+        return Condition(agent=agent, user=user, text=self.text)
+
+    def _silent_chunk(self) -> Condition:
+        """Conditions in the shape of a chunk's."""
+        pattern, dit = self.contract.pattern, self.contract.dit
+        nothing = torch.zeros(1, pattern.chunk_frames, dit.speech_dim, device=self.device, dtype=self.dtype)
+        return Condition(agent=nothing, user=nothing, text=self.text)

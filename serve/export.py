@@ -3,6 +3,7 @@
 python train.py stage=export name=nano
 """
 
+import copy
 import logging
 import os
 import shlex
@@ -20,21 +21,35 @@ from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.vae import VAE
 from gwm.weights import load_weights, read_header, write_json
-from serve.artifact import FORMAT, MANIFEST, VERSION, describe, file_name
+from serve.artifact import FORMAT, MANIFEST, VERSION, Artifact, describe, file_name
+from serve.fidelity import check_fidelity
+from serve.quantise import quantise as quantise_blocks
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def export(student: str, vae: str, out: str, *, dtype: str = "float32") -> None:
+def export(
+    student: str,
+    vae: str,
+    out: str,
+    *,
+    dtype: str = "float32",
+    quantise: str | None = None,
+    least_db: float = 30.0,
+    gate_s: float = 60.0,
+) -> None:
     """Write the artifact of a student and the autoencoder whose latents it was trained on.
 
-    dtype: how weights are stored; they are computed with in float32. bfloat16 is half the size and changes the pixels.
+    dtype: how weights are stored. bfloat16 is half the size and changes the pixels.
+    quantise: how the blocks are computed where they are served, a recipe of `serve.quantise`.
+    least_db: what the worst chunk of a stream of `gate_s` seconds must have against the same without `quantise`.
 
     Raises:
         FileNotFoundError: a stage has not been run; the message has the command.
-        ValueError: another autoencoder than the student's, weights that do not fit their model, or an unknown dtype.
+        ValueError: another autoencoder than the student's, weights that do not fit their model, an unknown dtype or
+            recipe, or a worse chunk than `least_db`; then nothing is written.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {sorted(DTYPES)}.")
@@ -46,13 +61,15 @@ def export(student: str, vae: str, out: str, *, dtype: str = "float32") -> None:
             f"vae={vae} must be the autoencoder on whose latents {student} was trained; its shape or the statistics "
             "of its latents differ. Train the student again, or export the autoencoder of the same run."
         )
-    networks = {"dit": _weights(Path(student), DiT(contract.dit)), "vae": _weights(Path(vae), VAE(contract.vae))}
-    write_artifact(
-        Path(out),
-        {name: {k: v.to(DTYPES[dtype]) for k, v in weights.items()} for name, weights in networks.items()},
-        contract=contract.to_json(),
-        gates={"dit": student_header["gate"], "vae": vae_header["gate"]},
-    )
+    models = {"dit": _loaded(Path(student), DiT(contract.dit)), "vae": _loaded(Path(vae), VAE(contract.vae))}
+    gates = {"dit": student_header["gate"], "vae": vae_header["gate"]}
+    facts: dict[str, Any] = {"contract": contract.to_json(), "gates": gates}
+    if quantise is not None:
+        gates["quantised"] = _quantised_gate(Artifact(contract, **models), quantise, least_db=least_db, seconds=gate_s)
+        facts["quantised"] = quantise
+    networks = {name: model.state_dict() for name, model in models.items()}
+    stored = {name: {k: v.to(DTYPES[dtype]) for k, v in weights.items()} for name, weights in networks.items()}
+    write_artifact(Path(out), stored, **facts)
     log.info("%s: %.1f MB", out, sum(file.stat().st_size for file in Path(out).glob("*.safetensors")) / 1e6)
 
 
@@ -83,7 +100,20 @@ def _header(folder: Path, *, kind: str, stage: str) -> dict[str, Any]:
         ) from error
 
 
-def _weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """The stored weights, once they have proved to fit the model."""
+def _loaded(folder: Path, model: nn.Module) -> Any:
+    """The model with the stored weights, once they have proved to fit."""
     load_weights(folder, model)
-    return model.state_dict()
+    return model.eval().requires_grad_(False)
+
+
+def _quantised_gate(exact: Artifact, recipe: str, *, least_db: float, seconds: float) -> dict[str, float]:
+    """What quantising costs, measured on the GPU where there is one; `exact` stays where it is and as it is."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    exact, other = (
+        Artifact(exact.contract, copy.deepcopy(exact.dit).to(device), copy.deepcopy(exact.vae).to(device))
+        for _ in range(2)
+    )
+    quantise_blocks(other.dit, recipe)
+    measured = check_fidelity(exact, other, least_db=least_db, seconds=seconds)
+    log.info("quantised as %s: %s", recipe, measured)
+    return measured

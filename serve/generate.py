@@ -1,10 +1,12 @@
 """A talking clip from one image and one recording.
 
 python -m serve.generate artifact=runs/nano/artifact image=me.jpg audio=speech.mp3 out=talk.mp4
+torchrun --nproc-per-node=4 -m serve.generate ...       one stream on four GPUs
 """
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import hydra
@@ -18,6 +20,7 @@ from gwm.face import FaceMesh, crop_to_face
 from gwm.media import read_audio, read_image, write_video
 from serve.artifact import load_artifact
 from serve.engine import Engine
+from serve.parallel import join
 
 log = logging.getLogger(__name__)
 
@@ -46,20 +49,31 @@ def read_voices(audio: str | Path, user: str | Path | None) -> tuple[Float[np.nd
 
 
 def generate(
-    artifact: str, *, image: str, audio: str, out: str, user: str | None = None, seed: int = 0, crop: bool = True
+    artifact: str,
+    *,
+    image: str,
+    audio: str,
+    out: str,
+    user: str | None = None,
+    seed: int = 0,
+    crop: bool = True,
+    parallel: str = "ulysses",
 ) -> None:
-    """Write the clip and log how long it is and how fast it was made.
+    """Write the clip and log how long it is and how fast it was made. With torchrun all processes but the first help.
 
     Raises:
         FileNotFoundError: there is no artifact.
         ValueError: artifact, image or sound cannot be used; the message names the file.
         OSError: the clip cannot be written; nothing is left of it.
     """
-    loaded = load_artifact(artifact)
+    ranks = join(parallel)
+    loaded = load_artifact(artifact, device=None if ranks is None else ranks.device)
     contract = loaded.contract
+    engine = Engine(loaded, seed=seed, ranks=ranks)
+    if ranks is not None and ranks.rank:
+        return engine.follow()
     agent, other = read_voices(audio, user)
     portrait = read_portrait(image, contract.resolution, crop=crop)
-    engine = Engine(loaded, seed=seed)
     times: list[float] = []
 
     def frames() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -71,7 +85,8 @@ def generate(
                 yield from pixels
 
     sound = (agent + other).clip(-1, 1)
-    write_video(out, frames(), sound, fps=contract.fps, sample_rate=contract.audio.sample_rate)
+    with closing(engine):
+        write_video(out, frames(), sound, fps=contract.fps, sample_rate=contract.audio.sample_rate)
     log.info(
         "%s: %.1f s; a chunk of %.0f ms took %.0f ms (p95 %.0f ms), the first with the portrait %.0f ms",
         *(out, len(agent) / contract.audio.sample_rate, contract.chunk_ms),
@@ -81,7 +96,8 @@ def generate(
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="generate")
 def main(cfg: DictConfig) -> None:
-    generate(cfg.artifact, image=cfg.image, audio=cfg.audio, out=cfg.out, user=cfg.user, seed=cfg.seed, crop=cfg.crop)
+    names = ("image", "audio", "out", "user", "seed", "crop", "parallel")
+    generate(cfg.artifact, **{name: cfg[name] for name in names})
 
 
 if __name__ == "__main__":

@@ -29,7 +29,13 @@ def tiny_contract(**changes: int) -> Contract:
     shape = {"dim": 48, "ffn_dim": 64, "num_heads": 4, "num_layers": 2}
     speech_dim = audio.window_features(vae.temporal_stride)
     dit = DiTConfig(
-        in_channels=vae.latent_channels, text_dim=0, speech_dim=speech_dim, speech_mels=audio.num_mels, **shape
+        in_channels=vae.latent_channels,
+        text_dim=0,
+        speech_dim=speech_dim,
+        speech_mels=audio.num_mels,
+        around_reference=True,
+        place_grid=2,
+        **shape,
     )
     pattern = ChunkPattern(window_chunks=4, sink_chunks=1, first_frames=1, **changes)
     return Contract(

@@ -1,0 +1,106 @@
+"""What is timed: a model's shape, the picture's size, and how the stream is cut. Nothing is downloaded."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from gwm.chunks import ChunkPattern
+from gwm.config import AudioConfig, DiTConfig, VAEConfig
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.vae import VAE
+
+# The smallest window of sound: Wan models hear nothing, and these two embeddings of 12 numbers cost nothing.
+AUDIO = AudioConfig(num_mels=1, hops_per_frame=1)
+FAR = 10**6  # a horizon that no benchmark reaches: baselines do not move their sinks
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SIGMAS = {1: (1.0,), 2: (1.0, 0.6), 4: (1.0, 0.9, 0.75, 0.5)}
+
+# What characters that are trained here have in common.
+CHARACTER: dict[str, Any] = {"text_dim": 0, "in_channels": 64, "around_reference": True}
+SHAPES: dict[str, dict[str, Any]] = {
+    "nano": {"dim": 192, "ffn_dim": 768, "num_heads": 6, "num_layers": 4, **CHARACTER},
+    "character": {"dim": 384, "ffn_dim": 1536, "num_heads": 6, "num_layers": 8, **CHARACTER},
+    "one_layer": {"dim": 32, "ffn_dim": 64, "num_heads": 2, "num_layers": 1, "text_dim": 0, "in_channels": 4},
+    "small_wan": {"dim": 192, "ffn_dim": 768, "num_heads": 6, "num_layers": 4, "text_dim": 64},
+    "wan2_1_1_3b": {"dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30, "text_dim": 4096},
+    "wan2_2_5b": {
+        "dim": 3072,
+        "ffn_dim": 14336,
+        "num_heads": 24,
+        "num_layers": 30,
+        "text_dim": 4096,
+        "in_channels": 48,
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model of `SHAPES` at a size; `window_frames` counts latent frames that a chunk sees, itself and one sink
+    included, and is rounded up to whole chunks after the sink."""
+
+    shape: str
+    height: int  # pixels
+    width: int
+    chunk_frames: int = 1
+    window_frames: int = 6
+    steps: int = 2
+    pixels_per_latent: int = 8
+    decoder: bool = True
+    text_tokens: int = 512  # of models with text
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise ValueError(f"shape={self.shape!r} must be one of {sorted(SHAPES)}.")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} must be one of {sorted(DTYPES)}.")
+        if self.steps not in SIGMAS:
+            raise ValueError(f"steps={self.steps} must be one of {sorted(SIGMAS)}.")
+
+    @property
+    def name(self) -> str:
+        size = f"{self.height}x{self.width}"
+        return f"{self.shape} {size} c{self.chunk_frames} w{self.window_frames} s{self.steps}+1 {self.dtype}"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the latent grid."""
+        return self.height // self.pixels_per_latent, self.width // self.pixels_per_latent
+
+    @property
+    def patches(self) -> int:
+        """Tokens per latent frame."""
+        return self.grid[0] // 2 * (self.grid[1] // 2)
+
+    def contract(self) -> Contract:
+        """The stream of this case; its `resolution` is that of the rows, `Rollout` is given the grid."""
+        shape: dict[str, Any] = {"speech_dim": AUDIO.window_features(4), **SHAPES[self.shape]}
+        dit = DiTConfig(**shape)
+        window = 1 - (1 - self.window_frames) // self.chunk_frames  # whole chunks, rounded up, after the sink
+        channels = dit.in_channels
+        return Contract(
+            dit=dit,
+            vae=VAEConfig(latent_channels=channels, latents_mean=(0.0,) * channels, latents_std=(1.0,) * channels),
+            audio=AUDIO,
+            pattern=ChunkPattern(chunk_frames=self.chunk_frames, window_chunks=window),
+            resolution=16 * (self.height // 16),
+            sigmas=SIGMAS[self.steps],
+            solver="renoise",
+            context="clean",
+            horizon_frames=FAR // self.chunk_frames * self.chunk_frames,
+        )
+
+
+def random_models(contract: Contract, *, device: torch.device, dtype: torch.dtype) -> tuple[DiT, VAE]:
+    """Models with weights of a usual size, made on the device: speed does not depend on what they learnt."""
+    with torch.device(device):
+        models = DiT(contract.dit), VAE(contract.vae)
+    for model in models:
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.02)
+        model.to(dtype).eval().requires_grad_(False)
+    return models

@@ -1,0 +1,33 @@
+"""An exported artifact through the engine, with sound: what a visitor gets."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from serve.artifact import load_artifact
+from serve.bench.measure import live
+from serve.bench.timing import percentiles
+from serve.engine import Engine
+from serve.graphs import capture_cuda
+
+
+def measure_artifact(folder: str, *, chunks: int) -> dict[str, Any]:
+    """Milliseconds of loading, of the first frame and of steady chunks, portrait and sound included."""
+    begin = time.perf_counter()
+    artifact = load_artifact(folder)
+    capture = capture_cuda if artifact.dit.head.weight.is_cuda else None
+    engine = Engine(artifact, seed=0, capture=capture)
+    loaded_ms = 1000 * (time.perf_counter() - begin)
+    generator, side = np.random.default_rng(0), artifact.contract.resolution
+    portrait = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    agent, user = 0.1 * generator.standard_normal((2, chunks * engine.chunk_samples), dtype=np.float32)
+    first = engine.play(portrait, agent[: engine.chunk_samples], user[: engine.chunk_samples])[1][0]
+    times = engine.play(portrait, agent, user)[1]
+    return {
+        "artifact": folder,
+        "loaded_ms": loaded_ms,
+        "first_frame_ms": {"cold": loaded_ms + first, "warm": times[0]},
+        "chunk_ms": percentiles(times[1:]),
+        **live(times[1:], period_ms=artifact.contract.chunk_ms),
+    }

@@ -1,0 +1,158 @@
+"""Everything that is measured of one case, as numbers for JSON."""
+
+import gc
+import resource
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+from serve.bench.case import Case
+from serve.bench.counters import counting
+from serve.bench.roofline import measure_peaks, pass_work
+from serve.bench.subject import Options, Subject, make
+from serve.bench.timing import CLOCKS, Stopwatch, percentiles
+from serve.pipeline import Lane
+from serve.viewer import smallest_buffer, watch
+
+FPS = 24
+
+
+def measure(case: Case, stopwatch: Stopwatch, *, chunks: int) -> dict[str, Any]:
+    """Times, counters, memory and the share of the roofline of one case; `chunks` steady chunks are timed."""
+    clock = CLOCKS[stopwatch.clock]
+    begin = clock()
+    subject = make(case, stopwatch.device)
+    first_cold = 1000 * (clock() - begin) + _first_frame_ms(subject, stopwatch)
+    first_warm = _first_frame_ms(subject, stopwatch)
+    subject.fill()
+    passes = [stopwatch.ms(subject.one_pass) for _ in range(max(3, chunks // 4))]
+    steady, memory = _steady(subject, stopwatch, chunks)
+    floor_ms = pass_work(case).floor_ms(measure_peaks(case, stopwatch))
+    pass_ms = percentiles(passes)
+    return {
+        "case": case.name,
+        "clock": stopwatch.clock,
+        "parameters": sum(p.numel() for p in subject.rollout.model.parameters()),
+        "pass_ms": pass_ms,
+        "floor_ms_per_pass": floor_ms,
+        "roofline_fraction": floor_ms / pass_ms["p50"],
+        "first_frame_ms": {"cold": first_cold, "warm": first_warm},
+        **steady,
+        **live(steady["chunk_times_ms"], period_ms=4000 * case.chunk_frames / FPS),
+        **memory,
+        **counters(subject),
+    }
+
+
+def _first_frame_ms(subject: Subject, stopwatch: Stopwatch) -> float:
+    def first() -> None:
+        subject.start()
+        latents = subject.denoise()
+        if subject.case.decoder:
+            subject.decode(latents)
+
+    return stopwatch.ms(first)
+
+
+def _steady(subject: Subject, stopwatch: Stopwatch, chunks: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Chunks in sequence, then pipelined; and what memory does meanwhile."""
+    device = stopwatch.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    denoise, decode, sizes = [], [], []
+    latents = torch.zeros(subject.rollout.chunk_shape, device=device, dtype=subject.reference.dtype)
+    for _ in range(chunks):
+        denoise.append(stopwatch.ms(lambda: latents.copy_(subject.denoise())))
+        decode.append(stopwatch.ms(lambda: subject.decode(latents)) if subject.case.decoder else 0.0)
+        sizes.append(allocated(device))
+    both = [a + b for a, b in zip(denoise, decode, strict=True)]
+    times = {"denoise_ms": percentiles(denoise), "decode_ms": percentiles(decode), "chunk_ms": percentiles(both)}
+    overlap = _overlap(subject, stopwatch, chunks, sum(denoise) / chunks, sum(decode) / chunks)
+    half = len(sizes) // 2
+    slope = 1000 * (sizes[-1] - sizes[half]) / max(1, len(sizes) - 1 - half)
+    memory = {"memory_peak_bytes": _peak(device), "memory_slope_bytes_per_1000_chunks": slope}
+    return {**times, "chunk_times_ms": both, "overlap": overlap}, memory
+
+
+def _overlap(
+    subject: Subject, stopwatch: Stopwatch, chunks: int, denoise_ms: float, decode_ms: float
+) -> dict[str, float]:
+    """Iteration time with a decoding thread (and stream) beside; efficiency 1: the shorter stage is hidden, 0: none."""
+    if not subject.case.decoder or stopwatch.clock == "cpu":  # what runs at the same time shows on the wall alone
+        return {}
+    lane = Lane("decode", stopwatch.device)
+
+    def decode(latents: torch.Tensor, final: Any) -> None:
+        if lane.stream is not None:
+            lane.stream.wait_event(final)
+        subject.decode(latents)
+
+    def iterate() -> None:
+        before: Future | None = None
+        for _ in range(chunks):
+            latents = subject.denoise().clone()
+            final = torch.cuda.current_stream().record_event() if lane.stream is not None else None
+            if before is not None:
+                before.result()
+            before = lane.submit(decode, latents, final)
+        if before is not None:
+            before.result()
+
+    iteration_ms = stopwatch.ms(iterate) / chunks
+    lane.thread.shutdown()
+    hidden = (denoise_ms + decode_ms - iteration_ms) / min(denoise_ms, decode_ms)
+    return {"iteration_ms": iteration_ms, "sum_ms": denoise_ms + decode_ms, "efficiency": hidden}
+
+
+def live(chunk_times_ms: list[float], *, period_ms: float) -> dict[str, Any]:
+    """How these times would look to somebody watching, when the sound of a chunk comes once a period."""
+    now, arrivals = 0.0, []
+    for number, took in enumerate(chunk_times_ms):
+        now = max(now, number * period_ms) + took
+        arrivals.append(now / 1000)
+    watched = watch(arrivals, period_s=period_ms / 1000)
+    return {
+        "period_ms": period_ms,
+        "fps": FPS * period_ms * len(chunk_times_ms) / sum(chunk_times_ms),
+        "deadline_attainment": sum(took <= period_ms for took in chunk_times_ms) / len(chunk_times_ms),
+        "viewer": {
+            "stalls": watched.num_stalls,
+            "stalled_s": watched.stalled_s,
+            "attainment": watched.attainment,
+            "smallest_buffer_chunks": smallest_buffer(arrivals, period_s=period_ms / 1000),
+        },
+    }
+
+
+def counters(subject: Subject) -> dict[str, Any]:
+    """Of one steady chunk, run eagerly; on a GPU a replayed graph is one launch."""
+    eager = Subject(subject.case, (subject.rollout.model, subject.vae), Options(cache=subject.options.cache))
+    eager.fill()
+    cache, contract = eager.rollout.cache, eager.rollout.contract
+    noises = eager.rollout.noises()
+    with counting([cache.k, cache.v]) as counts:
+        eager.rollout.generate(noises, eager.condition)
+    passes = len(contract.sigmas) + 1
+    return {
+        "kernel_calls_per_chunk": counts.kernel_calls,
+        "kernel_calls_per_pass": counts.kernel_calls / passes,
+        "host_reads_per_chunk": counts.host_reads,
+        "cache_bytes_per_chunk": counts.cache_bytes,
+        "graph": subject.graphed.replay is not None,
+    }
+
+
+def allocated(device: torch.device) -> int:
+    """Bytes that live tensors have on a GPU, and the process has on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,84 @@
+"""A stream of one case, ready to be timed."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gwm.cache import RingCache
+from gwm.condition.inputs import Condition
+from gwm.dit import DiT
+from gwm.rollout import Rollout
+from gwm.vae import VAE, VAEState
+from kernels.dispatch import Policy, by_device, using
+from serve.bench.caches import POLICIES
+from serve.bench.case import DTYPES, Case, random_models
+from serve.graphs import GraphedChunk, capture_cuda
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is switched on. The defaults are the engine's."""
+
+    cache: str | type[RingCache] = "ring"  # of POLICIES, or another package's
+    kernels: Policy = by_device
+    graph: bool = False
+    compile: bool = False
+
+
+class Subject:
+    """Latents chunk by chunk under random conditions, and their decoder."""
+
+    def __init__(self, case: Case, models: tuple[DiT, VAE], options: Options) -> None:
+        self.case, self.options, (dit, self.vae) = case, options, models
+        weight, contract = dit.head.weight, case.contract()
+        network = torch.compile(dit, dynamic=False) if options.compile else dit
+        cache = POLICIES[options.cache] if isinstance(options.cache, str) else options.cache
+        self.rollout = Rollout(dit, contract, grid=case.grid, cache=cache)
+        self.rollout.model = network  # type: ignore[assignment]  # a compiled module is called like the module
+        like = {"device": weight.device, "dtype": weight.dtype}
+        speech = torch.zeros(1, contract.pattern.chunk_frames, contract.dit.speech_dim, **like)
+        text = torch.randn(1, case.text_tokens, contract.dit.text_dim, **like) if contract.dit.text_dim else None
+        self.condition = Condition(agent=speech, user=speech, text=text)
+        self.reference = torch.randn(1, 1, *self.rollout.chunk_shape[2:], **like)
+        self.state: VAEState | None = None
+        with using(options.kernels):
+            capture = capture_cuda if options.graph else None
+            self.graphed = GraphedChunk(self.rollout, self.condition, capture=capture)
+
+    def start(self) -> None:
+        with using(self.options.kernels):
+            self.rollout.start(self.reference, self.condition, seed=0)
+        self.state = None
+
+    def denoise(self) -> Float[Tensor, "1 f c h w"]:
+        """All steps of the next chunk, and its commit."""
+        with using(self.options.kernels):
+            return self.graphed.step(self.condition)
+
+    @torch.no_grad()
+    def one_pass(self) -> None:
+        """One evaluation of the network, as in a step; the stream does not move."""
+        rollout = self.rollout
+        x, positions = rollout.noises()[0], rollout.cache.positions(rollout.chunk_shape[1])
+        level, place = x.new_full(x.shape[:2], 1.0), {"positions": positions, "context": rollout.cache}
+        with using(self.options.kernels):
+            rollout.model(x, level, self.condition, **place, reference=rollout.reference)
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "1 t 3 _ _"]:
+        pixels, self.state = self.vae.decode(latents, self.state)
+        return pixels
+
+    def fill(self) -> None:
+        """Start, and go on until the window is full."""
+        self.start()
+        for _ in range(self.rollout.contract.pattern.window_chunks):
+            self.denoise()
+
+
+def make(case: Case, device: torch.device, options: Options | None = None) -> Subject:
+    """A subject with random weights of its own."""
+    models = random_models(case.contract(), device=device, dtype=DTYPES[case.dtype])
+    return Subject(case, models, options or Options(graph=device.type == "cuda"))

@@ -1,0 +1,106 @@
+"""A chunk as one CUDA graph: all denoising steps and the commit, captured once and kept for all streams."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gwm.condition.inputs import Condition
+from gwm.rollout import Emit, Rollout, keep
+
+log = logging.getLogger(__name__)
+
+Replay = Callable[[], None]
+Capture = Callable[[Callable[[], None]], Replay]
+WARM_UPS = 2  # the first run compiles kernels and picks algorithms, the second finds them; neither may be captured
+
+
+def capture_cuda(body: Callable[[], None], *, pool: Any = None) -> Replay:
+    """Run `body`, capture it, and return what replays it.
+
+    pool: `torch.cuda.graph_pool_handle()` of graphs that never run at the same time as this one.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UPS):
+            body()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    # thread_local: a decoder thread may allocate meanwhile.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        body()
+    return graph.replay
+
+
+class GraphedChunk:
+    """`Rollout.step`, replayed from a graph where there is one.
+
+    The graph reads noise and conditions from storage of its own and the stream from the rollout's cache, whose
+    counters are on the device: it holds from the first chunk on, and `Rollout.start` does not touch it. Without a
+    graph (on a CPU, or where capture failed) the same body runs eagerly: the twin that defines the result.
+    """
+
+    def __init__(self, rollout: Rollout, example: Condition, *, capture: Capture | None) -> None:
+        """Capture at once, with conditions shaped like `example`; the rollout is empty afterwards.
+
+        capture: None for the eager twin.
+        """
+        self.rollout = rollout
+        self.noises = rollout.noises()
+        self.condition = Condition(**{k: None if v is None else v.clone() for k, v in vars(example).items()})
+        self.latents = self.noises[0].new_empty(rollout.picture_shape)
+        self.emitted: torch.cuda.Event | None = None  # inside the graph: latents are final, the commit is not
+        self.replay = None if capture is None else self._captured(capture)
+
+    def step(self, condition: Condition, emit: Emit = keep) -> Float[Tensor, "b f c h w"]:
+        """The next chunk's latents. Those of a graph stay valid until the next chunk has been emitted.
+
+        Raises:
+            ValueError: the conditions have other shapes than the example.
+        """
+        if self.replay is None:
+            return self.rollout.step(condition, emit)
+        for static, new in zip(self.noises, self.rollout.noises(), strict=True):
+            static.copy_(new)
+        self._set(condition)
+        self.replay()
+        self.rollout.frame += self.latents.shape[1]
+        emit(self.latents)
+        return self.latents
+
+    def _captured(self, capture: Capture) -> Replay | None:
+        rollout = self.rollout
+        if self.latents.is_cuda:
+            self.emitted = torch.cuda.Event(external=True)
+        try:
+            return capture(lambda: self._body())
+        except RuntimeError as error:
+            self.emitted = None
+            log.warning("no CUDA graph, chunks run eagerly and launch every kernel from the host: %s", error)
+            return None
+        finally:
+            rollout.cache.reset()
+
+    def _body(self) -> None:
+        self.rollout.generate(self.noises, self.condition, self._emit)
+
+    def _emit(self, latents: Float[Tensor, "b f c h w"]) -> None:
+        self.latents.copy_(latents)
+        if self.emitted is not None:
+            self.emitted.record()
+
+    def _set(self, condition: Condition) -> None:
+        for name, static in vars(self.condition).items():
+            new = vars(condition)[name]
+            shapes = tuple(None if x is None else tuple(x.shape) for x in (static, new))
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"condition.{name} has shape {shapes[1]}, the graph was captured with {shapes[0]}. Pass conditions "
+                    "of one chunk, or make an engine for this shape."
+                )
+            if static is not None and new is not None:
+                static.copy_(new)

@@ -1,0 +1,50 @@
+"""How a stream is divided among processes."""
+
+import logging
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.rollout import Rollout
+from serve.ranks import WAYS, Ranks
+from serve.tensor_parallel import tensor_rollout
+from serve.ulysses import StripRollout
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = timedelta(seconds=60)  # after which a process that does not answer counts as dead
+
+
+def rollout_of(model: DiT, contract: Contract, ranks: Ranks | None) -> Rollout:
+    """This process's part of a stream.
+
+    Raises:
+        ValueError: the model cannot be divided by so many processes.
+    """
+    if ranks is None:
+        return Rollout(model, contract)
+    log.info("process %d of %d, divided by %s", ranks.rank, ranks.size, ranks.way)
+    return StripRollout(model, contract, ranks) if ranks.way == "ulysses" else tensor_rollout(model, contract, ranks)
+
+
+def join(way: str) -> Ranks | None:
+    """The processes that torchrun started, one per GPU where there are any; None for one that runs alone.
+
+    Raises:
+        ValueError: an unknown way to divide.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    if way not in WAYS:
+        raise ValueError(f"parallel={way!r} must be one of {WAYS}.")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    return Ranks(device, way=way)

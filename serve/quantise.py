@@ -1,0 +1,47 @@
+"""Blocks in eight bits: which recipe, on which device.
+
+Files keep the exact weights; blocks are quantised when they are loaded, so that an artifact serves every device.
+"""
+
+import torch
+from torch import nn
+
+from gwm.dit import DiT
+from gwm.optional import optional_module
+
+COMMAND = "pip install torchao==0.18.0"
+# weights: only storage is smaller, products are as before. Without: activations too, by token, and fast products.
+RECIPES = {
+    "int8_weights": "Int8WeightOnlyConfig",
+    "int8": "Int8DynamicActivationInt8WeightConfig",
+    "float8_weights": "Float8WeightOnlyConfig",
+    "float8": "Float8DynamicActivationFloat8WeightConfig",
+}
+FLOAT8_CAPABILITY = (8, 9)  # of CUDA devices that multiply float8: Ada, Hopper and later
+
+
+def check_recipe(recipe: str, device: torch.device) -> None:
+    """Raises:
+    ValueError: no such recipe, or not for this device.
+    """
+    if recipe not in RECIPES:
+        raise ValueError(f"quantised={recipe!r} must be one of {sorted(RECIPES)}.")
+    able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLOAT8_CAPABILITY
+    if recipe == "float8" and not able:
+        raise ValueError(
+            f"quantised='float8' must run on a CUDA device of capability {FLOAT8_CAPABILITY} or later, which "
+            f"multiplies float8; device={device} does not. Export with quantise=int8, or without."
+        )
+
+
+def quantise(dit: DiT, recipe: str) -> None:
+    """Quantise the linear layers of the blocks in place: nearly all weights, and the layers that bear it best.
+
+    Raises:
+        ValueError: as `check_recipe`.
+        MissingPackageError: torchao is not installed.
+    """
+    check_recipe(recipe, dit.head.weight.device)
+    torchao = optional_module("torchao.quantization", COMMAND)
+    config = vars(torchao)[RECIPES[recipe]]()
+    torchao.quantize_(dit.blocks, config, filter_fn=lambda module, name: isinstance(module, nn.Linear))

@@ -1,0 +1,86 @@
+"""Several processes that denoise one stream together: what the first is told, all do."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from gwm.condition.inputs import Condition
+
+WAYS = ("ulysses", "tensor")  # strips of rows outside of attention, or all tokens and parts of the weights
+
+
+class Order(IntEnum):
+    """What the first process has the others do; `START` carries the seed, `REWIND` the number of chunks."""
+
+    START = 0
+    CHUNK = 1
+    REWIND = 2
+    STOP = 3
+
+
+class Ranks:
+    """Processes with a device each. The first hears, decodes and decides; the others do what it does to the latents.
+
+    Once a chunk the first process sends its order and the chunk's conditions, nothing else: noise is drawn from the
+    seed everywhere. A process that dies is an error in all others, after the group's timeout at the latest.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", *, way: str = "ulysses") -> None:
+        """way: one of `WAYS`. The process group must have been initialised (`serve.parallel.join`)."""
+        self.device, self.way = torch.device(device), way
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def tell(self, order: Order, *tensors: Tensor, value: int = 0) -> None:
+        """The first process: send an order and what belongs to it. The others carry it out already."""
+        if self.rank == 0:
+            dist.broadcast(torch.tensor([order, value], device=self.device), src=0)
+            for tensor in tensors:
+                dist.broadcast(tensor.contiguous(), src=0)  # the others receive into contiguous storage
+
+    def hear(self) -> tuple[Order, int]:
+        """The others: wait for the next order."""
+        told = torch.zeros(2, dtype=torch.long, device=self.device)
+        dist.broadcast(told, src=0)
+        order, value = told.tolist()
+        return Order(order), value
+
+    def receive(self, like: Sequence[Tensor]) -> list[Tensor]:
+        """The others: the tensors of an order, shaped like these."""
+        made = [tensor.new_empty(tensor.shape) for tensor in like]
+        for tensor in made:
+            dist.broadcast(tensor, src=0)
+        return made
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum over all processes, in place."""
+        dist.all_reduce(x)
+        return x
+
+    def rows(self, strip: Float[Tensor, "b f c _ w"]) -> Float[Tensor, "b f c h w"]:
+        """The picture whose strips of rows the processes have."""
+        strip = strip.contiguous()
+        strips = [torch.empty_like(strip) for _ in range(self.size)]
+        dist.all_gather(strips, strip)
+        return torch.cat(strips, dim=-2)
+
+    def exchange(self, parts: Float[Tensor, "r *_"]) -> Float[Tensor, "r *_"]:
+        """Send part i to process i; part i of the result is what process i had for this one."""
+        parts = parts.contiguous()  # first: storage of the same shape would else have the same foreign strides
+        got = torch.empty_like(parts)
+        dist.all_to_all_single(got, parts)
+        return got
+
+
+def tensors_of(condition: Condition) -> list[Tensor]:
+    """The conditions that are there."""
+    return [tensor for tensor in vars(condition).values() if tensor is not None]
+
+
+def with_tensors(example: Condition, tensors: Sequence[Tensor]) -> Condition:
+    """Inverse of `tensors_of`, for conditions of the same kinds as `example`."""
+    names = [name for name, tensor in vars(example).items() if tensor is not None]
+    return Condition(**dict(zip(names, tensors, strict=True)))

@@ -1,0 +1,215 @@
+"""Several live streams on one set of weights: slots allocated once, one chunk at a time by least slack."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from serve.artifact import Artifact
+from serve.engine import Engine
+from serve.graphs import Capture
+from serve.scheduler import CapacityError, Policy, Scheduler, least_slack
+
+MEASURED_CHUNKS = 6  # of which the slowest but one counts, after as many to warm up
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Frames of one session; whoever holds frames of an older generation than the session's drops them."""
+
+    session: str
+    generation: int
+    number: int  # since the session was opened
+    frames: UInt8[np.ndarray, "f h w 3"]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """When a command was accepted and from which chunk on it holds."""
+
+    generation: int
+    accepted_s: float
+    from_chunk: int
+
+
+@dataclass(slots=True)
+class Session:
+    """A stream and its slot."""
+
+    engine: Engine
+    generation: int = 0
+    number: int = 0  # chunks made
+    due_s: float | None = None  # deadline of the next chunk; None before the first
+
+
+class Sessions:
+    """Streams share weights and nothing else: each has a cache, a decoder state and a place in the queue of its own.
+
+    lead_chunks: how long after its sound a chunk may come, in chunks; the buffer of the players.
+    capture: as for `Engine`; one graph for each slot, captured here and kept for all sessions of the slot.
+    text_tokens: as for `Engine`.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        slots: int,
+        lead_chunks: float = 1.0,
+        undo_chunks: int = 0,
+        capture: Capture | None = None,
+        text_tokens: int = 512,
+        policy: Policy = least_slack,
+        max_load: float = 0.9,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises:
+        RuntimeError: the slots do not fit into memory.
+        """
+        check_memory(artifact, slots=slots, undo_chunks=undo_chunks)
+        self.contract, self.clock = artifact.contract, clock
+        self.period_s = artifact.contract.chunk_ms / 1000
+        self.lead_s = lead_chunks * self.period_s
+        options = {"capture": capture, "undo_chunks": undo_chunks, "text_tokens": text_tokens}
+        self.free = [Engine(artifact, seed=0, **options) for _ in range(slots)]
+        self.running: dict[str, Session] = {}
+        self.scheduler = Scheduler(clock, policy=policy, max_load=max_load)
+        self.chunk_s = self._measured()
+
+    def open(
+        self,
+        name: str,
+        portrait: UInt8[np.ndarray, "h w 3"],
+        *,
+        seed: int,
+        text: Float[Tensor, "1 s t"] | None = None,
+    ) -> None:
+        """Begin a stream.
+
+        Raises:
+            ValueError: the name is taken, or portrait or text do not fit.
+            CapacityError: there is no slot, or streams would be late.
+        """
+        if not self.free:
+            raise CapacityError(f"{name!r}: all {len(self.running)} slots are taken. Try again when a session ends.")
+        self.scheduler.open(name, period_s=self.period_s, cost_s=self.chunk_s)
+        engine = self.free.pop()
+        engine.seed = seed
+        try:
+            engine.start(portrait, text)
+        except ValueError:
+            self.scheduler.close(name)
+            self.free.append(engine)
+            raise
+        self.running[name] = Session(engine)
+
+    def close(self, name: str) -> None:
+        """End a stream; its slot is free at once."""
+        self.free.append(self.running.pop(name).engine)
+        self.scheduler.close(name)
+
+    def push(self, name: str, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
+        """As `Engine.push`."""
+        self.running[name].engine.push(agent, user)
+        self._ready(name)
+
+    def switch(self, name: str, text: Float[Tensor, "1 s t"]) -> Receipt:
+        """Tell the model another text, from the next chunk on; no frame becomes stale.
+
+        Raises:
+            ValueError: as `Engine.switch`.
+        """
+        session = self.running[name]
+        session.engine.switch(text)
+        return Receipt(session.generation, self.clock(), session.number)
+
+    def interrupt(self, name: str) -> Receipt:
+        """A new generation: frames of the old one are stale wherever they are, and what was to be said is silence."""
+        self.running[name].engine.hush()
+        return self._new_generation(name)
+
+    def rewind(self, name: str, chunks: int) -> Receipt:
+        """Take back the latest chunks, whose frames are stale with it; their sound waits again.
+
+        Raises:
+            ValueError: as `Engine.rewind`.
+        """
+        session = self.running[name]
+        session.engine.rewind(chunks)
+        session.number -= chunks
+        self._ready(name)
+        return self._new_generation(name)
+
+    def step(self) -> Chunk | None:
+        """Make the chunk that is needed soonest, or none when none can be made."""
+        chosen = self.scheduler.choose()
+        if chosen is None:
+            return None
+        session, begin = self.running[chosen.name], self.clock()
+        chunk = Chunk(chosen.name, session.generation, session.number, session.engine.step())
+        end = self.clock()
+        session.number += 1
+        # A viewer who had to wait sees everything later from then on.
+        session.due_s = max(session.due_s or end, end) + self.period_s
+        self.scheduler.done(chosen.name, took_s=end - begin)
+        self._ready(chosen.name)
+        return chunk
+
+    def _ready(self, name: str) -> None:
+        session = self.running[name]
+        if session.engine.ready and self.scheduler.streams[name].ready_s is None:
+            if session.due_s is None:
+                session.due_s = self.clock() + self.lead_s
+            self.scheduler.ready(name, deadline_s=session.due_s)
+
+    def _new_generation(self, name: str) -> Receipt:
+        session = self.running[name]
+        session.generation += 1
+        return Receipt(session.generation, self.clock(), session.number)
+
+    def _measured(self) -> float:
+        """Seconds of a chunk on this machine now, when nothing else of ours runs."""
+        engine, side, took = self.free[0], self.contract.resolution, []
+        engine.start(np.zeros((side, side, 3), np.uint8))
+        silence = np.zeros(2 * MEASURED_CHUNKS * engine.chunk_samples, np.float32)
+        engine.push(silence, silence)
+        engine.finish()
+        for _ in range(2 * MEASURED_CHUNKS):
+            begin = time.perf_counter()
+            engine.step()
+            took.append(time.perf_counter() - begin)
+        return sorted(took[MEASURED_CHUNKS:])[-2]
+
+
+def slot_bytes(artifact: Artifact, *, undo_chunks: int) -> int:
+    """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's state."""
+    contract, pattern, vae = artifact.contract, artifact.contract.pattern, artifact.contract.vae
+    patches = (contract.latent_size // contract.dit.patch) ** 2
+    element = artifact.dit.head.weight.element_size()
+    width = contract.dit.num_layers * contract.dit.dim * element
+    frames = 2 * (pattern.sink_frames + pattern.ring_frames + undo_chunks * pattern.chunk_frames) + pattern.sink_frames
+    low, high = vae.channels[2], vae.channels[1]
+    state = (low + 4 * high) * contract.latent_size**2 * artifact.vae.mean.element_size()
+    reference = contract.dit.in_channels * contract.latent_size**2 * element
+    return frames * patches * width + reference + (1 + undo_chunks) * state
+
+
+def check_memory(artifact: Artifact, *, slots: int, undo_chunks: int) -> None:
+    """Raises:
+    RuntimeError: the device has not enough free memory for the slots.
+    """
+    device, each = artifact.dit.head.weight.device, slot_bytes(artifact, undo_chunks=undo_chunks)
+    if device.type == "cuda":
+        available = torch.cuda.mem_get_info(device)[0]
+    else:
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if slots * each > available:
+        raise RuntimeError(
+            f"slots={slots} of {each} bytes each must fit into the {available} bytes that are free on {device}: "
+            f"{available // each} would. Lower slots, undo_chunks={undo_chunks} or the window."
+        )

@@ -1,0 +1,51 @@
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kernels import dispatch
+from kernels.dispatch import by_device, choose, fused_only, reference_only, using
+
+
+def reference() -> None: ...
+
+
+def fused() -> None: ...
+
+
+def on_gpu() -> SimpleNamespace:
+    return SimpleNamespace(is_cuda=True)
+
+
+def test_the_cpu_runs_references():
+    assert by_device("op", torch.zeros(1), reference, fused) is reference
+
+
+def test_a_gpu_runs_kernels_unless_a_gradient_is_recorded(unchecked: None):
+    assert by_device("op", on_gpu(), reference, fused) is reference
+    with torch.no_grad():
+        assert by_device("op", on_gpu(), reference, fused) is fused
+
+
+def test_a_gpu_without_triton_runs_references_and_warns_once(
+    unchecked: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(dispatch, "HAS_TRITON", False)
+    dispatch._announce.cache_clear()
+    with torch.no_grad(), caplog.at_level(logging.INFO):
+        for _ in range(2):
+            assert by_device("op", on_gpu(), reference, fused) is reference
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "op: plain PyTorch, several times slower: Triton is not installed (pip install triton)")
+    ]
+
+
+def test_a_policy_holds_until_its_block_ends():
+    x = torch.zeros(1)
+    with using(fused_only):
+        assert choose("op", x, reference, fused) is fused
+        with using(reference_only):
+            assert choose("op", x, reference, fused) is reference
+        assert choose("op", x, reference, fused) is fused
+    assert choose("op", x, reference, fused) is reference

@@ -1,0 +1,85 @@
+"""Deterministic promises of the engine, counted on a CPU: they hold on a GPU because the same code runs there."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from gwm.chunks import ChunkPattern
+from gwm.config import DiTConfig
+from gwm.rollout import Rollout
+from serve.bench.counters import Counts, counting
+from serve.undo import UndoLog
+from tests.tiny import DIT, PATCHES, contract, latents, speech, tiny_dit
+
+NO_SINKS = ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=0, first_frames=1)
+
+
+def steady(
+    *, pattern: ChunkPattern | None = None, dit: DiTConfig = DIT, sigmas: tuple[float, ...] = (1.0, 0.6)
+) -> Rollout:
+    """A stream whose window is full."""
+    changes = {} if pattern is None else {"pattern": pattern}
+    rollout = Rollout(tiny_dit(dit), contract(6, dit=dit, sigmas=sigmas, **changes))
+    rollout.start(latents(1, 1), speech(1, 1), seed=0)
+    size = rollout.contract.pattern.chunk_frames
+    for _ in range(5):
+        rollout.step(speech(size, 1))
+    return rollout
+
+
+def counts(rollout: Rollout) -> Counts:
+    cache, noises = rollout.cache, rollout.noises()
+    with counting([cache.k, cache.v]) as made:
+        rollout.generate(noises, speech(rollout.contract.pattern.chunk_frames, 1))
+    return made
+
+
+def test_a_steady_chunk_never_reads_a_number_back():
+    assert counts(steady()).host_reads == 0
+
+
+def test_the_counter_sees_a_host_read():
+    with counting([]) as made:
+        torch.zeros(3).sum().item()
+    assert made.host_reads == 1
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 3])
+def test_the_cache_moves_the_new_keys_and_values_and_nothing_else(chunk_frames: int):
+    """2 c n d numbers for each layer and pass: nothing is rolled, cloned or put together."""
+    rollout = steady(pattern=dataclasses.replace(NO_SINKS, chunk_frames=chunk_frames))
+    passes = len(rollout.contract.sigmas) + 1
+    expected = 2 * chunk_frames * PATCHES * DIT.dim * DIT.num_layers * passes * 4
+    assert counts(rollout).cache_bytes == expected
+
+
+def test_sinks_are_turned_once_a_chunk_and_not_once_a_pass():
+    new = 2 * PATCHES * DIT.dim * DIT.num_layers * 4
+    extra = [counts(steady(sigmas=sigmas)).cache_bytes - (len(sigmas) + 1) * new for sigmas in ((1.0,), (1.0, 0.6))]
+    assert extra[0] == extra[1] > 0
+
+
+def test_a_block_is_at_most_15_kernel_calls():
+    calls = []
+    for num_layers in (2, 3):
+        rollout = steady(dit=dataclasses.replace(DIT, num_layers=num_layers), sigmas=(1.0,))
+        calls.append(counts(rollout).kernel_calls)
+    assert calls[1] - calls[0] <= 2 * 15  # one step and the commit
+
+
+def test_neither_a_chunk_nor_a_new_stream_moves_storage():
+    """A captured graph reads and writes where these were when it was captured."""
+    rollout = steady()
+    undo, cache = UndoLog(rollout, 2), rollout.cache
+
+    def places() -> list[int]:
+        tensors = (cache.k, cache.v, cache.sink_k, cache.frame, rollout.reference, undo.evicted)
+        return [tensor.data_ptr() for tensor in tensors]
+
+    before = places()
+    rollout.start(latents(1, 1), speech(1, 1), seed=1)
+    for _ in range(3):
+        undo.keep_keys()
+        rollout.step(speech(1, 1))
+    assert places() == before

@@ -1,0 +1,60 @@
+import gc
+
+import pytest
+import torch
+
+from gwm.rollout import Rollout
+from serve.bench import soak as module
+from serve.bench.soak import CASE, soak, worst_angle
+from serve.bench.subject import make
+from serve.bench.timing import Stopwatch
+from tests.tiny import contract, tiny_dit
+
+CPU = torch.device("cpu")
+
+
+def live_tensors() -> int:
+    gc.collect()
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+
+@torch.no_grad()
+def test_a_chunk_leaves_no_tensor_behind():
+    """Deterministic, where the memory of a process is not."""
+    subject = make(CASE, CPU)
+    subject.fill()
+    before = live_tensors()
+    for _ in range(20):
+        subject.denoise()
+    assert live_tensors() == before
+
+
+@torch.no_grad()
+def test_a_soak_reports_what_could_drift():
+    made = soak(Stopwatch(CPU), chunks=40, around=10)
+    assert made["finite"] and made["worst_angle"] < 1e-6 and list(made["chunk_ms"]) == ["at 10", "at 30"]
+    early, late = made["chunk_ms"].values()
+    assert made["late_over_early"] == late / early > 0
+
+
+@torch.no_grad()
+def test_the_angle_of_a_stream_without_reduction_would_be_wrong(monkeypatch: pytest.MonkeyPatch):
+    """Guards the oracle: float32 angles miss the bound by far."""
+
+    def careless(frame: torch.Tensor, rows: int, columns: int, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        count = module.axis_pairs(head_dim)[0]
+        angle = frame.float()[:, None] * module.THETA ** (-torch.arange(count) / count)
+        return angle.cos().repeat_interleave(2, -1), angle.sin().repeat_interleave(2, -1)
+
+    rollout = Rollout(tiny_dit(), contract())
+    exact = worst_angle(rollout, [99_999])
+    monkeypatch.setattr(module, "rotation", careless)
+    assert exact < 1e-6 < 1e-5 < worst_angle(rollout, [99_999])
+
+
+@torch.no_grad()
+def test_a_soaked_chunk_is_a_chunk_of_the_engine():
+    subject = make(CASE, CPU)
+    subject.start()
+    subject.denoise()
+    assert subject.rollout.frame == 2 and subject.rollout.cache.frame == 2

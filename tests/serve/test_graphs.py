@@ -1,0 +1,108 @@
+import dataclasses
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from gwm.condition.inputs import Condition
+from gwm.rollout import Rollout
+from serve.graphs import GraphedChunk, capture_cuda
+from tests.tiny import DIT, contract, latents, speech, tiny_dit
+
+NUM_CHUNKS = 9  # twice round the ring and beyond the horizon
+
+
+def rollout(device: str = "cpu") -> Rollout:
+    dit = dataclasses.replace(DIT, around_reference=True)
+    return Rollout(tiny_dit(dit).to(device), contract(4, dit=dit), batch_size=2)
+
+
+def moved(condition: Condition, device: str) -> Condition:
+    return Condition(agent=condition.agent.to(device), user=condition.user.to(device))
+
+
+def play(stream: Rollout, step: Callable[[Condition], Tensor], condition: Condition, reference: Tensor) -> Tensor:
+    stream.start(reference, condition, seed=3)
+    parts = [condition.frames(slice(at, at + 1)) for at in range(NUM_CHUNKS)]
+    return torch.cat([step(part).clone() for part in parts], dim=1)
+
+
+def recorded(body: Callable[[], None]) -> Callable[[], None]:
+    """A capture for CPUs: the body runs for real, as when a graph warms up, and replaying runs it again."""
+    body()
+    return body
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("capture", [None, recorded])
+def test_a_graphed_chunk_is_the_rollouts_step_and_holds_for_all_streams(capture: Callable | None):
+    """A replay sees new noise and conditions only through the graph's own storage, and the stream through the cache."""
+    stream, condition, reference = rollout(), speech(NUM_CHUNKS), latents(1)
+    expected = play(stream, stream.step, condition, reference)
+    chunk = GraphedChunk(stream, condition.frames(slice(0, 1)), capture=capture)
+    play(stream, chunk.step, speech(NUM_CHUNKS), latents(1))
+    assert torch.equal(play(stream, chunk.step, condition, reference), expected)
+
+
+@torch.no_grad()
+def test_capturing_leaves_no_trace_in_the_stream():
+    stream = rollout()
+    GraphedChunk(stream, speech(1), capture=recorded)
+    assert stream.frame == 0 and stream.cache.frame == 0
+
+
+@torch.no_grad()
+def test_a_failed_capture_runs_eagerly_and_says_so_once(caplog: pytest.LogCaptureFixture):
+    def fail(body: Callable[[], None]) -> Callable[[], None]:
+        body()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    stream, condition, reference = rollout(), speech(NUM_CHUNKS), latents(1)
+    expected = play(stream, stream.step, condition, reference)
+    with caplog.at_level(logging.INFO):
+        chunk = GraphedChunk(stream, condition.frames(slice(0, 1)), capture=fail)
+        assert torch.equal(play(stream, chunk.step, condition, reference), expected)
+    assert [record.message for record in caplog.records] == [
+        "no CUDA graph, chunks run eagerly and launch every kernel from the host: "
+        "operation not permitted when stream is capturing"
+    ]
+
+
+@torch.no_grad()
+def test_conditions_of_another_shape_are_an_error():
+    stream = rollout()
+    chunk = GraphedChunk(stream, speech(1), capture=recorded)
+    stream.start(latents(1), speech(1), seed=0)
+    with pytest.raises(ValueError, match=r"condition.agent has shape \(2, 2, "):
+        chunk.step(speech(2))
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_replayed_chunks_are_the_eager_twins():
+    stream = rollout("cuda")
+    condition, reference = moved(speech(NUM_CHUNKS), "cuda"), latents(1).cuda()
+    expected = play(stream, stream.step, condition, reference)
+    chunk = GraphedChunk(stream, condition.frames(slice(0, 1)), capture=capture_cuda)
+    assert chunk.replay is not None
+    torch.testing.assert_close(play(stream, chunk.step, condition, reference), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_steady_chunks_neither_allocate_nor_wait():
+    stream = rollout("cuda")
+    condition = moved(speech(1), "cuda")
+    chunk = GraphedChunk(stream, condition, capture=capture_cuda)
+    stream.start(latents(1).cuda(), condition, seed=0)
+    chunk.step(condition)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            chunk.step(condition)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.cuda.memory_allocated() == before
