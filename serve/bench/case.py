@@ -21,7 +21,7 @@ SIGMAS = {1: (1.0,), 2: (1.0, 0.6), 4: (1.0, 0.9, 0.75, 0.5)}
 # What characters that are trained here have in common.
 CHARACTER: dict[str, Any] = {"text_dim": 0, "in_channels": 64, "around_reference": True}
 SHAPES: dict[str, dict[str, Any]] = {
-    "nano": {"dim": 192, "ffn_dim": 768, "num_heads": 6, "num_layers": 4, **CHARACTER},
+    "nano": {"dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 4, **CHARACTER},
     "character": {"dim": 384, "ffn_dim": 1536, "num_heads": 6, "num_layers": 8, **CHARACTER},
     "one_layer": {"dim": 32, "ffn_dim": 64, "num_heads": 2, "num_layers": 1, "text_dim": 0, "in_channels": 4},
     "small_wan": {"dim": 192, "ffn_dim": 768, "num_heads": 6, "num_layers": 4, "text_dim": 64},
@@ -78,7 +78,7 @@ class Case:
 
     def contract(self) -> Contract:
         """The stream of this case; its `resolution` is that of the rows, `Rollout` is given the grid."""
-        shape: dict[str, Any] = {"speech_dim": AUDIO.window_features(4), **SHAPES[self.shape]}
+        shape: dict[str, Any] = {"speech_dim": AUDIO.window_features(4), "speech_mels": 1, **SHAPES[self.shape]}
         dit = DiTConfig(**shape)
         window = 1 - (1 - self.window_frames) // self.chunk_frames  # whole chunks, rounded up, after the sink
         channels = dit.in_channels

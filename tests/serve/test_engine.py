@@ -55,8 +55,10 @@ def live_frames(engine: Engine, portrait: np.ndarray, voices: Voices, *, push: i
 
 
 def test_engine_shows_what_the_trainer_judged(artifact: Artifact, portrait: np.ndarray, voices: Voices):
+    """But for the last bit, where decoding by chunks adds up in another order."""
     frames, _ = Engine(artifact, seed=7).play(portrait, *voices)
-    assert np.array_equal(frames, trainer_frames(artifact, portrait, voices, seed=7))
+    apart = np.abs(frames.astype(int) - trainer_frames(artifact, portrait, voices, seed=7))
+    assert apart.max() <= 1 and (apart > 0).mean() < 1e-3
 
 
 def test_each_voice_reaches_the_picture(artifact: Artifact, portrait: np.ndarray, voices: Voices):

@@ -14,7 +14,7 @@ from data.footage.takes import TakeRules
 from data.ingest import ingest
 from data.manifest import read_manifest
 from data.shards import Clip, decode_sample, read_samples
-from gwm.face import CHIN, FACE_SHARE, FOREHEAD, FaceMesh
+from gwm.face import EYES_AT, MOUTH_AT, FaceMesh, eyes_and_mouth
 from gwm.optional import optional_folder
 from tests.tiny import AUDIO, tiny_vae
 from train.gate import held_out
@@ -61,9 +61,9 @@ def test_clips_and_references_frame_the_face_as_the_server_does(talks: list[Clip
         for picture in (clip.frames[12], clip.reference):
             points = mesh.landmarks(picture)
             assert points is not None
-            share = np.linalg.norm(points[FOREHEAD, :2] - points[CHIN, :2]) / RULES.resolution
-            assert share == pytest.approx(FACE_SHARE, abs=0.15)
-            assert (points[FOREHEAD, :2] + points[CHIN, :2]) / 2 == pytest.approx(np.array([32, 32]), abs=12)
+            eyes, mouth = (point / RULES.resolution for point in eyes_and_mouth(points))
+            assert eyes == pytest.approx(np.array([0.5, EYES_AT]), abs=0.15)
+            assert mouth == pytest.approx(np.array([0.5, MOUTH_AT]), abs=0.15)
 
 
 def test_traffic_is_dropped_for_want_of_a_face(shards: Path):
