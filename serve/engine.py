@@ -16,6 +16,7 @@ from gwm.rollout import Emit, keep
 from gwm.transfer import to_device
 from gwm.vae import VAEState
 from serve.artifact import Artifact
+from serve.compiled import Compiled
 from serve.graphs import Capture, GraphedChunk
 from serve.parallel import rollout_of
 from serve.ranks import Order, Ranks, tensors_of, with_tensors
@@ -38,14 +39,18 @@ class Engine:
         undo_chunks: int = 0,
         ranks: Ranks | None = None,
         text_tokens: int = 512,
+        compile: bool = False,
     ) -> None:
         """capture: how chunks become a CUDA graph, as `serve.graphs.capture_cuda`; None: they run eagerly.
         undo_chunks: how far `rewind` can go back; each costs memory for a chunk's keys and values.
         ranks: processes that denoise together. The first has the engine that is driven; in all others `follow`.
         text_tokens: of every text, for models that are told one (`switch`); 512 in Wan.
+        compile: let torch.compile generate the network's code, for minutes, at the first chunk.
         """
         self.contract, self.vae, self.seed, self.ranks = artifact.contract, artifact.vae, seed, ranks
         self.rollout = rollout_of(artifact.dit, artifact.contract, ranks)
+        if compile:
+            self.rollout.model = Compiled(self.rollout.model)  # type: ignore[assignment]  # called like the network
         self.text = self._no_text(text_tokens)
         audio = self.contract.audio
         self.past_samples = history_samples(audio) + audio.left_frames * audio.frame_samples

@@ -14,6 +14,7 @@ from gwm.vae import VAE, VAEState
 from kernels.dispatch import Policy, by_device, using
 from serve.bench.caches import POLICIES
 from serve.bench.case import DTYPES, Case, random_models
+from serve.compiled import Compiled
 from serve.graphs import GraphedChunk, capture_cuda
 
 
@@ -33,10 +34,10 @@ class Subject:
     def __init__(self, case: Case, models: tuple[DiT, VAE], options: Options) -> None:
         self.case, self.options, (dit, self.vae) = case, options, models
         weight, contract = dit.head.weight, case.contract()
-        network = torch.compile(dit, dynamic=False) if options.compile else dit
         cache = POLICIES[options.cache] if isinstance(options.cache, str) else options.cache
         self.rollout = Rollout(dit, contract, grid=case.grid, cache=cache)
-        self.rollout.model = network  # type: ignore[assignment]  # a compiled module is called like the module
+        if options.compile:
+            self.rollout.model = Compiled(dit)  # type: ignore[assignment]  # called like the network
         like = {"device": weight.device, "dtype": weight.dtype}
         speech = torch.zeros(1, contract.pattern.chunk_frames, contract.dit.speech_dim, **like)
         text = torch.randn(1, case.text_tokens, contract.dit.text_dim, **like) if contract.dit.text_dim else None

@@ -1,0 +1,35 @@
+"""With the backend that only captures: the one that generates code takes minutes and is PyTorch's to test."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from serve.compiled import Compiled
+
+
+class Uncompilable(nn.Linear):
+    @torch.compiler.disable
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)
+
+
+def messages(network: nn.Module, caplog: pytest.LogCaptureFixture) -> tuple[Compiled, list[str]]:
+    compiled, x = Compiled(network, backend="eager"), torch.randn(2, 3)
+    with caplog.at_level(logging.INFO, logger="serve.compiled"):
+        for _ in range(3):
+            assert torch.equal(compiled(x), network(x))
+    return compiled, [record.message for record in caplog.records if record.name == "serve.compiled"]
+
+
+def test_the_log_proves_once_that_compiled_code_ran(caplog: pytest.LogCaptureFixture):
+    compiled, said = messages(nn.Linear(3, 3), caplog)
+    assert said == ["compiled by eager: 1 graphs, run 1 times"]
+    assert compiled.num_runs == 3 and compiled.num_graphs == 1
+
+
+def test_a_network_that_is_not_compiled_is_a_warning(caplog: pytest.LogCaptureFixture):
+    compiled, said = messages(Uncompilable(3, 3), caplog)
+    assert said == ["compile=true, but nothing was compiled by eager: the network runs eagerly."]
+    assert compiled.num_runs == 0
