@@ -47,7 +47,13 @@ def sampled(
 
 
 def hold(artifact: Artifact, cases: list[Case], judge: Judge, *, seed: int, length_s: float, every_s: float) -> Series:
-    """What is measured in each second that is looked at; `seconds` is when."""
+    """What is measured in each second that is looked at; `seconds` is when.
+
+    Raises:
+        ValueError: fewer than five seconds would be looked at.
+    """
+    if length_s < 5 * every_s:
+        raise ValueError(f"long_s={length_s} must be at least 5 * long_every_s={every_s}: a drift compares two fifths.")
     chunk_frames = artifact.contract.chunk_pixel_frames
     rows = []
     for at, frames in sampled(artifact, cases, seed=seed, length_s=length_s, every_s=every_s):

@@ -44,7 +44,7 @@ def test_neighbours_in_the_same_clip_are_neither_right_nor_wrong():
     assert torch.equal(near, expected)
 
 
-def test_training_learns_which_square_belongs_to_which_noise(monkeypatch):
+def test_training_learns_which_square_belongs_to_which_noise():
     torch.manual_seed(0)
     adam = partial(torch.optim.AdamW, lr=3e-3)
     stage = SyncStage(
