@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from data.batch import StepData
 from data.manifest import read_manifest
 from data.shards import decode_sample, read_samples
+from data.steps import StepData
+from data.storage import Location
 from gwm.config import AudioConfig
 from gwm.face import FaceMesh
 from gwm.metrics.face_track import face_track, mouth_crops, seen
@@ -46,8 +47,11 @@ class MouthBatch:
     starts: Tensor  # n w: first frame of each window
     step: int
 
+    def __len__(self) -> int:
+        return len(self.mouths)
 
-def cut_mouths(shards: Path, split: str, folder: Path) -> list[Mouth]:
+
+def cut_mouths(shards: Location, split: str, folder: Path) -> list[Mouth]:
     """Mouths of a split, from `folder` or else cut out and kept there; drawn characters, whose faces the mesh does not
     see, are left out."""
     kept = folder / f"{split}.npz"
@@ -56,12 +60,12 @@ def cut_mouths(shards: Path, split: str, folder: Path) -> list[Mouth]:
         total = read_manifest(shards).splits[split].num_samples
         for sample in tqdm(read_samples(shards, split), desc=f"mouths {split}", total=total, unit="clip"):
             clip = decode_sample(sample)
-            if clip.info["style"] != "anny" or not moves(clip.truth.mouth):
+            if clip.info["style"] != "anny" or not moves(clip.mouth):
                 continue
             track = face_track(clip.frames, mesh)
             if seen(track) == 1:
                 side = CROP_PX + MARGIN_PX
-                found.append((mouth_crops(clip.frames, track, side), np.float16(clip.agent)))
+                found.append((mouth_crops(clip.frames, track, side), np.float16(clip.voices[0])))
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{split}.partial.npz"
         pixels, agents = zip(*found, strict=True)
@@ -115,8 +119,11 @@ class MouthData(StepData):
         windows_per_clip: int,
         num_workers: int,
         seed: int,
+        device_batch: int | None = None,
     ) -> None:
-        super().__init__(shards=shards, batch_size=batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(
+            shards=shards, batch_size=batch_size, num_workers=num_workers, seed=seed, device_batch=device_batch
+        )
         self.mouths, self.audio, self.windows_per_clip = Path(mouths), audio, windows_per_clip
 
     def setup(self, stage: str) -> None:

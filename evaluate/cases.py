@@ -40,15 +40,19 @@ class Case:
 
 
 def case_of(clip: Clip) -> Case:
-    truth = clip.truth
-    listening = truth.user_speaking & ~truth.agent_speaking & (truth.mouth < SHUT)
+    """The clip as the harness sees it; of real footage nobody knows where the mouth should be, or who listens."""
+    truth, (agent, user) = clip.truth, clip.voices
+    measured = truth is not None and clip.info["style"] == MESH_STYLE
+    listening = np.zeros(len(clip.frames), bool)
+    if truth is not None:
+        listening = truth.user_speaking & ~truth.agent_speaking & (truth.mouth < SHUT)
     return Case(
         key=clip.key,
         style=clip.info["style"],
         reference=clip.reference.copy(),  # a decoded picture is read-only, which torch warns about
         render=clip.frames,
-        mouth=truth.mouth if clip.info["style"] == MESH_STYLE else None,
-        voices=Voices(agent=clip.agent, user=clip.user, listening=listening),
+        mouth=clip.mouth if measured else None,
+        voices=Voices(agent=agent, user=user, listening=listening),
     )
 
 
