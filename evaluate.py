@@ -1,130 +1,133 @@
 """Judge an artifact on people and sentences that no training saw: report.json, report.html, one line.
 
-python evaluate.py artifact=runs/nano/artifact shards=shards/nano runs=runs/nano
+python evaluate.py artifact=runs/nano/artifact shards=shards/nano runs=runs/nano [suite=full] [baseline=other_artifact]
+
+A second call goes on where the first was stopped: clips that were measured are kept under out/clips.
 """
 
-import json
 import logging
-import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import hydra
 import numpy as np
 from omegaconf import DictConfig
+from tqdm import tqdm
 
-from data.pixels import halved
-from data.shards import Clip, decode_sample, read_samples
-from gwm.line_chart import Line
-from gwm.metrics.judge import Judge, means
-from gwm.metrics.lip_sync import moves
-from gwm.report import Curves, Images, Section, Table, Text, read_curves, write_report
+from evaluate.cases import Case, test_cases
+from evaluate.endless import Series, drifts, hold
+from evaluate.examine import Result, examine, load_arrays, load_result, save_arrays, work_folder
+from evaluate.sections import (
+    comparison_table,
+    frechet_table,
+    gates_table,
+    hold_section,
+    lips_section,
+    metrics_table,
+    samples,
+    speed_table,
+    styles_table,
+    time_section,
+    training_sections,
+)
+from evaluate.speed import measure_speed
+from evaluate.summary import compare, gates, numbers
+from gwm.metrics.judge import Judge
+from gwm.report import Section, Text, write_report
 from gwm.weights import write_json
 from serve.artifact import Artifact, load_artifact
-from serve.engine import Engine
-from train.gates import read_gates
 
 log = logging.getLogger(__name__)
 
-
-def test_clips(shards: Path, resolution: int, count: int) -> list[Clip]:
-    """Rendered people of the test split who speak."""
-    clips = [halved(decode_sample(sample), resolution) for sample in read_samples(shards, "test")]
-    return [clip for clip in clips if clip.info["style"] == "anny" and moves(clip.mouth)][:count]
+Measured = tuple[dict[str, Any], list[Result], Series]
 
 
-def play(artifact: Artifact, clip: Clip, *, seed: int) -> tuple[np.ndarray, list[float]]:
-    """The clip as the server would play it, and the milliseconds of every chunk."""
-    engine = Engine(artifact, seed=seed)
-    frames, times = engine.play(clip.reference, *clip.voices)
-    return frames[: len(clip.frames)], times
+def examined(artifact: Artifact, cases: list[Case], judge: Judge, work: Path, **how: int) -> list[Result]:
+    """Results of every case, kept ones as they are."""
+    results = []
+    with tqdm(cases, desc="evaluate", unit="clip") as bar:
+        for number, case in enumerate(bar):
+            path = work / f"{case.key}.npz"
+            result = load_result(path)
+            if result is None:
+                other = other_user(cases, number)
+                result = examine(artifact, case, judge, seed=how["seed"] + number, seeds=how["seeds"], other_user=other)
+                result.save(path)
+            results.append(result)
+            shown = result.rows["model"]
+            bar.set_postfix_str(" ".join(f"{k}={shown[k]:.2f}" for k in ("lip_sync", "psnr") if k in shown))
+    return results
 
 
-def evaluate(artifact: Artifact, clips: list[Clip], *, seed: int) -> tuple[dict[str, Any], list[Section]]:
-    """Numbers of model and renders, and the sections that show them."""
-    judge = Judge(thorough=True)
-    model_rows, render_rows, times, strips, charts = [], [], [], {}, {}
-    for number, clip in enumerate(clips):
-        frames, ms = play(artifact, clip, seed=seed + number)
-        truth = {
-            "render": clip.frames[: len(frames)],
-            "mouth": clip.mouth[: len(frames)],
-            "reference": clip.reference,
-            "chunk_frames": artifact.contract.chunk_pixel_frames,
-        }
-        row, opening = judge(frames, **truth)
-        model_rows.append(row)
-        render_rows.append(judge(truth["render"], **truth)[0])
-        times += ms[1:]
-        log.info("clip %d of %d: lip_sync %.2f", number + 1, len(clips), row["lip_sync"])
-        if number < 4:
-            strips |= {f"{number}: render": clip.frames, f"{number}: model": frames}
-            t = np.arange(len(frames)) / artifact.contract.fps
-            scale = np.nanstd(opening) + 1e-9
-            shown = (opening - np.nanmean(opening)) / scale * clip.mouth.std() + clip.mouth.mean()
-            charts[f"clip {number}"] = {
-                "meant": Line(t, clip.mouth[: len(t)]),
-                "measured (scaled)": Line(t, shown),
-            }
-    speed = {f"ms_per_chunk_p{p}": float(np.percentile(times, p)) for p in (50, 95)}
-    results = {
-        "clips": len(clips),
-        "model": means(model_rows),
-        "renders": means(render_rows),
-        "skipped": judge.skipped,
-        "speed": {
-            **speed,
-            "chunk_ms": artifact.contract.chunk_ms,
-            "machine": f"{platform.processor() or platform.machine()}",
-        },
-    }
-    names = list(results["model"])
-    rows = [[name, results["model"][name], results["renders"].get(name)] for name in names]
-    note = "".join(f"{metric} skipped: {command}. " for metric, command in judge.skipped.items())
-    sections: list[Section] = [
-        Table(
-            title="Held-out people and sentences",
-            columns=["metric", "model", "renders (ceiling)"],
-            rows=rows,
-            note=note,
-        ),
-        Table(title="Speed", columns=["measure", "value"], rows=[[k, v] for k, v in results["speed"].items()]),
-        Images(title="What it looks like", strips=strips),
-        Curves(title="Does the mouth follow the voice", charts=charts, x_label="seconds"),
-    ]
-    return results, sections
+def other_user(cases: list[Case], number: int) -> np.ndarray:
+    """Somebody else's user: of the next case that has one, or else the own one backwards."""
+    for step in range(1, len(cases)):
+        case = cases[(number + step) % len(cases)]
+        if case.listens:
+            return case.voices.user
+    return cases[number].voices.user[::-1].copy()
 
 
-def training_sections(runs: Path) -> list[Section]:
-    """Gates and loss curves of the stages under `runs`."""
-    gates = read_gates(runs)
-    columns = sorted({key for gate in gates.values() for key in gate})
-    rows = [[stage, *(gate.get(column, "") for column in columns)] for stage, gate in gates.items()]
-    charts = {}
-    for stage in gates:
-        for metrics in sorted((runs / stage).glob("logs/*/metrics.csv"))[-1:]:
-            charts[stage] = {name: line for name, line in read_curves(metrics).items() if "loss" in name}
-    return [
-        Table(title="Gates of the stages", columns=["stage", *columns], rows=rows),
-        Curves(title="Losses", charts=charts, x_label="step"),
-    ]
+def held(artifact: Artifact, cases: list[Case], judge: Judge, kept: Path, cfg: DictConfig) -> Series:
+    """The long stream, kept like a clip; nothing where the suite has none."""
+    if not cfg.long_s:
+        return {}
+    if not kept.is_file():
+        series = hold(artifact, cases, judge, seed=cfg.seed, length_s=cfg.long_s, every_s=cfg.long_every_s)
+        save_arrays(kept, series)
+    return load_arrays(kept)
+
+
+def measured(folder: Path, cases: list[Case], judge: Judge, cfg: DictConfig) -> Measured:
+    """Everything about one artifact: what report.json says of it, and what the pictures are made of."""
+    settings: dict[str, Any] = {name: cfg[name] for name in ("seed", "seeds", "long_s", "long_every_s")}
+    settings["cases"] = [case.key for case in cases]
+    artifact = load_artifact(folder)
+    work = work_folder(Path(cfg.out), folder, Path(cfg.shards), judge, Path(cfg.sync), **settings)
+    results = examined(artifact, cases, judge, work, seed=cfg.seed, seeds=cfg.seeds)
+    series = held(artifact, cases, judge, work / "long.npz", cfg)
+    return {"artifact": str(folder), **numbers(results), "long": drifts(series)}, results, series
+
+
+def summary_line(report: dict[str, Any]) -> str:
+    """What one reads first."""
+    model = report["model"]
+    shown = [f"{name}={model[name]:.3g}" for name in ("lip_sync", "false_mouth", "identity", "psnr") if name in model]
+    rows = gates(report, report["long"])
+    return f"{report['artifact']}: {' '.join(shown)}; {sum(row[3] for row in rows)} of {len(rows)} gates reached"
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    out = Path(cfg.out)
-    artifact = load_artifact(Path(cfg.artifact))
-    clips = test_clips(Path(cfg.shards), artifact.contract.resolution, cfg.clips)
-    if not clips:
-        raise ValueError(f"shards={cfg.shards} has no test clip in which a rendered person speaks; make more clips.")
-    results, sections = evaluate(artifact, clips, seed=cfg.seed)
-    stages = training_sections(Path(cfg.runs)) if cfg.runs else []
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "report.json", results)
-    summary = json.dumps({k: round(v, 3) for k, v in results["model"].items()})
-    write_report(out / "report.html", f"gwm: {cfg.artifact}", [Text(title="Summary", text=summary), *sections, *stages])
-    share = results["model"]["lip_sync"] / max(results["renders"]["lip_sync"], 1e-6)
-    log.info("%s: lip_sync %.2f of the renders'; %s", cfg.artifact, share, out / "report.html")
+    out, folder = Path(cfg.out), Path(cfg.artifact)
+    artifact = load_artifact(folder)
+    counts = {"clips": cfg.clips, "listeners": cfg.listeners, "drawn": cfg.drawn}
+    cases = test_cases(Path(cfg.shards), artifact.contract.resolution, **counts)
+    names = {"model": folder} | ({"baseline": Path(cfg.baseline)} if cfg.baseline else {})
+    speeds = {name: measure_speed(load_artifact(path), cases[0], runs=cfg.speed_runs) for name, path in names.items()}
+    judge = Judge(thorough=True, sync=Path(cfg.sync))
+    found = {name: measured(path, cases, judge, cfg) for name, path in names.items()}
+    report, results, _ = found["model"]
+    report |= {"suite": cfg.name, "skipped": judge.skipped, "speed": speeds["model"]}
+    note = "".join(f"{metric} skipped: {command}. " for metric, command in judge.skipped.items())
+    sections: list[Section] = [metrics_table(report, note=note), gates_table(report, report["long"])]
+    if cfg.baseline:
+        other, others, _ = found["baseline"]
+        differences = compare(results, others)
+        report["baseline"] = other | {"speed": speeds["baseline"], "differences": [asdict(row) for row in differences]}
+        sections += [comparison_table(differences, cfg.baseline), frechet_table(report["frechet"], other["frechet"])]
+    sections += [styles_table(results), speed_table(speeds)]
+    shown = {name: part[1][: cfg.shown] for name, part in found.items()}
+    sections += samples(cases[: cfg.shown], shown, out / "samples")
+    sections += [lips_section(cases[: cfg.shown], results[: cfg.shown]), time_section(results)]
+    if cfg.long_s:
+        sections.append(hold_section({name: part[2] for name, part in found.items()}))
+    sections += training_sections(Path(cfg.runs)) if cfg.runs else []
+    line = summary_line(report)
+    write_json(out / "report.json", report)
+    write_report(out / "report.html", f"gwm: {folder}", [Text(title="Summary", text=line), *sections])
+    log.info("%s; %s", line, out / "report.html")
 
 
 if __name__ == "__main__":

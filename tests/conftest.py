@@ -9,7 +9,7 @@ import jaxtyping
 import pytest
 import torch
 
-PACKAGES = ["gwm", "train", "distill", "serve", "kernels", "data"]
+PACKAGES = ["gwm", "train", "distill", "serve", "kernels", "data", "evaluate"]
 
 # Annotations are checked in every test; torch.compile does not survive the wrappers and runs with GWM_NO_TYPECHECK=1.
 if os.environ.get("GWM_NO_TYPECHECK") != "1":

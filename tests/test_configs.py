@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGES = sorted(path.stem for path in (CONFIGS / "stage").glob("*.yaml"))
-EXPERIMENTS = {"vae": "autoencoder", "speech": "speech"}
+EXPERIMENTS = {"vae": "autoencoder", "speech": "speech", "sync": "sync"}
 
 
 def composed(name: str, overrides: list[str]) -> DictConfig:
@@ -67,6 +67,15 @@ def test_trainer_composes_and_names_real_arguments(trainer: str):
 @pytest.mark.parametrize("logger", ["csv", "wandb"])
 def test_loggers_compose(logger: str):
     assert composed("train", ["stage=causal", f"logger={logger}"]).logger._target_.startswith("lightning")
+
+
+def test_suites_answer_the_same_questions():
+    """A key that only one suite has would be an error in the other."""
+    quick, full = (composed("evaluate", [f"suite={name}", "artifact=a", "shards=s"]) for name in ("quick", "full"))
+    assert set(quick) == set(full)
+    assert (quick.name, full.name) == ("quick", "full")
+    assert full.long_s >= 5 * full.long_every_s
+    assert composed("evaluate", ["suite=full", "artifact=a", "shards=s", "clips=3"]).clips == 3
 
 
 def test_missing_stage_lists_the_stages():

@@ -97,6 +97,12 @@ class PerceptualDistance(nn.Module):
         x, y = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1 for pixels in (frames, truth))
         return torch.cat([self(*pair) for pair in zip(x.split(8), y.split(8), strict=True)]).numpy()
 
+    @torch.no_grad()
+    def features(self, frames: UInt8[np.ndarray, "f h w 3"], *, depth: int) -> Float[Tensor, "f c h2 w2"]:
+        """The activation number `depth`, of 1 to 5, of each frame."""
+        x = (torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1 - self.shift) / self.scale
+        return torch.cat([nn.Sequential(*list(self.slices)[:depth])(part) for part in x.split(8)])
+
 
 def _alexnet_slices() -> list[nn.Sequential]:
     """What leads to each of the five activations that are compared; every stride is a blur and a decimation."""

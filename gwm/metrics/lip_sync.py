@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gwm.face import CHIN, FOREHEAD, LOWER_LIP, UPPER_LIP, FaceMesh
+from gwm.face import FaceMesh
+from gwm.metrics.face_track import face_track, lip_gap
 
 STILL = 1e-6  # standard deviation below which a mouth does not move: no correlation can be told
 
@@ -25,15 +26,7 @@ class LipSync:
 
 def lip_opening(frames: UInt8[np.ndarray, "f h w 3"], mesh: FaceMesh) -> Float[np.ndarray, " f"]:
     """Gap between the lips' inner edges over the face's height; NaN where no face is found."""
-    return np.array([_opening(mesh.landmarks(frame)) for frame in frames])
-
-
-def _opening(points: Float[np.ndarray, "468 3"] | None) -> float:
-    if points is None:
-        return float("nan")
-    # In three dimensions, so that a nod does not close the mouth.
-    gap = np.linalg.norm(points[UPPER_LIP] - points[LOWER_LIP])
-    return float(gap / np.linalg.norm(points[FOREHEAD] - points[CHIN]))
+    return lip_gap(face_track(frames, mesh))
 
 
 def lip_sync(measured: Float[np.ndarray, " f"], truth: Float[np.ndarray, " f"], *, max_lag: int = 5) -> LipSync:

@@ -7,6 +7,7 @@ from gwm.face import LIP_CORNERS, LOWER_LIP, UPPER_LIP
 
 Region = tuple[slice, slice]  # rows, columns
 WHOLE: Region = (slice(None), slice(None))
+LUMA = np.array([0.2126, 0.7152, 0.0722])
 STILL = 1e-3  # grey levels, added to both sides of a ratio: a still clip has ratio 1
 
 
@@ -33,6 +34,34 @@ def saturation(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, " f"]:
     """Mean saturation of each frame as HSV defines it, (max - min) / max of the channels, in [0, 1]."""
     high, low = frames.max(axis=-1).astype(np.float32), frames.min(axis=-1)
     return ((high - low) / high.clip(min=1)).mean(axis=(1, 2))
+
+
+def exposure(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, " f"]:
+    """Mean brightness of each frame in [0, 1]: Rec. 709 luma of the coded values, black is 0."""
+    return (frames.reshape(len(frames), -1, 3).mean(axis=1) @ LUMA) / 255
+
+
+def sharpness(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, " f"]:
+    """Mean absolute Laplacian of each frame's brightness in grey levels; blur lowers it, noise raises it: compare with
+    the truth's."""
+    grey = frames.astype(np.float32) @ LUMA.astype(np.float32)
+    inner = grey[:, 1:-1, 1:-1]
+    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+    return np.abs(4 * inner - around).mean(axis=(1, 2))
+
+
+def drift(values: Float[np.ndarray, " k"]) -> float:
+    """How much the last fifth of a series differs from its first fifth, as a share of the first; NaN values are left
+    out.
+
+    Raises:
+        ValueError: fewer than five values are finite.
+    """
+    finite = values[np.isfinite(values)]
+    if len(finite) < 5:
+        raise ValueError(f"{len(finite)} finite values must be at least 5: a drift compares two fifths of a series.")
+    part = len(finite) // 5
+    return float(finite[-part:].mean() / finite[:part].mean() - 1)
 
 
 def border_flicker(frames: UInt8[np.ndarray, "f h w 3"], *, chunk_frames: int = 4) -> float:

@@ -1,0 +1,77 @@
+"""What an artifact is judged on: people, drawn characters and conversations that no training saw."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from data.pixels import halved
+from data.shards import Clip, decode_sample, read_samples
+from gwm.metrics.judge import Voices
+from gwm.metrics.lip_sync import moves
+from gwm.metrics.listening import can_answer
+
+log = logging.getLogger(__name__)
+
+SHUT = 0.02  # meant opening below which a mouth counts as shut
+MESH_STYLE = "anny"  # the style whose faces the face mesh sees
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One held-out clip, as far as an evaluation needs it."""
+
+    key: str
+    style: str
+    reference: UInt8[np.ndarray, "h w 3"]
+    render: UInt8[np.ndarray, "f h w 3"]
+    mouth: Float[np.ndarray, " f"] | None  # the opening that was meant; None where no face can be measured
+    voices: Voices
+
+    @property
+    def speaks(self) -> bool:
+        return self.mouth is not None and moves(self.mouth)
+
+    @property
+    def listens(self) -> bool:
+        return self.mouth is not None and can_answer(self.voices.listening)
+
+
+def case_of(clip: Clip) -> Case:
+    """The clip as the harness sees it; of real footage nobody knows where the mouth should be, or who listens."""
+    truth, (agent, user) = clip.truth, clip.voices
+    measured = truth is not None and clip.info["style"] == MESH_STYLE
+    listening = np.zeros(len(clip.frames), bool)
+    if truth is not None:
+        listening = truth.user_speaking & ~truth.agent_speaking & (truth.mouth < SHUT)
+    return Case(
+        key=clip.key,
+        style=clip.info["style"],
+        reference=clip.reference.copy(),  # a decoded picture is read-only, which torch warns about
+        render=clip.frames,
+        mouth=clip.mouth if measured else None,
+        voices=Voices(agent=agent, user=user, listening=listening),
+    )
+
+
+def test_cases(shards: Path, resolution: int, *, clips: int, listeners: int, drawn: int) -> list[Case]:
+    """The first `clips` speaking people of the test split, `listeners` whose answers can be measured, and `drawn`
+    characters of other styles; a clip may be two of these. Fewer where the split has fewer.
+
+    Raises:
+        ValueError: the split has none of them.
+    """
+    cases = [case_of(halved(decode_sample(sample), resolution)) for sample in read_samples(shards, "test")]
+    chosen = [case for case in cases if case.speaks][:clips]
+    chosen += [case for case in cases if case.listens][:listeners]
+    chosen += [case for case in cases if case.mouth is None][:drawn]
+    if not chosen:
+        raise ValueError(f"shards={shards} has no test clip in which somebody speaks or listens; make more clips.")
+    cases = list({case.key: case for case in chosen}.values())
+    speaking, listening = (sum(flags) for flags in zip(*((c.speaks, c.listens) for c in cases), strict=True))
+    log.info(
+        "%d clips: %d speak, %d listen, %d drawn", len(cases), speaking, listening, sum(c.mouth is None for c in cases)
+    )
+    return cases

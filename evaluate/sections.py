@@ -1,0 +1,139 @@
+"""The report: tables, strips, curves and videos of what was measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from evaluate.cases import Case
+from evaluate.examine import SIDES, Result
+from evaluate.summary import Difference, gates
+from gwm.line_chart import Line
+from gwm.media import write_video
+from gwm.report import Curves, Images, Section, Table, Video, read_curves
+from train.gates import read_gates
+
+FPS = 24
+
+
+def metrics_table(report: Mapping[str, Any], *, note: str) -> Table:
+    """Means with their intervals, beside the renders', which are the ceiling."""
+    rows = []
+    for name, got in report["intervals"]["model"].items():
+        ceiling = report["renders"].get(name)
+        rows.append([name, got["mean"], got["low"], got["high"], ceiling, got["count"]])
+    rows += [[name, value, None, None, 0.0, report["clips"]] for name, value in report["frechet"].items()]
+    columns = ["metric", "model", "95 % from", "to", "renders", "clips"]
+    return Table(title="Held-out people, characters and sentences", columns=columns, rows=rows, note=note)
+
+
+def gates_table(report: Mapping[str, Any], held: Mapping[str, float]) -> Table:
+    rows = [list(row) for row in gates(dict(report), dict(held))]
+    return Table(title="What a character must reach", columns=["measure", "value", "rule", "reached"], rows=rows)
+
+
+def styles_table(results: Sequence[Result]) -> Table:
+    """Closeness by style: drawn characters have no face that the mesh could see."""
+    names = ("psnr", "ssim", "perceptual", "motion", "border_flicker")
+    rows = []
+    for style in sorted({result.style for result in results}):
+        own = [result.rows["model"] for result in results if result.style == style]
+        rows.append([style, len(own), *(_mean([row.get(name) for row in own]) for name in names)])
+    return Table(title="By style", columns=["style", "clips", *names], rows=rows)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return float(np.mean(found)) if found else None
+
+
+def comparison_table(differences: Sequence[Difference], name: str) -> Table:
+    note = "Interval: 95 % of the mean difference, clips resampled in pairs. Not told: chance, or too few clips."
+    columns = [field.name for field in fields(Difference)]
+    return Table(title=f"Against {name}", columns=columns, rows=[list(astuple(row)) for row in differences], note=note)
+
+
+def frechet_table(model: Mapping[str, float], baseline: Mapping[str, float]) -> Table:
+    rows = [[name, value, baseline[name], value - baseline[name]] for name, value in model.items() if name in baseline]
+    return Table(title="Frechet distances", columns=["distance", "model", "baseline", "difference"], rows=rows)
+
+
+def speed_table(speeds: Mapping[str, Mapping[str, Any]]) -> Table:
+    names = list(next(iter(speeds.values())))
+    rows = [[name, *(speed[name] for speed in speeds.values())] for name in names]
+    return Table(title="Speed", columns=["measure", *speeds], rows=rows)
+
+
+def side_by_side(case: Case, takes: Sequence[Result]) -> UInt8[np.ndarray, "f h w 3"]:
+    """The render left, then every model."""
+    length = min(len(case.render), *(len(take.frames) for take in takes))
+    return np.concatenate([case.render[:length], *(take.frames[:length] for take in takes)], axis=2)
+
+
+def samples(cases: Sequence[Case], columns: Mapping[str, Sequence[Result]], folder: Path) -> list[Section]:
+    """Strips and videos of some clips: the render, then each model by its name."""
+    strips: dict[str, Any] = {}
+    videos: list[Section] = []
+    for number, case in enumerate(cases):
+        takes = {name: results[number] for name, results in columns.items()}
+        strips[f"{case.key}: render"] = case.render
+        strips |= {f"{case.key}: {name}": take.frames for name, take in takes.items()}
+        path = folder / f"{case.key}.mp4"
+        sound = (case.voices.agent + case.voices.user).clip(-1, 1)
+        write_video(path, side_by_side(case, list(takes.values())), sound, fps=FPS)
+        videos.append(Video(title=f"{case.key}: render, {', '.join(takes)}", path=path))
+    return [Images(title="What it looks like", strips=strips), *videos]
+
+
+def lips_section(cases: Sequence[Case], results: Sequence[Result]) -> Curves:
+    """The opening that was meant, and the one that is seen, scaled to its spread."""
+    charts = {}
+    for case, result in zip(cases, results, strict=True):
+        if case.mouth is None or not case.speaks:
+            continue
+        opening = result.curves["model"]["opening"]
+        t = np.arange(len(opening)) / FPS
+        centred = (opening - np.nanmean(opening)) / (np.nanstd(opening) + 1e-9)
+        shown = centred * case.mouth.std() + case.mouth.mean()
+        charts[case.key] = {"meant": Line(t, case.mouth[: len(t)]), "measured (scaled)": Line(t, shown)}
+    return Curves(title="Does the mouth follow the voice", charts=charts, x_label="seconds")
+
+
+def time_section(results: Sequence[Result]) -> Curves:
+    """Means over clips, frame by frame: model against renders."""
+    charts = {}
+    for name in (name for name in results[0].curves["model"] if name != "opening"):
+        length = min(len(result.curves[side][name]) for result in results for side in SIDES)
+        t = np.arange(length) / FPS
+        charts[name] = {
+            side: Line(t, np.mean([result.curves[side][name][:length] for result in results], axis=0)) for side in SIDES
+        }
+    return Curves(title="Over time", charts=charts, x_label="seconds")
+
+
+def hold_section(series: Mapping[str, Mapping[str, np.ndarray]]) -> Curves:
+    """Minutes of one stream, of each model by its name."""
+    names = [name for name in next(iter(series.values())) if name != "seconds"]
+    charts = {
+        name: {who: Line(part["seconds"] / 60, part[name]) for who, part in series.items() if name in part}
+        for name in names
+    }
+    return Curves(title="Does it hold", charts=charts, x_label="minutes")
+
+
+def training_sections(runs: Path) -> list[Section]:
+    """Gates and loss curves of the stages under `runs`."""
+    found = read_gates(runs)
+    columns = sorted({key for gate in found.values() for key in gate})
+    rows = [[stage, *(gate.get(column, "") for column in columns)] for stage, gate in found.items()]
+    charts = {}
+    for stage in found:
+        for metrics in sorted((runs / stage).glob("logs/*/metrics.csv"))[-1:]:
+            charts[stage] = {name: line for name, line in read_curves(metrics).items() if "loss" in name}
+    return [
+        Table(title="Gates of the stages", columns=["stage", *columns], rows=rows),
+        Curves(title="Losses", charts=charts, x_label="step"),
+    ]

@@ -1,0 +1,56 @@
+"""How fast an artifact is, and on what: measured before any metric is loaded, on the clip itself."""
+
+import platform
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from evaluate.cases import Case
+from evaluate.examine import play
+from serve.artifact import Artifact
+
+PERCENTILES = (50, 95, 99)
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def machine() -> str:
+    """Processor, threads, graphics card and torch, in words."""
+    names = [line.split(":", 1)[1].strip() for line in _cpu_lines() if line.startswith("model name")]
+    parts = [f"{names[0] if names else platform.machine()}, {len(names) or '?'} cores"]
+    parts.append(f"{torch.get_num_threads()} threads")
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join([*parts, f"torch {torch.__version__}"])
+
+
+def _cpu_lines() -> list[str]:
+    return CPU_INFO.read_text().splitlines() if CPU_INFO.is_file() else []
+
+
+def measure_speed(artifact: Artifact, case: Case, *, runs: int) -> dict[str, Any]:
+    """Milliseconds per chunk over `runs` plays of a clip, after one that warms up; the first chunk, which encodes the
+    portrait too, apart."""
+    play(artifact, case, seed=0)
+    times = [play(artifact, case, seed=run)[1] for run in range(runs)]
+    later = np.concatenate([ms[1:] for ms in times])
+    contract = artifact.contract
+    return {
+        **{f"ms_per_chunk_p{p}": float(np.percentile(later, p)) for p in PERCENTILES},
+        "first_chunk_ms": float(np.median([ms[0] for ms in times])),
+        "chunk_ms": contract.chunk_ms,
+        "fps": 1000 * contract.chunk_pixel_frames / float(later.mean()),
+        **memory(artifact),
+        "machine": machine(),
+    }
+
+
+def memory(artifact: Artifact) -> dict[str, float]:
+    """Most memory the process has held so far, in MB, and most of a graphics card's where there is one."""
+    used = {"memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}
+    device = next(artifact.dit.parameters()).device
+    if device.type == "cuda":
+        used["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    return used

@@ -1,0 +1,155 @@
+"""Numbers over clips: means with confidence intervals, distances of sets, gates, and the comparison with a baseline."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from evaluate.examine import SIDES, Result
+from gwm.metrics.frechet import frechet
+from gwm.metrics.statistics import Interval, bootstrap
+
+Goal = Literal["more", "less", "render"]  # render: the render's own value is the best one
+
+# What is better, for the verdict of a comparison; lags count by their size.
+GOALS: dict[str, Goal] = {
+    "lip_sync": "more",
+    "lag_frames": "render",
+    "sync_confidence": "more",
+    "sync_distance": "less",
+    "sync_lag_frames": "render",
+    "false_mouth": "less",
+    "user_response": "more",
+    "user_response_shuffled": "render",
+    "blinks_per_minute": "render",
+    "nods_per_minute": "render",
+    "identity": "more",
+    "faces_found": "more",
+    "psnr": "more",
+    "ssim": "more",
+    "perceptual": "less",
+    "motion": "render",
+    "saturation": "render",
+    "exposure": "render",
+    "sharpness": "render",
+    "border_flicker": "render",
+    "seed_diversity": "more",
+}
+LEAST_PAIRS = 5  # clips below which no difference is called better or worse
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """A metric of two models on the same clips; interval of the mean difference, 95 %, clips resampled in pairs."""
+
+    metric: str
+    model: float
+    baseline: float
+    difference: float
+    low: float
+    high: float
+    clips: int
+    verdict: str  # better, worse, or "not told" where the interval of what counts holds 0
+
+
+def column(results: Sequence[Result], side: str, metric: str) -> Float[np.ndarray, " k"]:
+    """A metric of every clip; NaN where a clip does not have it."""
+    return np.array([result.rows[side].get(metric, np.nan) for result in results])
+
+
+def metric_names(results: Sequence[Result]) -> list[str]:
+    """Metrics that some clip has, in the order of GOALS."""
+    found = {name for result in results for row in result.rows.values() for name in row}
+    return [name for name in GOALS if name in found]
+
+
+def intervals(results: Sequence[Result]) -> dict[str, dict[str, Interval]]:
+    """Mean and interval of every metric, of model and renders."""
+    names = metric_names(results)
+    table = {side: {name: bootstrap(column(results, side, name)) for name in names} for side in SIDES}
+    return {side: {name: got for name, got in row.items() if got.count} for side, row in table.items()}
+
+
+def frechets(results: Sequence[Result]) -> dict[str, float]:
+    """Frechet distances of the model's pictures and motion from the renders' of the same clips."""
+    names = {"picture": "frechet_alexnet", "motion": "frechet_motion_alexnet"}
+    usable = [result for result in results if result.features["model"]]
+    if not usable:
+        return {}
+    sides = {
+        kind: [np.concatenate([result.features[side][kind] for result in usable]) for side in SIDES] for kind in names
+    }
+    return {names[kind]: frechet(model, renders) for kind, (model, renders) in sides.items()}
+
+
+def numbers(results: Sequence[Result]) -> dict[str, Any]:
+    """What report.json says of the clips."""
+    table = intervals(results)
+    return {
+        "clips": len(results),
+        **{side: {name: got.mean for name, got in table[side].items()} for side in SIDES},
+        "intervals": {side: {name: asdict(got) for name, got in table[side].items()} for side in SIDES},
+        "frechet": frechets(results),
+        "rows": {result.key: result.rows for result in results},
+    }
+
+
+def merit(values: np.ndarray, renders: np.ndarray, goal: Goal) -> np.ndarray:
+    """How good each value is: more is better."""
+    if goal == "render":
+        return -np.abs(values - renders)
+    return values if goal == "more" else -values
+
+
+def compare(results: Sequence[Result], baseline: Sequence[Result]) -> list[Difference]:
+    """Every metric that both have, clip by clip.
+
+    Raises:
+        ValueError: the two were not measured on the same clips.
+    """
+    ours, theirs = [r.key for r in results], [r.key for r in baseline]
+    if ours != theirs:
+        raise ValueError(f"baseline was measured on clips {theirs}, must be the model's: {ours}.")
+    return [row for name in metric_names(results) if (row := _difference(name, results, baseline)) is not None]
+
+
+def _difference(name: str, results: Sequence[Result], baseline: Sequence[Result]) -> Difference | None:
+    model, other = column(results, "model", name), column(baseline, "model", name)
+    both = np.isfinite(model) & np.isfinite(other)
+    if not both.any():
+        return None
+    got = bootstrap((model - other)[both])
+    renders = np.nan_to_num(column(results, "renders", name))  # seeds have no render: the goal is not "render" then
+    gain = bootstrap((merit(model, renders, GOALS[name]) - merit(other, renders, GOALS[name]))[both])
+    told = gain.count >= LEAST_PAIRS and (gain.low > 0 or gain.high < 0)
+    return Difference(
+        metric=name,
+        model=float(model[both].mean()),
+        baseline=float(other[both].mean()),
+        difference=got.mean,
+        low=got.low,
+        high=got.high,
+        clips=got.count,
+        verdict=("better" if gain.mean > 0 else "worse") if told else "not told",
+    )
+
+
+def gates(results: dict[str, Any], held: dict[str, float]) -> list[tuple[str, float, str, bool]]:
+    """What a character must reach: name, value, rule, whether it does. Only of what was measured."""
+    model, ceiling = results["model"], results["renders"]
+    rows = []
+    for name in ("lip_sync", "identity"):
+        if name in model and ceiling.get(name, 0) > 0:
+            share = model[name] / ceiling[name]
+            rows.append((f"{name} of the renders'", share, ">= 0.90", share >= 0.90))
+    for name, rule, limit in (("lag_frames", "within 1 frame", 1.0), ("false_mouth", "<= 0.05", 0.05)):
+        if name in model:
+            rows.append((name, model[name], rule, abs(model[name]) <= limit))
+    if "border_flicker" in model:
+        rows.append(("border_flicker", model["border_flicker"], "<= 1.1", model["border_flicker"] <= 1.1))
+    for name in ("identity_drift", "saturation_drift"):
+        if name in held:
+            rows.append((name, held[name], "within 0.05", abs(held[name]) <= 0.05))
+    return rows

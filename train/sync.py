@@ -1,0 +1,95 @@
+"""The judge of lip-sync: a network that tells which mouth belongs to which voice, by contrast with other moments."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from data.mouths import Mouth, MouthBatch, MouthData
+from gwm.config import AudioConfig
+from gwm.metrics.statistics import auc
+from gwm.metrics.sync_net import KIND, MAX_LAG, SyncNet, embeddings, lag_distance, sync_score
+from gwm.weights import save_weights
+from train.gate import failures, report_gate
+from train.trainee import Trainee
+
+TEMPERATURE = 0.07
+NEAR_FRAMES = 2  # windows this close in a clip show nearly the same, and are neither right nor wrong
+LEAST_SHIFT = 5  # frames; a smaller one is hard to see for people too (ITU-R BT.1359: -125 to +45 ms)
+
+
+def contrast(
+    seen: Float[Tensor, "n w e"], heard: Float[Tensor, "n w e"], ignored: Bool[Tensor, "l l"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of finding the own voice among all windows' voices, and the own mouth among all mouths.
+
+    Source: van den Oord et al. 2018, arXiv:1807.03748, Eq. 4, in both directions.
+    """
+    logits = seen.flatten(0, 1) @ heard.flatten(0, 1).T / TEMPERATURE
+    logits = logits.masked_fill(ignored, float("-inf"))
+    own = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def neighbours(starts: Tensor) -> Bool[Tensor, "l l"]:
+    """Pairs of different windows of one clip that nearly show the same."""
+    clip = torch.arange(len(starts), device=starts.device).repeat_interleave(starts.shape[1])
+    first = starts.flatten()
+    near = (first[:, None] - first).abs() <= NEAR_FRAMES
+    other = ~torch.eye(len(first), dtype=torch.bool, device=starts.device)
+    return (clip[:, None] == clip) & near & other
+
+
+class SyncStage(L.LightningModule):
+    """Train the lip-sync network of the metrics. No other stage needs it."""
+
+    def __init__(self, *, audio: AudioConfig, network: partial[Trainee[SyncNet]]) -> None:
+        super().__init__()
+        self.network = network(SyncNet(audio))
+
+    def training_step(self, batch: MouthBatch, batch_idx: int) -> Float[Tensor, ""]:
+        net, shape = self.network.model, batch.mouths.shape[:2]
+        seen = net.see(batch.mouths.flatten(0, 1)).unflatten(0, shape)
+        heard = net.hear(batch.voices.flatten(0, 1)).unflatten(0, shape)
+        loss = contrast(seen, heard, neighbours(batch.starts))
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self):  # Lightning's own union of a dozen types
+        return self.network.optimizers()
+
+
+@torch.no_grad()
+def judge_sync(net: SyncNet, mouths: list[Mouth]) -> dict[str, int | float]:
+    """How well matched sound is told from sound shifted by 5 to 15 frames: areas under the ROC curve, of whole clips
+    and of single windows of 0.2 s; and how often the lag of a clip is found to a frame."""
+    shifts = [lag for lag in range(-MAX_LAG, MAX_LAG + 1) if abs(lag) >= LEAST_SHIFT]
+    matched, shifted, matched_windows, shifted_windows, lags = [], [], [], [], []
+    for mouth in mouths:
+        seen, heard = embeddings(net, mouth.middle, mouth.agent)
+        matched.append(-lag_distance(seen, heard, 0))
+        shifted += [-lag_distance(seen, heard, shift) for shift in shifts]
+        matched_windows.append((seen * heard).sum(1))
+        shifted_windows += [(seen[LEAST_SHIFT:] * heard[:-LEAST_SHIFT]).sum(1)]
+        lags.append(sync_score(net, mouth.middle, mouth.agent).lag_frames)
+    return {
+        "clips": len(mouths),
+        "auc": auc(np.array(matched), np.array(shifted)),
+        "auc_window": auc(torch.cat(matched_windows).numpy(), torch.cat(shifted_windows).numpy()),
+        "lag_found": float(np.mean(np.abs(lags) <= 1)),
+    }
+
+
+def finish_sync(stage: SyncStage, data: MouthData, output: Path, *, split: str, least: dict[str, float]) -> None:
+    """Save the network with its gate."""
+    net = stage.network.trained.eval()
+    gate: dict[str, Any] = judge_sync(net, data.held_out(split))
+    gate["failed"] = failures(gate, least, {})
+    save_weights(output / "weights", net.state_dict(), kind=KIND, config=net.audio.to_json(), gate=gate)
+    report_gate(output, gate)
