@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from gwm.autoencoder import Autoencoder, build_autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.vae import VAE
 from gwm.weights import check_keys
 
 FORMAT, VERSION = "gwm-artifact", 1
@@ -28,7 +28,7 @@ class Artifact:
 
     contract: Contract
     dit: DiT
-    vae: VAE
+    vae: Autoencoder
 
 
 def file_name(network: str) -> str:
@@ -82,7 +82,7 @@ def load_artifact(folder: Path | str, *, device: torch.device | str | None = Non
     folder = Path(folder)
     contract = Contract.from_json(read_manifest(folder)["contract"])
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dit, vae = DiT(contract.dit), VAE(contract.vae)
+    dit, vae = DiT(contract.dit), build_autoencoder(contract.vae)
     for model, network in ((dit, "dit"), (vae, "vae")):
         path = folder / file_name(network)
         weights = load_file(path)

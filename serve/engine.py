@@ -13,7 +13,6 @@ from gwm.condition.audio import chunk_windows, continued_features, history_sampl
 from gwm.condition.inputs import Condition
 from gwm.pixels import to_float, to_uint8
 from gwm.rollout import Rollout
-from gwm.vae import VAEState
 from serve.artifact import Artifact
 
 
@@ -32,7 +31,7 @@ class Engine:
         self.chunk_samples = self.contract.chunk_pixel_frames * audio.frame_samples
         self.lookahead_samples = audio.lookahead_frames * audio.frame_samples
         self.heard = self._silence()  # both voices, from the start of the next chunk's left context
-        self.vae_state: VAEState | None = None
+        self.vae_state: tuple[Tensor, ...] | None = None
 
     @torch.no_grad()
     def start(self, portrait: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -47,8 +46,8 @@ class Engine:
                 f"portrait of {height}x{width} px must be {side}x{side}, as the artifact was trained. Cut it out with "
                 "gwm.face.crop_to_face."
             )
-        self.heard, self.vae_state = self._silence(), None
         reference = self.vae.encode_image(to_float(portrait)[None].to(self.device))
+        self.heard, self.vae_state = self._silence(), self.vae.state_after(reference)
         nothing = reference.new_zeros(1, 0, self.contract.dit.speech_dim)
         self.rollout.start(reference, Condition(agent=nothing, user=nothing), seed=self.seed)
 

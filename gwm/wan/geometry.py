@@ -1,7 +1,7 @@
 """Shapes of published Wan transformers, from and to the `config.json` beside their weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def _from_original(values: Mapping[str, Any], *, source: str) -> DiTConfig:
     )
 
 
-def _check(values: Mapping[str, Any], fixed: Mapping[str, Any], free: list[str], *, source: str) -> None:
+def _check(values: Mapping[str, Any], fixed: Mapping[str, Any], free: Sequence[str], *, source: str) -> None:
     optional = {"image_dim", "added_kv_proj_dim", "rope_max_seq_len"}
     given = {key: value for key, value in values.items() if not key.startswith("_")}
     other = {key: given[key] for key in fixed if key in given and given[key] != fixed[key]}

@@ -18,7 +18,7 @@ class Name(NamedTuple):
     diffusers: str
 
 
-# Modules and bare parameters outside the blocks. Source: Wan2.1 wan/modules/model.py; diffusers 0.42 transformer_wan.py.
+# Modules and parameters outside the blocks. Source: Wan2.1 wan/modules/model.py; diffusers 0.42 transformer_wan.py.
 OUTER = (
     Name("patch_embedding", "patch_embedding", "patch_embedding"),
     Name("time_embedding.0", "time_embedding.0", "condition_embedder.time_embedder.linear_1"),
@@ -33,7 +33,8 @@ OUTER = (
     Name("modulation_out", "head.modulation", "scale_shift_table"),
     Name("head", "head.head", "proj_out"),
 )
-ATTENTION = tuple(Name(name, name, f"to_{name}") for name in ("q", "k", "v")) + (
+ATTENTION = (
+    *(Name(name, name, f"to_{name}") for name in ("q", "k", "v")),
     Name("o", "o", "to_out.0"),
     Name("norm_q", "norm_q", "norm_q"),
     Name("norm_k", "norm_k", "norm_k"),

@@ -1,8 +1,8 @@
-"""Wan's autoencoders behind the interface of `gwm.vae.VAE`: diffusers' layers, with the stream's state outside of them."""
+"""Wan's autoencoders behind the interface of `gwm.vae.VAE`: diffusers' layers, the stream's state outside of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -11,19 +11,18 @@ from torch import Tensor, nn
 
 from gwm.optional import optional_module
 from gwm.wan.files import component, read_tensors
-from gwm.wan.vae_config import WanVAEConfig, diffusers_arguments, read_vae_config
+from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE, WanVAEConfig, diffusers_arguments, read_vae_config
 from gwm.wan.vae_keys import diffusers_key
 from gwm.weights import check_keys
 
+RELEASED = {"Wan2.1_VAE.pth": WAN2_1_VAE, "Wan2.2_VAE.pth": WAN2_2_VAE}
 COMMAND = "pip install 'gwm[wan]'"
 MEMORY_FRAMES = 2  # that a causal convolution of width 3 looks back on
 
 
-class WanVAEState(NamedTuple):
-    """What decoding the next latent frame needs of the earlier ones; owned by the caller, never changed in place."""
-
-    started: bool  # False: the next latent frame is the first, and becomes one pixel frame instead of four
-    features: tuple[Float[Tensor, "b _ 2 _ _"], ...]  # the last inputs of every causal convolution
+# The last inputs of every causal convolution, which decoding the next latent frame needs. Owned by the caller, never
+# changed in place.
+WanVAEState = tuple[Float[Tensor, "b _ 2 _ _"], ...]
 
 
 class WanVAE(nn.Module):
@@ -71,73 +70,74 @@ class WanVAE(nn.Module):
         """Latents of 4 k pixel frames that follow a reference image, without the image's own."""
         return self.encode(torch.cat([image[:, None], pixel_frames], dim=1))[:, 1:]
 
-    def initial_state(self, latents: Float[Tensor, "b f c h w"]) -> WanVAEState:
-        """State before the first latent frame of a stream whose latents have this shape, device and dtype."""
-        b, _, _, h, w = latents.shape
-        return WanVAEState(
-            started=False,
-            features=tuple(
-                latents.new_zeros(b, conv.in_channels, MEMORY_FRAMES, scale * h, scale * w)
-                for conv, scale in _causal_convolutions(self.model.decoder)
-            ),
-        )
-
     def state_after(self, reference: Float[Tensor, "b 1 c h w"]) -> WanVAEState:
         """State of a stream whose first latent frame was a reference image's: every frame from here on is four."""
         return self.decode(reference)[1]
 
     def decode(
-        self, latents: Float[Tensor, "b f c h w"], state: WanVAEState | None = None
+        self, latents: Float[Tensor, "b f c h w"], state: Sequence[Tensor] | None = None
     ) -> tuple[Float[Tensor, "b t 3 _ _"], WanVAEState]:
-        """Latents to pixel frames (about [-1, 1], not clamped), and the state to pass with the next chunk."""
-        state = self.initial_state(latents) if state is None else state
+        """Latents to pixel frames (about [-1, 1], not clamped), and the state to pass with the next chunk. Without a
+        state the first latent frame is the first of all, and one pixel frame instead of four."""
         x = rearrange(latents * self.std + self.mean, "b f c h w -> b c f h w")
         packs = []
         # One by one, the first convolution too: of other lengths it would give other last bits.
         for frame in x.split(1, dim=2):
             pack, state = self._decode_frame(frame, state)
             packs.append(pack)
+        assert state is not None, "jaxtyping has checked that there are frames"
         # diffusers orders folded pixels (colour, column, row).
         p = self.config.patch
-        return rearrange(torch.cat(packs, dim=2), "b (c j i) t h w -> b t c (h i) (w j)", i=p, j=p), state
+        return rearrange(torch.cat(packs, dim=2), "b (c j i) t h w -> b t c (h i) (w j)", i=p, j=p), tuple(state)
 
     def _decode_frame(
-        self, x: Float[Tensor, "b c 1 h w"], state: WanVAEState
+        self, x: Float[Tensor, "b c 1 h w"], state: Sequence[Tensor] | None
     ) -> tuple[Float[Tensor, "b _ t _ _"], WanVAEState]:
-        memory: list[Any] = list(state.features)
-        if not state.started:
+        before = self._zeros(x) if state is None else state
+        memory: list[Any] = list(before)
+        if state is None:
             for i in self.doublings:
                 memory[i] = None
         x = self.model.post_quant_conv(x)
-        made = self.model.decoder(x, feat_cache=memory, feat_idx=[0], first_chunk=not state.started)
+        made = self.model.decoder(x, feat_cache=memory, feat_idx=[0], first_chunk=state is None)
         # diffusers leaves a marker, and no tensor, where the first frame was not doubled: it stands for zeros.
-        features = tuple(
-            new if isinstance(new, Tensor) else old for new, old in zip(memory, state.features, strict=True)
+        return made, tuple(new if isinstance(new, Tensor) else old for new, old in zip(memory, before, strict=True))
+
+    def _zeros(self, x: Float[Tensor, "b c 1 h w"]) -> WanVAEState:
+        """What the convolutions see before the first frame."""
+        b, _, _, h, w = x.shape
+        return tuple(
+            x.new_zeros(b, conv.in_channels, MEMORY_FRAMES, scale * h, scale * w)
+            for conv, scale in _causal_convolutions(self.model.decoder)
         )
-        return made, WanVAEState(started=True, features=features)
 
 
 def load_wan_vae(path: Path, *, config: WanVAEConfig | None = None) -> WanVAE:
     """A frozen autoencoder in evaluation mode, in the checkpoint's own precision.
 
-    `path`: a diffusers pipeline or its vae/, or the original release's file (Wan2.1_VAE.pth, Wan2.2_VAE.pth).
+    `path`: a diffusers pipeline or its vae/; or a folder of the original release or its file (Wan2.1_VAE.pth or
+    Wan2.2_VAE.pth).
 
     Args:
-        config: the shape; needed for the original release's file, which does not say it.
+        config: the shape; needed for a file of another name than published, as it does not say it.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
         ValueError: there is no shape, or `config.json` differs from `config`, or tensors are missing, foreign or
             misshaped; all of them are listed.
     """
-    path = component(path, "vae")
+    path = _file_of_release(component(path, "vae"))
+    if path.name in RELEASED and config is None:
+        config = RELEASED[path.name]
     if (path / "config.json").is_file():
         found = read_vae_config(path / "config.json")
         if config is not None and config != found:
             raise ValueError(f"{path}/config.json is another autoencoder than config={config}.")
         config = found
     if config is None:
-        raise ValueError(f"{path} has no config.json: pass config, WAN2_1_VAE or WAN2_2_VAE.")
+        raise ValueError(
+            f"{path} must have a config.json or be called {' or '.join(RELEASED)}: else nothing says what it is."
+        )
     weights, vae = read_tensors(path), WanVAE(config)
     expected = vae.model.state_dict()
     if "conv1.weight" in weights:  # the original release; what it should not have keeps its name, for the error
@@ -146,6 +146,11 @@ def load_wan_vae(path: Path, *, config: WanVAEConfig | None = None) -> WanVAE:
     check_keys(weights, expected, source=str(path))
     vae.model.load_state_dict(weights, assign=True)
     return vae.eval().requires_grad_(False)
+
+
+def _file_of_release(path: Path) -> Path:
+    """The autoencoder's file in a folder of the original release, where the transformer lies too; else `path`."""
+    return next((path / name for name in RELEASED if (path / name).is_file()), path)
 
 
 def _causal_convolutions(decoder: Any) -> Iterator[tuple[nn.Conv3d, int]]:

@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gwm.config import JsonConfig
 
+FAMILY = "wan"
 # Config.json of diffusers may repeat these; another value is another architecture.
 FIXED: dict[str, Any] = {"attn_scales": [], "dropout": 0.0, "scale_factor_temporal": 4}
 
@@ -19,6 +20,7 @@ class WanVAEConfig(JsonConfig):
     Its latents are normalised with `latents_mean` and `latents_std`, as the transformers were trained.
     """
 
+    family: Literal["wan"] = FAMILY  # in a contract's JSON, tells this shape from that of gwm's own autoencoder
     latent_channels: int
     base_dim: int
     decoder_base_dim: int
