@@ -12,12 +12,22 @@ from torch import Tensor
 
 from gwm.attention import MaskedClip
 from gwm.config import DiTConfig
-from gwm.convert import load_wan, save_diffusers, to_gwm
+from gwm.convert import load_wan, save_diffusers, to_gwm, with_conditions, without_conditions
 from gwm.dit import DiT
 from gwm.wan.geometry import read_geometry
 from gwm.wan.keys import expected_tensors
 from tests.tiny import lively
-from tests.wan import FAMILIES, diffusers_config, family_clip, in_diffusers, published, reduced
+from tests.wan import (
+    FAMILIES,
+    diffusers_config,
+    family_clip,
+    in_diffusers,
+    our_velocity,
+    published,
+    reduced,
+    their_velocity,
+    with_voices,
+)
 
 PARAMETERS = {
     "wan2_1_1_3b": 1_418_996_800,
@@ -197,3 +207,39 @@ def test_what_wan_does_not_have_cannot_be_written_as_wan(tmp_path: Path):
     model = DiT(dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=1, speech_dim=3))
     with pytest.raises(ValueError, match=r"agent_embedding\.layers\.0\.bias"):
         save_diffusers(model, tmp_path)
+
+
+@torch.no_grad()
+def test_added_conditions_change_nothing_until_they_are_trained(theirs: Any, tmp_path: Path):
+    """Step 0 of a model that hears two voices and takes actions is the published model: diffusers says the same."""
+    theirs.save_pretrained(tmp_path / "transformer")
+    config = read_geometry(tmp_path / "transformer" / "config.json")
+    model = load_wan(tmp_path, config=dataclasses.replace(config, speech_dim=5, action_dim=3)).eval()
+    clip = with_voices(family_clip(config, 3), speech_dim=5, action_dim=3)
+    torch.testing.assert_close(our_velocity(model, clip), their_velocity(theirs, clip), rtol=0, atol=1e-5)
+    assert {p.requires_grad for p in model.parameters()} == {True}
+
+
+@torch.no_grad()
+def test_a_model_without_its_conditions_does_what_it_did_when_none_was_given(tmp_path: Path):
+    """Trained voices and actions go; what silence of them added at every noise level stays, and diffusers shows it."""
+    from diffusers import WanTransformer3DModel
+
+    base = dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=1)
+    model = lively(DiT(dataclasses.replace(base, speech_dim=5, action_dim=3)))
+    assert isinstance(model, DiT)
+    clip = with_voices(family_clip(base, 3), speech_dim=5, action_dim=3, scale=0.0)
+    save_diffusers(without_conditions(model), tmp_path)
+    back = WanTransformer3DModel.from_pretrained(tmp_path)
+    expected = our_velocity(model, clip)
+    close = 1e-5 * expected.abs().max().item()
+    torch.testing.assert_close(their_velocity(back, clip), expected, rtol=0, atol=close)
+    heard = with_voices(clip, speech_dim=5, action_dim=3, scale=1.0)
+    assert (our_velocity(model, heard) - expected).abs().max() > 1e-2
+
+
+def test_conditions_cannot_be_added_to_another_shape():
+    config = dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=1)
+    wider = dataclasses.replace(config, speech_dim=5, ffn_dim=8)
+    with pytest.raises(ValueError, match=rf"alone: {{'ffn_dim': \({config.ffn_dim}, 8\)}}"):
+        with_conditions(DiT(config), wider)

@@ -6,22 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from gwm.attention import MaskedClip
 from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.condition.inputs import Condition
 from gwm.dit import DiT
-from gwm.masks import clip_mask, teacher_forcing_mask
+from gwm.masks import teacher_forcing_mask
 from tests.tiny import FAR
-from tests.wan import FAMILIES, PATCHES, family_clip, in_diffusers, in_gwm, reduced
+from tests.wan import FAMILIES, PATCHES, family_clip, in_diffusers, in_gwm, our_velocity, reduced, their_velocity
 
 FP32 = 1e-5
 BF16 = 2e-2
 FRAMES = 5
 PATTERN = ChunkPattern(chunk_frames=2, window_chunks=2, sink_chunks=1, first_frames=1)
-Clip = tuple[Tensor, Tensor, Condition]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -30,21 +28,6 @@ def pair(request: pytest.FixtureRequest) -> tuple[Any, DiT]:
     config = reduced(request.param)
     theirs = in_diffusers(config)
     return theirs, in_gwm(theirs, config)
-
-
-def their_velocity(theirs: Any, clip: Clip) -> Tensor:
-    """diffusers has channels before frames, and a timestep per clip or per token."""
-    x, sigma, condition = clip
-    whole = x if condition.given is None else torch.cat([x, condition.given], dim=2)
-    one_level = bool((sigma == sigma[:, :1]).all())
-    timestep = 1000 * (sigma[:, 0] if one_level else sigma.repeat_interleave(PATCHES, 1))
-    return theirs(whole.transpose(1, 2), timestep, condition.text, condition.image)[0].transpose(1, 2)
-
-
-def our_velocity(ours: DiT, clip: Clip, pattern: ChunkPattern | None = None) -> Tensor:
-    x, sigma, condition = clip
-    mask = None if pattern is None else clip_mask(x.shape[1], pattern, patches=PATCHES, device=x.device)
-    return ours(x, sigma, condition, positions=torch.arange(x.shape[1]), context=MaskedClip(mask)).velocity
 
 
 @torch.no_grad()
