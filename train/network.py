@@ -38,7 +38,7 @@ def require(folder: str | Path, *, stage: str) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """What the weights of a first model leave open, and a stage that starts from none or from published ones must know."""
+    """What a stage must know that starts from published weights, or from none."""
 
     model: dict[str, Any]  # shape, with the conditions to be added
     vae: str

@@ -20,7 +20,9 @@ class Condition:
     agent: Float[Tensor, "b f k"] | None = None  # windows of the character's own voice
     user: Float[Tensor, "b f k"] | None = None  # windows of the other side's voice: what makes a listener nod
     action: Float[Tensor, "b f a"] | None = None  # keys, camera, joint commands
-    given: Float[Tensor, "b f g h w"] | None = None  # channels laid beside the noised ones (`gwm.wan.image`)
+    given: Float[Tensor, "b f g h w"] | None = (
+        None  # channels laid beside the noised ones: mask and image of Wan 2.1 I2V
+    )
     given_reference: Float[Tensor, "b 1 g h w"] | None = None  # the same of the reference image's own frame
     text: Float[Tensor, "b s t"] | None = None
     image: Float[Tensor, "b j i"] | None = None  # tokens of an image encoder

@@ -1,2 +1,2 @@
 """Wan checkpoints. Read `keys` (three names of every tensor), `files`, `geometry`, then `gwm.convert`, which joins
-them; `vae`, `text` and `image` are what surrounds the transformer."""
+them; `vae` and `text` are what surrounds the transformer."""

@@ -37,6 +37,7 @@ PARAMETERS = {
 }
 MODEL_TYPES = {"wan2_1_1_3b": "t2v", "wan2_1_14b": "t2v", "wan2_1_i2v_14b": "i2v", "wan2_2_ti2v_5b": "ti2v"}
 SHARD = "8MB"
+VOICES = {"speech_dim": 24, "speech_mels": 3, "action_dim": 3}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -204,7 +205,7 @@ def test_another_geometry_than_asked_for_is_an_error(tmp_path: Path):
 
 
 def test_what_wan_does_not_have_cannot_be_written_as_wan(tmp_path: Path):
-    model = DiT(dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=1, speech_dim=3))
+    model = DiT(dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=1, **VOICES))
     with pytest.raises(ValueError, match=r"agent_embedding\.layers\.0\.bias"):
         save_diffusers(model, tmp_path)
 
@@ -214,10 +215,11 @@ def test_added_conditions_change_nothing_until_they_are_trained(theirs: Any, tmp
     """Step 0 of a model that hears two voices and takes actions is the published model: diffusers says the same."""
     theirs.save_pretrained(tmp_path / "transformer")
     config = read_geometry(tmp_path / "transformer" / "config.json")
-    model = load_wan(tmp_path, config=dataclasses.replace(config, speech_dim=5, action_dim=3)).eval()
-    clip = with_voices(family_clip(config, 3), speech_dim=5, action_dim=3)
+    model = load_wan(tmp_path, config=dataclasses.replace(config, **VOICES)).eval()
+    clip = with_voices(family_clip(config, 3), speech_dim=24, action_dim=3)
     torch.testing.assert_close(our_velocity(model, clip), their_velocity(theirs, clip), rtol=0, atol=1e-5)
-    assert {p.requires_grad for p in model.parameters()} == {True}
+    frozen = {name.partition(".")[0] for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"speech_encoder"}
 
 
 @torch.no_grad()
@@ -226,20 +228,20 @@ def test_a_model_without_its_conditions_does_what_it_did_when_none_was_given(tmp
     from diffusers import WanTransformer3DModel
 
     base = dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=1)
-    model = lively(DiT(dataclasses.replace(base, speech_dim=5, action_dim=3)))
+    model = lively(DiT(dataclasses.replace(base, **VOICES)))
     assert isinstance(model, DiT)
-    clip = with_voices(family_clip(base, 3), speech_dim=5, action_dim=3, scale=0.0)
+    clip = with_voices(family_clip(base, 3), speech_dim=24, action_dim=3, scale=0.0)
     save_diffusers(without_conditions(model), tmp_path)
     back = WanTransformer3DModel.from_pretrained(tmp_path)
     expected = our_velocity(model, clip)
     close = 1e-5 * expected.abs().max().item()
     torch.testing.assert_close(their_velocity(back, clip), expected, rtol=0, atol=close)
-    heard = with_voices(clip, speech_dim=5, action_dim=3, scale=1.0)
+    heard = with_voices(clip, speech_dim=24, action_dim=3, scale=1.0)
     assert (our_velocity(model, heard) - expected).abs().max() > 1e-2
 
 
 def test_conditions_cannot_be_added_to_another_shape():
     config = dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=1)
-    wider = dataclasses.replace(config, speech_dim=5, ffn_dim=8)
-    with pytest.raises(ValueError, match=rf"alone: {{'ffn_dim': \({config.ffn_dim}, 8\)}}"):
+    wider = dataclasses.replace(config, ffn_dim=8, **VOICES)
+    with pytest.raises(ValueError, match=rf"differs in {{'ffn_dim': \({config.ffn_dim}, 8\)}}"):
         with_conditions(DiT(config), wider)

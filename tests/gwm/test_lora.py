@@ -25,7 +25,7 @@ def velocity(model: DiT) -> Tensor:
 
 
 def trained(model: DiT, steps: int = 3) -> DiT:
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.3)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(steps):
         optimizer.zero_grad()
         velocity(model).square().mean().backward()

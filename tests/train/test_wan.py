@@ -18,10 +18,19 @@ from data.shards import Clip, Truth, encode_sample, write_shard
 from gwm.condition.inputs import Condition
 from gwm.convert import load_wan
 from gwm.lora import merged
-from gwm.wan.vae_config import WAN2_1_VAE
+from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
 from gwm.weights import save_weights
 from tests.test_configs import composed
-from tests.wan import in_diffusers, our_velocity, reduced, save_text_encoder, their_velocity, with_voices
+from tests.wan import (
+    FAMILIES,
+    in_diffusers,
+    our_velocity,
+    published,
+    reduced,
+    save_text_encoder,
+    their_velocity,
+    with_voices,
+)
 from train.causal import CausalStage
 from train.network import dit_facts
 from train.published import export_diffusers
@@ -121,7 +130,7 @@ def test_a_causal_run_trains_on_latents_and_captions_of_the_published_encoders(h
     assert torch.equal(data.clips[0]["text"], data.text(CAPTION).half().float())
     still = [key for key, value in stage.network.model.state_dict().items() if torch.equal(value, before[key])]
     # Behind a last layer of zeros a first layer has no gradient in the first step, and weight decay moves no bias.
-    assert all("embedding.layers.0" in key for key in still), still
+    assert all("embedding.layers.0" in key or key.startswith("speech_encoder") for key in still), still
 
 
 def test_adapters_train_and_leave_a_plain_checkpoint(hub: Path, tmp_path: Path):
@@ -134,10 +143,10 @@ def test_adapters_train_and_leave_a_plain_checkpoint(hub: Path, tmp_path: Path):
         optimizer.step()
     model, _ = stage.weights()
     plain = merged(model)
-    published = load_wan(hub)
+    base = load_wan(hub)
     assert plain.state_dict().keys() == load_wan(hub, config=stage.contract.dit).state_dict().keys()
-    assert not torch.equal(plain.blocks[0].ffn[0].weight, published.blocks[0].ffn[0].weight)
-    assert torch.equal(model.blocks[0].ffn[0].weight, published.blocks[0].ffn[0].weight)
+    assert not torch.equal(plain.blocks[0].ffn[0].weight, base.blocks[0].ffn[0].weight)
+    assert torch.equal(model.blocks[0].ffn[0].weight, base.blocks[0].ffn[0].weight)
     with torch.no_grad():
         torch.testing.assert_close(
             our_velocity(plain, (x, sigma, condition)),
@@ -158,13 +167,13 @@ def test_a_bidirectional_model_goes_back_to_diffusers(hub: Path, tmp_path: Path)
     assert call._target_.endswith(export_diffusers.__name__)
     instantiate(call)
     back = WanTransformer3DModel.from_pretrained(tmp_path / "diffusers" / "transformer").state_dict()
-    published = WanTransformer3DModel.from_pretrained(hub / "transformer").state_dict()
-    assert [key for key in published if not torch.equal(back[key], published[key])] == []
+    loaded = WanTransformer3DModel.from_pretrained(hub / "transformer").state_dict()
+    assert [key for key in loaded if not torch.equal(back[key], loaded[key])] == []
 
 
 def test_another_model_than_the_folders_is_an_error(hub: Path, tmp_path: Path):
     with pytest.raises(
-        ValueError, match=r"another geometry than asked for; \(file, asked\): \{'ffn_dim': \(64, 65\)\}"
+        InstantiationException, match=r"another geometry than asked for; \(file, asked\): \{'ffn_dim': \(64, 65\)\}"
     ):
         causal(hub, tmp_path, "model.ffn_dim=65")
 
@@ -172,3 +181,14 @@ def test_another_model_than_the_folders_is_an_error(hub: Path, tmp_path: Path):
 def test_a_model_for_other_latents_is_an_error(hub: Path, tmp_path: Path):
     with pytest.raises(InstantiationException, match="in_channels=48 must be the autoencoder's latent_channels=16"):
         causal(hub, tmp_path, "model.in_channels=48")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_is_planned_before_anything_is_downloaded(family: str):
+    """For the autoencoder for whose latents the family was made."""
+    cfg = composed("train", ["stage=causal", f"model={family}", "init=/nowhere", "resolution=480"])
+    contract = instantiate(cfg.work.build.contract)
+    assert contract.dit == dataclasses.replace(
+        published(family), speech_dim=contract.dit.speech_dim, speech_mels=contract.audio.num_mels
+    )
+    assert contract.vae == (WAN2_2_VAE if family == "wan2_2_ti2v_5b" else WAN2_1_VAE)
