@@ -16,11 +16,11 @@ from data.encode import encode_shards, read_latents
 from data.encoding import Encoders, TextEncoder
 from data.shards import decode_frames, read_samples
 from data.steps import StepData
+from gwm.autoencoder import Autoencoder
 from gwm.condition.audio import chunk_windows
 from gwm.condition.inputs import Condition
 from gwm.config import AudioConfig
 from gwm.pixels import to_float
-from gwm.vae import VAE
 
 TEXT_TOKENS = 512  # Wan's: shorter captions are followed by zeros, which its text attention sees
 
@@ -51,7 +51,7 @@ class LatentBatch:
 
     @property
     def condition(self) -> Condition:
-        return Condition(agent=self.agent, user=self.user, text=self.text)
+        return Condition(agent=self.agent, user=self.user, text=self.text, action=self.action)
 
 
 class PixelClips(Dataset[UInt8[np.ndarray, "n t h w 3"]]):
@@ -154,7 +154,7 @@ class LatentData(StepData):
         *,
         shards: str,
         latents: str,
-        vae: VAE,
+        vae: Autoencoder,
         audio: AudioConfig,
         resolution: int,
         num_frames: int,

@@ -33,9 +33,8 @@ from data.manifest import (
 )
 from data.shards import read_samples
 from data.storage import Location, locate
-from gwm.config import VAEConfig
-from gwm.vae import VAE
-from gwm.weights import fingerprint, load_weights, read_header
+from gwm.autoencoder import load_autoencoder
+from gwm.weights import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +126,8 @@ def read_latents(folder: Location, split: str) -> Iterator[dict[str, Float[Tenso
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="encode")
 def main(cfg: DictConfig) -> None:
-    folder = Path(cfg.vae)
-    vae = VAE(VAEConfig.from_json(read_header(folder, kind="vae")["config"]))
-    load_weights(folder, vae)
-    encoders = Encoders(vae.eval().to(cfg.device), instantiate(cfg.audio), cfg.resolution, instantiate(cfg.text))
+    vae = load_autoencoder(Path(cfg.vae))
+    encoders = Encoders(vae.to(cfg.device), instantiate(cfg.audio), cfg.resolution, instantiate(cfg.text))
     manifest = encode_shards(locate(cfg.shards), Path(cfg.out), encoders, workers=cfg.workers)
     for split, entry in manifest.splits.items():
         log.info("%s: %d clips in %d shards", split, entry.num_samples, len(entry.shards))

@@ -20,10 +20,10 @@ from data.manifest import Shard
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_shard, write_shard
 from data.storage import Location, beside
+from gwm.autoencoder import Autoencoder
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig
 from gwm.pixels import to_float
-from gwm.vae import VAE
 
 
 @runtime_checkable
@@ -41,18 +41,19 @@ class TextEncoder(Protocol):
 class Encoders:
     """Everything that decides what a clip becomes."""
 
-    vae: VAE
+    vae: Autoencoder
     audio: AudioConfig
     resolution: int
     text: TextEncoder | None = None
 
 
 @torch.no_grad()
-def encode_clip(clip: Clip, vae: VAE, audio: AudioConfig) -> dict[str, Tensor]:
+def encode_clip(clip: Clip, vae: Autoencoder, audio: AudioConfig) -> dict[str, Tensor]:
     """Latents of clip and reference image, features of both streams per pixel frame, motion per latent cell."""
     here = vae.mean.device
-    latents = vae.encode(to_float(clip.frames)[None].to(here))[0].cpu()
-    reference = vae.encode_image(to_float(clip.reference)[None].to(here))[0].cpu()
+    image = to_float(clip.reference)[None].to(here)
+    latents = vae.encode_after(image, to_float(clip.frames)[None].to(here))[0].cpu()
+    reference = vae.encode_image(image)[0].cpu()
     agent, user = (_features(samples, len(clip.frames), audio) for samples in (clip.agent, clip.user))
     side = vae.config.spatial_stride
     moving = motion(clip.frames)

@@ -139,7 +139,7 @@ class DMDStage(L.LightningModule):
         return self.network.trained, dit_facts(self.contract)
 
     def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
-        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **how)
+        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, text=data.text, **how)
 
     def _rollout(self, batch: LatentBatch, gradient: RolloutGradient, generator: torch.Generator) -> StudentRollout:
         return student_rollout(

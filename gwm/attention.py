@@ -1,6 +1,6 @@
 """Self- and cross-attention of Wan 2.1. What a query sees besides its own tokens is the `context` it is given."""
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -63,8 +63,15 @@ class SelfAttention(nn.Module):
         return self.o(attend(q, keys, values, visible)), (k, v)
 
 
+class Prompt(NamedTuple):
+    """Embedded tokens of text and, in image-to-video models, of an image."""
+
+    text: Float[Tensor, "b s d"]
+    image: Float[Tensor, "b j d"] | None
+
+
 class CrossAttention(nn.Module):
-    """Attention from video tokens to text tokens, without positions."""
+    """Attention from video tokens to text tokens and, apart from them, to image tokens; without positions."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -72,13 +79,32 @@ class CrossAttention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
         self.norm_q = nn.RMSNorm(config.dim, eps=config.eps)
         self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
+        self.image = ImageKeysValues(config) if config.image_dim else None
 
-    def forward(self, x: Float[Tensor, "b l d"], text: Float[Tensor, "b s d"]) -> Float[Tensor, "b l d"]:
+    def forward(self, x: Float[Tensor, "b l d"], prompt: Prompt) -> Float[Tensor, "b l d"]:
         heads = "b l (n e) -> b l n e"
         q = rearrange(self.norm_q(self.q(x)), heads, n=self.num_heads)
-        k = rearrange(self.norm_k(self.k(text)), heads, n=self.num_heads)
-        v = rearrange(self.v(text), heads, n=self.num_heads)
-        return self.o(attend(q, k, v, None))
+        k = rearrange(self.norm_k(self.k(prompt.text)), heads, n=self.num_heads)
+        v = rearrange(self.v(prompt.text), heads, n=self.num_heads)
+        seen = attend(q, k, v, None)
+        if self.image is not None and prompt.image is not None:
+            seen = seen + attend(q, *self.image(prompt.image), None)
+        return self.o(seen)
+
+
+class ImageKeysValues(nn.Module):
+    """Keys and values of image tokens: queries and output are shared with the text."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.k, self.v = nn.Linear(config.dim, config.dim), nn.Linear(config.dim, config.dim)
+        self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
+
+    def forward(self, image: Float[Tensor, "b j d"]) -> KeysValues:
+        heads = "b j (n e) -> b j n e"
+        k = rearrange(self.norm_k(self.k(image)), heads, n=self.num_heads)
+        return k, rearrange(self.v(image), heads, n=self.num_heads)
 
 
 def attend(

@@ -89,9 +89,10 @@ class AudioConfig(JsonConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiTConfig(JsonConfig):
-    """Shape of the video DiT (Wan 2.1 with optional per-frame conditions)."""
+    """Shape of the video DiT (Wan with optional per-frame conditions)."""
 
     in_channels: int = 16
+    given_channels: int = 0  # laid beside the noised ones, never predicted: mask and image of Wan 2.1 I2V
     dim: int = 1536
     ffn_dim: int = 8960
     num_heads: int = 12
@@ -100,8 +101,10 @@ class DiTConfig(JsonConfig):
     text_dim: int = 4096  # 0: no text cross-attention
     around_reference: bool = False  # the reference latent beside every frame, and its difference to x0 as the output
     place_grid: int = 0  # rows, and columns, of a learned embedding of each patch's place; 0: rotary embedding alone
+    image_dim: int = 0  # width of an image encoder's tokens, seen beside the text (Wan 2.1 I2V); 0: none
     speech_dim: int = 0  # numbers in each audio stream's window of a latent frame; 0: no audio conditions
     speech_mels: int = 40  # of them per hop
+    action_dim: int = 0  # numbers per latent frame of an action; 0: no actions
     freq_dim: int = 256
     eps: float = 1e-6
 
@@ -112,6 +115,10 @@ class DiTConfig(JsonConfig):
             )
         if self.head_dim < 6:
             raise ValueError(f"dim / num_heads = {self.head_dim} must be >= 6: one RoPE pair for each of t, h and w.")
+        if self.image_dim and not self.text_dim:
+            raise ValueError(
+                f"image_dim={self.image_dim} must be 0 with text_dim=0: image tokens are seen by the text attention."
+            )
 
     @property
     def head_dim(self) -> int:
@@ -119,4 +126,11 @@ class DiTConfig(JsonConfig):
 
     @property
     def patch_features(self) -> int:
+        """Numbers per token that the head predicts."""
         return self.in_channels * self.patch**2
+
+    @property
+    def input_features(self) -> int:
+        """Numbers per token that are embedded: of the noised latent, of the reference, of given channels."""
+        pictures = 2 if self.around_reference else 1
+        return (pictures * self.in_channels + self.given_channels) * self.patch**2

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from gwm.autoencoder import AutoencoderConfig, autoencoder_config
 from gwm.chunks import ChunkPattern
-from gwm.config import AudioConfig, DiTConfig, JsonConfig, VAEConfig
+from gwm.config import AudioConfig, DiTConfig, JsonConfig
 from gwm.schedule import check_sigmas
 
 Solver = Literal["ode", "renoise"]
@@ -19,7 +20,7 @@ class Contract(JsonConfig):
     """How a stream of chunks is generated, from first noise to last pixel."""
 
     dit: DiTConfig
-    vae: VAEConfig
+    vae: AutoencoderConfig
     audio: AudioConfig
     pattern: ChunkPattern
     resolution: int  # pixels, square
@@ -50,20 +51,30 @@ class Contract(JsonConfig):
                 f"place_grid={self.dit.place_grid} must be resolution / (VAE stride * patch) = "
                 f"{self.resolution // multiple}, or 0 for none."
             )
-        window = self.audio.window_features(self.vae.temporal_stride)
-        if (self.dit.speech_dim, self.dit.speech_mels) != (window, self.audio.num_mels):
+        window, heard = self.audio.window_features(self.vae.temporal_stride), self.dit.speech_dim
+        if heard and (heard, self.dit.speech_mels) != (window, self.audio.num_mels):
             raise ValueError(
-                f"speech_dim={self.dit.speech_dim}, speech_mels={self.dit.speech_mels} must be the audio window's "
-                f"{window} numbers, {self.audio.num_mels} per hop."
+                f"speech_dim={heard}, speech_mels={self.dit.speech_mels} must be the audio window's "
+                f"{window} numbers, {self.audio.num_mels} per hop; or speech_dim=0 of a model that hears nothing."
+            )
+        if self.dit.in_channels != self.vae.latent_channels:
+            raise ValueError(
+                f"in_channels={self.dit.in_channels} must be the autoencoder's latent_channels="
+                f"{self.vae.latent_channels}: the model was made for other latents. Choose another of the two."
             )
         self.pattern.num_chunks(self.horizon_frames + 1)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Contract":
-        parts = {"dit": DiTConfig, "vae": VAEConfig, "audio": AudioConfig, "pattern": ChunkPattern}
+        parts = {
+            "dit": DiTConfig.from_json,
+            "vae": autoencoder_config,
+            "audio": AudioConfig.from_json,
+            "pattern": ChunkPattern.from_json,
+        }
         # The literal name: zero-argument super() does not survive slots=True.
         return JsonConfig.from_json.__func__(  # type: ignore[attr-defined]
-            cls, {k: parts[k].from_json(v) if k in parts else v for k, v in values.items()}
+            cls, {k: parts[k](v) if k in parts else v for k, v in values.items()}
         )
 
     @property

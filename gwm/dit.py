@@ -1,4 +1,4 @@
-"""The video DiT: Wan 2.1 to the bit of its mathematics, with a noise level per latent frame and speech conditions.
+"""The video DiT: Wan to the bit of its mathematics, with a noise level per latent frame and per-frame conditions.
 
 Axes: b batch, f latent frames, c channels, h w latent grid, p patches per frame, l = f*p tokens, d width.
 """
@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gwm.attention import Context, CrossAttention, KeysValues, SelfAttention
+from gwm.attention import Context, CrossAttention, KeysValues, Prompt, SelfAttention
 from gwm.condition.inputs import Condition
 from gwm.condition.speech import SpeechEncoder
 from gwm.config import DiTConfig
@@ -40,19 +40,19 @@ def modulate(
     return x * (1 + scale) + shift
 
 
-class SpeechEmbedding(nn.Module):
-    """Features of one audio stream to a vector added to the time embedding; the last layer starts at zero, so that a
-    pretrained model is not disturbed."""
+class FrameEmbedding(nn.Module):
+    """A condition of each latent frame (what is heard, an action) to a vector added to the time embedding; the last
+    layer starts at zero, so that a pretrained model is not disturbed."""
 
-    def __init__(self, config: DiTConfig, features: int) -> None:
+    def __init__(self, features: int, dim: int) -> None:
         super().__init__()
-        last = nn.Linear(config.dim, config.dim)
+        last = nn.Linear(dim, dim)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(nn.Linear(features, config.dim), nn.SiLU(), last)
+        self.layers = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), last)
 
-    def forward(self, heard: Float[Tensor, "b f e"]) -> Float[Tensor, "b f d"]:
-        return self.layers(heard)
+    def forward(self, condition: Float[Tensor, "b f k"]) -> Float[Tensor, "b f d"]:
+        return self.layers(condition)
 
 
 class DiTBlock(nn.Module):
@@ -76,16 +76,16 @@ class DiTBlock(nn.Module):
         modulation: Float[Tensor, "b f 6 d"],
         turn: Rotation,
         context: Context,
-        text: Float[Tensor, "b s d"] | None,
+        prompt: Prompt | None,
     ) -> tuple[Float[Tensor, "b f p d"], KeysValues]:
         # Modulation and the residual stream stay in float32 under autocast, as in Wan 2.1.
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + modulation)[:, :, :, None].unbind(2)
         frames, gate = x.shape[1], gate1
         x, h = residual_norm(x, None, None, self.norm1, scale1, shift1)
         y, keys_values = self.attention(h.flatten(1, 2), turn, context)
-        if self.text_attention is not None and self.text_norm is not None and text is not None:
+        if self.text_attention is not None and self.text_norm is not None and prompt is not None:
             x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate1, self.text_norm, None, None)
-            y, gate = self.text_attention(h.flatten(1, 2), text), None
+            y, gate = self.text_attention(h.flatten(1, 2), prompt), None
         x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate, self.norm2, scale2, shift2)
         return x + gate2 * self.ffn(h), keys_values
 
@@ -109,8 +109,7 @@ class DiT(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
-        pictures = 2 if config.around_reference else 1
-        self.patch_embedding = nn.Linear(pictures * config.patch_features, config.dim)
+        self.patch_embedding = nn.Linear(config.input_features, config.dim)
         places = torch.randn(config.place_grid**2, config.dim) / 2
         self.place_embedding = nn.Parameter(places) if config.place_grid else None
         self.time_embedding = nn.Sequential(
@@ -122,11 +121,23 @@ class DiT(nn.Module):
             if config.text_dim
             else None
         )
+        self.image_embedding = (
+            nn.Sequential(  # as Wan: the exact GELU here, its approximation everywhere else
+                nn.LayerNorm(config.image_dim),
+                nn.Linear(config.image_dim, config.image_dim),
+                nn.GELU(),
+                nn.Linear(config.image_dim, config.dim),
+                nn.LayerNorm(config.dim),
+            )
+            if config.image_dim
+            else None
+        )
         self.speech_encoder, self.agent_embedding, self.user_embedding = None, None, None
         if config.speech_dim:
             self.speech_encoder = SpeechEncoder(config.speech_dim, config.speech_mels).requires_grad_(False)
-            self.agent_embedding = SpeechEmbedding(config, self.speech_encoder.features)
-            self.user_embedding = SpeechEmbedding(config, self.speech_encoder.features)
+            self.agent_embedding = FrameEmbedding(self.speech_encoder.features, config.dim)
+            self.user_embedding = FrameEmbedding(self.speech_encoder.features, config.dim)
+        self.action_embedding = FrameEmbedding(config.action_dim, config.dim) if config.action_dim else None
         self.blocks = nn.ModuleList(DiTBlock(config, layer) for layer in range(config.num_layers))
         self.norm_out = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
         self.modulation_out = nn.Parameter(torch.randn(2, config.dim) / config.dim**0.5)
@@ -153,12 +164,14 @@ class DiT(nn.Module):
             ValueError: a condition or the reference latent that the model was built with is None.
         """
         rows, columns = x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch
-        inputs = x
+        inputs = [x]
         if self.config.around_reference:
             reference = _required(reference, "reference")
-            inputs = torch.cat([x, reference.to(x.dtype).expand_as(x)], dim=2)
+            inputs.append(reference.to(x.dtype).expand_as(x))
+        if self.config.given_channels:
+            inputs.append(_required(condition.given, "given"))
         patches = rearrange(
-            inputs,
+            torch.cat(inputs, dim=2),
             "b f c (h i) (w j) -> b f (h w) (c i j)",
             i=self.config.patch,
             j=self.config.patch,
@@ -169,10 +182,10 @@ class DiT(nn.Module):
         turn = rotation(positions, rows, columns, self.config.head_dim, first_row=first_row)
         embedding = self._frame_embedding(sigma, condition)
         modulation = self.time_projection(embedding).unflatten(-1, (6, self.config.dim))
-        text = None if self.text_embedding is None else self.text_embedding(_required(condition.text, "text"))
+        prompt = self._prompt(condition)
         keys_values = []
         for block in self.blocks:
-            tokens, new = block(tokens, modulation, turn, context, text)
+            tokens, new = block(tokens, modulation, turn, context, prompt)
             keys_values.append(new)
         shift, scale = (self.modulation_out + embedding[:, :, None])[:, :, :, None].unbind(2)
         patches = self.head(modulate(self.norm_out(tokens), shift, scale))
@@ -189,10 +202,31 @@ class DiT(nn.Module):
 
     def _frame_embedding(self, sigma: Float[Tensor, "b f"], condition: Condition) -> Float[Tensor, "b f d"]:
         embedding = self.time_embedding(sinusoid(sigma, self.config.freq_dim).to(self.head.weight.dtype))
-        if self.speech_encoder is not None and self.agent_embedding is not None and self.user_embedding is not None:
-            embedding = embedding + self.agent_embedding(self.speech_encoder(_required(condition.agent, "agent")))
-            embedding = embedding + self.user_embedding(self.speech_encoder(_required(condition.user, "user")))
+        for part in self.added(condition):
+            embedding = embedding + part
         return embedding
+
+    def added(self, condition: Condition) -> list[Float[Tensor, "b f d"]]:
+        """What each condition of a latent frame adds to its time embedding.
+
+        Raises:
+            ValueError: a condition that the model was built with is None.
+        """
+        parts = []
+        if self.speech_encoder is not None and self.agent_embedding is not None and self.user_embedding is not None:
+            parts.append(self.agent_embedding(self.speech_encoder(_required(condition.agent, "agent"))))
+            parts.append(self.user_embedding(self.speech_encoder(_required(condition.user, "user"))))
+        if self.action_embedding is not None:
+            parts.append(self.action_embedding(_required(condition.action, "action")))
+        return parts
+
+    def _prompt(self, condition: Condition) -> Prompt | None:
+        if self.text_embedding is None:
+            return None
+        text = self.text_embedding(_required(condition.text, "text"))
+        if self.image_embedding is None:
+            return Prompt(text, None)
+        return Prompt(text, self.image_embedding(_required(condition.image, "image")))
 
 
 def _required(value: Tensor | None, name: str) -> Tensor:

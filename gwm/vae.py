@@ -178,11 +178,21 @@ class VAE(nn.Module):
     def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 c h//8 w//8"]:
         return self.encode(image[:, None].expand(-1, self.config.temporal_stride, -1, -1, -1))
 
+    def encode_after(
+        self, image: Float[Tensor, "b 3 h w"], pixel_frames: Float[Tensor, "b t 3 h w"]
+    ) -> Float[Tensor, "b f c h//8 w//8"]:
+        """Latents of pixel frames that follow a reference image; here they do not depend on it."""
+        return self.encode(pixel_frames)
+
     def initial_state(self, latents: Float[Tensor, "b f c h w"]) -> VAEState:
         """State before the first latent frame of a stream whose latents have this shape, device and dtype."""
         b, _, _, h, w = latents.shape
         low, high = self.config.channels[2], self.config.channels[1]
         return latents.new_zeros(b, low, h, w), latents.new_zeros(b, high, 2 * h, 2 * w)
+
+    def state_after(self, reference: Float[Tensor, "b 1 c h w"]) -> VAEState:
+        """State of a stream that follows a reference image; here as before any stream."""
+        return self.initial_state(reference)
 
     def decode(
         self, latents: Float[Tensor, "b f c h w"], state: Sequence[Tensor] | None = None

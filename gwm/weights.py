@@ -44,6 +44,12 @@ def save_weights(
     write_json(folder / "config.json", header)
 
 
+def is_written_here(folder: Path) -> bool:
+    """Whether `save_weights` wrote the folder: its `config.json` says so."""
+    path = folder / "config.json"
+    return path.is_file() and json.loads(path.read_text()).get("format") == FORMAT
+
+
 def read_header(folder: Path, *, kind: str) -> dict[str, Any]:
     """The decoded `config.json`.
 

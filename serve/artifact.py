@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from gwm.autoencoder import Autoencoder, build_autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.vae import VAE
 from gwm.weights import check_keys
 from serve.quantise import check_recipe, quantise
 
@@ -30,7 +30,7 @@ class Artifact:
 
     contract: Contract
     dit: DiT
-    vae: VAE
+    vae: Autoencoder
 
 
 def file_name(network: str) -> str:
@@ -93,7 +93,7 @@ def load_artifact(
     recipe: str | None = manifest["quantised"] if "quantised" in manifest else None
     if recipe is not None:
         check_recipe(recipe, device)
-    dit, vae = DiT(contract.dit), VAE(contract.vae)
+    dit, vae = DiT(contract.dit), build_autoencoder(contract.vae)
     for model, network in ((dit, "dit"), (vae, "vae")):
         path = folder / file_name(network)
         weights = load_file(path)

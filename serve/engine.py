@@ -14,7 +14,6 @@ from gwm.condition.inputs import Condition
 from gwm.pixels import to_float, to_uint8
 from gwm.rollout import Emit, keep
 from gwm.transfer import to_device
-from gwm.vae import VAEState
 from serve.artifact import Artifact
 from serve.compiled import Compiled
 from serve.graphs import Capture, GraphedChunk
@@ -57,7 +56,7 @@ class Engine:
         self.chunk_samples = self.contract.chunk_pixel_frames * audio.frame_samples
         self.lookahead_samples = audio.lookahead_frames * audio.frame_samples
         self.heard = self._silence()  # both voices, from the start of the next chunk's left context
-        self.vae_state: VAEState | None = None
+        self.vae_state: tuple[Tensor, ...] | None = None
         self.chunk = GraphedChunk(self.rollout, self._silent_chunk(), capture=capture)
         self.undo = UndoLog(self.rollout, undo_chunks)
 
@@ -78,9 +77,9 @@ class Engine:
             self.switch(text)
         elif self.text is not None:
             self.text = self._no_text(self.text.shape[1])
-        self.heard, self.vae_state = self._silence(), None
-        reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean)).to(self.device)
-        self._begin(reference)
+        reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean))
+        self.heard, self.vae_state = self._silence(), self.vae.state_after(reference)
+        self._begin(reference.to(self.device))
 
     def push(self, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
         """Append what the character says and what it hears: any number of samples, the same of both.

@@ -16,11 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gwm.config import VAEConfig
+from gwm.autoencoder import Autoencoder, load_autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.vae import VAE
-from gwm.weights import load_weights, read_header, write_json
+from gwm.weights import is_written_here, load_weights, read_header, write_json
 from serve.artifact import FORMAT, MANIFEST, VERSION, Artifact, describe, file_name
 from serve.fidelity import check_fidelity
 from serve.quantise import quantise as quantise_blocks
@@ -54,15 +53,15 @@ def export(
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {sorted(DTYPES)}.")
     student_header = _header(Path(student), kind="dit", stage="dmd")
-    vae_header = _header(Path(vae), kind="vae", stage="autoencoder")
+    autoencoder, gate = _autoencoder(Path(vae))
     contract = Contract.from_json(student_header["contract"])
-    if VAEConfig.from_json(vae_header["config"]) != contract.vae:
+    if autoencoder.config != contract.vae:
         raise ValueError(
             f"vae={vae} must be the autoencoder on whose latents {student} was trained; its shape or the statistics "
             "of its latents differ. Train the student again, or export the autoencoder of the same run."
         )
-    models = {"dit": _loaded(Path(student), DiT(contract.dit)), "vae": _loaded(Path(vae), VAE(contract.vae))}
-    gates = {"dit": student_header["gate"], "vae": vae_header["gate"]}
+    models = {"dit": _loaded(Path(student), DiT(contract.dit)), "vae": autoencoder}
+    gates = {"dit": student_header["gate"], "vae": gate}
     facts: dict[str, Any] = {"contract": contract.to_json(), "gates": gates}
     if quantise is not None:
         gates["quantised"] = _quantised_gate(Artifact(contract, **models), quantise, least_db=least_db, seconds=gate_s)
@@ -98,6 +97,14 @@ def _header(folder: Path, *, kind: str, stage: str) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder} does not exist: export needs what stage={stage} leaves. Make it with: {command}"
         ) from error
+
+
+def _autoencoder(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
+    """With its gate, which a published one does not have."""
+    if folder.exists() and not is_written_here(folder):
+        return load_autoencoder(folder), {}
+    header = _header(folder, kind="vae", stage="autoencoder")
+    return load_autoencoder(folder), header["gate"]
 
 
 def _loaded(folder: Path, model: nn.Module) -> Any:

@@ -89,6 +89,8 @@ class AutoencoderStage(L.LightningModule):
     ) -> None:
         super().__init__()
         vae = VAE(config) if init is None else load_vae(init).train().requires_grad_(True)
+        if not isinstance(vae, VAE):
+            raise ValueError(f"init={init} must be an autoencoder of gwm: published ones are used as they are.")
         self.network = network(vae)
         self.latent_noise, self.latent_penalty = latent_noise, latent_penalty
         self.weighting = {"motion": motion, "gradient": gradient, "change": change}

@@ -9,15 +9,13 @@ from torch import Tensor, nn
 
 from data.batch import LatentBatch, LatentData, latent_data
 from data.shards import Clip
-from gwm.chunks import whole_clip
 from gwm.clip import clip_velocity
 from gwm.config import AudioConfig
-from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.schedule import add_noise, sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.generate import Played, play_clips
-from train.network import dit_config, dit_facts, load_speech, load_vae
+from train.network import Base, dit_facts, load_dit
 from train.noise import clip_sigmas, dropped, gaussian_like, sample_generators
 from train.trainee import Trainee
 
@@ -45,22 +43,13 @@ class BidirectionalStage(L.LightningModule):
         drop_agent: float,
         network: partial[Trainee[DiT]],
         seed: int,
+        init: str | None = None,
     ) -> None:
+        """init: weights of an earlier run, or a published checkpoint; None: a model from nothing."""
         super().__init__()
-        vae_config = load_vae(vae).config
-        self.contract = Contract(
-            dit=dit_config(vae_config, audio, **model),
-            vae=vae_config,
-            audio=audio,
-            pattern=whole_clip(num_frames + 1, first_frames=1),
-            resolution=resolution,
-            sigmas=tuple(sigma_steps(num_steps, shift=shift)),
-            solver="ode",
-            context="clean",
-            horizon_frames=num_frames,
-        )
-        dit = DiT(self.contract.dit)
-        load_speech(speech, dit, audio)
+        base = Base(model=model, vae=vae, speech=speech, audio=audio, resolution=resolution, num_frames=num_frames)
+        dit, contract = base.random() if init is None else load_dit(init, stage="bidirectional", base=base)
+        self.contract = contract.replace(sigmas=tuple(sigma_steps(num_steps, shift=shift)))
         self.network = network(dit)
         self.shift, self.motion_weight, self.drop_agent, self.seed = shift, motion_weight, drop_agent, seed
 
@@ -91,4 +80,4 @@ class BidirectionalStage(L.LightningModule):
         return self.network.trained, dit_facts(self.contract)
 
     def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
-        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **how)
+        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, text=data.text, **how)

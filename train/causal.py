@@ -17,7 +17,7 @@ from gwm.dit import DiT
 from gwm.schedule import add_noise, sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.generate import Played, play_clips
-from train.network import dit_facts, load_dit
+from train.network import Base, dit_facts, load_dit
 from train.noise import chunk_sigmas, corrupt, dropped, gaussian_like, sample_generators, step_generator
 from train.trainee import Trainee
 
@@ -56,14 +56,16 @@ class CausalStage(L.LightningModule):
         history_blur: float = 0.0,
         forcing: Forcing = "teacher",
         patterns: Sequence[ChunkPattern] = (),
+        base: Base | None = None,
     ) -> None:
+        """base: what `init` leaves open when it is a published checkpoint."""
         super().__init__()
         if forcing not in get_args(Forcing):
             raise ValueError(f"forcing={forcing!r} must be one of {get_args(Forcing)}.")
         for other in patterns:
             if other.first_frames != pattern.first_frames:
                 raise ValueError(f"patterns has {other}, must have first_frames={pattern.first_frames} as pattern has.")
-        model, contract = load_dit(init, stage="bidirectional")
+        model, contract = load_dit(init, stage="bidirectional", base=base)
         self.contract = contract.replace(pattern=pattern, sigmas=tuple(sigma_steps(num_steps, shift=shift)))
         self.network = network(model)
         self.shift, self.motion_weight, self.drop_agent = shift, motion_weight, drop_agent
@@ -109,4 +111,4 @@ class CausalStage(L.LightningModule):
         return self.network.trained, dit_facts(self.contract)
 
     def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
-        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **how)
+        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, text=data.text, **how)

@@ -15,6 +15,7 @@ from data.manifest import read_manifest
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_samples
 from data.storage import Location
+from gwm.lora import merged
 from gwm.metrics.judge import Judge, means
 from gwm.metrics.lip_sync import moves
 from gwm.weights import save_weights, write_json
@@ -103,7 +104,7 @@ def finish(
 ) -> None:
     """Save what the next stage starts from, with its gate; a failed gate is a warning here and in the next stage."""
     model, facts = stage.weights()
-    model = model.eval()
+    model = merged(model).eval()
     gate = judge_stage(stage, model, data, clips=clips, batch_size=batch_size)
     earlier = json.loads(Path(before, "gate.json").read_text()) if before else {}
     gate["failed"] = failures(gate, least, earlier)

@@ -8,22 +8,27 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from data.batch import LatentBatch, latent_batch, with_windows
-from data.encoding import encode_clip
+from data.encoding import TextEncoder, encode_clip
 from data.shards import Clip
+from gwm.autoencoder import Autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.pixels import to_uint8
 from gwm.rollout import Rollout
-from gwm.vae import VAE
 
 Played = tuple[list[UInt8[np.ndarray, "f h w 3"]], list[int]]  # pixels of clips, and the clips' frames they begin at
 
 
-def clip_batch(clips: Sequence[Clip], vae: VAE, contract: Contract) -> tuple[LatentBatch, int]:
+def clip_batch(
+    clips: Sequence[Clip], vae: Autoencoder, contract: Contract, text: TextEncoder | None = None
+) -> tuple[LatentBatch, int]:
     """Latents and conditions of whole clips, and the pixel frame of the clips at which they begin."""
-    encoded = [
-        with_windows(encode_clip(clip, vae, contract.audio), contract.audio) | {"step": 0, "slot": 0} for clip in clips
-    ]
+    encoded = []
+    for clip in clips:
+        arrays = encode_clip(clip, vae, contract.audio)
+        if text is not None:
+            arrays["text"] = text(clip.info.get("caption") or "")
+        encoded.append(with_windows(arrays, contract.audio) | {"step": 0, "slot": 0})
     stride = contract.vae.temporal_stride
     return latent_batch(encoded), -(-contract.audio.left_frames // stride) * stride
 
@@ -47,11 +52,12 @@ def stream(
 def play_clips(
     model: DiT,
     contract: Contract,
-    vae: VAE,
+    vae: Autoencoder,
     clips: Sequence[Clip],
     *,
     batch_size: int,
     seed: int,
+    text: TextEncoder | None = None,
     swap_voices: bool = False,
 ) -> Played:
     """Pixels of every clip as the model plays it, and where in the clip they begin.
@@ -60,10 +66,10 @@ def play_clips(
     """
     frames, starts = [], []
     for at in range(0, len(clips), batch_size):
-        batch, start = clip_batch(clips[at : at + batch_size], vae, contract)
+        batch, start = clip_batch(clips[at : at + batch_size], vae, contract, text)
         if swap_voices:
             batch.agent = batch.agent.roll(1, dims=0)
         latents = stream(model, contract, batch, num_frames=batch.x0.shape[1], seed=seed)
-        frames += [to_uint8(played) for played in vae.decode(latents)[0]]
+        frames += [to_uint8(played) for played in vae.decode(latents, vae.state_after(batch.reference))[0]]
         starts += [start] * len(latents)
     return frames, starts

@@ -2,14 +2,17 @@
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gwm.config import AudioConfig, DiTConfig, VAEConfig
+from gwm.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder
+from gwm.chunks import whole_clip
+from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
+from gwm.convert import load_wan
 from gwm.dit import DiT
-from gwm.vae import VAE
-from gwm.weights import load_weights, read_header
+from gwm.weights import is_written_here, load_weights, read_header
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +36,53 @@ def require(folder: str | Path, *, stage: str) -> Path:
     return folder
 
 
-def load_vae(folder: str | Path) -> VAE:
-    """A frozen autoencoder in evaluation mode."""
-    folder = require(folder, stage="autoencoder")
-    vae = VAE(VAEConfig.from_json(read_header(folder, kind="vae")["config"]))
-    load_weights(folder, vae)
-    return vae.eval().requires_grad_(False)
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What a stage must know that starts from published weights, or from none."""
+
+    model: dict[str, Any]  # shape, with the conditions to be added
+    vae: str
+    speech: str  # a trained ear
+    audio: AudioConfig
+    resolution: int
+    num_frames: int
+
+    def contract(self) -> Contract:
+        """That of a model which sees whole clips behind a reference image."""
+        vae = load_vae(self.vae).config
+        return Contract(
+            dit=dit_config(vae, self.audio, **self.model),
+            vae=vae,
+            audio=self.audio,
+            pattern=whole_clip(self.num_frames + 1, first_frames=1),
+            resolution=self.resolution,
+            sigmas=(1.0,),
+            solver="ode",
+            context="clean",
+            horizon_frames=self.num_frames,
+        )
+
+    def random(self) -> tuple[DiT, Contract]:
+        """A model from nothing but its ear."""
+        contract = self.contract()
+        model = DiT(contract.dit)
+        load_speech(self.speech, model, self.audio)
+        return model, contract
+
+    def published(self, folder: Path) -> tuple[DiT, Contract]:
+        """A published checkpoint in full precision, with the conditions that `model` adds to it."""
+        contract = self.contract()
+        model = load_wan(folder, config=contract.dit).float()
+        load_speech(self.speech, model, self.audio)
+        return model, contract
+
+
+def load_vae(folder: str | Path) -> Autoencoder:
+    """A frozen autoencoder in evaluation mode: what stage=autoencoder left, or a published one."""
+    folder = Path(folder)
+    if is_written_here(folder) or not folder.exists():
+        folder = require(folder, stage="autoencoder")
+    return load_autoencoder(folder)
 
 
 def load_speech(folder: str | Path, model: DiT, audio: AudioConfig) -> None:
@@ -55,8 +99,12 @@ def load_speech(folder: str | Path, model: DiT, audio: AudioConfig) -> None:
         load_weights(folder, model.speech_encoder)
 
 
-def load_dit(folder: str | Path, *, stage: str) -> tuple[DiT, Contract]:
-    """A DiT and the contract it was trained under."""
+def load_dit(folder: str | Path, *, stage: str, base: Base | None = None) -> tuple[DiT, Contract]:
+    """A DiT and the contract it was trained under; or, with `base`, also a published checkpoint with the conditions
+    that `base` adds, in full precision."""
+    folder = Path(folder)
+    if base is not None and folder.exists() and not is_written_here(folder):
+        return base.published(folder)
     folder = require(folder, stage=stage)
     header = read_header(folder, kind="dit")
     model = DiT(DiTConfig.from_json(header["config"]))
@@ -69,12 +117,12 @@ def dit_facts(contract: Contract) -> dict[str, Any]:
     return {"kind": "dit", "config": contract.dit.to_json(), "contract": contract.to_json()}
 
 
-def dit_config(vae: VAEConfig, audio: AudioConfig, **shape: Any) -> DiTConfig:
-    """A DiT that fits an autoencoder and its audio features; `shape` holds the free numbers."""
-    return DiTConfig(
-        in_channels=vae.latent_channels,
-        text_dim=0,
-        speech_dim=audio.window_features(vae.temporal_stride),
-        speech_mels=audio.num_mels,
-        **shape,
-    )
+def dit_config(vae: AutoencoderConfig, audio: AudioConfig, **shape: Any) -> DiTConfig:
+    """A DiT that fits an autoencoder and its audio features, without text, where `shape` says nothing else."""
+    fitting: dict[str, Any] = {
+        "in_channels": vae.latent_channels,
+        "text_dim": 0,
+        "speech_dim": audio.window_features(vae.temporal_stride),
+        "speech_mels": audio.num_mels,
+    }
+    return DiTConfig(**(fitting | shape))

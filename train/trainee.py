@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from gwm.dit import DiT
+from gwm.lora import LoRAConfig, with_lora
 from train.optim import warmup_cosine
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
@@ -35,10 +37,16 @@ class Trainee(nn.Module, Generic[Network]):
         schedule_steps: int,
         warmup_steps: int,
         ema_decay: float,
+        lora: LoRAConfig | None = None,
     ) -> None:
+        """lora: train adapters on `model`, which is frozen and may be shared with others; None: train all of it.
+
+        Raises:
+            ValueError: adapters are wanted of a network that is no DiT.
+        """
         super().__init__()
-        self.model: Network = model
-        self.average = AveragedModel(model, multi_avg_fn=warm_average(ema_decay)).requires_grad_(False)
+        self.model: Network = model if lora is None else _adapted(model, lora)
+        self.average = AveragedModel(self.model, multi_avg_fn=warm_average(ema_decay)).requires_grad_(False)
         self._optimizer, self._schedule_steps, self._warmup_steps = optimizer, schedule_steps, warmup_steps
 
     def average_step(self) -> None:
@@ -54,7 +62,13 @@ class Trainee(nn.Module, Generic[Network]):
         return self.average.module  # type: ignore[return-value]  # AveragedModel keeps a copy of what it was given
 
     def optimizers(self) -> dict[str, Any]:
-        optimizer = self._optimizer(self.model.parameters())
+        optimizer = self._optimizer([p for p in self.model.parameters() if p.requires_grad])
         # Not in on_train_batch_end: callbacks come first there, and a checkpoint would lack the step's average.
         optimizer.register_step_post_hook(lambda *_: self.average_step())
         return warmup_cosine(optimizer, warmup_steps=self._warmup_steps, total_steps=self._schedule_steps)
+
+
+def _adapted(model: Network, lora: LoRAConfig) -> Network:
+    if not isinstance(model, DiT):
+        raise ValueError(f"lora={lora} must be None of a {type(model).__name__}: only a DiT has adapters.")
+    return with_lora(model, lora)  # type: ignore[return-value]  # Network is DiT here

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.batch import TEXT_TOKENS
+from gwm.autoencoder import AutoencoderConfig, autoencoder_config
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.clip import clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Condition
@@ -21,7 +22,8 @@ from gwm.config import AudioConfig, DiTConfig, VAEConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.vae import VAE
-from gwm.weights import read_header
+from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
+from gwm.weights import is_written_here, read_header
 from train.autoencoder import reconstruction_loss
 from train.flow import clean_weight, velocity_loss
 from train.network import dit_config
@@ -94,11 +96,9 @@ def planned_contract(
     pattern: ChunkPattern,
 ) -> Contract:
     """The contract of the model that the stage would start from; of the configured one as long as there is none."""
-    if (Path(init) / "config.json").is_file():
+    if is_written_here(Path(init)):
         return Contract.from_json(read_header(Path(init), kind="dit")["contract"]).replace(pattern=pattern)
-    vae_config = VAEConfig()
-    if (Path(vae) / "config.json").is_file():
-        vae_config = VAEConfig.from_json(read_header(Path(vae), kind="vae")["config"])
+    vae_config = planned_autoencoder(Path(vae), model)
     return Contract(
         dit=dit_config(vae_config, audio, **model),
         vae=vae_config,
@@ -110,6 +110,14 @@ def planned_contract(
         context="clean",
         horizon_frames=num_frames,
     )
+
+
+def planned_autoencoder(folder: Path, model: dict[str, Any]) -> AutoencoderConfig:
+    """What a stage left there; else the published one for whose latents the model is shaped, or gwm's own."""
+    if is_written_here(folder):
+        return autoencoder_config(read_header(folder, kind="vae")["config"])
+    published = {config.latent_channels: config for config in (WAN2_1_VAE, WAN2_2_VAE)}
+    return published[model["in_channels"]] if "in_channels" in model else VAEConfig()
 
 
 def clips_of(contract: Contract, batch_size: int, num_frames: int) -> RandomClips:

@@ -1,5 +1,8 @@
-"""What the model receives besides latents: text tokens and the two audio streams."""
+"""What the model receives besides latents: per latent frame (two voices, actions, given channels) and per clip (text,
+image)."""
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,42 +14,54 @@ from torch import Tensor
 class Condition:
     """Conditions of the latent frames of one forward pass; None where the model has no such condition.
 
-    Zeros in a speech stream mean "not given" (dropped for guidance, or the reference image); silence is not zero.
+    Zeros in a voice or an action mean "not given" (dropped for guidance, or the reference image); silence is not zero.
     """
 
     agent: Float[Tensor, "b f k"] | None = None  # windows of the character's own voice
     user: Float[Tensor, "b f k"] | None = None  # windows of the other side's voice: what makes a listener nod
+    action: Float[Tensor, "b f a"] | None = None  # keys, camera, joint commands
+    given: Float[Tensor, "b f g h w"] | None = (
+        None  # channels laid beside the noised ones: mask and image of Wan 2.1 I2V
+    )
+    given_reference: Float[Tensor, "b 1 g h w"] | None = None  # the same of the reference image's own frame
     text: Float[Tensor, "b s t"] | None = None
+    image: Float[Tensor, "b j i"] | None = None  # tokens of an image encoder
 
     def frames(self, part: slice) -> "Condition":
         """The same conditions for a slice of the latent frames."""
-        return Condition(agent=_map(self.agent, part), user=_map(self.user, part), text=self.text)
+        return self._per_frame(lambda stream: stream[:, part])
 
     def after_reference(self) -> "Condition":
-        """Prepend the reference image's frame, which hears nothing."""
-        return Condition(agent=_silent_frame(self.agent), user=_silent_frame(self.user), text=self.text)
+        """Prepend the reference image's frame, which hears nothing, does nothing and has its own given channels.
+
+        Raises:
+            ValueError: there are given channels, but not those of the reference image.
+        """
+        given = self.given
+        if given is not None:
+            if self.given_reference is None:
+                raise ValueError(
+                    "given_reference is None, must be set with given: the reference's frame needs them too."
+                )
+            given = torch.cat([self.given_reference, given], dim=1)
+        return dataclasses.replace(self._per_frame(_after_zeros), given=given)
 
     def repeat_clip(self, first_frames: int) -> "Condition":
         """The conditions of [clean clip | noised clip without its first frames], for teacher forcing."""
-        return Condition(agent=_again(self.agent, first_frames), user=_again(self.user, first_frames), text=self.text)
+        return self._per_frame(lambda stream: torch.cat([stream, stream[:, first_frames:]], dim=1))
 
     def without_agent(self, dropped: Bool[Tensor, "b"] | None = None) -> "Condition":
         """Drop the agent's voice where `dropped`, or everywhere: the unconditional branch of guidance."""
         if self.agent is None:
             return self
         keep = 0.0 if dropped is None else (~dropped)[:, None, None].to(self.agent.dtype)
-        return Condition(agent=self.agent * keep, user=self.user, text=self.text)
+        return dataclasses.replace(self, agent=self.agent * keep)
+
+    def _per_frame(self, change: Callable[[Tensor], Tensor]) -> "Condition":
+        streams = {"agent": self.agent, "user": self.user, "action": self.action, "given": self.given}
+        changed = {name: change(stream) for name, stream in streams.items() if stream is not None}
+        return dataclasses.replace(self, **changed)
 
 
-def _map(stream: Tensor | None, part: slice) -> Tensor | None:
-    return None if stream is None else stream[:, part]
-
-
-def _silent_frame(stream: Tensor | None) -> Tensor | None:
-    if stream is None:
-        return None
-    return torch.cat([stream.new_zeros(stream.shape[0], 1, stream.shape[2]), stream], dim=1)
-
-
-def _again(stream: Tensor | None, first_frames: int) -> Tensor | None:
-    return None if stream is None else torch.cat([stream, stream[:, first_frames:]], dim=1)
+def _after_zeros(stream: Tensor) -> Tensor:
+    return torch.cat([stream.new_zeros(stream.shape[0], 1, *stream.shape[2:]), stream], dim=1)

@@ -1,0 +1,136 @@
+"""Low-rank adapters on a frozen DiT: several networks, each a model of its own, on one set of frozen weights.
+
+There is no switch to forget. The adapted models and the base itself are separate modules that hold the same parameters;
+each computes with its own adapters, whichever was called before.
+
+    teacher = load(...)                                      # frozen by the first `with_lora`, and shared
+    critic = with_lora(teacher, LoRAConfig(rank=64))         # trains 64 dimensions a layer
+    student = with_lora(teacher, LoRAConfig(rank=128))
+    merged(student)                                          # a plain DiT, for export and serving
+
+Source: Hu et al. 2021, arXiv:2106.09685, Eq. 3.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gwm.config import JsonConfig
+from gwm.dit import DiT
+
+LAYERS = ("q", "k", "v", "o", "0", "2")  # within a block: the projections of both attentions, both layers of the MLP
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoRAConfig(JsonConfig):
+    """Which layers of the blocks get adapters, and how large ones."""
+
+    rank: int
+    alpha: float | None = None  # the adapters' product is multiplied by alpha / rank; None: by 1
+    layers: tuple[str, ...] = LAYERS  # last parts of their names
+    trained: tuple[str, ...] = ("agent_embedding", "user_embedding", "action_embedding")  # whole, not by adapters
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank={self.rank} must be at least 1.")
+        unknown = sorted(set(self.layers) - set(LAYERS))
+        if unknown or not self.layers:
+            raise ValueError(f"layers={self.layers} must be some of {LAYERS}, and has {unknown}.")
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+
+class SharedParameter(nn.Parameter):
+    """A frozen parameter of several models: copies of a model, such as its running average, hold it too."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SharedParameter":
+        return self
+
+
+class LoRALinear(nn.Module):
+    """x W + scale (x A) B, with W frozen and shared; B starts at zero, so that at first nothing changes."""
+
+    def __init__(self, base: nn.Linear, config: LoRAConfig) -> None:
+        super().__init__()
+        self.weight, self.bias, self.scale = base.weight, base.bias, config.scale
+        # Adapters are trained: in full precision, also where the base is kept in half.
+        where: Any = {"device": base.weight.device, "dtype": torch.float32}
+        self.down = nn.Parameter(torch.empty(config.rank, base.in_features, **where))
+        self.up = nn.Parameter(torch.zeros(base.out_features, config.rank, **where))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))  # as nn.Linear's own
+
+    def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        low = F.linear(x.to(self.down.dtype), self.down)
+        return F.linear(x, self.weight, self.bias) + self.scale * F.linear(low, self.up).to(x.dtype)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """A layer that does the same; the product is added in float32 and rounded once to the base's precision."""
+        layer = nn.Linear(*reversed(self.weight.shape), device="meta")
+        product = self.scale * (self.up.float() @ self.down.float())
+        layer.weight = nn.Parameter((self.weight.float() + product).to(self.weight.dtype))
+        layer.bias = nn.Parameter(self.bias.clone())
+        return layer
+
+
+def with_lora(base: DiT, config: LoRAConfig) -> DiT:
+    """A DiT that computes what `base` computes, until its adapters are trained.
+
+    `base` is frozen by this and shares its parameters: it must not be trained again, and can be used meanwhile, also as
+    the base of others. Only adapters and `config.trained` of the new model have gradients.
+
+    Raises:
+        ValueError: `base` has adapters itself.
+    """
+    if _is_adapted(base):
+        raise ValueError(
+            "base has adapters, must have none: a stack of them would be one of more rank. Merge it first."
+        )
+    for module in base.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if not isinstance(parameter, SharedParameter):
+                module.register_parameter(name, SharedParameter(parameter.detach(), requires_grad=False))
+    model = copy.deepcopy(base)  # new modules, the same parameters
+    for name, module in model.named_children():
+        if name in config.trained:
+            _own(module)
+    for block in model.blocks:
+        for name, layer in list(block.named_modules()):
+            parent, _, last = name.rpartition(".")
+            if isinstance(layer, nn.Linear) and last in config.layers:
+                block.get_submodule(parent).register_module(last, LoRALinear(layer, config))
+    return model
+
+
+@torch.no_grad()
+def merged(model: nn.Module) -> nn.Module:
+    """The model with every adapter added to its layer and nothing shared; without adapters, the model itself."""
+    if not _is_adapted(model):
+        return model
+    plain = copy.deepcopy(model)
+    for name, layer in list(plain.named_modules()):
+        if isinstance(layer, LoRALinear):
+            parent, _, last = name.rpartition(".")
+            plain.get_submodule(parent).register_module(last, layer.merged())
+    _own(plain)
+    return plain
+
+
+def _is_adapted(model: nn.Module) -> bool:
+    return any(isinstance(module, LoRALinear) for module in model.modules())
+
+
+def _own(module: nn.Module) -> None:
+    """Give a module ordinary parameters in place of shared ones."""
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            if isinstance(parameter, SharedParameter):
+                part.register_parameter(name, nn.Parameter(parameter.detach().clone()))

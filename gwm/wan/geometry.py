@@ -1,0 +1,120 @@
+"""Shapes of published Wan transformers, from and to the `config.json` beside their weights."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gwm.config import DiTConfig
+
+CLIP_DIM = 1280  # of the image encoder in Wan 2.1 I2V; its original config leaves it out
+# What Wan has fixed and some config.json repeat: another value is another architecture.
+DIFFUSERS_FIXED = {
+    "patch_size": [1, 2, 2],
+    "qk_norm": "rms_norm_across_heads",
+    "cross_attn_norm": True,
+    "pos_embed_seq_len": None,
+}
+ORIGINAL_FIXED = {
+    "patch_size": [1, 2, 2],
+    "qk_norm": True,
+    "cross_attn_norm": True,
+    "window_size": [-1, -1],
+    "text_len": 512,
+    "text_dim": 4096,
+}
+DIFFUSERS_FREE = (
+    "attention_head_dim ffn_dim num_attention_heads num_layers in_channels out_channels text_dim freq_dim eps "
+    "image_dim added_kv_proj_dim rope_max_seq_len"
+).split()
+ORIGINAL_FREE = "model_type dim ffn_dim num_heads num_layers in_dim out_dim freq_dim eps".split()
+
+
+def read_geometry(path: Path) -> DiTConfig:
+    """The shape that a `config.json` of either layout describes.
+
+    Raises:
+        ValueError: it is not a Wan transformer's, or of an architecture that gwm does not have.
+    """
+    values = json.loads(path.read_text())
+    kind = values.get("_class_name")
+    if kind == "WanTransformer3DModel":
+        return _from_diffusers(values, source=str(path))
+    if kind == "WanModel":
+        return _from_original(values, source=str(path))
+    raise ValueError(
+        f"{path} has _class_name={kind!r}, must be WanTransformer3DModel (diffusers) or WanModel (original)."
+    )
+
+
+def to_diffusers(config: DiTConfig) -> dict[str, Any]:
+    """The `config.json` from which diffusers builds the same transformer."""
+    return {
+        "_class_name": "WanTransformer3DModel",
+        **DIFFUSERS_FIXED,
+        "attention_head_dim": config.head_dim,
+        "ffn_dim": config.ffn_dim,
+        "num_attention_heads": config.num_heads,
+        "num_layers": config.num_layers,
+        "in_channels": config.in_channels + config.given_channels,
+        "out_channels": config.in_channels,
+        "text_dim": config.text_dim,
+        "freq_dim": config.freq_dim,
+        "eps": config.eps,
+        "image_dim": config.image_dim or None,
+        "added_kv_proj_dim": config.dim if config.image_dim else None,
+        "rope_max_seq_len": 1024,
+    }
+
+
+def _from_diffusers(values: Mapping[str, Any], *, source: str) -> DiTConfig:
+    _check(values, DIFFUSERS_FIXED, DIFFUSERS_FREE, source=source)
+    dim, image_dim = values["num_attention_heads"] * values["attention_head_dim"], values.get("image_dim") or 0
+    if (values.get("added_kv_proj_dim") or 0) != (dim if image_dim else 0):
+        raise ValueError(
+            f"{source} has added_kv_proj_dim={values.get('added_kv_proj_dim')}, must be the width {dim} with image_dim "
+            "and null without."
+        )
+    return DiTConfig(
+        in_channels=values["out_channels"],
+        given_channels=values["in_channels"] - values["out_channels"],
+        dim=dim,
+        ffn_dim=values["ffn_dim"],
+        num_heads=values["num_attention_heads"],
+        num_layers=values["num_layers"],
+        text_dim=values["text_dim"],
+        image_dim=image_dim,
+        freq_dim=values["freq_dim"],
+        eps=values["eps"],
+    )
+
+
+def _from_original(values: Mapping[str, Any], *, source: str) -> DiTConfig:
+    _check(values, ORIGINAL_FIXED, ORIGINAL_FREE, source=source)
+    if values["model_type"] not in ("t2v", "i2v", "ti2v"):
+        raise ValueError(f"{source} has model_type={values['model_type']!r}, must be t2v, i2v or ti2v.")
+    return DiTConfig(
+        in_channels=values["out_dim"],
+        given_channels=values["in_dim"] - values["out_dim"],
+        dim=values["dim"],
+        ffn_dim=values["ffn_dim"],
+        num_heads=values["num_heads"],
+        num_layers=values["num_layers"],
+        text_dim=ORIGINAL_FIXED["text_dim"],
+        image_dim=CLIP_DIM if values["model_type"] == "i2v" else 0,
+        freq_dim=values["freq_dim"],
+        eps=values["eps"],
+    )
+
+
+def _check(values: Mapping[str, Any], fixed: Mapping[str, Any], free: Sequence[str], *, source: str) -> None:
+    optional = {"image_dim", "added_kv_proj_dim", "rope_max_seq_len"}
+    given = {key: value for key, value in values.items() if not key.startswith("_")}
+    other = {key: given[key] for key in fixed if key in given and given[key] != fixed[key]}
+    unknown = sorted(set(given) - set(fixed) - set(free))
+    missing = sorted(set(free) - set(given) - optional)
+    if other or unknown or missing:
+        raise ValueError(
+            f"{source}: missing keys {missing}, unknown keys {unknown}, values that must be "
+            f"{ {key: fixed[key] for key in other} } but are {other}: it is another architecture than gwm's."
+        )

@@ -1,0 +1,114 @@
+"""What every tensor of a Wan transformer is called: here, in the original release and in diffusers."""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gwm.config import DiTConfig
+from gwm.dit import DiT
+
+Layout = Literal["original", "diffusers"]
+
+
+class Name(NamedTuple):
+    gwm: str
+    original: str
+    diffusers: str
+
+
+# Modules and parameters outside the blocks. Source: Wan2.1 wan/modules/model.py; diffusers 0.42 transformer_wan.py.
+OUTER = (
+    Name("patch_embedding", "patch_embedding", "patch_embedding"),
+    Name("time_embedding.0", "time_embedding.0", "condition_embedder.time_embedder.linear_1"),
+    Name("time_embedding.2", "time_embedding.2", "condition_embedder.time_embedder.linear_2"),
+    Name("time_projection.1", "time_projection.1", "condition_embedder.time_proj"),
+    Name("text_embedding.0", "text_embedding.0", "condition_embedder.text_embedder.linear_1"),
+    Name("text_embedding.2", "text_embedding.2", "condition_embedder.text_embedder.linear_2"),
+    Name("image_embedding.0", "img_emb.proj.0", "condition_embedder.image_embedder.norm1"),
+    Name("image_embedding.1", "img_emb.proj.1", "condition_embedder.image_embedder.ff.net.0.proj"),
+    Name("image_embedding.3", "img_emb.proj.3", "condition_embedder.image_embedder.ff.net.2"),
+    Name("image_embedding.4", "img_emb.proj.4", "condition_embedder.image_embedder.norm2"),
+    Name("modulation_out", "head.modulation", "scale_shift_table"),
+    Name("head", "head.head", "proj_out"),
+)
+ATTENTION = (
+    *(Name(name, name, f"to_{name}") for name in ("q", "k", "v")),
+    Name("o", "o", "to_out.0"),
+    Name("norm_q", "norm_q", "norm_q"),
+    Name("norm_k", "norm_k", "norm_k"),
+)
+IMAGE = (
+    Name("image.k", "k_img", "add_k_proj"),
+    Name("image.v", "v_img", "add_v_proj"),
+    Name("image.norm_k", "norm_k_img", "norm_added_k"),
+)
+BLOCK = (
+    *(Name(f"attention.{own}", f"self_attn.{old}", f"attn1.{new}") for own, old, new in ATTENTION),
+    *(Name(f"text_attention.{own}", f"cross_attn.{old}", f"attn2.{new}") for own, old, new in ATTENTION + IMAGE),
+    Name("text_norm", "norm3", "norm2"),  # numbered by creation in the original, by use in diffusers
+    Name("ffn.0", "ffn.0", "ffn.net.0.proj"),
+    Name("ffn.2", "ffn.2", "ffn.net.2"),
+    Name("modulation", "modulation", "scale_shift_table"),
+)
+
+
+def foreign_key(key: str, layout: Layout) -> str | None:
+    """The name that gwm's tensor `key` has in `layout`; None: Wan has no such tensor."""
+    prefix, table = "", OUTER
+    if key.startswith("blocks."):
+        _, block, key = key.split(".", 2)
+        prefix, table = f"blocks.{block}.", BLOCK
+    for name in table:
+        if key == name.gwm or key.startswith(name.gwm + "."):
+            foreign = name.original if layout == "original" else name.diffusers
+            return prefix + foreign + key.removeprefix(name.gwm)
+    return None
+
+
+def foreign_shape(key: str, shape: torch.Size, config: DiTConfig) -> torch.Size:
+    """The shape that gwm's tensor `key` has in both layouts: the same numbers in the same order."""
+    if key == "patch_embedding.weight":
+        return torch.Size((config.dim, config.in_channels + config.given_channels, 1, config.patch, config.patch))
+    if key.rpartition(".")[2] in ("modulation", "modulation_out"):
+        return torch.Size((1, *shape))
+    return shape
+
+
+def expected_tensors(config: DiTConfig, layout: Layout) -> dict[str, tuple[str, Tensor]]:
+    """For every tensor that a checkpoint of this geometry has: gwm's key and an empty tensor of the foreign shape.
+
+    Raises:
+        ValueError: the geometry has parts that Wan does not have; all their tensors are listed.
+    """
+    with torch.device("meta"):
+        own = DiT(config).state_dict()
+        names = {key: foreign_key(key, layout) for key in own}
+        missing = sorted(key for key, name in names.items() if name is None)
+        if missing:
+            raise ValueError(
+                f"{layout} layout has no place for {missing}: only what Wan itself has can be written there. Keep "
+                "models with conditions of gwm's own in gwm's format."
+            )
+        return {
+            name: (key, torch.empty(foreign_shape(key, own[key].shape, config)))
+            for key, name in names.items()
+            if name is not None
+        }
+
+
+def layout_of(weights: Mapping[str, Tensor], *, source: str) -> Layout:
+    """Which of the two layouts the names belong to.
+
+    Raises:
+        ValueError: neither.
+    """
+    if "head.head.weight" in weights:
+        return "original"
+    if "proj_out.weight" in weights:
+        return "diffusers"
+    raise ValueError(
+        f"{source} has neither head.head.weight (original release) nor proj_out.weight (diffusers): it is no Wan "
+        f"transformer. It has {len(weights)} tensors, among them {sorted(weights)[:3]}."
+    )

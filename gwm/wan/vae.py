@@ -1,0 +1,170 @@
+"""Wan's autoencoders behind the interface of `gwm.vae.VAE`: diffusers' layers, the stream's state outside of them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gwm.optional import optional_module
+from gwm.wan.files import component, read_tensors
+from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE, WanVAEConfig, diffusers_arguments, read_vae_config
+from gwm.wan.vae_keys import diffusers_key
+from gwm.weights import check_keys
+
+RELEASED = {"Wan2.1_VAE.pth": WAN2_1_VAE, "Wan2.2_VAE.pth": WAN2_2_VAE}
+COMMAND = "pip install 'gwm[wan]'"
+MEMORY_FRAMES = 2  # that a causal convolution of width 3 looks back on
+
+
+# The last inputs of every causal convolution, which decoding the next latent frame needs. Owned by the caller, never
+# changed in place.
+WanVAEState = tuple[Float[Tensor, "b _ 2 _ _"], ...]
+
+
+class WanVAE(nn.Module):
+    """Causal autoencoder whose first latent frame is one pixel frame, and each later one four.
+
+    Latents are normalised with the statistics in the config. Decoding frame by frame gives, to the bit, what decoding
+    the clip whole gives.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: WanVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        diffusers = optional_module("diffusers", COMMAND)
+        self.model = diffusers.AutoencoderKLWan(**diffusers_arguments(config))
+        # Where the first frame must find nothing: these would otherwise double its number.
+        self.doublings = [i for i, (conv, _) in enumerate(_causal_convolutions(self.model.decoder)) if _doubles(conv)]
+        self.register_buffer("mean", torch.tensor(config.latents_mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(config.latents_std)[:, None, None], persistent=False)
+
+    def encode(self, pixel_frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f c _ _"]:
+        """1 + 4 k pixel frames in [-1, 1] to 1 + k normalised latents (the posterior's mode).
+
+        Raises:
+            ValueError: another number of frames, or height or width no multiple of the spatial stride.
+        """
+        t, _, h, w = pixel_frames.shape[1:]
+        time, space = self.config.temporal_stride, self.config.spatial_stride
+        if t % time != 1 or h % space or w % space:
+            raise ValueError(
+                f"pixel_frames has {t} frames of {h}x{w}; frames must be 1 plus a multiple of {time}, height and width "
+                f"multiples of {space}. Crop the clip; an image or the frame before it comes first."
+            )
+        moments = self.model.encode(rearrange(pixel_frames, "b t c h w -> b c t h w")).latent_dist
+        return (rearrange(moments.mode(), "b c f h w -> b f c h w") - self.mean) / self.std
+
+    def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 c _ _"]:
+        return self.encode(image[:, None])
+
+    def encode_after(
+        self, image: Float[Tensor, "b 3 h w"], pixel_frames: Float[Tensor, "b t 3 h w"]
+    ) -> Float[Tensor, "b f c _ _"]:
+        """Latents of 4 k pixel frames that follow a reference image, without the image's own."""
+        return self.encode(torch.cat([image[:, None], pixel_frames], dim=1))[:, 1:]
+
+    def state_after(self, reference: Float[Tensor, "b 1 c h w"]) -> WanVAEState:
+        """State of a stream whose first latent frame was a reference image's: every frame from here on is four."""
+        return self.decode(reference)[1]
+
+    def decode(
+        self, latents: Float[Tensor, "b f c h w"], state: Sequence[Tensor] | None = None
+    ) -> tuple[Float[Tensor, "b t 3 _ _"], WanVAEState]:
+        """Latents to pixel frames (about [-1, 1], not clamped), and the state to pass with the next chunk. Without a
+        state the first latent frame is the first of all, and one pixel frame instead of four."""
+        x = rearrange(latents * self.std + self.mean, "b f c h w -> b c f h w")
+        packs = []
+        # One by one, the first convolution too: of other lengths it would give other last bits.
+        for frame in x.split(1, dim=2):
+            pack, state = self._decode_frame(frame, state)
+            packs.append(pack)
+        assert state is not None, "jaxtyping has checked that there are frames"
+        # diffusers orders folded pixels (colour, column, row).
+        p = self.config.patch
+        return rearrange(torch.cat(packs, dim=2), "b (c j i) t h w -> b t c (h i) (w j)", i=p, j=p), tuple(state)
+
+    def _decode_frame(
+        self, x: Float[Tensor, "b c 1 h w"], state: Sequence[Tensor] | None
+    ) -> tuple[Float[Tensor, "b _ t _ _"], WanVAEState]:
+        before = self._zeros(x) if state is None else state
+        memory: list[Any] = list(before)
+        if state is None:
+            for i in self.doublings:
+                memory[i] = None
+        x = self.model.post_quant_conv(x)
+        made = self.model.decoder(x, feat_cache=memory, feat_idx=[0], first_chunk=state is None)
+        # diffusers leaves a marker, and no tensor, where the first frame was not doubled: it stands for zeros.
+        return made, tuple(new if isinstance(new, Tensor) else old for new, old in zip(memory, before, strict=True))
+
+    def _zeros(self, x: Float[Tensor, "b c 1 h w"]) -> WanVAEState:
+        """What the convolutions see before the first frame."""
+        b, _, _, h, w = x.shape
+        return tuple(
+            x.new_zeros(b, conv.in_channels, MEMORY_FRAMES, scale * h, scale * w)
+            for conv, scale in _causal_convolutions(self.model.decoder)
+        )
+
+
+def load_wan_vae(path: Path, *, config: WanVAEConfig | None = None) -> WanVAE:
+    """A frozen autoencoder in evaluation mode, in the checkpoint's own precision.
+
+    `path`: a diffusers pipeline or its vae/; or a folder of the original release or its file (Wan2.1_VAE.pth or
+    Wan2.2_VAE.pth).
+
+    Args:
+        config: the shape; needed for a file of another name than published, as it does not say it.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: there is no shape, or `config.json` differs from `config`, or tensors are missing, foreign or
+            misshaped; all of them are listed.
+    """
+    path = _file_of_release(component(path, "vae"))
+    if path.name in RELEASED and config is None:
+        config = RELEASED[path.name]
+    if (path / "config.json").is_file():
+        found = read_vae_config(path / "config.json")
+        if config is not None and config != found:
+            raise ValueError(f"{path}/config.json is another autoencoder than config={config}.")
+        config = found
+    if config is None:
+        raise ValueError(
+            f"{path} must have a config.json or be called {' or '.join(RELEASED)}: else nothing says what it is."
+        )
+    weights, vae = read_tensors(path), WanVAE(config)
+    expected = vae.model.state_dict()
+    if "conv1.weight" in weights:  # the original release; what it should not have keeps its name, for the error
+        names = {key: diffusers_key(key, config) for key in weights}
+        weights = {names[key] if names[key] in expected else key: tensor for key, tensor in weights.items()}
+    check_keys(weights, expected, source=str(path))
+    vae.model.load_state_dict(weights, assign=True)
+    return vae.eval().requires_grad_(False)
+
+
+def _file_of_release(path: Path) -> Path:
+    """The autoencoder's file in a folder of the original release, where the transformer lies too; else `path`."""
+    return next((path / name for name in RELEASED if (path / name).is_file()), path)
+
+
+def _causal_convolutions(decoder: Any) -> Iterator[tuple[nn.Conv3d, int]]:
+    """Convolutions that see earlier frames, in order of use, and the side of their input in units of the latent's."""
+    blocks = list(decoder.up_blocks)
+    parts = [(decoder.conv_in, 1), (decoder.mid_block, 1)]
+    parts += [(block, 2**i) for i, block in enumerate(blocks)]
+    parts += [(decoder.conv_out, 2 ** (len(blocks) - 1))]
+    for part, scale in parts:
+        for module in part.modules():
+            if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
+                yield module, scale
+
+
+def _doubles(conv: nn.Conv3d) -> bool:
+    """Whether the convolution makes two frames of one: those see no neighbours in space."""
+    return conv.kernel_size[1] == 1

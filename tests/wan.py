@@ -1,0 +1,134 @@
+"""Wan families reduced in width and depth alone, as diffusers builds them and as gwm does, with the same weights."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from gwm.attention import MaskedClip
+from gwm.chunks import ChunkPattern
+from gwm.condition.inputs import Condition
+from gwm.config import DiTConfig
+from gwm.convert import to_gwm
+from gwm.dit import DiT
+from gwm.masks import clip_mask
+from tests.tiny import lively
+
+FAMILIES = ("wan2_1_1_3b", "wan2_1_14b", "wan2_1_i2v_14b", "wan2_2_ti2v_5b")
+MODELS = Path(__file__).parents[1] / "configs" / "model"
+HEADS, LAYERS = 2, 2
+TEXT_TOKENS = 512  # diffusers takes the last 512 tokens for text, whatever comes before for the image
+IMAGE_TOKENS = 7  # 257 in earnest
+PATCHES = 4  # tokens per latent frame of `family_clip`
+ROWS, COLUMNS = 4, 4
+Clip = tuple[Tensor, Tensor, Condition]  # noised latents, noise levels, conditions
+
+
+def published(family: str) -> DiTConfig:
+    return DiTConfig(**yaml.safe_load((MODELS / f"{family}.yaml").read_text())["model"])
+
+
+def reduced(family: str) -> DiTConfig:
+    """Two heads of the published width, two layers, the published ratio of MLP to width."""
+    whole = published(family)
+    dim = HEADS * whole.head_dim
+    return dataclasses.replace(
+        whole, dim=dim, num_heads=HEADS, num_layers=LAYERS, ffn_dim=round(whole.ffn_dim / whole.dim * dim)
+    )
+
+
+def diffusers_config(config: DiTConfig) -> dict[str, Any]:
+    """The published config.json of the family, written down independently of `gwm.wan.geometry`."""
+    image = {"image_dim": 1280, "added_kv_proj_dim": config.dim} if config.image_dim else {}
+    return {
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": config.num_heads,
+        "attention_head_dim": 128,
+        "in_channels": {(16, 0): 16, (16, 1280): 36, (48, 0): 48}[config.in_channels, config.image_dim],
+        "out_channels": config.in_channels,
+        "text_dim": 4096,
+        "freq_dim": 256,
+        "ffn_dim": config.ffn_dim,
+        "num_layers": config.num_layers,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "eps": 1e-6,
+        "rope_max_seq_len": 1024,
+        **image,
+    }
+
+
+def in_diffusers(config: DiTConfig, **changes: Any) -> Any:
+    """A randomly initialised WanTransformer3DModel in which nothing is zero or one any more."""
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(1)
+    model = lively(WanTransformer3DModel(**(diffusers_config(config) | changes)).eval())
+    for parameter in model.parameters():
+        if (parameter == 1).all():
+            torch.nn.init.normal_(parameter, mean=1, std=0.3)
+    return model
+
+
+def in_gwm(theirs: Any, config: DiTConfig) -> DiT:
+    model = DiT(config)
+    model.load_state_dict(to_gwm(theirs.state_dict(), config, source="test"))
+    return model.eval()
+
+
+def family_clip(config: DiTConfig, num_frames: int, batch_size: int = 2) -> Clip:
+    """Noised latents, one noise level per clip, and all conditions that the family has."""
+    shape = (batch_size, num_frames)
+    given = torch.randn(*shape, config.given_channels, ROWS, COLUMNS) if config.given_channels else None
+    image = torch.randn(batch_size, IMAGE_TOKENS, config.image_dim) if config.image_dim else None
+    condition = Condition(text=torch.randn(batch_size, TEXT_TOKENS, config.text_dim), image=image, given=given)
+    sigma = torch.tensor([0.375, 0.8125])[:batch_size, None].expand(shape)
+    return torch.randn(*shape, config.in_channels, ROWS, COLUMNS), sigma, condition
+
+
+def with_voices(clip: Clip, *, speech_dim: int, action_dim: int, scale: float = 1.0) -> Clip:
+    """The clip with two voices and actions; at scale 0 none of them is given."""
+    x, sigma, condition = clip
+    agent, user = scale * torch.randn(2, *x.shape[:2], speech_dim)
+    action = scale * torch.randn(*x.shape[:2], action_dim)
+    return x, sigma, dataclasses.replace(condition, agent=agent, user=user, action=action)
+
+
+def their_velocity(theirs: Any, clip: Clip) -> Tensor:
+    """diffusers has channels before frames, and a timestep per clip or per token."""
+    x, sigma, condition = clip
+    whole = x if condition.given is None else torch.cat([x, condition.given], dim=2)
+    one_level = bool((sigma == sigma[:, :1]).all())
+    timestep = 1000 * (sigma[:, 0] if one_level else sigma.repeat_interleave(PATCHES, 1))
+    return theirs(whole.transpose(1, 2), timestep, condition.text, condition.image)[0].transpose(1, 2)
+
+
+def our_velocity(ours: DiT, clip: Clip, pattern: ChunkPattern | None = None) -> Tensor:
+    x, sigma, condition = clip
+    mask = None if pattern is None else clip_mask(x.shape[1], pattern, patches=PATCHES, device=x.device)
+    return ours(x, sigma, condition, positions=torch.arange(x.shape[1]), context=MaskedClip(mask)).velocity
+
+
+def save_text_encoder(folder: Path, *, width: int, seed: int = 0) -> Path:
+    """A umT5 of random weights that knows six words, in the layout of a diffusers pipeline."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(seed)
+    words = ["<pad>", "</s>", "<unk>", "a", "woman", "smiles", "talks", "&"]
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+    fast.save_pretrained(folder / "tokenizer")
+    shape = UMT5Config(vocab_size=len(words), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    UMT5EncoderModel(shape).save_pretrained(folder / "text_encoder")
+    return folder
