@@ -186,15 +186,22 @@ class Sessions:
         return sorted(took[MEASURED_CHUNKS:])[-2]
 
 
+@torch.no_grad()
+def _decoder_state(artifact: Artifact) -> tuple[Tensor, ...]:
+    """What the decoder remembers after a latent frame."""
+    contract, vae = artifact.contract, artifact.vae
+    latent = torch.zeros(1, 1, contract.dit.in_channels, contract.latent_size, contract.latent_size).to(vae.mean)
+    return vae.decode(latent, vae.state_after(latent))[1]
+
+
 def slot_bytes(artifact: Artifact, *, undo_chunks: int) -> int:
     """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's state."""
-    contract, pattern, vae = artifact.contract, artifact.contract.pattern, artifact.contract.vae
+    contract, pattern = artifact.contract, artifact.contract.pattern
     patches = (contract.latent_size // contract.dit.patch) ** 2
     element = artifact.dit.head.weight.element_size()
     width = contract.dit.num_layers * contract.dit.dim * element
     frames = 2 * (pattern.sink_frames + pattern.ring_frames + undo_chunks * pattern.chunk_frames) + pattern.sink_frames
-    low, high = vae.channels[2], vae.channels[1]
-    state = (low + 4 * high) * contract.latent_size**2 * artifact.vae.mean.element_size()
+    state = sum(part.nbytes for part in _decoder_state(artifact))
     reference = contract.dit.in_channels * contract.latent_size**2 * element
     return frames * patches * width + reference + (1 + undo_chunks) * state
 

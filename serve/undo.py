@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gwm.rollout import Rollout
-from gwm.vae import VAEState
+
+VAEState = tuple[Tensor, ...]
 
 
 class UndoLog:
