@@ -9,6 +9,7 @@ from gwm.attention import Context
 from gwm.condition.inputs import Condition
 from gwm.config import DiTConfig
 from gwm.dit import Prediction
+from kernels.attention import Prefix, Visible
 
 
 def level_features(sigma: Float[Tensor, "b f"]) -> Float[Tensor, "b f 4"]:
@@ -44,14 +45,19 @@ class ChainStudent(nn.Module):
         keys_values = []
         for number, (to_value, layer) in enumerate(zip(self.values, self.layers, strict=True)):
             own = to_value(hidden)[:, :, None]
-            _, shown, mask = context.visible(number, own, own)
+            if (ring := context.ring(number)) is not None:
+                ring.store(own, own)
+            _, shown, visible = context.visible(number, own, own)
             keys_values.append((own, own))
-            past = (shown.sum(1, keepdim=True) if mask is None else _masked_sum(mask, shown)) - own
+            past = _visible_sum(visible, shown) - own
             hidden = nn.functional.silu(layer(torch.cat([hidden, past.flatten(2)], dim=-1)))
         return Prediction(self.output(hidden)[..., None, None], tuple(keys_values))
 
 
-def _masked_sum(mask: Tensor, values: Float[Tensor, "b s 1 e"]) -> Float[Tensor, "b l 1 e"]:
+def _visible_sum(visible: Visible, values: Float[Tensor, "b s 1 e"]) -> Float[Tensor, "b l 1 e"]:
+    if visible is None:
+        return values.sum(1, keepdim=True)
+    mask = visible.bias == 0 if isinstance(visible, Prefix) else visible
     return torch.einsum("ls,bsne->blne", mask.to(values.dtype), values)
 
 

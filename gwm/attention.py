@@ -88,7 +88,8 @@ class CrossAttention(nn.Module):
         v = rearrange(self.v(prompt.text), heads, n=self.num_heads)
         seen = attend(q, k, v, None)
         if self.image is not None and prompt.image is not None:
-            seen = seen + attend(q, *self.image(prompt.image), None)
+            k, v = self.image(prompt.image)
+            seen = seen + attend(q, k, v, None)
         return self.o(seen)
 
 

@@ -74,7 +74,8 @@ class LoRALinear(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """A layer that does the same; the product is added in float32 and rounded once to the base's precision."""
-        layer = nn.Linear(*reversed(self.weight.shape), device="meta")
+        outputs, inputs = self.weight.shape
+        layer = nn.Linear(inputs, outputs, device="meta")
         product = self.scale * (self.up.float() @ self.down.float())
         layer.weight = nn.Parameter((self.weight.float() + product).to(self.weight.dtype))
         layer.bias = nn.Parameter(self.bias.clone())

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from gwm.autoencoder import Autoencoder, build_autoencoder
 from gwm.chunks import ChunkPattern
 from gwm.config import AudioConfig, DiTConfig, VAEConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.vae import VAE
 
 # The smallest window of sound: Wan models hear nothing, and these two embeddings of 12 numbers cost nothing.
 AUDIO = AudioConfig(num_mels=1, hops_per_frame=1)
@@ -95,10 +95,10 @@ class Case:
         )
 
 
-def random_models(contract: Contract, *, device: torch.device, dtype: torch.dtype) -> tuple[DiT, VAE]:
+def random_models(contract: Contract, *, device: torch.device, dtype: torch.dtype) -> tuple[DiT, Autoencoder]:
     """Models with weights of a usual size, made on the device: speed does not depend on what they learnt."""
     with torch.device(device):
-        models = DiT(contract.dit), VAE(contract.vae)
+        models = DiT(contract.dit), build_autoencoder(contract.vae)
     for model in models:
         for parameter in model.parameters():
             nn.init.normal_(parameter, std=0.02)

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gwm.autoencoder import Autoencoder
 from gwm.cache import RingCache
 from gwm.condition.inputs import Condition
 from gwm.dit import DiT
 from gwm.rollout import Rollout
-from gwm.vae import VAE, VAEState
 from kernels.dispatch import Policy, by_device, using
 from serve.bench.caches import POLICIES
 from serve.bench.case import DTYPES, Case, random_models
@@ -31,7 +31,7 @@ class Options:
 class Subject:
     """Latents chunk by chunk under random conditions, and their decoder."""
 
-    def __init__(self, case: Case, models: tuple[DiT, VAE], options: Options) -> None:
+    def __init__(self, case: Case, models: tuple[DiT, Autoencoder], options: Options) -> None:
         self.case, self.options, (dit, self.vae) = case, options, models
         weight, contract = dit.head.weight, case.contract()
         cache = POLICIES[options.cache] if isinstance(options.cache, str) else options.cache
@@ -43,7 +43,7 @@ class Subject:
         text = torch.randn(1, case.text_tokens, contract.dit.text_dim, **like) if contract.dit.text_dim else None
         self.condition = Condition(agent=speech, user=speech, text=text)
         self.reference = torch.randn(1, 1, *self.rollout.chunk_shape[2:], **like)
-        self.state: VAEState | None = None
+        self.state: tuple[Tensor, ...] | None = None
         with using(options.kernels):
             capture = capture_cuda if options.graph else None
             self.graphed = GraphedChunk(self.rollout, self.condition, capture=capture)
