@@ -187,7 +187,7 @@ def test_a_model_for_other_latents_is_an_error(hub: Path, tmp_path: Path):
 def test_a_run_is_planned_before_anything_is_downloaded(family: str):
     """For the autoencoder for whose latents the family was made."""
     cfg = composed("train", ["stage=causal", f"model={family}", "init=/nowhere", "resolution=480"])
-    contract = instantiate(cfg.work.build.contract)
+    contract = instantiate(cfg.work.build.contract, _convert_="all")
     assert contract.dit == dataclasses.replace(
         published(family), speech_dim=contract.dit.speech_dim, speech_mels=contract.audio.num_mels
     )
