@@ -1,28 +1,30 @@
-"""Stage 4: DMD with student forcing. The student learns on its own past what teacher and critic say of its clips."""
+"""DMD with student forcing. The student learns on its own past what teacher and critic say of its clips.
+
+Two stages of the ladder are this class: `dmd` judges streams from their beginning, `long` windows of long ones.
+"""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from jaxtyping import Float
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 
-from data.batch import LatentBatch, LatentData
+from data.batch import LatentBatch, LatentData, latent_data
 from data.shards import Clip
-from distill.dmd import Normaliser, dmd_direction, dmd_loss
-from distill.guidance import guided_velocity
-from distill.student_forcing import Exit, RolloutGradient, StudentRollout, exit_step, student_rollout
-from gwm.chunks import whole_clip
-from gwm.clip import clip_velocity
-from gwm.condition.inputs import Condition
+from distill.dmd import dmd_loss
+from distill.health import CollapseAlarm, clip_health, exit_shares, score_health
+from distill.scores import DMDRules, critic_loss, scored_clip
+from distill.student_forcing import Exit, RolloutGradient, check_gradient, exit_step
+from distill.windows import Window, Windows
 from gwm.contract import CommitMode
 from gwm.dit import DiT
-from gwm.schedule import add_noise, clean_estimate, shift_sigma
-from train.flow import clean_weight, velocity_loss
 from train.generate import Played, play_clips
 from train.network import dit_facts, load_dit
-from train.noise import gaussian_like, step_generator
+from train.noise import step_generator
 from train.trainee import Trainee
 
 
@@ -34,6 +36,7 @@ class DMDStage(L.LightningModule):
     """
 
     hears = True
+    exit_counts: Tensor
 
     def __init__(
         self,
@@ -44,13 +47,11 @@ class DMDStage(L.LightningModule):
         context: CommitMode,
         exit: Exit,
         gradient: RolloutGradient,
-        normaliser: Normaliser,
-        normaliser_floor: float,
-        guidance: float,
-        shift: float,
-        sigma_range: tuple[float, float],
+        windows: Windows,
+        rules: DMDRules,
         critic_per_student: int,
         clip_norm: float,
+        alarm: CollapseAlarm | None,
         student: partial[Trainee[DiT]],
         critic: partial[Trainee[DiT]],
         seed: int,
@@ -61,79 +62,86 @@ class DMDStage(L.LightningModule):
                 f"critic_per_student={critic_per_student} must be >= 1: critic updates per student update."
             )
         self.automatic_optimization = False
-        model, contract = load_dit(init, stage="consistency")
+        model, contract = load_dit(init, stage=Path(init).parent.name)
         self.contract = contract.replace(sigmas=tuple(sigmas), context=context, solver="renoise")
+        check_gradient(gradient, self.contract)
         self.network = student(model)
         self.teacher = load_dit(teacher, stage="bidirectional")[0].eval().requires_grad_(False)
         self.critic = critic(load_dit(teacher, stage="bidirectional")[0])
         self.exit: Exit = exit
         self.gradient: RolloutGradient = gradient
-        self.normaliser: Normaliser = normaliser
-        self.normaliser_floor = normaliser_floor
-        self.guidance, self.shift, self.sigma_range = guidance, shift, tuple(sigma_range)
+        self.windows, self.rules, self.alarm = windows, rules, alarm
         self.critic_per_student, self.clip_norm, self.seed = critic_per_student, clip_norm, seed
+        self.register_buffer("exit_counts", torch.zeros(len(sigmas), dtype=torch.long))
+        self.health: dict[str, Tensor] | None = None  # of this step's student update, for the alarm
+
+    def setup(self, stage: str) -> None:
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            raise ValueError(
+                "strategy=deepspeed must be ddp or fsdp for DMD: a DeepSpeed engine owns one network, one optimizer; "
+                "here student and critic step at different times. FSDP2 shards both: trainer.strategy=fsdp."
+            )
+        self.windows.check(self.contract, self.gradient, latent_data(self).num_frames)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> None:
         generator = step_generator(self.seed, batch.step, self.device)
         optimizers: Any = self.optimizers()
         schedulers: Any = self.lr_schedulers()
+        self.health = None
         if batch.step % self.critic_per_student == 0:
-            rollout = self._rollout(batch, self.gradient, generator)
-            self._update(self.student_loss(rollout, batch, generator), self.network, optimizers[0], schedulers[0])
-            exits = rollout
+            window = self._window(batch, self.gradient, generator)
+            self._update(self.student_loss(window, batch, generator), self.network, optimizers[0], schedulers[0])
         else:
-            exits = self._rollout(batch, "none", generator)
-        loss = self.critic_loss(exits.x0.detach(), batch, generator)
-        self._update(loss, self.critic, optimizers[1], schedulers[1])
+            window = self._window(batch, "none", generator)
+        self._update(self.critic_loss(window, generator), self.critic, optimizers[1], schedulers[1])
 
-    def student_loss(
-        self, rollout: StudentRollout, batch: LatentBatch, generator: torch.Generator
-    ) -> Float[Tensor, ""]:
-        """DMD loss of the whole generated clip at one noise level per sample."""
-        x0 = rollout.x0
-        with torch.no_grad():
-            sigma = self._sigma(len(x0), x0.shape[1], generator)
-            x = add_noise(x0, gaussian_like(x0, generator), sigma)
-            velocity = guided_velocity(
-                lambda c: self._score(self.teacher, x, sigma, batch.reference, c), batch.condition, self.guidance
-            )
-            x0_teacher = clean_estimate(x, velocity, sigma)
-            fake = self._score(self.critic.model, x, sigma, batch.reference, batch.condition)
-            direction = dmd_direction(
-                x0,
-                x0_teacher,
-                clean_estimate(x, fake, sigma),
-                normaliser=self.normaliser,
-                chunk_frames=self.contract.pattern.chunk_frames,
-                floor=self.normaliser_floor,
-            )
-        loss = dmd_loss(x0, direction)
-        self.log_dict(
-            {
-                "train/student_loss": loss,
-                "train/dmd_norm": direction.square().mean().sqrt(),
-                "train/exit_sigma": rollout.sigma_exit,
-                "train/x0_std": x0.std(),
-                "train/motion": x0.diff(dim=1).abs().mean(),
-            }
+    def student_loss(self, window: Window, batch: LatentBatch, generator: torch.Generator) -> Float[Tensor, ""]:
+        """DMD loss of the whole window at one noise level per sample."""
+        chunk_frames = self.contract.pattern.chunk_frames
+        scored = scored_clip(
+            self.rules,
+            window.x0.detach(),
+            teacher=self.teacher,
+            critic=self.critic.model,
+            reference=window.reference,
+            condition=window.condition,
+            chunk_frames=chunk_frames,
+            generator=generator,
         )
+        loss = dmd_loss(window.x0, scored.direction)
+        self.health = {
+            **score_health(scored),
+            **clip_health(window.x0.detach(), batch.x0, chunk_frames=chunk_frames),
+            **exit_shares(self.exit_counts),
+        }
+        self.log("train/student_loss", loss)
+        self.log_dict({f"health/{name}": value.float() for name, value in self.health.items()})
         return loss
 
-    def critic_loss(
-        self, x0: Float[Tensor, "b f c h w"], batch: LatentBatch, generator: torch.Generator
-    ) -> Float[Tensor, ""]:
+    def critic_loss(self, window: Window, generator: torch.Generator) -> Float[Tensor, ""]:
         """Flow matching on the student's clips."""
-        sigma = self._sigma(len(x0), x0.shape[1], generator)
-        noise = gaussian_like(x0, generator)
-        x = add_noise(x0, noise, sigma)
-        velocity = self._score(self.critic.model, x, sigma, batch.reference, batch.condition)
-        everywhere, levels = x0.new_ones(x0.shape[-2:]), clean_weight(sigma, self.contract.dit)
-        loss = velocity_loss(velocity, x0, noise, everywhere, level_weight=levels)
+        loss = critic_loss(
+            self.rules,
+            window.x0.detach(),
+            critic=self.critic.model,
+            reference=window.reference,
+            condition=window.condition,
+            generator=generator,
+        )
         self.log("train/critic_loss", loss, prog_bar=True)
         return loss
 
     def configure_optimizers(self):  # Lightning's own union of a dozen types
         return [self.network.optimizers(), self.critic.optimizers()]
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [] if self.alarm is None else [self.alarm]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["windows"] = self.windows.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.windows.load_state_dict(checkpoint["windows"])
 
     def weights(self) -> tuple[nn.Module, dict[str, Any]]:
         return self.network.trained, dit_facts(self.contract)
@@ -141,28 +149,12 @@ class DMDStage(L.LightningModule):
     def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
         return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **how)
 
-    def _rollout(self, batch: LatentBatch, gradient: RolloutGradient, generator: torch.Generator) -> StudentRollout:
-        return student_rollout(
-            self.network.model,
-            self.contract,
-            reference=batch.reference,
-            condition=batch.condition,
-            leave_at=exit_step(self.exit, len(self.contract.sigmas), generator),
-            gradient=gradient,
-            generator=generator,
-            num_frames=batch.x0.shape[1],
+    def _window(self, batch: LatentBatch, gradient: RolloutGradient, generator: torch.Generator) -> Window:
+        leave_at = exit_step(self.exit, len(self.contract.sigmas), generator)
+        self.exit_counts[leave_at] += 1
+        return self.windows(
+            self.network.model, self.contract, batch, leave_at=leave_at, gradient=gradient, generator=generator
         )
-
-    def _score(
-        self, model: DiT, x: Tensor, sigma: Tensor, reference: Tensor, condition: Condition
-    ) -> Float[Tensor, "b f c h w"]:
-        pattern = whole_clip(x.shape[1] + 1, first_frames=1)
-        return clip_velocity(model, x, sigma, reference=reference, condition=condition, pattern=pattern)
-
-    def _sigma(self, batch_size: int, num_frames: int, generator: torch.Generator) -> Float[Tensor, "b f"]:
-        low, high = self.sigma_range
-        sigma = shift_sigma(torch.rand(batch_size, 1, generator=generator, device=self.device), self.shift)
-        return sigma.clamp(low, high).expand(-1, num_frames)
 
     def _update(self, loss: Tensor, network: Trainee[DiT], optimizer: Any, scheduler: Any) -> None:
         optimizer.zero_grad()

@@ -9,17 +9,19 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from gwm.attention import KeysValues
 from gwm.cache import PastChunks
 from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Condition
 from gwm.contract import Contract
-from gwm.dit import DiT, Prediction
+from gwm.dit import Denoiser, Prediction
 from gwm.schedule import add_noise, clean_estimate
 from train.noise import gaussian_like
 
 Exit = Literal["uniform", "last"]
-RolloutGradient = Literal["none", "detach", "recommit"]
+RolloutGradient = Literal["none", "detach", "replay", "recommit"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,17 @@ class StudentRollout:
     x0: Float[Tensor, "b f c h w"]
     x_exit: Float[Tensor, "b f c h w"]
     sigma_exit: float
+
+
+@dataclass(frozen=True)
+class StreamPast:
+    """What a stream has behind it: its reference image's latent and the chunks it has committed."""
+
+    reference: Float[Tensor, "b 1 c h w"]
+    chunks: PastChunks
+
+    def commit(self, keys_values: tuple[KeysValues, ...]) -> "StreamPast":
+        return StreamPast(self.reference, self.chunks.commit(keys_values))
 
 
 def exit_step(law: Exit, num_steps: int, generator: torch.Generator) -> int:
@@ -41,7 +54,7 @@ def exit_step(law: Exit, num_steps: int, generator: torch.Generator) -> int:
 
 
 def student_rollout(
-    model: DiT,
+    model: Denoiser,
     contract: Contract,
     *,
     reference: Float[Tensor, "b 1 c h w"],
@@ -51,13 +64,33 @@ def student_rollout(
     generator: torch.Generator,
     num_frames: int,
 ) -> StudentRollout:
-    """Generate `num_frames` latent frames chunk by chunk; every chunk runs steps 0 to `leave_at`.
+    """Generate `num_frames` latent frames from the reference on; every chunk runs steps 0 to `leave_at`.
 
-    gradient: none; detach: through each chunk's last step, its past constant; recommit: through one teacher-forced
-    pass over the generated clip, in which the keys and values of the past carry gradient too.
+    gradient: none; detach: through each chunk's last step, its past constant; replay: the same gradient, the last
+    steps run again one by one when it is asked for, so that memory holds one chunk; recommit: through one
+    teacher-forced pass over the generated clip, in which the keys and values of the past carry gradient too.
 
     Raises:
         ValueError: an unknown `gradient`, or recommit where the contract's context is noisy.
+    """
+    check_gradient(gradient, contract)
+    past = begin(model, contract, reference=reference, condition=condition)
+    rollout, _ = go_on(
+        model,
+        contract,
+        past,
+        condition=condition.frames(slice(0, num_frames)),
+        leave_at=leave_at,
+        gradient="none" if gradient == "recommit" else gradient,
+        generator=generator,
+        noise_like=reference.expand(-1, num_frames, -1, -1, -1),
+    )
+    return _recommitted(model, contract, rollout, reference, condition) if gradient == "recommit" else rollout
+
+
+def check_gradient(gradient: RolloutGradient, contract: Contract) -> None:
+    """Raises:
+    ValueError: an unknown `gradient`, or recommit where the contract's context is noisy.
     """
     if gradient not in get_args(RolloutGradient):
         raise ValueError(f"gradient={gradient!r} must be one of {get_args(RolloutGradient)}.")
@@ -66,57 +99,79 @@ def student_rollout(
             f"gradient='recommit' needs context='clean', not {contract.context!r}: its one pass sees clean chunks, the "
             "rollout saw noisy ones. Set gradient=detach or context=clean."
         )
-    with torch.no_grad():
-        past = PastChunks(contract.pattern, contract.horizon_frames)
-        past = _commit(model, past, reference, 0.0, _none(condition), reference)
-    x0s, exits = [], []
-    for start in range(0, num_frames, contract.pattern.chunk_frames):
-        part = slice(start, start + contract.pattern.chunk_frames)
-        shape = (len(reference), contract.pattern.chunk_frames, *reference.shape[2:])
-        noise = torch.randn(shape, generator=generator, device=reference.device)
-        x = _noised(model, contract, past, noise, condition.frames(part), reference, leave_at, generator)
-        with torch.set_grad_enabled(gradient == "detach"):
-            sigma = contract.sigmas[leave_at]
-            prediction = _predict(model, past, x, sigma, condition.frames(part), reference)
-            x0 = clean_estimate(x, prediction.velocity, x.new_full(x.shape[:2], sigma))
+
+
+@torch.no_grad()
+def begin(
+    model: Denoiser, contract: Contract, *, reference: Float[Tensor, "b 1 c h w"], condition: Condition
+) -> StreamPast:
+    """A stream that has seen its reference image and nothing else."""
+    nothing = StreamPast(reference, PastChunks(contract.pattern, contract.horizon_frames))
+    return _commit(model, nothing, reference, 0.0, _none(condition))
+
+
+def go_on(
+    model: Denoiser,
+    contract: Contract,
+    past: StreamPast,
+    *,
+    condition: Condition,
+    leave_at: int,
+    gradient: Literal["none", "detach", "replay"],
+    generator: torch.Generator,
+    noise_like: Float[Tensor, "b f c h w"],
+) -> tuple[StudentRollout, StreamPast]:
+    """Generate as many latent frames as `noise_like` has after `past`; the stream that has seen them too."""
+    x0s, exits, size = [], [], contract.pattern.chunk_frames
+    sigma = contract.sigmas[leave_at]
+
+    def last_step(x: Tensor, heard: Condition, before: StreamPast) -> tuple[Tensor, tuple[KeysValues, ...]]:
+        prediction = _predict(model, before, x, sigma, heard)
+        return clean_estimate(x, prediction.velocity, x.new_full(x.shape[:2], sigma)), prediction.keys_values
+
+    for start in range(0, noise_like.shape[1], size):
+        part = slice(start, start + size)
+        heard = condition.frames(part)
+        x = _noised(model, contract, past, gaussian_like(noise_like[:, part], generator), heard, leave_at, generator)
+        with torch.set_grad_enabled(gradient != "none"):
+            if gradient == "replay":
+                # What a recomputed step reads is immutable, so it sees what it saw; it draws no random numbers.
+                x0, new = checkpoint(last_step, x, heard, past, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x0, new = last_step(x, heard, past)
         with torch.no_grad():
             if contract.context == "clean":
-                past = _commit(model, past, x0.detach(), 0.0, condition.frames(part), reference)
+                past = _commit(model, past, x0.detach(), 0.0, heard)
             else:
-                past = past.commit(tuple((k.detach(), v.detach()) for k, v in prediction.keys_values))
+                past = past.commit(tuple((k.detach(), v.detach()) for k, v in new))
         x0s.append(x0)
         exits.append(x)
-    rollout = StudentRollout(torch.cat(x0s, 1), torch.cat(exits, 1), contract.sigmas[leave_at])
-    return _recommitted(model, contract, rollout, reference, condition) if gradient == "recommit" else rollout
+    return StudentRollout(torch.cat(x0s, 1), torch.cat(exits, 1), sigma), past
 
 
 @torch.no_grad()
 def _noised(
-    model: DiT, contract: Contract, past: PastChunks, noise: Tensor, condition: Condition,
-    reference: Tensor, leave_at: int, generator: torch.Generator,
+    model: Denoiser, contract: Contract, past: StreamPast, noise: Tensor, condition: Condition, leave_at: int,
+    generator: torch.Generator,
 ) -> Tensor:  # fmt: skip
     """A chunk's input to step `leave_at`."""
     x = noise
     for sigma, sigma_next in zip(contract.sigmas[:leave_at], contract.sigmas[1 : leave_at + 1], strict=True):
-        velocity = _predict(model, past, x, sigma, condition, reference).velocity
+        velocity = _predict(model, past, x, sigma, condition).velocity
         x0 = clean_estimate(x, velocity, x.new_full(x.shape[:2], sigma))
         x = add_noise(x0, gaussian_like(x0, generator), x.new_full(x.shape[:2], sigma_next))
     return x
 
 
-def _predict(
-    model: DiT, past: PastChunks, x: Tensor, sigma: float, condition: Condition, reference: Tensor
-) -> Prediction:
-    start = past.pattern.chunk_start(past.num_committed)
+def _predict(model: Denoiser, past: StreamPast, x: Tensor, sigma: float, condition: Condition) -> Prediction:
+    start = past.chunks.pattern.chunk_start(past.chunks.num_committed)
     positions = torch.arange(start, start + x.shape[1], device=x.device)
-    sigmas = x.new_full(x.shape[:2], sigma)
-    return model(x, sigmas, condition, positions=positions, context=past, reference=reference)
+    levels = x.new_full(x.shape[:2], sigma)
+    return model(x, levels, condition, positions=positions, context=past.chunks, reference=past.reference)
 
 
-def _commit(
-    model: DiT, past: PastChunks, x0: Tensor, sigma: float, condition: Condition, reference: Tensor
-) -> PastChunks:
-    return past.commit(_predict(model, past, x0, sigma, condition, reference).keys_values)
+def _commit(model: Denoiser, past: StreamPast, x0: Tensor, sigma: float, condition: Condition) -> StreamPast:
+    return past.commit(_predict(model, past, x0, sigma, condition).keys_values)
 
 
 def _none(condition: Condition) -> Condition:
@@ -125,7 +180,7 @@ def _none(condition: Condition) -> Condition:
 
 
 def _recommitted(
-    model: DiT, contract: Contract, rollout: StudentRollout, reference: Tensor, condition: Condition
+    model: Denoiser, contract: Contract, rollout: StudentRollout, reference: Tensor, condition: Condition
 ) -> StudentRollout:
     x = rollout.x_exit
     sigma = x.new_full(x.shape[:2], rollout.sigma_exit)

@@ -10,12 +10,12 @@ from torch import Tensor
 from gwm.attention import MaskedClip
 from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Condition
-from gwm.dit import DiT, num_patches
+from gwm.dit import Denoiser, num_patches
 from gwm.masks import clip_mask, teacher_forcing_mask
 
 
 def clip_velocity(
-    model: DiT,
+    model: Denoiser,
     x: Float[Tensor, "b f c h w"],
     sigma: Float[Tensor, "b f"],
     *,
@@ -41,7 +41,7 @@ def clip_velocity(
 
 
 def teacher_forced_velocity(
-    model: DiT,
+    model: Denoiser,
     x: Float[Tensor, "b f c h w"],
     sigma: Float[Tensor, "b f"],
     *,

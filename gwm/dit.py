@@ -4,7 +4,7 @@ Axes: b batch, f latent frames, c channels, h w latent grid, p patches per frame
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -23,6 +23,24 @@ LEAST_SIGMA = 0.05  # of a velocity towards a predicted x0, which would else div
 class Prediction(NamedTuple):
     velocity: Float[Tensor, "b f c h w"]  # noise - x0
     keys_values: tuple[KeysValues, ...]  # of the new tokens, one pair per layer, keys rotated
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """What distillation needs of a network: the DiT, or a small one whose answer is known (`distill.toy`)."""
+
+    config: DiTConfig
+
+    def __call__(
+        self,
+        x: Float[Tensor, "b f c h w"],
+        sigma: Float[Tensor, "b f"],
+        condition: Condition,
+        *,
+        positions: Int[Tensor, "f"],
+        context: Context,
+        reference: Float[Tensor, "b 1 c h w"] | None = None,
+    ) -> Prediction: ...
 
 
 def sinusoid(sigma: Float[Tensor, "b f"], dim: int) -> Float[Tensor, "b f dim"]:

@@ -15,7 +15,9 @@ from data.batch import LatentBatch, LatentData, PixelBatch, StepData
 from data.speech.visemes import viseme_actions
 from data.voices import VoiceBatch
 from distill.consistency import ConsistencyStage
+from distill.scores import DMDRules
 from distill.stage import DMDStage
+from distill.windows import FromReference
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.condition.speech import SpeechEncoder
 from gwm.weights import save_weights
@@ -30,6 +32,7 @@ from train.trainee import Trainee
 
 FRAMES, BATCH = 3, 2
 NUM_VISEMES = len(viseme_actions())
+RULES = DMDRules(normaliser="sample", normaliser_floor=1e-3, guidance=2.0, shift=2.0, sigma_range=(0.02, 0.98))
 
 
 class Drawn(Dataset[Any]):
@@ -75,6 +78,7 @@ class VoicesInMemory(StepData):
 class LatentsInMemory(LatentData):
     def __init__(self, **how: Any) -> None:
         StepData.__init__(self, **how)
+        self.num_frames = FRAMES
         self.motion = torch.ones(SIZE, SIZE)
 
     def prepare_data(self) -> None: ...
@@ -143,8 +147,8 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
         )  # fmt: skip
     return DMDStage(
         init=folders["causal"], teacher=folders["bidirectional"], sigmas=[1.0, 0.5], context="clean", exit="uniform",
-        gradient="detach", normaliser="sample", normaliser_floor=1e-3, guidance=2.0, shift=2.0,
-        sigma_range=(0.02, 0.98), critic_per_student=3, clip_norm=1.0, student=network(), critic=network(), seed=0,
+        gradient="detach", windows=FromReference(), rules=RULES, critic_per_student=3, clip_norm=1.0, alarm=None,
+        student=network(), critic=network(), seed=0,
     )  # fmt: skip
 
 

@@ -1,0 +1,123 @@
+"""How a distillation is doing, in numbers that move before the pictures do, and the alarm that stops it."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from distill.scores import ScoredClip
+
+log = logging.getLogger(__name__)
+
+SATURATED = 3.0  # deviations of the data; latents are normalised to 1
+
+
+class CollapseError(RuntimeError):
+    """The alarm has stopped a run."""
+
+
+def score_health(scored: ScoredClip) -> dict[str, Tensor]:
+    """What a student's update rests on.
+
+    critic_lag: flow loss of the critic over the teacher's on the student's clips. A critic that keeps up knows them
+    better than the teacher does: below 1. Above 1 the direction points away from where the student was, not is.
+    """
+    return {
+        "critic_lag": scored.critic_lag,
+        "dmd_norm": scored.direction.square().mean().sqrt(),
+        "dmd_scale": scored.scale.mean(),
+    }
+
+
+@torch.no_grad()
+def clip_health(
+    x0: Float[Tensor, "b f c h w"], data: Float[Tensor, "b g c h w"], *, chunk_frames: int
+) -> dict[str, Tensor]:
+    """Statistics of generated clips, where it helps over those of `data`: 1 is as in the data.
+
+    mean_chunk*, std_chunk*: drift along the rollout. std_of_data: brightness and contrast running away, or fading.
+    motion_of_data: mean change from frame to frame; falls when a student learns to stand still. saturation: share of
+    latents beyond three deviations.
+    """
+    x0, data = x0.float(), data.float()
+    chunks = x0.unflatten(1, (-1, chunk_frames)).transpose(0, 1).flatten(1)
+    found = {
+        "std_of_data": x0.std() / data.std().clamp(min=1e-6),
+        "motion_of_data": _motion(x0) / _motion(data).clamp(min=1e-6),
+        "saturation": (x0.abs() > SATURATED).float().mean(),
+    }
+    for number, (mean, std) in enumerate(zip(chunks.mean(1), chunks.std(1), strict=True)):
+        found |= {f"mean_chunk{number}": mean, f"std_chunk{number}": std}
+    return found
+
+
+def exit_shares(counts: Int[Tensor, "k"]) -> dict[str, Tensor]:
+    """The histogram of exits so far: share of rollouts that left after each step."""
+    return {f"exit{step}": share for step, share in enumerate(counts / counts.sum().clamp(min=1))}
+
+
+def _motion(x0: Tensor) -> Tensor:
+    return x0.diff(dim=1).abs().mean() if x0.shape[1] > 1 else x0.new_zeros(())
+
+
+class CollapseAlarm(L.Callback):
+    """Stops a run whose measures stay outside their limits, and keeps a checkpoint from before.
+
+    limits: lowest and highest healthy value by the measure's name; a measure that is not finite is outside.
+    patience: so many student updates in a row. every: student updates between two copies of a healthy state.
+    """
+
+    def __init__(self, *, folder: str, limits: dict[str, tuple[float, float]], patience: int, every: int) -> None:
+        if min(patience, every) < 1:
+            raise ValueError(f"patience={patience} and every={every} must be >= 1: they count student updates.")
+        self.good = Path(folder) / "good.ckpt"
+        self.limits, self.patience, self.every = limits, patience, every
+        self.outside = dict.fromkeys(limits, 0)
+        self.updates = 0
+        self.good_step: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"outside": dict(self.outside), "updates": self.updates, "good_step": self.good_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.outside = {name: state_dict["outside"].get(name, 0) for name in self.limits}
+        self.updates, self.good_step = state_dict["updates"], state_dict["good_step"]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        found = pl_module.health  # type: ignore[attr-defined]  # of this step; None without a student update
+        if found is None:
+            return
+        values = {name: float(found[name]) for name in self.limits}
+        self.updates += 1
+        for name, (low, high) in self.limits.items():
+            self.outside[name] = 0 if low <= values[name] <= high else self.outside[name] + 1  # NaN is outside
+        broken = [name for name, times in self.outside.items() if times >= self.patience]
+        # One rank's alarm is everybody's: the others would wait for it in their next collective for ever.
+        if trainer.strategy.reduce_boolean_decision(bool(broken), all=False):
+            raise CollapseError(self._message(broken, values, batch.step))
+        healthy = trainer.strategy.reduce_boolean_decision(not any(self.outside.values()), all=True)
+        if healthy and self.updates % self.every == 0:
+            self.good_step = batch.step
+            trainer.save_checkpoint(self.good)
+
+    def _message(self, broken: list[str], values: dict[str, float], step: int) -> str:
+        what = "; ".join(
+            f"{name}={values[name]:.4g} must be in [{self.limits[name][0]:g}, {self.limits[name][1]:g}]"
+            for name in broken
+        )
+        kept = (
+            f"The last good state, of step {self.good_step}, is {self.good}"
+            if self.good_step is not None
+            else "No state was good"
+        )
+        return (
+            f"collapse at step {step}: {what or 'another rank broke a limit'}, for {self.patience} student updates. "
+            f"{kept}. Lower stage.student.optimizer.lr or raise stage.critic_per_student and start anew (name=...); a "
+            "limit that your data does not obey is changed under stage.alarm.limits."
+        )

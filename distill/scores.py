@@ -1,0 +1,110 @@
+"""What teacher and critic say of the student's clips: the two losses of DMD, for any networks that score a clip."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from distill.dmd import Normaliser, dmd_direction, normaliser_scale
+from distill.guidance import with_guidance
+from gwm.chunks import whole_clip
+from gwm.clip import clip_velocity
+from gwm.condition.inputs import Condition
+from gwm.dit import Denoiser
+from gwm.schedule import add_noise, clean_estimate, shift_sigma
+from train.flow import clean_weight, velocity_loss
+from train.noise import gaussian_like
+
+
+@dataclass(frozen=True, kw_only=True)
+class DMDRules:
+    """Every convention that published code leaves to be guessed."""
+
+    normaliser: Normaliser
+    normaliser_floor: float
+    guidance: float  # standard form: uncond + guidance (cond - uncond)
+    shift: float  # of the noise levels at which clips are scored
+    sigma_range: Sequence[float]  # lowest and highest of them
+
+    def __post_init__(self) -> None:
+        low, high = self.sigma_range
+        if not 0 < low < high <= 1:
+            raise ValueError(f"sigma_range={self.sigma_range} must be two rising noise levels in (0, 1].")
+
+    def sigma(self, x0: Float[Tensor, "b f c h w"], generator: torch.Generator) -> Float[Tensor, "b f"]:
+        """One noise level per clip: uniform, shifted, then clamped."""
+        low, high = self.sigma_range
+        level = shift_sigma(torch.rand(len(x0), 1, generator=generator, device=x0.device), self.shift)
+        return level.clamp(low, high).expand(-1, x0.shape[1])
+
+
+@dataclass(frozen=True)
+class ScoredClip:
+    """A student's clip with what teacher and critic made of it at one noise level; nothing here carries gradient."""
+
+    direction: Float[Tensor, "b f c h w"]
+    scale: Float[Tensor, "#b #f 1 1 1"]  # what the direction was divided by
+    critic_lag: Float[Tensor, ""]  # flow loss of the critic over that of the teacher, on the student's own clip
+
+
+def score(
+    model: Denoiser,
+    x: Float[Tensor, "b f c h w"],
+    sigma: Float[Tensor, "b f"],
+    reference: Float[Tensor, "b 1 c h w"],
+    condition: Condition,
+) -> Float[Tensor, "b f c h w"]:
+    """Velocity of a clip by a model that sees all of it."""
+    pattern = whole_clip(x.shape[1] + 1, first_frames=1)
+    return clip_velocity(model, x, sigma, reference=reference, condition=condition, pattern=pattern)
+
+
+@torch.no_grad()
+def scored_clip(
+    rules: DMDRules,
+    x0: Float[Tensor, "b f c h w"],
+    *,
+    teacher: Denoiser,
+    critic: Denoiser,
+    reference: Float[Tensor, "b 1 c h w"],
+    condition: Condition,
+    chunk_frames: int,
+    generator: torch.Generator,
+) -> ScoredClip:
+    """Noise a clip once and ask both networks.
+
+    Source: Yin et al. 2023, arXiv:2311.18828, Algorithm 1; one noise level for the whole clip as in arXiv:2506.08009.
+    """
+    sigma = rules.sigma(x0, generator)
+    noise = gaussian_like(x0, generator)
+    x = add_noise(x0, noise, sigma)
+    real, pushed = with_guidance(lambda c: score(teacher, x, sigma, reference, c), condition, rules.guidance)
+    fake = score(critic, x, sigma, reference, condition)
+    x0_teacher = clean_estimate(x, pushed, sigma)
+    choice = {"normaliser": rules.normaliser, "chunk_frames": chunk_frames, "floor": rules.normaliser_floor}
+    direction = dmd_direction(x0, x0_teacher, clean_estimate(x, fake, sigma), **choice)
+    lag = _flow_loss(fake, x0, noise, sigma, critic) / _flow_loss(real, x0, noise, sigma, teacher).clamp(min=1e-12)
+    return ScoredClip(direction, normaliser_scale((x0 - x0_teacher).abs().float(), **choice), lag)
+
+
+def critic_loss(
+    rules: DMDRules,
+    x0: Float[Tensor, "b f c h w"],
+    *,
+    critic: Denoiser,
+    reference: Float[Tensor, "b 1 c h w"],
+    condition: Condition,
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    """Flow matching on the student's clips, at the noise levels of the student's loss."""
+    sigma = rules.sigma(x0, generator)
+    noise = gaussian_like(x0, generator)
+    velocity = score(critic, add_noise(x0, noise, sigma), sigma, reference, condition)
+    return _flow_loss(velocity, x0, noise, sigma, critic)
+
+
+def _flow_loss(velocity: Tensor, x0: Tensor, noise: Tensor, sigma: Tensor, model: Denoiser) -> Tensor:
+    everywhere, levels = x0.new_ones(x0.shape[-2:]), clean_weight(sigma, model.config)
+    return velocity_loss(velocity, x0, noise, everywhere, level_weight=levels)

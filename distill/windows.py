@@ -1,0 +1,260 @@
+"""Which stretch of the student's own stream is judged: the beginning of one, or windows of a long one.
+
+A teacher knows clips of a few seconds. A long stream is therefore scored window by window, each as if it were a clip
+of its own behind the same reference image.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.batch import LatentBatch
+from distill.student_forcing import RolloutGradient, StreamPast, StudentRollout, begin, go_on, student_rollout
+from gwm.cache import PastChunks
+from gwm.condition.inputs import Condition
+from gwm.contract import Contract
+from gwm.dit import Denoiser
+
+
+@dataclass(frozen=True)
+class Window:
+    """Generated frames, and what teacher and critic are told about them."""
+
+    x0: Float[Tensor, "b f c h w"]
+    reference: Float[Tensor, "b 1 c h w"]
+    condition: Condition
+    sigma_exit: float
+
+
+@runtime_checkable
+class Windows(Protocol):
+    """Where windows come from; what it keeps between two steps is in its state."""
+
+    def __call__(
+        self,
+        model: Denoiser,
+        contract: Contract,
+        batch: LatentBatch,
+        *,
+        leave_at: int,
+        gradient: RolloutGradient,
+        generator: torch.Generator,
+    ) -> Window: ...
+
+    def check(self, contract: Contract, gradient: RolloutGradient, num_frames: int) -> None:
+        """Raises:
+        ValueError: these windows cannot be made of clips of `num_frames` latent frames.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class FromReference:
+    """Every step a new stream, judged from its first frame on: student forcing as in Huang et al. 2025."""
+
+    def __call__(
+        self,
+        model: Denoiser,
+        contract: Contract,
+        batch: LatentBatch,
+        *,
+        leave_at: int,
+        gradient: RolloutGradient,
+        generator: torch.Generator,
+    ) -> Window:
+        rollout = student_rollout(
+            model,
+            contract,
+            reference=batch.reference,
+            condition=batch.condition,
+            leave_at=leave_at,
+            gradient=gradient,
+            generator=generator,
+            num_frames=batch.x0.shape[1],
+        )
+        return Window(rollout.x0, batch.reference, batch.condition, rollout.sigma_exit)
+
+    def check(self, contract: Contract, gradient: RolloutGradient, num_frames: int) -> None:
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        return None
+
+
+class UniformWindows:
+    """A window anywhere in a stream of `stream_frames`; what lies before it is generated as when it is served.
+
+    Frames behind the window are not made: nothing looks at them.
+    Source: Cui et al. 2025 (Self-Forcing++), arXiv:2510.02283, extended rollout and windowed DMD.
+    """
+
+    def __init__(self, *, stream_frames: int) -> None:
+        self.stream_frames = stream_frames
+
+    def __call__(
+        self,
+        model: Denoiser,
+        contract: Contract,
+        batch: LatentBatch,
+        *,
+        leave_at: int,
+        gradient: RolloutGradient,
+        generator: torch.Generator,
+    ) -> Window:
+        num_frames, size = batch.x0.shape[1], contract.pattern.chunk_frames
+        places = (self.stream_frames - num_frames) // size + 1
+        start = size * int(torch.randint(places, (), generator=generator, device=generator.device))
+        condition = conversation(batch.condition, start + num_frames)
+        past = begin(model, contract, reference=batch.reference, condition=condition)
+        if start:
+            _, past = go_on(
+                model,
+                contract,
+                past,
+                condition=condition.frames(slice(0, start)),
+                leave_at=len(contract.sigmas) - 1,
+                gradient="none",
+                generator=generator,
+                noise_like=batch.reference.expand(-1, start, -1, -1, -1),
+            )
+        heard = condition.frames(slice(start, start + num_frames))
+        rollout = _judged(model, contract, past, heard, batch.x0, leave_at, gradient, generator)[0]
+        return Window(rollout.x0, batch.reference, heard, rollout.sigma_exit)
+
+    def check(self, contract: Contract, gradient: RolloutGradient, num_frames: int) -> None:
+        _check_gradient(gradient)
+        _check_length(self.stream_frames, num_frames)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """Where a stream of `StreamingWindows` has got to."""
+
+    past: StreamPast
+    frames: int
+    tail: Float[Tensor, "b f c h w"]  # the last frames of the window before, and what was heard in them
+    heard: Condition
+
+
+class StreamingWindows:
+    """Every step the next window of the streams of the step before, until `stream_frames`; then new ones.
+
+    The last `overlap_frames` of a window lead the next one, without gradient, so that teacher and critic judge the
+    joint. Each window brings the voices of its own batch: a stream hears many speakers.
+    Source: Yang et al. 2025 (LongLive), arXiv:2509.22622, Sec. 3.2 (streaming long tuning).
+    """
+
+    def __init__(self, *, stream_frames: int, overlap_frames: int) -> None:
+        self.stream_frames, self.overlap_frames = stream_frames, overlap_frames
+        self._stream: _Stream | None = None
+
+    def __call__(
+        self,
+        model: Denoiser,
+        contract: Contract,
+        batch: LatentBatch,
+        *,
+        leave_at: int,
+        gradient: RolloutGradient,
+        generator: torch.Generator,
+    ) -> Window:
+        stream = self._stream
+        if stream is None or stream.frames + batch.x0.shape[1] - self.overlap_frames > self.stream_frames:
+            past = begin(model, contract, reference=batch.reference, condition=batch.condition)
+            stream = _Stream(past, 0, batch.x0[:, :0], batch.condition.frames(slice(0, 0)))
+        room = batch.x0[:, stream.tail.shape[1] :]
+        heard = batch.condition.frames(slice(0, room.shape[1]))
+        rollout, past = _judged(model, contract, stream.past, heard, room, leave_at, gradient, generator)
+        x0, condition = torch.cat([stream.tail, rollout.x0], dim=1), joined(stream.heard, heard)
+        last = slice(x0.shape[1] - self.overlap_frames, None)
+        frames = stream.frames + room.shape[1]
+        self._stream = _Stream(past, frames, x0[:, last].detach(), condition.frames(last))
+        return Window(x0, past.reference, condition, rollout.sigma_exit)
+
+    def check(self, contract: Contract, gradient: RolloutGradient, num_frames: int) -> None:
+        _check_gradient(gradient)
+        size = contract.pattern.chunk_frames
+        if not 0 <= self.overlap_frames < num_frames or self.overlap_frames % size:
+            raise ValueError(
+                f"overlap_frames={self.overlap_frames} must be a multiple of chunk_frames={size} in "
+                f"[0, num_frames={num_frames}): every window needs new chunks."
+            )
+        _check_length(self.stream_frames, num_frames)
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._stream is None:
+            return {}
+        stream, chunks = self._stream, self._stream.past.chunks
+        return {
+            "reference": stream.past.reference,
+            "chunks": (chunks.pattern, chunks.horizon_frames, chunks.chunks, chunks.num_committed),
+            "stream": (stream.frames, stream.tail, stream.heard),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if not state:
+            self._stream = None
+            return
+        past = StreamPast(state["reference"], PastChunks(*state["chunks"]))
+        self._stream = _Stream(past, *state["stream"])
+
+
+def conversation(condition: Condition, num_frames: int) -> Condition:
+    """Conditions for longer than a clip: when a sample's voices end, those of the next sample of the batch follow."""
+
+    def longer(stream: Tensor | None) -> Tensor | None:
+        if stream is None:
+            return None
+        turns = -(-num_frames // stream.shape[1])
+        return torch.cat([stream.roll(-turn, dims=0) for turn in range(turns)], dim=1)[:, :num_frames]
+
+    return Condition(agent=longer(condition.agent), user=longer(condition.user), text=condition.text)
+
+
+def joined(first: Condition, second: Condition) -> Condition:
+    """Conditions of frames that follow each other; the text is the second's."""
+
+    def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        return None if a is None or b is None else torch.cat([a, b], dim=1)
+
+    return Condition(agent=both(first.agent, second.agent), user=both(first.user, second.user), text=second.text)
+
+
+def _judged(
+    model: Denoiser, contract: Contract, past: StreamPast, heard: Condition, room: Tensor, leave_at: int,
+    gradient: RolloutGradient, generator: torch.Generator,
+) -> tuple[StudentRollout, StreamPast]:  # fmt: skip
+    _check_gradient(gradient)
+    return go_on(
+        model, contract, past, condition=heard, leave_at=leave_at, gradient=gradient, generator=generator,
+        noise_like=room,
+    )  # fmt: skip
+
+
+def _check_gradient(gradient: RolloutGradient) -> None:
+    if gradient == "recommit":
+        raise ValueError(
+            "gradient='recommit' must be detach or replay for windows of a long stream: its one pass begins at the "
+            "reference, the window does not."
+        )
+
+
+def _check_length(stream_frames: int, num_frames: int) -> None:
+    if stream_frames < num_frames:
+        raise ValueError(f"stream_frames={stream_frames} must be >= num_frames={num_frames}, a window's length.")
