@@ -117,6 +117,43 @@ def test_detached_gradient_equals_the_gradient_without_a_cache(pattern: ChunkPat
 
 
 @pytest.mark.parametrize("pattern", [ONE, THREE], ids=str)
+@pytest.mark.parametrize("context", ["clean", "noisy"])
+def test_replayed_gradient_equals_the_gradient_of_the_whole_graph(pattern: ChunkPattern, context: str):
+    """Every chunk's step runs again after all later chunks were committed: it must see its own past, not theirs."""
+    setting = case(pattern, context=context)
+    whole, replayed = rolled(setting, "detach"), rolled(setting, "replay")
+    assert torch.equal(whole.x0, replayed.x0)
+    assert_same(gradients(setting[0], replayed.x0), gradients(setting[0], whole.x0))
+
+
+def test_replay_runs_one_chunk_at_a_time():
+    """Memory of one chunk: a chunk's step is run again only when the gradient of the one before it is finished, and
+    nothing but inputs is kept until then."""
+    model, rules, reference, condition = case(ONE)
+    kept: dict[RolloutGradient, int] = {}
+    for gradient in ("detach", "replay"):
+        bytes_kept = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal bytes_kept
+            bytes_kept += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            rollout = rolled((model, rules, reference, condition), gradient)
+        kept[gradient] = bytes_kept
+    assert kept["replay"] < kept["detach"] / 20
+    order: list[str] = []
+    model.register_forward_hook(lambda *_: order.append("again"))
+    model.head.register_full_backward_hook(lambda *_: order.append("gradient"))
+    model.blocks[0].register_full_backward_hook(lambda *_: order.append("done"))
+    rollout = rolled((model, rules, reference, condition), "replay")
+    order.clear()
+    rollout.x0.sum().backward()
+    assert order == ["again", "gradient", "done"] * NUM_FRAMES
+
+
+@pytest.mark.parametrize("pattern", [ONE, THREE], ids=str)
 def test_recommitted_gradient_equals_the_gradient_through_the_past(pattern: ChunkPattern):
     setting = case(pattern)
     made = gradients(setting[0], rolled(setting, "recommit").x0)
