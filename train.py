@@ -75,7 +75,7 @@ def show_plan(cfg: DictConfig) -> None:
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> Any:
     output = Path(cfg.output)
     if cfg.plan:
         show_plan(cfg)
@@ -83,6 +83,7 @@ def main(cfg: DictConfig) -> None:
         instantiate(cfg.call, _convert_="all")
     else:
         fit(cfg, output)
+    return instantiate(cfg.objective, _convert_="all") if "objective" in cfg else None  # for a sweep
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""Stage 3, the other way: the causal model learns where the causal teacher's flow ends, from pairs made beforehand."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from data.batch import LatentBatch, LatentData
+from data.shards import Clip
+from distill.ode_pairs import read_pairs_manifest, read_shard, shard_name
+from gwm.clip import teacher_forced_velocity
+from gwm.dit import DiT
+from gwm.schedule import clean_estimate
+from train.generate import Played, play_clips
+from train.network import dit_facts, load_dit
+from train.noise import corrupt, step_generator
+from train.trainee import Trainee
+
+
+@dataclass
+class PairBatch:
+    """Clips with the teacher's states at the student's noise levels and the ends of its flow."""
+
+    clips: LatentBatch
+    states: Float[Tensor, "b k f c h w"]
+    end: Float[Tensor, "b f c h w"]
+
+    @property
+    def step(self) -> int:
+        return self.clips.step
+
+
+class _Shards(Dataset[PairBatch]):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, key: tuple[int, int, int]) -> PairBatch:
+        step, _, number = key
+        pairs = read_shard(self.folder / shard_name(number))
+        clips = LatentBatch(pairs["x0"], pairs["reference"], pairs["agent"], pairs["user"], step)
+        return PairBatch(clips, pairs["states"], pairs["end"])
+
+
+class PairData(LatentData):
+    """Pairs in place of clips: a batch is a shard, drawn from (seed, step). The gate still needs the clips' shards."""
+
+    def __init__(self, *, pairs: str, sigmas: list[float], **clips: Any) -> None:
+        super().__init__(**clips)
+        self.pairs, self.sigmas = Path(pairs), sigmas
+
+    def prepare_data(self) -> None:
+        return None
+
+    def setup(self, stage: str) -> None:
+        self.manifest = read_pairs_manifest(self.pairs, sigmas=self.sigmas)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        self.batch_size = 1  # shards a step
+        return self.loader(_Shards(self.pairs), self.manifest["num_shards"], lambda items: items[0])
+
+
+class ODEStage(L.LightningModule):
+    """Regression, at one random kept level per chunk, of x0 on the end of the teacher's flow through that state.
+
+    Source: Yin et al. 2025 (CausVid), arXiv:2412.07772, Sec. 4.3, with the causal teacher of Causal Forcing.
+    """
+
+    hears = True
+
+    def __init__(
+        self, *, init: str, sigmas: list[float], history_noise: float, network: partial[Trainee[DiT]], seed: int
+    ) -> None:
+        super().__init__()
+        model, contract = load_dit(init, stage="causal")
+        self.contract = contract.replace(sigmas=tuple(sigmas), solver="renoise")
+        self.network = network(model)
+        self.history_noise, self.seed = history_noise, seed
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Float[Tensor, ""]:
+        generator = step_generator(self.seed, batch.step, self.device)
+        x, sigma = picked_states(
+            batch.states, self.contract.sigmas, chunk_frames=self.contract.pattern.chunk_frames, generator=generator
+        )
+        velocity = teacher_forced_velocity(
+            self.network.model,
+            x,
+            sigma,
+            history=corrupt(batch.clips.x0, self.history_noise, generator),
+            reference=batch.clips.reference,
+            condition=batch.clips.condition,
+            pattern=self.contract.pattern,
+        )
+        loss = (clean_estimate(x, velocity, sigma) - batch.end).square().mean()
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self):  # Lightning's own union of a dozen types
+        return self.network.optimizers()
+
+    def weights(self) -> tuple[nn.Module, dict[str, Any]]:
+        return self.network.trained, dit_facts(self.contract)
+
+    def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
+        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **how)
+
+
+def picked_states(
+    states: Float[Tensor, "b k f c h w"], sigmas: tuple[float, ...], *, chunk_frames: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "b f c h w"], Float[Tensor, "b f"]]:
+    """For every chunk of every clip one of the `k` kept states, drawn uniformly, and its noise level."""
+    batch_size, num_levels, num_frames = states.shape[:3]
+    shape = (batch_size, num_frames // chunk_frames)
+    index = torch.randint(num_levels, shape, generator=generator, device=states.device)
+    index = index.repeat_interleave(chunk_frames, dim=1)
+    x = states.gather(1, index[:, None, :, None, None, None].expand(-1, 1, *states.shape[2:]))[:, 0]
+    return x, states.new_tensor(sigmas)[index]

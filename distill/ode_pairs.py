@@ -1,0 +1,192 @@
+"""Noise and what the causal teacher makes of it: pairs for `distill.ode`, in shards that can be made piece by piece.
+
+Every chunk is solved behind the clean data before it, so all chunks of a clip are solved at once. Shard k is batch k of
+the data and depends on (seed, k) alone: a killed run goes on with the first shard that is missing, and several machines
+share the work by number.
+"""
+
+import dataclasses
+import itertools
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from data.batch import LatentBatch, LatentClips, LatentData, StepSampler, latent_batch
+from distill.guidance import guided_velocity
+from gwm.clip import teacher_forced_velocity
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.schedule import check_sigmas, sigma_steps
+from gwm.weights import fingerprint, write_json
+from train.network import load_dit
+from train.noise import gaussian_like, step_generator
+
+log = logging.getLogger(__name__)
+
+FORMAT, VERSION = "gwm-ode-pairs", 1
+
+
+def solver_sigmas(sigmas: Sequence[float], num_steps: int, *, shift: float) -> list[float]:
+    """The teacher's noise levels with the student's among them, falling, and 0 at the end."""
+    check_sigmas(tuple(sigmas))
+    levels = sorted({*sigmas, *sigma_steps(num_steps, shift=shift)}, reverse=True)
+    # A level of the teacher's own next to one of the student's would be a step of no length.
+    kept = [level for level in levels if level in sigmas or min(abs(level - s) for s in sigmas) > 1e-3]
+    return [*kept, 0.0]
+
+
+@torch.no_grad()
+def solve(
+    teacher: DiT, contract: Contract, batch: LatentBatch, *, sigmas: Sequence[float], levels: Sequence[float],
+    guidance: float, generator: torch.Generator,
+) -> dict[str, Float[Tensor, "..."]]:  # fmt: skip
+    """States of the probability flow at every level of `sigmas` (b k f c h w), and where it ends (b f c h w).
+
+    Source: Lu et al. 2026 (Causal Forcing), stage 2: the flow of the causal teacher, not of a bidirectional one, as
+    only that is a function of what a causal student can see.
+    """
+    x, states = gaussian_like(batch.x0, generator), []
+    for sigma, below in itertools.pairwise(levels):
+        if sigma in sigmas:
+            states.append(x)
+        at = x.new_full(x.shape[:2], sigma)
+
+        def predict(condition: Any, x: Tensor = x, at: Tensor = at) -> Tensor:
+            return teacher_forced_velocity(
+                teacher, x, at, history=batch.x0, reference=batch.reference, condition=condition,
+                pattern=contract.pattern,
+            )  # fmt: skip
+
+        x = x + (below - sigma) * guided_velocity(predict, batch.condition, guidance)
+    return {"states": torch.stack(states, dim=1), "end": x}
+
+
+def write_pairs(
+    *,
+    init: str,
+    data: LatentData,
+    sigmas: list[float],
+    num_steps: int,
+    shift: float,
+    guidance: float,
+    num_shards: int,
+    seed: int,
+    out: str,
+    part: int,
+    parts: int,
+    device: str,
+) -> None:
+    """Write the shards of this `part` that are not there yet, and the manifest once all are.
+
+    Raises:
+        ValueError: `part` is not one of `parts`, or `out` holds pairs of another teacher or with other settings.
+    """
+    if not 0 <= part < parts:
+        raise ValueError(f"part={part} must be in [0, parts={parts}): it says which shards this process makes.")
+    teacher, contract = load_dit(init, stage="causal")
+    teacher = teacher.to(device).eval().requires_grad_(False)
+    folder = Path(out)
+    facts = {
+        "teacher": fingerprint(teacher.state_dict()), "sigmas": sigmas, "num_steps": num_steps, "shift": shift,
+        "guidance": guidance, "seed": seed, "num_frames": data.num_frames, "batch_size": data.batch_size,
+        "contract": contract.to_json(),
+    }  # fmt: skip
+    _remember(folder, facts)
+    data.prepare_data()
+    data.setup("fit")
+    levels = solver_sigmas(sigmas, num_steps, shift=shift)
+    clips = LatentClips(data.clips, num_frames=data.num_frames, seed=data.seed)
+    for number in tqdm(range(part, num_shards, parts), desc="ode pairs", unit="shard"):
+        path = folder / shard_name(number)
+        if path.is_file():
+            continue
+        batch = _batch(clips, data, number, device)
+        generator = step_generator(seed, number, torch.device(device))
+        solved = solve(teacher, contract, batch, sigmas=sigmas, levels=levels, guidance=guidance, generator=generator)
+        given = {name: getattr(batch, name) for name in ("x0", "reference", "agent", "user")}
+        _save(path, solved | given)
+    missing = [number for number in range(num_shards) if not (folder / shard_name(number)).is_file()]
+    if missing:
+        log.info("%s: %d of %d shards are still to be made by other parts", folder, len(missing), num_shards)
+    else:
+        write_json(folder / "manifest.json", {"format": FORMAT, "version": VERSION, "num_shards": num_shards, **facts})
+        log.info("%s: %d shards of %d clips", folder, num_shards, data.batch_size)
+
+
+def shard_name(number: int) -> str:
+    return f"pairs-{number:06d}.safetensors"
+
+
+def read_pairs_manifest(folder: Path, *, sigmas: Sequence[float]) -> dict[str, Any]:
+    """The manifest of complete pairs.
+
+    Raises:
+        FileNotFoundError: there are none; the message has the command.
+        ValueError: they were made for other noise levels, or by another version.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        name = folder.parent.parent.name
+        raise FileNotFoundError(
+            f"{path} does not exist: the pairs are not complete. Make them with: python train.py stage=ode_pairs "
+            f"name={name}"
+        )
+    manifest = json.loads(path.read_text())
+    found = manifest.get("format"), manifest.get("version")
+    if found != (FORMAT, VERSION):
+        raise ValueError(f"{path} has (format, version)={found}, must be {(FORMAT, VERSION)}: make the pairs again.")
+    if manifest["sigmas"] != list(sigmas):
+        raise ValueError(
+            f"sigmas={list(sigmas)} must be those of the pairs in {folder}, {manifest['sigmas']}: a student learns "
+            "only the levels that were kept. Make the pairs again with stage.sigmas in another folder."
+        )
+    return manifest
+
+
+def read_shard(path: Path) -> dict[str, Tensor]:
+    """Raises:
+    ValueError: the file is damaged.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read ({error}): delete it and run stage=ode_pairs again.") from error
+
+
+def _batch(clips: LatentClips, data: LatentData, number: int, device: str) -> LatentBatch:
+    sampler = StepSampler(len(data.clips), batch_size=data.batch_size, seed=data.seed, first_step=number)
+    batch = latent_batch([clips[key] for key in next(iter(sampler))])
+    moved = {name: getattr(batch, name).to(device) for name in ("x0", "reference", "agent", "user")}
+    return dataclasses.replace(batch, **moved)
+
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Whole or not at all: what exists is never made again."""
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    os.replace(partial, path)
+
+
+def _remember(folder: Path, facts: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "settings.json"
+    if kept.is_file():
+        before, now = json.loads(kept.read_text()), json.loads(json.dumps(facts))
+        differing = [name for name in now if before.get(name) != now[name]]
+        if differing:
+            raise ValueError(
+                f"{folder} holds pairs made with other settings: {', '.join(differing)} must be as in {kept.name}. "
+                "Choose another folder (call.out=...) or delete this one."
+            )
+        return
+    write_json(kept, facts)

@@ -1,0 +1,126 @@
+"""The ladder on the toy chain: teacher forcing on data, consistency, DMD; each through the project's own losses."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from distill.dmd import dmd_loss
+from distill.scores import DMDRules, critic_loss, scored_clip
+from distill.student_forcing import Exit, RolloutGradient, exit_step, student_rollout
+from distill.toy_chain import Chain, measures
+from distill.toy_networks import ChainCritic, ChainStudent
+from gwm.clip import teacher_forced_velocity
+from gwm.condition.inputs import Condition
+from gwm.contract import Contract
+from gwm.schedule import add_noise
+from train.flow import velocity_loss
+from train.noise import chunk_sigmas, gaussian_like, step_generator
+from train.trainee import Trainee
+
+NOTHING = Condition()
+EVERYWHERE = torch.ones(1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a student of the chain is distilled."""
+
+    exit: Exit = "uniform"
+    gradient: RolloutGradient = "detach"
+    critic_per_student: int = 5
+    steps: int = 3000  # critic updates
+    batch_size: int = 512
+    student_rate: float = 5e-4
+    critic_rate: float = 2e-3
+    ema_decay: float = 0.99
+    clip_norm: float = 10.0
+    seed: int = 0
+
+
+def trainee(model: torch.nn.Module, rate: float, steps: int, *, ema_decay: float) -> Trainee:
+    adam = partial(torch.optim.Adam, lr=rate, betas=(0.0, 0.999))
+    return Trainee(model, optimizer=adam, schedule_steps=steps, warmup_steps=20, ema_decay=ema_decay)
+
+
+class Fitting:
+    """One trainee with its optimizer and schedule, stepped by hand."""
+
+    def __init__(self, network: Trainee, clip_norm: float) -> None:
+        self.network, self.clip_norm = network, clip_norm
+        made = network.optimizers()
+        self.optimizer, self.scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+
+    def step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.model.parameters(), self.clip_norm, error_if_nonfinite=True)
+        self.optimizer.step()
+        self.scheduler.step()
+
+
+def teacher_forced(student: Trainee, chain: Chain, contract: Contract, *, steps: int, batch_size: int) -> None:
+    """Flow matching on the chain's clips, every frame after the clean ones before it."""
+    fitting = Fitting(student, 10.0)
+    for step in range(steps):
+        generator = step_generator(1, step, torch.device("cpu"))
+        clips = chain.clips(batch_size, generator)
+        reference, x0 = clips[:, :1], clips[:, 1:]
+        sigma = chunk_sigmas(x0, contract.pattern, shift=3.0, generator=generator)
+        noise = gaussian_like(x0, generator)
+        velocity = teacher_forced_velocity(
+            student.model,
+            add_noise(x0, noise, sigma),
+            sigma,
+            history=x0,
+            reference=reference,
+            condition=NOTHING,
+            pattern=contract.pattern,
+        )
+        fitting.step(velocity_loss(velocity, x0, noise, EVERYWHERE))
+
+
+@torch.no_grad()
+def sampled(model: ChainStudent, chain: Chain, contract: Contract, *, count: int, seed: int) -> dict[str, float]:
+    """What the student's own stream is like, all steps, reference from the chain."""
+    generator = torch.Generator().manual_seed(seed)
+    reference = chain.clips(count, generator)[:, :1]
+    rollout = student_rollout(
+        model,
+        contract,
+        reference=reference,
+        condition=NOTHING,
+        leave_at=len(contract.sigmas) - 1,
+        gradient="none",
+        generator=generator,
+        num_frames=chain.num_frames,
+    )
+    return measures(chain, torch.cat([reference, rollout.x0], dim=1))
+
+
+def distilled(
+    student: Trainee, critic: Trainee[ChainCritic], chain: Chain, contract: Contract, rules: DMDRules, recipe: Recipe
+) -> None:
+    """DMD with student forcing: the loop of `distill.stage.DMDStage` without Lightning."""
+    teacher = critic.model.teacher
+    fit_student, fit_critic = Fitting(student, recipe.clip_norm), Fitting(critic, recipe.clip_norm)
+    for step in range(recipe.steps):
+        generator = step_generator(recipe.seed, step, torch.device("cpu"))
+        reference = chain.clips(recipe.batch_size, generator)[:, :1]
+        shown = {"reference": reference, "condition": NOTHING, "generator": generator}
+        turn = step % recipe.critic_per_student == 0
+        rollout = student_rollout(
+            student.model,
+            contract,
+            **shown,
+            leave_at=exit_step(recipe.exit, len(contract.sigmas), generator),
+            gradient=recipe.gradient if turn else "none",
+            num_frames=chain.num_frames,
+        )
+        if turn:
+            scored = scored_clip(
+                rules, rollout.x0.detach(), teacher=teacher, critic=critic.model, chunk_frames=1, **shown
+            )
+            fit_student.step(dmd_loss(rollout.x0, scored.direction))
+        fit_critic.step(critic_loss(rules, rollout.x0.detach(), critic=critic.model, **shown))

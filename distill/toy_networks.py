@@ -1,0 +1,84 @@
+"""Networks for the toy chain, with the interface of the DiT and a thousandth of its cost."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from distill.toy_chain import ExactTeacher
+from gwm.attention import Context
+from gwm.condition.inputs import Condition
+from gwm.config import DiTConfig
+from gwm.dit import Prediction
+
+
+def level_features(sigma: Float[Tensor, "b f"]) -> Float[Tensor, "b f 4"]:
+    return torch.stack([sigma, (6 * sigma).sin(), (6 * sigma).cos(), (sigma + 1e-3).log() / 4], dim=-1)
+
+
+class ChainStudent(nn.Module):
+    """Two layers; each adds up the values of the frames that the context shows, its own left out.
+
+    The second layer's values are made after the first has looked at the past, so that a step on noised input can hand
+    on what it understood (context=noisy).
+    """
+
+    def __init__(self, config: DiTConfig, *, width: int = 64, value_width: int = 8) -> None:
+        super().__init__()
+        self.config = config
+        self.input = nn.Linear(1 + 4, width)
+        self.values = nn.ModuleList(nn.Linear(width, value_width) for _ in range(2))
+        self.layers = nn.ModuleList(nn.Linear(width + value_width, width) for _ in range(2))
+        self.output = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+
+    def forward(
+        self,
+        x: Float[Tensor, "b f 1 1 1"],
+        sigma: Float[Tensor, "b f"],
+        condition: Condition,
+        *,
+        positions: Int[Tensor, "f"],
+        context: Context,
+    ) -> Prediction:
+        hidden = nn.functional.silu(self.input(torch.cat([x.flatten(2), level_features(sigma)], dim=-1)))
+        keys_values = []
+        for number, (to_value, layer) in enumerate(zip(self.values, self.layers, strict=True)):
+            own = to_value(hidden)[:, :, None]
+            _, shown, mask = context.visible(number, own, own)
+            keys_values.append((own, own))
+            past = (shown.sum(1, keepdim=True) if mask is None else _masked_sum(mask, shown)) - own
+            hidden = nn.functional.silu(layer(torch.cat([hidden, past.flatten(2)], dim=-1)))
+        return Prediction(self.output(hidden)[..., None, None], tuple(keys_values))
+
+
+def _masked_sum(mask: Tensor, values: Float[Tensor, "b s 1 e"]) -> Float[Tensor, "b l 1 e"]:
+    return torch.einsum("ls,bsne->blne", mask.to(values.dtype), values)
+
+
+class ChainCritic(nn.Module):
+    """The teacher's velocity and a correction by an MLP over the whole clip, zero at first: the critic starts as the
+    teacher, as it does in the large."""
+
+    def __init__(self, teacher: ExactTeacher, *, num_frames: int, width: int = 128) -> None:
+        super().__init__()
+        self.config, self.teacher = teacher.config, teacher
+        last = nn.Linear(width, num_frames + 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(
+            nn.Linear(2 * (num_frames + 1) + 4, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
+            nn.Linear(width, width), nn.SiLU(), last,
+        )  # fmt: skip
+
+    def forward(
+        self,
+        x: Float[Tensor, "b f 1 1 1"],
+        sigma: Float[Tensor, "b f"],
+        condition: Condition,
+        *,
+        positions: Int[Tensor, "f"],
+        context: Context,
+    ) -> Prediction:
+        teacher = self.teacher(x, sigma, condition, positions=positions, context=context).velocity
+        x0 = x.flatten(1) - sigma * teacher.flatten(1)
+        correction = self.layers(torch.cat([x.flatten(1), x0, level_features(sigma[:, -1:])[:, 0]], dim=-1))
+        return Prediction(teacher + correction[..., None, None, None], ())

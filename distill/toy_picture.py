@@ -1,0 +1,64 @@
+"""The toy's results as one picture: paths, the law of single values, and the measures of every variant."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from distill.student_forcing import student_rollout
+from distill.toy_chain import Chain
+from distill.toy_networks import ChainStudent
+from gwm.condition.inputs import Condition
+from gwm.contract import Contract
+
+matplotlib.use("Agg")  # no screen
+BINS = torch.linspace(-2, 2, 61)
+DATA, STUDENT = "#64748b", "#2563eb"
+
+
+def draw(
+    path: Path, chain: Chain, found: Mapping[str, Mapping[str, float]], student: ChainStudent, contract: Contract
+) -> None:
+    """Write the picture; the student generates the clips that it shows."""
+    generator = torch.Generator().manual_seed(2)
+    data = chain.clips(20_000, generator)
+    with torch.no_grad():
+        rollout = student_rollout(
+            student,
+            contract,
+            reference=data[:, :1],
+            condition=Condition(),
+            leave_at=len(contract.sigmas) - 1,
+            gradient="none",
+            generator=generator,
+            num_frames=chain.num_frames,
+        )
+    made = torch.cat([data[:, :1], rollout.x0], dim=1)
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    (top_left, top_right), (bottom_left, bottom_right) = figure.subplots(2, 2)
+    _clips(top_left, made)
+    for clips, name, colour in ((data, "data", DATA), (made, "student", STUDENT)):
+        top_right.hist(clips[:, 1:].flatten(), BINS, density=True, histtype="step", color=colour, label=name)
+    top_right.set_title("values of generated frames")
+    top_right.legend(frameon=False)
+    names = [name for name in found if name != "data"]
+    _bars(bottom_left, "total variation of paths (aim 0.06)", names, [found[n]["path_tv"] for n in names], 0.06)
+    _bars(bottom_right, "frames that flip (data 0.15)", names, [found[n]["flips"] for n in names], chain.flip)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _clips(axes: Axes, made: torch.Tensor) -> None:
+    for clip in made[:24].flatten(1):
+        axes.plot(clip, color=STUDENT, alpha=0.35, linewidth=1)
+    axes.set_title("24 clips of the student; frame 0 is the reference")
+    axes.set_xlabel("latent frame")
+
+
+def _bars(axes: Axes, title: str, names: list[str], values: list[float], aim: float) -> None:
+    axes.barh(names, values, color=STUDENT)
+    axes.axvline(aim, color=DATA, linestyle="--")
+    axes.invert_yaxis()
+    axes.set_title(title)

@@ -1,0 +1,157 @@
+"""Windows of long streams are stretches of one and the same stream."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from data.batch import LatentBatch
+from distill.student_forcing import StudentRollout, student_rollout
+from distill.windows import FromReference, StreamingWindows, UniformWindows, Window, conversation, joined
+from gwm.chunks import ChunkPattern
+from gwm.condition.inputs import Condition
+from tests.tiny import contract, latents, speech, tiny_dit
+
+FRAMES, SIGMAS = 4, (1.0, 0.6)
+PATTERN = ChunkPattern(chunk_frames=2, window_chunks=3, sink_chunks=1, first_frames=1)
+RULES = contract(FRAMES, pattern=PATTERN, sigmas=SIGMAS)
+
+
+@pytest.fixture(autouse=True)
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def batch(step: int = 0) -> LatentBatch:
+    heard = speech(FRAMES)
+    assert heard.agent is not None and heard.user is not None
+    return LatentBatch(x0=latents(FRAMES), reference=latents(1), agent=heard.agent, user=heard.user, step=step)
+
+
+def generator(seed: int = 7) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def whole(model: torch.nn.Module, reference: Tensor, condition: Condition, source: torch.Generator) -> StudentRollout:
+    """One stream over all frames of `condition`, each chunk to its last step, with every chunk's gradient."""
+    assert condition.agent is not None
+    return student_rollout(
+        model, RULES, reference=reference, condition=condition, leave_at=1, gradient="detach", generator=source,
+        num_frames=condition.agent.shape[1],
+    )  # fmt: skip
+
+
+def gradients(model: torch.nn.Module, x0: Tensor) -> list[Tensor]:
+    target = torch.randn(x0.shape, generator=generator(3))
+    made = torch.autograd.grad((x0 * target).sum(), list(model.parameters()), retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), made, strict=True)]
+
+
+def assert_same_gradients(model: torch.nn.Module, made: Tensor, expected: Tensor) -> None:
+    for a, b in zip(gradients(model, made), gradients(model, expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_a_uniform_window_is_a_stretch_of_the_stream_from_its_reference():
+    model, given, windows = tiny_dit(), batch(), UniformWindows(stream_frames=3 * FRAMES)
+    starts = set()
+    for seed in range(6):
+        source = generator(seed)
+        start = 2 * int(torch.randint(5, (), generator=source))  # as many places of whole chunks as there are
+        starts.add(start)
+        condition = conversation(given.condition, start + FRAMES)
+        stream = whole(model, given.reference, condition, source)
+        made = windows(model, RULES, given, leave_at=1, gradient="detach", generator=generator(seed))
+        torch.testing.assert_close(made.x0, stream.x0[:, start:])
+        torch.testing.assert_close(made.condition.agent, condition.frames(slice(start, None)).agent)
+        assert_same_gradients(model, made.x0, stream.x0[:, start:])
+    assert len(starts) > 2
+
+
+def streamed(windows: StreamingWindows, model: torch.nn.Module, batches: list[LatentBatch]) -> list[Window]:
+    source = generator()
+    return [windows(model, RULES, given, leave_at=1, gradient="detach", generator=source) for given in batches]
+
+
+def test_streaming_windows_are_one_stream_that_hears_one_batch_after_the_other():
+    model, batches = tiny_dit(), [batch(step) for step in range(3)]
+    made = streamed(StreamingWindows(stream_frames=8, overlap_frames=2), model, batches)
+    heard = joined(
+        joined(batches[0].condition, batches[1].condition.frames(slice(0, 2))),
+        batches[2].condition.frames(slice(0, 2)),
+    )
+    stream = whole(model, batches[0].reference, heard, generator())
+    for number, window in enumerate(made):
+        part = slice(2 * number, 2 * number + FRAMES)
+        torch.testing.assert_close(window.x0, stream.x0[:, part])
+        torch.testing.assert_close(window.condition.agent, heard.frames(part).agent)
+        assert torch.equal(window.reference, batches[0].reference)
+    assert_same_gradients(model, made[1].x0[:, 2:], stream.x0[:, 4:6])
+
+
+def test_the_overlap_carries_no_gradient():
+    """It was judged in its own window; its graph is gone."""
+    model = tiny_dit()
+    made = streamed(StreamingWindows(stream_frames=8, overlap_frames=2), model, [batch(), batch()])[1]
+    assert not any(g.any() for g in gradients(model, made.x0[:, :2]))
+    assert any(g.any() for g in gradients(model, made.x0[:, 2:]))
+
+
+def test_a_stream_at_its_end_gives_way_to_a_new_one():
+    model, batches = tiny_dit(), [batch(step) for step in range(4)]
+    made = streamed(StreamingWindows(stream_frames=8, overlap_frames=2), model, batches)
+    assert torch.equal(made[2].reference, batches[0].reference)
+    assert torch.equal(made[3].reference, batches[3].reference)
+    torch.testing.assert_close(made[3].condition.agent, batches[3].agent)
+
+
+def test_a_stream_goes_on_after_a_checkpoint(tmp_path: Path):
+    model, batches = tiny_dit(), [batch(step) for step in range(3)]
+    expected = streamed(StreamingWindows(stream_frames=8, overlap_frames=2), model, batches)[2]
+    source, windows = generator(), StreamingWindows(stream_frames=8, overlap_frames=2)
+    for given in batches[:2]:
+        windows(model, RULES, given, leave_at=1, gradient="detach", generator=source)
+    torch.save(windows.state_dict(), tmp_path / "state")
+    resumed = StreamingWindows(stream_frames=8, overlap_frames=2)
+    resumed.load_state_dict(torch.load(tmp_path / "state", weights_only=False))
+    made = resumed(model, RULES, batches[2], leave_at=1, gradient="detach", generator=source)
+    assert torch.equal(made.x0, expected.x0)
+
+
+def test_windows_from_the_reference_are_student_forcing():
+    model, given = tiny_dit(), batch()
+    made = FromReference()(model, RULES, given, leave_at=1, gradient="detach", generator=generator())
+    assert torch.equal(made.x0, whole(model, given.reference, given.condition, generator()).x0)
+
+
+def test_a_conversation_hands_over_to_the_next_sample_of_the_batch():
+    agent = torch.arange(6.0).view(3, 2, 1)
+    made = conversation(Condition(agent=agent, user=-agent), 5)
+    expected = torch.tensor([[0, 1, 2, 3, 4], [2, 3, 4, 5, 0], [4, 5, 0, 1, 2]], dtype=agent.dtype)[..., None]
+    assert made.agent is not None and made.user is not None
+    assert torch.equal(made.agent, expected)
+    assert torch.equal(made.user, -expected)
+
+
+@pytest.mark.parametrize(
+    ("windows", "message"),
+    [
+        (UniformWindows(stream_frames=3), "stream_frames=3 must be >= num_frames=4"),
+        (StreamingWindows(stream_frames=3, overlap_frames=0), "stream_frames=3 must be >= num_frames=4"),
+        (StreamingWindows(stream_frames=8, overlap_frames=4), "overlap_frames=4 must be a multiple of chunk_frames=2"),
+        (StreamingWindows(stream_frames=8, overlap_frames=1), "overlap_frames=1 must be a multiple of chunk_frames=2"),
+    ],
+)
+def test_impossible_windows_are_errors(windows: UniformWindows | StreamingWindows, message: str):
+    with pytest.raises(ValueError, match=message):
+        windows.check(RULES, "detach", FRAMES)
+
+
+def test_recommitting_a_window_is_an_error():
+    """Its one pass would begin in the middle of a stream."""
+    with pytest.raises(ValueError, match="gradient='recommit' must be detach or replay"):
+        UniformWindows(stream_frames=8).check(RULES, "recommit", FRAMES)
