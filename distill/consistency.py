@@ -1,5 +1,6 @@
 """Stage 3: the causal model learns to jump. Discrete consistency distillation under teacher forcing (TF-dCM)."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from distill.guidance import guided_velocity
 from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Condition
-from gwm.dit import DiT
+from gwm.dit import Denoiser, DiT
 from gwm.schedule import add_noise, clean_estimate, sigma_steps
 from train.flow import motion_map
 from train.generate import Played, play_clips
@@ -31,12 +32,55 @@ def adjacent_sigmas(
     return levels[index], below[index]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConsistencyRules:
+    """What is jumped over, and how far apart its rungs are."""
+
+    levels: Float[Tensor, "n"]  # noise levels of the teacher's steps, falling, without 0
+    guidance: float  # of the teacher, in the standard form
+    history_noise: float  # at most so much noise on the clean past
+    pattern: ChunkPattern
+
+
+def consistency_loss(
+    rules: ConsistencyRules,
+    x0: Float[Tensor, "b f c h w"],
+    *,
+    student: Denoiser,
+    average: Denoiser,
+    teacher: Denoiser,
+    reference: Float[Tensor, "b 1 c h w"],
+    condition: Condition,
+    weight: Float[Tensor, "h w"],
+    generator: Generators,
+) -> Float[Tensor, ""]:
+    """Distance in x0 of the student to its running average one Euler step of the causal teacher further down.
+
+    Source: Song et al. 2023, arXiv:2303.01469, Algorithm 2; teacher-forced form as in arXiv:2606.25473.
+    """
+    levels = rules.levels.to(x0)
+    sigma, below = adjacent_sigmas(levels, _chunk_levels(x0, rules.pattern, len(levels), generator))
+    x = add_noise(x0, gaussian_like(x0, generator), sigma)
+    history = corrupt(x0, rules.history_noise, generator)
+
+    def predict(model: Denoiser, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        return teacher_forced_velocity(
+            model, x, sigma, history=history, reference=reference, condition=condition, pattern=rules.pattern
+        )
+
+    with torch.no_grad():
+        velocity = guided_velocity(lambda c: predict(teacher, x, sigma, c), condition, rules.guidance)
+        lower = x + (below - sigma)[..., None, None, None] * velocity
+        target = clean_estimate(lower, predict(average, lower, below, condition), below)
+    predicted = clean_estimate(x, predict(student, x, sigma, condition), sigma)
+    return (weight * (predicted - target).square()).mean()
+
+
 class ConsistencyStage(L.LightningModule):
     """One Euler step of the causal teacher must not change what the student predicts.
 
     Target: the student's running average, one level lower, on the teacher's step. At level 0 the target is the
     teacher's step itself, so consistency starts from there and spreads upwards.
-    Source: Song et al. 2023, arXiv:2303.01469, Algorithm 2; teacher-forced form as in arXiv:2606.25473.
     """
 
     hears = True
@@ -61,33 +105,29 @@ class ConsistencyStage(L.LightningModule):
         model, _ = load_dit(init, stage="causal")
         self.network = network(model)
         self.network.average_step()  # the target exists before the first step
-        self.levels = torch.tensor(sigma_steps(num_levels, shift=shift))
-        self.guidance, self.motion_weight, self.history_noise, self.seed = guidance, motion_weight, history_noise, seed
+        self.rules = ConsistencyRules(
+            levels=torch.tensor(sigma_steps(num_levels, shift=shift)),
+            guidance=guidance,
+            history_noise=history_noise,
+            pattern=contract.pattern,
+        )
+        self.motion_weight, self.seed = motion_weight, seed
 
     def setup(self, stage: str) -> None:
         self.weight = motion_map(latent_data(self).motion, self.motion_weight)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Float[Tensor, ""]:
-        generators = sample_generators(self.seed, batch, self.device)
-        pattern = self.contract.pattern
-        levels = self.levels.to(batch.x0)
-        index = _chunk_levels(batch.x0, pattern, len(levels), generators)
-        sigma, below = adjacent_sigmas(levels, index)
-        x = add_noise(batch.x0, gaussian_like(batch.x0, generators), sigma)
-        history = corrupt(batch.x0, self.history_noise, generators)
-
-        def predict(model: DiT, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-            return teacher_forced_velocity(
-                model, x, sigma, history=history, reference=batch.reference, condition=condition, pattern=pattern
-            )
-
-        with torch.no_grad():
-            velocity = guided_velocity(lambda c: predict(self.teacher, x, sigma, c), batch.condition, self.guidance)
-            lower = x + (below - sigma)[..., None, None, None] * velocity
-            average = self.network.averaged
-            target = clean_estimate(lower, predict(average, lower, below, batch.condition), below)
-        x0 = clean_estimate(x, predict(self.network.model, x, sigma, batch.condition), sigma)
-        loss = (self.weight.to(self.device) * (x0 - target).square()).mean()
+        loss = consistency_loss(
+            self.rules,
+            batch.x0,
+            student=self.network.model,
+            average=self.network.averaged,
+            teacher=self.teacher,
+            reference=batch.reference,
+            condition=batch.condition,
+            weight=self.weight.to(self.device),
+            generator=sample_generators(self.seed, batch, self.device),
+        )
         self.log("train/loss", loss)
         return loss
 

@@ -90,7 +90,8 @@ class CollapseAlarm(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        found = pl_module.health  # type: ignore[attr-defined]  # of this step; None without a student update
+        stage: Any = pl_module
+        found = stage.health  # of this step; None without a student update
         if found is None:
             return
         values = {name: float(found[name]) for name in self.limits}

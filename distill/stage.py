@@ -20,7 +20,7 @@ from distill.health import CollapseAlarm, clip_health, exit_shares, score_health
 from distill.scores import DMDRules, critic_loss, scored_clip
 from distill.student_forcing import Exit, RolloutGradient, check_gradient, exit_step
 from distill.windows import Window, Windows
-from gwm.contract import CommitMode
+from gwm.contract import CommitMode, Solver
 from gwm.dit import DiT
 from train.generate import Played, play_clips
 from train.network import dit_facts, load_dit
@@ -44,6 +44,7 @@ class DMDStage(L.LightningModule):
         init: str,
         teacher: str,
         sigmas: list[float],
+        solver: Solver,
         context: CommitMode,
         exit: Exit,
         gradient: RolloutGradient,
@@ -63,8 +64,8 @@ class DMDStage(L.LightningModule):
             )
         self.automatic_optimization = False
         model, contract = load_dit(init, stage=Path(init).parent.name)
-        self.contract = contract.replace(sigmas=tuple(sigmas), context=context, solver="renoise")
-        check_gradient(gradient, self.contract)
+        self.contract = contract.replace(sigmas=tuple(sigmas), context=context, solver=solver)
+        check_gradient(gradient)
         self.network = student(model)
         self.teacher = load_dit(teacher, stage="bidirectional")[0].eval().requires_grad_(False)
         self.critic = critic(load_dit(teacher, stage="bidirectional")[0])
@@ -81,7 +82,7 @@ class DMDStage(L.LightningModule):
                 "strategy=deepspeed must be ddp or fsdp for DMD: a DeepSpeed engine owns one network, one optimizer; "
                 "here student and critic step at different times. FSDP2 shards both: trainer.strategy=fsdp."
             )
-        self.windows.check(self.contract, self.gradient, latent_data(self).num_frames)
+        self.windows.check(self.contract, latent_data(self).num_frames)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> None:
         generator = step_generator(self.seed, batch.step, self.device)

@@ -1,8 +1,10 @@
 """Rollouts of the student on its own past, with gradient where it is wanted.
 
-Source: Huang et al. 2025, arXiv:2506.08009, Algorithm 1. `recommit` is the two-pass form of arXiv:2607.20368.
+Source: Huang et al. 2025, arXiv:2506.08009, Algorithm 1. `recommit` has the gradient of arXiv:2607.20368, whose second
+pass exists because its cache is written in place; ours is immutable, so the rollout itself has it, bit for bit.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,11 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from gwm.attention import KeysValues
 from gwm.cache import PastChunks
-from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Condition
 from gwm.contract import Contract
 from gwm.dit import Denoiser, Prediction
-from gwm.schedule import add_noise, clean_estimate
+from gwm.sampler import step
+from gwm.schedule import clean_estimate
 from train.noise import gaussian_like
 
 Exit = Literal["uniform", "last"]
@@ -43,6 +45,10 @@ class StreamPast:
     def commit(self, keys_values: tuple[KeysValues, ...]) -> "StreamPast":
         return StreamPast(self.reference, self.chunks.commit(keys_values))
 
+    def detach(self) -> "StreamPast":
+        chunks = tuple(tuple((k.detach(), v.detach()) for k, v in chunk) for chunk in self.chunks.chunks)
+        return StreamPast(self.reference, dataclasses.replace(self.chunks, chunks=chunks))
+
 
 def exit_step(law: Exit, num_steps: int, generator: torch.Generator) -> int:
     """The step after which every chunk of this rollout leaves; drawn once, equal on all ranks that share a seed."""
@@ -67,47 +73,46 @@ def student_rollout(
     """Generate `num_frames` latent frames from the reference on; every chunk runs steps 0 to `leave_at`.
 
     gradient: none; detach: through each chunk's last step, its past constant; replay: the same gradient, the last
-    steps run again one by one when it is asked for, so that memory holds one chunk; recommit: through one
-    teacher-forced pass over the generated clip, in which the keys and values of the past carry gradient too.
+    steps run again one by one when it is asked for, so that memory holds one chunk; recommit: also through the keys
+    and values that the reference and the chunks before have written, whose clips are constants.
 
     Raises:
-        ValueError: an unknown `gradient`, or recommit where the contract's context is noisy.
+        ValueError: an unknown `gradient`.
     """
-    check_gradient(gradient, contract)
-    past = begin(model, contract, reference=reference, condition=condition)
+    check_gradient(gradient)
     rollout, _ = go_on(
         model,
         contract,
-        past,
+        begin(model, contract, reference=reference, condition=condition, gradient=gradient),
         condition=condition.frames(slice(0, num_frames)),
         leave_at=leave_at,
-        gradient="none" if gradient == "recommit" else gradient,
+        gradient=gradient,
         generator=generator,
         noise_like=reference.expand(-1, num_frames, -1, -1, -1),
     )
-    return _recommitted(model, contract, rollout, reference, condition) if gradient == "recommit" else rollout
+    return rollout
 
 
-def check_gradient(gradient: RolloutGradient, contract: Contract) -> None:
+def check_gradient(gradient: RolloutGradient) -> None:
     """Raises:
-    ValueError: an unknown `gradient`, or recommit where the contract's context is noisy.
+    ValueError: an unknown `gradient`.
     """
     if gradient not in get_args(RolloutGradient):
         raise ValueError(f"gradient={gradient!r} must be one of {get_args(RolloutGradient)}.")
-    if gradient == "recommit" and contract.context != "clean":
-        raise ValueError(
-            f"gradient='recommit' needs context='clean', not {contract.context!r}: its one pass sees clean chunks, the "
-            "rollout saw noisy ones. Set gradient=detach or context=clean."
-        )
 
 
-@torch.no_grad()
 def begin(
-    model: Denoiser, contract: Contract, *, reference: Float[Tensor, "b 1 c h w"], condition: Condition
+    model: Denoiser,
+    contract: Contract,
+    *,
+    reference: Float[Tensor, "b 1 c h w"],
+    condition: Condition,
+    gradient: RolloutGradient,
 ) -> StreamPast:
     """A stream that has seen its reference image and nothing else."""
     nothing = StreamPast(reference, PastChunks(contract.pattern, contract.horizon_frames))
-    return _commit(model, nothing, reference, 0.0, _none(condition))
+    with torch.set_grad_enabled(gradient == "recommit"):
+        return _commit(model, nothing, reference, 0.0, condition.frames(slice(0, 0)).after_reference())
 
 
 def go_on(
@@ -117,11 +122,11 @@ def go_on(
     *,
     condition: Condition,
     leave_at: int,
-    gradient: Literal["none", "detach", "replay"],
+    gradient: RolloutGradient,
     generator: torch.Generator,
     noise_like: Float[Tensor, "b f c h w"],
 ) -> tuple[StudentRollout, StreamPast]:
-    """Generate as many latent frames as `noise_like` has after `past`; the stream that has seen them too."""
+    """Generate as many latent frames as `noise_like` has after `past`; the stream that has seen them too, detached."""
     x0s, exits, size = [], [], contract.pattern.chunk_frames
     sigma = contract.sigmas[leave_at]
 
@@ -139,14 +144,12 @@ def go_on(
                 x0, new = checkpoint(last_step, x, heard, past, use_reentrant=False, preserve_rng_state=False)
             else:
                 x0, new = last_step(x, heard, past)
-        with torch.no_grad():
-            if contract.context == "clean":
-                past = _commit(model, past, x0.detach(), 0.0, heard)
-            else:
-                past = past.commit(tuple((k.detach(), v.detach()) for k, v in new))
+        with torch.set_grad_enabled(gradient == "recommit"):
+            past = _commit(model, past, x0.detach(), 0.0, heard) if contract.context == "clean" else past.commit(new)
+        past = past if gradient == "recommit" else past.detach()
         x0s.append(x0)
         exits.append(x)
-    return StudentRollout(torch.cat(x0s, 1), torch.cat(exits, 1), sigma), past
+    return StudentRollout(torch.cat(x0s, 1), torch.cat(exits, 1), sigma), past.detach()
 
 
 @torch.no_grad()
@@ -158,8 +161,8 @@ def _noised(
     x = noise
     for sigma, sigma_next in zip(contract.sigmas[:leave_at], contract.sigmas[1 : leave_at + 1], strict=True):
         velocity = _predict(model, past, x, sigma, condition).velocity
-        x0 = clean_estimate(x, velocity, x.new_full(x.shape[:2], sigma))
-        x = add_noise(x0, gaussian_like(x0, generator), x.new_full(x.shape[:2], sigma_next))
+        fresh = gaussian_like(x, generator) if contract.solver == "renoise" else None
+        x = step(x, velocity, sigma=sigma, sigma_next=sigma_next, solver=contract.solver, noise=fresh)
     return x
 
 
@@ -172,19 +175,3 @@ def _predict(model: Denoiser, past: StreamPast, x: Tensor, sigma: float, conditi
 
 def _commit(model: Denoiser, past: StreamPast, x0: Tensor, sigma: float, condition: Condition) -> StreamPast:
     return past.commit(_predict(model, past, x0, sigma, condition).keys_values)
-
-
-def _none(condition: Condition) -> Condition:
-    """What the reference image's frame hears."""
-    return condition.frames(slice(0, 0)).after_reference()
-
-
-def _recommitted(
-    model: Denoiser, contract: Contract, rollout: StudentRollout, reference: Tensor, condition: Condition
-) -> StudentRollout:
-    x = rollout.x_exit
-    sigma = x.new_full(x.shape[:2], rollout.sigma_exit)
-    velocity = teacher_forced_velocity(
-        model, x, sigma, history=rollout.x0, reference=reference, condition=condition, pattern=contract.pattern
-    )
-    return StudentRollout(clean_estimate(x, velocity, sigma), x, rollout.sigma_exit)

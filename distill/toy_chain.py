@@ -67,6 +67,7 @@ class ExactTeacher:
         *,
         positions: Int[Tensor, "f"],
         context: Context,
+        reference: Float[Tensor, "b 1 1 1 1"] | None = None,
     ) -> Prediction:
         seen, a = x.flatten(1), 1 - sigma
         variance = (a * self.spread).square() + sigma.square()
@@ -107,7 +108,8 @@ def measures(chain: Chain, clips: Float[Tensor, "b f 1 1 1"]) -> dict[str, float
     edges = torch.linspace(-2, 2, 61)
     bins = torch.bucketize(generated.flatten(), edges)
     density = torch.bincount(bins, minlength=62) / generated.numel()
-    cdf = sum(0.5 * (1 + torch.erf((edges - state) / (chain.spread * math.sqrt(2)))) for state in (-1, 1)) / 2
+    below = [0.5 * (1 + torch.erf((edges - state) / (chain.spread * math.sqrt(2)))) for state in (-1, 1)]
+    cdf = torch.stack(below).mean(0)
     expected = torch.cat([cdf[:1], cdf.diff(), 1 - cdf[-1:]])
     mode = (generated - generated.sign()).square().mean().sqrt()
     return {

@@ -1,11 +1,13 @@
 """The ladder on the toy chain: teacher forcing on data, consistency, DMD; each through the project's own losses."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from distill.consistency import ConsistencyRules, consistency_loss
 from distill.dmd import dmd_loss
 from distill.scores import DMDRules, critic_loss, scored_clip
 from distill.student_forcing import Exit, RolloutGradient, exit_step, student_rollout
@@ -14,7 +16,7 @@ from distill.toy_networks import ChainCritic, ChainStudent
 from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Condition
 from gwm.contract import Contract
-from gwm.schedule import add_noise
+from gwm.schedule import add_noise, sigma_steps
 from train.flow import velocity_loss
 from train.noise import chunk_sigmas, gaussian_like, step_generator
 from train.trainee import Trainee
@@ -39,8 +41,19 @@ class Recipe:
     seed: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Jump:
+    """How a model with many steps learns few before distillation; steps=0: not at all."""
+
+    steps: int
+    num_levels: int
+    shift: float
+    rate: float
+    batch_size: int
+
+
 def trainee(model: torch.nn.Module, rate: float, steps: int, *, ema_decay: float) -> Trainee:
-    adam = partial(torch.optim.Adam, lr=rate, betas=(0.0, 0.999))
+    adam = partial(torch.optim.Adam, lr=rate, betas=(0.0, 0.999), fused=True)
     return Trainee(model, optimizer=adam, schedule_steps=steps, warmup_steps=20, ema_decay=ema_decay)
 
 
@@ -79,6 +92,34 @@ def teacher_forced(student: Trainee, chain: Chain, contract: Contract, *, steps:
             pattern=contract.pattern,
         )
         fitting.step(velocity_loss(velocity, x0, noise, EVERYWHERE))
+
+
+def made_consistent(student: Trainee[ChainStudent], chain: Chain, contract: Contract, recipe: Jump) -> None:
+    """Consistency distillation of the flow that the student already has: it learns to jump along its own paths."""
+    teacher = deepcopy(student.model).requires_grad_(False)
+    student.average_step()  # the target exists before the first step
+    rules = ConsistencyRules(
+        levels=torch.tensor(sigma_steps(recipe.num_levels, shift=recipe.shift)),
+        guidance=1.0,
+        history_noise=0.0,
+        pattern=contract.pattern,
+    )
+    fitting = Fitting(student, 10.0)
+    for step in range(recipe.steps):
+        generator = step_generator(2, step, torch.device("cpu"))
+        clips = chain.clips(recipe.batch_size, generator)
+        loss = consistency_loss(
+            rules,
+            clips[:, 1:],
+            student=student.model,
+            average=student.averaged,
+            teacher=teacher,
+            reference=clips[:, :1],
+            condition=NOTHING,
+            weight=EVERYWHERE,
+            generator=generator,
+        )
+        fitting.step(loss)
 
 
 @torch.no_grad()

@@ -38,6 +38,7 @@ class ChainStudent(nn.Module):
         *,
         positions: Int[Tensor, "f"],
         context: Context,
+        reference: Float[Tensor, "b 1 1 1 1"] | None = None,
     ) -> Prediction:
         hidden = nn.functional.silu(self.input(torch.cat([x.flatten(2), level_features(sigma)], dim=-1)))
         keys_values = []
@@ -77,6 +78,7 @@ class ChainCritic(nn.Module):
         *,
         positions: Int[Tensor, "f"],
         context: Context,
+        reference: Float[Tensor, "b 1 1 1 1"] | None = None,
     ) -> Prediction:
         teacher = self.teacher(x, sigma, condition, positions=positions, context=context).velocity
         x0 = x.flatten(1) - sigma * teacher.flatten(1)

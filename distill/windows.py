@@ -13,7 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.batch import LatentBatch
-from distill.student_forcing import RolloutGradient, StreamPast, StudentRollout, begin, go_on, student_rollout
+from distill.student_forcing import (
+    RolloutGradient,
+    StreamPast,
+    begin,
+    go_on,
+    student_rollout,
+)
 from gwm.cache import PastChunks
 from gwm.condition.inputs import Condition
 from gwm.contract import Contract
@@ -45,7 +51,7 @@ class Windows(Protocol):
         generator: torch.Generator,
     ) -> Window: ...
 
-    def check(self, contract: Contract, gradient: RolloutGradient, num_frames: int) -> None:
+    def check(self, contract: Contract, num_frames: int) -> None:
         """Raises:
         ValueError: these windows cannot be made of clips of `num_frames` latent frames.
         """
@@ -81,7 +87,7 @@ class FromReference:
         )
         return Window(rollout.x0, batch.reference, batch.condition, rollout.sigma_exit)
 
-    def check(self, contract: Contract, gradient: RolloutGradient, num_frames: int) -> None:
+    def check(self, contract: Contract, num_frames: int) -> None:
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,7 +121,7 @@ class UniformWindows:
         places = (self.stream_frames - num_frames) // size + 1
         start = size * int(torch.randint(places, (), generator=generator, device=generator.device))
         condition = conversation(batch.condition, start + num_frames)
-        past = begin(model, contract, reference=batch.reference, condition=condition)
+        past = begin(model, contract, reference=batch.reference, condition=condition, gradient="none")
         if start:
             _, past = go_on(
                 model,
@@ -128,11 +134,13 @@ class UniformWindows:
                 noise_like=batch.reference.expand(-1, start, -1, -1, -1),
             )
         heard = condition.frames(slice(start, start + num_frames))
-        rollout = _judged(model, contract, past, heard, batch.x0, leave_at, gradient, generator)[0]
+        rollout, _ = go_on(
+            model, contract, past, condition=heard, leave_at=leave_at, gradient=gradient, generator=generator,
+            noise_like=batch.x0,
+        )  # fmt: skip
         return Window(rollout.x0, batch.reference, heard, rollout.sigma_exit)
 
-    def check(self, contract: Contract, gradient: RolloutGradient, num_frames: int) -> None:
-        _check_gradient(gradient)
+    def check(self, contract: Contract, num_frames: int) -> None:
         _check_length(self.stream_frames, num_frames)
 
     def state_dict(self) -> dict[str, Any]:
@@ -176,19 +184,21 @@ class StreamingWindows:
     ) -> Window:
         stream = self._stream
         if stream is None or stream.frames + batch.x0.shape[1] - self.overlap_frames > self.stream_frames:
-            past = begin(model, contract, reference=batch.reference, condition=batch.condition)
+            past = begin(model, contract, reference=batch.reference, condition=batch.condition, gradient="none")
             stream = _Stream(past, 0, batch.x0[:, :0], batch.condition.frames(slice(0, 0)))
         room = batch.x0[:, stream.tail.shape[1] :]
         heard = batch.condition.frames(slice(0, room.shape[1]))
-        rollout, past = _judged(model, contract, stream.past, heard, room, leave_at, gradient, generator)
+        rollout, past = go_on(
+            model, contract, stream.past, condition=heard, leave_at=leave_at, gradient=gradient, generator=generator,
+            noise_like=room,
+        )  # fmt: skip
         x0, condition = torch.cat([stream.tail, rollout.x0], dim=1), joined(stream.heard, heard)
         last = slice(x0.shape[1] - self.overlap_frames, None)
         frames = stream.frames + room.shape[1]
         self._stream = _Stream(past, frames, x0[:, last].detach(), condition.frames(last))
         return Window(x0, past.reference, condition, rollout.sigma_exit)
 
-    def check(self, contract: Contract, gradient: RolloutGradient, num_frames: int) -> None:
-        _check_gradient(gradient)
+    def check(self, contract: Contract, num_frames: int) -> None:
         size = contract.pattern.chunk_frames
         if not 0 <= self.overlap_frames < num_frames or self.overlap_frames % size:
             raise ValueError(
@@ -234,25 +244,6 @@ def joined(first: Condition, second: Condition) -> Condition:
         return None if a is None or b is None else torch.cat([a, b], dim=1)
 
     return Condition(agent=both(first.agent, second.agent), user=both(first.user, second.user), text=second.text)
-
-
-def _judged(
-    model: Denoiser, contract: Contract, past: StreamPast, heard: Condition, room: Tensor, leave_at: int,
-    gradient: RolloutGradient, generator: torch.Generator,
-) -> tuple[StudentRollout, StreamPast]:  # fmt: skip
-    _check_gradient(gradient)
-    return go_on(
-        model, contract, past, condition=heard, leave_at=leave_at, gradient=gradient, generator=generator,
-        noise_like=room,
-    )  # fmt: skip
-
-
-def _check_gradient(gradient: RolloutGradient) -> None:
-    if gradient == "recommit":
-        raise ValueError(
-            "gradient='recommit' must be detach or replay for windows of a long stream: its one pass begins at the "
-            "reference, the window does not."
-        )
 
 
 def _check_length(stream_frames: int, num_frames: int) -> None:

@@ -30,8 +30,9 @@ class Table:
         self.config, self.heard, self.unheard = SHAPE, heard, unheard
 
     def __call__(
-        self, x: Tensor, sigma: Tensor, condition: Condition, *, positions: Tensor, context: Context
-    ) -> Prediction:
+        self, x: Tensor, sigma: Tensor, condition: Condition, *, positions: Tensor, context: Context,
+        reference: Tensor | None = None,
+    ) -> Prediction:  # fmt: skip
         assert condition.agent is not None
         x0 = (self.heard if condition.agent.any() else self.unheard)[..., None, None, None]
         velocity = (x[:, 1:] - x0) / sigma[:, 1:, None, None, None]
@@ -39,9 +40,7 @@ class Table:
 
 
 def rules(normaliser: Normaliser = "sample", guidance: float = 1.0) -> DMDRules:
-    return DMDRules(
-        normaliser=normaliser, normaliser_floor=1e-3, guidance=guidance, shift=1.0, sigma_range=(0.4, 0.98)
-    )
+    return DMDRules(normaliser=normaliser, normaliser_floor=1e-3, guidance=guidance, shift=1.0, sigma_range=(0.4, 0.98))
 
 
 def scored(how: DMDRules, *, critic: Tensor = CRITIC) -> ScoredClip:
@@ -58,8 +57,9 @@ def scored(how: DMDRules, *, critic: Tensor = CRITIC) -> ScoredClip:
 
 
 # With the standard form at scale 3 the teacher says uncond + 3 (cond - uncond) = 3, -2 | 4, 1. So it is 2, 4 | 4, 5
-# away from the clip and critic - teacher is -1, 3 | -1, -1. In the lineage's form at 3, which is the standard form at 4:
-# 4, -3 | 5, 1; away 3, 5 | 5, 5; critic - teacher -2, 4 | -2, -1. The gradient is that over the distance over 4 elements.
+# away from the clip and critic - teacher is -1, 3 | -1, -1. In the lineage's form at 3, which is the standard form
+# at 4: 4, -3 | 5, 1; away 3, 5 | 5, 5; critic - teacher -2, 4 | -2, -1. The gradient is that over the distance over
+# 4 elements.
 GOLDEN = {
     ("sample", 3.0): [[-1 / 12, 1 / 4], [-1 / 18, -1 / 18]],  # mean distances 3 | 4.5
     ("chunk", 3.0): [[-1 / 8, 3 / 16], [-1 / 16, -1 / 20]],  # one frame a chunk

@@ -148,10 +148,14 @@ def test_a_conversation_hands_over_to_the_next_sample_of_the_batch():
 )
 def test_impossible_windows_are_errors(windows: UniformWindows | StreamingWindows, message: str):
     with pytest.raises(ValueError, match=message):
-        windows.check(RULES, "detach", FRAMES)
+        windows.check(RULES, FRAMES)
 
 
-def test_recommitting_a_window_is_an_error():
-    """Its one pass would begin in the middle of a stream."""
-    with pytest.raises(ValueError, match="gradient='recommit' must be detach or replay"):
-        UniformWindows(stream_frames=8).check(RULES, "recommit", FRAMES)
+def test_a_recommitted_window_stops_at_the_window_before():
+    """Streams outlive an update: the graph of the window before is gone, and must not be asked for."""
+    model, windows, source = tiny_dit(), StreamingWindows(stream_frames=8, overlap_frames=2), generator()
+    for given in (batch(), batch()):
+        made = windows(model, RULES, given, leave_at=1, gradient="recommit", generator=source)
+        made.x0.square().sum().backward()
+        kept = windows.state_dict()["chunks"][2]
+        assert not any(tensor.requires_grad for chunk in kept for layer in chunk for tensor in layer)
