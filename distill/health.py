@@ -94,6 +94,9 @@ class CollapseAlarm(L.Callback):
         found = stage.health  # of this step; None without a student update
         if found is None:
             return
+        unknown = sorted(set(self.limits) - set(found))
+        if unknown:
+            raise ValueError(f"limits={unknown} must be among {sorted(found)}: what is measured.")
         values = {name: float(found[name]) for name in self.limits}
         self.updates += 1
         for name, (low, high) in self.limits.items():

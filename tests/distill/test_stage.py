@@ -1,0 +1,138 @@
+"""The two optimizers' rhythm, what the log says from the first step on, and what stops a run."""
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from torch import Tensor
+
+from data.batch import LatentBatch
+from distill.health import CollapseAlarm, CollapseError
+from distill.stage import DMDStage
+from distill.windows import FromReference, Window
+from tests.train.test_resume import RULES, LatentsInMemory, network, run, weights
+
+EVERY = 3  # critic updates per student update
+
+
+class Diary(DMDStage):
+    """Writes down at which batches each network learns; from `sick_from` on its clips are all saturated."""
+
+    sick_from = 10**6
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        self.turns: dict[str, list[int]] = {"student": [], "critic": []}
+        self.now = -1
+
+    def training_step(self, batch: LatentBatch, batch_idx: int) -> None:
+        self.now = batch.step
+        super().training_step(batch, batch_idx)
+
+    def student_loss(self, window: Window, batch: LatentBatch, generator: torch.Generator) -> Tensor:
+        self.turns["student"].append(self.now)
+        loss = super().student_loss(window, batch, generator)
+        if self.now >= self.sick_from and self.health is not None:
+            self.health["saturation"] = torch.ones(())
+        return loss
+
+    def critic_loss(self, window: Window, generator: torch.Generator) -> Tensor:
+        self.turns["critic"].append(self.now)
+        return super().critic_loss(window, generator)
+
+
+def diary(folders: dict[str, str], *, alarm: CollapseAlarm | None = None, **changes: Any) -> Diary:
+    torch.manual_seed(2)
+    how = {
+        "init": folders["causal"], "teacher": folders["bidirectional"], "sigmas": [1.0, 0.5], "solver": "renoise",
+        "context": "clean", "exit": "uniform", "gradient": "detach", "windows": FromReference(), "rules": RULES,
+        "critic_per_student": EVERY, "clip_norm": 1.0, "alarm": alarm, "student": network(), "critic": network(),
+        "seed": 0,
+    }  # fmt: skip
+    return Diary(**(how | changes))
+
+
+def updates(stage: DMDStage) -> list[int]:
+    """Steps that each optimizer has made, from its own state."""
+    made: Any = stage.trainer.optimizers
+    return [int(next(iter(optimizer.state.values()))["step"]) for optimizer in made]
+
+
+def test_the_student_moves_at_every_third_step_of_the_critic_also_across_a_resume(tmp_path: Path):
+    """30 batches, killed after the 14th, in the middle of a round: 10 and 30 updates, each at its own batch."""
+    folders = weights(tmp_path)
+    first = run(diary(folders), max_steps=14 + 5, folder=tmp_path / "first")
+    second = run(diary(folders), max_steps=30 + 10, folder=tmp_path / "second", resume=tmp_path / "first" / "last.ckpt")
+    assert isinstance(first, Diary) and isinstance(second, Diary)
+    assert first.turns["student"] + second.turns["student"] == list(range(0, 30, EVERY))
+    assert first.turns["critic"] + second.turns["critic"] == list(range(30))
+    assert updates(second) == [10, 30]
+    assert int(second.exit_counts.sum()) == 30
+
+
+def test_an_update_moves_its_own_network_and_no_other(tmp_path: Path):
+    stage, moved = diary(weights(tmp_path)), []
+    networks = {"student": stage.network.model, "critic": stage.critic.model, "teacher": stage.teacher}
+    update = stage._update
+
+    def watched(*arguments: Any) -> None:
+        before = {name: [p.detach().clone() for p in network.parameters()] for name, network in networks.items()}
+        update(*arguments)
+        same = {n: all(map(torch.equal, before[n], network.parameters())) for n, network in networks.items()}
+        moved.append({name for name in networks if not same[name]})
+
+    stage._update = watched  # type: ignore[method-assign]
+    run(stage, max_steps=3, folder=tmp_path)
+    assert moved == [{"student"}, {"critic"}, {"critic"}]
+
+
+def logged(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_health_is_in_the_log_from_the_first_step(tmp_path: Path):
+    stage, logger = diary(weights(tmp_path)), CSVLogger(tmp_path / "log", name="", version="")
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=4, max_epochs=-1, logger=logger, log_every_n_steps=1, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(stage, LatentsInMemory(shards=".", batch_size=2, num_workers=0, seed=0))
+    first = logged(tmp_path / "log")[0]
+    wanted = ["critic_lag", "dmd_norm", "dmd_scale", "std_of_data", "motion_of_data", "saturation"]
+    wanted += [f"{what}_chunk{number}" for what in ("mean", "std") for number in range(3)]
+    assert all(float(first[f"health/{name}"]) == pytest.approx(float(first[f"health/{name}"])) for name in wanted)
+    assert float(first["health/exit0"]) + float(first["health/exit1"]) == 1
+    assert float(first["health/critic_lag"]) == pytest.approx(1, rel=1e-3)  # the critic begins as the teacher
+
+
+def test_the_alarm_stops_a_collapse_and_keeps_the_state_from_before(tmp_path: Path):
+    folders = weights(tmp_path)
+    alarm = CollapseAlarm(folder=str(tmp_path), limits={"saturation": (0.0, 0.9)}, patience=2, every=1)
+    stage = diary(folders, alarm=alarm)
+    stage.sick_from = 6
+    with pytest.raises(CollapseError, match=r"saturation=1 must be in \[0, 0.9\].*of step 3, is .*good.ckpt"):
+        run(stage, max_steps=40, folder=tmp_path / "run")
+    assert stage.turns["student"] == [0, 3, 6, 9]
+    good = torch.load(alarm.good, weights_only=False)["state_dict"]
+    # Four batches, of which the first and the last were the student's: 4 + 2 optimizer steps.
+    healthy = run(diary(folders), max_steps=6, folder=tmp_path / "healthy").state_dict()
+    assert [name for name, value in healthy.items() if not torch.equal(value, good[name])] == []
+
+
+def test_deepspeed_is_refused_with_the_alternative(tmp_path: Path):
+    stage = diary(weights(tmp_path))
+    stage._trainer = SimpleNamespace(strategy=DeepSpeedStrategy.__new__(DeepSpeedStrategy))  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"strategy=deepspeed must be .* DMD.*trainer.strategy=fsdp"):
+        stage.setup("fit")
+
+
+def test_a_ratio_below_one_is_an_error(tmp_path: Path):
+    with pytest.raises(ValueError, match="critic_per_student=0 must be >= 1"):
+        diary(weights(tmp_path), critic_per_student=0)
