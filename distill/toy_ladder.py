@@ -29,21 +29,21 @@ EVERYWHERE = torch.ones(1, 1)
 class Recipe:
     """How a student of the chain is distilled."""
 
-    exit: Exit = "uniform"
-    gradient: RolloutGradient = "detach"
-    critic_per_student: int = 5
-    steps: int = 3000  # critic updates
-    batch_size: int = 512
-    student_rate: float = 5e-4
-    critic_rate: float = 2e-3
-    ema_decay: float = 0.99
-    clip_norm: float = 10.0
-    seed: int = 0
+    exit: Exit
+    gradient: RolloutGradient
+    critic_per_student: int
+    steps: int  # critic updates
+    batch_size: int
+    student_rate: float
+    critic_rate: float
+    ema_decay: float
+    clip_norm: float
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Jump:
-    """How a model with many steps learns few before distillation; steps=0: not at all."""
+    """How a model of many steps learns to take few, before distillation."""
 
     steps: int
     num_levels: int

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGES = sorted(path.stem for path in (CONFIGS / "stage").glob("*.yaml"))
 EXPERIMENTS = {"vae": "autoencoder", "speech": "speech"}
+SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml") if path.stem != "table")
 
 
 def composed(name: str, overrides: list[str]) -> DictConfig:
@@ -62,6 +63,16 @@ def test_trainer_composes_and_names_real_arguments(trainer: str):
     plain = OmegaConf.to_container(cfg.trainer, resolve=False)
     assert check_targets(plain) >= 1 and cfg.trainer.use_distributed_sampler is False
     assert cfg.trainer.max_steps == 160, "a stage's settings hold for every trainer"
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweep_composes_and_varies_what_exists(name: str):
+    cfg = composed("train", ["stage=dmd", f"+sweep={name}"])
+    varied = cfg.hydra.sweeper.params
+    assert varied and all(OmegaConf.select(cfg, key) is not None for key in varied)
+    assert cfg.sweep_name == name  # the folder of its table
+    for node in (cfg.objective, cfg.hydra.callbacks.table):
+        check_targets(OmegaConf.to_container(node, resolve=False))
 
 
 @pytest.mark.parametrize("logger", ["csv", "wandb"])
