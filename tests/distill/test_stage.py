@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from data.batch import LatentBatch
@@ -131,6 +132,16 @@ def test_deepspeed_is_refused_with_the_alternative(tmp_path: Path):
     stage._trainer = SimpleNamespace(strategy=DeepSpeedStrategy.__new__(DeepSpeedStrategy))  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"strategy=deepspeed must be .* DMD.*trainer.strategy=fsdp"):
         stage.setup("fit")
+
+
+def test_accumulating_gradients_is_refused(tmp_path: Path):
+    """Two losses at two rhythms: a framework that sums them would scale one of them wrongly."""
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=2, accumulate_grad_batches=2, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    with pytest.raises(MisconfigurationException, match="accumulation is not supported for manual optimization"):
+        trainer.fit(diary(weights(tmp_path)), LatentsInMemory(shards=".", batch_size=2, num_workers=0, seed=0))
 
 
 def test_a_ratio_below_one_is_an_error(tmp_path: Path):
