@@ -8,6 +8,7 @@ import logging
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import hydra
 import lightning as L

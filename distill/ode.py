@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -19,7 +18,7 @@ from gwm.dit import DiT
 from gwm.schedule import clean_estimate
 from train.generate import Played, play_clips
 from train.network import dit_facts, load_dit
-from train.noise import corrupt, step_generator
+from train.noise import Generators, corrupt, sample_generators, uniform
 from train.trainee import Trainee
 
 
@@ -43,8 +42,8 @@ class _Shards(Dataset[PairBatch]):
     def __getitem__(self, key: tuple[int, int, int]) -> PairBatch:
         step, _, number = key
         pairs = read_shard(self.folder / shard_name(number))
-        clips = LatentBatch(pairs["x0"], pairs["reference"], pairs["agent"], pairs["user"], step)
-        return PairBatch(clips, pairs["states"], pairs["end"])
+        states, end = pairs.pop("states"), pairs.pop("end")
+        return PairBatch(LatentBatch(step=step, first_slot=0, **pairs), states, end)
 
 
 class PairData(LatentData):
@@ -83,7 +82,7 @@ class ODEStage(L.LightningModule):
         self.history_noise, self.seed = history_noise, seed
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Float[Tensor, ""]:
-        generator = step_generator(self.seed, batch.step, self.device)
+        generator = sample_generators(self.seed, batch.clips, self.device)
         x, sigma = picked_states(
             batch.states, self.contract.sigmas, chunk_frames=self.contract.pattern.chunk_frames, generator=generator
         )
@@ -111,12 +110,12 @@ class ODEStage(L.LightningModule):
 
 
 def picked_states(
-    states: Float[Tensor, "b k f c h w"], sigmas: tuple[float, ...], *, chunk_frames: int, generator: torch.Generator
+    states: Float[Tensor, "b k f c h w"], sigmas: tuple[float, ...], *, chunk_frames: int, generator: Generators
 ) -> tuple[Float[Tensor, "b f c h w"], Float[Tensor, "b f"]]:
     """For every chunk of every clip one of the `k` kept states, drawn uniformly, and its noise level."""
     batch_size, num_levels, num_frames = states.shape[:3]
     shape = (batch_size, num_frames // chunk_frames)
-    index = torch.randint(num_levels, shape, generator=generator, device=states.device)
+    index = (num_levels * uniform(shape, generator, states.device)).long()
     index = index.repeat_interleave(chunk_frames, dim=1)
     x = states.gather(1, index[:, None, :, None, None, None].expand(-1, 1, *states.shape[2:]))[:, 0]
     return x, states.new_tensor(sigmas)[index]

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from data.batch import LatentBatch, LatentClips, LatentData, StepSampler, latent_batch
+from data.batch import LatentBatch, LatentClips, LatentData, latent_batch
+from data.steps import StepSampler
 from distill.guidance import guided_velocity
 from gwm.clip import teacher_forced_velocity
 from gwm.contract import Contract
@@ -113,8 +114,7 @@ def write_pairs(
         batch = _batch(clips, data, number, device)
         generator = step_generator(seed, number, torch.device(device))
         solved = solve(teacher, contract, batch, sigmas=sigmas, levels=levels, guidance=guidance, generator=generator)
-        given = {name: getattr(batch, name) for name in ("x0", "reference", "agent", "user")}
-        _save(path, solved | given)
+        _save(path, solved | _tensors(batch))
     missing = [number for number in range(num_shards) if not (folder / shard_name(number)).is_file()]
     if missing:
         log.info("%s: %d of %d shards are still to be made by other parts", folder, len(missing), num_shards)
@@ -166,8 +166,13 @@ def read_shard(path: Path) -> dict[str, Tensor]:
 def _batch(clips: LatentClips, data: LatentData, number: int, device: str) -> LatentBatch:
     sampler = StepSampler(len(data.clips), batch_size=data.batch_size, seed=data.seed, first_step=number)
     batch = latent_batch([clips[key] for key in next(iter(sampler))])
-    moved = {name: getattr(batch, name).to(device) for name in ("x0", "reference", "agent", "user")}
-    return dataclasses.replace(batch, **moved)
+    return dataclasses.replace(batch, **{name: tensor.to(device) for name, tensor in _tensors(batch).items()})
+
+
+def _tensors(batch: LatentBatch) -> dict[str, Tensor]:
+    """What of a batch is given: some data have no text and no actions."""
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return {name: value for name, value in fields.items() if isinstance(value, Tensor)}
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -13,9 +13,9 @@ from gwm.chunks import whole_clip
 from gwm.clip import clip_velocity
 from gwm.condition.inputs import Condition
 from gwm.dit import Denoiser
-from gwm.schedule import add_noise, clean_estimate, shift_sigma
+from gwm.schedule import add_noise, clean_estimate
 from train.flow import clean_weight, velocity_loss
-from train.noise import gaussian_like
+from train.noise import Generators, clip_sigmas, gaussian_like
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,11 @@ class DMDRules:
         if not 0 < low < high <= 1:
             raise ValueError(f"sigma_range={self.sigma_range} must be two rising noise levels in (0, 1].")
 
-    def sigma(self, x0: Float[Tensor, "b f c h w"], generator: torch.Generator) -> Float[Tensor, "b f"]:
+    def sigma(self, x0: Float[Tensor, "b f c h w"], generator: Generators) -> Float[Tensor, "b f"]:
         """One noise level per clip: uniform, shifted, then clamped."""
         low, high = self.sigma_range
-        level = shift_sigma(torch.rand(len(x0), 1, generator=generator, device=x0.device), self.shift)
-        return level.clamp(low, high).expand(-1, x0.shape[1])
+        level = clip_sigmas(x0, shift=self.shift, generator=generator)
+        return level.clamp(low, high)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def scored_clip(
     reference: Float[Tensor, "b 1 c h w"],
     condition: Condition,
     chunk_frames: int,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> ScoredClip:
     """Noise a clip once and ask both networks.
 
@@ -96,7 +96,7 @@ def critic_loss(
     critic: Denoiser,
     reference: Float[Tensor, "b 1 c h w"],
     condition: Condition,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> Float[Tensor, ""]:
     """Flow matching on the student's clips, at the noise levels of the student's loss."""
     sigma = rules.sigma(x0, generator)

@@ -24,7 +24,7 @@ from gwm.contract import CommitMode, Solver
 from gwm.dit import DiT
 from train.generate import Played, play_clips
 from train.network import dit_facts, load_dit
-from train.noise import step_generator
+from train.noise import Generators, sample_generators, step_generator
 from train.trainee import Trainee
 
 
@@ -85,18 +85,18 @@ class DMDStage(L.LightningModule):
         self.windows.check(self.contract, latent_data(self).num_frames)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> None:
-        generator = step_generator(self.seed, batch.step, self.device)
+        generators = sample_generators(self.seed, batch, self.device)
         optimizers: Any = self.optimizers()
         schedulers: Any = self.lr_schedulers()
         self.health = None
         if batch.step % self.critic_per_student == 0:
-            window = self._window(batch, self.gradient, generator)
-            self._update(self.student_loss(window, batch, generator), self.network, optimizers[0], schedulers[0])
+            window = self._window(batch, self.gradient, generators)
+            self._update(self.student_loss(window, batch, generators), self.network, optimizers[0], schedulers[0])
         else:
-            window = self._window(batch, "none", generator)
-        self._update(self.critic_loss(window, generator), self.critic, optimizers[1], schedulers[1])
+            window = self._window(batch, "none", generators)
+        self._update(self.critic_loss(window, generators), self.critic, optimizers[1], schedulers[1])
 
-    def student_loss(self, window: Window, batch: LatentBatch, generator: torch.Generator) -> Float[Tensor, ""]:
+    def student_loss(self, window: Window, batch: LatentBatch, generator: Generators) -> Float[Tensor, ""]:
         """DMD loss of the whole window at one noise level per sample."""
         chunk_frames = self.contract.pattern.chunk_frames
         scored = scored_clip(
@@ -119,7 +119,7 @@ class DMDStage(L.LightningModule):
         self.log_dict({f"health/{name}": value.float() for name, value in self.health.items()})
         return loss
 
-    def critic_loss(self, window: Window, generator: torch.Generator) -> Float[Tensor, ""]:
+    def critic_loss(self, window: Window, generator: Generators) -> Float[Tensor, ""]:
         """Flow matching on the student's clips."""
         loss = critic_loss(
             self.rules,
@@ -150,11 +150,18 @@ class DMDStage(L.LightningModule):
     def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
         return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **how)
 
-    def _window(self, batch: LatentBatch, gradient: RolloutGradient, generator: torch.Generator) -> Window:
-        leave_at = exit_step(self.exit, len(self.contract.sigmas), generator)
+    def _window(self, batch: LatentBatch, gradient: RolloutGradient, generator: Generators) -> Window:
+        shared = step_generator(self.seed, batch.step, self.device)
+        leave_at = exit_step(self.exit, len(self.contract.sigmas), shared)
         self.exit_counts[leave_at] += 1
         return self.windows(
-            self.network.model, self.contract, batch, leave_at=leave_at, gradient=gradient, generator=generator
+            self.network.model,
+            self.contract,
+            batch,
+            leave_at=leave_at,
+            gradient=gradient,
+            generator=generator,
+            shared=shared,
         )
 
     def _update(self, loss: Tensor, network: Trainee[DiT], optimizer: Any, scheduler: Any) -> None:

@@ -20,7 +20,7 @@ from gwm.contract import Contract
 from gwm.dit import Denoiser, Prediction
 from gwm.sampler import step
 from gwm.schedule import clean_estimate
-from train.noise import gaussian_like
+from train.noise import Generators, gaussian_like
 
 Exit = Literal["uniform", "last"]
 RolloutGradient = Literal["none", "detach", "replay", "recommit"]
@@ -67,7 +67,7 @@ def student_rollout(
     condition: Condition,
     leave_at: int,
     gradient: RolloutGradient,
-    generator: torch.Generator,
+    generator: Generators,
     num_frames: int,
 ) -> StudentRollout:
     """Generate `num_frames` latent frames from the reference on; every chunk runs steps 0 to `leave_at`.
@@ -123,7 +123,7 @@ def go_on(
     condition: Condition,
     leave_at: int,
     gradient: RolloutGradient,
-    generator: torch.Generator,
+    generator: Generators,
     noise_like: Float[Tensor, "b f c h w"],
 ) -> tuple[StudentRollout, StreamPast]:
     """Generate as many latent frames as `noise_like` has after `past`; the stream that has seen them too, detached."""
@@ -155,7 +155,7 @@ def go_on(
 @torch.no_grad()
 def _noised(
     model: Denoiser, contract: Contract, past: StreamPast, noise: Tensor, condition: Condition, leave_at: int,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> Tensor:  # fmt: skip
     """A chunk's input to step `leave_at`."""
     x = noise

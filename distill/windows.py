@@ -24,6 +24,7 @@ from gwm.cache import PastChunks
 from gwm.condition.inputs import Condition
 from gwm.contract import Contract
 from gwm.dit import Denoiser
+from train.noise import Generators
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Window:
 
 @runtime_checkable
 class Windows(Protocol):
-    """Where windows come from; what it keeps between two steps is in its state."""
+    """Where windows come from; what it keeps between two steps is in its state. `shared` is equal on all devices."""
 
     def __call__(
         self,
@@ -48,7 +49,8 @@ class Windows(Protocol):
         *,
         leave_at: int,
         gradient: RolloutGradient,
-        generator: torch.Generator,
+        generator: Generators,
+        shared: torch.Generator,
     ) -> Window: ...
 
     def check(self, contract: Contract, num_frames: int) -> None:
@@ -73,7 +75,8 @@ class FromReference:
         *,
         leave_at: int,
         gradient: RolloutGradient,
-        generator: torch.Generator,
+        generator: Generators,
+        shared: torch.Generator,
     ) -> Window:
         rollout = student_rollout(
             model,
@@ -115,11 +118,12 @@ class UniformWindows:
         *,
         leave_at: int,
         gradient: RolloutGradient,
-        generator: torch.Generator,
+        generator: Generators,
+        shared: torch.Generator,
     ) -> Window:
         num_frames, size = batch.x0.shape[1], contract.pattern.chunk_frames
         places = (self.stream_frames - num_frames) // size + 1
-        start = size * int(torch.randint(places, (), generator=generator, device=generator.device))
+        start = size * int(torch.randint(places, (), generator=shared, device=shared.device))
         condition = conversation(batch.condition, start + num_frames)
         past = begin(model, contract, reference=batch.reference, condition=condition, gradient="none")
         if start:
@@ -180,7 +184,8 @@ class StreamingWindows:
         *,
         leave_at: int,
         gradient: RolloutGradient,
-        generator: torch.Generator,
+        generator: Generators,
+        shared: torch.Generator,
     ) -> Window:
         stream = self._stream
         if stream is None or stream.frames + batch.x0.shape[1] - self.overlap_frames > self.stream_frames:

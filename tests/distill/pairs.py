@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from data.batch import LatentData, StepData
+from data.batch import LatentData
+from data.steps import StepData
 from distill.ode_pairs import write_pairs
 from gwm.chunks import ChunkPattern
 from gwm.weights import save_weights

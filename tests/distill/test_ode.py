@@ -12,7 +12,7 @@ from gwm.clip import teacher_forced_velocity
 from tests.distill.pairs import PATTERN, SIGMAS, save_teacher, write
 from tests.tiny import AUDIO, tiny_vae
 from train.checkpoint import AtomicCheckpointIO
-from train.noise import step_generator
+from train.noise import sample_generators
 from train.trainee import Trainee
 
 SEED = 4
@@ -54,7 +54,7 @@ def test_loss_is_the_distance_of_x0_to_the_end_of_the_flow(tmp_path: Path):
     teacher = save_teacher(tmp_path / "teacher" / "weights")
     folder = write(tmp_path / "pairs", teacher)
     module, batch = stage(teacher), next(iter(pairs(folder).train_dataloader()))
-    generator = step_generator(SEED, batch.step, torch.device("cpu"))
+    generator = sample_generators(SEED, batch.clips, torch.device("cpu"))
     x, sigma = picked_states(batch.states, tuple(SIGMAS), chunk_frames=2, generator=generator)
     velocity = teacher_forced_velocity(
         module.network.model, x, sigma, history=batch.clips.x0, reference=batch.clips.reference,

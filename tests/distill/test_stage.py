@@ -17,7 +17,8 @@ from data.batch import LatentBatch
 from distill.health import CollapseAlarm, CollapseError
 from distill.stage import DMDStage
 from distill.windows import FromReference, Window
-from tests.train.test_resume import RULES, LatentsInMemory, network, run, weights
+from tests.train.test_resume import RULES, LatentsInMemory, network, weights
+from train.noise import Generators
 
 EVERY = 3  # critic updates per student update
 
@@ -36,14 +37,14 @@ class Diary(DMDStage):
         self.now = batch.step
         super().training_step(batch, batch_idx)
 
-    def student_loss(self, window: Window, batch: LatentBatch, generator: torch.Generator) -> Tensor:
+    def student_loss(self, window: Window, batch: LatentBatch, generator: Generators) -> Tensor:
         self.turns["student"].append(self.now)
         loss = super().student_loss(window, batch, generator)
         if self.now >= self.sick_from and self.health is not None:
             self.health["saturation"] = torch.ones(())
         return loss
 
-    def critic_loss(self, window: Window, generator: torch.Generator) -> Tensor:
+    def critic_loss(self, window: Window, generator: Generators) -> Tensor:
         self.turns["critic"].append(self.now)
         return super().critic_loss(window, generator)
 
@@ -59,6 +60,17 @@ def diary(folders: dict[str, str], *, alarm: CollapseAlarm | None = None, **chan
     return Diary(**(how | changes))
 
 
+def fit(stage: Diary, *, max_steps: int, resume: Path | None = None, **trainer: Any) -> Diary:
+    """Train as train.py does, without its periodic checkpoints."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    made = L.Trainer(
+        accelerator="cpu", max_steps=max_steps, max_epochs=-1, enable_checkpointing=False, **(quiet | trainer)
+    )
+    data = LatentsInMemory(shards=".", batch_size=2, num_workers=0, seed=0)
+    made.fit(stage, data, ckpt_path=resume, weights_only=False)
+    return stage
+
+
 def updates(stage: DMDStage) -> list[int]:
     """Steps that each optimizer has made, from its own state."""
     made: Any = stage.trainer.optimizers
@@ -68,9 +80,9 @@ def updates(stage: DMDStage) -> list[int]:
 def test_the_student_moves_at_every_third_step_of_the_critic_also_across_a_resume(tmp_path: Path):
     """30 batches, killed after the 14th, in the middle of a round: 10 and 30 updates, each at its own batch."""
     folders = weights(tmp_path)
-    first = run(diary(folders), max_steps=14 + 5, folder=tmp_path / "first")
-    second = run(diary(folders), max_steps=30 + 10, folder=tmp_path / "second", resume=tmp_path / "first" / "last.ckpt")
-    assert isinstance(first, Diary) and isinstance(second, Diary)
+    first = fit(diary(folders), max_steps=14 + 5)
+    first.trainer.save_checkpoint(tmp_path / "killed.ckpt")
+    second = fit(diary(folders), max_steps=30 + 10, resume=tmp_path / "killed.ckpt")
     assert first.turns["student"] + second.turns["student"] == list(range(0, 30, EVERY))
     assert first.turns["critic"] + second.turns["critic"] == list(range(30))
     assert updates(second) == [10, 30]
@@ -89,7 +101,7 @@ def test_an_update_moves_its_own_network_and_no_other(tmp_path: Path):
         moved.append({name for name in networks if not same[name]})
 
     stage._update = watched  # type: ignore[method-assign]
-    run(stage, max_steps=3, folder=tmp_path)
+    fit(stage, max_steps=3)
     assert moved == [{"student"}, {"critic"}, {"critic"}]
 
 
@@ -100,11 +112,7 @@ def logged(folder: Path) -> list[dict[str, str]]:
 
 def test_health_is_in_the_log_from_the_first_step(tmp_path: Path):
     stage, logger = diary(weights(tmp_path)), CSVLogger(tmp_path / "log", name="", version="")
-    trainer = L.Trainer(
-        accelerator="cpu", max_steps=4, max_epochs=-1, logger=logger, log_every_n_steps=1, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(stage, LatentsInMemory(shards=".", batch_size=2, num_workers=0, seed=0))
+    fit(stage, max_steps=4, logger=logger, log_every_n_steps=1)
     first = logged(tmp_path / "log")[0]
     wanted = ["critic_lag", "dmd_norm", "dmd_scale", "std_of_data", "motion_of_data", "saturation"]
     wanted += [f"{what}_chunk{number}" for what in ("mean", "std") for number in range(3)]
@@ -119,11 +127,11 @@ def test_the_alarm_stops_a_collapse_and_keeps_the_state_from_before(tmp_path: Pa
     stage = diary(folders, alarm=alarm)
     stage.sick_from = 6
     with pytest.raises(CollapseError, match=r"saturation=1 must be in \[0, 0.9\].*of step 3, is .*good.ckpt"):
-        run(stage, max_steps=40, folder=tmp_path / "run")
+        fit(stage, max_steps=40)
     assert stage.turns["student"] == [0, 3, 6, 9]
     good = torch.load(alarm.good, weights_only=False)["state_dict"]
     # Four batches, of which the first and the last were the student's: 4 + 2 optimizer steps.
-    healthy = run(diary(folders), max_steps=6, folder=tmp_path / "healthy").state_dict()
+    healthy = fit(diary(folders), max_steps=6).state_dict()
     assert [name for name, value in healthy.items() if not torch.equal(value, good[name])] == []
 
 
@@ -136,12 +144,8 @@ def test_deepspeed_is_refused_with_the_alternative(tmp_path: Path):
 
 def test_accumulating_gradients_is_refused(tmp_path: Path):
     """Two losses at two rhythms: a framework that sums them would scale one of them wrongly."""
-    trainer = L.Trainer(
-        accelerator="cpu", max_steps=2, accumulate_grad_batches=2, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
     with pytest.raises(MisconfigurationException, match="accumulation is not supported for manual optimization"):
-        trainer.fit(diary(weights(tmp_path)), LatentsInMemory(shards=".", batch_size=2, num_workers=0, seed=0))
+        fit(diary(weights(tmp_path)), max_steps=2, accumulate_grad_batches=2)
 
 
 def test_a_ratio_below_one_is_an_error(tmp_path: Path):

@@ -61,11 +61,15 @@ def test_a_uniform_window_is_a_stretch_of_the_stream_from_its_reference():
     starts = set()
     for seed in range(6):
         source = generator(seed)
-        start = 2 * int(torch.randint(5, (), generator=source))  # as many places of whole chunks as there are
+        start = 2 * int(
+            torch.randint(5, (), generator=generator(seed + 100))
+        )  # as many places of whole chunks as there are
         starts.add(start)
         condition = conversation(given.condition, start + FRAMES)
         stream = whole(model, given.reference, condition, source)
-        made = windows(model, RULES, given, leave_at=1, gradient="detach", generator=generator(seed))
+        made = windows(
+            model, RULES, given, leave_at=1, gradient="detach", generator=generator(seed), shared=generator(seed + 100)
+        )
         torch.testing.assert_close(made.x0, stream.x0[:, start:])
         torch.testing.assert_close(made.condition.agent, condition.frames(slice(start, None)).agent)
         assert_same_gradients(model, made.x0, stream.x0[:, start:])
@@ -74,7 +78,10 @@ def test_a_uniform_window_is_a_stretch_of_the_stream_from_its_reference():
 
 def streamed(windows: StreamingWindows, model: torch.nn.Module, batches: list[LatentBatch]) -> list[Window]:
     source = generator()
-    return [windows(model, RULES, given, leave_at=1, gradient="detach", generator=source) for given in batches]
+    return [
+        windows(model, RULES, given, leave_at=1, gradient="detach", generator=source, shared=source)
+        for given in batches
+    ]
 
 
 def test_streaming_windows_are_one_stream_that_hears_one_batch_after_the_other():
@@ -114,17 +121,19 @@ def test_a_stream_goes_on_after_a_checkpoint(tmp_path: Path):
     expected = streamed(StreamingWindows(stream_frames=8, overlap_frames=2), model, batches)[2]
     source, windows = generator(), StreamingWindows(stream_frames=8, overlap_frames=2)
     for given in batches[:2]:
-        windows(model, RULES, given, leave_at=1, gradient="detach", generator=source)
+        windows(model, RULES, given, leave_at=1, gradient="detach", generator=source, shared=source)
     torch.save(windows.state_dict(), tmp_path / "state")
     resumed = StreamingWindows(stream_frames=8, overlap_frames=2)
     resumed.load_state_dict(torch.load(tmp_path / "state", weights_only=False))
-    made = resumed(model, RULES, batches[2], leave_at=1, gradient="detach", generator=source)
+    made = resumed(model, RULES, batches[2], leave_at=1, gradient="detach", generator=source, shared=source)
     assert torch.equal(made.x0, expected.x0)
 
 
 def test_windows_from_the_reference_are_student_forcing():
     model, given = tiny_dit(), batch()
-    made = FromReference()(model, RULES, given, leave_at=1, gradient="detach", generator=generator())
+    made = FromReference()(
+        model, RULES, given, leave_at=1, gradient="detach", generator=generator(), shared=generator()
+    )
     assert torch.equal(made.x0, whole(model, given.reference, given.condition, generator()).x0)
 
 
@@ -155,7 +164,7 @@ def test_a_recommitted_window_stops_at_the_window_before():
     """Streams outlive an update: the graph of the window before is gone, and must not be asked for."""
     model, windows, source = tiny_dit(), StreamingWindows(stream_frames=8, overlap_frames=2), generator()
     for given in (batch(), batch()):
-        made = windows(model, RULES, given, leave_at=1, gradient="recommit", generator=source)
+        made = windows(model, RULES, given, leave_at=1, gradient="recommit", generator=source, shared=source)
         made.x0.square().sum().backward()
         kept = windows.state_dict()["chunks"][2]
         assert not any(tensor.requires_grad for chunk in kept for layer in chunk for tensor in layer)
