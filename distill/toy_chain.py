@@ -81,8 +81,8 @@ class ExactTeacher:
 
 def toy_contract(chain: Chain, *, sigmas: tuple[float, ...], context: CommitMode) -> Contract:
     """What a student of the chain is: one number a frame, chunks of one frame that see the one before."""
-    heard = {"speech_dim": AUDIO.window_features(VAEConfig.temporal_stride), "speech_mels": AUDIO.num_mels}
-    dit = DiTConfig(in_channels=1, patch=1, text_dim=0, **heard)
+    features = AUDIO.window_features(VAEConfig.temporal_stride)
+    dit = DiTConfig(in_channels=1, patch=1, text_dim=0, speech_dim=features, speech_mels=AUDIO.num_mels)
     return Contract(
         dit=dit,
         vae=VAEConfig(latent_channels=1, latents_mean=(0.0,), latents_std=(1.0,)),

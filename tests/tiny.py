@@ -49,6 +49,11 @@ def tiny_vae(config: VAEConfig = VAE_SHAPE) -> VAE:
     return vae
 
 
+def learning(model: nn.Module) -> list[nn.Parameter]:
+    """What an optimizer would move: all but the ear."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def latents(num_frames: int, batch_size: int = 2) -> Tensor:
     return torch.randn(batch_size, num_frames, DIT.in_channels, SIZE, SIZE)
 

@@ -14,7 +14,7 @@ from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Condition
 from gwm.contract import Contract
 from gwm.dit import DiT
-from tests.tiny import PATCHES, contract, latents, speech, tiny_dit
+from tests.tiny import PATCHES, contract, latents, learning, speech, tiny_dit
 
 NUM_FRAMES = 6
 FP64 = 1e-6  # rotary embeddings are rounded to float32 on purpose
@@ -54,8 +54,8 @@ def rolled(case: Case, gradient: RolloutGradient, *, leave_at: int = 1) -> Stude
 def gradients(model: DiT, x0: Tensor) -> list[Tensor]:
     """Of a fixed random functional of the clip, with respect to every parameter."""
     target = torch.randn(x0.shape, generator=torch.Generator().manual_seed(9))
-    made = torch.autograd.grad((x0 * target).sum(), list(model.parameters()), allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), made, strict=True)]
+    made = torch.autograd.grad((x0 * target).sum(), learning(model), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(learning(model), made, strict=True)]
 
 
 def assert_same(made: list[Tensor], expected: list[Tensor]) -> None:

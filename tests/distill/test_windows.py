@@ -12,7 +12,7 @@ from distill.student_forcing import StudentRollout, student_rollout
 from distill.windows import FromReference, StreamingWindows, UniformWindows, Window, conversation, joined
 from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Condition
-from tests.tiny import contract, latents, speech, tiny_dit
+from tests.tiny import contract, latents, learning, speech, tiny_dit
 
 FRAMES, SIGMAS = 4, (1.0, 0.6)
 PATTERN = ChunkPattern(chunk_frames=2, window_chunks=3, sink_chunks=1, first_frames=1)
@@ -47,8 +47,8 @@ def whole(model: torch.nn.Module, reference: Tensor, condition: Condition, sourc
 
 def gradients(model: torch.nn.Module, x0: Tensor) -> list[Tensor]:
     target = torch.randn(x0.shape, generator=generator(3))
-    made = torch.autograd.grad((x0 * target).sum(), list(model.parameters()), retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), made, strict=True)]
+    made = torch.autograd.grad((x0 * target).sum(), learning(model), retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(learning(model), made, strict=True)]
 
 
 def assert_same_gradients(model: torch.nn.Module, made: Tensor, expected: Tensor) -> None:
