@@ -43,7 +43,7 @@ def qk_norm_rope(
 
     Source: Wan Team 2025, arXiv:2503.20314 (one RMSNorm over the whole width); Su et al. 2021, arXiv:2104.09864.
     """
-    # A norm whose width is spread over several devices (`serve.tensor_parallel`) must ask them: no kernel can.
+    # A norm whose width is spread over several devices (`serve.parallel.tensor_parallel`) must ask them: no kernel can.
     whole = type(norm_q) is nn.RMSNorm
     fused = qk_norm_rope_triton if whole else qk_norm_rope_reference
     form = choose("qk_norm_rope", q, qk_norm_rope_reference, fused)

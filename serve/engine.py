@@ -17,8 +17,8 @@ from gwm.transfer import to_device
 from serve.artifact import Artifact
 from serve.compiled import Compiled
 from serve.graphs import Capture, GraphedChunk
-from serve.parallel import rollout_of
-from serve.ranks import Order, Ranks, tensors_of, with_tensors
+from serve.parallel.division import rollout_of
+from serve.parallel.ranks import Order, Ranks, tensors_of, with_tensors
 from serve.undo import UndoLog
 
 

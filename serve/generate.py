@@ -20,7 +20,7 @@ from gwm.face import FaceMesh, crop_to_face
 from gwm.media import read_audio, read_image, write_video
 from serve.artifact import load_artifact
 from serve.engine import Engine
-from serve.parallel import join
+from serve.parallel.division import join
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from serve.bench.ladder import climb, compare_caches
 from serve.bench.live_artifact import measure_artifact
 from serve.bench.measure import measure
 from serve.bench.report import Results, case_table, ratio_table
+from serve.bench.simulation import compare
 from serve.bench.soak import soak as run_soak
 from serve.bench.timing import Stopwatch
 from serve.scheduler import first_come, least_slack, round_robin
-from serve.simulation import compare
 
 log = logging.getLogger(__name__)
 

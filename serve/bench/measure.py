@@ -12,8 +12,8 @@ from serve.bench.counters import counting
 from serve.bench.roofline import measure_peaks, pass_work
 from serve.bench.subject import Options, Subject, make
 from serve.bench.timing import CLOCKS, Stopwatch, percentiles
+from serve.bench.viewer import smallest_buffer, watch
 from serve.pipeline import Lane
-from serve.viewer import smallest_buffer, watch
 
 FPS = 24
 

@@ -17,8 +17,8 @@ from gwm.rollout import Rollout
 from gwm.vae import VAE
 from serve.artifact import Artifact
 from serve.engine import Engine
-from serve.parallel import TIMEOUT, join, rollout_of
-from serve.ranks import WAYS, Ranks
+from serve.parallel.division import TIMEOUT, join, rollout_of
+from serve.parallel.ranks import WAYS, Ranks
 from tests.serve.conftest import randomised, tiny_contract
 from tests.tiny import DIT, contract, latents, speech, tiny_dit
 

@@ -2,8 +2,8 @@ import random
 
 import pytest
 
+from serve.bench.simulation import compare, simulate, speakers
 from serve.scheduler import CapacityError, Scheduler, first_come, least_slack, round_robin
-from serve.simulation import compare, simulate, speakers
 
 PERIOD_S, COST_S = 1 / 6, 0.04
 POLICIES = {"least_slack": least_slack, "first_come": first_come, "round_robin": round_robin}

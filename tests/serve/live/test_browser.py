@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from serve.bench_live import BROWSERS, MICROPHONE_RATE, open_page, questions, running_server, start_talking
+from serve.bench.live import BROWSERS, MICROPHONE_RATE, open_page, questions, running_server, start_talking
 
 TALK_S = 36  # once through the questions
 # Loose: two cores are shared by engine, speech, encoder and the browser, and with whatever else runs there.

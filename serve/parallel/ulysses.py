@@ -21,8 +21,8 @@ from gwm.dit import DiT, DiTBlock
 from gwm.rollout import Emit, Rollout, keep
 from gwm.rope import Rotation
 from kernels.qk_norm_rope import qk_norm_rope
-from serve.local_heads import local_cache
-from serve.ranks import Ranks
+from serve.parallel.local_heads import local_cache
+from serve.parallel.ranks import Ranks
 
 
 class UlyssesAttention(nn.Module):

@@ -10,9 +10,9 @@ import torch.distributed as dist
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.rollout import Rollout
-from serve.ranks import WAYS, Ranks
-from serve.tensor_parallel import tensor_rollout
-from serve.ulysses import StripRollout
+from serve.parallel.ranks import WAYS, Ranks
+from serve.parallel.tensor_parallel import tensor_rollout
+from serve.parallel.ulysses import StripRollout
 
 log = logging.getLogger(__name__)
 

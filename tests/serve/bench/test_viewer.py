@@ -1,4 +1,4 @@
-from serve.viewer import smallest_buffer, watch
+from serve.bench.viewer import smallest_buffer, watch
 
 
 def test_chunks_in_time_are_watched_without_a_stall():

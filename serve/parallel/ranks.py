@@ -30,7 +30,7 @@ class Ranks:
     """
 
     def __init__(self, device: torch.device | str = "cpu", *, way: str = "ulysses") -> None:
-        """way: one of `WAYS`. The process group must have been initialised (`serve.parallel.join`)."""
+        """way: one of `WAYS`. The process group must have been initialised (`serve.parallel.division.join`)."""
         self.device, self.way = torch.device(device), way
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 

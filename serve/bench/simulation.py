@@ -4,8 +4,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from serve.bench.viewer import Watched, watch
 from serve.scheduler import Policy, Scheduler
-from serve.viewer import Watched, watch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from gwm.cache import RingCache
 from gwm.config import DiTConfig
-from serve.ranks import Ranks
+from serve.parallel.ranks import Ranks
 
 
 def local_config(dit: DiTConfig, size: int) -> DiTConfig:
