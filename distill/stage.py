@@ -51,12 +51,14 @@ class DMDStage(L.LightningModule):
         windows: Windows,
         rules: DMDRules,
         critic_per_student: int,
+        max_steps: int,
         clip_norm: float,
         alarm: CollapseAlarm | None,
         student: partial[Trainee[DiT]],
         critic: partial[Trainee[DiT]],
         seed: int,
     ) -> None:
+        """max_steps: updates of both optimizers together, over which their learning rates decay."""
         super().__init__()
         if critic_per_student < 1:
             raise ValueError(
@@ -66,9 +68,10 @@ class DMDStage(L.LightningModule):
         model, contract = load_dit(init, stage=Path(init).parent.name)
         self.contract = contract.replace(sigmas=tuple(sigmas), context=context, solver=solver)
         check_gradient(gradient)
-        self.network = student(model)
+        student_steps = -(-max_steps // (critic_per_student + 1))  # of each round, the student's is the first
+        self.network = student(model, schedule_steps=student_steps)
         self.teacher = load_dit(teacher, stage="bidirectional")[0].eval().requires_grad_(False)
-        self.critic = critic(load_dit(teacher, stage="bidirectional")[0])
+        self.critic = critic(load_dit(teacher, stage="bidirectional")[0], schedule_steps=max_steps - student_steps)
         self.exit: Exit = exit
         self.gradient: RolloutGradient = gradient
         self.windows, self.rules, self.alarm = windows, rules, alarm

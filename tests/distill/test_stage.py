@@ -54,8 +54,8 @@ def diary(folders: dict[str, str], *, alarm: CollapseAlarm | None = None, **chan
     how = {
         "init": folders["causal"], "teacher": folders["bidirectional"], "sigmas": [1.0, 0.5], "solver": "renoise",
         "context": "clean", "exit": "uniform", "gradient": "detach", "windows": FromReference(), "rules": RULES,
-        "critic_per_student": EVERY, "clip_norm": 1.0, "alarm": alarm, "student": network(), "critic": network(),
-        "seed": 0,
+        "critic_per_student": EVERY, "max_steps": 64, "clip_norm": 1.0, "alarm": alarm,
+        "student": network(), "critic": network(), "seed": 0,
     }  # fmt: skip
     return Diary(**(how | changes))
 
@@ -75,6 +75,14 @@ def updates(stage: DMDStage) -> list[int]:
     """Steps that each optimizer has made, from its own state."""
     made: Any = stage.trainer.optimizers
     return [int(next(iter(optimizer.state.values()))["step"]) for optimizer in made]
+
+
+def test_both_learning_rates_reach_zero_when_the_run_ends(tmp_path: Path):
+    steps = 4 * (EVERY + 1)
+    stage = fit(diary(weights(tmp_path), max_steps=steps), max_steps=steps)
+    assert updates(stage) == [4, 4 * EVERY]
+    schedulers: Any = stage.lr_schedulers()
+    assert [scheduler.get_last_lr() for scheduler in schedulers] == [[0.0], [0.0]]
 
 
 def test_the_student_moves_at_every_third_step_of_the_critic_also_across_a_resume(tmp_path: Path):

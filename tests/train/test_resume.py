@@ -148,7 +148,7 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
     return DMDStage(
         init=folders["causal"], teacher=folders["bidirectional"], sigmas=[1.0, 0.5], solver="renoise",
         context="clean", exit="uniform", gradient="detach", windows=FromReference(), rules=RULES,
-        critic_per_student=3, clip_norm=1.0, alarm=None, student=network(), critic=network(), seed=0,
+        critic_per_student=3, max_steps=32, clip_norm=1.0, alarm=None, student=network(), critic=network(), seed=0,
     )  # fmt: skip
 
 
