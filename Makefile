@@ -5,7 +5,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # Named by what is to be installed: an edited requirement makes the next target install it.
 READY := $(VENV)/.ready-$(firstword $(shell cat requirements.txt requirements-no-deps.txt | cksum))
-PIP := $(PY) -m pip install -qq --disable-pip-version-check
+# Without compiling: most files are never imported.
+PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-compile
 TORCH_FITS := import sys, torch; sys.exit(not (2, 11) <= tuple(map(int, torch.__version__.split(".")[:2])) <= (2, 13))
 NAME ?= nano
 # Keep freed memory: without this, glibc returns every large tensor to the kernel and a third of the time goes there.

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import nn
 
 from data.manifest import read_manifest
@@ -52,7 +53,8 @@ def held_out(shards: Location, resolution: int, count: int) -> list[Clip]:
 
 
 def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: int) -> dict[str, float]:
-    """Means over clips of what a stage made of them."""
+    """Means over clips of what a stage made of them, and the standard error of the lip-sync's: it differs much between
+    clips of seconds, and a few of them tell little."""
     rows = []
     for frames, clip, start in zip(played[0], clips, played[1], strict=True):
         part = slice(start, start + len(frames))
@@ -64,7 +66,9 @@ def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: in
             chunk_frames=chunk_frames,
         )
         rows.append(row)
-    return means(rows)
+    synced = [row["lip_sync"] for row in rows if "lip_sync" in row]
+    error = {"lip_sync_error": float(np.std(synced, ddof=1) / len(synced) ** 0.5)} if len(synced) > 1 else {}
+    return means(rows) | error
 
 
 def judge_stage(stage: Stage, model: nn.Module, data: Any, *, clips: int, batch_size: int) -> dict[str, Any]:
@@ -95,7 +99,9 @@ def failures(gate: dict[str, Any], least: dict[str, float], before: dict[str, An
         if measure_name != name:
             minimum = minimum * before.get(measure_name, 0.0)
         if value is not None and value < minimum:
-            missed.append(f"{measure_name}={value:.3f} must be >= {minimum:.3f}")
+            error = gate.get(f"{measure_name}_error")
+            spread = "" if error is None else f" +- {error:.3f}"
+            missed.append(f"{measure_name}={value:.3f}{spread} must be >= {minimum:.3f}")
     return missed
 
 

@@ -2,11 +2,11 @@ from train.gate import failures
 
 
 def test_a_gate_names_what_it_misses():
-    gate = {"lip_sync": 0.5, "motion": 0.9, "lip_sync_of_ceiling": 0.6}
+    gate = {"lip_sync": 0.5, "lip_sync_error": 0.1, "motion": 0.9, "lip_sync_of_ceiling": 0.6}
     before = {"lip_sync": 0.6, "motion": 1.0}
     least = {"lip_sync_of_ceiling": 0.95, "lip_sync_of_before": 0.9, "motion_of_before": 0.7}
     missed = failures(gate, least, before)
-    assert missed == ["lip_sync_of_ceiling=0.600 must be >= 0.950", "lip_sync=0.500 must be >= 0.540"]
+    assert missed == ["lip_sync_of_ceiling=0.600 must be >= 0.950", "lip_sync=0.500 +- 0.100 must be >= 0.540"]
 
 
 def test_a_metric_that_was_skipped_fails_nothing():
