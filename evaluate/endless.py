@@ -14,7 +14,7 @@ from gwm.metrics.motion import border_flicker, drift, exposure, motion_energy, s
 from serve.artifact import Artifact
 from serve.engine import Engine
 
-DRIFTING = ("identity", "saturation", "exposure", "sharpness")  # the first fifth of a stream against its last
+DRIFTING = ("identity", "saturation", "exposure", "sharpness")
 
 Series = dict[str, Float[np.ndarray, " k"]]
 
@@ -53,7 +53,7 @@ def hold(artifact: Artifact, cases: list[Case], judge: Judge, *, seed: int, leng
         ValueError: fewer than five seconds would be looked at.
     """
     if length_s < 5 * every_s:
-        raise ValueError(f"long_s={length_s} must be at least 5 * long_every_s={every_s}: a drift compares two fifths.")
+        raise ValueError(f"long_s={length_s} must be at least 5 * long_every_s={every_s}: its ends are compared.")
     chunk_frames = artifact.contract.chunk_pixel_frames
     rows = []
     for at, frames in sampled(artifact, cases, seed=seed, length_s=length_s, every_s=every_s):
@@ -72,5 +72,10 @@ def hold(artifact: Artifact, cases: list[Case], judge: Judge, *, seed: int, leng
 
 
 def drifts(series: Series) -> dict[str, float]:
-    """How much the last fifth of a stream differs from its first, as shares of the first."""
-    return {f"{name}_drift": drift(series[name]) for name in DRIFTING if name in series}
+    """How much the last minute of a stream differs from the first, as shares of the first; of streams shorter than five
+    minutes, the last fifth from the first."""
+    if not series:
+        return {}
+    seconds = series["seconds"]
+    part = int((seconds <= min(60, seconds[-1] / 5)).sum()) or 1
+    return {f"{name}_drift": drift(series[name], part=part) for name in DRIFTING if name in series}

@@ -50,18 +50,16 @@ def sharpness(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, " f"]:
     return np.abs(4 * inner - around).mean(axis=(1, 2))
 
 
-def drift(values: Float[np.ndarray, " k"]) -> float:
-    """How much the last fifth of a series differs from its first fifth, as a share of the first; NaN values are left
-    out.
+def drift(values: Float[np.ndarray, " k"], *, part: int) -> float:
+    """How much the last `part` values of a series differ from the first `part`, as a share of those; NaN values are
+    left out.
 
     Raises:
-        ValueError: fewer than five values are finite.
+        ValueError: fewer than twice `part` values.
     """
-    finite = values[np.isfinite(values)]
-    if len(finite) < 5:
-        raise ValueError(f"{len(finite)} finite values must be at least 5: a drift compares two fifths of a series.")
-    part = len(finite) // 5
-    return float(finite[-part:].mean() / finite[:part].mean() - 1)
+    if part < 1 or len(values) < 2 * part:
+        raise ValueError(f"part={part} must be at least 1 and at most half of the {len(values)} values.")
+    return float(np.nanmean(values[-part:]) / np.nanmean(values[:part]) - 1)
 
 
 def border_flicker(frames: UInt8[np.ndarray, "f h w 3"], *, chunk_frames: int = 4) -> float:

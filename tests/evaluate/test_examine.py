@@ -141,8 +141,10 @@ def test_one_second_in_ten_is_looked_at(monkeypatch):
 
 
 def test_drifts_are_shares_of_the_beginning():
-    series = {"seconds": np.arange(5.0), "saturation": np.array([0.5, 1, 1, 1, 0.6]), "motion energy": np.ones(5)}
+    series = {"seconds": np.arange(1.0, 6), "saturation": np.array([0.5, 1, 1, 1, 0.6]), "motion energy": np.ones(5)}
     assert drifts(series) == {"saturation_drift": pytest.approx(0.2)}
+    long = np.linspace(10, 2400, 240)  # 40 minutes: the last minute against the first
+    assert drifts({"seconds": long, "exposure": 1 + long / 2400})["exposure_drift"] == pytest.approx(0.965, abs=0.01)
     assert drifts({}) == {}
 
 

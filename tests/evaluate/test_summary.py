@@ -40,7 +40,13 @@ def test_pairs_tell_a_difference_that_the_spread_of_clips_would_hide():
 
 @pytest.mark.parametrize(
     ("metric", "model", "verdict"),
-    [("psnr", 31.0, "better"), ("perceptual", 31.0, "worse"), ("motion", 31.0, "worse"), ("motion", 29.0, "better")],
+    [
+        ("psnr", 31.0, "better"),
+        ("perceptual", 31.0, "worse"),
+        ("motion", 31.0, "worse"),
+        ("motion", 29.0, "better"),
+        ("lag_frames", -29.0, "better"),
+    ],
 )
 def test_verdict_knows_what_is_better(metric, model, verdict):
     """Of motion the render's own value, 25 here, is best; of the others more, or less, than the baseline's 30."""
@@ -67,9 +73,12 @@ def test_frechet_distances_need_the_backbone():
 
 
 def test_gates_are_of_the_ceiling_and_only_of_what_was_measured():
-    report = numbers([result("a", {"lip_sync": 0.8, "false_mouth": 0.2}, {"lip_sync": 0.85})])
-    rows = {row[0]: row for row in gates(report, {"identity_drift": -0.1})}
+    models = [{"lip_sync": 0.8, "false_mouth": 0.2, "lag_frames": lag} for lag in (2.0, -5.0, 2.0)]
+    report = numbers([result(str(k), model, {"lip_sync": 0.85}) for k, model in enumerate(models)])
+    rows = {row[0]: row for row in gates(report, {"identity_drift": -0.1, "saturation_drift": 0.04})}
     assert rows["lip_sync of the renders'"][1:] == (pytest.approx(0.8 / 0.85), ">= 0.90", True)
     assert rows["false_mouth"][3] is False
     assert rows["identity_drift"][3] is False
-    assert set(rows) == {"lip_sync of the renders'", "false_mouth", "identity_drift"}
+    assert rows["saturation_drift"][3] is True
+    assert rows["lag_frames, median"][1:] == (2.0, "within 1", False)
+    assert len(rows) == 5
