@@ -7,20 +7,28 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGES = sorted(path.stem for path in (CONFIGS / "stage").glob("*.yaml"))
-EXPERIMENTS = {"vae": "autoencoder", "speech": "speech", "sync": "sync"}
+EXPERIMENTS = {  # and the stages they are for
+    "vae": ["autoencoder"],
+    "speech": ["speech"],
+    "sync": ["sync"],
+    "character_s": ["bidirectional", "causal", "consistency", "dmd"],
+}
 SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml") if path.stem != "table")
 
 
 def composed(name: str, overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(name, overrides=overrides, return_hydra_config=True)
+        cfg = compose(name, overrides=overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)  # for ${hydra:...}
+    return cfg
 
 
 def check_targets(node: Any) -> int:
@@ -53,8 +61,9 @@ def test_stage_composes_and_names_real_arguments(stage: str):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml")))
 def test_experiment_composes(name: str):
-    cfg = composed("train", [f"stage={EXPERIMENTS[name]}", f"experiment={name}"])
-    assert cfg.stage._target_.endswith("Stage")
+    for stage in EXPERIMENTS[name]:
+        cfg = composed("train", [f"stage={stage}", f"experiment={name}"])
+        assert cfg.stage._target_.endswith("Stage") and cfg.trainer.max_steps > 0
 
 
 @pytest.mark.parametrize("trainer", sorted(path.stem for path in (CONFIGS / "trainer").glob("*.yaml")))
