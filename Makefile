@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 # Named by what is to be installed: an edited requirement makes the next target install it.
-READY := $(VENV)/.ready-$(firstword $(shell cat requirements.txt requirements-no-deps.txt | cksum))
+READY := $(VENV)/.ready-$(firstword $(shell cksum < requirements.txt))
+READY_DEV := $(VENV)/.ready-dev-$(firstword $(shell cat requirements.txt requirements-dev.txt | cksum))
 # Without compiling: most files are never imported.
 PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-compile
 TORCH_FITS := import sys, torch; sys.exit(not (2, 11) <= tuple(map(int, torch.__version__.split(".")[:2])) <= (2, 13))
@@ -17,12 +18,13 @@ export MALLOC_ARENA_MAX = 1
 RUN := runs/$(NAME)
 STAGES := autoencoder,bidirectional,causal,consistency,dmd,export
 
-.PHONY: help setup run serve test lint clean
+.PHONY: help setup setup-dev run serve test lint clean
 help:
 	@echo "make run    set up, make data, run every stage at nano scale, evaluate, end with $(RUN)/talk.mp4"
 	@echo "make serve  talk with the character of $(RUN)/artifact in a browser"
 	@echo "make test   set up and run every test"
 	@echo "make setup  the environment alone: .venv (TORCH_INDEX=https://... for another build of torch)"
+	@echo "make setup-dev  and what tests, linters, Wan checkpoints and the Optuna sweeper need"
 	@echo "make lint   ruff, pyright, import-linter"
 	@echo "make clean  delete runs, shards and the environment"
 
@@ -35,13 +37,18 @@ $(READY):
 	@echo "setting up $(VENV) (a few minutes, once)"
 	@test -x $(PY) || $(PYTHON) -m venv $$($(PYTHON) -c '$(TORCH_FITS)' 2>/dev/null && echo --system-site-packages) $(VENV)
 	@$(PY) -c '$(TORCH_FITS)' 2>/dev/null || $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
-	@$(PIP) -r requirements.txt
-	@$(PIP) --no-deps -r requirements-no-deps.txt
+	@$(PIP) --no-deps -r requirements.txt
 	@$(PY) -c 'import torch, lightning, hydra, av, moderngl, ai_edge_litert'
-	@rm -f $(VENV)/.ready* && touch $@
+	@rm -f $(VENV)/.ready-[0-9]* && touch $@
+
+setup-dev: $(READY_DEV)
+$(READY_DEV): $(READY)
+	@echo "adding what tests, linters, published checkpoints and sweeps need"
+	@$(PIP) --no-deps -r requirements-dev.txt
+	@rm -f $(VENV)/.ready-dev* && touch $@
 
 run: setup
-	@$(PY) -m data.characters out=shards/$(NAME) train=224 val=16 test=16 clips_per_identity=1 head_motion=0.15
+	@$(PY) -m data.characters out=shards/$(NAME) train=208 val=16 test=16 clips_per_identity=1 head_motion=0.15
 	@$(PY) train.py -m stage=$(STAGES) name=$(NAME)
 	@$(PY) evaluate.py artifact=$(RUN)/artifact shards=shards/$(NAME) runs=$(RUN) out=$(RUN) clips=4 listeners=1 drawn=1 seeds=1 speed_runs=1
 	@$(PY) -m serve.generate artifact=$(RUN)/artifact image=$$($(PY) -m serve.samples portrait) audio=$$($(PY) -m serve.samples speech) out=$(RUN)/talk.mp4
@@ -50,10 +57,10 @@ run: setup
 serve: setup
 	@$(PY) -m serve artifact=$(RUN)/artifact
 
-test: setup
+test: setup-dev
 	@$(PY) -m pytest
 
-lint: setup
+lint: setup-dev
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright && PYTHONPATH=. $(VENV)/bin/lint-imports
 
 clean:
