@@ -18,13 +18,15 @@ export MALLOC_ARENA_MAX = 1
 RUN := runs/$(NAME)
 STAGES := autoencoder,bidirectional,causal,consistency,dmd,export
 
-.PHONY: help setup setup-dev run serve test lint clean
+.PHONY: help setup setup-dev run character-256 serve bench-gpu test lint clean
 help:
 	@echo "make run    set up, make data, run every stage at nano scale, evaluate, end with $(RUN)/talk.mp4"
+	@echo "make character-256  a character at 256 x 256, from data to report; for a GPU, resumable"
 	@echo "make serve  talk with the character of $(RUN)/artifact in a browser"
 	@echo "make test   set up and run every test"
 	@echo "make setup  the environment alone: .venv (TORCH_INDEX=https://... for another build of torch)"
 	@echo "make setup-dev  and what tests, linters, Wan checkpoints and the Optuna sweeper need"
+	@echo "make bench-gpu  every case that a GPU is rented for, most wanted first; JSON in serve/results/"
 	@echo "make lint   ruff, pyright, import-linter"
 	@echo "make clean  delete runs, shards and the environment"
 
@@ -53,6 +55,14 @@ run: setup
 	@$(PY) evaluate.py artifact=$(RUN)/artifact shards=shards/$(NAME) runs=$(RUN) out=$(RUN) clips=4 listeners=1 drawn=1 seeds=1 speed_runs=1
 	@$(PY) -m serve.generate artifact=$(RUN)/artifact image=$$($(PY) -m serve.samples portrait) audio=$$($(PY) -m serve.samples speech) out=$(RUN)/talk.mp4
 	@echo "done: watch $(RUN)/talk.mp4, read $(RUN)/report.html"
+
+character-256: setup
+	@$(PY) -m data.characters out=shards/$@ resolution=256 num_frames=72 train=6000 val=32 test=32 clips_per_identity=1 workers=$$(nproc)
+	@$(PY) train.py -m stage=$(STAGES) experiment=character_256 name=$@
+	@$(PY) evaluate.py artifact=runs/$@/artifact shards=shards/$@ runs=runs/$@ out=runs/$@ suite=full
+
+bench-gpu: setup
+	@$(PY) -m serve.bench --config-name bench_gpu
 
 serve: setup
 	@$(PY) -m serve artifact=$(RUN)/artifact

@@ -18,6 +18,7 @@ EXPERIMENTS = {  # and the stages they are for
     "vae": ["autoencoder"],
     "speech": ["speech"],
     "sync": ["sync"],
+    "character_256": ["autoencoder", "bidirectional", "causal", "consistency", "dmd"],
     "character_s": ["bidirectional", "causal", "consistency", "dmd"],
 }
 SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml") if path.stem != "table")
