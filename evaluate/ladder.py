@@ -96,7 +96,7 @@ class Climb:
 def member(number: int, rung: Rung, found: Mapping[str, Any], error: str) -> Member:
     """The rung as a row of the table."""
     facts = {"rung": rung.run, "stage": rung.stage, "steps": str(rung.steps), "context": rung.context}
-    numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
+    numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
     return Member(number, facts, numbers, error)
 
 

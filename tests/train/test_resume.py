@@ -149,12 +149,8 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
     return DMDStage(
         init=folders["causal"], teacher=folders["bidirectional"], sigmas=[1.0, 0.5], solver="renoise",
         context="clean", exit="uniform", gradient="detach", windows=FromReference(), rules=RULES,
-<<<<<<< HEAD
         critic_per_student=3, max_steps=32, clip_norm=1.0, alarm=None, student=network(), critic=network(), seed=0,
-=======
-        critic_per_student=3, clip_norm=1.0, alarm=None, student=network(), critic=network(), seed=0,
         gan=partial(GAN, layers=[0, 1], width=8, weight=0.1, head=network()) if name == "dmd_gan" else None,
->>>>>>> 1cba216 (Add a discriminator, a lip-sync reward, validation during a run and the ladder's table)
     )  # fmt: skip
 
 
