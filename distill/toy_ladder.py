@@ -39,6 +39,8 @@ class Recipe:
     critic_rate: float
     ema_decay: float
     clip_norm: float
+    gan_weight: float  # 0: no discriminator
+    head_rate: float  # of the discriminator
     seed: int
 
 
