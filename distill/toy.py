@@ -19,11 +19,12 @@ from omegaconf import DictConfig
 from distill.gan import GAN
 from distill.scores import DMDRules
 from distill.toy_chain import Chain, ExactTeacher, measures, toy_contract
-from distill.toy_ladder import Jump, Recipe, distilled, made_consistent, sampled, teacher_forced, trainee
+from distill.toy_ladder import WARMUP, Jump, Recipe, adam, distilled, made_consistent, sampled, teacher_forced, trainee
 from distill.toy_networks import ChainCritic, ChainStudent
 from distill.toy_picture import draw
 from gwm.contract import CommitMode, Contract, Solver
 from gwm.weights import write_json
+from train.trainee import Trainee
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +83,10 @@ def discriminator(critic: ChainCritic, recipe: Recipe) -> GAN | None:
     """On all that the critic's layers make of a clip."""
     if not recipe.gan_weight:
         return None
-    head = partial(trainee, rate=recipe.head_rate, steps=2 * recipe.steps, ema_decay=recipe.ema_decay)
-    width, num_layers = critic.output.in_features, len(critic.layers)
-    choice = {"features": width, "num_layers": num_layers, "layers": range(num_layers), "width": width}
-    return GAN(**choice, weight=recipe.gan_weight, head=head)
+    head = partial(Trainee, optimizer=adam(recipe.head_rate), warmup_steps=WARMUP, ema_decay=recipe.ema_decay)
+    width, layers = critic.output.in_features, range(len(critic.layers))
+    shape = {"features": width, "num_layers": len(layers), "layers": layers, "width": width}
+    return GAN(**shape, weight=recipe.gan_weight, schedule_steps=2 * recipe.steps, head=head)
 
 
 def _copy(model: ChainStudent) -> ChainStudent:

@@ -24,6 +24,7 @@ from train.trainee import Trainee
 
 NOTHING = Condition()
 EVERYWHERE = torch.ones(1, 1)
+WARMUP = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,12 @@ class Jump:
     batch_size: int
 
 
+def adam(rate: float) -> partial[torch.optim.Adam]:
+    return partial(torch.optim.Adam, lr=rate, betas=(0.0, 0.999), fused=True)
+
+
 def trainee(model: torch.nn.Module, rate: float, steps: int, *, ema_decay: float) -> Trainee:
-    adam = partial(torch.optim.Adam, lr=rate, betas=(0.0, 0.999), fused=True)
-    return Trainee(model, optimizer=adam, schedule_steps=steps, warmup_steps=20, ema_decay=ema_decay)
+    return Trainee(model, optimizer=adam(rate), schedule_steps=steps, warmup_steps=WARMUP, ema_decay=ema_decay)
 
 
 class Fitting:

@@ -19,8 +19,9 @@ FRAMES = 2
 
 def gan(*, weight: float = 0.5, layers: tuple[int, ...] = (0, 1), lively: bool = True) -> GAN:
     adam = partial(torch.optim.Adam, lr=1e-2)
-    head = partial(Trainee, optimizer=adam, schedule_steps=100, warmup_steps=1, ema_decay=0.9)
-    made = GAN(features=DIT.dim, num_layers=DIT.num_layers, layers=layers, width=8, weight=weight, head=head)
+    head = partial(Trainee, optimizer=adam, warmup_steps=1, ema_decay=0.9)
+    shape = {"features": DIT.dim, "num_layers": DIT.num_layers, "layers": layers, "width": 8}
+    made = GAN(**shape, weight=weight, schedule_steps=100, head=head)
     if lively:
         nn.init.normal_(made.head.model.layers[-1].weight, std=0.5)
     return made
