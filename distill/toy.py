@@ -16,7 +16,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from distill.gan import GAN
+from distill.gan import GAN, Head
 from distill.scores import DMDRules
 from distill.toy_chain import Chain, ExactTeacher, measures, toy_contract
 from distill.toy_ladder import WARMUP, Jump, Recipe, adam, distilled, made_consistent, sampled, teacher_forced, trainee
@@ -83,7 +83,7 @@ def discriminator(critic: ChainCritic, recipe: Recipe) -> GAN | None:
     """On all that the critic's layers make of a clip."""
     if not recipe.gan_weight:
         return None
-    head = partial(Trainee, optimizer=adam(recipe.head_rate), warmup_steps=WARMUP, ema_decay=recipe.ema_decay)
+    head = partial(Trainee[Head], optimizer=adam(recipe.head_rate), warmup_steps=WARMUP, ema_decay=recipe.ema_decay)
     width, layers = critic.output.in_features, range(len(critic.layers))
     shape = {"features": width, "num_layers": len(layers), "layers": layers, "width": width}
     return GAN(**shape, weight=recipe.gan_weight, schedule_steps=2 * recipe.steps, head=head)
