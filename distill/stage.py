@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from data.batch import LatentBatch, LatentData, latent_data
 from data.shards import Clip
 from distill.dmd import dmd_loss
+from distill.gan import GAN, Shown
 from distill.health import CollapseAlarm, clip_health, exit_shares, score_health
+from distill.reward import Reward, reward_weights
 from distill.scores import DMDRules, critic_loss, scored_clip
 from distill.student_forcing import Exit, RolloutGradient, check_gradient, exit_step
+from distill.validation import Validation
 from distill.windows import Window, Windows
 from gwm.contract import CommitMode, Solver
 from gwm.dit import DiT
@@ -57,8 +60,13 @@ class DMDStage(L.LightningModule):
         student: partial[Trainee[DiT]],
         critic: partial[Trainee[DiT]],
         seed: int,
+        gan: partial[GAN] | None = None,
+        reward: Reward | None = None,
+        validate_every: int = 0,
     ) -> None:
-        """max_steps: updates of both optimizers together, over which their learning rates decay."""
+        """max_steps: updates of both optimizers together, over which their learning rates decay. gan: a discriminator
+        beside the critic. reward: what makes a clip weigh more. validate_every: student updates between two looks at
+        held-out clips; 0: none before the end."""
         super().__init__()
         if critic_per_student < 1:
             raise ValueError(
@@ -72,6 +80,9 @@ class DMDStage(L.LightningModule):
         self.network = student(model, schedule_steps=student_steps)
         self.teacher = load_dit(teacher, stage="bidirectional")[0].eval().requires_grad_(False)
         self.critic = critic(load_dit(teacher, stage="bidirectional")[0], schedule_steps=max_steps - student_steps)
+        shape = {"features": model.config.dim, "num_layers": model.config.num_layers}
+        self.gan = None if gan is None else gan(**shape, schedule_steps=max_steps - student_steps)
+        self.reward, self.validate_every = reward, validate_every
         self.exit: Exit = exit
         self.gradient: RolloutGradient = gradient
         self.windows, self.rules, self.alarm = windows, rules, alarm
@@ -85,7 +96,10 @@ class DMDStage(L.LightningModule):
                 "strategy=deepspeed must be ddp or fsdp for DMD: a DeepSpeed engine owns one network, one optimizer; "
                 "here student and critic step at different times. FSDP2 shards both: trainer.strategy=fsdp."
             )
-        self.windows.check(self.contract, latent_data(self).num_frames)
+        data = latent_data(self)
+        self.windows.check(self.contract, data.num_frames)
+        if self.reward is not None:
+            self.reward.check(self.contract, data.batch_size)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> None:
         generators = sample_generators(self.seed, batch, self.device)
@@ -98,6 +112,10 @@ class DMDStage(L.LightningModule):
         else:
             window = self._window(batch, "none", generators)
         self._update(self.critic_loss(window, generators), self.critic, optimizers[1], schedulers[1])
+        if self.gan is not None:
+            # Not Lightning's wrapper of it: `max_steps` goes on counting student and critic alone.
+            head = self.optimizers(use_pl_optimizer=False)[2]  # type: ignore[index]
+            self._update(self.head_loss(self.gan, window, batch, generators), self.gan.head, head, schedulers[2])
 
     def student_loss(self, window: Window, batch: LatentBatch, generator: Generators) -> Float[Tensor, ""]:
         """DMD loss of the whole window at one noise level per sample."""
@@ -112,12 +130,16 @@ class DMDStage(L.LightningModule):
             chunk_frames=chunk_frames,
             generator=generator,
         )
-        loss = dmd_loss(window.x0, scored.direction)
         self.health = {
             **score_health(scored),
             **clip_health(window.x0.detach(), batch.x0, chunk_frames=chunk_frames),
             **exit_shares(self.exit_counts),
         }
+        loss = dmd_loss(window.x0, self._weighted(scored.direction, window))
+        if self.gan is not None:
+            clips = _pair(batch, window)
+            pull, found = self.gan.student_loss(self.rules, *clips, critic=self.critic.model, generator=generator)
+            loss, self.health = loss + pull, self.health | found
         self.log("train/student_loss", loss)
         self.log_dict({f"health/{name}": value.float() for name, value in self.health.items()})
         return loss
@@ -135,11 +157,20 @@ class DMDStage(L.LightningModule):
         self.log("train/critic_loss", loss, prog_bar=True)
         return loss
 
+    def head_loss(self, gan: GAN, window: Window, batch: LatentBatch, generator: Generators) -> Float[Tensor, ""]:
+        """The discriminator's, on data against the student's clips."""
+        clips = _pair(batch, window)
+        loss = gan.head_loss(self.rules, *clips, critic=self.critic.model, generator=generator)
+        self.log("train/head_loss", loss)
+        return loss
+
     def configure_optimizers(self):  # Lightning's own union of a dozen types
-        return [self.network.optimizers(), self.critic.optimizers()]
+        networks = [self.network, self.critic] if self.gan is None else [self.network, self.critic, self.gan.head]
+        return [network.optimizers() for network in networks]
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [] if self.alarm is None else [self.alarm]
+        callbacks: list[L.Callback] = [] if self.alarm is None else [self.alarm]
+        return callbacks + ([Validation(every=self.validate_every)] if self.validate_every else [])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["windows"] = self.windows.state_dict()
@@ -167,9 +198,29 @@ class DMDStage(L.LightningModule):
             shared=shared,
         )
 
-    def _update(self, loss: Tensor, network: Trainee[DiT], optimizer: Any, scheduler: Any) -> None:
+    def _weighted(self, direction: Float[Tensor, "b f c h w"], window: Window) -> Float[Tensor, "b f c h w"]:
+        """The direction of each sample times the weight of its own reward."""
+        if self.reward is None or self.health is None:
+            return direction
+        rewards = self.reward(window, self.contract, latent_data(self).vae)
+        everyones: Any = self.all_gather(rewards)
+        weights = reward_weights(rewards, everyones.flatten(), self.reward.beta)
+        self.health |= {"reward": everyones.nanmean(), "reward_weight_most": weights.max()}
+        return weights[:, None, None, None, None] * direction
+
+    def _update(self, loss: Tensor, network: Trainee[Any], optimizer: Any, scheduler: Any) -> None:
         optimizer.zero_grad()
         self.manual_backward(loss)
+        if self.gan is not None and network is self.gan.head:
+            # FSDP divides DiTs alone and leaves this to us; where DDP has averaged already, nothing changes.
+            for parameter in network.model.parameters():
+                parameter.grad = self.trainer.strategy.reduce(parameter.grad, reduce_op="mean")
         torch.nn.utils.clip_grad_norm_(network.model.parameters(), self.clip_norm, error_if_nonfinite=True)
         optimizer.step()
         scheduler.step()
+
+
+def _pair(batch: LatentBatch, window: Window) -> tuple[Shown, Shown]:
+    """Data, and the student's clips without gradient towards what they are conditioned on."""
+    real = Shown(batch.x0, batch.reference, batch.condition)
+    return real, Shown(window.x0, window.reference, window.condition)

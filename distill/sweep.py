@@ -22,7 +22,9 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from gwm.condition.inputs import Condition
-from gwm.report import Cell, Table, write_report
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.report import Cell, Section, Table, write_report
 from gwm.rollout import Rollout
 from gwm.weights import write_json
 from train.network import load_dit
@@ -37,7 +39,11 @@ SHARED = ("stage", "+sweep", "name")  # overrides that no two members differ in
 def chunk_time_ms(weights: Path) -> float:
     """Median time of one chunk of a student's stream on this machine: all steps and the commit, without decoding."""
     model, contract = load_dit(weights, stage=weights.parent.name)
-    model.eval().requires_grad_(False)
+    return chunk_ms(model.eval().requires_grad_(False), contract)
+
+
+def chunk_ms(model: DiT, contract: Contract) -> float:
+    """As `chunk_time_ms`, of a model in memory."""
     rollout, size = Rollout(model, contract), contract.latent_size
     frames = contract.pattern.chunk_frames
     voice = torch.zeros(1, frames, contract.dit.speech_dim) if contract.dit.speech_dim else None
@@ -90,8 +96,8 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def write_table(folder: Path, members: Sequence[Member], *, quality: str) -> None:
-    """table.csv, table.html and pareto.svg."""
+def write_table(folder: Path, members: Sequence[Member], *, quality: str, sections: Sequence[Section] = ()) -> None:
+    """table.csv, table.html and pareto.svg; `sections` follow the table in the HTML."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = list(dict.fromkeys(name for member in members for name in member.overrides))
     measures = sorted({name for member in members for name in member.measures})
@@ -112,7 +118,8 @@ def write_table(folder: Path, members: Sequence[Member], *, quality: str) -> Non
         writer.writerow(columns)
         writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
     note = f"pareto.svg shows {quality} against ms per chunk."
-    write_report(folder / "table.html", folder.name, [Table(title="members", columns=columns, rows=rows, note=note)])
+    table = Table(title="members", columns=columns, rows=rows, note=note)
+    write_report(folder / "table.html", folder.name, [table, *sections])
     _draw(folder / "pareto.svg", members, quality)
 
 

@@ -7,6 +7,7 @@ python -m distill.toy compare=true        every gradient mode and both contexts 
 import logging
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import process_time
 
@@ -15,13 +16,15 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from distill.gan import GAN, Head
 from distill.scores import DMDRules
 from distill.toy_chain import Chain, ExactTeacher, measures, toy_contract
-from distill.toy_ladder import Jump, Recipe, distilled, made_consistent, sampled, teacher_forced, trainee
+from distill.toy_ladder import WARMUP, Jump, Recipe, adam, distilled, made_consistent, sampled, teacher_forced, trainee
 from distill.toy_networks import ChainCritic, ChainStudent
 from distill.toy_picture import draw
 from gwm.contract import CommitMode, Contract, Solver
 from gwm.weights import write_json
+from train.trainee import Trainee
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ class Toy:
         scorer = ChainCritic(ExactTeacher(self.chain, contract.dit), num_frames=self.chain.num_frames)
         # The critic's rate ends at half its start: it has to follow the student to the last step.
         critic = trainee(scorer, recipe.critic_rate, 2 * recipe.steps, ema_decay=recipe.ema_decay)
-        distilled(student, critic, self.chain, contract, rules, recipe)
+        distilled(student, critic, self.chain, contract, rules, recipe, discriminator(scorer, recipe))
         return student.trained
 
     def measured(
@@ -76,6 +79,16 @@ class Toy:
         return toy_contract(self.chain, sigmas=sigmas, context=context)
 
 
+def discriminator(critic: ChainCritic, recipe: Recipe) -> GAN | None:
+    """On all that the critic's layers make of a clip."""
+    if not recipe.gan_weight:
+        return None
+    head = partial(Trainee[Head], optimizer=adam(recipe.head_rate), warmup_steps=WARMUP, ema_decay=recipe.ema_decay)
+    width, layers = critic.output.in_features, range(len(critic.layers))
+    shape = {"features": width, "num_layers": len(layers), "layers": layers, "width": width}
+    return GAN(**shape, weight=recipe.gan_weight, schedule_steps=2 * recipe.steps, head=head)
+
+
 def _copy(model: ChainStudent) -> ChainStudent:
     return deepcopy(model).requires_grad_(True)
 
@@ -84,12 +97,15 @@ def variants(
     causal: ChainStudent, init: ChainStudent, recipe: Recipe, context: CommitMode
 ) -> dict[str, tuple[ChainStudent, Recipe, CommitMode]]:
     """The comparison: one choice changed at a time."""
+    ratio, steps = 2 * recipe.critic_per_student, 2 * recipe.steps  # as many updates of the student
     return {
         "gradient recommit": (init, replace(recipe, gradient="recommit"), context),
         "context noisy": (init, recipe, "noisy"),
         "context noisy, recommit": (init, replace(recipe, gradient="recommit"), "noisy"),
         "no consistency before": (causal, recipe, context),
         "gradient replay": (init, replace(recipe, gradient="replay"), context),
+        "GAN head": (init, replace(recipe, gan_weight=0.1), context),
+        "twice the critic's updates": (init, replace(recipe, critic_per_student=ratio, steps=steps), context),
     }
 
 

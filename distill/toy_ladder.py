@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distill.consistency import ConsistencyRules, consistency_loss
 from distill.dmd import dmd_loss
+from distill.gan import GAN, Shown
 from distill.scores import DMDRules, critic_loss, scored_clip
 from distill.student_forcing import Exit, RolloutGradient, exit_step, student_rollout
 from distill.toy_chain import Chain, measures
@@ -23,6 +24,7 @@ from train.trainee import Trainee
 
 NOTHING = Condition()
 EVERYWHERE = torch.ones(1, 1)
+WARMUP = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class Recipe:
     critic_rate: float
     ema_decay: float
     clip_norm: float
+    gan_weight: float  # 0: no discriminator
+    head_rate: float  # of the discriminator
     seed: int
 
 
@@ -52,9 +56,12 @@ class Jump:
     batch_size: int
 
 
+def adam(rate: float) -> partial[torch.optim.Adam]:
+    return partial(torch.optim.Adam, lr=rate, betas=(0.0, 0.999), fused=True)
+
+
 def trainee(model: torch.nn.Module, rate: float, steps: int, *, ema_decay: float) -> Trainee:
-    adam = partial(torch.optim.Adam, lr=rate, betas=(0.0, 0.999), fused=True)
-    return Trainee(model, optimizer=adam, schedule_steps=steps, warmup_steps=20, ema_decay=ema_decay)
+    return Trainee(model, optimizer=adam(rate), schedule_steps=steps, warmup_steps=WARMUP, ema_decay=ema_decay)
 
 
 class Fitting:
@@ -141,14 +148,23 @@ def sampled(model: ChainStudent, chain: Chain, contract: Contract, *, count: int
 
 
 def distilled(
-    student: Trainee, critic: Trainee[ChainCritic], chain: Chain, contract: Contract, rules: DMDRules, recipe: Recipe
+    student: Trainee,
+    critic: Trainee[ChainCritic],
+    chain: Chain,
+    contract: Contract,
+    rules: DMDRules,
+    recipe: Recipe,
+    gan: GAN | None,
 ) -> None:
     """DMD with student forcing: the loop of `distill.stage.DMDStage` without Lightning."""
     teacher = critic.model.teacher
     fit_student, fit_critic = Fitting(student, recipe.clip_norm), Fitting(critic, recipe.clip_norm)
+    fit_head = None if gan is None else Fitting(gan.head, recipe.clip_norm)
     for step in range(recipe.steps):
         generator = step_generator(recipe.seed, step, torch.device("cpu"))
-        reference = chain.clips(recipe.batch_size, generator)[:, :1]
+        clips = chain.clips(recipe.batch_size, generator)
+        reference, real = clips[:, :1], Shown(clips[:, 1:], clips[:, :1], NOTHING)
+        judges = {"critic": critic.model, "generator": generator}
         shown = {"reference": reference, "condition": NOTHING, "generator": generator}
         turn = step % recipe.critic_per_student == 0
         rollout = student_rollout(
@@ -163,5 +179,9 @@ def distilled(
             scored = scored_clip(
                 rules, rollout.x0.detach(), teacher=teacher, critic=critic.model, chunk_frames=1, **shown
             )
-            fit_student.step(dmd_loss(rollout.x0, scored.direction))
-        fit_critic.step(critic_loss(rules, rollout.x0.detach(), critic=critic.model, **shown))
+            loss, fake = dmd_loss(rollout.x0, scored.direction), Shown(rollout.x0, reference, NOTHING)
+            fit_student.step(loss if gan is None else loss + gan.student_loss(rules, real, fake, **judges)[0])
+        fake = Shown(rollout.x0.detach(), reference, NOTHING)
+        fit_critic.step(critic_loss(rules, fake.x0, critic=critic.model, **shown))
+        if gan is not None and fit_head is not None:
+            fit_head.step(gan.head_loss(rules, real, fake, **judges))

@@ -1,5 +1,7 @@
 """Networks for the toy chain, with the interface of the DiT and a thousandth of its cost."""
 
+import itertools
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -68,13 +70,11 @@ class ChainCritic(nn.Module):
     def __init__(self, teacher: ExactTeacher, *, num_frames: int, width: int = 128) -> None:
         super().__init__()
         self.config, self.teacher = teacher.config, teacher
-        last = nn.Linear(width, num_frames + 1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(
-            nn.Linear(2 * (num_frames + 1) + 4, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
-            nn.Linear(width, width), nn.SiLU(), last,
-        )  # fmt: skip
+        self.output = nn.Linear(width, num_frames + 1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+        sizes = (2 * (num_frames + 1) + 4, width, width, width)
+        self.layers = nn.ModuleList(nn.Linear(given, made) for given, made in itertools.pairwise(sizes))
 
     def forward(
         self,
@@ -88,5 +88,9 @@ class ChainCritic(nn.Module):
     ) -> Prediction:
         teacher = self.teacher(x, sigma, condition, positions=positions, context=context).velocity
         x0 = x.flatten(1) - sigma * teacher.flatten(1)
-        correction = self.layers(torch.cat([x.flatten(1), x0, level_features(sigma[:, -1:])[:, 0]], dim=-1))
-        return Prediction(teacher + correction[..., None, None, None], ())
+        hidden = torch.cat([x.flatten(1), x0, level_features(sigma[:, -1:])[:, 0]], dim=-1)
+        features = []
+        for layer in self.layers:
+            hidden = nn.functional.silu(layer(hidden))
+            features.append((hidden[:, None, None],) * 2)  # one token a clip, in the place of keys and values
+        return Prediction(teacher + self.output(hidden)[..., None, None, None], tuple(features))

@@ -17,6 +17,7 @@ from gwm.report import Curves, Images, Section, Table, Video, read_curves
 from train.gates import read_gates
 
 FPS = 24
+HEALTH = "health/"  # what measures of a distillation are logged under
 
 
 def metrics_table(report: Mapping[str, Any], *, note: str) -> Table:
@@ -125,15 +126,24 @@ def hold_section(series: Mapping[str, Mapping[str, np.ndarray]]) -> Curves:
 
 
 def training_sections(runs: Path) -> list[Section]:
-    """Gates and loss curves of the stages under `runs`."""
+    """Gates, losses and, of those that watch it, health of the stages under `runs`."""
     found = read_gates(runs)
     columns = sorted({key for gate in found.values() for key in gate})
     rows = [[stage, *(gate.get(column, "") for column in columns)] for stage, gate in found.items()]
-    charts = {}
-    for stage in found:
-        for metrics in sorted((runs / stage).glob("logs/*/metrics.csv"))[-1:]:
-            charts[stage] = {name: line for name, line in read_curves(metrics).items() if "loss" in name}
-    return [
+    curves = {stage: part for stage in found if (part := logged(runs / stage))}
+    losses = {stage: {n: line for n, line in part.items() if "loss" in n} for stage, part in curves.items()}
+    sections: list[Section] = [
         Table(title="Gates of the stages", columns=["stage", *columns], rows=rows),
-        Curves(title="Losses", charts=charts, x_label="step"),
+        Curves(title="Losses", charts=losses, x_label="step"),
     ]
+    names = sorted({name for part in curves.values() for name in part if name.startswith(HEALTH)})
+    health = {
+        name.removeprefix(HEALTH): {s: part[name] for s, part in curves.items() if name in part} for name in names
+    }
+    return [*sections, Curves(title="Health", charts=health, x_label="batch")] if health else sections
+
+
+def logged(stage: Path) -> dict[str, Line]:
+    """The curves of a stage's last run; nothing where it has no log."""
+    metrics = sorted((stage / "logs").glob("*/metrics.csv"))[-1:]
+    return read_curves(metrics[0]) if metrics else {}

@@ -10,8 +10,33 @@ from torch import Tensor
 from gwm.attention import MaskedClip
 from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Condition
-from gwm.dit import Denoiser, num_patches
+from gwm.dit import Denoiser, Prediction, num_patches
 from gwm.masks import clip_mask, teacher_forcing_mask
+
+
+def clip_prediction(
+    model: Denoiser,
+    x: Float[Tensor, "b f c h w"],
+    sigma: Float[Tensor, "b f"],
+    *,
+    reference: Float[Tensor, "b 1 c h w"],
+    condition: Condition,
+    pattern: ChunkPattern,
+) -> Prediction:
+    """What the model makes of a noised clip behind its reference, whose frames see each other as `pattern` says."""
+    whole = torch.cat([reference, x], dim=1)
+    levels = torch.cat([sigma.new_zeros(len(sigma), 1), sigma], dim=1)
+    num_frames = whole.shape[1]
+    mask = clip_mask(num_frames, pattern, patches=num_patches(x, model.config), device=x.device)
+    positions = torch.arange(num_frames, device=x.device)
+    return model(
+        whole,
+        levels,
+        condition.after_reference(),
+        positions=positions,
+        context=MaskedClip(mask),
+        reference=reference,
+    )
 
 
 def clip_velocity(
@@ -23,20 +48,8 @@ def clip_velocity(
     condition: Condition,
     pattern: ChunkPattern,
 ) -> Float[Tensor, "b f c h w"]:
-    """Velocity of a noised clip whose frames see each other as `pattern` says; `condition` is of the clip's frames."""
-    whole = torch.cat([reference, x], dim=1)
-    levels = torch.cat([sigma.new_zeros(len(sigma), 1), sigma], dim=1)
-    num_frames = whole.shape[1]
-    mask = clip_mask(num_frames, pattern, patches=num_patches(x, model.config), device=x.device)
-    positions = torch.arange(num_frames, device=x.device)
-    prediction = model(
-        whole,
-        levels,
-        condition.after_reference(),
-        positions=positions,
-        context=MaskedClip(mask),
-        reference=reference,
-    )
+    """Velocity of a noised clip without its reference; `condition` is of the clip's frames."""
+    prediction = clip_prediction(model, x, sigma, reference=reference, condition=condition, pattern=pattern)
     return prediction.velocity[:, 1:]
 
 

@@ -60,6 +60,21 @@ def test_stage_composes_and_names_real_arguments(stage: str):
     assert check_targets(plain) > 3 or stage == "export"
 
 
+@pytest.mark.parametrize("option", ["gan=head", "reward=lip_sync"])
+@pytest.mark.parametrize("stage", ["dmd", "long"])
+def test_an_option_of_distillation_composes_and_names_real_arguments(stage: str, option: str):
+    cfg = composed("train", [f"stage={stage}", f"stage/{option}"])
+    name = option.split("=")[0]
+    assert cfg.stage[name]._target_.startswith("distill.") and cfg.stage._target_ == "distill.stage.DMDStage"
+    check_targets(OmegaConf.to_container(cfg.stage, resolve=False))
+    assert name not in composed("train", [f"stage={stage}"]).stage, "off by default"
+
+
+def test_the_ladder_names_every_rung_once():
+    rungs = composed("ladder", ["runs=r", "shards=s"]).rungs
+    assert check_targets(OmegaConf.to_container(rungs, resolve=False)) == len({rung.run for rung in rungs}) == 9
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml")))
 def test_experiment_composes(name: str):
     for stage in EXPERIMENTS[name]:

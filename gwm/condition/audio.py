@@ -70,6 +70,14 @@ def chunk_windows(
     return features.unfold(1, length, temporal_stride).transpose(2, 3).flatten(2)
 
 
+def own_features(
+    windows: Float[Tensor, "b f w"], config: AudioConfig, *, temporal_stride: int
+) -> Float[Tensor, "b t_frames k"]:
+    """Features of the latent frames' own pixel frames: `chunk_windows` without left context and lookahead."""
+    per_frame = windows.unflatten(2, (-1, config.frame_features))
+    return per_frame[:, :, config.left_frames :][:, :, :temporal_stride].flatten(1, 2)
+
+
 def silent_features(num_frames: int, config: AudioConfig) -> Float[Tensor, "1 t_frames k"]:
     """Features of silence: what surrounds a stream before its start and after its end."""
     return frame_features(torch.zeros(1, num_frames * config.frame_samples), config)

@@ -1,6 +1,7 @@
 """The two optimizers' rhythm, what the log says from the first step on, and what stops a run."""
 
 import csv
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from data.batch import LatentBatch
+from distill.gan import GAN
 from distill.health import CollapseAlarm, CollapseError
 from distill.stage import DMDStage
 from distill.windows import FromReference, Window
@@ -97,20 +99,37 @@ def test_the_student_moves_at_every_third_step_of_the_critic_also_across_a_resum
     assert int(second.exit_counts.sum()) == 30
 
 
-def test_an_update_moves_its_own_network_and_no_other(tmp_path: Path):
-    stage, moved = diary(weights(tmp_path)), []
-    networks = {"student": stage.network.model, "critic": stage.critic.model, "teacher": stage.teacher}
+def watched(stage: Diary, networks: dict[str, torch.nn.Module]) -> list[set[str]]:
+    """Fills with the names of the networks that each update moves."""
+    moved: list[set[str]] = []
     update = stage._update
 
-    def watched(*arguments: Any) -> None:
+    def watch(*arguments: Any) -> None:
         before = {name: [p.detach().clone() for p in network.parameters()] for name, network in networks.items()}
         update(*arguments)
         same = {n: all(map(torch.equal, before[n], network.parameters())) for n, network in networks.items()}
         moved.append({name for name in networks if not same[name]})
 
-    stage._update = watched  # type: ignore[method-assign]
+    stage._update = watch  # type: ignore[method-assign]
+    return moved
+
+
+def test_an_update_moves_its_own_network_and_no_other(tmp_path: Path):
+    stage = diary(weights(tmp_path))
+    moved = watched(stage, {"student": stage.network.model, "critic": stage.critic.model, "teacher": stage.teacher})
     fit(stage, max_steps=3)
     assert moved == [{"student"}, {"critic"}, {"critic"}]
+
+
+def test_the_discriminator_moves_after_the_critic_and_its_updates_are_not_counted(tmp_path: Path):
+    """max_steps=3 are two batches with and without it, so that the two runs can be compared."""
+    gan = partial(GAN, layers=[1], width=4, weight=0.1, head=network())
+    stage = diary(weights(tmp_path), gan=gan)
+    assert stage.gan is not None
+    moved = watched(stage, {"student": stage.network.model, "critic": stage.critic.model, "head": stage.gan})
+    fit(stage, max_steps=3)
+    assert moved == [{"student"}, {"critic"}, {"head"}, {"critic"}, {"head"}]
+    assert updates(stage) == [1, 2, 2]
 
 
 def logged(folder: Path) -> list[dict[str, str]]:

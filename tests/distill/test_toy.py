@@ -1,14 +1,16 @@
 """The toy's answer is known, so it must be right itself: chain, teacher and measures against sampling."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from distill.scores import score
+from distill.scores import DMDRules, score
+from distill.toy import Toy
 from distill.toy_chain import Chain, ExactTeacher, measures, toy_contract
-from distill.toy_ladder import sampled, teacher_forced, trainee
+from distill.toy_ladder import Recipe, sampled, teacher_forced, trainee
 from distill.toy_networks import ChainCritic, ChainStudent
 from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Condition
@@ -90,6 +92,28 @@ def test_the_student_sees_the_two_frames_before_and_no_other():
     changed = noised.clone()
     changed[:, 1] += 1
     assert (velocity(clip, changed) != before).any(0).tolist() == [False, True, False]
+
+
+def test_a_discriminator_changes_what_the_student_learns_and_none_leaves_it_as_it_was():
+    """Two student updates: the head starts at zero, so that only from the second on it pulls."""
+    torch.manual_seed(0)
+    init = ChainStudent(CONTRACT.dit)
+    toy = Toy.__new__(Toy)
+    toy.chain = CHAIN
+    how = {"normaliser": "sample", "normaliser_floor": 1e-2, "guidance": 1.0, "shift": 1.0, "sigma_range": (0.1, 0.9)}
+    recipe = Recipe(
+        exit="last", gradient="detach", critic_per_student=2, steps=4, batch_size=8, student_rate=1e-3,
+        critic_rate=1e-3, ema_decay=0.5, clip_norm=10.0, gan_weight=0.0, head_rate=1e-2, seed=0,
+    )  # fmt: skip
+
+    def distilled(weight: float) -> Tensor:
+        choice = {"sigmas": (1.0, 0.5), "context": "clean"}
+        made = toy.distil(init, DMDRules(**how), replace(recipe, gan_weight=weight), **choice)
+        return torch.nn.utils.parameters_to_vector(made.parameters())
+
+    none, some = distilled(0.0), distilled(1.0)
+    assert torch.equal(none, distilled(0.0)) and not torch.equal(none, some)
+    assert (none - some).abs().max() < 1e-2  # a pull, not another student
 
 
 def test_teacher_forcing_learns_the_chain():

@@ -15,6 +15,7 @@ from data.batch import LatentBatch, LatentData, PixelBatch, StepData
 from data.speech.visemes import viseme_actions
 from data.voices import VoiceBatch
 from distill.consistency import ConsistencyStage
+from distill.gan import GAN
 from distill.scores import DMDRules
 from distill.stage import DMDStage
 from distill.windows import FromReference
@@ -149,6 +150,7 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
         init=folders["causal"], teacher=folders["bidirectional"], sigmas=[1.0, 0.5], solver="renoise",
         context="clean", exit="uniform", gradient="detach", windows=FromReference(), rules=RULES,
         critic_per_student=3, max_steps=32, clip_norm=1.0, alarm=None, student=network(), critic=network(), seed=0,
+        gan=partial(GAN, layers=[0, 1], width=8, weight=0.1, head=network()) if name == "dmd_gan" else None,
     )  # fmt: skip
 
 
@@ -167,7 +169,7 @@ def run(module: L.LightningModule, *, max_steps: int, folder: Path, resume: Path
     return module
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "speech", "bidirectional", "causal", "consistency", "dmd"])
+@pytest.mark.parametrize("name", ["autoencoder", "speech", "bidirectional", "causal", "consistency", "dmd", "dmd_gan"])
 def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tmp_path: Path):
     """Killed after a checkpoint in mid-run; and ended, then prolonged."""
     folders = weights(tmp_path)

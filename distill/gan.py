@@ -1,0 +1,121 @@
+"""A discriminator on the critic's features: it sees what real clips have and the student's lack, at any one level."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from distill.scores import DMDRules
+from gwm.chunks import whole_clip
+from gwm.clip import clip_prediction
+from gwm.condition.inputs import Condition
+from gwm.dit import Denoiser
+from gwm.schedule import add_noise
+from train.noise import Generators, gaussian_like
+from train.trainee import Trainee
+
+
+class Shown(NamedTuple):
+    """A clip with what the critic is told about it."""
+
+    x0: Float[Tensor, "b f c h w"]
+    reference: Float[Tensor, "b 1 c h w"]
+    condition: Condition
+
+
+class Head(nn.Module):
+    """One number per clip, the mean over its tokens: how real it looks. Zero at first, for all clips."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        last = nn.Linear(width, 1)
+        nn.init.zeros_(last.weight)
+        self.layers = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, width), nn.SiLU(), last)
+
+    def forward(self, features: Float[Tensor, "b l k"]) -> Float[Tensor, "b"]:
+        return self.layers(features).mean(dim=(1, 2))
+
+
+class GAN(nn.Module):
+    """Tells data from the student's clips by what the critic makes of both, noised alike.
+
+    Features are the values of the critic's attention, which every prediction returns. The head's loss does not reach
+    the critic, whose work stays the score; the student's loss moves neither critic nor head.
+    Source: Yin et al. 2024 (DMD2), arXiv:2405.14867, Sec. 4.3 (a head on the critic, noised clips; there the critic
+    learns from it too); Jolicoeur-Martineau 2018, arXiv:1807.00734, Sec. 4.1 (RSGAN: a real clip against the student's
+    of the same reference and voice).
+    """
+
+    def __init__(
+        self,
+        *,
+        features: int,
+        num_layers: int,
+        layers: Sequence[int],
+        width: int,
+        weight: float,
+        schedule_steps: int,
+        head: partial[Trainee[Head]],
+    ) -> None:
+        """features: width of one of the critic's `num_layers` layers. layers: those that the head sees.
+        schedule_steps: batches over which the head's learning rate decays.
+        weight: of the student's loss, beside the DMD loss of mean 1/2 per latent at a direction of 1.
+
+        Raises:
+            ValueError: a layer that the critic does not have, or a weight that would push away from data.
+        """
+        super().__init__()
+        if not layers or not all(0 <= layer < num_layers for layer in layers):
+            raise ValueError(f"gan.layers={list(layers)} must be some of the critic's layers 0 to {num_layers - 1}.")
+        if weight <= 0:
+            raise ValueError(f"gan.weight={weight} must be > 0; stage.gan=null turns the head off.")
+        self.layers, self.weight = list(layers), weight
+        self.head = head(Head(features * len(layers), width), schedule_steps=schedule_steps)
+
+    def head_loss(
+        self, rules: DMDRules, real: Shown, fake: Shown, *, critic: Denoiser, generator: Generators
+    ) -> Float[Tensor, ""]:
+        """softplus(D(fake) - D(real)): the head learns, on features that carry no gradient."""
+        sigma, noise = _draw(rules, real.x0, generator)
+        with torch.no_grad():
+            of_real, of_fake = (self._features(clip, sigma, noise, critic) for clip in (real, fake))
+        return F.softplus(self.head.model(of_fake) - self.head.model(of_real)).mean()
+
+    def student_loss(
+        self, rules: DMDRules, real: Shown, fake: Shown, *, critic: Denoiser, generator: Generators
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """softplus(D(real) - D(fake)) times the weight, whose gradient reaches `fake.x0` and no weights; and its
+        health.
+
+        gan_gap: mean D(real) - D(fake); about 0 where the head cannot tell them. gan_norm: root mean square of the
+        gradient in the unit of `dmd_norm`.
+        """
+        sigma, noise = _draw(rules, real.x0, generator)
+        with torch.no_grad():
+            of_real = self.head.model(self._features(real, sigma, noise, critic))
+        clip = fake.x0.detach().requires_grad_()
+        with torch.enable_grad():
+            of_fake = self.head.model(self._features(fake._replace(x0=clip), sigma, noise, critic))
+            value = self.weight * F.softplus(of_real - of_fake).mean()
+            # Towards the clip alone: critic and head would else collect gradients that nobody asked for.
+            (pull,) = torch.autograd.grad(value, clip)
+        gap = (of_real - of_fake.detach()).mean()
+        health = {"gan_gap": gap, "gan_norm": pull.numel() * pull.square().mean().sqrt()}
+        return value.detach() + ((fake.x0 - clip.detach()) * pull).sum(), health
+
+    def _features(self, clip: Shown, sigma: Tensor, noise: Tensor, critic: Denoiser) -> Float[Tensor, "b l k"]:
+        """What the chosen layers make of a noised clip."""
+        told = {"reference": clip.reference, "condition": clip.condition}
+        pattern = whole_clip(noise.shape[1] + 1, first_frames=1)
+        prediction = clip_prediction(critic, add_noise(clip.x0, noise, sigma), sigma, pattern=pattern, **told)
+        values = [prediction.keys_values[layer][1].flatten(2) for layer in self.layers]
+        return torch.cat(values, dim=-1)
+
+
+def _draw(rules: DMDRules, x0: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
+    """Levels as of the DMD loss, and noise: both clips of a pair get the same."""
+    return rules.sigma(x0, generator), gaussian_like(x0, generator)

@@ -1,0 +1,180 @@
+"""One table of the whole distillation ladder: what each rung reaches on held-out people, and what it costs.
+
+python -m evaluate.ladder runs=runs/nano shards=shards/nano [lengths_s=[10,60,600]]
+
+A rung that nobody has trained is a row with the command that makes it. A second call goes on where the first stopped.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from distill.sweep import Member, chunk_ms, write_table
+from evaluate.cases import Case, test_cases
+from evaluate.examine import play
+from evaluate.lengths import LENGTH_COLUMNS, at_lengths, length_rows
+from evaluate.rungs import Rung, kept_folder
+from evaluate.speed import machine
+from gwm.autoencoder import Autoencoder
+from gwm.metrics.judge import Judge, means
+from gwm.report import Cell, Section, Table
+from gwm.weights import write_json
+from serve.artifact import Artifact
+from train.network import load_vae
+
+log = logging.getLogger(__name__)
+
+CAUSAL = "causal"  # the stage whose many steps the students are measured against
+KEPT = (("lip_sync", 0.95, "least"), ("motion", 0.70, "least"), ("ms_per_chunk", 0.10, "most"))
+
+
+def kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured before, or is now."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, measure())
+    return json.loads(path.read_text())
+
+
+def judged(artifact: Artifact, case: Case, judge: Judge, *, seed: int) -> dict[str, float]:
+    """Measures of one clip, and the median milliseconds of its chunks with decoding, the first left out."""
+    frames, times = play(artifact, case, seed=seed)
+    row, _ = judge(
+        frames,
+        render=case.render[: len(frames)],
+        mouth=case.mouth,
+        reference=case.reference,
+        chunk_frames=artifact.contract.chunk_pixel_frames,
+        voices=case.voices,
+    )
+    return row | {"ms_per_played_chunk": float(np.median(times[1:] or times))}
+
+
+@dataclass(frozen=True)
+class Climb:
+    """What all rungs are measured with."""
+
+    runs: Path
+    out: Path
+    vae: Autoencoder
+    cases: list[Case]
+    judge: Judge
+    seed: int
+    lengths_s: list[int]
+    data: str  # what the cases were drawn from
+
+    def __call__(self, rung: Rung, artifact: Artifact, bar: tqdm) -> dict[str, Any]:
+        """Everything that is measured of one rung; `lengths` where streams are wanted."""
+        facts = {"seed": self.seed, "vae": self.vae.config, "skipped": self.judge.skipped, "data": self.data}
+        folder = kept_folder(self.out, rung, self.runs, **facts)
+        rows = []
+        for number, case in enumerate(self.cases):
+            measure = partial(judged, artifact, case, self.judge, seed=self.seed + number)
+            rows.append(kept(folder / f"{case.key}.json", measure))
+            bar.update()
+        contract = artifact.contract
+        time = kept(folder / "time.json", lambda: {"ms": chunk_ms(artifact.dit, contract), "machine": machine()})
+        found: dict[str, Any] = means(rows) | {"ms_per_chunk": time["ms"], "chunk_frames": contract.chunk_pixel_frames}
+        found["ms_per_second"] = time["ms"] * 1000 / contract.chunk_ms
+        if self.lengths_s:
+            how = {"seed": self.seed, "lengths_s": self.lengths_s}
+            path = folder / f"lengths_{'_'.join(map(str, self.lengths_s))}.json"
+            found["lengths"] = kept(path, lambda: at_lengths(artifact, self.cases, self.judge, **how))
+        return found
+
+
+def member(number: int, rung: Rung, found: Mapping[str, Any], error: str) -> Member:
+    """The rung as a row of the table."""
+    facts = {"rung": rung.run, "stage": rung.stage, "steps": str(rung.steps), "context": rung.context}
+    numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+    return Member(number, facts, numbers, error)
+
+
+def shares(rungs: Sequence[Rung], found: Sequence[Mapping[str, Any]]) -> list[list[Cell]]:
+    """What every student keeps of the causal model's measures, with what it should."""
+    causal = next((row for rung, row in zip(rungs, found, strict=True) if rung.stage == CAUSAL and row), None)
+    if causal is None:
+        return []
+    rows: list[list[Cell]] = []
+    for rung, row in zip(rungs, found, strict=True):
+        if rung.sigmas is None or not row:
+            continue
+        cells: list[Cell] = [rung.run]
+        for name, limit, side in KEPT:
+            share = row[name] / max(causal[name], 1e-9) if name in row and name in causal else None
+            reached = None if share is None else (share >= limit if side == "least" else share <= limit)
+            cells += [share, reached]
+        rows.append(cells)
+    return rows
+
+
+def sections(rungs: Sequence[Rung], found: Sequence[Mapping[str, Any]], judge: Judge) -> list[Section]:
+    """What the report shows beside the table."""
+    named = [f"{name} {side} {limit:.0%}" for name, limit, side in KEPT]
+    columns = ["rung", *(column for name in named for column in (name, "reached"))]
+    note = f"Shares of the causal model's with many steps. Time: {machine()}. "
+    note += "".join(f"{metric} skipped: {command}. " for metric, command in judge.skipped.items())
+    made: list[Section] = [Table(title="What a student keeps", columns=columns, rows=shares(rungs, found), note=note)]
+    lengths = {rung.run: row["lengths"] for rung, row in zip(rungs, found, strict=True) if "lengths" in row}
+    if lengths:
+        rows = length_rows(lengths)
+        made.append(Table(title="Along one stream", columns=LENGTH_COLUMNS, rows=rows, note="10 s before each length."))
+    return made
+
+
+def climbed(rungs: Sequence[Rung], climb: Climb) -> None:
+    """Measure all rungs; table.csv, table.html, pareto.svg and ladder.json are written anew after each."""
+    found: list[Mapping[str, Any]] = []
+    errors: list[str] = []
+    with tqdm(total=len(rungs) * len(climb.cases), desc="ladder", unit="clip") as bar:
+        for rung in rungs:
+            bar.set_postfix_str(rung.run)
+            try:
+                artifact = rung.load(climb.runs, climb.vae)
+            except (FileNotFoundError, ValueError) as error:  # a row that says so
+                bar.update(len(climb.cases))
+                found.append({})
+                errors.append(str(error))
+            else:
+                found.append(climb(rung, artifact, bar))
+                errors.append("")
+            write(rungs[: len(found)], found, errors, climb)
+    log.info("%d of %d rungs: %s", errors.count(""), len(rungs), climb.out / "table.html")
+
+
+def write(rungs: Sequence[Rung], found: Sequence[Mapping[str, Any]], errors: Sequence[str], climb: Climb) -> None:
+    """What is known so far."""
+    rows = list(zip(rungs, found, errors, strict=True))
+    members = [member(number, *row) for number, row in enumerate(rows)]
+    write_table(climb.out, members, quality="lip_sync", sections=sections(rungs, found, climb.judge))
+    named = {rung.run: {**row, "error": error} for rung, row, error in rows}
+    write_json(climb.out / "ladder.json", {"machine": machine(), "clips": len(climb.cases), "rungs": named})
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="ladder")
+def main(cfg: DictConfig) -> None:
+    rungs: list[Rung] = instantiate(cfg.rungs, _convert_="all")
+    runs, shards, vae = Path(cfg.runs), Path(cfg.shards), load_vae(cfg.vae)
+    there = [rung for rung in rungs if rung.weights(runs).is_dir()]
+    if not there:
+        commands = "\n".join(rung.command(runs) for rung in rungs)
+        raise FileNotFoundError(f"runs={runs} has no rung of the ladder. Make some with:\n{commands}")
+    resolution = there[0].load(runs, vae).contract.resolution
+    cases = test_cases(shards, resolution, clips=cfg.clips, listeners=0, drawn=0)
+    data = (shards / "manifest.json").read_text()
+    judge = Judge(thorough=True, sync=Path("weights/sync"))
+    climbed(rungs, Climb(runs, Path(cfg.out), vae, cases, judge, cfg.seed, list(cfg.lengths_s), data))
+
+
+if __name__ == "__main__":
+    main()
