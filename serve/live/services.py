@@ -1,7 +1,6 @@
-"""The parts of the conversation as pipecat services: those that run here, and any server that speaks OpenAI's API."""
+"""The parts of the conversation that run here, as pipecat services."""
 
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import numpy as np
 import soxr
@@ -16,7 +15,6 @@ from pipecat.frames.frames import (
 )
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
-from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.services.settings import STTSettings, TTSSettings
 from pipecat.services.stt_service import SegmentedSTTService
 from pipecat.services.tts_service import TTSService
@@ -26,8 +24,6 @@ from serve.live import small_talk
 from serve.live.hearing import SAMPLE_RATE, Recogniser
 from serve.live.low_priority import LowPriority
 from serve.live.voices import Voice
-
-ANSWER_TIMEOUT_S = 8.0
 
 
 class LocalSTT(SegmentedSTTService):
@@ -67,13 +63,6 @@ class LocalTTS(TTSService):
 
     def _speak(self, text: str) -> np.ndarray:
         return soxr.resample(self.voice.speak(text), self.voice.sample_rate, self.sample_rate).clip(-1, 1)
-
-
-class EndpointLLM(OpenAILLMService):
-    """A model behind OpenAI's API that is given up when it does not answer in a time that somebody would wait."""
-
-    def create_client(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_client(*args, **kwargs).with_options(timeout=ANSWER_TIMEOUT_S, max_retries=1)
 
 
 class RuleLLM(FrameProcessor):

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from pipecat.frames.frames import InterruptionFrame, TTSAudioRawFrame, TTSSpeakFrame, TTSTextFrame
 from pipecat.processors.frame_processor import FrameProcessor
-from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.text.base_text_aggregator import TextType
 
 from serve.live import small_talk
 from serve.live.agent import Agent, Services, TurnTaking
 from serve.live.avatar import Avatar
+from serve.live.endpoints import Endpoint, EndpointLLM
 from serve.live.low_priority import LowPriority
 from serve.live.performer import Performer
-from serve.live.services import EndpointLLM, LocalSTT, LocalTTS, RuleLLM
+from serve.live.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.turns import Event
 from tests.serve.live.level_face import BEAT, LevelFace
 
@@ -150,7 +150,7 @@ def test_the_next_answer_after_an_interruption_is_heard_whole():
 @pytest.mark.parametrize("server", ["down", "slow"])
 def test_a_language_model_that_does_not_answer_is_said_to_have_failed(server: str, monkeypatch: pytest.MonkeyPatch):
     """And the session goes on."""
-    monkeypatch.setattr("serve.live.services.ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("serve.live.endpoints.ANSWER_TIMEOUT_S", 0.3)
 
     async def script(conversation: Conversation) -> None:
         await conversation.agent.read("Hello")
@@ -163,9 +163,7 @@ def test_a_language_model_that_does_not_answer_is_said_to_have_failed(server: st
 
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and says nothing
         port = silent.getsockname()[1] if server == "slow" else 9
-        llm = EndpointLLM(
-            api_key="none", base_url=f"http://127.0.0.1:{port}/v1", settings=OpenAILLMService.Settings(model="m")
-        )
+        llm = EndpointLLM(Endpoint(url=f"http://127.0.0.1:{port}/v1", model="m", key_variable=""))
         conversation = happened(script, llm)
     assert [event["type"] for event in conversation.events].count("error") >= 1
     assert conversation.words == ["Still", "here."]
