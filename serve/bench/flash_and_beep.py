@@ -115,7 +115,7 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
         pool.close()
 
 
-async def flash_minus_beep(seconds: float) -> dict[str, float]:
+async def flash_minus_beep(seconds: float) -> dict[str, float | int]:
     """Milliseconds by which the picture comes after its sound, negative where it comes first: spread and drift."""
     with TemporaryDirectory() as folder:
         silence = Path(folder) / "silence.wav"

@@ -102,11 +102,13 @@ async def bench(
 ) -> dict[str, Any]:
     """The whole report.
 
-    sessions: more than one needs a server of one place (`capacity=1`); the others knock one after the other.
+    sessions: with more than one the server has a single place, and the others knock one after the other.
 
     Raises:
         MissingPackageError, RuntimeError: playwright or a browser is not installed, or the server does not start.
     """
+    if sessions > 1:
+        overrides = [*overrides, "capacity=1"]
     report: dict[str, Any] = {"machine": machine(torch.device("cpu")), "artifact": artifact, "server": overrides}
     with TemporaryDirectory() as folder:
         microphone = Path(folder) / "questions.wav"

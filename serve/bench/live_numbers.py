@@ -9,7 +9,7 @@ WARM_UP = 0.25  # of a run: the share in which caches fill and every part has wo
 POINTS = 60  # of a curve in the report
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float | int]) -> dict[str, float]:
     """5th, 50th and 95th percentile and the largest; of nothing, nothing."""
     if not len(values):
         return {}
@@ -17,7 +17,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"p5": round(low, 1), "p50": round(middle, 1), "p95": round(high, 1), "max": round(top, 1)}
 
 
-def drift(values: Sequence[float]) -> dict[str, float]:
+def drift(values: Sequence[float]) -> dict[str, float | int]:
     """Spread, and how far the median of the last quarter is from that of the first."""
     quarter = max(1, len(values) // 4)
     moved = float(np.median(values[-quarter:]) - np.median(values[:quarter])) if len(values) else 0.0
@@ -39,7 +39,7 @@ def growth(sizes: Sequence[float], *, every_s: float) -> dict[str, float | list[
         "warm": round(float(first), 1),
         "end": round(float(last), 1),
         "slope_per_minute": round(float(slope), 3),
-        "change_percent": round(float(100 * (last / first - 1)), 2),
+        "change_percent": round(float(100 * (last - first) / first), 2),
         "curve": [round(size) for size in sizes[:: max(1, len(sizes) // POINTS)]],
     }
 
@@ -56,9 +56,9 @@ def picture(seen: Mapping, *, times: str = "times", clock: str = "clock") -> dic
     return {
         "seconds": round(wall_ms / 1000, 1),
         "fps": round(1000 * len(gaps) / wall_ms, 2),
-        "fps_by_second": spread(seconds),
+        "fps_by_second": spread(seconds.tolist()),
         "rtp_over_wall": round(float(ticks.sum() / 90 / wall_ms), 4),
-        "gap_ms": spread(gaps),
+        "gap_ms": spread(gaps.tolist()),
         "freezes": int((gaps > FREEZE_MS).sum()),
         "freeze_ms": [round(gap) for gap in gaps if gap > FREEZE_MS],
     }

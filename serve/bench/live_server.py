@@ -46,7 +46,9 @@ async def running_server(overrides: list[str]) -> AsyncIterator[tuple[str, int]]
 
 def memory_mb(pid: int) -> dict[str, float]:
     """Resident memory of a server and of its engines, which are a process of their own."""
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    # Of every thread: a child belongs to the one that started it.
+    lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    children = [int(child) for part in lists for child in part]
     engines = [child for child in children if ENGINES in Path(f"/proc/{child}/cmdline").read_bytes()]
     return {"server": _resident_mb(pid), "engines": sum(map(_resident_mb, engines))}
 

@@ -20,6 +20,7 @@ from pipecat.services.tts_service import TTSService
 from pipecat.utils.time import time_now_iso8601
 
 from serve.live.hearing import SAMPLE_RATE
+from serve.live.services import SPEECH_TIMEOUT_S
 
 ANSWER_TIMEOUT_S = 8.0  # a time that somebody would wait
 RETRIES = 1
@@ -84,7 +85,13 @@ class EndpointTTS(TTSService):
         if sample_rate != PCM_RATE:
             raise ValueError(f"tts=openai has {PCM_RATE} Hz, the engine {sample_rate}. Choose tts=piper or espeak.")
         settings = TTSSettings(model=there.model, voice=voice, language=None)
-        super().__init__(push_start_frame=True, push_stop_frames=True, sample_rate=sample_rate, settings=settings)
+        super().__init__(
+            push_start_frame=True,
+            push_stop_frames=True,
+            stop_frame_timeout_s=SPEECH_TIMEOUT_S,
+            sample_rate=sample_rate,
+            settings=settings,
+        )
         self.there, self.voice, self.client = there, voice, there.client()
 
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame, None]:

@@ -25,6 +25,9 @@ from serve.live.hearing import SAMPLE_RATE, Recogniser
 from serve.live.low_priority import LowPriority
 from serve.live.voices import Voice
 
+# pipecat takes a voice that says nothing for so long for one that has finished, and loses what it says after that.
+SPEECH_TIMEOUT_S = 30.0
+
 
 class LocalSTT(SegmentedSTTService):
     """A `Recogniser` shared by all sessions."""
@@ -52,6 +55,7 @@ class LocalTTS(TTSService):
         super().__init__(
             push_start_frame=True,
             push_stop_frames=True,
+            stop_frame_timeout_s=SPEECH_TIMEOUT_S,
             sample_rate=sample_rate,
             settings=TTSSettings(model=None, voice=None, language=None),
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 
 import numpy as np
@@ -41,12 +42,10 @@ class Deaf:
 class Conversation:
     """What happened while a script acted."""
 
-    def __init__(self, llm: FrameProcessor) -> None:
+    def __init__(self, services: Services) -> None:
         self.events: list[Event] = []
         self.voice: list[np.ndarray] = []
         self.performer = Performer(LevelFace(), BEAT)
-        pool = LowPriority()
-        services = Services(LocalSTT(Deaf(), pool), llm, LocalTTS(Hum(), pool, sample_rate=24_000))
         self.agent = Agent(
             services, self.performer, instruction="Be kind.", turn_taking=TurnTaking(), on_event=self.events.append
         )
@@ -55,6 +54,13 @@ class Conversation:
         for _ in range(round(seconds * 50)):
             self.voice.append(self.performer.playout.advance(480).voice)
             await asyncio.sleep(0.02 / SPEED)
+
+    async def play_until(self, condition: Callable[[], object]) -> None:
+        for _ in range(200):
+            if condition():
+                return
+            await self.play(0.5)
+        raise AssertionError(f"did not happen; what did: {self.events}")
 
     async def run(self, script: Callable[["Conversation"], Awaitable[None]]) -> None:
         tasks = [asyncio.create_task(work) for work in (self.performer.run(), self.agent.run())]
@@ -81,7 +87,9 @@ class Conversation:
 
 def happened(script: Callable[[Conversation], Awaitable[None]], llm: FrameProcessor | None = None) -> Conversation:
     async def run() -> Conversation:
-        conversation = Conversation(llm or RuleLLM(name="Noa"))
+        pool = LowPriority()
+        stt, tts = LocalSTT(Deaf(), pool), LocalTTS(Hum(), pool, sample_rate=24_000)
+        conversation = Conversation(Services(stt, llm or RuleLLM(name="Noa"), tts))
         await conversation.run(script)
         return conversation
 
@@ -100,6 +108,27 @@ def test_an_answer_is_performed_captioned_and_remembered():
     assert conversation.states == ["thinking", "talking", "listening"]
     heard = sum((voice != 0).sum() for voice in conversation.voice) / SAMPLES_PER_LETTER
     assert heard == len(answer.replace(". ", "."))  # two sentences, without the space between them
+
+
+def test_a_voice_that_takes_its_time_is_not_lost(monkeypatch: pytest.MonkeyPatch):
+    """pipecat's own patience is 3 s; a busy machine needs longer for a long sentence."""
+    monkeypatch.setattr("serve.live.services.LocalTTS._speak", slowly(LocalTTS._speak, 3.3))
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.agent.speak("Here I am.")
+        await conversation.play_until(lambda: conversation.states[-1:] == ["listening"])
+
+    conversation = happened(script)
+    assert conversation.words == ["Here", "I", "am."]
+    assert not [event for event in conversation.events if event["type"] == "error"]
+
+
+def slowly(speak: Callable[[LocalTTS, str], np.ndarray], seconds: float) -> Callable[[LocalTTS, str], np.ndarray]:
+    def wait_and_speak(service: LocalTTS, text: str) -> np.ndarray:
+        time.sleep(seconds)
+        return speak(service, text)
+
+    return wait_and_speak
 
 
 def test_words_are_captioned_when_they_are_heard_and_not_before():
