@@ -12,7 +12,7 @@ from gwm.optional import optional_module
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 COMMAND = "pip install playwright==1.65.2 && apt-get install chromium"
 WATCH = Path(__file__).with_name("watch.js")
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 180.0
 
 
 def browser_path() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 180.0
 ENGINES = b"spawn_main"  # in the command line of the process that multiprocessing starts
 
 
