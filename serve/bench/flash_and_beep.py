@@ -25,6 +25,8 @@ from serve.live.gauges import Gauges
 from serve.live.lobby import Lobby
 from serve.live.low_priority import LowPriority
 from serve.live.performer import Beat
+from serve.live.refusals import NotHereError
+from serve.live.renderer import Renderer
 from serve.live.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.session import Patience, Session
 from serve.live.sound import Sound
@@ -89,8 +91,8 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
             on_end=on_end,
         )
 
-    def renderer(session_id: str, character: Character, on_end: Callable[[], None]) -> web.WebSocketResponse:
-        raise NotImplementedError("this server only flashes and beeps.")
+    def renderer(session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
+        raise NotHereError("This server only flashes and beeps.")
 
     lobby = Lobby(capacity=1, retry_after_s=30, gauges=gauges)
     api = Api(

@@ -95,9 +95,8 @@ class EndpointTTS(TTSService):
         self.there, self.voice, self.client = there, voice, there.client()
 
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame, None]:
-        wish = {"input": text, "model": self.there.model, "voice": self.voice}
-        speech = self.client.audio.speech.with_streaming_response
-        async with speech.create(**wish, response_format="pcm") as answer:
+        speak = self.client.audio.speech.with_streaming_response.create
+        async with speak(input=text, model=self.there.model, voice=self.voice, response_format="pcm") as answer:
             kind = answer.headers.get("Content-Type", "")
             if kind.startswith("text/") or "json" in kind:
                 raise ValueError(f"speech must be 16-bit samples, is {kind}.")
@@ -128,7 +127,7 @@ def recent(messages: list[LLMContextMessage], chars: int) -> list[LLMContextMess
     """The instruction, and as many of the latest messages as have at most `chars` characters; at least one."""
     kept, room = [], chars
     for message in reversed(messages[1:]):
-        room -= len(str(message["content"])) if isinstance(message, dict) else 0
+        room -= len(str(message.get("content"))) if isinstance(message, dict) else 0
         if room < 0 and kept:
             break
         kept.append(message)
