@@ -8,8 +8,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from serve.live.agent import TurnTaking
+from serve.live.endpoints import Endpoint
 from serve.live.log_lines import log_to_stdout
-from serve.live.profile import Endpoint
 from serve.live.server import ServerOptions, serve_until_signal
 from serve.live.session import Patience
 

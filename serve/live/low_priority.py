@@ -1,7 +1,9 @@
 """Threads for work that may wait: hearing and speaking must not take the cores from picture and sound."""
 
 import asyncio
+import ctypes
 import os
+import platform
 import sys
 import threading
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from typing import ParamSpec, TypeVar
 
 NICENESS = 10
 WORKERS = 4
+M_ARENA_MAX = -8  # of glibc's malloc.h
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -19,10 +22,17 @@ def _be_nice() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
+def _share_one_heap() -> None:
+    """glibc gives each thread a heap, and each keeps the room of the longest sentence that it has ever spoken."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
 class LowPriority:
     """A pool of such threads."""
 
     def __init__(self) -> None:
+        _share_one_heap()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="low", initializer=_be_nice)
 
     async def run(

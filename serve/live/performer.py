@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from serve.live.playout import Chunk, Mark, Playout
+from serve.live.playout import Chunk, Mark, Playout, nothing
 from serve.live.sound import Ear, Line, Sound
 
 log = logging.getLogger(__name__)
@@ -99,18 +99,29 @@ class Performer:
         if generation == self.generation:
             self.line.say(voice)
 
-    def mark(self, action: Callable[[], None], *, generation: int, sample: int | None = None) -> None:
-        """Act when the line has been heard up to `sample`, by default up to what was said so far."""
+    def mark(
+        self,
+        action: Callable[[], None],
+        *,
+        generation: int,
+        sample: int | None = None,
+        drawn: Callable[[], None] = nothing,
+    ) -> None:
+        """Act when the line has been heard up to `sample`, by default up to what was said so far.
+
+        drawn: called before, when the engine has drawn it.
+        """
         if generation == self.generation:
-            self.line.mark(Mark(self.line.said_samples if sample is None else sample, action))
+            self.line.mark(Mark(self.line.said_samples if sample is None else sample, action, drawn))
 
     def hear(self, voice: Sound) -> None:
         self.ear.hear(voice)
 
-    def interrupt(self) -> None:
+    def interrupt(self, on_silent: Callable[[], None] = nothing) -> None:
+        """on_silent: called when the last sound of the old generation is played."""
         self.generation += 1
         self.line.clear()
-        self.playout.hush()
+        self.playout.hush(on_silent)
         for pushed in self._pushed:
             pushed.hush()
         self._hush = True

@@ -13,12 +13,20 @@ FADE_SAMPLES = 120  # 5 ms: a voice that is cut off without a fade clicks
 Pixels = UInt8[np.ndarray, "h w 3"]
 
 
+def nothing() -> None:
+    """For callbacks that nobody asked for."""
+
+
 @dataclass(slots=True)
 class Mark:
-    """Something that happens when the sound has been heard up to `sample` of its chunk."""
+    """Something that happens when the sound has been heard up to `sample` of its chunk.
+
+    drawn: happens before, when the chunk is ready to be played.
+    """
 
     sample: int
     action: Callable[[], None]
+    drawn: Callable[[], None] = nothing
 
 
 @dataclass(slots=True)
@@ -50,16 +58,25 @@ class Playout:
         self.queued_samples = self.played_samples = self.stalled_samples = self.stalls = 0
         self._chunks: deque[Chunk] = deque()
         self._offset = 0  # of the first chunk
-        self._moved = asyncio.Event()
+        self._moved = asyncio.Event()  # something was played, or put
         self._stalled = False
 
     def put(self, chunk: Chunk) -> None:
         self._chunks.append(chunk)
         self.queued_samples += len(chunk.voice)
+        self._moved.set()
+        for mark in chunk.marks:
+            mark.drawn()
 
     async def room(self, samples: int) -> None:
         """Wait until so many samples more are within the limit."""
         while self.queued_samples + samples > self.limit_samples:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def filled(self, samples: int) -> None:
+        """Wait until so many samples lie ready."""
+        while self.queued_samples < samples:
             self._moved.clear()
             await self._moved.wait()
 
@@ -78,17 +95,27 @@ class Playout:
         self._moved.set()
         return Slice(voice, frames)
 
-    def hush(self) -> None:
-        """Fade what is queued to silence and forget its marks. Its frames stay: without them there would be a jump."""
+    def hush(self, on_silent: Callable[[], None] = nothing) -> None:
+        """Fade what is queued to silence and forget its marks. Its frames stay: without them there would be a jump.
+
+        on_silent: called when the last sample of the fade is played.
+        """
         fade = np.linspace(1, 0, FADE_SAMPLES)
+        last: tuple[Chunk, int] | None = None
         for chunk in self._chunks:
-            rest = chunk.voice[self._offset :] if chunk is self._chunks[0] else chunk.voice
-            faded = rest[: len(fade)] * fade[: len(rest)]
-            chunk.voice = np.zeros_like(chunk.voice)
             start = self._offset if chunk is self._chunks[0] else 0
+            faded = chunk.voice[start:][: len(fade)] * fade[: len(chunk.voice) - start]
+            chunk.voice = np.zeros_like(chunk.voice)
             chunk.voice[start : start + len(faded)] = faded.astype(np.int16)
-            fade = fade[len(faded) :]
             chunk.marks.clear()
+            if len(faded):
+                last = chunk, start + len(faded)
+            fade = fade[len(faded) :]
+        if last:
+            chunk, sample = last
+            chunk.marks.append(Mark(sample, on_silent))
+        else:
+            on_silent()
 
     def _frames(self, chunk: Chunk) -> list[tuple[int, Pixels]]:
         frames = [] if chunk.frames is None else chunk.frames

@@ -1,39 +1,20 @@
 """Which services a conversation uses: loaded once, shared by all sessions."""
 
-import os
-from dataclasses import dataclass
-
 from pipecat.processors.frame_processor import FrameProcessor
-from pipecat.services.openai.llm import OpenAILLMService
-from pipecat.services.openai.stt import OpenAISTTService
-from pipecat.services.openai.tts import OpenAITTSService
 
 from serve.live.agent import Services
 from serve.live.characters import Character
+from serve.live.endpoints import Endpoint, EndpointLLM, EndpointSTT, EndpointTTS
 from serve.live.espeak import Espeak
 from serve.live.hearing import Moonshine, Recogniser, Whisper
 from serve.live.local_llm import LocalLLM
 from serve.live.low_priority import LowPriority
-from serve.live.services import EndpointLLM, LocalSTT, LocalTTS, RuleLLM
+from serve.live.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.voices import EspeakVoice, PiperVoice, Voice
 
 RECOGNISERS: dict[str, type[Moonshine] | type[Whisper]] = {"moonshine": Moonshine, "whisper": Whisper}
 THINKERS = ("rules", "local", "openai")
 VOICES = ("espeak", "piper", "openai")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """A server that speaks OpenAI's API; its key is read from the environment and never stored in a file."""
-
-    url: str | None
-    model: str
-    key_variable: str
-    voice: str | None = None
-
-    @property
-    def key(self) -> str:
-        return os.environ.get(self.key_variable) or "none"  # a server on one's own machine asks for no key
 
 
 class Profile:
@@ -68,24 +49,19 @@ class Profile:
     def _stt(self) -> FrameProcessor:
         if self.recogniser:
             return LocalSTT(self.recogniser, self.pool)
-        there = self.endpoints["stt"]
-        settings = OpenAISTTService.Settings(model=there.model)
-        return OpenAISTTService(api_key=there.key, base_url=there.url, settings=settings)
+        return EndpointSTT(self.endpoints["stt"])
 
     def _llm(self, character: Character) -> FrameProcessor:
         if self.llm == "rules":
             return RuleLLM(name=character.name)
         if self.local:
-            settings = OpenAILLMService.Settings(model=self.local.model, max_tokens=self.local.max_tokens)
-            return EndpointLLM(api_key="none", base_url=self.local.url, settings=settings)
-        there = self.endpoints["llm"]
-        settings = OpenAILLMService.Settings(model=there.model)
-        return EndpointLLM(api_key=there.key, base_url=there.url, settings=settings)
+            here = self.local
+            return EndpointLLM(here.endpoint, tokens=here.max_tokens, memory_chars=here.memory_chars)
+        return EndpointLLM(self.endpoints["llm"])
 
     def _tts(self, character: Character) -> FrameProcessor:
         if self.library:
             voice: Voice = self.piper or EspeakVoice(self.library, name=character.voice or "en-us")
             return LocalTTS(voice, self.pool, sample_rate=self.sample_rate)
         there = self.endpoints["tts"]
-        settings = OpenAITTSService.Settings(model=there.model, voice=character.voice or there.voice)
-        return OpenAITTSService(api_key=there.key, base_url=there.url, sample_rate=self.sample_rate, settings=settings)
+        return EndpointTTS(there, voice=there.voice or character.voice or "alloy", sample_rate=self.sample_rate)

@@ -86,9 +86,10 @@ class Renderer(Guest):
 
     async def _end(self, reason: str) -> None:
         log.info("renderer ends: %s", reason)
-        for task in self._tasks:
+        tasks = [*self._tasks, *self.errands]
+        for task in tasks:
             task.cancel()
-        await asyncio.wait(self._tasks)
+        await asyncio.wait(tasks)
         await self.face.stop()
         self.on_end()
 
@@ -120,7 +121,7 @@ class Renderer(Guest):
 
     def _spoken(self, socket: web.WebSocketResponse) -> Callable[[], None]:
         def tell() -> None:
-            self._tasks.append(asyncio.create_task(socket.send_json({"type": "agent.spoken"})))
+            self.do(socket.send_json({"type": "agent.spoken"}))
 
         return tell
 

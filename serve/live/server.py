@@ -15,11 +15,12 @@ from serve.artifact import read_manifest
 from serve.live.agent import TurnTaking
 from serve.live.api import Api
 from serve.live.characters import Character, read_characters
+from serve.live.endpoints import Endpoint
 from serve.live.engine_process import EngineProcess, ProcessFace
 from serve.live.gauges import Gauges
 from serve.live.lobby import Lobby, measured_capacity
 from serve.live.performer import Beat
-from serve.live.profile import Endpoint, Profile
+from serve.live.profile import Profile
 from serve.live.renderer import Renderer
 from serve.live.session import Patience, Session
 

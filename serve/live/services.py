@@ -1,7 +1,6 @@
-"""The parts of the conversation as pipecat services: those that run here, and any server that speaks OpenAI's API."""
+"""The parts of the conversation that run here, as pipecat services."""
 
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import numpy as np
 import soxr
@@ -16,7 +15,6 @@ from pipecat.frames.frames import (
 )
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
-from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.services.settings import STTSettings, TTSSettings
 from pipecat.services.stt_service import SegmentedSTTService
 from pipecat.services.tts_service import TTSService
@@ -27,7 +25,8 @@ from serve.live.hearing import SAMPLE_RATE, Recogniser
 from serve.live.low_priority import LowPriority
 from serve.live.voices import Voice
 
-ANSWER_TIMEOUT_S = 8.0
+# pipecat takes a voice that says nothing for so long for one that has finished, and loses what it says after that.
+SPEECH_TIMEOUT_S = 30.0
 
 
 class LocalSTT(SegmentedSTTService):
@@ -56,6 +55,7 @@ class LocalTTS(TTSService):
         super().__init__(
             push_start_frame=True,
             push_stop_frames=True,
+            stop_frame_timeout_s=SPEECH_TIMEOUT_S,
             sample_rate=sample_rate,
             settings=TTSSettings(model=None, voice=None, language=None),
         )
@@ -67,13 +67,6 @@ class LocalTTS(TTSService):
 
     def _speak(self, text: str) -> np.ndarray:
         return soxr.resample(self.voice.speak(text), self.voice.sample_rate, self.sample_rate).clip(-1, 1)
-
-
-class EndpointLLM(OpenAILLMService):
-    """A model behind OpenAI's API that is given up when it does not answer in a time that somebody would wait."""
-
-    def create_client(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_client(*args, **kwargs).with_options(timeout=ANSWER_TIMEOUT_S, max_retries=1)
 
 
 class RuleLLM(FrameProcessor):

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ from serve.live.agent import Agent, Services, TurnTaking
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.guest import Guest
+from serve.live.lobby import Rate
 from serve.live.log_lines import SESSION
 from serve.live.peer import Peer
 from serve.live.performer import Beat, Face, Performer
+from serve.live.refusals import FullError
 from serve.live.sound import Sound
 from serve.live.tracks import FaceTrack, VoiceTrack
 from serve.live.turns import Event
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 REPORT_S = 1.0  # between two reports of numbers to the page
 CLOSE_S = 5.0  # for a task to end by itself
+TEXTS_PER_MINUTE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,7 @@ class Session(Guest):
         self._voice_track: VoiceTrack | None = None
         self._face_track: FaceTrack | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._errands: set[asyncio.Task[None]] = set()
+        self._texts = Rate(TEXTS_PER_MINUTE, 60.0)
         self._deadline_s = time.monotonic() + patience.waiting_s
         self._heard_s = math.inf  # a microphone that is switched off sends silence; one that sends nothing is gone
         self._end_s = time.monotonic() + patience.session_s
@@ -115,7 +118,7 @@ class Session(Guest):
         log.info("session ends: %s", reason)
         if self._peer:
             self._peer.send({"type": "ended", "message": reason})
-        tasks = [*self._tasks, *self._errands]
+        tasks = [*self._tasks, *self.errands]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -158,14 +161,8 @@ class Session(Guest):
         if self._peer:
             self._peer.send({"type": "state", "state": "listening"})
         if not self._greeted and self.character.start_script:
-            self._do(self.agent.speak(self.character.start_script))
+            self.do(self.agent.speak(self.character.start_script))
         self._greeted = True
-
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        """Something short that nobody waits for; it ends with the session at the latest."""
-        task = asyncio.create_task(work)
-        self._errands.add(task)
-        task.add_done_callback(self._errands.discard)
 
     def _on_gone(self, peer: Peer) -> None:
         if peer is self._peer:
@@ -178,8 +175,13 @@ class Session(Guest):
 
     def _on_message(self, message: dict[str, Any]) -> None:
         text = message.get("text")
-        if message.get("type") == "text" and isinstance(text, str) and text.strip():
-            self._do(self.agent.read(text.strip()))
+        if not (message.get("type") == "text" and isinstance(text, str) and text.strip()):
+            return
+        try:
+            self._texts.check(self.id)  # each asks the language model, which may cost money
+        except FullError as error:
+            return self._on_event({"type": "error", "message": str(error)})
+        self.do(self.agent.read(text.strip()))
 
     def _on_event(self, event: Event) -> None:
         if event["type"] == "latency":

@@ -1,5 +1,7 @@
 """The two voices on their way to the engine: what the character will say, and what it hears."""
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float
 
@@ -33,7 +35,7 @@ class Line:
         start, voice = self.taken_samples, self._rest[:samples]
         self._rest = self._rest[samples:]
         end = start + len(voice)
-        due = [Mark(max(mark.sample - start, 0), mark.action) for mark in self._marks if mark.sample <= end]
+        due = [replace(mark, sample=max(mark.sample - start, 0)) for mark in self._marks if mark.sample <= end]
         self._marks = [mark for mark in self._marks if mark.sample > end]
         return np.pad(voice, (0, samples - len(voice))), sorted(due, key=lambda mark: mark.sample)
 

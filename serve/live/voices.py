@@ -57,6 +57,8 @@ class PiperVoice:
         self.scales = np.array([scales["noise_scale"], scales["length_scale"], scales["noise_w"]], np.float32)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = num_threads  # more would take the cores from engine and encoder
+        # Sentences differ in length, and onnxruntime's arena keeps a copy of its own for each: 200 MB more after forty.
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         self.session = runtime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
     def speak(self, text: str) -> Sound:

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,8 +74,8 @@ class Kit:
 
 @contextlib.asynccontextmanager
 async def serving(*, capacity: int = 2, patience: Patience = PATIENCE) -> AsyncIterator[tuple[Kit, TestClient]]:
-    """A kit and a client of its port; afterwards every task that began meanwhile must have ended."""
-    before = asyncio.all_tasks()
+    """A kit and a client of its port; afterwards tasks, sockets and places must be as they were before."""
+    before, sockets_before = asyncio.all_tasks(), open_sockets()
     kit = Kit(capacity=capacity, patience=patience)
     async with TestClient(TestServer(kit.api.app)) as client:
         try:
@@ -83,10 +85,18 @@ async def serving(*, capacity: int = 2, patience: Patience = PATIENCE) -> AsyncI
             kit.pool.close()
     for _ in range(50):
         left = {task for task in asyncio.all_tasks() - before if not task.done()}
-        if not left:
+        sockets = open_sockets() - sockets_before
+        if not left and sockets <= 0:  # an earlier test may have left some to the garbage collector
+            assert not kit.lobby.sessions and all(face.stops == 1 for face in kit.faces)
             return
         await asyncio.sleep(0.1)
-    raise AssertionError(f"{len(left)} tasks were left behind: {left}")
+    raise AssertionError(f"{len(left)} tasks and {sockets} sockets were left behind: {left}")
+
+
+def open_sockets() -> int:
+    """Of this process."""
+    links = Path("/proc/self/fd").iterdir()
+    return sum(os.readlink(link).startswith("socket:") for link in links if link.is_symlink())
 
 
 class Browser:

@@ -2,21 +2,22 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
 from pipecat.frames.frames import InterruptionFrame, TTSAudioRawFrame, TTSSpeakFrame, TTSTextFrame
 from pipecat.processors.frame_processor import FrameProcessor
-from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.text.base_text_aggregator import TextType
 
 from serve.live import small_talk
 from serve.live.agent import Agent, Services, TurnTaking
 from serve.live.avatar import Avatar
+from serve.live.endpoints import Endpoint, EndpointLLM
 from serve.live.low_priority import LowPriority
 from serve.live.performer import Performer
-from serve.live.services import EndpointLLM, LocalSTT, LocalTTS, RuleLLM
+from serve.live.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.turns import Event
 from tests.serve.live.level_face import BEAT, LevelFace
 
@@ -41,12 +42,10 @@ class Deaf:
 class Conversation:
     """What happened while a script acted."""
 
-    def __init__(self, llm: FrameProcessor) -> None:
+    def __init__(self, services: Services) -> None:
         self.events: list[Event] = []
         self.voice: list[np.ndarray] = []
         self.performer = Performer(LevelFace(), BEAT)
-        pool = LowPriority()
-        services = Services(LocalSTT(Deaf(), pool), llm, LocalTTS(Hum(), pool, sample_rate=24_000))
         self.agent = Agent(
             services, self.performer, instruction="Be kind.", turn_taking=TurnTaking(), on_event=self.events.append
         )
@@ -55,6 +54,13 @@ class Conversation:
         for _ in range(round(seconds * 50)):
             self.voice.append(self.performer.playout.advance(480).voice)
             await asyncio.sleep(0.02 / SPEED)
+
+    async def play_until(self, condition: Callable[[], object]) -> None:
+        for _ in range(200):
+            if condition():
+                return
+            await self.play(0.5)
+        raise AssertionError(f"did not happen; what did: {self.events}")
 
     async def run(self, script: Callable[["Conversation"], Awaitable[None]]) -> None:
         tasks = [asyncio.create_task(work) for work in (self.performer.run(), self.agent.run())]
@@ -81,7 +87,9 @@ class Conversation:
 
 def happened(script: Callable[[Conversation], Awaitable[None]], llm: FrameProcessor | None = None) -> Conversation:
     async def run() -> Conversation:
-        conversation = Conversation(llm or RuleLLM(name="Noa"))
+        pool = LowPriority()
+        stt, tts = LocalSTT(Deaf(), pool), LocalTTS(Hum(), pool, sample_rate=24_000)
+        conversation = Conversation(Services(stt, llm or RuleLLM(name="Noa"), tts))
         await conversation.run(script)
         return conversation
 
@@ -100,6 +108,27 @@ def test_an_answer_is_performed_captioned_and_remembered():
     assert conversation.states == ["thinking", "talking", "listening"]
     heard = sum((voice != 0).sum() for voice in conversation.voice) / SAMPLES_PER_LETTER
     assert heard == len(answer.replace(". ", "."))  # two sentences, without the space between them
+
+
+def test_a_voice_that_takes_its_time_is_not_lost(monkeypatch: pytest.MonkeyPatch):
+    """pipecat's own patience is 3 s; a busy machine needs longer for a long sentence."""
+    monkeypatch.setattr("serve.live.services.LocalTTS._speak", slowly(LocalTTS._speak, 3.3))
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.agent.speak("Here I am.")
+        await conversation.play_until(lambda: conversation.states[-1:] == ["listening"])
+
+    conversation = happened(script)
+    assert conversation.words == ["Here", "I", "am."]
+    assert not [event for event in conversation.events if event["type"] == "error"]
+
+
+def slowly(speak: Callable[[LocalTTS, str], np.ndarray], seconds: float) -> Callable[[LocalTTS, str], np.ndarray]:
+    def wait_and_speak(service: LocalTTS, text: str) -> np.ndarray:
+        time.sleep(seconds)
+        return speak(service, text)
+
+    return wait_and_speak
 
 
 def test_words_are_captioned_when_they_are_heard_and_not_before():
@@ -150,7 +179,7 @@ def test_the_next_answer_after_an_interruption_is_heard_whole():
 @pytest.mark.parametrize("server", ["down", "slow"])
 def test_a_language_model_that_does_not_answer_is_said_to_have_failed(server: str, monkeypatch: pytest.MonkeyPatch):
     """And the session goes on."""
-    monkeypatch.setattr("serve.live.services.ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("serve.live.endpoints.ANSWER_TIMEOUT_S", 0.3)
 
     async def script(conversation: Conversation) -> None:
         await conversation.agent.read("Hello")
@@ -163,9 +192,7 @@ def test_a_language_model_that_does_not_answer_is_said_to_have_failed(server: st
 
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and says nothing
         port = silent.getsockname()[1] if server == "slow" else 9
-        llm = EndpointLLM(
-            api_key="none", base_url=f"http://127.0.0.1:{port}/v1", settings=OpenAILLMService.Settings(model="m")
-        )
+        llm = EndpointLLM(Endpoint(url=f"http://127.0.0.1:{port}/v1", model="m", key_variable=""))
         conversation = happened(script, llm)
     assert [event["type"] for event in conversation.events].count("error") >= 1
     assert conversation.words == ["Still", "here."]

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from serve.bench.live import BROWSERS, MICROPHONE_RATE, open_page, questions, running_server, start_talking
+from serve.bench.browser import BROWSERS, knock, open_browser, open_page, start_talking
+from serve.bench.live import MICROPHONE_RATE, questions
+from serve.bench.live_numbers import picture
+from serve.bench.live_server import memory_mb, running_server
 
 TALK_S = 36  # once through the questions
 # Loose: two cores are shared by engine, speech, encoder and the browser, and with whatever else runs there.
@@ -30,6 +33,8 @@ class Heard:
         self.seen: dict[str, Any] = {}
         self.captions: list[str] = []
         self.moving = 0.0
+        self.turned_away: list[dict[str, Any]] = []
+        self.memory: dict[str, float] = {}
 
 
 async def mouth_motion(page: Any) -> float:
@@ -54,7 +59,8 @@ async def mouth_motion(page: Any) -> float:
 async def conversation(artifact: Path, microphone: Path) -> Heard:
     heard, moving = Heard(), []
     overrides = [f"artifact={artifact}", "port=8093", "capacity=1"]
-    async with running_server(overrides) as (url, _), open_page(url, microphone) as page:
+    async with running_server(overrides) as (url, pid), open_browser(microphone) as browser:
+        page = await open_page(browser, url)
         page.on("console", lambda message: heard.console.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: heard.console.append(str(error)))
         page.on("request", lambda request: heard.requests.append(request.url))
@@ -62,11 +68,13 @@ async def conversation(artifact: Path, microphone: Path) -> Heard:
         for _ in range(TALK_S):
             await asyncio.sleep(0.85)
             moving.append(await mouth_motion(page))
+        heard.memory = memory_mb(pid)
         heard.seen = await page.evaluate("() => ({...window.seen, peer: null})")
         heard.captions = await page.evaluate(
             "[...document.querySelectorAll('#captions li')].map(line => line.className + ': ' + line.textContent)"
         )
         heard.moving = max(moving)
+        heard.turned_away = [await knock(browser, url) for _ in range(2)]
         await page.click("#leave")
         await page.wait_for_selector("#choose:not([hidden])")
     return heard
@@ -120,11 +128,24 @@ def test_every_state_is_passed_through(heard: Heard):
 
 
 def test_picture_moves_and_keeps_its_clock(heard: Heard):
-    first, last = heard.seen["first"], heard.seen["last"]
-    wall_ms = last["at"] - first["at"]
+    seen = picture(heard.seen)
     assert heard.moving > 0.5
-    assert heard.seen["frames"] / wall_ms > SLOW_FPS / 1000
-    assert np.isclose((last["rtp"] - first["rtp"]) / 90 / wall_ms, 1, atol=0.05)  # 0.8 with aiortc's own clock
+    assert seen["fps"] > SLOW_FPS
+    assert np.isclose(seen["rtp_over_wall"], 1, atol=0.05)  # 0.8 with aiortc's own clock
+
+
+def test_interrupted_speech_is_silent_at_once(heard: Heard):
+    times = [event["after_ms"] for event in heard.seen["events"] if event["type"] == "silenced"]
+    assert times and min(times) <= 150  # the slowest says more of what else the machine does
+
+
+def test_who_comes_when_all_places_are_taken_is_told_when_to_come_back(heard: Heard):
+    message = "All 1 places are taken. Try again in 30 s."
+    assert heard.turned_away == [{"status": 429, "retry_after": "30", "message": message}] * 2
+
+
+def test_memory_of_server_and_engines_is_told_apart(heard: Heard):
+    assert 100 < heard.memory["server"] < 2_000 and 100 < heard.memory["engines"] < 2_000
 
 
 def test_nothing_is_asked_of_another_host_and_nothing_goes_wrong(heard: Heard):

@@ -73,6 +73,32 @@ def test_hush_fades_across_the_end_of_a_chunk():
     assert (np.diff(voice[:FADE_SAMPLES]) <= 0).all() and voice[45] > 0 and not voice[FADE_SAMPLES:].any()
 
 
+@pytest.mark.parametrize("ahead", [100, 3_960])
+def test_hush_tells_when_its_last_sample_is_played(ahead: int):
+    playout, silent = filled(2), []
+    playout.advance(ahead)
+    playout.hush(lambda: silent.append(playout.played_samples))
+    for _ in range(10):
+        playout.advance(30)
+    assert silent == [ahead + FADE_SAMPLES - 30]  # in the call that plays it; counted after
+
+
+def test_hush_of_nothing_is_silent_at_once():
+    silent = []
+    filled(0).hush(lambda: silent.append(True))
+    assert silent == [True]
+
+
+def test_a_mark_is_told_when_its_chunk_is_drawn_and_again_when_it_is_heard():
+    told = []
+    playout, second = filled(1), chunk(1)
+    second.marks = [Mark(100, lambda: told.append("heard"), lambda: told.append("drawn"))]
+    playout.put(second)
+    assert told == ["drawn"]
+    playout.advance(4_200)
+    assert told == ["drawn", "heard"]
+
+
 def test_marks_act_when_their_sample_has_been_heard_and_not_after_a_hush():
     playout, heard = filled(1), []
     second = chunk(1)

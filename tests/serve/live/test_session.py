@@ -4,9 +4,10 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
+import numpy as np
 from aiohttp.test_utils import TestClient
 
-from serve.live.session import Patience
+from serve.live.session import TEXTS_PER_MINUTE, Patience, Session
 from tests.serve.live.server_kit import GREETING, Browser, Kit, opened, serving
 
 PATIENCE = Patience(waiting_s=1.5, away_s=1.5, session_s=60.0)
@@ -18,6 +19,10 @@ def talked(script: Callable[[Kit, TestClient], Awaitable[None]], patience: Patie
             await script(kit, client)
 
     asyncio.run(run())
+
+
+def talking(browser: Browser) -> bool:
+    return {"type": "state", "state": "talking"} in map(json.loads, browser.events)
 
 
 async def until(condition: Callable[[], object], seconds: float = 8.0) -> None:
@@ -69,6 +74,58 @@ def test_the_conversation_goes_on_after_the_network_was_cut():
         await asyncio.sleep(2)  # longer than the patience with somebody who is away
         assert len(kit.faces) == 1 and kit.lobby.sessions
         await second.close()
+
+    talked(script)
+
+
+def test_a_browser_that_closes_mid_sentence_disturbs_nobody_else():
+    async def script(kit: Kit, client: TestClient) -> None:
+        async with Browser() as leaving, Browser() as staying:
+            await leaving.connect(client, await opened(client))
+            await staying.connect(client, await opened(client))
+            for browser in (leaving, staying):
+                await until(lambda browser=browser: talking(browser))
+            await leaving.close()
+            seen, heard = len(staying.pictures), len(staying.sounds)
+            await until(lambda: len(kit.lobby.sessions) == 1)
+            assert [face.stops for face in kit.faces] == [1, 0]
+            assert len(staying.pictures) > seen + 12 and len(staying.sounds) > heard + 25
+            steps = np.diff([frame.pts for frame in staying.sounds])
+            assert (steps == steps[0]).all()  # not a packet was left out
+
+    talked(script, Patience(waiting_s=15.0, away_s=2.0, session_s=60.0))
+
+
+def test_the_voice_goes_on_over_a_still_picture_while_a_killed_engine_is_replaced():
+    async def script(kit: Kit, client: TestClient) -> None:
+        async with Browser() as browser:
+            await browser.connect(client, await opened(client))
+            await until(lambda: len(browser.pictures) > 12)
+            (session,) = kit.lobby.sessions.values()
+            assert isinstance(session, Session)
+            kit.faces[0].lost = True
+            await until(lambda: session.performer.losses == 1)
+            await asyncio.sleep(0.5)  # what had been drawn is seen
+            pictures, sounds = len(browser.pictures), len(browser.sounds)
+            await asyncio.sleep(0.5)
+            assert len(browser.pictures) <= pictures + 1 and len(browser.sounds) > sounds + 12
+            kit.faces[0].lost = False
+            await until(lambda: len(browser.pictures) > pictures + 24)
+            assert kit.faces[0].starts == 2 and session.performer.playout.stalls == 0
+
+    talked(script, Patience(waiting_s=5.0, away_s=5.0, session_s=60.0))
+
+
+def test_a_flood_of_written_questions_is_turned_away():
+    async def script(kit: Kit, client: TestClient) -> None:
+        async with Browser() as browser:
+            await browser.connect(client, await opened(client))
+            await until(lambda: browser.channel.readyState == "open")
+            for _ in range(TEXTS_PER_MINUTE + 3):
+                browser.channel.send('{"type": "text", "text": "Hello"}')
+            errors = lambda: [event for event in map(json.loads, browser.events) if event["type"] == "error"]  # noqa: E731
+            await until(lambda: len(errors()) == 3)
+            assert "Too many requests" in errors()[0]["message"]
 
     talked(script)
 

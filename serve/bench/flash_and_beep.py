@@ -1,0 +1,131 @@
+"""Sound against picture in a real browser: an engine that whitens the picture at every beep, and a page that looks.
+
+Everything but the network is the live server's own: agent, performer, playout, tracks, connection and page. What the
+page measures is when the white picture is due on the screen and when the beep is due at the loudspeaker, so its own
+delays are in it: with a sender of perfect clocks it shows about -40 ms (facts of the live server's first measurements).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import soundfile
+from aiohttp import web
+from jaxtyping import UInt8
+
+from serve.bench.browser import open_browser, open_page, start_talking
+from serve.bench.live_numbers import drift, paired
+from serve.live.agent import Services, TurnTaking
+from serve.live.api import Api
+from serve.live.characters import Character
+from serve.live.gauges import Gauges
+from serve.live.lobby import Lobby
+from serve.live.low_priority import LowPriority
+from serve.live.performer import Beat
+from serve.live.refusals import NotHereError
+from serve.live.renderer import Renderer
+from serve.live.services import LocalSTT, LocalTTS, RuleLLM
+from serve.live.session import Patience, Session
+from serve.live.sound import Sound
+
+RATE, FRAME = 24_000, 1_000
+SIDE = 128
+BEAT = Beat(chunk_samples=4 * FRAME, lookahead_samples=0, frame_samples=FRAME, sample_rate=RATE, lead_samples=7_200)
+PERIOD_FRAMES = 25  # not a whole number of sound packets: every phase between picture and packet comes
+WITHIN_MS = 400.0
+
+
+class FlashFace:
+    """White where a frame's sound is loud, black elsewhere."""
+
+    async def start(self) -> None: ...
+
+    async def step(self, agent: Sound, user: Sound, *, hush: bool) -> UInt8[np.ndarray, "f h w 3"]:
+        loud = np.abs(agent.reshape(-1, FRAME)).max(axis=1) > 0.1
+        return np.broadcast_to(np.where(loud, 255, 0).astype(np.uint8)[:, None, None, None], (len(loud), SIDE, SIDE, 3))
+
+    async def stop(self) -> None: ...
+
+
+class Beeper:
+    """A voice that beeps for so many seconds, whatever it is told to say; each beep fills one frame."""
+
+    sample_rate = RATE
+
+    def __init__(self, seconds: float) -> None:
+        beep = np.zeros((round(seconds * RATE / FRAME / PERIOD_FRAMES), PERIOD_FRAMES, FRAME), np.float32)
+        beep[:, -1] = 0.5 * np.cos(2 * np.pi * 1_000 * np.arange(FRAME) / RATE)
+        self.sound = beep.reshape(-1)
+
+    def speak(self, text: str) -> Sound:
+        return self.sound
+
+
+class Deaf:
+    def transcribe(self, voice: Sound) -> str:
+        return ""
+
+
+@contextlib.asynccontextmanager
+async def flashing_server(seconds: float) -> AsyncIterator[str]:
+    """The URL of a server in this process, on a free port."""
+    gauges, pool = Gauges(), LowPriority()
+    portrait = np.zeros((SIDE, SIDE, 3), np.uint8)
+    character = Character("flash", "Flash", portrait, personality="", start_script="Beep.")
+
+    def session(session_id: str, character: Character, on_end: Callable[[], None]) -> Session:
+        tts = LocalTTS(Beeper(seconds), pool, sample_rate=RATE)
+        return Session(
+            session_id,
+            character,
+            FlashFace(),
+            Services(LocalSTT(Deaf(), pool), RuleLLM(name=character.name), tts),
+            beat=BEAT,
+            turn_taking=TurnTaking(),
+            patience=Patience(waiting_s=60, away_s=10, session_s=seconds + 120),
+            ice_servers=[],
+            gauges=gauges,
+            on_end=on_end,
+        )
+
+    def renderer(session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
+        raise NotHereError("This server only flashes and beeps.")
+
+    lobby = Lobby(capacity=1, retry_after_s=30, gauges=gauges)
+    api = Api(
+        lobby,
+        {"flash": character},
+        make_session=session,
+        make_renderer=renderer,
+        resolution=SIDE,
+        hosts={"127.0.0.1"},
+        origins=set(),
+        requests_per_minute=30,
+        gauges=gauges,
+    )
+    runner = web.AppRunner(api.app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await lobby.drain(patience_s=0)
+        await runner.cleanup()
+        pool.close()
+
+
+async def flash_minus_beep(seconds: float) -> dict[str, float | int]:
+    """Milliseconds by which the picture comes after its sound, negative where it comes first: spread and drift."""
+    with TemporaryDirectory() as folder:
+        silence = Path(folder) / "silence.wav"
+        soundfile.write(silence, np.zeros(48_000, np.float32), 48_000)
+        async with flashing_server(seconds) as url, open_browser(silence) as browser:
+            page = await open_page(browser, url, bypass_policy=True)
+            await start_talking(page)
+            await page.evaluate("window.detect()")
+            await asyncio.sleep(seconds)
+            seen = await page.evaluate("window.seen.detected")
+    return drift(paired(seen["flashes"], seen["beeps"], within_ms=WITHIN_MS))
