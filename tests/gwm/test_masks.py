@@ -66,9 +66,14 @@ def test_teacher_forcing_mask_is_its_definition(pattern: ChunkPattern):
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 @pytest.mark.parametrize("made", [clip_mask, teacher_forcing_mask])
 def test_flex_attention_sees_what_the_mask_shows(pattern: ChunkPattern, made: Callable[..., FrameMask]):
-    """Every pair of tokens by the rule that is compiled on a GPU; and the attention of both."""
+    """Every pair of tokens by the rule that is compiled on a GPU."""
     mask = made(length(pattern), pattern, patches=3, device=CPU)
     token = torch.arange(len(mask.dense))
     assert torch.equal(mask.blocks.mask_mod(0, 0, token[:, None], token[None]), mask.dense)
-    q, k, v = torch.randn(3, 1, len(token), 2, 8)
+
+
+@pytest.mark.parametrize("made", [clip_mask, teacher_forcing_mask])
+def test_flex_attention_is_attention_under_the_mask(made: Callable[..., FrameMask]):
+    mask = made(length(PATTERNS[-1]), PATTERNS[-1], patches=20, device=CPU)
+    q, k, v = torch.randn(3, 1, len(mask.dense), 2, 8)
     torch.testing.assert_close(flex_frames(q, k, v, mask), sdpa_frames(q, k, v, mask), rtol=FP32, atol=FP32)
