@@ -82,7 +82,6 @@ def test_the_choice_decides_what_runs(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.compile
 @pytest.mark.parametrize("shape", [(13, 13, 96), (7, 7, 300)], ids=str)
 def test_compiled_flex_attention_is_the_reference_on_a_gpu(shape: tuple[int, int, int]):
     mask = table(*shape)
