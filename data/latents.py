@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,8 @@ def read_index(shard: Path, audio: AudioConfig) -> ShardIndex:
     path = _index_path(shard)
     if path.is_file():
         with np.load(path) as arrays:
-            found = ShardIndex(**{**arrays, "bytes": int(arrays["bytes"])})
+            fields: dict[str, Any] = dict(arrays)
+        found = ShardIndex(**(fields | {"bytes": int(fields["bytes"])}))
         if found.bytes == shard.stat().st_size:
             return found
     return write_index(shard, audio)

@@ -58,16 +58,20 @@ def pixels(vae: WanVAE, num_frames: int) -> Tensor:
     return torch.rand(2, num_frames, 3, side, side) * 2 - 1
 
 
+def statistics(config: Any, like: Tensor) -> list[Tensor]:
+    return [torch.tensor(s).view(1, -1, 1, 1, 1).to(like) for s in (config.latents_mean, config.latents_std)]
+
+
 def their_latents(vae: WanVAE, pixel_frames: Tensor) -> Tensor:
     """As diffusers' pipelines: the posterior's mode, normalised with the config's statistics."""
     config = vae.model.config
-    mean, std = (torch.tensor(s).view(1, -1, 1, 1, 1) for s in (config.latents_mean, config.latents_std))
+    mean, std = statistics(config, pixel_frames)
     return ((vae.model.encode(pixel_frames.transpose(1, 2)).latent_dist.mode() - mean) / std).transpose(1, 2)
 
 
 def their_pixels(vae: WanVAE, latents: Tensor) -> Tensor:
     config = vae.model.config
-    mean, std = (torch.tensor(s).view(1, -1, 1, 1, 1) for s in (config.latents_mean, config.latents_std))
+    mean, std = statistics(config, latents)
     return vae.model.decode(latents.transpose(1, 2) * std + mean).sample.transpose(1, 2)
 
 
