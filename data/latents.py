@@ -79,7 +79,8 @@ def read_index(shard: Path, audio: AudioConfig) -> ShardIndex:
     if path.is_file():
         with np.load(path) as arrays:
             fields: dict[str, Any] = dict(arrays)
-        found = ShardIndex(**(fields | {"bytes": int(fields["bytes"])}))
+        fields["bytes"] = int(fields["bytes"])
+        found = ShardIndex(**fields)
         if found.bytes == shard.stat().st_size:
             return found
     return write_index(shard, audio)
