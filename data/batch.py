@@ -1,5 +1,6 @@
 """Batches for training, of pixels and of latents."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.crops import moving_crops
-from data.encode import encode_shards, read_latents
-from data.encoding import Encoders, TextEncoder
+from data.encode import encode_shards
+from data.encoding import Encoders, ImageEncoder, TextEncoder
+from data.latents import OF_THE_CLIP, EncodedClips, read_empty_text
 from data.shards import decode_frames, read_samples
 from data.steps import StepData
 from gwm.autoencoder import Autoencoder
-from gwm.condition.audio import chunk_windows
 from gwm.condition.inputs import Condition
 from gwm.config import AudioConfig
 from gwm.pixels import to_float
@@ -45,13 +46,24 @@ class LatentBatch:
     first_slot: int = 0  # place of its first sample in that batch, of which each device and each pass has a part
     text: Float[Tensor, "b s t"] | None = None
     action: Float[Tensor, "b f a"] | None = None  # those of a latent frame's pixel frames, one after the other
+    image: Float[Tensor, "b j i"] | None = None
+    given: Float[Tensor, "b f g h w"] | None = None
+    given_reference: Float[Tensor, "b 1 g h w"] | None = None
 
     def __len__(self) -> int:
         return len(self.x0)
 
     @property
     def condition(self) -> Condition:
-        return Condition(agent=self.agent, user=self.user, text=self.text, action=self.action)
+        return Condition(
+            agent=self.agent,
+            user=self.user,
+            text=self.text,
+            action=self.action,
+            image=self.image,
+            given=self.given,
+            given_reference=self.given_reference,
+        )
 
 
 class PixelClips(Dataset[UInt8[np.ndarray, "n t h w 3"]]):
@@ -127,13 +139,13 @@ def _pixel_batch(items: list[tuple[int, int, np.ndarray]]) -> PixelBatch:
     )
 
 
-PER_FRAME, PER_CLIP = ("x0", "agent", "user", "action"), ("reference", "text")
+PER_FRAME = ("x0", "agent", "user", "action")
 
 
 class LatentClips(Dataset[dict[str, Any]]):
-    """Encoded clips in memory; a crop of latent frames with the whole audio window of each."""
+    """A crop of latent frames of an encoded clip, with the whole audio window of each."""
 
-    def __init__(self, clips: list[dict[str, Tensor]], *, num_frames: int, seed: int) -> None:
+    def __init__(self, clips: Sequence[dict[str, Tensor]], *, num_frames: int, seed: int) -> None:
         self.clips, self.num_frames, self.seed = clips, num_frames, seed
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
@@ -143,11 +155,18 @@ class LatentClips(Dataset[dict[str, Any]]):
         start = int(np.random.default_rng((self.seed, step, slot)).integers(spare + 1))
         part = slice(start, start + self.num_frames)
         cut = {name: clip[name][part] for name in PER_FRAME if name in clip}
-        return cut | {name: clip[name] for name in PER_CLIP if name in clip} | {"step": step, "slot": slot}
+        if "given" in clip:
+            cut["given"] = clip["given"][: self.num_frames]  # the image comes right before the crop
+        return cut | {name: clip[name] for name in OF_THE_CLIP if name in clip} | {"step": step, "slot": slot}
 
 
 class LatentData(StepData):
-    """Encoded clips, for every stage after the autoencoder; encodes the shards when they are not encoded yet."""
+    """Encoded clips, for every stage after the autoencoder; encodes the shards when they are not encoded yet.
+
+    `memory_gb` of clips stay in memory, in each process that reads; `num_workers` of these read ahead of training.
+    """
+
+    empty_text: Float[Tensor, "512 t"] | None = None  # tokens of a dropped caption
 
     def __init__(
         self,
@@ -160,21 +179,28 @@ class LatentData(StepData):
         num_frames: int,
         batch_size: int,
         seed: int,
+        num_workers: int = 0,
+        memory_gb: float = 4.0,
         device_batch: int | None = None,
         text: TextEncoder | None = None,
+        image: ImageEncoder | None = None,
     ) -> None:
-        super().__init__(shards=shards, batch_size=batch_size, num_workers=0, seed=seed, device_batch=device_batch)
-        self.latents, self.vae, self.audio, self.text = Path(latents), vae, audio, text
+        super().__init__(
+            shards=shards, batch_size=batch_size, num_workers=num_workers, seed=seed, device_batch=device_batch
+        )
+        self.memory_bytes = int(memory_gb * 1e9)
+        self.latents, self.vae, self.audio, self.text, self.image = Path(latents), vae, audio, text, image
         self.resolution, self.num_frames = resolution, num_frames
 
     def prepare_data(self) -> None:
-        encode_shards(self.shards, self.latents, Encoders(self.vae, self.audio, self.resolution, self.text))
+        encoders = Encoders(self.vae, self.audio, self.resolution, self.text, self.image)
+        encode_shards(self.shards, self.latents, encoders)
 
     def setup(self, stage: str) -> None:
-        clips = list(read_latents(self.latents, "train"))
-        self.motion = torch.stack([clip["motion"] for clip in clips]).mean(0)
-        self.clips = with_actions([with_windows(clip, self.audio) for clip in clips])
-        shortest = min(len(clip["x0"]) for clip in self.clips)
+        self.clips = EncodedClips(self.latents, "train", self.audio, memory_bytes=self.memory_bytes)
+        self.motion, shortest = self.clips.motion, self.clips.shortest
+        empty = read_empty_text(self.latents)
+        self.empty_text = None if empty is None else padded(empty)
         if shortest < self.num_frames:
             raise ValueError(
                 f"num_frames={self.num_frames} latent frames must be at most {shortest}: that many of a clip in "
@@ -196,7 +222,8 @@ def latent_data(stage: L.LightningModule) -> LatentData:
 def latent_batch(items: list[dict[str, Any]]) -> LatentBatch:
     if "text" in items[0]:
         items = [item | {"text": padded(item["text"])} for item in items]
-    stacked = {name: torch.stack([item[name] for item in items]) for name in PER_FRAME + PER_CLIP if name in items[0]}
+    names = [name for name in (*PER_FRAME, "given", *OF_THE_CLIP) if name in items[0]]
+    stacked = {name: torch.stack([item[name] for item in items]) for name in names}
     return LatentBatch(**stacked, step=items[0]["step"], first_slot=items[0]["slot"])
 
 
@@ -204,28 +231,3 @@ def padded(text: Float[Tensor, "s t"]) -> Float[Tensor, "512 t"]:
     """TEXT_TOKENS tokens: the first ones of a longer text, zeros behind a shorter one."""
     text = text[:TEXT_TOKENS]
     return torch.cat([text, text.new_zeros(TEXT_TOKENS - len(text), text.shape[1])])
-
-
-def with_actions(clips: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Where some clips have actions, the others do nothing."""
-    width = max((clip["action"].shape[1] for clip in clips if "action" in clip), default=0)
-    if not width:
-        return clips
-    return [{"action": clip["agent"].new_zeros(len(clip["x0"]), width)} | clip for clip in clips]
-
-
-def with_windows(clip: dict[str, Tensor], audio: AudioConfig) -> dict[str, Tensor]:
-    """The latent frames of a clip whose audio windows lie inside it, as x0, with those windows."""
-    latents = clip["latents"]
-    stride = clip["agent"].shape[0] // latents.shape[0]
-    before, after = -(-audio.left_frames // stride), -(-audio.lookahead_frames // stride)
-    skip = before * stride - audio.left_frames
-    x0 = latents[before : len(latents) - after]
-    windows = {
-        name: chunk_windows(clip[name][None, skip:], audio, temporal_stride=stride)[0, : len(x0)]
-        for name in ("agent", "user")
-    }
-    found = {"x0": x0, "reference": clip["reference"], **windows}
-    if "action" in clip:
-        found["action"] = clip["action"][before * stride :][: len(x0) * stride].reshape(len(x0), -1)
-    return found | ({"text": clip["text"]} if "text" in clip else {})

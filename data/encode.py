@@ -4,22 +4,17 @@ python -m data.encode shards=shards/nano vae=runs/nano/autoencoder/weights out=r
 """
 
 import dataclasses
-import io
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
-import numpy as np
-import torch
 from hydra.utils import instantiate
-from jaxtyping import Float
 from omegaconf import DictConfig
-from torch import Tensor
 from tqdm import tqdm
 
 from data.encoding import Encoders, encode_all
+from data.latents import EMPTY_TEXT, write_empty_text
 from data.manifest import (
     MANIFEST_NAME,
     PROGRESS_NAME,
@@ -31,7 +26,6 @@ from data.manifest import (
     read_manifest,
     write_manifest,
 )
-from data.shards import read_samples
 from data.storage import Location, locate
 from gwm.autoencoder import load_autoencoder
 from gwm.weights import fingerprint
@@ -60,6 +54,7 @@ def encode_shards(shards: Location, out: Path, encoders: Encoders, *, workers: i
         "audio": encoders.audio.to_json(),
         "resolution": encoders.resolution,
         "text": None if encoders.text is None else encoders.text.name,
+        "image": None if encoders.image is None else encoders.image.name,
     }
     out.mkdir(parents=True, exist_ok=True)
     done, of_bytes = encoded_shards(out, settings)
@@ -80,6 +75,8 @@ def encode_shards(shards: Location, out: Path, encoders: Encoders, *, workers: i
         changes = {"resolution": encoders.resolution, "generator": generator}
         return dataclasses.replace(source, kind=KIND, splits=splits, command=command, **changes)
 
+    if encoders.text is not None and not (out / EMPTY_TEXT).is_file():
+        write_empty_text(out, encoders.text(""))
     missing = [name for name in wanted if name not in done]
     if missing:
         clips = sum(shard.num_samples for shard in wanted.values())
@@ -117,17 +114,11 @@ def encoded_shards(out: Path, settings: dict[str, Any]) -> tuple[dict[str, Shard
     return done, of_bytes
 
 
-def read_latents(folder: Location, split: str) -> Iterator[dict[str, Float[Tensor, "..."]]]:
-    """Encoded clips as float32 tensors: latents, reference, agent, user, motion and, where known, text and action."""
-    for sample in read_samples(folder, split):
-        arrays = np.load(io.BytesIO(sample["latents.npz"]))
-        yield {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
-
-
 @hydra.main(version_base="1.3", config_path="../configs", config_name="encode")
 def main(cfg: DictConfig) -> None:
     vae = load_autoencoder(Path(cfg.vae))
-    encoders = Encoders(vae.to(cfg.device), instantiate(cfg.audio), cfg.resolution, instantiate(cfg.text))
+    text, image = instantiate(cfg.text), instantiate(cfg.image)
+    encoders = Encoders(vae.to(cfg.device), instantiate(cfg.audio), cfg.resolution, text, image)
     manifest = encode_shards(locate(cfg.shards), Path(cfg.out), encoders, workers=cfg.workers)
     for split, entry in manifest.splits.items():
         log.info("%s: %d clips in %d shards", split, entry.num_samples, len(entry.shards))

@@ -12,10 +12,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from data.crops import motion
+from data.latents import MEMBER, write_index
 from data.manifest import Shard
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_shard, write_shard
@@ -24,6 +25,7 @@ from gwm.autoencoder import Autoencoder
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig
 from gwm.pixels import to_float
+from gwm.wan.image import image_channels
 
 
 @runtime_checkable
@@ -37,6 +39,15 @@ class TextEncoder(Protocol):
         ...
 
 
+@runtime_checkable
+class ImageEncoder(Protocol):
+    """Tokens of a reference image, for models that are given it beside their latents too; must pickle."""
+
+    name: str  # changes with everything that changes the tokens
+
+    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "j i"]: ...
+
+
 @dataclass(frozen=True)
 class Encoders:
     """Everything that decides what a clip becomes."""
@@ -45,11 +56,15 @@ class Encoders:
     audio: AudioConfig
     resolution: int
     text: TextEncoder | None = None
+    image: ImageEncoder | None = None
 
 
 @torch.no_grad()
-def encode_clip(clip: Clip, vae: Autoencoder, audio: AudioConfig) -> dict[str, Tensor]:
-    """Latents of clip and reference image, features of both streams per pixel frame, motion per latent cell."""
+def encode_clip(
+    clip: Clip, vae: Autoencoder, audio: AudioConfig, *, encoder: ImageEncoder | None = None
+) -> dict[str, Tensor]:
+    """Latents of clip and reference image, features of both streams per pixel frame, motion per latent cell; with an
+    image encoder also what an image-to-video model is given of the reference image."""
     here = vae.mean.device
     image = to_float(clip.reference)[None].to(here)
     latents = vae.encode_after(image, to_float(clip.frames)[None].to(here))[0].cpu()
@@ -58,13 +73,17 @@ def encode_clip(clip: Clip, vae: Autoencoder, audio: AudioConfig) -> dict[str, T
     side = vae.config.spatial_stride
     moving = motion(clip.frames)
     rows, columns = moving.shape[0] // side, moving.shape[1] // side
-    return {
+    arrays = {
         "latents": latents,
         "reference": reference,
         "agent": agent,
         "user": user,
         "motion": torch.from_numpy(moving.reshape(rows, side, columns, side).mean((1, 3))),
     }
+    if encoder is None:
+        return arrays
+    own, after = image_channels(vae, image, len(latents))
+    return arrays | {"image": encoder(clip.reference), "given_reference": own[0].cpu(), "given": after[0].cpu()}
 
 
 def _features(
@@ -79,14 +98,15 @@ def _features(
 def encode_sample(sample: dict[str, Any], encoders: Encoders) -> dict[str, Any]:
     """Webdataset sample of an encoded clip; arrays in half precision, actions and text where there are any."""
     clip = halved(decode_sample(sample), encoders.resolution)
-    arrays: dict[str, Any] = {k: v.numpy() for k, v in encode_clip(clip, encoders.vae, encoders.audio).items()}
+    encoded = encode_clip(clip, encoders.vae, encoders.audio, encoder=encoders.image)
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in encoded.items()}
     if encoders.text is not None:
         arrays["text"] = encoders.text(clip.info.get("caption") or "").numpy()
     if clip.action is not None:
         arrays["action"] = clip.action
     buffer = io.BytesIO()
     np.savez(buffer, **{name: array.astype(np.float16) for name, array in arrays.items()})  # type: ignore[arg-type]
-    return {"__key__": clip.key, "latents.npz": buffer.getvalue(), "json": json.dumps(clip.info).encode()}
+    return {"__key__": clip.key, MEMBER: buffer.getvalue(), "json": json.dumps(clip.info).encode()}
 
 
 def encode_shard(
@@ -100,7 +120,9 @@ def encode_shard(
             if counted is not None:
                 counted()
 
-    return write_shard(out / name, samples())
+    shard = write_shard(out / name, samples())
+    write_index(out / name, encoders.audio)
+    return shard
 
 
 def encode_all(

@@ -8,6 +8,9 @@ from typing import Any, TypeAlias
 
 import fsspec
 
+from gwm.optional import MissingPackageError
+
+PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 Location: TypeAlias = Path | str  # a path, or a URL, in which "//" must survive
 
 
@@ -27,13 +30,27 @@ def open_bytes(where: Location) -> Any:  # fsspec's files are no IO[bytes] by na
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImportError: a scheme needs a package that is not installed; the message names it.
+        MissingPackageError: a scheme needs a package that is not installed; the message has the command.
     """
     where = locate(where)
     if isinstance(where, Path):
         return where.open("rb")
-    system, path = fsspec.core.url_to_fs(where)
+    system, path = file_system(where)
     return system.open(path, "rb")
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """What reads a URL, and the URL's path in it.
+
+    Raises:
+        MissingPackageError: its package is not installed.
+    """
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        scheme = url.partition("://")[0].rpartition("::")[2]
+        package = PACKAGES.get(scheme, error.name or scheme)
+        raise MissingPackageError(package, f"pip install {package}  # to read {url}") from error
 
 
 def sizes_bytes(folder: Location, names: list[str]) -> dict[str, int | None]:
@@ -45,6 +62,6 @@ def sizes_bytes(folder: Location, names: list[str]) -> dict[str, int | None]:
     folder = locate(folder)
     if isinstance(folder, Path):
         return {name: (folder / name).stat().st_size for name in names}
-    system, root = fsspec.core.url_to_fs(folder)
+    system, root = file_system(folder)
     paths = [f"{root.rstrip('/')}/{name}" for name in names]
     return dict(zip(names, system.sizes(paths), strict=True)) if names else {}

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from gwm.config import DiTConfig
 from gwm.rope import Rotation
-from kernels.attention import Prefix, Visible, attention
+from kernels.attention import Visible, attention
+from kernels.frame_mask import FrameMask
 from kernels.qk_norm_rope import Ring, qk_norm_rope
 
 KeysValues = tuple[Float[Tensor, "b l n e"], Float[Tensor, "b l n e"]]
@@ -24,7 +25,7 @@ class Context(Protocol):
 
     def visible(
         self, layer: int, k: Float[Tensor, "b l n e"], v: Float[Tensor, "b l n e"]
-    ) -> tuple[Float[Tensor, "b s n e"], Float[Tensor, "b s n e"], Bool[Tensor, "l s"] | Prefix | None]:
+    ) -> tuple[Float[Tensor, "b s n e"], Float[Tensor, "b s n e"], Visible]:
         """Keys and values to attend to, those of the new tokens (rotated) included, and which of them are visible."""
         ...
 
@@ -32,7 +33,7 @@ class Context(Protocol):
 class MaskedClip:
     """A whole clip that sees itself through a mask; None: everything sees everything."""
 
-    def __init__(self, mask: Bool[Tensor, "l l"] | None) -> None:
+    def __init__(self, mask: Bool[Tensor, "l l"] | FrameMask | None) -> None:
         self.mask = mask
 
     def ring(self, layer: int) -> None:
@@ -40,7 +41,7 @@ class MaskedClip:
 
     def visible(
         self, layer: int, k: Float[Tensor, "b l n e"], v: Float[Tensor, "b l n e"]
-    ) -> tuple[Float[Tensor, "b l n e"], Float[Tensor, "b l n e"], Bool[Tensor, "l l"] | None]:
+    ) -> tuple[Float[Tensor, "b l n e"], Float[Tensor, "b l n e"], Bool[Tensor, "l l"] | FrameMask | None]:
         return k, v, self.mask
 
 

@@ -1,21 +1,18 @@
 """Attention masks of a whole clip: True where a query may look. Rows are queries, columns keys."""
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from gwm.chunks import ChunkPattern
+from kernels.frame_mask import FrameMask
 
 
-def clip_mask(num_frames: int, pattern: ChunkPattern, *, patches: int, device: torch.device) -> Bool[Tensor, "l l"]:
+def clip_mask(num_frames: int, pattern: ChunkPattern, *, patches: int, device: torch.device) -> FrameMask:
     """Block-causal mask of a clip with `patches` tokens per latent frame: attention is bidirectional in a chunk."""
     chunk = pattern.chunk_of(torch.arange(num_frames, device=device))
-    return _per_token(pattern.sees(chunk, chunk), patches)
+    return FrameMask(pattern.sees(chunk, chunk), patches)
 
 
-def teacher_forcing_mask(
-    num_frames: int, pattern: ChunkPattern, *, patches: int, device: torch.device
-) -> Bool[Tensor, "l l"]:
+def teacher_forcing_mask(num_frames: int, pattern: ChunkPattern, *, patches: int, device: torch.device) -> FrameMask:
     """Mask over [clean clip | noised clip]: each noised chunk sees itself and the clean past, never its own clean self.
 
     The clean half is the whole clip; the noised half leaves out the first `first_frames`, which are given.
@@ -27,8 +24,4 @@ def teacher_forcing_mask(
     own = noised[:, None] == noised[None]
     nothing = torch.zeros(len(clean), len(noised), dtype=torch.bool, device=device)
     top = torch.cat([pattern.sees(clean, clean), nothing], dim=1)
-    return _per_token(torch.cat([top, torch.cat([past, own], dim=1)]), patches)
-
-
-def _per_token(frames: Bool[Tensor, "f g"], patches: int) -> Bool[Tensor, "l m"]:
-    return frames.repeat_interleave(patches, 0).repeat_interleave(patches, 1)
+    return FrameMask(torch.cat([top, torch.cat([past, own], dim=1)]), patches)

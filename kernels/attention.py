@@ -10,10 +10,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
+
+from kernels.frame_mask import FrameMask
 
 log = logging.getLogger(__name__)
 
 Backend = Literal["flash3", "flash2", "varlen", "sdpa"]
+FrameBackend = Literal["flex", "sdpa"]
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -25,7 +29,7 @@ class Prefix(NamedTuple):
     # a mask anew in every layer
 
 
-Visible = Bool[Tensor, "l s"] | Prefix | None
+Visible = Bool[Tensor, "l s"] | FrameMask | Prefix | None
 
 
 def attention(
@@ -34,7 +38,37 @@ def attention(
     """Scaled dot-product attention to the keys that are `visible`: by a mask, a prefix, or all of them."""
     if isinstance(visible, Prefix):
         return _PREFIX[prefix_backend(q.device, q.dtype, len(q))](q, k, v, visible)
+    if isinstance(visible, FrameMask):
+        return flex_frames(q, k, v, visible) if frame_backend(q.device) == "flex" else sdpa_frames(q, k, v, visible)
     return _sdpa(q, k, v, visible)
+
+
+def sdpa_frames(q: Tensor, k: Tensor, v: Tensor, visible: FrameMask) -> Tensor:
+    """The definition: PyTorch's attention under the mask of all pairs of tokens."""
+    return _sdpa(q, k, v, visible.dense)
+
+
+def flex_frames(q: Tensor, k: Tensor, v: Tensor, visible: FrameMask) -> Tensor:
+    """The same by FlexAttention, compiled on a GPU, where it never holds the scores; elsewhere it does, for tests.
+
+    Source: Dong et al. 2024, arXiv:2412.05496.
+    """
+    q, k = q.to(v.dtype), k.to(v.dtype)  # what autocast does for PyTorch's attention
+    q, k, v = (z.transpose(1, 2) for z in (q, k, v))
+    return _flex(compiled=q.is_cuda)(q, k, v, block_mask=visible.blocks).transpose(1, 2)
+
+
+@lru_cache
+def frame_backend(device: torch.device) -> FrameBackend:
+    """FlexAttention on GPUs, where Triton compiles it; the dense mask everywhere else; logged once."""
+    chosen: FrameBackend = "flex" if device.type == "cuda" and find_spec("triton") is not None else "sdpa"
+    log.info("attention of masked clips on %s: %s", device, chosen)
+    return chosen
+
+
+@lru_cache
+def _flex(*, compiled: bool) -> Any:
+    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
 
 
 def sdpa_prefix(q: Tensor, k: Tensor, v: Tensor, visible: Prefix) -> Tensor:

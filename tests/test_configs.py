@@ -21,6 +21,7 @@ EXPERIMENTS = {  # and the stages they are for
     "character_256": ["autoencoder", "bidirectional", "causal", "consistency", "dmd"],
     "character_s": ["bidirectional", "causal", "consistency", "dmd"],
 }
+SHARDING = ("fsdp", "deepspeed")
 SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml") if path.stem != "table")
 
 
@@ -89,6 +90,19 @@ def test_trainer_composes_and_names_real_arguments(trainer: str):
     assert check_targets(plain) >= 1 and cfg.trainer.use_distributed_sampler is False
     steps = OmegaConf.load(CONFIGS / "stage" / "causal.yaml").trainer.max_steps
     assert cfg.trainer.max_steps == steps, "a stage's settings hold for every trainer"
+
+
+@pytest.mark.parametrize("trainer", ["auto", "ddp", "fsdp", "deepspeed"])
+def test_a_plan_divides_what_the_trainer_divides(trainer: str):
+    assert composed("train", ["stage=causal", f"trainer={trainer}"]).planner.sharded == (trainer in SHARDING)
+    assert composed("train", ["stage=causal", f"trainer={trainer}", "planner.sharded=false"]).planner.sharded is False
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ddp_waits_for_no_gradient_that_never_comes(stage: str):
+    """A loss of DMD reaches one of two networks."""
+    strategy = composed("train", [f"stage={stage}", "trainer=ddp"]).trainer.strategy
+    assert strategy.find_unused_parameters == (stage in ("dmd", "long"))
 
 
 @pytest.mark.parametrize("name", SWEEPS)

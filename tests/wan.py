@@ -132,3 +132,16 @@ def save_text_encoder(folder: Path, *, width: int, seed: int = 0) -> Path:
     shape = UMT5Config(vocab_size=len(words), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     UMT5EncoderModel(shape).save_pretrained(folder / "text_encoder")
     return folder
+
+
+def save_image_encoder(folder: Path, *, width: int) -> Path:
+    """A CLIP of random weights that looks at 28 pixels in patches of 14, in the layout of a diffusers pipeline."""
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+
+    torch.manual_seed(0)
+    side = {"height": 28, "width": 28}
+    CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=side).save_pretrained(folder / "image_processor")
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    shape = CLIPVisionConfig(hidden_size=width, image_size=28, patch_size=14, **layers)
+    CLIPVisionModel(shape).save_pretrained(folder / "image_encoder")
+    return folder

@@ -96,8 +96,9 @@ class AutoencoderStage(L.LightningModule):
         self.weighting = {"motion": motion, "gradient": gradient, "change": change}
         self.fitted, self.seed = init is not None, seed
 
-    def on_train_start(self) -> None:
-        if not self.fitted and self.global_step == 0:
+    def setup(self, stage: str) -> None:
+        # Now, while the weights are whole: the strategy may divide them among devices before training starts.
+        if not self.fitted and self.trainer.ckpt_path is None:
             shards = self.trainer.datamodule.shards  # type: ignore[attr-defined]
             fit_patches(self.network.model, first_clips(shards, self.network.model))
 

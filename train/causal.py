@@ -18,7 +18,7 @@ from gwm.schedule import add_noise, sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.generate import Played, play_clips
 from train.network import Base, dit_facts, load_dit
-from train.noise import chunk_sigmas, corrupt, dropped, gaussian_like, sample_generators, step_generator
+from train.noise import chunk_sigmas, corrupt, drop_conditions, gaussian_like, sample_generators, step_generator
 from train.trainee import Trainee
 
 Forcing = Literal["teacher", "diffusion"]
@@ -39,6 +39,7 @@ class CausalStage(L.LightningModule):
     """
 
     hears = True
+    empty_text: Tensor | None = None  # of the data, where they have captions
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class CausalStage(L.LightningModule):
         history_noise: float,
         network: partial[Trainee[DiT]],
         seed: int,
+        drop_text: float = 0.0,
         history_exposure: float = 0.0,
         history_blur: float = 0.0,
         forcing: Forcing = "teacher",
@@ -68,14 +70,16 @@ class CausalStage(L.LightningModule):
         model, contract = load_dit(init, stage="bidirectional", base=base)
         self.contract = contract.replace(pattern=pattern, sigmas=tuple(sigma_steps(num_steps, shift=shift)))
         self.network = network(model)
-        self.shift, self.motion_weight, self.drop_agent = shift, motion_weight, drop_agent
+        self.shift, self.motion_weight = shift, motion_weight
+        self.drop = {"agent": drop_agent, "text": drop_text}
         self.history_noise, self.seed = history_noise, seed
         self.history = {"exposure": history_exposure, "blur": history_blur}
         self.forcing: Forcing = forcing
         self.patterns = [pattern, *patterns]
 
     def setup(self, stage: str) -> None:
-        self.weight = motion_map(latent_data(self).motion, self.motion_weight)
+        data = latent_data(self)
+        self.weight, self.empty_text = motion_map(data.motion, self.motion_weight), data.empty_text
 
     def drawn_pattern(self, step: int) -> ChunkPattern:
         """The same for all samples of a step, on all devices: they share a mask."""
@@ -96,7 +100,7 @@ class CausalStage(L.LightningModule):
             add_noise(batch.x0, noise, sigma),
             sigma,
             reference=batch.reference,
-            condition=batch.condition.without_agent(dropped(batch.x0, self.drop_agent, generators)),
+            condition=drop_conditions(batch, generators, **self.drop, empty_text=self.empty_text),
             pattern=pattern,
         )
         levels = clean_weight(sigma, self.contract.dit)
@@ -111,4 +115,5 @@ class CausalStage(L.LightningModule):
         return self.network.trained, dit_facts(self.contract)
 
     def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
-        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, text=data.text, **how)
+        encoders = {"text": data.text, "image": data.image}
+        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **encoders, **how)

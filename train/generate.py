@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from data.batch import LatentBatch, latent_batch, with_windows
-from data.encoding import TextEncoder, encode_clip
+from data.batch import LatentBatch, latent_batch
+from data.encoding import ImageEncoder, TextEncoder, encode_clip
+from data.latents import with_windows
 from data.shards import Clip
 from gwm.autoencoder import Autoencoder
 from gwm.contract import Contract
@@ -20,12 +21,16 @@ Played = tuple[list[UInt8[np.ndarray, "f h w 3"]], list[int]]  # pixels of clips
 
 
 def clip_batch(
-    clips: Sequence[Clip], vae: Autoencoder, contract: Contract, text: TextEncoder | None = None
+    clips: Sequence[Clip],
+    vae: Autoencoder,
+    contract: Contract,
+    text: TextEncoder | None = None,
+    image: ImageEncoder | None = None,
 ) -> tuple[LatentBatch, int]:
     """Latents and conditions of whole clips, and the pixel frame of the clips at which they begin."""
     encoded = []
     for clip in clips:
-        arrays = encode_clip(clip, vae, contract.audio)
+        arrays = encode_clip(clip, vae, contract.audio, encoder=image)
         if text is not None:
             arrays["text"] = text(clip.info.get("caption") or "")
         encoded.append(with_windows(arrays, contract.audio) | {"step": 0, "slot": 0})
@@ -58,6 +63,7 @@ def play_clips(
     batch_size: int,
     seed: int,
     text: TextEncoder | None = None,
+    image: ImageEncoder | None = None,
     swap_voices: bool = False,
 ) -> Played:
     """Pixels of every clip as the model plays it, and where in the clip they begin.
@@ -66,7 +72,7 @@ def play_clips(
     """
     frames, starts = [], []
     for at in range(0, len(clips), batch_size):
-        batch, start = clip_batch(clips[at : at + batch_size], vae, contract, text)
+        batch, start = clip_batch(clips[at : at + batch_size], vae, contract, text, image)
         if swap_voices:
             batch.agent = batch.agent.roll(1, dims=0)
         latents = stream(model, contract, batch, num_frames=batch.x0.shape[1], seed=seed)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.batch import LatentBatch, PixelBatch
 from gwm.chunks import ChunkPattern
+from gwm.condition.inputs import Condition
 from gwm.schedule import shift_sigma
 
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]  # of a whole batch, or of each of its samples
@@ -66,6 +67,24 @@ def chunk_sigmas(
 def dropped(x0: Float[Tensor, "b f c h w"], chance: float, generator: Generators) -> Bool[Tensor, "b"]:
     """Which samples lose a condition, for guidance."""
     return uniform(x0.shape[:1], generator, x0.device) < chance
+
+
+def drop_conditions(
+    batch: LatentBatch,
+    generator: Generators,
+    *,
+    agent: float,
+    text: float,
+    empty_text: Float[Tensor, "s t"] | None,
+) -> Condition:
+    """The batch's conditions, of which samples lose the agent's voice and the caption with these chances, each apart.
+
+    `empty_text` stands for a dropped caption; None where the data have no captions.
+    """
+    condition = batch.condition.without_agent(dropped(batch.x0, agent, generator))
+    if empty_text is None:
+        return condition
+    return condition.without_text(dropped(batch.x0, text, generator), empty_text)
 
 
 def corrupt(

@@ -98,6 +98,7 @@ def plan(
     precision: str,
     devices: int,
     sharded: bool,
+    whole_weights: bool,
     checkpointed: bool,
     device_flops: float,
 ) -> Plan:
@@ -105,6 +106,7 @@ def plan(
 
     device_batch: samples that a device computes at once; None: its whole share.
     sharded: parameters, gradients, averages and optimizer are divided among the devices, as FSDP does.
+    whole_weights: of these, parameters and averages are not, as in ZeRO-2, which keeps a copy that is.
     checkpointed: blocks keep their inputs alone; one of them at a time is computed again.
 
     Raises:
@@ -126,11 +128,12 @@ def plan(
         trained = [p for model in work.trained for p in model.parameters()]
         frozen = [p for model in work.frozen for p in model.parameters()]
     num_trained, num_frozen = (sum(p.numel() for p in group) for group in (trained, frozen))
+    weights = FLOAT_BYTES * (2 * num_trained + num_frozen)
     flops = devices * num_passes * sum(flops for _, flops in measured)
     return Plan(
         trained_parameters=num_trained,
         frozen_parameters=num_frozen,
-        weight_bytes=FLOAT_BYTES * (2 * num_trained + num_frozen) // share,
+        weight_bytes=weights + FLOAT_BYTES * num_trained // share if whole_weights else weights // share,
         gradient_bytes=FLOAT_BYTES * num_trained // share,
         optimizer_bytes=optimizer_bytes(optimizer, trained) // share,
         activation_bytes=max(kept for kept, _ in measured),

@@ -64,7 +64,7 @@ class Trainee(nn.Module, Generic[Network]):
     def optimizers(self) -> dict[str, Any]:
         optimizer = self._optimizer([p for p in self.model.parameters() if p.requires_grad])
         # Not in on_train_batch_end: callbacks come first there, and a checkpoint would lack the step's average.
-        optimizer.register_step_post_hook(lambda *_: self.average_step())
+        self.averaging = optimizer.register_step_post_hook(lambda *_: self.average_step())
         return warmup_cosine(optimizer, warmup_steps=self._warmup_steps, total_steps=self._schedule_steps)
 
 

@@ -28,6 +28,8 @@ from train.autoencoder import reconstruction_loss
 from train.flow import clean_weight, velocity_loss
 from train.network import dit_config
 
+IMAGE_TOKENS = 257  # of CLIP ViT-H/14, as Wan 2.1 I2V has it
+
 
 class Pass(NamedTuple):
     """A loss, or a rollout without gradient, and how often a batch computes it."""
@@ -76,12 +78,17 @@ def random_clips(config: DiTConfig, *, batch_size: int, num_frames: int, height:
         torch.randn(batch_size, num_frames, config.speech_dim) if config.speech_dim else None for _ in range(2)
     )
     text = torch.randn(batch_size, TEXT_TOKENS, config.text_dim) if config.text_dim else None
+    image = torch.randn(batch_size, IMAGE_TOKENS, config.image_dim) if config.image_dim else None
+    beside = (config.given_channels, height, width)
+    own, given = (
+        torch.randn(batch_size, count, *beside) if config.given_channels else None for count in (1, num_frames)
+    )
     return RandomClips(
         config,
         torch.randn(batch_size, num_frames, *shape),
         torch.randn(batch_size, 1, *shape),
         torch.rand(batch_size, num_frames),
-        Condition(agent=agent, user=user, text=text),
+        Condition(agent=agent, user=user, text=text, image=image, given=given, given_reference=own),
     )
 
 

@@ -57,6 +57,13 @@ class Condition:
         keep = 0.0 if dropped is None else (~dropped)[:, None, None].to(self.agent.dtype)
         return dataclasses.replace(self, agent=self.agent * keep)
 
+    def without_text(self, dropped: Bool[Tensor, "b"], empty: Float[Tensor, "s t"]) -> "Condition":
+        """Put the tokens of an empty caption where `dropped`: zeros are no caption that a text encoder has written."""
+        if self.text is None:
+            return self
+        text = torch.where(dropped[:, None, None], empty.to(self.text), self.text)
+        return dataclasses.replace(self, text=text)
+
     def _per_frame(self, change: Callable[[Tensor], Tensor]) -> "Condition":
         streams = {"agent": self.agent, "user": self.user, "action": self.action, "given": self.given}
         changed = {name: change(stream) for name, stream in streams.items() if stream is not None}

@@ -1,6 +1,5 @@
 """Wan's text encoder, umT5, through transformers: from a caption to the tokens that the transformer attends to."""
 
-import hashlib
 import html
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gwm.optional import optional_module
-from gwm.wan.files import component
+from gwm.wan.files import component, folder_digest
 
 COMMAND = "pip install 'gwm[wan]'"
 MOST_TOKENS = 512  # as in training; what follows of a longer caption is not seen
-SAMPLE_BYTES = 2**16
 
 
 class UMT5:
@@ -32,7 +30,8 @@ class UMT5:
                 "tokens of umT5. The original release's .pth is not read; take these two folders of the -Diffusers "
                 "release, and name them with text.folder=."
             )
-        self.name = f"umt5-{_digest(component(self.folder, 'text_encoder'))}-{_digest(self.folder / 'tokenizer')}"
+        parts = component(self.folder, "text_encoder"), self.folder / "tokenizer"
+        self.name = "-".join(["umt5", *map(folder_digest, parts)])
         self._loaded: tuple[Any, Any] | None = None
 
     @torch.no_grad()
@@ -56,15 +55,3 @@ class UMT5:
 def _plain(caption: str) -> str:
     """Without HTML entities and repeated white space, as Wan's captions were in training."""
     return " ".join(html.unescape(html.unescape(caption)).split())
-
-
-def _digest(folder: Path) -> str:
-    """Of names, sizes and ends of all files: reading eleven gigabytes whole would take longer than encoding a clip."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as stream:
-            stream.seek(max(0, size - SAMPLE_BYTES))
-            digest.update(stream.read())
-    return digest.hexdigest()[:12]

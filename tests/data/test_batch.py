@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.batch import LatentClips, PixelBatch, latent_batch, with_windows
+from data.batch import LatentClips, PixelBatch, latent_batch
+from data.latents import with_windows
 from data.steps import StepData, StepSampler, split_batch
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig

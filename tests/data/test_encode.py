@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import data.encoding
-from data.batch import LatentBatch, LatentClips, latent_batch, padded, with_actions, with_windows
-from data.encode import encode_shards, read_latents
+from data.batch import LatentBatch, LatentClips, latent_batch, padded
+from data.encode import encode_shards
 from data.encoding import Encoders
+from data.latents import EncodedClips
 from data.manifest import PROGRESS_NAME, Manifest, SplitManifest, read_manifest, write_manifest
 from data.shards import Clip, encode_sample, write_shard
 from tests.tiny import AUDIO, tiny_vae
@@ -134,7 +135,7 @@ def test_other_settings_do_not_mix(shards: Path, encoders: Encoders, tmp_path: P
 
 def test_captions_and_actions_reach_the_batch(shards: Path, encoders: Encoders, tmp_path: Path):
     encode_shards(shards, tmp_path, encoders)
-    clips = with_actions([with_windows(clip, AUDIO) for clip in read_latents(tmp_path, "train")])
+    clips = EncodedClips(tmp_path, "train", AUDIO, memory_bytes=0)
     dataset = LatentClips(clips, num_frames=1, seed=0)
     batch: LatentBatch = latent_batch([dataset[0, slot, slot] for slot in range(3)])
     assert batch.text is not None and batch.text.shape == (3, 512, 2) and batch.condition.text is batch.text

@@ -2,9 +2,12 @@
 
 import functools
 import http.server
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -13,8 +16,12 @@ from data.batch import StepData
 from data.manifest import Manifest, SplitManifest, read_manifest, write_manifest
 from data.shards import read_samples, write_shard
 from data.storage import beside, locate
+from gwm.optional import MissingPackageError
 
 SAMPLES = [{"__key__": f"{number:04d}", "mp4": bytes([number]) * 700, "json": b"{}"} for number in range(5)]
+
+
+DATE = "Sat, 21 Nov 2026 12:00:00 GMT"
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -33,13 +40,62 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def url(folder: Path) -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+@contextmanager
+def serving(handler: Any) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def url(folder: Path) -> Iterator[str]:
+    with serving(functools.partial(Quiet, directory=str(folder))) as url:
+        yield url
+
+
+class Bucket(http.server.BaseHTTPRequestHandler):
+    """As much of S3 as a reader needs: sizes, parts of objects, and lists, which are empty."""
+
+    def __init__(self, *request: Any, objects: Path) -> None:
+        self.objects = objects
+        super().__init__(*request)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        file = self.objects / path.removeprefix("/bucket/shards/")
+        if "list-type" in query:
+            self.answer(200, b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>")
+        elif not file.is_file():
+            self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        elif "Range" in self.headers:
+            first, last = (int(n) for n in self.headers["Range"].removeprefix("bytes=").split("-"))
+            self.answer(206, file.read_bytes()[first : last + 1])
+        else:
+            self.answer(200, file.read_bytes())
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), "ETag": '"1"', "Last-Modified": DATE}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@pytest.fixture
+def bucket(folder: Path) -> Iterator[str]:
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    with serving(functools.partial(Bucket, objects=folder)) as url:
+        fsspec.config.conf["s3"] = {"anon": True, "endpoint_url": url, "use_listings_cache": False}
+        yield "s3://bucket/shards"
+        del fsspec.config.conf["s3"]
 
 
 def contents(where: Path | str) -> list[tuple[str, bytes]]:
@@ -51,6 +107,16 @@ EXPECTED = [(sample["__key__"], sample["mp4"]) for sample in SAMPLES]
 
 def test_http_gives_what_the_disk_gives(folder: Path, url: str):
     assert contents(url) == contents(f"{url}/") == contents(folder) == EXPECTED
+
+
+def test_s3_gives_what_the_disk_gives(folder: Path, bucket: str):
+    assert contents(bucket) == contents(f"{bucket}/") == EXPECTED
+    (folder / "train-1.tar").write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"s3://bucket/shards/train-1\.tar has 5 bytes, must have \d+ .*make it"):
+        read_manifest(bucket)
+    (folder / "train-1.tar").unlink()
+    with pytest.raises(FileNotFoundError, match=r"bucket/shards/train-1\.tar must exist"):
+        read_manifest(bucket)
 
 
 def test_any_file_system_of_fsspec_will_do(folder: Path):
@@ -91,3 +157,12 @@ def test_what_is_missing_is_named_with_its_url(folder: Path, url: str):
         read_manifest(url)
     with pytest.raises(FileNotFoundError, match=r"http://.*/nothing/manifest\.json must exist"):
         read_manifest(f"{url}/nothing")
+
+
+@pytest.mark.parametrize(
+    ("url", "package"), [("s3a://bucket/shards", "s3fs"), ("simplecache::gs://bucket/shards", "gcsfs")]
+)
+def test_a_missing_package_is_named_with_its_command(url: str, package: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(MissingPackageError, match=rf"'{package}' is not installed.* pip install {package}"):
+        read_manifest(url)

@@ -1,5 +1,6 @@
 import torch
 
+from gwm.condition.inputs import Condition
 from tests.tiny import speech
 
 
@@ -27,3 +28,12 @@ def test_without_agent_drops_only_the_agent_and_only_where_asked():
     assert dropped.user is condition.user
     everywhere = condition.without_agent().agent
     assert everywhere is not None and not everywhere.any()
+
+
+def test_a_dropped_caption_is_the_empty_one_and_the_others_stay():
+    text, empty = torch.randn(3, 5, 2), torch.randn(5, 2)
+    dropped = Condition(text=text).without_text(torch.tensor([True, False, True]), empty).text
+    assert dropped is not None and torch.equal(dropped[1], text[1])
+    assert torch.equal(dropped[0], empty) and torch.equal(dropped[2], empty)
+    silent = speech(4)
+    assert silent.without_text(torch.tensor([True, True]), empty) is silent

@@ -1,9 +1,14 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from gwm.chunks import ChunkPattern
 from gwm.masks import clip_mask, teacher_forcing_mask
+from kernels.attention import flex_frames, sdpa_frames
+from kernels.frame_mask import FrameMask
 
+FP32 = 1e-5
 CPU = torch.device("cpu")
 PATTERNS = [
     ChunkPattern(chunk_frames=chunk, window_chunks=window, sink_chunks=sinks, first_frames=first)
@@ -35,7 +40,7 @@ def length(pattern: ChunkPattern) -> int:
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_clip_mask_is_its_definition(pattern: ChunkPattern):
     num_frames, patches = length(pattern), 2
-    mask = clip_mask(num_frames, pattern, patches=patches, device=CPU)
+    mask = clip_mask(num_frames, pattern, patches=patches, device=CPU).dense
     for query in range(num_frames * patches):
         for key in range(num_frames * patches):
             assert mask[query, key] == visible(query // patches, key // patches, pattern), (query, key)
@@ -45,7 +50,7 @@ def test_clip_mask_is_its_definition(pattern: ChunkPattern):
 def test_teacher_forcing_mask_is_its_definition(pattern: ChunkPattern):
     """Rows and columns: the clean clip, then the noised clip without its first frames."""
     num_frames = length(pattern)
-    mask = teacher_forcing_mask(num_frames, pattern, patches=1, device=CPU)
+    mask = teacher_forcing_mask(num_frames, pattern, patches=1, device=CPU).dense
     frames = [(False, f) for f in range(num_frames)] + [(True, f) for f in range(pattern.first_frames, num_frames)]
     assert mask.shape == (len(frames), len(frames))
     for row, (query_noised, query) in enumerate(frames):
@@ -56,3 +61,19 @@ def test_teacher_forcing_mask_is_its_definition(pattern: ChunkPattern):
             else:
                 expected = not key_noised and visible(query, key, pattern)
             assert mask[row, column] == expected, (query_noised, query, key_noised, key)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("made", [clip_mask, teacher_forcing_mask])
+def test_flex_attention_sees_what_the_mask_shows(pattern: ChunkPattern, made: Callable[..., FrameMask]):
+    """Every pair of tokens by the rule that is compiled on a GPU."""
+    mask = made(length(pattern), pattern, patches=3, device=CPU)
+    token = torch.arange(len(mask.dense))
+    assert torch.equal(mask.blocks.mask_mod(0, 0, token[:, None], token[None]), mask.dense)
+
+
+@pytest.mark.parametrize("made", [clip_mask, teacher_forcing_mask])
+def test_flex_attention_is_attention_under_the_mask(made: Callable[..., FrameMask]):
+    mask = made(length(PATTERNS[-1]), PATTERNS[-1], patches=20, device=CPU)
+    q, k, v = torch.randn(3, 1, len(mask.dense), 2, 8)
+    torch.testing.assert_close(flex_frames(q, k, v, mask), sdpa_frames(q, k, v, mask), rtol=FP32, atol=FP32)

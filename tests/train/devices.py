@@ -13,15 +13,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch import multiprocessing
 
-from tests.train.test_resume import LatentsInMemory, stage
+from tests.tiny import VAE_SHAPE
+from tests.train.test_resume import LatentsInMemory, PixelsInMemory, network, stage
+from train.autoencoder import AutoencoderStage
 from train.checkpoint import AtomicCheckpointIO
 from train.division import DividedBatch
 from train.measure import checkpoint_blocks
 from train.pace import Pace
 from train.sharding import ShardedStrategy
+from train.zero import ZeroStrategy
 
 BATCH = 4
-STRATEGIES = {"one": lambda: "auto", "ddp": DDPStrategy, "fsdp": ShardedStrategy}
+STRATEGIES = {"one": lambda: "auto", "ddp": DDPStrategy, "fsdp": ShardedStrategy, "zero": ZeroStrategy}
 
 
 class Curve(L.Callback):
@@ -39,6 +42,14 @@ class Curve(L.Callback):
             self.losses.append(float(trainer.callback_metrics["train/batch_loss"]))
 
 
+def autoencoder() -> AutoencoderStage:
+    """From nothing: its patches are fitted to the shards before the first step."""
+    return AutoencoderStage(
+        config=VAE_SHAPE, init=None, latent_noise=0.1, latent_penalty=1e-3, motion=1.0, gradient=1.0, change=1.0,
+        network=network(), seed=0,
+    )  # fmt: skip
+
+
 def train(
     folder: Path,
     *,
@@ -49,10 +60,12 @@ def train(
     device_batch: int | None = None,
     resume: Path | None = None,
     checkpointed: bool = False,
+    shards: Path = Path(),
 ) -> None:
     """Leave `last.ckpt`, a checkpoint of every second step, and `curve.json`."""
     torch.manual_seed(2)
-    module, curve = stage(name, folders), Curve()
+    pixels = name == "autoencoder"
+    module, curve = autoencoder() if pixels else stage(name, folders), Curve()
     if checkpointed:
         assert checkpoint_blocks([module])
     checkpoint = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=2, save_top_k=-1)
@@ -63,7 +76,8 @@ def train(
         use_distributed_sampler=False, callbacks=[DividedBatch(), pace, curve, checkpoint],
         plugins=[AtomicCheckpointIO()],
     )  # fmt: skip
-    data = LatentsInMemory(shards=".", batch_size=BATCH, num_workers=0, seed=0, device_batch=device_batch)
+    kind = PixelsInMemory if pixels else LatentsInMemory
+    data = kind(shards=str(shards), batch_size=BATCH, num_workers=0, seed=0, device_batch=device_batch)
     trainer.fit(module, data, ckpt_path=resume, weights_only=False)
     trainer.save_checkpoint(folder / "last.ckpt")
     if trainer.global_rank == 0:

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from tests.data.test_encode import CLIPS, make
 from tests.train.devices import on_two, train
 from tests.train.test_resume import weights
 
 STEPS, HALF = 4, 2
 # Sums over two processes are formed in another order; Adam divides by small numbers.
 CURVE, WEIGHTS = 1e-5, 2e-4
-PAIRS = [("causal", "ddp"), ("causal", "fsdp"), ("consistency", "fsdp")]  # a frozen teacher is sharded too
+# A frozen teacher is sharded too; an autoencoder from nothing looks at its data before it is.
+PAIRS = [("causal", "ddp"), ("causal", "fsdp"), ("consistency", "fsdp"), ("autoencoder", "fsdp")]
 pytestmark = pytest.mark.slow
 
 
@@ -23,6 +25,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every run that the tests compare; one start of the pair of processes costs more than all of them."""
     folder = tmp_path_factory.mktemp("runs")
     folders = weights(folder)
+    shards = make(folder / "shards", CLIPS)
     plan: dict[str, partial[None]] = {}
 
     def add(
@@ -31,10 +34,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         checkpoint = None if resume is None else folder / resume
         plan[run] = partial(
             train, folder / run, name=name, folders=folders, strategy=strategy, max_steps=max_steps,
-            resume=checkpoint, **how,
+            resume=checkpoint, shards=shards, **how,
         )  # fmt: skip
 
-    for name in ("causal", "consistency"):
+    for name in ("causal", "consistency", "autoencoder"):
         add(f"{name}-one", name, "one")
     add("causal-passes", "causal", "one", device_batch=1)
     add("causal-checkpointed", "causal", "one", checkpointed=True)
@@ -67,7 +70,10 @@ def weights_of(runs: Path, run: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "run",
-    ["causal-passes", "causal-checkpointed", "causal-ddp", "causal-fsdp", "causal-fsdp-passes", "consistency-fsdp"],
+    [
+        "causal-passes", "causal-checkpointed", "causal-ddp", "causal-fsdp", "causal-fsdp-passes", "consistency-fsdp",
+        "autoencoder-fsdp",
+    ],
 )  # fmt: skip
 def test_the_loss_curve_is_that_of_one_process(runs: Path, run: str):
     expected = curve(runs, f"{run.partition('-')[0]}-one")

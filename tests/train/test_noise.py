@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from data.batch import LatentBatch
 from gwm.chunks import ChunkPattern
 from tests.tiny import latents
-from train.noise import chunk_sigmas, clip_sigmas, corrupt, dropped, gaussian_like, step_generator
+from train.noise import chunk_sigmas, clip_sigmas, corrupt, drop_conditions, dropped, gaussian_like, step_generator
 
 CPU = torch.device("cpu")
 PATTERN = ChunkPattern(chunk_frames=3, window_chunks=3, sink_chunks=1, first_frames=1)
@@ -80,3 +81,27 @@ def test_exposure_scales_frames_and_blur_evens_them():
 def test_as_many_samples_lose_the_condition_as_asked(chance: float):
     share = dropped(torch.zeros(4000, 1, 1, 1, 1), chance, step_generator(0, 0, CPU)).float().mean().item()
     assert share == pytest.approx(chance, abs=0.02)
+
+
+def test_voice_and_caption_are_dropped_each_by_itself():
+    count = 4000
+    ones, empty = torch.ones(count, 1, 2), torch.full((1, 2), 7.0)
+    batch = LatentBatch(
+        torch.zeros(count, 1, 1, 1, 1), torch.zeros(count, 1, 1, 1, 1), ones, ones, step=0, text=ones
+    )  # fmt: skip
+    made = drop_conditions(batch, step_generator(0, 0, CPU), agent=0.2, text=0.4, empty_text=empty)
+    assert made.agent is not None and made.text is not None and made.user is ones
+    silent, wordless = made.agent[:, 0, 0] == 0, made.text[:, 0, 0] == 7
+    shares = [gone.float().mean().item() for gone in (silent, wordless, silent & wordless)]
+    assert shares == pytest.approx([0.2, 0.4, 0.08], abs=0.02)
+
+
+def test_data_without_captions_draw_what_they_always_drew():
+    batch = LatentBatch(
+        torch.zeros(9, 1, 1, 1, 1), torch.zeros(9, 1, 1, 1, 1), torch.ones(9, 1, 2), torch.ones(9, 1, 2), step=0
+    )  # fmt: skip
+    generator = step_generator(0, 0, CPU)
+    drop_conditions(batch, generator, agent=0.5, text=0.5, empty_text=None)
+    expected = step_generator(0, 0, CPU)
+    dropped(batch.x0, 0.5, expected)
+    assert torch.equal(torch.rand(3, generator=generator), torch.rand(3, generator=expected))

@@ -31,7 +31,7 @@ ACTIVATION_TOLERANCE = 0.05
 def planned(build: Any, **changes: Any) -> Plan:
     how: dict[str, Any] = {
         "batch_size": BATCH, "device_batch": None, "precision": "32-true", "devices": 1, "sharded": False,
-        "checkpointed": False, "device_flops": 1e9,
+        "whole_weights": False, "checkpointed": False, "device_flops": 1e9,
     }  # fmt: skip
     return plan(build, ADAM, **(how | changes))
 
@@ -168,6 +168,14 @@ def test_shards_divide_everything_but_activations_and_checkpoints_only_these(tmp
     assert sharded.steps_per_day == pytest.approx(alone.steps_per_day)
     assert checkpointed.flops_per_step > 1.05 * alone.flops_per_step  # the ear is not computed again
     assert 0.4 * alone.activation_bytes < mixed.activation_bytes < alone.activation_bytes
+
+
+def test_zero_keeps_weights_whole_and_a_divided_copy(tmp_path: Path):
+    build = builder("consistency", weights(tmp_path))  # with a frozen teacher
+    alone = planned(build)
+    zero = planned(build, batch_size=4 * BATCH, devices=4, sharded=True, whole_weights=True)
+    assert zero.weight_bytes == alone.weight_bytes + alone.trained_parameters  # four bytes, four devices
+    assert zero.gradient_bytes == alone.gradient_bytes // 4 and zero.optimizer_bytes == alone.optimizer_bytes // 4
 
 
 def test_passes_cost_time_and_no_memory(tmp_path: Path):

@@ -1,6 +1,7 @@
 """From a folder as the hub has it to a causal stage, with one command line, and back to diffusers."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,27 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.actions import ACTION_NAMES
+from data.batch import padded
 from data.manifest import Manifest, SplitManifest, write_manifest
 from data.shards import Clip, Truth, encode_sample, write_shard
 from gwm.condition.inputs import Condition
 from gwm.convert import load_wan
 from gwm.lora import merged
+from gwm.wan.text import UMT5
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
 from gwm.weights import save_weights
 from tests.test_configs import composed
+from tests.tiny import lively
 from tests.wan import (
     FAMILIES,
     in_diffusers,
     our_velocity,
     published,
     reduced,
+    save_image_encoder,
     save_text_encoder,
     their_velocity,
     with_voices,
@@ -34,6 +40,7 @@ from tests.wan import (
 from train.causal import CausalStage
 from train.network import dit_facts
 from train.published import export_diffusers
+from train.work import geometry
 
 FRAMES, SIDE, TEXT = 20, 32, 16
 CAPTION = "a woman smiles"
@@ -79,8 +86,8 @@ def shard(folder: Path) -> Any:
     return write_shard(folder / "train-000000.tar", [encode_sample(clip)])
 
 
-def configured(stage: str, hub: Path, runs: Path, *more: str) -> DictConfig:
-    """What `python train.py stage=... model=wan2_1_1_3b init=DIR` composes, for the reduced geometry."""
+def configured(stage: str, hub: Path, runs: Path, *more: str, model: str = "wan2_1_1_3b") -> DictConfig:
+    """What `python train.py stage=... model=... init=DIR` composes, for the reduced geometry."""
     reduction = (
         "model.dim=256",
         "model.num_heads=2",
@@ -88,7 +95,7 @@ def configured(stage: str, hub: Path, runs: Path, *more: str) -> DictConfig:
         "model.ffn_dim=64",
         f"model.text_dim={TEXT}",
     )
-    return composed("train", [f"stage={stage}", "model=wan2_1_1_3b", f"init={hub}", f"runs={runs}", *reduction, *more])
+    return composed("train", [f"stage={stage}", f"model={model}", f"init={hub}", f"runs={runs}", *reduction, *more])
 
 
 def causal(hub: Path, runs: Path, *more: str) -> CausalStage:
@@ -131,6 +138,48 @@ def test_a_causal_run_trains_on_latents_and_captions_of_the_published_encoders(h
     still = [key for key, value in stage.network.model.state_dict().items() if torch.equal(value, before[key])]
     # Behind a last layer of zeros a first layer has no gradient in the first step, and weight decay moves no bias.
     assert all("embedding.layers.0" in key or key.startswith("speech_encoder") for key in still), still
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_a_dropped_caption_is_the_empty_caption_of_the_text_encoder(hub: Path, shards: Path, tmp_path: Path):
+    """Not zeros, which umT5 writes for no caption; and without a forward pass of the text encoder in training."""
+    more = (f"data.shards={shards}", "resolution=32", "num_frames=2", "data.batch_size=1")
+    data = instantiate(configured("causal", hub, tmp_path, *more).data, _convert_="all")
+    data.prepare_data()
+    data.text = None  # what was encoded is enough
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    empty = padded(UMT5(str(hub))("").half().float())
+    assert torch.equal(data.empty_text, empty) and not torch.equal(batch.text[0], empty)
+    losses = []
+    for chance, text in [(0.0, empty[None]), (1.0, batch.text), (0.0, batch.text)]:
+        stage = causal(hub, tmp_path, f"stage.drop_text={chance}")
+        lively(stage.network.model.head)
+        stage.weight, stage.empty_text = torch.ones(4, 4), data.empty_text
+        losses.append(stage.training_step(dataclasses.replace(batch, text=text), 0).item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+@torch.no_grad()
+def test_an_image_to_video_model_is_given_its_image(shards: Path, tmp_path: Path):
+    """A batch of the stage's own data through the stage's model is what diffusers makes of it, image tokens and all."""
+    from diffusers import AutoencoderKLWan
+
+    hub, family = tmp_path / "hub", "wan2_1_i2v_14b"
+    theirs = in_diffusers(reduced(family), text_dim=TEXT, image_dim=TEXT, num_layers=1, ffn_dim=64)
+    theirs.save_pretrained(hub / "transformer")
+    AutoencoderKLWan(base_dim=4).save_pretrained(hub / "vae")
+    save_image_encoder(save_text_encoder(hub, width=TEXT), width=TEXT)
+    more = (f"data.shards={shards}", "resolution=32", "num_frames=2", "data.batch_size=1", f"model.image_dim={TEXT}")
+    cfg = configured("causal", hub, tmp_path, *more, model=family)
+    stage, data = (instantiate(part, _convert_="all") for part in (cfg.stage, cfg.data))
+    data.prepare_data()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    clip = torch.cat([batch.reference, batch.x0], 1), torch.full((1, 3), 0.5), batch.condition.after_reference()
+    expected = their_velocity(theirs, clip)
+    assert expected.std() > 0.1 and clip[2].given[:, :, :4].mean((2, 3, 4)).tolist() == [[1, 0, 0]]
+    torch.testing.assert_close(our_velocity(stage.network.model, clip), expected, rtol=0, atol=1e-5)
 
 
 def test_adapters_train_and_leave_a_plain_checkpoint(hub: Path, tmp_path: Path):
@@ -192,3 +241,10 @@ def test_a_run_is_planned_before_anything_is_downloaded(family: str):
         published(family), speech_dim=contract.dit.speech_dim, speech_mels=contract.audio.num_mels
     )
     assert contract.vae == (WAN2_2_VAE if family == "wan2_2_ti2v_5b" else WAN2_1_VAE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_is_planned_with_all_that_the_family_is_given(family: str):
+    build = partial(geometry, reduced(family), num_frames=2, height=4, width=4, pattern=None)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert build(batch_size=1).passes[0].compute().requires_grad

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from data.batch import LatentData
-from data.encode import encode_shards, read_latents
+from data.encode import encode_shards
 from data.encoding import Encoders
 from data.footage.survey import survey_video
 from data.footage.takes import TakeRules
 from data.ingest import ingest
+from data.latents import EncodedClips
 from data.manifest import read_manifest
 from data.shards import Clip, decode_sample, read_samples
 from gwm.face import EYES_AT, MOUTH_AT, FaceMesh, eyes_and_mouth
@@ -75,7 +76,7 @@ def test_encoded_footage_trains_with_unknown_voices_dropped(shards: Path, talks:
     """Zeros mean "not given" to the model; silence, which is -1, would teach that lips move without a voice."""
     vae = tiny_vae()
     encode_shards(shards, tmp_path, Encoders(vae, AUDIO, 64))
-    encoded = list(read_latents(tmp_path, "train"))
+    encoded = EncodedClips(tmp_path, "train", AUDIO, memory_bytes=0)
     assert len(encoded) == len(talks) and all(not clip["agent"].any() and not clip["user"].any() for clip in encoded)
     module = LatentData(
         shards=str(shards),

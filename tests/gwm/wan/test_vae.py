@@ -1,5 +1,6 @@
 """Wan's autoencoders: diffusers' numbers, but as a stream whose state the caller holds."""
 
+import copy
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE, WanVAEConfig, read_vae_co
 from gwm.wan.vae_keys import diffusers_key
 from tests.tiny import lively
 
-FP32 = 1e-5
+FP32, BF16 = 1e-5, 2e-2
 PUBLISHED = {"wan2_1": WAN2_1_VAE, "wan2_2": WAN2_2_VAE}
 PARAMETERS = {"wan2_1": 126_892_531, "wan2_2": 704_688_668}
 # The published config.json, written down independently of `vae_config`; of Wan 2.1 all is diffusers' default.
@@ -57,16 +58,20 @@ def pixels(vae: WanVAE, num_frames: int) -> Tensor:
     return torch.rand(2, num_frames, 3, side, side) * 2 - 1
 
 
+def statistics(config: Any, like: Tensor) -> list[Tensor]:
+    return [torch.tensor(s).view(1, -1, 1, 1, 1).to(like) for s in (config.latents_mean, config.latents_std)]
+
+
 def their_latents(vae: WanVAE, pixel_frames: Tensor) -> Tensor:
     """As diffusers' pipelines: the posterior's mode, normalised with the config's statistics."""
     config = vae.model.config
-    mean, std = (torch.tensor(s).view(1, -1, 1, 1, 1) for s in (config.latents_mean, config.latents_std))
+    mean, std = statistics(config, pixel_frames)
     return ((vae.model.encode(pixel_frames.transpose(1, 2)).latent_dist.mode() - mean) / std).transpose(1, 2)
 
 
 def their_pixels(vae: WanVAE, latents: Tensor) -> Tensor:
     config = vae.model.config
-    mean, std = (torch.tensor(s).view(1, -1, 1, 1, 1) for s in (config.latents_mean, config.latents_std))
+    mean, std = statistics(config, latents)
     return vae.model.decode(latents.transpose(1, 2) * std + mean).sample.transpose(1, 2)
 
 
@@ -81,6 +86,15 @@ def test_decoding_is_diffusers(vae: WanVAE):
     assert made.shape[1] == 1 + 4 * (FRAMES - 1)
     assert made.std() > 0.01
     torch.testing.assert_close(made.clamp(-1, 1), their_pixels(vae, x0), rtol=0, atol=FP32)
+
+
+def test_bf16_is_diffusers(vae: WanVAE):
+    low = copy.deepcopy(vae).bfloat16()
+    x0, clip = latents(vae, 3).bfloat16(), pixels(vae, 9).bfloat16()
+    made, theirs = low.decode(x0)[0].clamp(-1, 1), their_pixels(low, x0)
+    assert made.dtype == theirs.dtype == torch.bfloat16
+    torch.testing.assert_close(made, theirs, rtol=0, atol=BF16)
+    torch.testing.assert_close(low.encode(clip), their_latents(low, clip), rtol=0, atol=BF16)
 
 
 @pytest.mark.parametrize("cuts", [[1] * 12, [4, 4, 4], [1, 3, 3, 3, 2]], ids=str)
