@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.crops import moving_crops
-from data.encode import encode_shards, read_latents
+from data.encode import encode_shards, read_latents, read_no_text
 from data.encoding import Encoders, TextEncoder
 from data.shards import decode_frames, read_samples
 from data.steps import StepData
@@ -44,6 +44,7 @@ class LatentBatch:
     step: int  # this belongs to the step-th batch of the run
     first_slot: int = 0  # place of its first sample in that batch, of which each device and each pass has a part
     text: Float[Tensor, "b s t"] | None = None
+    no_text: Float[Tensor, "j t"] | None = None  # tokens of the empty caption
     action: Float[Tensor, "b f a"] | None = None  # those of a latent frame's pixel frames, one after the other
 
     def __len__(self) -> int:
@@ -51,7 +52,7 @@ class LatentBatch:
 
     @property
     def condition(self) -> Condition:
-        return Condition(agent=self.agent, user=self.user, text=self.text, action=self.action)
+        return Condition(agent=self.agent, user=self.user, text=self.text, no_text=self.no_text, action=self.action)
 
 
 class PixelClips(Dataset[UInt8[np.ndarray, "n t h w 3"]]):
@@ -127,7 +128,7 @@ def _pixel_batch(items: list[tuple[int, int, np.ndarray]]) -> PixelBatch:
     )
 
 
-PER_FRAME, PER_CLIP = ("x0", "agent", "user", "action"), ("reference", "text")
+PER_FRAME, PER_CLIP, PER_DATA = ("x0", "agent", "user", "action"), ("reference", "text"), ("no_text",)
 
 
 class LatentClips(Dataset[dict[str, Any]]):
@@ -143,7 +144,8 @@ class LatentClips(Dataset[dict[str, Any]]):
         start = int(np.random.default_rng((self.seed, step, slot)).integers(spare + 1))
         part = slice(start, start + self.num_frames)
         cut = {name: clip[name][part] for name in PER_FRAME if name in clip}
-        return cut | {name: clip[name] for name in PER_CLIP if name in clip} | {"step": step, "slot": slot}
+        whole = {name: clip[name] for name in PER_CLIP + PER_DATA if name in clip}
+        return cut | whole | {"step": step, "slot": slot}
 
 
 class LatentData(StepData):
@@ -174,6 +176,9 @@ class LatentData(StepData):
         clips = list(read_latents(self.latents, "train"))
         self.motion = torch.stack([clip["motion"] for clip in clips]).mean(0)
         self.clips = with_actions([with_windows(clip, self.audio) for clip in clips])
+        no_text = read_no_text(self.latents)
+        if no_text is not None:
+            self.clips = [clip | {"no_text": no_text} for clip in self.clips]
         shortest = min(len(clip["x0"]) for clip in self.clips)
         if shortest < self.num_frames:
             raise ValueError(
@@ -197,7 +202,8 @@ def latent_batch(items: list[dict[str, Any]]) -> LatentBatch:
     if "text" in items[0]:
         items = [item | {"text": padded(item["text"])} for item in items]
     stacked = {name: torch.stack([item[name] for item in items]) for name in PER_FRAME + PER_CLIP if name in items[0]}
-    return LatentBatch(**stacked, step=items[0]["step"], first_slot=items[0]["slot"])
+    same = {name: items[0][name] for name in PER_DATA if name in items[0]}
+    return LatentBatch(**stacked, **same, step=items[0]["step"], first_slot=items[0]["slot"])
 
 
 def padded(text: Float[Tensor, "s t"]) -> Float[Tensor, "512 t"]:

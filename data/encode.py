@@ -6,6 +6,7 @@ python -m data.encode shards=shards/nano vae=runs/nano/autoencoder/weights out=r
 import dataclasses
 import io
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from data.encoding import Encoders, encode_all
+from data.encoding import Encoders, TextEncoder, encode_all
 from data.manifest import (
     MANIFEST_NAME,
     PROGRESS_NAME,
@@ -39,6 +40,7 @@ from gwm.weights import fingerprint
 log = logging.getLogger(__name__)
 
 KIND = "latents"
+NO_TEXT = "no_text.npz"  # what the text encoder says of the empty caption, for dropping texts
 GROWING = ("sources", "dropped")  # settings of data sets that change when clips are added
 
 
@@ -88,6 +90,8 @@ def encode_shards(shards: Location, out: Path, encoders: Encoders, *, workers: i
             for shard in encode_all(missing, shards=shards, out=out, encoders=encoders, workers=workers, bar=bar):
                 done[shard.name] = shard
                 write_manifest(out, manifest(), name=PROGRESS_NAME)
+    if encoders.text is not None and not (out / NO_TEXT).is_file():
+        _save_no_text(out, encoders.text)
     write_manifest(out, manifest())
     (out / PROGRESS_NAME).unlink(missing_ok=True)
     return manifest()
@@ -122,6 +126,22 @@ def read_latents(folder: Location, split: str) -> Iterator[dict[str, Float[Tenso
     for sample in read_samples(folder, split):
         arrays = np.load(io.BytesIO(sample["latents.npz"]))
         yield {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+
+
+def read_no_text(folder: Path) -> Float[Tensor, "j t"] | None:
+    """Tokens of the empty caption, as precise as those of clips; None of latents without texts."""
+    if not (folder / NO_TEXT).is_file():
+        return None
+    with np.load(folder / NO_TEXT) as arrays:
+        return torch.from_numpy(arrays["text"]).float()
+
+
+def _save_no_text(folder: Path, text: TextEncoder) -> None:
+    """Whole or not at all."""
+    partial = folder / f"{NO_TEXT}.partial"
+    with partial.open("wb") as file:
+        np.savez(file, text=text("").numpy().astype(np.float16))
+    os.replace(partial, folder / NO_TEXT)
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="encode")

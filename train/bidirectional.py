@@ -16,7 +16,7 @@ from gwm.schedule import add_noise, sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.generate import Played, play_clips
 from train.network import Base, dit_facts, load_dit
-from train.noise import clip_sigmas, dropped, gaussian_like, sample_generators
+from train.noise import clip_sigmas, gaussian_like, sample_generators, without_some
 from train.trainee import Trainee
 
 
@@ -43,6 +43,7 @@ class BidirectionalStage(L.LightningModule):
         drop_agent: float,
         network: partial[Trainee[DiT]],
         seed: int,
+        drop_text: float = 0.0,
         init: str | None = None,
     ) -> None:
         """init: weights of an earlier run, or a published checkpoint; None: a model from nothing."""
@@ -51,7 +52,8 @@ class BidirectionalStage(L.LightningModule):
         dit, contract = base.random() if init is None else load_dit(init, stage="bidirectional", base=base)
         self.contract = contract.replace(sigmas=tuple(sigma_steps(num_steps, shift=shift)))
         self.network = network(dit)
-        self.shift, self.motion_weight, self.drop_agent, self.seed = shift, motion_weight, drop_agent, seed
+        self.shift, self.motion_weight, self.seed = shift, motion_weight, seed
+        self.drop = {"agent": drop_agent, "text": drop_text}
 
     def setup(self, stage: str) -> None:
         self.weight = motion_map(latent_data(self).motion, self.motion_weight)
@@ -65,7 +67,7 @@ class BidirectionalStage(L.LightningModule):
             add_noise(batch.x0, noise, sigma),
             sigma,
             reference=batch.reference,
-            condition=batch.condition.without_agent(dropped(batch.x0, self.drop_agent, generators)),
+            condition=without_some(batch.condition, batch.x0, **self.drop, generator=generators),
             pattern=self.contract.pattern,
         )
         levels = clean_weight(sigma, self.contract.dit)

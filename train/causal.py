@@ -18,7 +18,7 @@ from gwm.schedule import add_noise, sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.generate import Played, play_clips
 from train.network import Base, dit_facts, load_dit
-from train.noise import chunk_sigmas, corrupt, dropped, gaussian_like, sample_generators, step_generator
+from train.noise import chunk_sigmas, corrupt, gaussian_like, sample_generators, step_generator, without_some
 from train.trainee import Trainee
 
 Forcing = Literal["teacher", "diffusion"]
@@ -52,6 +52,7 @@ class CausalStage(L.LightningModule):
         history_noise: float,
         network: partial[Trainee[DiT]],
         seed: int,
+        drop_text: float = 0.0,
         history_exposure: float = 0.0,
         history_blur: float = 0.0,
         forcing: Forcing = "teacher",
@@ -68,7 +69,7 @@ class CausalStage(L.LightningModule):
         model, contract = load_dit(init, stage="bidirectional", base=base)
         self.contract = contract.replace(pattern=pattern, sigmas=tuple(sigma_steps(num_steps, shift=shift)))
         self.network = network(model)
-        self.shift, self.motion_weight, self.drop_agent = shift, motion_weight, drop_agent
+        self.shift, self.motion_weight, self.drop = shift, motion_weight, {"agent": drop_agent, "text": drop_text}
         self.history_noise, self.seed = history_noise, seed
         self.history = {"exposure": history_exposure, "blur": history_blur}
         self.forcing: Forcing = forcing
@@ -96,7 +97,7 @@ class CausalStage(L.LightningModule):
             add_noise(batch.x0, noise, sigma),
             sigma,
             reference=batch.reference,
-            condition=batch.condition.without_agent(dropped(batch.x0, self.drop_agent, generators)),
+            condition=without_some(batch.condition, batch.x0, **self.drop, generator=generators),
             pattern=pattern,
         )
         levels = clean_weight(sigma, self.contract.dit)

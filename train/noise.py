@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.batch import LatentBatch, PixelBatch
 from gwm.chunks import ChunkPattern
+from gwm.condition.inputs import Condition
 from gwm.schedule import shift_sigma
 
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]  # of a whole batch, or of each of its samples
@@ -66,6 +67,16 @@ def chunk_sigmas(
 def dropped(x0: Float[Tensor, "b f c h w"], chance: float, generator: Generators) -> Bool[Tensor, "b"]:
     """Which samples lose a condition, for guidance."""
     return uniform(x0.shape[:1], generator, x0.device) < chance
+
+
+def without_some(
+    condition: Condition, x0: Float[Tensor, "b f c h w"], *, agent: float, text: float, generator: Generators
+) -> Condition:
+    """Conditions of which each sample loses each by its own chance, so that all of guidance's branches are learnt."""
+    condition = condition.without_agent(dropped(x0, agent, generator))
+    if condition.text is None or text == 0:
+        return condition
+    return condition.without_text(dropped(x0, text, generator))
 
 
 def corrupt(

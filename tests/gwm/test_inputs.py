@@ -1,5 +1,9 @@
+import dataclasses
+
+import pytest
 import torch
 
+from gwm.condition.inputs import Condition
 from tests.tiny import speech
 
 
@@ -27,3 +31,17 @@ def test_without_agent_drops_only_the_agent_and_only_where_asked():
     assert dropped.user is condition.user
     everywhere = condition.without_agent().agent
     assert everywhere is not None and not everywhere.any()
+
+
+def test_a_dropped_text_is_that_of_a_clip_without_caption():
+    """Tokens of the empty caption and zeros behind them; zeros alone are not what training saw."""
+    condition = Condition(text=torch.randn(2, 4, 3), no_text=torch.randn(1, 3))
+    assert condition.text is not None and condition.no_text is not None
+    nothing = torch.cat([condition.no_text, torch.zeros(3, 3)])
+    some = condition.without_text(torch.tensor([False, True])).text
+    assert some is not None and torch.equal(some, torch.stack([condition.text[0], nothing]))
+    every = condition.without_text().text
+    assert every is not None and torch.equal(every, torch.stack([nothing, nothing]))
+    with pytest.raises(ValueError, match="no_text is None, must be the tokens of the empty caption"):
+        dataclasses.replace(condition, no_text=None).without_text()
+    assert speech(2).without_text().text is None

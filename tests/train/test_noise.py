@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from gwm.chunks import ChunkPattern
+from gwm.condition.inputs import Condition
 from tests.tiny import latents
-from train.noise import chunk_sigmas, clip_sigmas, corrupt, dropped, gaussian_like, step_generator
+from train.noise import chunk_sigmas, clip_sigmas, corrupt, dropped, gaussian_like, step_generator, without_some
 
 CPU = torch.device("cpu")
 PATTERN = ChunkPattern(chunk_frames=3, window_chunks=3, sink_chunks=1, first_frames=1)
@@ -80,3 +81,18 @@ def test_exposure_scales_frames_and_blur_evens_them():
 def test_as_many_samples_lose_the_condition_as_asked(chance: float):
     share = dropped(torch.zeros(4000, 1, 1, 1, 1), chance, step_generator(0, 0, CPU)).float().mean().item()
     assert share == pytest.approx(chance, abs=0.02)
+
+
+def test_voice_and_text_are_dropped_apart_each_by_its_own_chance():
+    count = 2000
+    condition = Condition(agent=torch.ones(count, 1, 1), text=torch.ones(count, 1, 1), no_text=torch.zeros(1, 1))
+    x0 = torch.zeros(count, 1, 1, 1, 1)
+    some = without_some(condition, x0, agent=0.1, text=0.3, generator=step_generator(0, 0, CPU))
+    assert some.agent is not None and some.text is not None
+    silent, untold = (some.agent == 0).flatten(), (some.text == 0).flatten()
+    assert silent.float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert untold.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert untold[silent].float().mean().item() == pytest.approx(0.3, abs=0.1)  # independent
+    voice_alone = Condition(agent=torch.ones(count, 1, 1))
+    again = without_some(voice_alone, x0, agent=0.1, text=0.3, generator=step_generator(0, 0, CPU))
+    assert again.agent is not None and torch.equal(again.agent, some.agent)  # a model without text draws as before
