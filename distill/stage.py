@@ -3,8 +3,8 @@
 Two stages of the ladder are this class: `dmd` judges streams from their beginning, `long` windows of long ones.
 """
 
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -17,13 +17,14 @@ from data.batch import LatentBatch, LatentData, latent_data
 from data.shards import Clip
 from distill.dmd import dmd_loss
 from distill.health import CollapseAlarm, clip_health, exit_shares, score_health
+from distill.roles import RoleAdapters, check_frozen, keep_out_of_checkpoints, load_roles
 from distill.scores import DMDRules, critic_loss, scored_clip
 from distill.student_forcing import Exit, RolloutGradient, check_gradient, exit_step
 from distill.windows import Window, Windows
 from gwm.contract import CommitMode, Solver
 from gwm.dit import DiT
 from train.generate import Played, play_clips
-from train.network import dit_facts, load_dit
+from train.network import dit_facts
 from train.noise import Generators, sample_generators, step_generator
 from train.trainee import Trainee
 
@@ -57,21 +58,34 @@ class DMDStage(L.LightningModule):
         student: partial[Trainee[DiT]],
         critic: partial[Trainee[DiT]],
         seed: int,
+        lora: Mapping[str, Any] | None = None,
+        offload: bool = False,
     ) -> None:
-        """max_steps: updates of both optimizers together, over which their learning rates decay."""
+        """max_steps: updates of both optimizers together, over which their learning rates decay.
+        lora: what `RoleAdapters` has, as plain values; None: every role has and trains weights of its own.
+        offload: the teacher's weights stay on the host, see `distill.offload`.
+        """
         super().__init__()
         if critic_per_student < 1:
             raise ValueError(
                 f"critic_per_student={critic_per_student} must be >= 1: critic updates per student update."
             )
         self.automatic_optimization = False
-        model, contract = load_dit(init, stage=Path(init).parent.name)
-        self.contract = contract.replace(sigmas=tuple(sigmas), context=context, solver=solver)
         check_gradient(gradient)
         student_steps = -(-max_steps // (critic_per_student + 1))  # of each round, the student's is the first
-        self.network = student(model, schedule_steps=student_steps)
-        self.teacher = load_dit(teacher, stage="bidirectional")[0].eval().requires_grad_(False)
-        self.critic = critic(load_dit(teacher, stage="bidirectional")[0], schedule_steps=max_steps - student_steps)
+        roles = load_roles(
+            init,
+            teacher,
+            student=partial(student, schedule_steps=student_steps),
+            critic=partial(critic, schedule_steps=max_steps - student_steps),
+            adapters=RoleAdapters.from_json(lora or {}),
+            offloaded=offload,
+        )
+        self.contract = roles.contract.replace(sigmas=tuple(sigmas), context=context, solver=solver)
+        rules.guidance.check(self.contract.dit)
+        self.network, self.teacher, self.critic = roles.student, roles.teacher, roles.critic
+        self.frozen = roles.frozen
+        keep_out_of_checkpoints(self, teacher="teacher", trainees={"network": self.network, "critic": self.critic})
         self.exit: Exit = exit
         self.gradient: RolloutGradient = gradient
         self.windows, self.rules, self.alarm = windows, rules, alarm
@@ -142,9 +156,10 @@ class DMDStage(L.LightningModule):
         return [] if self.alarm is None else [self.alarm]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["windows"] = self.windows.state_dict()
+        checkpoint |= {"windows": self.windows.state_dict(), "frozen": self.frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_frozen(checkpoint["frozen"], self.frozen)
         self.windows.load_state_dict(checkpoint["windows"])
 
     def weights(self) -> tuple[nn.Module, dict[str, Any]]:
