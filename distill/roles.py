@@ -129,12 +129,12 @@ def _fingerprint(teacher: DiT, student: DiT) -> str:
     return fingerprint(dict(distinct.values()))
 
 
-def _leave_out(frozen: list[str], stage: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+def _leave_out(frozen: list[str], stage: nn.Module, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
     for name in frozen:
         state.pop(prefix + name, None)
 
 
-def _fill_in(frozen: list[str], stage: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+def _fill_in(frozen: list[str], stage: nn.Module, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
     """What a checkpoint lacks stays as it is."""
     for name in frozen:
         module, _, last = name.rpartition(".")

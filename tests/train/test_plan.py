@@ -113,7 +113,8 @@ def test_a_teacher_on_the_host_takes_no_room_on_the_device(tmp_path: Path):
     """Also under the critic's adapters, as long as its blocks are computed again; else it keeps what was brought."""
     folders = weights(tmp_path)
     # Replayed, so that the critic's pass is what keeps most.
-    build = partial(dmd_builder(folders), lora=BOTH | {"student_base": "own"}, gradient="replay")
+    short: dict[str, Any] = {"gradient": "replay", "sigmas": [1.0], "num_frames": 1}
+    build = partial(dmd_builder(folders), lora=BOTH | {"student_base": "own"}, **short)
     teacher, _ = load_dit(folders["bidirectional"], stage="bidirectional")
     teacher_bytes = distinct_bytes(teacher)
     device, host = planned(build, checkpointed=True), planned(partial(build, offload=True), checkpointed=True)
