@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.crops import moving_crops
 from data.encode import encode_shards
 from data.encoding import Encoders, ImageEncoder, TextEncoder
-from data.latents import OF_THE_CLIP, EncodedClips, read_empty_text
+from data.latents import OF_THE_CLIP, EncodedClips, read_no_text
 from data.shards import decode_frames, read_samples
 from data.steps import StepData
 from gwm.autoencoder import Autoencoder
@@ -45,6 +45,7 @@ class LatentBatch:
     step: int  # this belongs to the step-th batch of the run
     first_slot: int = 0  # place of its first sample in that batch, of which each device and each pass has a part
     text: Float[Tensor, "b s t"] | None = None
+    no_text: Float[Tensor, "j t"] | None = None  # tokens of the empty caption
     action: Float[Tensor, "b f a"] | None = None  # those of a latent frame's pixel frames, one after the other
     image: Float[Tensor, "b j i"] | None = None
     given: Float[Tensor, "b f g h w"] | None = None
@@ -59,6 +60,7 @@ class LatentBatch:
             agent=self.agent,
             user=self.user,
             text=self.text,
+            no_text=self.no_text,
             action=self.action,
             image=self.image,
             given=self.given,
@@ -145,8 +147,16 @@ PER_FRAME = ("x0", "agent", "user", "action")
 class LatentClips(Dataset[dict[str, Any]]):
     """A crop of latent frames of an encoded clip, with the whole audio window of each."""
 
-    def __init__(self, clips: Sequence[dict[str, Tensor]], *, num_frames: int, seed: int) -> None:
-        self.clips, self.num_frames, self.seed = clips, num_frames, seed
+    def __init__(
+        self,
+        clips: Sequence[dict[str, Tensor]],
+        *,
+        num_frames: int,
+        seed: int,
+        no_text: Float[Tensor, "j t"] | None = None,
+    ) -> None:
+        """no_text: tokens of the empty caption, where clips have captions."""
+        self.clips, self.num_frames, self.seed, self.no_text = clips, num_frames, seed, no_text
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
         step, slot, index = key
@@ -157,6 +167,8 @@ class LatentClips(Dataset[dict[str, Any]]):
         cut = {name: clip[name][part] for name in PER_FRAME if name in clip}
         if "given" in clip:
             cut["given"] = clip["given"][: self.num_frames]  # the image comes right before the crop
+        if self.no_text is not None:
+            cut["no_text"] = self.no_text
         return cut | {name: clip[name] for name in OF_THE_CLIP if name in clip} | {"step": step, "slot": slot}
 
 
@@ -165,8 +177,6 @@ class LatentData(StepData):
 
     `memory_gb` of clips stay in memory, in each process that reads; `num_workers` of these read ahead of training.
     """
-
-    empty_text: Float[Tensor, "512 t"] | None = None  # tokens of a dropped caption
 
     def __init__(
         self,
@@ -199,8 +209,6 @@ class LatentData(StepData):
     def setup(self, stage: str) -> None:
         self.clips = EncodedClips(self.latents, "train", self.audio, memory_bytes=self.memory_bytes)
         self.motion, shortest = self.clips.motion, self.clips.shortest
-        empty = read_empty_text(self.latents)
-        self.empty_text = None if empty is None else padded(empty)
         if shortest < self.num_frames:
             raise ValueError(
                 f"num_frames={self.num_frames} latent frames must be at most {shortest}: that many of a clip in "
@@ -208,7 +216,8 @@ class LatentData(StepData):
             )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        dataset = LatentClips(self.clips, num_frames=self.num_frames, seed=self.seed)
+        no_text = read_no_text(self.latents)
+        dataset = LatentClips(self.clips, num_frames=self.num_frames, seed=self.seed, no_text=no_text)
         return self.loader(dataset, len(self.clips), latent_batch)
 
 
@@ -224,7 +233,8 @@ def latent_batch(items: list[dict[str, Any]]) -> LatentBatch:
         items = [item | {"text": padded(item["text"])} for item in items]
     names = [name for name in (*PER_FRAME, "given", *OF_THE_CLIP) if name in items[0]]
     stacked = {name: torch.stack([item[name] for item in items]) for name in names}
-    return LatentBatch(**stacked, step=items[0]["step"], first_slot=items[0]["slot"])
+    first = items[0]
+    return LatentBatch(**stacked, no_text=first.get("no_text"), step=first["step"], first_slot=first["slot"])
 
 
 def padded(text: Float[Tensor, "s t"]) -> Float[Tensor, "512 t"]:

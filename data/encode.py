@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from data.encoding import Encoders, encode_all
-from data.latents import EMPTY_TEXT, write_empty_text
+from data.latents import NO_TEXT, write_no_text
 from data.manifest import (
     MANIFEST_NAME,
     PROGRESS_NAME,
@@ -75,8 +75,8 @@ def encode_shards(shards: Location, out: Path, encoders: Encoders, *, workers: i
         changes = {"resolution": encoders.resolution, "generator": generator}
         return dataclasses.replace(source, kind=KIND, splits=splits, command=command, **changes)
 
-    if encoders.text is not None and not (out / EMPTY_TEXT).is_file():
-        write_empty_text(out, encoders.text(""))
+    if encoders.text is not None and not (out / NO_TEXT).is_file():
+        write_no_text(out, encoders.text(""))
     missing = [name for name in wanted if name not in done]
     if missing:
         clips = sum(shard.num_samples for shard in wanted.values())

@@ -26,7 +26,7 @@ from gwm.config import AudioConfig
 MEMBER = "latents.npz"  # of a sample
 INDEX_SUFFIX = ".index.npz"
 OF_THE_CLIP = ("reference", "text", "image", "given_reference")  # as a whole, not of its frames
-EMPTY_TEXT = "empty_text.npy"
+NO_TEXT = "no_text.npy"  # what the text encoder says of the empty caption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,15 +176,15 @@ def with_windows(clip: dict[str, Tensor], audio: AudioConfig) -> dict[str, Tenso
     return found | {name: clip[name] for name in OF_THE_CLIP if name in clip}
 
 
-def write_empty_text(folder: Path, tokens: Float[Tensor, "s t"]) -> None:
+def write_no_text(folder: Path, tokens: Float[Tensor, "s t"]) -> None:
     """Keep the tokens of an empty caption, in half precision like those of the clips."""
-    temporary = folder / f"{EMPTY_TEXT}.tmp"
+    temporary = folder / f"{NO_TEXT}.tmp"
     with temporary.open("wb") as stream:
         np.save(stream, tokens.numpy().astype(np.float16))
-    os.replace(temporary, folder / EMPTY_TEXT)
+    os.replace(temporary, folder / NO_TEXT)
 
 
-def read_empty_text(folder: Path) -> Float[Tensor, "s t"] | None:
+def read_no_text(folder: Path) -> Float[Tensor, "s t"] | None:
     """Tokens of an empty caption, which stand for a dropped one; None where captions are not encoded."""
-    path = folder / EMPTY_TEXT
+    path = folder / NO_TEXT
     return torch.from_numpy(np.load(path)).float() if path.is_file() else None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from data.batch import LatentBatch, LatentData, latent_data
 from data.shards import Clip
-from distill.guidance import guided_velocity
+from distill.guidance import Guidance, guided_velocity
 from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Condition
@@ -37,7 +37,7 @@ class ConsistencyRules:
     """What is jumped over, and how far apart its rungs are."""
 
     levels: Float[Tensor, "n"]  # noise levels of the teacher's steps, falling, without 0
-    guidance: float  # of the teacher, in the standard form
+    guidance: Guidance  # of the teacher
     history_noise: float  # at most so much noise on the clean past
     pattern: ChunkPattern
 
@@ -92,7 +92,7 @@ class ConsistencyStage(L.LightningModule):
         sigmas: list[float],
         num_levels: int,
         shift: float,
-        guidance: float,
+        guidance: Guidance,
         motion_weight: float,
         history_noise: float,
         network: partial[Trainee[DiT]],
@@ -101,6 +101,7 @@ class ConsistencyStage(L.LightningModule):
         super().__init__()
         self.teacher, contract = load_dit(init, stage="causal")
         self.teacher.eval().requires_grad_(False)
+        guidance.check(contract.dit)
         self.contract = contract.replace(sigmas=tuple(sigmas), solver="renoise")
         model, _ = load_dit(init, stage="causal")
         self.network = network(model)

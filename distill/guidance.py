@@ -1,26 +1,63 @@
-"""Predictions with guidance on the agent's speech."""
+"""Predictions pushed away from what the model says when it is not told something, for each condition apart."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
 from distill.dmd import guided
 from gwm.condition.inputs import Condition
+from gwm.config import DiTConfig
 
 Predict = Callable[[Condition], Float[Tensor, "b f c h w"]]
 
 
-def guided_velocity(predict: Predict, condition: Condition, scale: float) -> Float[Tensor, "b f c h w"]:
-    """`predict` under `condition`, pushed away from its prediction without the agent's voice; scale 1: one pass."""
-    return with_guidance(predict, condition, scale)[1]
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """How far predictions are pushed, in the standard form; 1 is as far as the condition itself goes.
+
+        v(-, -) + text (v(text, -) - v(-, -)) + agent (v(text, agent) - v(text, -))
+
+    where v(-, -) is told neither and the other side's voice, actions and images are always given. Equal scales s are
+    v(-, -) + s (v(text, agent) - v(-, -)), as if both were one condition. The Self-Forcing lineage writes
+    cond + g (cond - uncond): that is s = g + 1, so its 3.0 is 4.0 here.
+
+    Source: Ho and Salimans 2022, arXiv:2207.12598; for two conditions, one after the other, Brooks et al. 2023,
+    arXiv:2211.09800, Eq. 3.
+    """
+
+    agent: float = 1.0  # on the character's own voice
+    text: float = 1.0
+
+    def check(self, config: DiTConfig) -> None:
+        """Raises:
+        ValueError: a scale for a condition that the model does not have.
+        """
+        for name, scale, size in (("agent", self.agent, config.speech_dim), ("text", self.text, config.text_dim)):
+            if scale != 1 and not size:
+                raise ValueError(f"guidance.{name}={scale:g} must be 1: the model has no such condition to drop.")
+
+
+def guided_velocity(predict: Predict, condition: Condition, guidance: Guidance) -> Float[Tensor, "b f c h w"]:
+    """`predict` under `condition`, pushed; as many passes as the scales need, one where all are 1."""
+    return with_guidance(predict, condition, guidance)[1]
 
 
 def with_guidance(
-    predict: Predict, condition: Condition, scale: float
+    predict: Predict, condition: Condition, guidance: Guidance
 ) -> tuple[Float[Tensor, "b f c h w"], Float[Tensor, "b f c h w"]]:
-    """The prediction under `condition` as it is, and pushed away from the one without the agent's voice."""
+    """The prediction under `condition` as it is, and pushed."""
     conditional = predict(condition)
-    if scale == 1:
+    # A condition that is not there goes with the other one: dropping it changes nothing.
+    agent = guidance.text if condition.agent is None else guidance.agent
+    text = guidance.agent if condition.text is None else guidance.text
+    if agent == text == 1:
         return conditional, conditional
-    return conditional, guided(conditional, predict(condition.without_agent()), scale)
+    silent = condition.without_agent()
+    if agent == text:
+        return conditional, guided(conditional, predict(silent.without_text()), agent)
+    told = predict(silent)
+    if text == 1:
+        return conditional, guided(conditional, told, agent)
+    return conditional, guided(told, predict(silent.without_text()), text) + agent * (conditional - told)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from data.batch import LatentBatch, LatentClips, LatentData, latent_batch
 from data.steps import StepSampler
-from distill.guidance import guided_velocity
+from distill.guidance import Guidance, guided_velocity
 from gwm.clip import teacher_forced_velocity
 from gwm.contract import Contract
 from gwm.dit import DiT
@@ -49,7 +49,7 @@ def solver_sigmas(sigmas: Sequence[float], num_steps: int, *, shift: float) -> l
 @torch.no_grad()
 def solve(
     teacher: DiT, contract: Contract, batch: LatentBatch, *, sigmas: Sequence[float], levels: Sequence[float],
-    guidance: float, generator: torch.Generator,
+    guidance: Guidance, generator: torch.Generator,
 ) -> dict[str, Float[Tensor, "..."]]:  # fmt: skip
     """States of the probability flow at every level of `sigmas` (b k f c h w), and where it ends (b f c h w).
 
@@ -79,7 +79,7 @@ def write_pairs(
     sigmas: list[float],
     num_steps: int,
     shift: float,
-    guidance: float,
+    guidance: Guidance,
     num_shards: int,
     seed: int,
     out: str,
@@ -95,11 +95,13 @@ def write_pairs(
     if not 0 <= part < parts:
         raise ValueError(f"part={part} must be in [0, parts={parts}): it says which shards this process makes.")
     teacher, contract = load_dit(init, stage="causal")
+    guidance.check(contract.dit)
     teacher = teacher.to(device).eval().requires_grad_(False)
     folder = Path(out)
     facts = {
         "teacher": fingerprint(teacher.state_dict()), "sigmas": sigmas, "num_steps": num_steps, "shift": shift,
-        "guidance": guidance, "seed": seed, "num_frames": data.num_frames, "batch_size": data.batch_size,
+        "guidance": dataclasses.asdict(guidance), "seed": seed, "num_frames": data.num_frames,
+        "batch_size": data.batch_size,
         "contract": contract.to_json(),
     }  # fmt: skip
     _remember(folder, facts)

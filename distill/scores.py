@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from distill.dmd import Normaliser, dmd_direction, normaliser_scale
-from distill.guidance import with_guidance
+from distill.guidance import Guidance, with_guidance
 from gwm.chunks import whole_clip
 from gwm.clip import clip_velocity
 from gwm.condition.inputs import Condition
@@ -24,7 +24,7 @@ class DMDRules:
 
     normaliser: Normaliser
     normaliser_floor: float
-    guidance: float  # standard form: uncond + guidance (cond - uncond)
+    guidance: Guidance  # of the teacher
     shift: float  # of the noise levels at which clips are scored
     sigma_range: Sequence[float]  # lowest and highest of them
 

@@ -3,8 +3,8 @@
 Two stages of the ladder are this class: `dmd` judges streams from their beginning, `long` windows of long ones.
 """
 
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -19,6 +19,7 @@ from distill.dmd import dmd_loss
 from distill.gan import GAN, Shown
 from distill.health import CollapseAlarm, clip_health, exit_shares, score_health
 from distill.reward import Reward, reward_weights
+from distill.roles import RoleAdapters, check_frozen, keep_out_of_checkpoints, load_roles
 from distill.scores import DMDRules, critic_loss, scored_clip
 from distill.student_forcing import Exit, RolloutGradient, check_gradient, exit_step
 from distill.validation import Validation
@@ -26,7 +27,7 @@ from distill.windows import Window, Windows
 from gwm.contract import CommitMode, Solver
 from gwm.dit import DiT
 from train.generate import Played, play_clips
-from train.network import dit_facts, load_dit
+from train.network import dit_facts
 from train.noise import Generators, sample_generators, step_generator
 from train.trainee import Trainee
 
@@ -63,25 +64,38 @@ class DMDStage(L.LightningModule):
         gan: partial[GAN] | None = None,
         reward: Reward | None = None,
         validate_every: int = 0,
+        lora: Mapping[str, Any] | None = None,
+        offload: bool = False,
     ) -> None:
         """max_steps: updates of both optimizers together, over which their learning rates decay. gan: a discriminator
         beside the critic. reward: what makes a clip weigh more. validate_every: student updates between two looks at
-        held-out clips; 0: none before the end."""
+        held-out clips; 0: none before the end. lora: what `RoleAdapters` has, as plain values; None: every role has and
+        trains weights of its own. offload: the teacher's weights stay on the host, see `distill.offload`.
+        """
         super().__init__()
         if critic_per_student < 1:
             raise ValueError(
                 f"critic_per_student={critic_per_student} must be >= 1: critic updates per student update."
             )
         self.automatic_optimization = False
-        model, contract = load_dit(init, stage=Path(init).parent.name)
-        self.contract = contract.replace(sigmas=tuple(sigmas), context=context, solver=solver)
         check_gradient(gradient)
         student_steps = -(-max_steps // (critic_per_student + 1))  # of each round, the student's is the first
-        self.network = student(model, schedule_steps=student_steps)
-        self.teacher = load_dit(teacher, stage="bidirectional")[0].eval().requires_grad_(False)
-        self.critic = critic(load_dit(teacher, stage="bidirectional")[0], schedule_steps=max_steps - student_steps)
-        shape = {"features": model.config.dim, "num_layers": model.config.num_layers}
-        self.gan = None if gan is None else gan(**shape, schedule_steps=max_steps - student_steps)
+        critic_steps = max_steps - student_steps
+        roles = load_roles(
+            init,
+            teacher,
+            student=partial(student, schedule_steps=student_steps),
+            critic=partial(critic, schedule_steps=critic_steps),
+            adapters=RoleAdapters.from_json(lora or {}),
+            offloaded=offload,
+        )
+        self.contract = roles.contract.replace(sigmas=tuple(sigmas), context=context, solver=solver)
+        rules.guidance.check(self.contract.dit)
+        self.network, self.teacher, self.critic = roles.student, roles.teacher, roles.critic
+        self.frozen = roles.frozen
+        keep_out_of_checkpoints(self, teacher="teacher", trainees={"network": self.network, "critic": self.critic})
+        shape = {"features": self.contract.dit.dim, "num_layers": self.contract.dit.num_layers}
+        self.gan = None if gan is None else gan(**shape, schedule_steps=critic_steps)
         self.reward, self.validate_every = reward, validate_every
         self.exit: Exit = exit
         self.gradient: RolloutGradient = gradient
@@ -173,9 +187,10 @@ class DMDStage(L.LightningModule):
         return callbacks + ([Validation(every=self.validate_every)] if self.validate_every else [])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["windows"] = self.windows.state_dict()
+        checkpoint |= {"windows": self.windows.state_dict(), "frozen": self.frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_frozen(checkpoint["frozen"], self.frozen)
         self.windows.load_state_dict(checkpoint["windows"])
 
     def weights(self) -> tuple[nn.Module, dict[str, Any]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from distill.consistency import ConsistencyRules, consistency_loss
 from distill.dmd import dmd_loss
 from distill.gan import GAN, Shown
+from distill.guidance import Guidance
 from distill.scores import DMDRules, critic_loss, scored_clip
 from distill.student_forcing import Exit, RolloutGradient, exit_step, student_rollout
 from distill.toy_chain import Chain, measures
@@ -107,7 +108,7 @@ def made_consistent(student: Trainee[ChainStudent], chain: Chain, contract: Cont
     student.average_step()  # the target exists before the first step
     rules = ConsistencyRules(
         levels=torch.tensor(sigma_steps(recipe.num_levels, shift=recipe.shift)),
-        guidance=1.0,
+        guidance=Guidance(),
         history_noise=0.0,
         pattern=contract.pattern,
     )

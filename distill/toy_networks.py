@@ -12,6 +12,7 @@ from gwm.condition.inputs import Condition
 from gwm.config import DiTConfig
 from gwm.dit import Prediction
 from kernels.attention import Prefix, Visible
+from kernels.frame_mask import FrameMask
 
 
 def level_features(sigma: Float[Tensor, "b f"]) -> Float[Tensor, "b f 4"]:
@@ -59,6 +60,8 @@ class ChainStudent(nn.Module):
 def _visible_sum(visible: Visible, values: Float[Tensor, "b s 1 e"]) -> Float[Tensor, "b l 1 e"]:
     if visible is None:
         return values.sum(1, keepdim=True)
+    if isinstance(visible, FrameMask):
+        visible = visible.dense
     mask = visible.bias == 0 if isinstance(visible, Prefix) else visible
     return torch.einsum("ls,bsne->blne", mask.to(values.dtype), values)
 

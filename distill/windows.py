@@ -4,6 +4,7 @@ A teacher knows clips of a few seconds. A long stream is therefore scored window
 of its own behind the same reference image.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -239,7 +240,8 @@ def conversation(condition: Condition, num_frames: int) -> Condition:
         turns = -(-num_frames // stream.shape[1])
         return torch.cat([stream.roll(-turn, dims=0) for turn in range(turns)], dim=1)[:, :num_frames]
 
-    return Condition(agent=longer(condition.agent), user=longer(condition.user), text=condition.text)
+    streams = {"agent": condition.agent, "user": condition.user, "action": condition.action}
+    return dataclasses.replace(condition, **{name: longer(stream) for name, stream in streams.items()})
 
 
 def joined(first: Condition, second: Condition) -> Condition:
@@ -248,7 +250,8 @@ def joined(first: Condition, second: Condition) -> Condition:
     def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
         return None if a is None or b is None else torch.cat([a, b], dim=1)
 
-    return Condition(agent=both(first.agent, second.agent), user=both(first.user, second.user), text=second.text)
+    streams = {name: both(vars(first)[name], vars(second)[name]) for name in ("agent", "user", "action")}
+    return dataclasses.replace(second, **streams)
 
 
 def _check_length(stream_frames: int, num_frames: int) -> None:

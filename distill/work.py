@@ -1,21 +1,25 @@
 """What one batch of the distillation stages computes; see `train.work`."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from distill.guidance import guided_velocity
+from distill.guidance import Guidance, guided_velocity
+from distill.offload import offload as keep_on_host
+from distill.roles import RoleAdapters
 from distill.student_forcing import RolloutGradient, student_rollout
 from gwm.chunks import whole_clip
 from gwm.clip import clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Condition
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.lora import with_lora
 from train.work import Pass, RandomClips, Work, clips_of
 
 
-def consistency(contract: Contract, *, batch_size: int, num_frames: int, guidance: float) -> Work:
+def consistency(contract: Contract, *, batch_size: int, num_frames: int, guidance: Guidance) -> Work:
     """As `distill.consistency`; the running average, which gives the target, computes what the student does."""
     clips = clips_of(contract, batch_size, num_frames)
     student, teacher = DiT(contract.dit), DiT(contract.dit).requires_grad_(False)
@@ -43,14 +47,18 @@ def dmd(
     sigmas: list[float],
     context: Literal["clean", "noisy"],
     gradient: RolloutGradient,
-    guidance: float,
+    guidance: Guidance,
     critic_per_student: int,
+    lora: Mapping[str, Any] | None = None,
+    offload: bool = False,
 ) -> Work:
     """As `distill.stage`, with rollouts that leave at the last step: what a batch needs at most."""
     contract = contract.replace(sigmas=tuple(sigmas), context=context, solver="renoise")
     clips = clips_of(contract, batch_size, num_frames)
-    student, critic, teacher = (DiT(contract.dit) for _ in range(3))
-    teacher.requires_grad_(False)
+    adapters = RoleAdapters.from_json(lora or {})
+    adapters.check(offloaded=offload)
+    student, teacher, critic = _roles(contract, adapters)
+    host_bytes = keep_on_host(teacher, [critic]) if offload else 0
 
     def rollout(how: RolloutGradient) -> Tensor:
         generator = torch.Generator(clips.x0.device)
@@ -72,8 +80,21 @@ def dmd(
     share = 1 / critic_per_student
     passes = [Pass(student_loss, share), Pass(lambda: rollout("none"), 1 - share), Pass(critic_loss)]
     window = contract.pattern.sink_frames + contract.pattern.ring_frames
+    # What replay runs again sees the past that it saw, which is kept for it.
+    kept = contract.pattern.first_frames + num_frames if gradient == "replay" else window
     frame_bytes = 2 * 4 * contract.dit.num_layers * contract.dit.dim * clips.tokens // num_frames
-    return Work([student, critic], [teacher], passes, clips.tokens, cache_bytes=window * frame_bytes)
+    cache_bytes = kept * frame_bytes
+    return Work([student, critic], [teacher], passes, clips.tokens, cache_bytes=cache_bytes, host_bytes=host_bytes)
+
+
+def _roles(contract: Contract, adapters: RoleAdapters) -> tuple[DiT, DiT, DiT]:
+    """Student, teacher and critic, as `distill.roles` makes them of real weights."""
+    teacher = DiT(contract.dit).requires_grad_(False)
+    critic = DiT(contract.dit) if adapters.critic is None else with_lora(teacher, adapters.critic)
+    if adapters.student is None:
+        return DiT(contract.dit), teacher, critic
+    base = teacher if adapters.student_base == "teacher" else DiT(contract.dit)
+    return with_lora(base, adapters.student), teacher, critic
 
 
 def score(model: DiT, clips: RandomClips, x: Tensor, condition: Condition) -> Tensor:

@@ -91,7 +91,7 @@ def with_lora(base: DiT, config: LoRAConfig) -> DiT:
     Raises:
         ValueError: `base` has adapters itself.
     """
-    if _is_adapted(base):
+    if is_adapted(base):
         raise ValueError(
             "base has adapters, must have none: a stack of them would be one of more rank. Merge it first."
         )
@@ -99,7 +99,7 @@ def with_lora(base: DiT, config: LoRAConfig) -> DiT:
         for name, parameter in list(module.named_parameters(recurse=False)):
             if not isinstance(parameter, SharedParameter):
                 module.register_parameter(name, SharedParameter(parameter.detach(), requires_grad=False))
-    model = copy.deepcopy(base)  # new modules, the same parameters
+    model = copy.deepcopy(base, {id(p): p for p in base.parameters()})  # new modules, the same parameters
     for name, module in model.named_children():
         if name in config.trained:
             _own(module)
@@ -114,7 +114,7 @@ def with_lora(base: DiT, config: LoRAConfig) -> DiT:
 @torch.no_grad()
 def merged(model: nn.Module) -> nn.Module:
     """The model with every adapter added to its layer and nothing shared; without adapters, the model itself."""
-    if not _is_adapted(model):
+    if not is_adapted(model):
         return model
     plain = copy.deepcopy(model)
     for name, layer in list(plain.named_modules()):
@@ -125,13 +125,14 @@ def merged(model: nn.Module) -> nn.Module:
     return plain
 
 
-def _is_adapted(model: nn.Module) -> bool:
+def is_adapted(model: nn.Module) -> bool:
+    """Whether the model has adapters; its frozen parameters are then shared."""
     return any(isinstance(module, LoRALinear) for module in model.modules())
 
 
 def _own(module: nn.Module) -> None:
-    """Give a module ordinary parameters in place of shared ones."""
+    """Give a module ordinary parameters in place of frozen ones, which it may share."""
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
-            if isinstance(parameter, SharedParameter):
+            if not parameter.requires_grad:
                 part.register_parameter(name, nn.Parameter(parameter.detach().clone()))

@@ -20,6 +20,7 @@ EXPERIMENTS = {  # and the stages they are for
     "sync": ["sync"],
     "character_256": ["autoencoder", "bidirectional", "causal", "consistency", "dmd"],
     "character_s": ["bidirectional", "causal", "consistency", "dmd"],
+    "dmd_single_gpu": ["dmd"],
 }
 SHARDING = ("fsdp", "deepspeed")
 SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml") if path.stem != "table")

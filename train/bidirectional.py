@@ -16,7 +16,7 @@ from gwm.schedule import add_noise, sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.generate import Played, play_clips
 from train.network import Base, dit_facts, load_dit
-from train.noise import clip_sigmas, drop_conditions, gaussian_like, sample_generators
+from train.noise import clip_sigmas, gaussian_like, sample_generators, without_some
 from train.trainee import Trainee
 
 
@@ -27,7 +27,6 @@ class BidirectionalStage(L.LightningModule):
     """
 
     hears = True
-    empty_text: Tensor | None = None  # of the data, where they have captions
 
     def __init__(
         self,
@@ -57,8 +56,7 @@ class BidirectionalStage(L.LightningModule):
         self.drop = {"agent": drop_agent, "text": drop_text}
 
     def setup(self, stage: str) -> None:
-        data = latent_data(self)
-        self.weight, self.empty_text = motion_map(data.motion, self.motion_weight), data.empty_text
+        self.weight = motion_map(latent_data(self).motion, self.motion_weight)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Float[Tensor, ""]:
         generators = sample_generators(self.seed, batch, self.device)
@@ -69,7 +67,7 @@ class BidirectionalStage(L.LightningModule):
             add_noise(batch.x0, noise, sigma),
             sigma,
             reference=batch.reference,
-            condition=drop_conditions(batch, generators, **self.drop, empty_text=self.empty_text),
+            condition=without_some(batch.condition, batch.x0, **self.drop, generator=generators),
             pattern=self.contract.pattern,
         )
         levels = clean_weight(sigma, self.contract.dit)

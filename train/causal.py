@@ -18,7 +18,7 @@ from gwm.schedule import add_noise, sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.generate import Played, play_clips
 from train.network import Base, dit_facts, load_dit
-from train.noise import chunk_sigmas, corrupt, drop_conditions, gaussian_like, sample_generators, step_generator
+from train.noise import chunk_sigmas, corrupt, gaussian_like, sample_generators, step_generator, without_some
 from train.trainee import Trainee
 
 Forcing = Literal["teacher", "diffusion"]
@@ -39,7 +39,6 @@ class CausalStage(L.LightningModule):
     """
 
     hears = True
-    empty_text: Tensor | None = None  # of the data, where they have captions
 
     def __init__(
         self,
@@ -78,8 +77,7 @@ class CausalStage(L.LightningModule):
         self.patterns = [pattern, *patterns]
 
     def setup(self, stage: str) -> None:
-        data = latent_data(self)
-        self.weight, self.empty_text = motion_map(data.motion, self.motion_weight), data.empty_text
+        self.weight = motion_map(latent_data(self).motion, self.motion_weight)
 
     def drawn_pattern(self, step: int) -> ChunkPattern:
         """The same for all samples of a step, on all devices: they share a mask."""
@@ -100,7 +98,7 @@ class CausalStage(L.LightningModule):
             add_noise(batch.x0, noise, sigma),
             sigma,
             reference=batch.reference,
-            condition=drop_conditions(batch, generators, **self.drop, empty_text=self.empty_text),
+            condition=without_some(batch.condition, batch.x0, **self.drop, generator=generators),
             pattern=pattern,
         )
         levels = clean_weight(sigma, self.contract.dit)

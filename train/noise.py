@@ -69,22 +69,14 @@ def dropped(x0: Float[Tensor, "b f c h w"], chance: float, generator: Generators
     return uniform(x0.shape[:1], generator, x0.device) < chance
 
 
-def drop_conditions(
-    batch: LatentBatch,
-    generator: Generators,
-    *,
-    agent: float,
-    text: float,
-    empty_text: Float[Tensor, "s t"] | None,
+def without_some(
+    condition: Condition, x0: Float[Tensor, "b f c h w"], *, agent: float, text: float, generator: Generators
 ) -> Condition:
-    """The batch's conditions, of which samples lose the agent's voice and the caption with these chances, each apart.
-
-    `empty_text` stands for a dropped caption; None where the data have no captions.
-    """
-    condition = batch.condition.without_agent(dropped(batch.x0, agent, generator))
-    if empty_text is None:
+    """Conditions of which each sample loses each by its own chance, so that all of guidance's branches are learnt."""
+    condition = condition.without_agent(dropped(x0, agent, generator))
+    if condition.text is None or text == 0:
         return condition
-    return condition.without_text(dropped(batch.x0, text, generator), empty_text)
+    return condition.without_text(dropped(x0, text, generator))
 
 
 def corrupt(

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from data.steps import split_batch
+from gwm.lora import is_adapted
 from train.measure import PRECISIONS, checkpoint_blocks, measure_pass
 from train.peak import matmul_flops
 from train.trainee import OptimizerFactory
-from train.work import WorkBuilder
+from train.work import Work, WorkBuilder
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ class Plan:
     """Needs of one device, in bytes, and of a step of the whole run."""
 
     trained_parameters: int  # of all devices together
-    frozen_parameters: int
+    frozen_parameters: int  # what networks share is counted once; what stays on the host is not
     weight_bytes: int  # of trained and frozen networks and of running averages
     gradient_bytes: int
     optimizer_bytes: int
@@ -39,6 +41,7 @@ class Plan:
     tokens_per_step: int
     flops_per_step: float
     steps_per_day: float
+    host_bytes: int = 0  # of frozen weights that come to the device when they are needed
 
     @property
     def device_bytes(self) -> int:
@@ -54,9 +57,11 @@ class Plan:
             ("cache", self.cache_bytes),
             ("together", self.device_bytes),
         ]
+        host = [f"host         {self.host_bytes / 1e9:10.3f} GB of frozen weights"] if self.host_bytes else []
         return [
             f"parameters   {self.trained_parameters:,} trained, {self.frozen_parameters:,} frozen",
             *(f"{name:12s} {size / 1e9:10.3f} GB a device" for name, size in rows),
+            *host,
             f"a step       {self.tokens_per_step:,} tokens, {self.flops_per_step / 1e12:.4g} TFLOP",
             f"a day        {self.steps_per_day:,.0f} steps",
         ]
@@ -125,10 +130,9 @@ def plan(
                 raise ValueError("checkpointed=true needs a DiT: this stage has no blocks to compute again.")
             again = [measure_pass(work, one, precision) for one in work.passes]
             measured = [(kept + whole // blocks, flops) for (kept, flops), (whole, _) in zip(again, measured)]
-        trained = [p for model in work.trained for p in model.parameters()]
-        frozen = [p for model in work.frozen for p in model.parameters()]
-    num_trained, num_frozen = (sum(p.numel() for p in group) for group in (trained, frozen))
-    weights = FLOAT_BYTES * (2 * num_trained + num_frozen)
+        trained = [p for model in work.trained for p in model.parameters() if p.requires_grad]
+        num_trained, num_frozen, num_averaged = _counts(work)
+    weights = FLOAT_BYTES * (num_trained + num_frozen + num_averaged)
     flops = devices * num_passes * sum(flops for _, flops in measured)
     return Plan(
         trained_parameters=num_trained,
@@ -141,7 +145,20 @@ def plan(
         tokens_per_step=devices * num_passes * work.tokens,
         flops_per_step=flops,
         steps_per_day=SECONDS_A_DAY * device_flops * devices / flops,
+        host_bytes=work.host_bytes,
     )
+
+
+def _counts(work: Work) -> tuple[int, int, int]:
+    """Numbers that are trained, that are frozen, and that running averages have of their own: an average shares what
+    adapters stand on, and has copies of all else."""
+    trained, averaged, frozen = 0, 0, {}
+    for model in [*work.trained, *work.frozen]:
+        trained += sum(p.numel() for p in model.parameters() if p.requires_grad)
+        frozen |= {StorageWeakRef(p.untyped_storage()): p.numel() for p in model.parameters() if not p.requires_grad}
+    for model in work.trained:
+        averaged += sum(p.numel() for p in model.parameters() if p.requires_grad or not is_adapted(model))
+    return trained, sum(frozen.values()), averaged
 
 
 def show(

@@ -46,7 +46,8 @@ class Work:
     frozen: list[nn.Module]
     passes: list[Pass]
     tokens: int  # of the batch's clips
-    cache_bytes: int = 0  # keys and values of a rollout's window
+    cache_bytes: int = 0  # keys and values that a rollout keeps
+    host_bytes: int = 0  # frozen weights that stay on the host
 
 
 WorkBuilder = Callable[..., Work]  # of batch_size=, what one device computes at once
@@ -78,6 +79,7 @@ def random_clips(config: DiTConfig, *, batch_size: int, num_frames: int, height:
         torch.randn(batch_size, num_frames, config.speech_dim) if config.speech_dim else None for _ in range(2)
     )
     text = torch.randn(batch_size, TEXT_TOKENS, config.text_dim) if config.text_dim else None
+    no_text = torch.randn(1, config.text_dim) if config.text_dim else None
     image = torch.randn(batch_size, IMAGE_TOKENS, config.image_dim) if config.image_dim else None
     beside = (config.given_channels, height, width)
     own, given = (
@@ -88,7 +90,7 @@ def random_clips(config: DiTConfig, *, batch_size: int, num_frames: int, height:
         torch.randn(batch_size, num_frames, *shape),
         torch.randn(batch_size, 1, *shape),
         torch.rand(batch_size, num_frames),
-        Condition(agent=agent, user=user, text=text, image=image, given=given, given_reference=own),
+        Condition(agent=agent, user=user, text=text, no_text=no_text, image=image, given=given, given_reference=own),
     )
 
 

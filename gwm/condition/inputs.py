@@ -25,6 +25,7 @@ class Condition:
     )
     given_reference: Float[Tensor, "b 1 g h w"] | None = None  # the same of the reference image's own frame
     text: Float[Tensor, "b s t"] | None = None
+    no_text: Float[Tensor, "j t"] | None = None  # what a dropped text becomes: the tokens of the empty caption
     image: Float[Tensor, "b j i"] | None = None  # tokens of an image encoder
 
     def frames(self, part: slice) -> "Condition":
@@ -57,12 +58,24 @@ class Condition:
         keep = 0.0 if dropped is None else (~dropped)[:, None, None].to(self.agent.dtype)
         return dataclasses.replace(self, agent=self.agent * keep)
 
-    def without_text(self, dropped: Bool[Tensor, "b"], empty: Float[Tensor, "s t"]) -> "Condition":
-        """Put the tokens of an empty caption where `dropped`: zeros are no caption that a text encoder has written."""
+    def without_text(self, dropped: Bool[Tensor, "b"] | None = None) -> "Condition":
+        """Tell nothing where `dropped`, or everywhere: the empty caption's tokens and zeros behind them, as a clip
+        without a caption has. Zeros alone would be a text that no training saw.
+
+        Raises:
+            ValueError: there is a text, but nothing to put in its place.
+        """
         if self.text is None:
             return self
-        text = torch.where(dropped[:, None, None], empty.to(self.text), self.text)
-        return dataclasses.replace(self, text=text)
+        if self.no_text is None:
+            raise ValueError(
+                "no_text is None, must be the tokens of the empty caption: a text is dropped to what training dropped "
+                "it to. Data keeps them beside the latents; pairs of an older stage=ode_pairs must be made again."
+            )
+        nothing = torch.zeros_like(self.text[:1])
+        nothing[:, : len(self.no_text)] = self.no_text.to(nothing)
+        where = torch.ones(len(self.text), dtype=torch.bool, device=self.text.device) if dropped is None else dropped
+        return dataclasses.replace(self, text=torch.where(where[:, None, None], nothing, self.text))
 
     def _per_frame(self, change: Callable[[Tensor], Tensor]) -> "Condition":
         streams = {"agent": self.agent, "user": self.user, "action": self.action, "given": self.given}

@@ -11,7 +11,7 @@ import data.encoding
 from data.batch import LatentBatch, LatentClips, latent_batch, padded
 from data.encode import encode_shards
 from data.encoding import Encoders
-from data.latents import EncodedClips
+from data.latents import EncodedClips, read_no_text
 from data.manifest import PROGRESS_NAME, Manifest, SplitManifest, read_manifest, write_manifest
 from data.shards import Clip, encode_sample, write_shard
 from tests.tiny import AUDIO, tiny_vae
@@ -136,11 +136,14 @@ def test_other_settings_do_not_mix(shards: Path, encoders: Encoders, tmp_path: P
 def test_captions_and_actions_reach_the_batch(shards: Path, encoders: Encoders, tmp_path: Path):
     encode_shards(shards, tmp_path, encoders)
     clips = EncodedClips(tmp_path, "train", AUDIO, memory_bytes=0)
-    dataset = LatentClips(clips, num_frames=1, seed=0)
+    dataset = LatentClips(clips, num_frames=1, seed=0, no_text=read_no_text(tmp_path))
     batch: LatentBatch = latent_batch([dataset[0, slot, slot] for slot in range(3)])
     assert batch.text is not None and batch.text.shape == (3, 512, 2) and batch.condition.text is batch.text
     assert batch.text[0, :2].tolist() == [[0, 1], [97, 0]] and batch.text[1, 0].tolist() == [0, 1]
     assert not batch.text[0, 2:].any() and not batch.text[1, 1:].any()
+    assert batch.no_text is not None and batch.no_text.tolist() == [[0, 1]]
+    dropped = batch.condition.without_text().text
+    assert dropped is not None and torch.equal(dropped[0], batch.text[1])  # that of a clip without caption
     # The second clip's only latent frame with a whole audio window is its second: pixel frames 4 to 7.
     assert batch.action is not None and batch.action[1, 0].tolist() == list(range(8, 16))
     assert not batch.action[[0, 2]].any() and batch.action.shape == (3, 1, 8)

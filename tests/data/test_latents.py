@@ -15,7 +15,7 @@ import data.latents
 from data.batch import LatentBatch, LatentClips, LatentData, latent_batch
 from data.encode import encode_shards
 from data.encoding import Encoders
-from data.latents import EncodedClips, read_empty_text, read_index, with_windows, write_index
+from data.latents import EncodedClips, read_index, read_no_text, with_windows, write_index
 from data.manifest import read_manifest
 from data.shards import read_samples
 from data.steps import StepSampler
@@ -110,7 +110,7 @@ def test_an_index_is_made_with_its_shard(folders: tuple[Path, Path]):
 
 
 def test_the_tokens_of_an_empty_caption_are_kept(folders: tuple[Path, Path]):
-    assert torch.equal(read_empty_text(folders[1]), Letters()(""))
+    assert torch.equal(read_no_text(folders[1]), Letters()(""))
 
 
 def test_what_is_not_there_is_an_error(folders: tuple[Path, Path], tmp_path: Path):
@@ -121,4 +121,4 @@ def test_what_is_not_there_is_an_error(folders: tuple[Path, Path], tmp_path: Pat
     encode_shards(shards, out, Encoders(tiny_vae(), AUDIO, SIDE))
     with pytest.raises(ValueError, match=r"split='train' of .* must have clips"):
         EncodedClips(out, "train", AUDIO, memory_bytes=0)
-    assert read_empty_text(out) is None
+    assert read_no_text(out) is None

@@ -7,6 +7,7 @@ import torch
 
 from data.batch import LatentData
 from data.steps import StepData
+from distill.guidance import Guidance
 from distill.ode_pairs import write_pairs
 from gwm.chunks import ChunkPattern
 from gwm.weights import save_weights
@@ -51,8 +52,9 @@ def save_teacher(folder: Path) -> str:
 def write(folder: Path, teacher: str, **changes: Any) -> Path:
     """Three shards of pairs in `folder`."""
     how = {
-        "init": teacher, "data": ClipsInMemory(), "sigmas": SIGMAS, "num_steps": 5, "shift": 2.0, "guidance": 2.0,
-        "num_shards": 3, "seed": 0, "out": str(folder), "part": 0, "parts": 1, "device": "cpu",
+        "init": teacher, "data": ClipsInMemory(), "sigmas": SIGMAS, "num_steps": 5, "shift": 2.0,
+        "guidance": Guidance(agent=2.0), "num_shards": 3, "seed": 0, "out": str(folder), "part": 0, "parts": 1,
+        "device": "cpu",
     }  # fmt: skip
     write_pairs(**(how | changes))
     return folder

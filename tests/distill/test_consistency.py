@@ -7,6 +7,7 @@ from torch import Tensor
 
 from data.batch import LatentBatch
 from distill.consistency import ConsistencyStage, adjacent_sigmas
+from distill.guidance import Guidance
 from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
 from gwm.dit import DiT
@@ -34,8 +35,8 @@ def shaken(folder: Path, num_levels: int, guidance: float) -> ConsistencyStage:
     save_weights(folder, tiny_dit().state_dict(), gate={}, **dit_facts(rules))
     network = partial(Trainee, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
     stage = ConsistencyStage(
-        init=str(folder), sigmas=[1.0, 0.5], num_levels=num_levels, shift=SHIFT, guidance=guidance, motion_weight=0.0,
-        history_noise=0.0, network=network, seed=SEED,
+        init=str(folder), sigmas=[1.0, 0.5], num_levels=num_levels, shift=SHIFT, motion_weight=0.0,
+        guidance=Guidance(agent=guidance), history_noise=0.0, network=network, seed=SEED,
     )  # fmt: skip
     stage.weight = torch.ones(SIZE, SIZE)
     with torch.no_grad():

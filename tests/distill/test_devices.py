@@ -9,8 +9,9 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
+from tests.distill.test_roles import BOTH, adapted_weights, stage
 from tests.train.devices import on_two
-from tests.train.test_resume import LatentsInMemory, stage, weights
+from tests.train.test_resume import LatentsInMemory
 from train.checkpoint import AtomicCheckpointIO
 from train.division import DividedBatch
 from train.sharding import ShardedStrategy
@@ -23,32 +24,49 @@ STRATEGIES: dict[str, Any] = {
     "ddp": partial(DDPStrategy, find_unused_parameters=True),  # each loss reaches one of two networks
     "fsdp": ShardedStrategy,
 }
+
+
+ROLES: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "adapters": {"lora": BOTH},
+    "host": {"lora": BOTH | {"student_base": "own"}, "offload": True},
+}
+PAIRS = [("whole", "ddp"), ("whole", "fsdp"), ("adapters", "ddp"), ("adapters", "fsdp"), ("host", "ddp")]
 pytestmark = pytest.mark.slow
 
 
-def train(folder: Path, *, folders: dict[str, str], strategy: str) -> None:
-    torch.manual_seed(2)
+def train(
+    folder: Path, *, folders: dict[str, str], roles: str, strategy: str, max_steps: int = STEPS,
+    resume: Path | None = None,
+) -> None:  # fmt: skip
     trainer = L.Trainer(
-        accelerator="cpu", devices=1 if strategy == "one" else 2, strategy=STRATEGIES[strategy](), max_steps=STEPS,
+        accelerator="cpu", devices=1 if strategy == "one" else 2, strategy=STRATEGIES[strategy](), max_steps=max_steps,
         max_epochs=-1, logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         use_distributed_sampler=False, callbacks=[DividedBatch()], plugins=[AtomicCheckpointIO()],
     )  # fmt: skip
-    trainer.fit(stage("dmd", folders), LatentsInMemory(shards=".", batch_size=4, num_workers=0, seed=0))
+    data = LatentsInMemory(shards=".", batch_size=4, num_workers=0, seed=0)
+    trainer.fit(stage(folders, **ROLES[roles]), data, ckpt_path=resume, weights_only=False)
     trainer.save_checkpoint(folder / "last.ckpt")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    folders = weights(folder)
-    train(folder / "one", folders=folders, strategy="one")
-    on_two([partial(train, folder / name, folders=folders, strategy=name) for name in ("ddp", "fsdp")])
+    folders = adapted_weights(folder)
+    for roles in ROLES:
+        train(folder / roles / "one", folders=folders, roles=roles, strategy="one")
+    half = folder / "half"
+    train(half, folders=folders, roles="adapters", strategy="one", max_steps=STEPS // 2)
+    jobs = [partial(train, folder / r / name, folders=folders, roles=r, strategy=name) for r, name in PAIRS]
+    goes_on = partial(train, folder / "adapters" / "resumed", resume=half / "last.ckpt")
+    on_two([*jobs, partial(goes_on, folders=folders, roles="adapters", strategy="fsdp")])
     return folder
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_end_where_one_ends(runs: Path, strategy: str):
-    expected, found = (torch.load(runs / name / "last.ckpt", weights_only=False) for name in ("one", strategy))
+# The last one began on one device, which left a checkpoint of its adapters alone.
+@pytest.mark.parametrize(("roles", "strategy"), [*PAIRS, ("adapters", "resumed")])
+def test_two_processes_end_where_one_ends(runs: Path, roles: str, strategy: str):
+    expected, found = (torch.load(runs / roles / name / "last.ckpt", weights_only=False) for name in ("one", strategy))
     assert found["state_dict"].keys() == expected["state_dict"].keys()
     for key, value in expected["state_dict"].items():
         torch.testing.assert_close(found["state_dict"][key], value, rtol=WEIGHTS, atol=WEIGHTS, msg=key)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from distill.dmd import Normaliser, dmd_direction, dmd_loss, guided
-from distill.guidance import guided_velocity
+from distill.guidance import Guidance, guided_velocity
 from gwm.condition.inputs import Condition
 from tests.tiny import latents, speech
 
@@ -96,8 +96,8 @@ def test_guidance_drops_the_agents_voice_and_keeps_the_users():
 
     condition = speech(3)
     assert condition.agent is not None
-    made = guided_velocity(predict, condition, 3.0)
+    made = guided_velocity(predict, condition, Guidance(agent=3.0))
     torch.testing.assert_close(made, 3 * condition.agent.mean() * torch.ones_like(made), rtol=FP32, atol=FP32)
     assert heard[1].user is condition.user
-    guided_velocity(predict, condition, 1.0)
+    guided_velocity(predict, condition, Guidance())
     assert len(heard) == 3  # scale 1 needs one pass

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from distill.gan import GAN, Head, Shown
+from distill.guidance import Guidance
 from distill.scores import DMDRules
 from gwm.dit import DiT
 from tests.tiny import DIT, latents, speech, tiny_dit
 from train.trainee import Trainee
 
-RULES = DMDRules(normaliser="sample", normaliser_floor=1e-3, guidance=1.0, shift=1.0, sigma_range=(0.3, 0.9))
+RULES = DMDRules(normaliser="sample", normaliser_floor=1e-3, guidance=Guidance(), shift=1.0, sigma_range=(0.3, 0.9))
 FRAMES = 2
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from data.batch import LatentBatch
 from distill.dmd import guided
+from distill.guidance import Guidance
 from distill.ode_pairs import read_pairs_manifest, read_shard, shard_name, solve, solver_sigmas
 from gwm.cache import PastChunks
 from gwm.sampler import sample
@@ -32,7 +33,7 @@ def test_pairs_are_what_the_teacher_streams_behind_clean_data():
     assert condition.agent is not None and condition.user is not None
     batch = LatentBatch(x0, reference, condition.agent, condition.user, step=0)
     made = solve(
-        teacher, TEACHER, batch, sigmas=SIGMAS, levels=levels, guidance=GUIDANCE,
+        teacher, TEACHER, batch, sigmas=SIGMAS, levels=levels, guidance=Guidance(agent=GUIDANCE),
         generator=torch.Generator().manual_seed(5),
     )  # fmt: skip
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(5))
@@ -94,7 +95,7 @@ def test_a_folder_of_other_pairs_is_an_error(tmp_path: Path):
     teacher = save_teacher(tmp_path / "teacher" / "weights")
     folder = write(tmp_path / "pairs", teacher)
     with pytest.raises(ValueError, match=r"made with other settings: num_steps, guidance must be as in settings\.json"):
-        write(folder, teacher, num_steps=6, guidance=1.0)
+        write(folder, teacher, num_steps=6, guidance=Guidance())
     with pytest.raises(ValueError, match=r"sigmas=\[1.0\] must be those of the pairs"):
         read_pairs_manifest(folder, sigmas=[1.0])
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from distill.dmd import Normaliser, dmd_loss
+from distill.guidance import Guidance
 from distill.scores import DMDRules, ScoredClip, critic_loss, score, scored_clip
 from gwm.attention import Context
 from gwm.condition.inputs import Condition
@@ -40,7 +41,13 @@ class Table:
 
 
 def rules(normaliser: Normaliser = "sample", guidance: float = 1.0) -> DMDRules:
-    return DMDRules(normaliser=normaliser, normaliser_floor=1e-3, guidance=guidance, shift=1.0, sigma_range=(0.4, 0.98))
+    return DMDRules(
+        normaliser=normaliser,
+        normaliser_floor=1e-3,
+        guidance=Guidance(agent=guidance),
+        shift=1.0,
+        sigma_range=(0.4, 0.98),
+    )
 
 
 def scored(how: DMDRules, *, critic: Tensor = CRITIC) -> ScoredClip:
@@ -134,7 +141,7 @@ def test_the_critic_learns_the_flow_to_the_students_clips():
 
 
 def test_levels_are_shifted_and_then_clamped():
-    how = DMDRules(normaliser="sample", normaliser_floor=1e-3, guidance=1.0, shift=5.0, sigma_range=(0.3, 0.9))
+    how = DMDRules(normaliser="sample", normaliser_floor=1e-3, guidance=Guidance(), shift=5.0, sigma_range=(0.3, 0.9))
     drawn = how.sigma(torch.zeros(4000, 2, 1, 1, 1), torch.Generator().manual_seed(0))
     assert torch.equal(drawn[:, 0], drawn[:, 1])
     assert (drawn.min().item(), drawn.max().item()) == (pytest.approx(0.3), pytest.approx(0.9))
@@ -154,4 +161,4 @@ def test_score_is_that_of_a_clip_which_sees_itself_whole():
 @pytest.mark.parametrize("wrong", [(0.0, 0.9), (0.9, 0.1), (0.1, 1.2)])
 def test_levels_outside_the_schedule_are_an_error(wrong: tuple[float, float]):
     with pytest.raises(ValueError, match="sigma_range="):
-        DMDRules(normaliser="sample", normaliser_floor=1e-3, guidance=1.0, shift=1.0, sigma_range=wrong)
+        DMDRules(normaliser="sample", normaliser_floor=1e-3, guidance=Guidance(), shift=1.0, sigma_range=wrong)

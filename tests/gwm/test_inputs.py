@@ -1,3 +1,6 @@
+import dataclasses
+
+import pytest
 import torch
 
 from gwm.condition.inputs import Condition
@@ -30,10 +33,15 @@ def test_without_agent_drops_only_the_agent_and_only_where_asked():
     assert everywhere is not None and not everywhere.any()
 
 
-def test_a_dropped_caption_is_the_empty_one_and_the_others_stay():
-    text, empty = torch.randn(3, 5, 2), torch.randn(5, 2)
-    dropped = Condition(text=text).without_text(torch.tensor([True, False, True]), empty).text
-    assert dropped is not None and torch.equal(dropped[1], text[1])
-    assert torch.equal(dropped[0], empty) and torch.equal(dropped[2], empty)
-    silent = speech(4)
-    assert silent.without_text(torch.tensor([True, True]), empty) is silent
+def test_a_dropped_text_is_that_of_a_clip_without_caption():
+    """Tokens of the empty caption and zeros behind them; zeros alone are not what training saw."""
+    condition = Condition(text=torch.randn(2, 4, 3), no_text=torch.randn(1, 3))
+    assert condition.text is not None and condition.no_text is not None
+    nothing = torch.cat([condition.no_text, torch.zeros(3, 3)])
+    some = condition.without_text(torch.tensor([False, True])).text
+    assert some is not None and torch.equal(some, torch.stack([condition.text[0], nothing]))
+    every = condition.without_text().text
+    assert every is not None and torch.equal(every, torch.stack([nothing, nothing]))
+    with pytest.raises(ValueError, match="no_text is None, must be the tokens of the empty caption"):
+        dataclasses.replace(condition, no_text=None).without_text()
+    assert speech(2).without_text().text is None

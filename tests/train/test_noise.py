@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from data.batch import LatentBatch
 from gwm.chunks import ChunkPattern
+from gwm.condition.inputs import Condition
 from tests.tiny import latents
-from train.noise import chunk_sigmas, clip_sigmas, corrupt, drop_conditions, dropped, gaussian_like, step_generator
+from train.noise import chunk_sigmas, clip_sigmas, corrupt, dropped, gaussian_like, step_generator, without_some
 
 CPU = torch.device("cpu")
 PATTERN = ChunkPattern(chunk_frames=3, window_chunks=3, sink_chunks=1, first_frames=1)
@@ -83,25 +83,16 @@ def test_as_many_samples_lose_the_condition_as_asked(chance: float):
     assert share == pytest.approx(chance, abs=0.02)
 
 
-def test_voice_and_caption_are_dropped_each_by_itself():
-    count = 4000
-    ones, empty = torch.ones(count, 1, 2), torch.full((1, 2), 7.0)
-    batch = LatentBatch(
-        torch.zeros(count, 1, 1, 1, 1), torch.zeros(count, 1, 1, 1, 1), ones, ones, step=0, text=ones
-    )  # fmt: skip
-    made = drop_conditions(batch, step_generator(0, 0, CPU), agent=0.2, text=0.4, empty_text=empty)
-    assert made.agent is not None and made.text is not None and made.user is ones
-    silent, wordless = made.agent[:, 0, 0] == 0, made.text[:, 0, 0] == 7
-    shares = [gone.float().mean().item() for gone in (silent, wordless, silent & wordless)]
-    assert shares == pytest.approx([0.2, 0.4, 0.08], abs=0.02)
-
-
-def test_data_without_captions_draw_what_they_always_drew():
-    batch = LatentBatch(
-        torch.zeros(9, 1, 1, 1, 1), torch.zeros(9, 1, 1, 1, 1), torch.ones(9, 1, 2), torch.ones(9, 1, 2), step=0
-    )  # fmt: skip
-    generator = step_generator(0, 0, CPU)
-    drop_conditions(batch, generator, agent=0.5, text=0.5, empty_text=None)
-    expected = step_generator(0, 0, CPU)
-    dropped(batch.x0, 0.5, expected)
-    assert torch.equal(torch.rand(3, generator=generator), torch.rand(3, generator=expected))
+def test_voice_and_text_are_dropped_apart_each_by_its_own_chance():
+    count = 2000
+    condition = Condition(agent=torch.ones(count, 1, 1), text=torch.ones(count, 1, 1), no_text=torch.zeros(1, 1))
+    x0 = torch.zeros(count, 1, 1, 1, 1)
+    some = without_some(condition, x0, agent=0.1, text=0.3, generator=step_generator(0, 0, CPU))
+    assert some.agent is not None and some.text is not None
+    silent, untold = (some.agent == 0).flatten(), (some.text == 0).flatten()
+    assert silent.float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert untold.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert untold[silent].float().mean().item() == pytest.approx(0.3, abs=0.1)  # independent
+    voice_alone = Condition(agent=torch.ones(count, 1, 1))
+    again = without_some(voice_alone, x0, agent=0.1, text=0.3, generator=step_generator(0, 0, CPU))
+    assert again.agent is not None and torch.equal(again.agent, some.agent)  # a model without text draws as before

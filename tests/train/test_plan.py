@@ -11,12 +11,14 @@ from torch import nn
 
 from data.batch import LatentBatch, PixelBatch
 from distill import work as distill_work
+from distill.guidance import Guidance
 from distill.stage import DMDStage
 from gwm.config import DiTConfig
 from gwm.contract import Contract
 from gwm.weights import read_header
-from tests.tiny import DIT, PATCHES, SIZE, VAE_SHAPE
-from tests.train.test_resume import FRAMES, stage, weights
+from tests.distill.test_roles import BOTH, adapted_weights, distinct_bytes
+from tests.tiny import DIT, PATCHES, SIZE, VAE_SHAPE, learning
+from tests.train.test_resume import FRAMES, dmd, stage, weights
 from train import work
 from train.measure import SavedTensors, flop_counter
 from train.network import load_dit
@@ -40,19 +42,19 @@ def builder(name: str, folders: dict[str, str]) -> Any:
     """The work of a stage of tests/train/test_resume.py, as configs/work describes it."""
     if name == "autoencoder":
         return partial(work.autoencoder, VAE_SHAPE, crops_per_clip=1, crop_frames=8, crop_size=16)
-    start = "causal" if name in ("consistency", "dmd") else "bidirectional"
-    contract = Contract.from_json(read_header(Path(folders[start]), kind="dit")["contract"])
-    clips: dict[str, Any] = {"num_frames": FRAMES}
-    made: Any = stage(name, folders)
-    if name == "bidirectional":
-        return partial(work.bidirectional, made.contract, **clips)
-    if name == "causal":
-        return partial(work.causal, made.contract, **clips)
-    if name == "consistency":
-        return partial(distill_work.consistency, contract, guidance=2.0, **clips)
+    if name in ("bidirectional", "causal", "consistency"):
+        made: Any = stage(name, folders)
+        if name == "consistency":
+            return partial(distill_work.consistency, made.contract, num_frames=FRAMES, guidance=Guidance(agent=2.0))
+        return partial(getattr(work, name), made.contract, num_frames=FRAMES)
+    return partial(dmd_builder(folders), lora=BOTH if name == "dmd_adapters" else None)
+
+
+def dmd_builder(folders: dict[str, str]) -> Any:
+    contract = Contract.from_json(read_header(Path(folders["causal"]), kind="dit")["contract"])
     return partial(
-        distill_work.dmd, contract, sigmas=[1.0, 0.5], context="clean", gradient="detach", guidance=2.0,
-        critic_per_student=3, **clips,
+        distill_work.dmd, contract, num_frames=FRAMES, sigmas=[1.0, 0.5], context="clean", gradient="detach",
+        guidance=Guidance(agent=2.0), critic_per_student=3,
     )  # fmt: skip
 
 
@@ -85,19 +87,19 @@ def batch_of(module: Any) -> Any:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "bidirectional", "causal", "consistency", "dmd"])
+@pytest.mark.parametrize("name", ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "dmd_adapters"])
 def test_a_plan_says_what_the_stage_needs(name: str, tmp_path: Path):
     """Parameters and optimizer to the byte, activations within the tolerance, against the stage itself on the CPU."""
-    folders = weights(tmp_path)
-    module: Any = stage(name, folders)
+    folders = adapted_weights(tmp_path)
+    module: Any = dmd(folders, lora=BOTH) if name == "dmd_adapters" else stage(name, folders)
     found = planned(builder(name, folders))
     trained = [module.network, module.critic] if isinstance(module, DMDStage) else [module.network]
-    parameters = [p for network in trained for p in network.model.parameters()]
+    parameters = [p for network in trained for p in learning(network.model)]
     assert found.trained_parameters == sum(p.numel() for p in parameters)
-    averages = sum(p.numel() for network in trained for p in network.averaged.parameters())
-    frozen = sum(p.numel() for p in module.teacher.parameters()) if name in ("consistency", "dmd") else 0
-    assert found.frozen_parameters == frozen
-    assert found.weight_bytes == 4 * (found.trained_parameters + averages + frozen)
+    networks = [network.model for network in trained]
+    networks += [module.teacher] if name in ("consistency", "dmd", "dmd_adapters") else []
+    assert 4 * found.frozen_parameters == distinct_bytes(*networks) - sum(p.nbytes for p in parameters)
+    assert found.weight_bytes == distinct_bytes(*networks, *(network.averaged for network in trained))
     optimizer = ADAM(parameters)
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -105,6 +107,23 @@ def test_a_plan_says_what_the_stage_needs(name: str, tmp_path: Path):
     optimizer.step()
     assert found.optimizer_bytes == sum(v.nbytes for state in optimizer.state.values() for v in state.values())
     assert found.activation_bytes == pytest.approx(kept_by(module), rel=ACTIVATION_TOLERANCE)
+
+
+def test_a_teacher_on_the_host_takes_no_room_on_the_device(tmp_path: Path):
+    """Also under the critic's adapters, as long as its blocks are computed again; else it keeps what was brought."""
+    folders = weights(tmp_path)
+    # Replayed, so that the critic's pass is what keeps most.
+    short: dict[str, Any] = {"gradient": "replay", "sigmas": [1.0], "num_frames": 1}
+    build = partial(dmd_builder(folders), lora=BOTH | {"student_base": "own"}, **short)
+    teacher, _ = load_dit(folders["bidirectional"], stage="bidirectional")
+    teacher_bytes = distinct_bytes(teacher)
+    device, host = planned(build, checkpointed=True), planned(partial(build, offload=True), checkpointed=True)
+    assert (device.host_bytes, host.host_bytes) == (0, teacher_bytes)
+    assert host.weight_bytes == device.weight_bytes - teacher_bytes
+    assert any("host" in line for line in host.lines()) and not any("host" in line for line in device.lines())
+    kept = planned(partial(build, offload=True)).activation_bytes - planned(build).activation_bytes
+    layers = sum(module.weight.nbytes for module in teacher.blocks.modules() if isinstance(module, nn.Linear))
+    assert layers < kept < teacher_bytes
 
 
 def test_arithmetic_is_that_of_the_formula(tmp_path: Path):

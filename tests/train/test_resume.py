@@ -16,6 +16,7 @@ from data.speech.visemes import viseme_actions
 from data.voices import VoiceBatch
 from distill.consistency import ConsistencyStage
 from distill.gan import GAN
+from distill.guidance import Guidance
 from distill.scores import DMDRules
 from distill.stage import DMDStage
 from distill.windows import FromReference
@@ -33,7 +34,9 @@ from train.trainee import Trainee
 
 FRAMES, BATCH = 3, 2
 NUM_VISEMES = len(viseme_actions())
-RULES = DMDRules(normaliser="sample", normaliser_floor=1e-3, guidance=2.0, shift=2.0, sigma_range=(0.02, 0.98))
+RULES = DMDRules(
+    normaliser="sample", normaliser_floor=1e-3, guidance=Guidance(agent=2.0), shift=2.0, sigma_range=(0.02, 0.98)
+)
 
 
 class Drawn(Dataset[Any]):
@@ -143,15 +146,22 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
         )  # fmt: skip
     if name == "consistency":
         return ConsistencyStage(
-            init=folders["causal"], sigmas=[1.0, 0.5], num_levels=4, guidance=2.0, history_noise=0.3,
+            init=folders["causal"], sigmas=[1.0, 0.5], num_levels=4, guidance=Guidance(agent=2.0), history_noise=0.3,
             network=network(), **flow,
         )  # fmt: skip
-    return DMDStage(
-        init=folders["causal"], teacher=folders["bidirectional"], sigmas=[1.0, 0.5], solver="renoise",
-        context="clean", exit="uniform", gradient="detach", windows=FromReference(), rules=RULES,
-        critic_per_student=3, max_steps=32, clip_norm=1.0, alarm=None, student=network(), critic=network(), seed=0,
-        gan=partial(GAN, layers=[0, 1], width=8, weight=0.1, head=network()) if name == "dmd_gan" else None,
-    )  # fmt: skip
+    if name == "dmd_gan":
+        return dmd(folders, gan=partial(GAN, layers=[0, 1], width=8, weight=0.1, head=network()))
+    return dmd(folders)
+
+
+def dmd(folders: dict[str, str], **changes: Any) -> DMDStage:
+    how = {
+        "init": folders["causal"], "teacher": folders["bidirectional"], "sigmas": [1.0, 0.5], "solver": "renoise",
+        "context": "clean", "exit": "uniform", "gradient": "detach", "windows": FromReference(), "rules": RULES,
+        "critic_per_student": 3, "max_steps": 32, "clip_norm": 1.0, "alarm": None, "student": network(),
+        "critic": network(), "seed": 0,
+    }  # fmt: skip
+    return DMDStage(**(how | changes))
 
 
 def run(module: L.LightningModule, *, max_steps: int, folder: Path, resume: Path | None = None) -> L.LightningModule:

@@ -1,0 +1,143 @@
+"""Teacher, student and critic: which of them share frozen weights, and where these are kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+from distill.offload import offload
+from gwm.config import JsonConfig
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.lora import LoRAConfig, with_lora
+from gwm.low_rank import adapted_as
+from gwm.weights import fingerprint
+from train.network import load_dit
+from train.trainee import Trainee
+
+StudentBase = Literal["teacher", "own"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleAdapters(JsonConfig):
+    """Roles that train adapters; None: all weights of the role are its own and are trained.
+
+    student_base: frozen weights under the student's adapters. teacher: one base for all three roles, if the student
+    starts as the teacher with adapters; own: those that it starts from, beside the teacher's.
+    """
+
+    student: LoRAConfig | None = None
+    critic: LoRAConfig | None = None
+    student_base: StudentBase = "teacher"
+
+    def __post_init__(self) -> None:
+        if self.student_base not in get_args(StudentBase):
+            raise ValueError(f"student_base={self.student_base!r} must be one of {get_args(StudentBase)}.")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "RoleAdapters":
+        roles = {name: LoRAConfig.from_json(values[name]) for name in ("student", "critic") if values.get(name)}
+        return super().from_json({**values, **roles})
+
+    def check(self, *, offloaded: bool) -> None:
+        """Raises:
+        ValueError: the teacher's weights are wanted on the host and under the student.
+        """
+        if offloaded and self.student is not None and self.student_base == "teacher":
+            raise ValueError(
+                "offload=true must be false with lora.student_base=teacher: every step of a rollout would carry the "
+                "student's weights to the device. One base for three roles leaves no teacher to offload."
+            )
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The three networks of DMD, ready to train."""
+
+    student: Trainee[DiT]
+    teacher: DiT
+    critic: Trainee[DiT]
+    contract: Contract  # of the student's init
+    frozen: str  # fingerprint of all weights that no checkpoint holds
+
+
+def load_roles(
+    init: str,
+    teacher: str,
+    *,
+    student: partial[Trainee[DiT]],
+    critic: partial[Trainee[DiT]],
+    adapters: RoleAdapters,
+    offloaded: bool,
+) -> Roles:
+    """Read both folders and build the roles. The critic starts as the teacher.
+
+    offloaded: the teacher's weights stay on the host, see `distill.offload`.
+
+    Raises:
+        FileNotFoundError: a stage has not been run; the message has the command.
+        ValueError: `init` cannot stand on the teacher's weights, or these cannot be offloaded.
+    """
+    adapters.check(offloaded=offloaded)
+    model, contract = load_dit(init, stage=Path(init).parent.name)
+    frozen = load_dit(teacher, stage="bidirectional")[0].eval().requires_grad_(False)
+    if adapters.student is not None:
+        own = adapters.student_base == "own"
+        model = with_lora(model, adapters.student) if own else adapted_as(model, frozen, adapters.student)
+    if adapters.critic is None:
+        learner = load_dit(teacher, stage="bidirectional")[0]
+    else:
+        learner = with_lora(frozen, adapters.critic)
+    mark = _fingerprint(frozen, model)
+    student_network, critic_network = student(model), critic(learner)
+    if offloaded:
+        offload(frozen, [critic_network.model, critic_network.averaged])
+    return Roles(student_network, frozen, critic_network, contract, mark)
+
+
+def keep_out_of_checkpoints(stage: nn.Module, *, teacher: str, trainees: Mapping[str, Trainee[Any]]) -> None:
+    """Checkpoints of `stage` hold what is trained; the rest is read from its folder again when a run is resumed.
+
+    teacher, trainees: by the names under which the stage has them.
+    """
+    frozen = [f"{teacher}.{name}" for name in stage.get_submodule(teacher).state_dict()]
+    for name, trainee in trainees.items():
+        still = [key for key, parameter in trainee.model.named_parameters() if not parameter.requires_grad]
+        frozen += [f"{name}.{part}.{key}" for part in ("model", "average.module") for key in still]
+    stage.register_state_dict_post_hook(partial(_leave_out, frozen))
+    stage.register_load_state_dict_pre_hook(partial(_fill_in, frozen))
+
+
+def check_frozen(saved: str, found: str) -> None:
+    """Raises:
+    ValueError: the weights that a checkpoint leaves out are not those that it was trained with.
+    """
+    if saved != found:
+        raise ValueError(
+            f"frozen weights {found} must be {saved}, those of the checkpoint: teacher or init was trained again since "
+            "this run began. Start over with resume=false, or choose another name=..."
+        )
+
+
+def _fingerprint(teacher: DiT, student: DiT) -> str:
+    own = {name: p for name, p in student.named_parameters() if not p.requires_grad}
+    # By identity: what the student shares with the teacher is read once.
+    distinct = {id(p): (name, p) for name, p in [*own.items(), *teacher.named_parameters(prefix="teacher")]}
+    return fingerprint(dict(distinct.values()))
+
+
+def _leave_out(frozen: list[str], stage: nn.Module, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+    for name in frozen:
+        state.pop(prefix + name, None)
+
+
+def _fill_in(frozen: list[str], stage: nn.Module, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+    """What a checkpoint lacks stays as it is."""
+    for name in frozen:
+        module, _, last = name.rpartition(".")
+        parameters = dict(stage.get_submodule(module).named_parameters(recurse=False))
+        if prefix + name not in state and last in parameters:
+            state[prefix + name] = parameters[last].detach()

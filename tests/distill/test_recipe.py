@@ -1,0 +1,79 @@
+"""The recipe for one GPU, with every setting but the sizes: it trains adapters alone, and says what it needs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from data.batch import TEXT_TOKENS, LatentBatch
+from distill.stage import DMDStage
+from gwm.contract import Contract
+from gwm.lora import LoRAConfig, with_lora
+from gwm.weights import save_weights
+from tests.test_configs import composed
+from tests.tiny import tiny_dit
+from train.measure import checkpoint_blocks
+from train.network import dit_facts
+from train.plan import plan
+
+FRAMES, TEXT = 1, 8
+REDUCED = [
+    "model.dim=32", "model.ffn_dim=48", "model.num_heads=2", "model.num_layers=1", f"model.text_dim={TEXT}",
+    "resolution=32", f"num_frames={FRAMES}", "stage.lora.student.rank=2", "stage.lora.critic.rank=2",
+    "stage.alarm=null",
+]  # fmt: skip
+
+
+def recipe(folder: Path) -> DictConfig:
+    places = [f"runs={folder}", f"output={folder}/dmd", "base=/nowhere", "planner.device_flops=1e12"]
+    return composed("train", ["stage=dmd", "experiment=dmd_single_gpu", *places, *REDUCED])
+
+
+def saved_networks(cfg: DictConfig, folder: Path) -> Contract:
+    contract = instantiate(cfg.work.build.contract, _convert_="all")
+    for name in ("bidirectional", "consistency"):
+        model = tiny_dit(contract.dit)
+        save_weights(folder / name / "weights", model.state_dict(), gate={}, **dit_facts(contract))
+    return contract
+
+
+def batch(contract: Contract) -> LatentBatch:
+    grid, speech = (16, contract.latent_size, contract.latent_size), (1, FRAMES, contract.dit.speech_dim)
+    return LatentBatch(
+        x0=torch.randn(1, FRAMES, *grid), reference=torch.randn(1, 1, *grid), agent=torch.randn(speech),
+        user=torch.randn(speech), step=0, text=torch.randn(1, TEXT_TOKENS, TEXT), no_text=torch.randn(1, TEXT),
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_the_recipe_trains_adapters_and_the_voices_alone(tmp_path: Path):
+    cfg = recipe(tmp_path)
+    clips = batch(saved_networks(cfg, tmp_path))
+    stage: Any = instantiate(cfg.stage, _convert_="all")
+    assert isinstance(stage, DMDStage) and stage.gradient == "replay"
+    assert not list(stage.teacher.parameters()), "the teacher is not on the host"
+    assert cfg.checkpoint_blocks and checkpoint_blocks([stage])
+    generator = torch.Generator().manual_seed(0)
+    window = stage._window(clips, stage.gradient, generator)
+    stage.student_loss(window, clips, generator).backward()
+    stage.critic_loss(window, generator).backward()
+    for network in (stage.network, stage.critic):
+        learning = {name for name, p in network.model.named_parameters() if p.grad is not None}
+        assert {name.rpartition(".")[2] for name in learning if "embedding" not in name} == {"down", "up"}
+        assert {name.partition(".")[0] for name in learning} == {"blocks", "agent_embedding", "user_embedding"}
+
+
+def test_its_plan_counts_two_bases_one_of_them_on_the_host(tmp_path: Path):
+    cfg = recipe(tmp_path)
+    made: Any = instantiate(cfg.work, _convert_="all")
+    found = plan(made["build"], made["optimizer"], **{k: v for k, v in cfg.planner.items() if k != "utilization"})
+    model = tiny_dit(instantiate(cfg.work.build.contract, _convert_="all").dit)
+    base, adapted = sum(p.numel() for p in model.parameters()), with_lora(model, LoRAConfig(rank=2))
+    learning = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert (found.trained_parameters, found.host_bytes) == (2 * learning, 4 * base)
+    whole = sum(p.numel() for p in adapted.parameters()) - learning  # what the student stands on
+    assert (found.frozen_parameters, found.weight_bytes) == (whole, 4 * (whole + 2 * 2 * learning))
+    assert found.optimizer_bytes == pytest.approx(2 * 4 * 2 * learning, rel=0.01)  # AdamW's two means
