@@ -22,7 +22,7 @@ STAGES := autoencoder,bidirectional,causal,consistency,dmd,export
 help:
 	@echo "make run    set up, make data, run every stage at nano scale, evaluate, end with $(RUN)/talk.mp4"
 	@echo "make character-256  a character at 256 x 256, from data to report; for a GPU, resumable"
-	@echo "make serve  talk with the character of $(RUN)/artifact in a browser"
+	@echo "make serve  talk with the shipped character in a browser"
 	@echo "make test   set up and run every test"
 	@echo "make setup  the environment alone: .venv (TORCH_INDEX=https://... for another build of torch)"
 	@echo "make setup-dev  and what tests, linters, Wan checkpoints and the Optuna sweeper need"
@@ -65,7 +65,7 @@ bench-gpu: setup
 	@$(PY) -m serve.bench --config-name bench_gpu
 
 serve: setup
-	@$(PY) -m serve artifact=$(RUN)/artifact
+	@$(PY) -m serve
 
 test: setup-dev
 	@$(PY) -m pytest

@@ -1,4 +1,4 @@
-"""Talk to a character in the browser: `python -m serve artifact=runs/nano/artifact`. See configs/serve.yaml."""
+"""Talk to a character in the browser: `python -m serve`. See configs/serve.yaml."""
 
 import asyncio
 import logging

@@ -2,7 +2,7 @@
 
 Everything but the network is the live server's own: agent, performer, playout, tracks, connection and page. What the
 page measures is when the white picture is due on the screen and when the beep is due at the loudspeaker, so its own
-delays are in it: with a sender of perfect clocks it shows about -40 ms (facts of the live server's first measurements).
+delays are in it: with a sender of perfect clocks it shows about -40 ms.
 """
 
 import asyncio

@@ -14,6 +14,7 @@ from serve.bench.live import MICROPHONE_RATE, questions
 from serve.bench.live_numbers import picture
 from serve.bench.live_server import memory_mb, running_server
 
+CHARACTER = Path(__file__).parents[3] / "weights" / "character"
 TALK_S = 36  # once through the questions
 # Loose: two cores are shared by engine, speech, encoder and the browser, and with whatever else runs there.
 SLOW_FPS = 12
@@ -88,25 +89,7 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> Heard:
     folder = tmp_path_factory.mktemp("browser")
     microphone = folder / "questions.wav"
     soundfile.write(microphone, questions(), MICROPHONE_RATE)
-    return asyncio.run(conversation(make_artifact(folder), microphone))
-
-
-def make_artifact(folder: Path) -> Path:
-    """A tiny model: what is tested is the conversation, not the picture."""
-    from gwm.dit import DiT
-    from gwm.vae import VAE
-    from gwm.weights import save_weights
-    from serve.export import export
-    from tests.serve.conftest import randomised, tiny_contract
-
-    contract = tiny_contract(chunk_frames=1)
-    facts = {"config": contract.dit.to_json(), "contract": contract.to_json(), "gate": {}}
-    save_weights(folder / "dmd", randomised(DiT(contract.dit)).state_dict(), kind="dit", **facts)
-    save_weights(
-        folder / "vae", randomised(VAE(contract.vae)).state_dict(), kind="vae", config=contract.vae.to_json(), gate={}
-    )
-    export(str(folder / "dmd"), str(folder / "vae"), str(folder / "artifact"))
-    return folder / "artifact"
+    return asyncio.run(conversation(CHARACTER, microphone))
 
 
 def test_questions_are_heard_and_answered_in_the_captions(heard: Heard):

@@ -1,0 +1,40 @@
+"""The character that ships: small enough for the repository, and its mouth follows the voice."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gwm.media import read_audio
+from serve.artifact import Artifact, load_artifact
+from serve.engine import Engine
+from serve.generate import read_portrait
+from serve.samples import sample_path
+
+CHARACTER = Path(__file__).parents[2] / "weights" / "character"
+SECONDS = 3
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Artifact:
+    return load_artifact(str(CHARACTER))
+
+
+def mouth_motion(artifact: Artifact, voice: np.ndarray) -> float:
+    """Mean change from frame to frame in the lower half of a real person's face."""
+    portrait = read_portrait(sample_path("portrait"), artifact.contract.resolution, crop=True)
+    chunks = Engine(artifact, seed=0).stream(portrait, voice, np.zeros_like(voice))
+    frames = np.concatenate([pixels for pixels, _ in chunks]).astype(float)
+    side = artifact.contract.resolution
+    mouth = frames[:, side * 6 // 10 : side * 8 // 10, side * 3 // 8 : side * 5 // 8]
+    return float(np.abs(np.diff(mouth, axis=0)).mean())
+
+
+def test_it_is_small_enough_for_the_repository():
+    assert sum(file.stat().st_size for file in CHARACTER.iterdir()) <= 32e6
+
+
+def test_the_mouth_of_a_real_face_moves_with_a_real_voice_and_rests_without(artifact: Artifact):
+    rate = artifact.contract.audio.sample_rate
+    voice = read_audio(sample_path("speech"))[rate : (1 + SECONDS) * rate]
+    assert mouth_motion(artifact, voice) > 2 * mouth_motion(artifact, np.zeros_like(voice))
