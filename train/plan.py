@@ -103,7 +103,7 @@ def plan(
     precision: str,
     devices: int,
     sharded: bool,
-    whole_weights: bool,
+    whole_weights: bool = False,
     checkpointed: bool,
     device_flops: float,
 ) -> Plan:

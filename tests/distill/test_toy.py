@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from distill.guidance import Guidance
 from distill.scores import DMDRules, score
 from distill.toy import Toy
 from distill.toy_chain import Chain, ExactTeacher, measures, toy_contract
@@ -100,7 +101,7 @@ def test_a_discriminator_changes_what_the_student_learns_and_none_leaves_it_as_i
     init = ChainStudent(CONTRACT.dit)
     toy = Toy.__new__(Toy)
     toy.chain = CHAIN
-    how = {"normaliser": "sample", "normaliser_floor": 1e-2, "guidance": 1.0, "shift": 1.0, "sigma_range": (0.1, 0.9)}
+    how = {"normaliser": "sample", "normaliser_floor": 1e-2, "shift": 1.0, "sigma_range": (0.1, 0.9)}
     recipe = Recipe(
         exit="last", gradient="detach", critic_per_student=2, steps=4, batch_size=8, student_rate=1e-3,
         critic_rate=1e-3, ema_decay=0.5, clip_norm=10.0, gan_weight=0.0, head_rate=1e-2, seed=0,
@@ -108,7 +109,7 @@ def test_a_discriminator_changes_what_the_student_learns_and_none_leaves_it_as_i
 
     def distilled(weight: float) -> Tensor:
         choice = {"sigmas": (1.0, 0.5), "context": "clean"}
-        made = toy.distil(init, DMDRules(**how), replace(recipe, gan_weight=weight), **choice)
+        made = toy.distil(init, DMDRules(**how, guidance=Guidance()), replace(recipe, gan_weight=weight), **choice)
         return torch.nn.utils.parameters_to_vector(made.parameters())
 
     none, some = distilled(0.0), distilled(1.0)
