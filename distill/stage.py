@@ -107,8 +107,8 @@ class DMDStage(L.LightningModule):
     def setup(self, stage: str) -> None:
         if isinstance(self.trainer.strategy, DeepSpeedStrategy):
             raise ValueError(
-                "strategy=deepspeed must be ddp or fsdp for DMD: a DeepSpeed engine owns one network, one optimizer; "
-                "here student and critic step at different times. FSDP2 shards both: trainer.strategy=fsdp."
+                "trainer=deepspeed must be ddp or fsdp for DMD: a DeepSpeed engine owns one network, one optimizer; "
+                "here student and critic step at different times. FSDP2 shards both: trainer=fsdp."
             )
         data = latent_data(self)
         self.windows.check(self.contract, data.num_frames)

@@ -165,7 +165,7 @@ def test_the_alarm_stops_a_collapse_and_keeps_the_state_from_before(tmp_path: Pa
 def test_deepspeed_is_refused_with_the_alternative(tmp_path: Path):
     stage = diary(weights(tmp_path))
     stage._trainer = SimpleNamespace(strategy=DeepSpeedStrategy.__new__(DeepSpeedStrategy))  # type: ignore[assignment]
-    with pytest.raises(ValueError, match=r"strategy=deepspeed must be .* DMD.*trainer.strategy=fsdp"):
+    with pytest.raises(ValueError, match=r"trainer=deepspeed must be .* DMD.*trainer=fsdp"):
         stage.setup("fit")
 
 
