@@ -45,7 +45,7 @@ class LatentBatch:
     step: int  # this belongs to the step-th batch of the run
     first_slot: int = 0  # place of its first sample in that batch, of which each device and each pass has a part
     text: Float[Tensor, "b s t"] | None = None
-    no_text: Float[Tensor, "j t"] | None = None  # tokens of the empty caption
+    no_text: Float[Tensor, "q t"] | None = None  # tokens of the empty caption
     action: Float[Tensor, "b f a"] | None = None  # those of a latent frame's pixel frames, one after the other
     image: Float[Tensor, "b j i"] | None = None
     given: Float[Tensor, "b f g h w"] | None = None
@@ -153,7 +153,7 @@ class LatentClips(Dataset[dict[str, Any]]):
         *,
         num_frames: int,
         seed: int,
-        no_text: Float[Tensor, "j t"] | None = None,
+        no_text: Float[Tensor, "q t"] | None = None,
     ) -> None:
         """no_text: tokens of the empty caption, where clips have captions."""
         self.clips, self.num_frames, self.seed, self.no_text = clips, num_frames, seed, no_text

@@ -25,7 +25,7 @@ class Condition:
     )
     given_reference: Float[Tensor, "b 1 g h w"] | None = None  # the same of the reference image's own frame
     text: Float[Tensor, "b s t"] | None = None
-    no_text: Float[Tensor, "j t"] | None = None  # what a dropped text becomes: the tokens of the empty caption
+    no_text: Float[Tensor, "q t"] | None = None  # what a dropped text becomes: the tokens of the empty caption
     image: Float[Tensor, "b j i"] | None = None  # tokens of an image encoder
 
     def frames(self, part: slice) -> "Condition":
