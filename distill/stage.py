@@ -24,7 +24,7 @@ from distill.scores import DMDRules, critic_loss, scored_clip
 from distill.student_forcing import Exit, RolloutGradient, check_gradient, exit_step
 from distill.validation import Validation
 from distill.windows import Window, Windows
-from gwm.contract import CommitMode, Solver
+from gwm.contract import CommitMode, NoiseMode, Solver
 from gwm.dit import DiT
 from train.generate import Played, play_clips
 from train.network import dit_facts
@@ -50,6 +50,7 @@ class DMDStage(L.LightningModule):
         sigmas: list[float],
         solver: Solver,
         context: CommitMode,
+        noise: NoiseMode,
         exit: Exit,
         gradient: RolloutGradient,
         windows: Windows,
@@ -89,7 +90,7 @@ class DMDStage(L.LightningModule):
             adapters=RoleAdapters.from_json(lora or {}),
             offloaded=offload,
         )
-        self.contract = roles.contract.replace(sigmas=tuple(sigmas), context=context, solver=solver)
+        self.contract = roles.contract.replace(sigmas=tuple(sigmas), context=context, solver=solver, noise=noise)
         rules.guidance.check(self.contract.dit)
         self.network, self.teacher, self.critic = roles.student, roles.teacher, roles.critic
         self.frozen = roles.frozen

@@ -5,6 +5,7 @@ pass exists because its cache is written in place; ours is immutable, so the rol
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -24,6 +25,7 @@ from train.noise import Generators, gaussian_like
 
 Exit = Literal["uniform", "last"]
 RolloutGradient = Literal["none", "detach", "replay", "recommit"]
+NoiseSource = Callable[[int, Tensor], Tensor]  # of a chunk's step, like a tensor
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def go_on(
 ) -> tuple[StudentRollout, StreamPast]:
     """Generate as many latent frames as `noise_like` has after `past`; the stream that has seen them too, detached."""
     x0s, exits, size = [], [], contract.pattern.chunk_frames
-    sigma = contract.sigmas[leave_at]
+    sigma, draw = contract.sigmas[leave_at], _noise_source(contract, noise_like, generator)
 
     def last_step(x: Tensor, heard: Condition, before: StreamPast) -> tuple[Tensor, tuple[KeysValues, ...]]:
         prediction = _predict(model, before, x, sigma, heard)
@@ -137,7 +139,7 @@ def go_on(
     for start in range(0, noise_like.shape[1], size):
         part = slice(start, start + size)
         heard = condition.frames(part)
-        x = _noised(model, contract, past, gaussian_like(noise_like[:, part], generator), heard, leave_at, generator)
+        x = _noised(model, contract, past, noise_like[:, part], heard, leave_at, draw)
         with torch.set_grad_enabled(gradient != "none"):
             if gradient == "replay":
                 # What a recomputed step reads is immutable, so it sees what it saw; it draws no random numbers.
@@ -152,16 +154,25 @@ def go_on(
     return StudentRollout(torch.cat(x0s, 1), torch.cat(exits, 1), sigma), past.detach()
 
 
+def _noise_source(contract: Contract, like: Float[Tensor, "b f c h w"], generator: Generators) -> NoiseSource:
+    """What `Rollout.noises` does, with the trainer's generators: held noise is drawn once for all frames."""
+    if contract.noise == "fresh":
+        return lambda step, x: gaussian_like(x, generator)
+    held = [gaussian_like(like[:, :1], generator) for _ in contract.sigmas]
+    return lambda step, x: held[step].expand_as(x)
+
+
 @torch.no_grad()
 def _noised(
-    model: Denoiser, contract: Contract, past: StreamPast, noise: Tensor, condition: Condition, leave_at: int,
-    generator: Generators,
+    model: Denoiser, contract: Contract, past: StreamPast, like: Tensor, condition: Condition, leave_at: int,
+    draw: NoiseSource,
 ) -> Tensor:  # fmt: skip
     """A chunk's input to step `leave_at`."""
-    x = noise
-    for sigma, sigma_next in zip(contract.sigmas[:leave_at], contract.sigmas[1 : leave_at + 1], strict=True):
+    x = draw(0, like)
+    steps = zip(contract.sigmas[:leave_at], contract.sigmas[1 : leave_at + 1], strict=True)
+    for k, (sigma, sigma_next) in enumerate(steps):
         velocity = _predict(model, past, x, sigma, condition).velocity
-        fresh = gaussian_like(x, generator) if contract.solver == "renoise" else None
+        fresh = draw(k + 1, x) if contract.solver == "renoise" else None
         x = step(x, velocity, sigma=sigma, sigma_next=sigma_next, solver=contract.solver, noise=fresh)
     return x
 

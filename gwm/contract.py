@@ -12,6 +12,7 @@ from gwm.schedule import check_sigmas
 
 Solver = Literal["ode", "renoise"]
 CommitMode = Literal["clean", "noisy"]
+NoiseMode = Literal["fresh", "held"]
 FRAMES_PER_SECOND = 24
 
 
@@ -29,12 +30,14 @@ class Contract(JsonConfig):
     context: CommitMode  # clean: one more pass at sigma 0 fixes a chunk; noisy: its last step's keys and values stay
     horizon_frames: int  # last latent frame of a training clip; the reference image counts as frame 0
     fps: int = FRAMES_PER_SECOND
+    noise: NoiseMode = "fresh"  # held: every frame of a stream starts from the same noise, so that less of it flickers
 
     def __post_init__(self) -> None:
         check_sigmas(self.sigmas)
         for name, value, allowed in (
             ("solver", self.solver, get_args(Solver)),
             ("context", self.context, get_args(CommitMode)),
+            ("noise", self.noise, get_args(NoiseMode)),
         ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r} must be one of {allowed}.")

@@ -79,7 +79,12 @@ class Rollout:
     def noises(self) -> list[Float[Tensor, "b f c h w"]]:
         """All noise of the next chunk: what it starts from, and what `renoise` adds before each later step."""
         count = len(self.contract.sigmas) if self.contract.solver == "renoise" else 1
-        draws = [frame_noise(self.picture_shape, seed=self.seed, frame=self.frame, step=k) for k in range(count)]
+        shape, frame = self.picture_shape, self.frame
+        if self.contract.noise == "held":
+            shape, frame = (shape[0], 1, *shape[2:]), 0
+        draws = [
+            frame_noise(shape, seed=self.seed, frame=frame, step=k).expand(self.picture_shape) for k in range(count)
+        ]
         return [to_device(self.own(noise), self.cache.k.device, self.cache.k.dtype) for noise in draws]
 
     def own(self, x: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b f c _ w"]:

@@ -79,6 +79,7 @@ def write_artifact(out: Path, networks: Mapping[str, Mapping[str, Tensor]], **fa
     try:
         for name, weights in networks.items():
             save_file({k: v.contiguous() for k, v in weights.items()}, partials[file_name(name)])
+            partials[file_name(name)].chmod(0o644)  # safetensors leaves a file that only its owner can read
         files = {name: describe(partial) for name, partial in partials.items()}
         for name, partial in partials.items():
             os.replace(partial, out / name)

@@ -55,7 +55,8 @@ def diary(folders: dict[str, str], *, alarm: CollapseAlarm | None = None, **chan
     torch.manual_seed(2)
     how = {
         "init": folders["causal"], "teacher": folders["bidirectional"], "sigmas": [1.0, 0.5], "solver": "renoise",
-        "context": "clean", "exit": "uniform", "gradient": "detach", "windows": FromReference(), "rules": RULES,
+        "context": "clean", "noise": "held", "exit": "uniform", "gradient": "detach",
+        "windows": FromReference(), "rules": RULES,
         "critic_per_student": EVERY, "max_steps": 64, "clip_norm": 1.0, "alarm": alarm,
         "student": network(), "critic": network(), "seed": 0,
     }  # fmt: skip

@@ -247,6 +247,12 @@ def test_noisy_context_carries_no_gradient_from_chunk_to_chunk():
     assert_same(whole, gradients(model, alone))
 
 
+def test_held_noise_is_the_same_for_every_frame_and_fresh_noise_for_none():
+    held, fresh = (rolled(case(THREE, noise=noise), "none", leave_at=0).x_exit for noise in ("held", "fresh"))
+    assert torch.equal(held, held[:, :1].expand_as(held)) and not torch.equal(held[0], held[1])
+    assert not torch.equal(fresh[:, 0], fresh[:, 1]) and not torch.equal(fresh[:, 0], fresh[:, 3])
+
+
 def test_exits_follow_their_law():
     generator = torch.Generator().manual_seed(0)
     counts = torch.bincount(torch.tensor([exit_step("uniform", 4, generator) for _ in range(4000)]), minlength=4)

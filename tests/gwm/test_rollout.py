@@ -109,3 +109,14 @@ def test_no_future_speech_reaches_the_past_of_a_stream():
     after = play(Rollout(model, rules, batch_size=2), reference, condition)
     assert torch.equal(after[:, :3], first[:, :3])
     assert not torch.equal(after[:, 3], first[:, 3])
+
+
+@torch.no_grad()
+def test_held_noise_is_that_of_the_first_frame_for_ever_and_each_step_has_its_own():
+    rollout = Rollout(tiny_dit(), contract(NUM_FRAMES, pattern=THREE, sigmas=(1.0, 0.5), noise="held"), batch_size=2)
+    rollout.start(latents(1), speech(0), seed=SEED)
+    first = rollout.noises()
+    rollout.step(speech(3))
+    later = rollout.noises()
+    assert all(torch.equal(a, b) and torch.equal(a[:, :1].expand_as(a), a) for a, b in zip(first, later, strict=True))
+    assert not torch.equal(first[0], first[1]) and not torch.equal(first[0][0], first[0][1])

@@ -157,7 +157,8 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
 def dmd(folders: dict[str, str], **changes: Any) -> DMDStage:
     how = {
         "init": folders["causal"], "teacher": folders["bidirectional"], "sigmas": [1.0, 0.5], "solver": "renoise",
-        "context": "clean", "exit": "uniform", "gradient": "detach", "windows": FromReference(), "rules": RULES,
+        "context": "clean", "noise": "held", "exit": "uniform", "gradient": "detach",
+        "windows": FromReference(), "rules": RULES,
         "critic_per_student": 3, "max_steps": 32, "clip_norm": 1.0, "alarm": None, "student": network(),
         "critic": network(), "seed": 0,
     }  # fmt: skip
