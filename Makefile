@@ -50,7 +50,7 @@ $(READY_DEV): $(READY)
 	@rm -f $(VENV)/.ready-dev* && touch $@
 
 run: setup
-	@$(PY) -m data.characters out=shards/$(NAME) train=208 val=16 test=16 clips_per_identity=1 head_motion=0.15
+	@$(PY) -m data.characters out=shards/$(NAME) train=192 val=16 test=16 clips_per_identity=1 head_motion=0.15
 	@$(PY) train.py -m stage=$(STAGES) name=$(NAME)
 	@$(PY) evaluate.py artifact=$(RUN)/artifact shards=shards/$(NAME) runs=$(RUN) out=$(RUN) clips=4 listeners=1 drawn=1 seeds=1 speed_runs=1
 	@$(PY) -m serve.generate artifact=$(RUN)/artifact image=$$($(PY) -m serve.samples portrait) audio=$$($(PY) -m serve.samples speech) out=$(RUN)/talk.mp4
