@@ -74,14 +74,9 @@ class DMDStage(L.LightningModule):
         trains weights of its own. offload: the teacher's weights stay on the host, see `distill.offload`.
         """
         super().__init__()
-        if critic_per_student < 1:
-            raise ValueError(
-                f"critic_per_student={critic_per_student} must be >= 1: critic updates per student update."
-            )
         self.automatic_optimization = False
         check_gradient(gradient)
-        student_steps = -(-max_steps // (critic_per_student + 1))  # of each round, the student's is the first
-        critic_steps = max_steps - student_steps
+        student_steps, critic_steps = _divided_steps(max_steps, critic_per_student)
         roles = load_roles(
             init,
             teacher,
@@ -240,3 +235,11 @@ def _pair(batch: LatentBatch, window: Window) -> tuple[Shown, Shown]:
     """Data, and the student's clips without gradient towards what they are conditioned on."""
     real = Shown(batch.x0, batch.reference, batch.condition)
     return real, Shown(window.x0, window.reference, window.condition)
+
+
+def _divided_steps(max_steps: int, critic_per_student: int) -> tuple[int, int]:
+    """Updates of the student and of the critic; of each round, the student's is the first."""
+    if critic_per_student < 1:
+        raise ValueError(f"critic_per_student={critic_per_student} must be >= 1: critic updates per student update.")
+    student_steps = -(-max_steps // (critic_per_student + 1))
+    return student_steps, max_steps - student_steps

@@ -155,7 +155,7 @@ def go_on(
 
 
 def _noise_source(contract: Contract, like: Float[Tensor, "b f c h w"], generator: Generators) -> NoiseSource:
-    """What `Rollout.noises` does, with the trainer's generators: held noise is drawn once for all frames."""
+    """What `Rollout.noises` does, with the trainer's generators: held noise is drawn once for all frames of a call."""
     if contract.noise == "fresh":
         return lambda step, x: gaussian_like(x, generator)
     held = [gaussian_like(like[:, :1], generator) for _ in contract.sigmas]

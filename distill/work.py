@@ -9,14 +9,14 @@ from torch import Tensor
 from distill.guidance import Guidance, guided_velocity
 from distill.offload import offload as keep_on_host
 from distill.roles import RoleAdapters
+from distill.scores import score
 from distill.student_forcing import RolloutGradient, student_rollout
-from gwm.chunks import whole_clip
-from gwm.clip import clip_velocity, teacher_forced_velocity
+from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Condition
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.lora import with_lora
-from train.work import Pass, RandomClips, Work, clips_of
+from train.work import Pass, Work, clips_of
 
 
 def consistency(contract: Contract, *, batch_size: int, num_frames: int, guidance: Guidance) -> Work:
@@ -60,6 +60,9 @@ def dmd(
     student, teacher, critic = _roles(contract, adapters)
     host_bytes = keep_on_host(teacher, [critic]) if offload else 0
 
+    def scored(model: DiT, x: Tensor, condition: Condition) -> Tensor:
+        return score(model, x, clips.sigma, clips.reference, condition)
+
     def rollout(how: RolloutGradient) -> Tensor:
         generator = torch.Generator(clips.x0.device)
         return student_rollout(
@@ -70,12 +73,12 @@ def dmd(
     def student_loss() -> Tensor:
         x0 = rollout(gradient)
         with torch.no_grad():
-            guided_velocity(lambda condition: score(teacher, clips, x0, condition), clips.condition, guidance)
-            score(critic, clips, x0, clips.condition)
+            guided_velocity(lambda told: scored(teacher, x0, told), clips.condition, guidance)
+            scored(critic, x0, clips.condition)
         return clips.loss(x0)
 
     def critic_loss() -> Tensor:
-        return clips.loss(score(critic, clips, clips.x0, clips.condition))
+        return clips.loss(scored(critic, clips.x0, clips.condition))
 
     share = 1 / critic_per_student
     passes = [Pass(student_loss, share), Pass(lambda: rollout("none"), 1 - share), Pass(critic_loss)]
@@ -95,9 +98,3 @@ def _roles(contract: Contract, adapters: RoleAdapters) -> tuple[DiT, DiT, DiT]:
         return DiT(contract.dit), teacher, critic
     base = teacher if adapters.student_base == "teacher" else DiT(contract.dit)
     return with_lora(base, adapters.student), teacher, critic
-
-
-def score(model: DiT, clips: RandomClips, x: Tensor, condition: Condition) -> Tensor:
-    """One bidirectional pass over the whole clip."""
-    pattern = whole_clip(x.shape[1] + 1, first_frames=1)
-    return clip_velocity(model, x, clips.sigma, reference=clips.reference, condition=condition, pattern=pattern)

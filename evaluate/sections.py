@@ -129,7 +129,7 @@ def training_sections(runs: Path) -> list[Section]:
     """Gates, losses and, of those that watch it, health of the stages under `runs`."""
     found = read_gates(runs)
     columns = sorted({key for gate in found.values() for key in gate})
-    rows = [[stage, *(gate.get(column, "") for column in columns)] for stage, gate in found.items()]
+    rows = [[stage, *(_shown(gate.get(column, "")) for column in columns)] for stage, gate in found.items()]
     curves = {stage: part for stage in found if (part := logged(runs / stage))}
     losses = {stage: {n: line for n, line in part.items() if "loss" in n} for stage, part in curves.items()}
     sections: list[Section] = [
@@ -141,6 +141,11 @@ def training_sections(runs: Path) -> list[Section]:
         name.removeprefix(HEALTH): {s: part[name] for s, part in curves.items() if name in part} for name in names
     }
     return [*sections, Curves(title="Health", charts=health, x_label="batch")] if health else sections
+
+
+def _shown(value: Any) -> Any:
+    """What a cell of a table can hold."""
+    return "; ".join(value) if isinstance(value, list) else value
 
 
 def logged(stage: Path) -> dict[str, Line]:

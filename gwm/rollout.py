@@ -82,10 +82,10 @@ class Rollout:
         shape, frame = self.picture_shape, self.frame
         if self.contract.noise == "held":
             shape, frame = (shape[0], 1, *shape[2:]), 0
-        draws = [
-            frame_noise(shape, seed=self.seed, frame=frame, step=k).expand(self.picture_shape) for k in range(count)
-        ]
-        return [to_device(self.own(noise), self.cache.k.device, self.cache.k.dtype) for noise in draws]
+        drawn = [frame_noise(shape, seed=self.seed, frame=frame, step=k) for k in range(count)]
+        # Each frame in storage of its own: a graph is handed new noise in the place of the old.
+        draws = [self.own(noise.expand(self.picture_shape)).contiguous() for noise in drawn]
+        return [to_device(noise, self.cache.k.device, self.cache.k.dtype) for noise in draws]
 
     def own(self, x: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b f c _ w"]:
         """The part of a picture that this process computes: all of it."""

@@ -91,8 +91,11 @@ def judge_stage(stage: Stage, model: nn.Module, data: Any, *, clips: int, batch_
 
 def failures(gate: dict[str, Any], least: dict[str, float], before: dict[str, Any]) -> list[str]:
     """What a gate misses: `least` holds minima, as numbers or, for names ending in _of_before, as shares of the gate
-    of the stage before."""
+    of the stage before. A lip-sync of which swapped voices leave more than half was never there."""
     missed = []
+    if "lip_sync_swapped" in gate and gate["lip_sync_swapped"] > gate["lip_sync"] / 2:
+        rule = f"must be <= {gate['lip_sync'] / 2:.3f}, half of it with the own voice"
+        missed.append(f"lip_sync_swapped={gate['lip_sync_swapped']:.3f} {rule}")
     for name, minimum in least.items():
         measure_name = name.removesuffix("_of_before")
         value = gate.get(measure_name)

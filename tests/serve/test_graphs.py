@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Condition
 from gwm.rollout import Rollout
 from serve.graphs import GraphedChunk, capture_cuda
@@ -44,6 +45,20 @@ def test_a_graphed_chunk_is_the_rollouts_step_and_holds_for_all_streams(capture:
     chunk = GraphedChunk(stream, condition.frames(slice(0, 1)), capture=capture)
     play(stream, chunk.step, speech(NUM_CHUNKS), latents(1))
     assert torch.equal(play(stream, chunk.step, condition, reference), expected)
+
+
+@torch.no_grad()
+def test_a_graph_is_handed_held_noise_of_several_frames():
+    pattern = ChunkPattern(chunk_frames=3, window_chunks=2, sink_chunks=1, first_frames=1)
+    stream = Rollout(tiny_dit(), contract(6, pattern=pattern, noise="held"), batch_size=2)
+    condition, reference = speech(6), latents(1)
+    chunk = GraphedChunk(stream, condition.frames(slice(0, 3)), capture=recorded)
+
+    def played(step: Callable[[Condition], Tensor], seed: int) -> Tensor:
+        stream.start(reference, condition, seed=seed)
+        return torch.cat([step(condition.frames(part)).clone() for part in (slice(0, 3), slice(3, 6))], dim=1)
+
+    assert all(torch.equal(played(chunk.step, seed), played(stream.step, seed)) for seed in (3, 4))
 
 
 @torch.no_grad()

@@ -11,3 +11,9 @@ def test_a_gate_names_what_it_misses():
 
 def test_a_metric_that_was_skipped_fails_nothing():
     assert failures({}, {"identity_of_before": 0.95}, {"identity": 0.5}) == []
+
+
+def test_a_lip_sync_that_swapped_voices_leave_was_never_there():
+    assert failures({"lip_sync": 0.4, "lip_sync_swapped": 0.19}, {}, {}) == []
+    (missed,) = failures({"lip_sync": 0.4, "lip_sync_swapped": 0.21}, {}, {})
+    assert missed == "lip_sync_swapped=0.210 must be <= 0.200, half of it with the own voice"

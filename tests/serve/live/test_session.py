@@ -8,7 +8,7 @@ import numpy as np
 from aiohttp.test_utils import TestClient
 
 from serve.live.session import TEXTS_PER_MINUTE, Patience, Session
-from tests.serve.live.server_kit import GREETING, Browser, Kit, opened, serving
+from tests.serve.live.server_kit import GREETING, Browser, Kit, offer, opened, serving
 
 PATIENCE = Patience(waiting_s=1.5, away_s=1.5, session_s=60.0)
 
@@ -132,8 +132,11 @@ def test_a_flood_of_written_questions_is_turned_away():
 
 def test_a_session_that_nobody_connects_to_ends():
     async def script(kit: Kit, client: TestClient) -> None:
-        await opened(client)
+        session = await opened(client)
+        assert session["id"] in kit.lobby.sessions
         await until(lambda: not kit.lobby.sessions)
+        answer = await offer(client, session, "")
+        assert answer["status"] == "404" and "This session is over" in json.dumps(answer)
 
     talked(script)
 
@@ -163,5 +166,6 @@ def test_nonsense_on_the_channel_is_answered_and_changes_nothing():
                 browser.channel.send(nonsense)
             await until(lambda: sum(json.loads(event)["type"] == "error" for event in browser.events) == 3)
             await until(lambda: {"type": "state", "state": "thinking"} in list(map(json.loads, browser.events)))
+            assert len(kit.lobby.sessions) == 1
 
     talked(script)
