@@ -24,7 +24,8 @@ from train.plan import show
 
 # Advertising and notices about Lightning's own insides: nothing that a user could act on.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", message=".*(exists and is not empty|treespec|eval mode at the start).*")
+NOTICES = ("exists and is not empty", "treespec", "eval mode at the start", "ModelCheckpoint with manual optimization")
+warnings.filterwarnings("ignore", message=f".*({'|'.join(NOTICES)}).*")
 
 
 def fit(cfg: DictConfig, output: Path) -> None:

@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import lightning as L
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from data.batch import LatentBatch, LatentData, latent_data
-from data.shards import Clip
+from data.batch import LatentBatch, latent_data
 from distill.guidance import Guidance, guided_velocity
 from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
@@ -18,9 +15,9 @@ from gwm.condition.inputs import Condition
 from gwm.dit import Denoiser, DiT
 from gwm.schedule import add_noise, clean_estimate, sigma_steps
 from train.flow import motion_map
-from train.generate import Played, play_clips
-from train.network import dit_facts, load_dit
+from train.network import load_dit
 from train.noise import Generators, corrupt, gaussian_like, sample_generators, uniform
+from train.stage import DiTStage
 from train.trainee import Trainee
 
 
@@ -76,14 +73,12 @@ def consistency_loss(
     return (weight * (predicted - target).square()).mean()
 
 
-class ConsistencyStage(L.LightningModule):
+class ConsistencyStage(DiTStage):
     """One Euler step of the causal teacher must not change what the student predicts.
 
     Target: the student's running average, one level lower, on the teacher's step. At level 0 the target is the
     teacher's step itself, so consistency starts from there and spreads upwards.
     """
-
-    hears = True
 
     def __init__(
         self,
@@ -131,15 +126,6 @@ class ConsistencyStage(L.LightningModule):
         )
         self.log("train/loss", loss)
         return loss
-
-    def configure_optimizers(self):  # Lightning's own union of a dozen types
-        return self.network.optimizers()
-
-    def weights(self) -> tuple[nn.Module, dict[str, Any]]:
-        return self.network.trained, dit_facts(self.contract)
-
-    def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
-        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, text=data.text, **how)
 
 
 def _chunk_levels(

@@ -5,20 +5,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.batch import LatentBatch, LatentData
-from data.shards import Clip
 from distill.ode_pairs import read_pairs_manifest, read_shard, shard_name
 from gwm.clip import teacher_forced_velocity
 from gwm.dit import DiT
 from gwm.schedule import clean_estimate
-from train.generate import Played, play_clips
-from train.network import dit_facts, load_dit
+from train.network import load_dit
 from train.noise import Generators, corrupt, sample_generators, uniform
+from train.stage import DiTStage
 from train.trainee import Trainee
 
 
@@ -64,13 +62,11 @@ class PairData(LatentData):
         return self.loader(_Shards(self.pairs), self.manifest["num_shards"], lambda items: items[0])
 
 
-class ODEStage(L.LightningModule):
+class ODEStage(DiTStage):
     """Regression, at one random kept level per chunk, of x0 on the end of the teacher's flow through that state.
 
     Source: Yin et al. 2025 (CausVid), arXiv:2412.07772, Sec. 4.3, with the causal teacher of Causal Forcing.
     """
-
-    hears = True
 
     def __init__(
         self, *, init: str, sigmas: list[float], history_noise: float, network: partial[Trainee[DiT]], seed: int
@@ -98,15 +94,6 @@ class ODEStage(L.LightningModule):
         loss = (clean_estimate(x, velocity, sigma) - batch.end).square().mean()
         self.log("train/loss", loss)
         return loss
-
-    def configure_optimizers(self):  # Lightning's own union of a dozen types
-        return self.network.optimizers()
-
-    def weights(self) -> tuple[nn.Module, dict[str, Any]]:
-        return self.network.trained, dit_facts(self.contract)
-
-    def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
-        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **how)
 
 
 def picked_states(

@@ -11,10 +11,9 @@ import lightning as L
 import torch
 from jaxtyping import Float
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from torch import Tensor, nn
+from torch import Tensor
 
-from data.batch import LatentBatch, LatentData, latent_data
-from data.shards import Clip
+from data.batch import LatentBatch, latent_data
 from distill.dmd import dmd_loss
 from distill.gan import GAN, Shown
 from distill.health import CollapseAlarm, clip_health, exit_shares, score_health
@@ -26,13 +25,12 @@ from distill.validation import Validation
 from distill.windows import Window, Windows
 from gwm.contract import CommitMode, NoiseMode, Solver
 from gwm.dit import DiT
-from train.generate import Played, play_clips
-from train.network import dit_facts
 from train.noise import Generators, sample_generators, step_generator
+from train.stage import DiTStage
 from train.trainee import Trainee
 
 
-class DMDStage(L.LightningModule):
+class DMDStage(DiTStage):
     """Two optimizers: the critic learns the student's clips at every step, the student moves at every
     `critic_per_student`-th. Teacher and critic are bidirectional and see the whole clip.
 
@@ -188,12 +186,6 @@ class DMDStage(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_frozen(checkpoint["frozen"], self.frozen)
         self.windows.load_state_dict(checkpoint["windows"])
-
-    def weights(self) -> tuple[nn.Module, dict[str, Any]]:
-        return self.network.trained, dit_facts(self.contract)
-
-    def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
-        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, text=data.text, **how)
 
     def _window(self, batch: LatentBatch, gradient: RolloutGradient, generator: Generators) -> Window:
         shared = step_generator(self.seed, batch.step, self.device)

@@ -3,30 +3,26 @@
 from functools import partial
 from typing import Any
 
-import lightning as L
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from data.batch import LatentBatch, LatentData, latent_data
-from data.shards import Clip
+from data.batch import LatentBatch, latent_data
 from gwm.clip import clip_velocity
 from gwm.config import AudioConfig
 from gwm.dit import DiT
 from gwm.schedule import add_noise, sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
-from train.generate import Played, play_clips
-from train.network import Base, dit_facts, load_dit
+from train.network import Base, load_dit
 from train.noise import clip_sigmas, gaussian_like, sample_generators, without_some
+from train.stage import DiTStage
 from train.trainee import Trainee
 
 
-class BidirectionalStage(L.LightningModule):
+class BidirectionalStage(DiTStage):
     """Flow matching with one noise level per clip.
 
     Source: Lipman et al. 2023, arXiv:2210.02747; Esser et al. 2024, arXiv:2403.03206 (shifted noise levels).
     """
-
-    hears = True
 
     def __init__(
         self,
@@ -74,13 +70,3 @@ class BidirectionalStage(L.LightningModule):
         loss = velocity_loss(velocity, batch.x0, noise, self.weight.to(self.device), level_weight=levels)
         self.log("train/loss", loss)
         return loss
-
-    def configure_optimizers(self):  # Lightning's own union of a dozen types
-        return self.network.optimizers()
-
-    def weights(self) -> tuple[nn.Module, dict[str, Any]]:
-        return self.network.trained, dit_facts(self.contract)
-
-    def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
-        encoders = {"text": data.text, "image": data.image}
-        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **encoders, **how)

@@ -2,29 +2,27 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import lightning as L
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from data.batch import LatentBatch, LatentData, latent_data
-from data.shards import Clip
+from data.batch import LatentBatch, latent_data
 from gwm.chunks import ChunkPattern
 from gwm.clip import clip_velocity, teacher_forced_velocity
 from gwm.dit import DiT
 from gwm.schedule import add_noise, sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
-from train.generate import Played, play_clips
-from train.network import Base, dit_facts, load_dit
+from train.network import Base, load_dit
 from train.noise import chunk_sigmas, corrupt, gaussian_like, sample_generators, step_generator, without_some
+from train.stage import DiTStage
 from train.trainee import Trainee
 
 Forcing = Literal["teacher", "diffusion"]
 
 
-class CausalStage(L.LightningModule):
+class CausalStage(DiTStage):
     """Flow matching in which every chunk has its own noise level and sees chunks before it: clean ones (teacher
     forcing), or as noised as they are (diffusion forcing, at half the tokens).
 
@@ -37,8 +35,6 @@ class CausalStage(L.LightningModule):
     Raises:
         ValueError: an unknown `forcing`, or patterns whose first chunks differ.
     """
-
-    hears = True
 
     def __init__(
         self,
@@ -105,13 +101,3 @@ class CausalStage(L.LightningModule):
         loss = velocity_loss(predicted, batch.x0, noise, self.weight.to(self.device), level_weight=levels)
         self.log("train/loss", loss)
         return loss
-
-    def configure_optimizers(self):  # Lightning's own union of a dozen types
-        return self.network.optimizers()
-
-    def weights(self) -> tuple[nn.Module, dict[str, Any]]:
-        return self.network.trained, dit_facts(self.contract)
-
-    def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
-        encoders = {"text": data.text, "image": data.image}
-        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **encoders, **how)

@@ -1,0 +1,33 @@
+"""What all stages share that train a DiT: its optimizer, its weights, and its own version of held-out clips."""
+
+from typing import Any
+
+import lightning as L
+from torch import nn
+
+from data.batch import LatentData
+from data.shards import Clip
+from gwm.contract import Contract
+from gwm.dit import DiT
+from train.generate import Played, play_clips
+from train.network import dit_facts
+from train.trainee import Trainee
+
+
+class DiTStage(L.LightningModule):
+    """A network under training and the contract under which it will be served; a stage adds its loss."""
+
+    hears = True
+    contract: Contract
+    network: Trainee[DiT]
+    seed: int
+
+    def configure_optimizers(self) -> Any:  # Lightning's own union of a dozen types
+        return self.network.optimizers()
+
+    def weights(self) -> tuple[nn.Module, dict[str, Any]]:
+        return self.network.trained, dit_facts(self.contract)
+
+    def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
+        encoders = {"text": data.text, "image": data.image}
+        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **encoders, **how)
