@@ -6,18 +6,21 @@ A second call goes on where the first was stopped: clips that were measured are 
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import hydra
 import numpy as np
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from evaluate.cases import Case, test_cases
 from evaluate.endless import Series, drifts, hold
 from evaluate.examine import Result, examine, load_arrays, load_result, save_arrays, work_folder
+from evaluate.gates import Gate, Verdict, summary, verdicts
 from evaluate.sections import (
     comparison_table,
     frechet_table,
@@ -32,7 +35,7 @@ from evaluate.sections import (
     training_sections,
 )
 from evaluate.speed import measure_speed
-from evaluate.summary import compare, gates, numbers
+from evaluate.summary import compare, numbers
 from gwm.metrics.judge import Judge
 from gwm.report import Section, Text, write_report
 from gwm.weights import write_json
@@ -73,10 +76,13 @@ def held(artifact: Artifact, cases: list[Case], judge: Judge, kept: Path, cfg: D
     """The long stream, kept like a clip; nothing where the suite has none."""
     if not cfg.long_s:
         return {}
-    if not kept.is_file():
-        series = hold(artifact, cases, judge, seed=cfg.seed, length_s=cfg.long_s, every_s=cfg.long_every_s)
+    series = load_arrays(kept)
+    if series is None:
+        length, under_way = {"length_s": cfg.long_s, "every_s": cfg.long_every_s}, kept.with_name("stream.npz")
+        series = hold(artifact, cases, judge, seed=cfg.seed, **length, kept=under_way)
         save_arrays(kept, series)
-    return load_arrays(kept)
+        under_way.unlink(missing_ok=True)
+    return series
 
 
 def measured(folder: Path, cases: list[Case], judge: Judge, cfg: DictConfig) -> Measured:
@@ -87,15 +93,15 @@ def measured(folder: Path, cases: list[Case], judge: Judge, cfg: DictConfig) -> 
     work = work_folder(Path(cfg.out), folder, Path(cfg.shards), judge, Path(cfg.sync), **settings)
     results = examined(artifact, cases, judge, work, seed=cfg.seed, seeds=cfg.seeds)
     series = held(artifact, cases, judge, work / "long.npz", cfg)
-    return {"artifact": str(folder), **numbers(results), "long": drifts(series)}, results, series
+    series_of = {"long_series": {name: values.tolist() for name, values in series.items()}}
+    return {"artifact": str(folder), **numbers(results), "long": drifts(series), **series_of}, results, series
 
 
-def summary_line(report: dict[str, Any]) -> str:
+def summary_line(report: dict[str, Any], found: Sequence[Verdict]) -> str:
     """What one reads first."""
     model = report["model"]
     shown = [f"{name}={model[name]:.3g}" for name in ("lip_sync", "false_mouth", "identity", "psnr") if name in model]
-    rows = gates(report, report["long"])
-    return f"{report['artifact']}: {' '.join(shown)}; {sum(row[3] for row in rows)} of {len(rows)} gates reached"
+    return f"{report['artifact']}: {' '.join(shown)}; {summary(found)}"
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="evaluate")
@@ -109,9 +115,12 @@ def main(cfg: DictConfig) -> None:
     judge = Judge(thorough=True, sync=Path(cfg.sync))
     found = {name: measured(path, cases, judge, cfg) for name, path in names.items()}
     report, results, _ = found["model"]
-    report |= {"suite": cfg.name, "skipped": judge.skipped, "speed": speeds["model"]}
+    gates: list[Gate] = instantiate(cfg.gates, _convert_="all")
+    reached = verdicts(gates, report)
+    report |= {"gates": [asdict(verdict) for verdict in reached], "suite": cfg.name}
+    report |= {"skipped": judge.skipped, "speed": speeds["model"]}
     note = "".join(f"{metric} skipped: {command}. " for metric, command in judge.skipped.items())
-    sections: list[Section] = [metrics_table(report, note=note), gates_table(report, report["long"])]
+    sections: list[Section] = [gates_table(reached), metrics_table(report, note=note)]
     if cfg.baseline:
         other, others, _ = found["baseline"]
         differences = compare(results, others)
@@ -124,7 +133,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.long_s:
         sections.append(hold_section({name: part[2] for name, part in found.items()}))
     sections += training_sections(Path(cfg.runs)) if cfg.runs else []
-    line = summary_line(report)
+    line = summary_line(report, reached)
     write_json(out / "report.json", report)
     write_report(out / "report.html", f"gwm: {folder}", [Text(title="Summary", text=line), *sections])
     log.info("%s; %s", line, out / "report.html")

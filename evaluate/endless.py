@@ -1,13 +1,17 @@
 """Does it hold: one stream over minutes, of which one second in `every_s` is looked at."""
 
-from collections.abc import Iterator
-from itertools import cycle
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from evaluate.cases import Case
+from evaluate.examine import load_arrays, save_arrays
+from gwm.contract import Contract
 from gwm.metrics.identity import identity_similarity
 from gwm.metrics.judge import Judge
 from gwm.metrics.motion import border_flicker, drift, exposure, motion_energy, saturation, sharpness
@@ -15,67 +19,130 @@ from serve.artifact import Artifact
 from serve.engine import Engine
 
 DRIFTING = ("identity", "saturation", "exposure", "sharpness")
+FACES = slice(None, None, 6)  # frames of a second whose face is recognised, which costs 0.1 s each
+KEPT_LOOKS = 6  # between which what was reached is kept; a minute of the stream, a third of it to compute
+SERIES, STATE = "series/", "state/"  # what the arrays of a kept stream are named under
 
 Series = dict[str, Float[np.ndarray, " k"]]
 
 
-def stream(artifact: Artifact, cases: list[Case], *, seed: int) -> Iterator[UInt8[np.ndarray, "f h w 3"]]:
-    """Chunks without end: the first case's face, all cases' voices one after the other, again and again."""
-    engine = Engine(artifact, seed=seed)
-    engine.start(cases[0].reference)
-    for case in cycle(cases):
-        engine.push(case.voices.agent, case.voices.user)
-        while engine.ready:
-            yield engine.step()
+class Stream(Iterator[UInt8[np.ndarray, "f h w 3"]]):
+    """Chunks without end: the first case's face, all cases' voices one after the other, again and again.
+
+    `state` is all that the next chunks depend on; after `resume` they are those of a stream that was never stopped.
+    """
+
+    def __init__(self, artifact: Artifact, cases: list[Case], *, seed: int) -> None:
+        self.engine, self.cases = Engine(artifact, seed=seed), cases
+        self.chunks = self.pushed = 0  # chunks shown, cases heard
+        self.engine.start(cases[0].reference)
+
+    def __next__(self) -> UInt8[np.ndarray, "f h w 3"]:
+        while not self.engine.ready:
+            voices = self.cases[self.pushed % len(self.cases)].voices
+            self.engine.push(voices.agent, voices.user)
+            self.pushed += 1
+        self.chunks += 1
+        return self.engine.step()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Views into the engine's storage: save them before the next chunk."""
+        engine, counters = self.engine, (self.chunks, self.pushed, self.engine.rollout.frame)
+        states = {f"decoder/{number}": part.cpu().numpy() for number, part in enumerate(engine.vae_state or ())}
+        kept = {name: part.cpu().numpy() for name, part in self._tensors().items()}
+        return {"counters": np.array(counters), "heard": engine.heard.numpy(), **kept, **states}
+
+    def resume(self, state: dict[str, np.ndarray]) -> None:
+        """Go on where a stream of the same artifact, cases and seed was."""
+        engine = self.engine
+        self.chunks, self.pushed, engine.rollout.frame = (int(count) for count in state["counters"])
+        engine.heard = torch.from_numpy(state["heard"])
+        for name, tensor in self._tensors().items():
+            tensor.copy_(torch.from_numpy(state[name]))
+        if engine.vae_state is not None:
+            parts = [torch.from_numpy(state[f"decoder/{number}"]) for number in range(len(engine.vae_state))]
+            engine.vae_state = tuple(part.to(like) for part, like in zip(parts, engine.vae_state, strict=True))
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        cache = self.engine.rollout.cache
+        return {"k": cache.k, "v": cache.v, "sink_k": cache.sink_k, "frame": cache.frame}
 
 
-def sampled(
-    artifact: Artifact, cases: list[Case], *, seed: int, length_s: float, every_s: float
+def looks(
+    stream: Stream, contract: Contract, *, length_s: float, every_s: float
 ) -> Iterator[tuple[float, UInt8[np.ndarray, "f h w 3"]]]:
-    """One second in `every_s`, in whole chunks, with the time of its end in seconds."""
-    contract = artifact.contract
+    """One second in `every_s`, in whole chunks, with the time of its end in seconds; from where the stream is."""
     chunk_s = contract.chunk_ms / 1000
-    shown, period = round(1 / chunk_s) or 1, max(1, round(every_s / chunk_s))
-    kept: list[UInt8[np.ndarray, "f h w 3"]] = []
-    chunks = tqdm(range(int(length_s / chunk_s)), desc="long stream", unit="chunk")
-    for number, pixels in zip(chunks, stream(artifact, cases, seed=seed), strict=False):
-        if number % period < shown:
-            kept.append(pixels)
-        if len(kept) == shown:
-            yield (number + 1) * chunk_s, np.concatenate(kept)
-            kept = []
+    shown, period, total = round(1 / chunk_s) or 1, max(1, round(every_s / chunk_s)), int(length_s / chunk_s)
+    second: list[UInt8[np.ndarray, "f h w 3"]] = []
+    with tqdm(total=total, initial=stream.chunks, desc="long stream", unit="chunk") as bar:
+        while stream.chunks < total:
+            if stream.chunks % period < shown:
+                second.append(next(stream))
+            else:
+                next(stream)
+            bar.update()
+            if len(second) == shown:
+                yield stream.chunks * chunk_s, np.concatenate(second)
+                second = []
 
 
-def hold(artifact: Artifact, cases: list[Case], judge: Judge, *, seed: int, length_s: float, every_s: float) -> Series:
-    """What is measured in each second that is looked at; `seconds` is when.
+def look(
+    frames: UInt8[np.ndarray, "f h w 3"], reference: UInt8[np.ndarray, "h w 3"], judge: Judge, *, chunk_frames: int
+) -> dict[str, float]:
+    """What is measured in a second. A frame without a face is like nobody: its identity counts as 0."""
+    row = {
+        "saturation": float(saturation(frames).mean()),
+        "exposure": float(exposure(frames).mean()),
+        "sharpness": float(sharpness(frames).mean()),
+        "motion energy": motion_energy(frames),
+        "border flicker": border_flicker(frames, chunk_frames=chunk_frames),
+    }
+    if judge.embedding is not None:
+        row["identity"] = float(np.nan_to_num(identity_similarity(frames[FACES], reference, judge.embedding)).mean())
+    return row
+
+
+def hold(
+    artifact: Artifact, cases: list[Case], judge: Judge, *, seed: int, length_s: float, every_s: float, kept: Path
+) -> Series:
+    """What is measured in each second that is looked at; `seconds` is when. Goes on from what is in the file `kept`,
+    which holds what the stream last reached.
 
     Raises:
         ValueError: fewer than five seconds would be looked at.
     """
     if length_s < 5 * every_s:
         raise ValueError(f"long_s={length_s} must be at least 5 * long_every_s={every_s}: its ends are compared.")
-    chunk_frames = artifact.contract.chunk_pixel_frames
-    rows = []
-    for at, frames in sampled(artifact, cases, seed=seed, length_s=length_s, every_s=every_s):
-        row = {
-            "seconds": at,
-            "saturation": float(saturation(frames).mean()),
-            "exposure": float(exposure(frames).mean()),
-            "sharpness": float(sharpness(frames).mean()),
-            "motion energy": motion_energy(frames),
-            "border flicker": border_flicker(frames, chunk_frames=chunk_frames),
-        }
-        if judge.embedding is not None:
-            row["identity"] = float(identity_similarity(frames[:1], cases[0].reference, judge.embedding)[0])
-        rows.append(row)
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    contract, stream = artifact.contract, Stream(artifact, cases, seed=seed)
+    series: defaultdict[str, list[float]] = defaultdict(list)
+    before = load_arrays(kept)
+    if before is not None:
+        stream.resume(_part(before, STATE))
+        series |= {name: values.tolist() for name, values in _part(before, SERIES).items()}
+    for at, frames in looks(stream, contract, length_s=length_s, every_s=every_s):
+        row = look(frames, cases[0].reference, judge, chunk_frames=contract.chunk_pixel_frames)
+        for name, value in {"seconds": at, **row}.items():
+            series[name].append(value)
+        if len(series["seconds"]) % KEPT_LOOKS == 0:
+            measured = {SERIES + name: np.array(values) for name, values in series.items()}
+            save_arrays(kept, measured | {STATE + name: array for name, array in stream.state().items()})
+    return {name: np.array(values) for name, values in series.items()}
+
+
+def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def first_minute(series: Series) -> int:
+    """How many looks are in the first minute of a stream; of streams shorter than five minutes, in the first fifth."""
+    seconds = series["seconds"]
+    return int((seconds <= min(60, seconds[-1] / 5)).sum()) or 1
 
 
 def drifts(series: Series) -> dict[str, float]:
-    """How much the last minute of a stream differs from the first, as shares of the first; of streams shorter than five
-    minutes, the last fifth from the first."""
+    """How much the last minute of a stream differs from the first, as shares of the first; see `first_minute`."""
     if not series:
         return {}
-    seconds = series["seconds"]
-    part = int((seconds <= min(60, seconds[-1] / 5)).sum()) or 1
+    part = first_minute(series)
     return {f"{name}_drift": drift(series[name], part=part) for name in DRIFTING if name in series}

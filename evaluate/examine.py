@@ -20,7 +20,7 @@ from gwm.metrics.motion import exposure, frame_differences, saturation, sharpnes
 from serve.artifact import MANIFEST, Artifact
 from serve.engine import Engine
 
-VERSION = 1  # of what is measured: clips kept by another version are measured again
+VERSION = 2  # of what is measured: clips kept by another version are measured again
 FEATURE_STEP = 6  # frames between those whose features are compared
 SIDES = ("model", "renders")
 
@@ -47,11 +47,8 @@ class Result:
 
 def load_result(path: Path) -> Result | None:
     """A kept result, or None where there is none that can be read."""
-    if not path.is_file():
-        return None
-    try:
-        arrays = load_arrays(path)
-    except (ValueError, zipfile.BadZipFile):  # a damaged file costs a clip's time, not the evaluation
+    arrays = load_arrays(path)
+    if arrays is None:
         return None
     nested: dict[str, dict[str, dict[str, Any]]] = {kind: {s: {} for s in SIDES} for kind in ("curves", "features")}
     for name, value in arrays.items():
@@ -70,9 +67,15 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     os.replace(partial, path)
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as kept:
-        return {name: kept[name] for name in kept.files}
+def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """What `save_arrays` wrote, or None where there is nothing that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as kept:
+            return {name: kept[name] for name in kept.files}
+    except (ValueError, zipfile.BadZipFile):  # a damaged file costs the time of what was in it, not the evaluation
+        return None
 
 
 def work_folder(out: Path, artifact: Path, shards: Path, judge: Judge, sync: Path, **settings: Any) -> Path:

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from evaluate.cases import Case
-from evaluate.endless import stream
+from evaluate.endless import Stream
 from gwm.metrics.face_track import face_track, lip_gap, seen
 from gwm.metrics.identity import identity_similarity
 from gwm.metrics.judge import SPARSE, Judge
@@ -47,7 +47,7 @@ def looks(
     size, wanted = artifact.contract.chunk_pixel_frames, list(lengths_s)
     kept: deque[UInt8[np.ndarray, "t h w 3"]] = deque(maxlen=math.ceil(FPS * LOOK_S / size))
     bar = tqdm(total=FPS * lengths_s[-1] // size, desc=f"stream of {lengths_s[-1]} s", unit="chunk", leave=False)
-    for number, pixels in enumerate(stream(artifact, cases, seed=seed)):
+    for number, pixels in enumerate(Stream(artifact, cases, seed=seed)):
         bar.update()
         kept.append(pixels)
         end = (number + 1) * size

@@ -10,7 +10,8 @@ from jaxtyping import UInt8
 
 from evaluate.cases import Case
 from evaluate.examine import SIDES, Result
-from evaluate.summary import Difference, gates
+from evaluate.gates import Verdict
+from evaluate.summary import Difference
 from gwm.line_chart import Line
 from gwm.media import write_video
 from gwm.report import Curves, Images, Section, Table, Video, read_curves
@@ -31,9 +32,11 @@ def metrics_table(report: Mapping[str, Any], *, note: str) -> Table:
     return Table(title="Held-out people, characters and sentences", columns=columns, rows=rows, note=note)
 
 
-def gates_table(report: Mapping[str, Any], held: Mapping[str, float]) -> Table:
-    rows = [list(row) for row in gates(dict(report), dict(held))]
-    return Table(title="What a character must reach", columns=["measure", "value", "rule", "reached"], rows=rows)
+def gates_table(found: Sequence[Verdict]) -> Table:
+    columns = ["measure", "asked", "reached", "number", "ceiling", "share of it"]
+    rows = [[v.measure, v.asked or "-", v.reached, v.number, v.ceiling, v.share] for v in found]
+    note = "Ceiling: the same measure on the renders. A dash: not measured in this suite, or nothing is asked."
+    return Table(title="What a character must reach", columns=columns, rows=rows, note=note)
 
 
 def styles_table(results: Sequence[Result]) -> Table:
@@ -131,10 +134,9 @@ def training_sections(runs: Path) -> list[Section]:
     columns = sorted({key for gate in found.values() for key in gate})
     rows = [[stage, *(_shown(gate.get(column, "")) for column in columns)] for stage, gate in found.items()]
     curves = {stage: part for stage in found if (part := logged(runs / stage))}
-    losses = {stage: {n: line for n, line in part.items() if "loss" in n} for stage, part in curves.items()}
     sections: list[Section] = [
         Table(title="Gates of the stages", columns=["stage", *columns], rows=rows),
-        Curves(title="Losses", charts=losses, x_label="step"),
+        Curves(title="Losses", charts={stage: losses(part) for stage, part in curves.items()}, x_label="step"),
     ]
     names = sorted({name for part in curves.values() for name in part if name.startswith(HEALTH)})
     health = {
@@ -148,7 +150,27 @@ def _shown(value: Any) -> Any:
     return "; ".join(value) if isinstance(value, list) else value
 
 
+def losses(curves: Mapping[str, Line]) -> dict[str, Line]:
+    """What a stage minimised. `train/loss` is of the last pass alone where a batch needs several: the batch's replaces
+    it."""
+    found = {name: line for name, line in curves.items() if "loss" in name}
+    if "train/batch_loss" in found:
+        found.pop("train/loss", None)
+    return found
+
+
 def logged(stage: Path) -> dict[str, Line]:
-    """The curves of a stage's last run; nothing where it has no log."""
-    metrics = sorted((stage / "logs").glob("*/metrics.csv"))[-1:]
-    return read_curves(metrics[0]) if metrics else {}
+    """The curves of a stage; nothing where it has no log. A run that was resumed has a log for each part, and what an
+    earlier part did after the step from which a later one went on is left out."""
+    parts = [read_curves(path) for path in sorted((stage / "logs").glob("*/metrics.csv"), key=_version)]
+    joined: dict[str, Line] = {}
+    for part in parts:
+        for name, line in part.items():
+            before = joined.get(name, line)
+            kept = before.x < line.x[0]
+            joined[name] = Line(*(np.concatenate([b[kept], a]) for b, a in ((before.x, line.x), (before.y, line.y))))
+    return joined
+
+
+def _version(path: Path) -> int:
+    return int(path.parent.name.removeprefix("version_"))

@@ -1,4 +1,4 @@
-"""Numbers over clips: means with confidence intervals, distances of sets, gates, and the comparison with a baseline."""
+"""Numbers over clips: means with confidence intervals, distances of sets, and the comparison with a baseline."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -134,26 +134,3 @@ def _difference(name: str, results: Sequence[Result], baseline: Sequence[Result]
         clips=got.count,
         verdict=("better" if gain.mean > 0 else "worse") if told else "not told",
     )
-
-
-def gates(results: dict[str, Any], held: dict[str, float]) -> list[tuple[str, float, str, bool]]:
-    """What a character must reach: name, value, rule, whether it does. Only of what was measured."""
-    model, ceiling = results["model"], results["renders"]
-    rows = []
-    for name in ("lip_sync", "identity"):
-        if name in model and ceiling.get(name, 0) > 0:
-            share = model[name] / ceiling[name]
-            rows.append((f"{name} of the renders'", share, ">= 0.90", share >= 0.90))
-    lags = [row["model"]["lag_frames"] for row in results["rows"].values() if "lag_frames" in row["model"]]
-    if lags:  # the median: a mean would let late and early mouths cancel, and one lag that was misread decide
-        rows.append(("lag_frames, median", float(np.median(lags)), "within 1", abs(np.median(lags)) <= 1))
-    for name, limit in (("false_mouth", 0.05), ("border_flicker", 1.1)):
-        if name in model:
-            rows.append((name, model[name], f"<= {limit}", model[name] <= limit))
-    if "identity_drift" in held:
-        rows.append(("identity_drift", held["identity_drift"], ">= -0.05", held["identity_drift"] >= -0.05))
-    if "saturation_drift" in held:
-        rows.append(
-            ("saturation_drift", held["saturation_drift"], "within 0.05", abs(held["saturation_drift"]) <= 0.05)
-        )
-    return [(name, value, rule, bool(reached)) for name, value, rule, reached in rows]

@@ -47,7 +47,7 @@ class _Axis:
 
 def line_chart(lines: Mapping[str, Line], *, x_label: str = "") -> str:
     """One chart with a legend. Both axes are linear and just hold all finite points."""
-    drawn = {name: _thinned(line) for name, line in lines.items()}
+    drawn = {name: thinned(line) for name, line in lines.items()}
     across = _Axis(*_limits([line.x for line in drawn.values()]), LEFT, WIDTH - RIGHT)
     up = _Axis(*_limits([line.y for line in drawn.values()]), HEIGHT - BOTTOM, TOP)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">']
@@ -73,6 +73,15 @@ def ticks(low: float, high: float, *, about: int = 6) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
+def thinned(line: Line, points: int = MAX_POINTS) -> Line:
+    """At most so many points, each the mean of its neighbours."""
+    if len(line.x) <= points:
+        return line
+    bounds = np.linspace(0, len(line.x), points + 1).astype(int)
+    x, y = (np.array([v[a:b].mean() for a, b in pairwise(bounds)]) for v in (line.x, line.y))
+    return Line(x, y)
+
+
 def _limits(values: list[np.ndarray]) -> tuple[float, float]:
     """The range of all finite values, widened if it is a point."""
     finite = np.concatenate([v[np.isfinite(v)] for v in values] or [np.zeros(0)])
@@ -83,14 +92,6 @@ def _limits(values: list[np.ndarray]) -> tuple[float, float]:
         return low, high
     room = abs(high) / 2 or 0.5
     return low - room, high + room
-
-
-def _thinned(line: Line) -> Line:
-    if len(line.x) <= MAX_POINTS:
-        return line
-    bounds = np.linspace(0, len(line.x), MAX_POINTS + 1).astype(int)
-    x, y = (np.array([v[a:b].mean() for a, b in pairwise(bounds)]) for v in (line.x, line.y))
-    return Line(x, y)
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:

@@ -1,14 +1,12 @@
-"""Clips are chosen, played, measured once and kept; a stream is looked at now and then."""
+"""Clips are chosen, played, measured once and kept."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-import evaluate.endless as endless
 import evaluate.examine as examining
 from evaluate.cases import Case, case_of
-from evaluate.endless import drifts, sampled
 from evaluate.examine import Result, examine, load_result, save_arrays, work_folder
 from evaluate.recording import at_24_fps
 from gwm.metrics.judge import Voices
@@ -129,23 +127,6 @@ def test_real_footage_has_no_truth():
     )
     assert case_of(clip).mouth is None
     assert not case_of(clip).voices.listening.any()
-
-
-def test_one_second_in_ten_is_looked_at(monkeypatch):
-    chunks = (np.full((4, 2, 2, 3), number, np.uint8) for number in range(200))
-    monkeypatch.setattr(endless, "stream", lambda *_, **__: chunks)
-    seen = list(sampled(ARTIFACT, [], seed=0, length_s=21, every_s=10))
-    assert [round(at) for at, _ in seen] == [1, 11, 21]
-    assert [len(frames) for _, frames in seen] == [24] * 3
-    assert [frames[::4, 0, 0, 0].tolist() for _, frames in seen][1] == [60, 61, 62, 63, 64, 65]
-
-
-def test_drifts_are_shares_of_the_beginning():
-    series = {"seconds": np.arange(1.0, 6), "saturation": np.array([0.5, 1, 1, 1, 0.6]), "motion energy": np.ones(5)}
-    assert drifts(series) == {"saturation_drift": pytest.approx(0.2)}
-    long = np.linspace(10, 2400, 240)  # 40 minutes: the last minute against the first
-    assert drifts({"seconds": long, "exposure": 1 + long / 2400})["exposure_drift"] == pytest.approx(0.965, abs=0.01)
-    assert drifts({}) == {}
 
 
 def test_other_frame_rates_keep_their_time():

@@ -123,7 +123,7 @@ def numbered(monkeypatch: pytest.MonkeyPatch, size: int) -> SimpleNamespace:
         for start in range(0, 10**6, size):
             yield (np.arange(start, start + size) % 251).astype(np.uint8)[:, None, None, None].repeat(3, axis=3)
 
-    monkeypatch.setattr(lengths, "stream", stream)
+    monkeypatch.setattr(lengths, "Stream", stream)
     return SimpleNamespace(contract=SimpleNamespace(chunk_pixel_frames=size))
 
 

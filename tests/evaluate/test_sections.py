@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
-from evaluate.sections import training_sections
+import numpy as np
+
+from evaluate.sections import logged, losses, training_sections
+from gwm.line_chart import Line
 from gwm.report import Curves
 
 
@@ -22,3 +25,24 @@ def test_losses_and_health_of_a_run_are_drawn(tmp_path: Path):
 
 def test_without_a_distillation_there_is_no_health(tmp_path: Path):
     assert len(training_sections(tmp_path)) == 2
+
+
+def test_a_resumed_run_is_one_curve(tmp_path: Path):
+    """What the first part did after the step from which the second went on was thrown away with it. Part ten is the
+    last, not the second."""
+    for version, rows in ((0, "0,5\n10,4\n20,3\n"), (9, "20,2.5\n30,2\n"), (10, "30,1.5\n40,1\n")):
+        folder = tmp_path / "logs" / f"version_{version}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text("step,train/loss\n" + rows)
+    line = logged(tmp_path)["train/loss"]
+    assert (line.x.tolist(), line.y.tolist()) == ([0, 10, 20, 30, 40], [5, 4, 2.5, 1.5, 1])
+
+
+def test_one_loss_of_a_batch_is_drawn():
+    """Of a batch in several passes `train/loss` is the last pass's; of one pass both are equal."""
+
+    def drawn(*names: str) -> list[str]:
+        return list(losses({name: Line(np.zeros(1), np.zeros(1)) for name in names}))
+
+    assert drawn("train/loss", "train/batch_loss", "train/psnr") == ["train/batch_loss"]
+    assert drawn("train/student_loss", "train/critic_loss") == ["train/student_loss", "train/critic_loss"]

@@ -1,0 +1,93 @@
+"""What a character must reach: the rules of configs/evaluate.yaml against what was measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Of = Literal["mean", "median", "ceiling", "chance"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """One rule. Without a bound the measure has no rule and is shown beside the renders'.
+
+    measure: of clips, or of a long stream as `endless.drifts` names it.
+    of: what the bounds are for. mean: of all clips; median: of all clips, where one that was misread must not decide;
+        ceiling: the mean as a share of the renders'; chance: the mean's 95 % interval must hold 0, and needs no bound.
+    """
+
+    measure: str
+    of: Of = "mean"
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def asked(self) -> str:
+        """The rule in words; empty where there is none."""
+        if self.of == "chance":
+            return "not told from 0"
+        sides = [f"{sign} {bound:g}" for sign, bound in ((">=", self.least), ("<=", self.most)) if bound is not None]
+        return " and ".join(sides) + (" of the ceiling" if self.of == "ceiling" else "")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """A gate and what was found. None: not measured; the ceiling is the same measure on renders."""
+
+    measure: str
+    asked: str
+    number: float | None
+    ceiling: float | None
+    share: float | None  # of the ceiling, where the rule is about that
+    reached: bool | None  # None: not measured, or no rule
+
+    def __str__(self) -> str:
+        share = "" if self.share is None else f" ({self.share:.2f} of the ceiling)"
+        return f"{self.measure}={self.number:.3g}{share}, asked {self.asked}"
+
+
+def verdicts(gates: Sequence[Gate], report: Mapping[str, Any]) -> list[Verdict]:
+    """Every gate against `report`, as `summary.numbers` makes it, with `long` of `endless.drifts`."""
+    return [_verdict(gate, report) for gate in gates]
+
+
+def _verdict(gate: Gate, report: Mapping[str, Any]) -> Verdict:
+    number, ceiling = _number(gate, report, "model"), _number(gate, report, "renders")
+    share = number / ceiling if gate.of == "ceiling" and number is not None and ceiling else None
+    facts: dict[str, Any] = {
+        "measure": gate.measure,
+        "asked": gate.asked,
+        "number": number,
+        "ceiling": ceiling,
+        "share": share,
+    }
+    judged = share if gate.of == "ceiling" else number
+    if gate.of == "chance" and number is not None:
+        interval = report["intervals"]["model"][gate.measure]
+        return Verdict(**facts, reached=bool(interval["low"] <= 0 <= interval["high"]))
+    if judged is None or not gate.asked:
+        return Verdict(**facts, reached=None)
+    low, high = (-np.inf if gate.least is None else gate.least), (np.inf if gate.most is None else gate.most)
+    return Verdict(**facts, reached=bool(low <= judged <= high))
+
+
+def _number(gate: Gate, report: Mapping[str, Any], side: str) -> float | None:
+    if side == "model" and gate.measure in report["long"]:
+        return report["long"][gate.measure]
+    if gate.measure not in report[side]:
+        return None
+    if gate.of != "median":
+        return report[side][gate.measure]
+    rows = [row[side] for row in report["rows"].values()]
+    return float(np.median([row[gate.measure] for row in rows if gate.measure in row]))
+
+
+def summary(found: Sequence[Verdict]) -> str:
+    """How many gates are reached, and which are not."""
+    told = [verdict for verdict in found if verdict.reached is not None]
+    line = f"{sum(bool(verdict.reached) for verdict in told)} of {len(told)} gates reached"
+    missed = "; ".join(str(verdict) for verdict in told if not verdict.reached)
+    unknown = ", ".join(verdict.measure for verdict in found if verdict.asked and verdict.reached is None)
+    return line + (f"; missed: {missed}" if missed else "") + (f"; not measured: {unknown}" if unknown else "")

@@ -1,0 +1,136 @@
+"""The pictures of a character that a README shows, from what was trained and measured.
+
+python -m evaluate.pictures artifact=weights/character shards=shards/character [report=DIR/report.json] [runs=DIR]
+
+character.jpg: people and drawn characters that no training saw, saying one sentence that none of them was heard with.
+drift.svg: one stream over minutes against its first minute, from the report of suite=full.
+character_training.svg: the losses of the stages.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import hydra
+import matplotlib
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from PIL import Image
+from tqdm import tqdm
+
+from evaluate.cases import Case, test_cases
+from evaluate.endless import DRIFTING, Series, first_minute
+from evaluate.sections import logged, losses
+from gwm.line_chart import Line, thinned
+from serve.artifact import Artifact, load_artifact
+from serve.engine import Engine
+from train.gates import read_gates
+
+log = logging.getLogger(__name__)
+matplotlib.use("Agg")  # no screen
+
+ALL = 10**6  # cases of a kind
+GAP_PX = 4  # between the reference image and what is made of it
+LOSS_POINTS = 80  # of a drawn loss: what is left of its noise tells the stages apart from each other
+FAINT, STRONG, ALLOWED = "#94a3b8", "#2563eb", "#dcfce7"
+
+
+def varied(cases: Sequence[Case], count: int) -> list[Case]:
+    """The first `count`, of as many styles as there are."""
+    rounds: Counter[str] = Counter()
+    turns = []
+    for case in cases:
+        turns.append(rounds[case.style])
+        rounds[case.style] += 1
+    return [cases[k] for k in sorted(range(len(cases)), key=turns.__getitem__)][:count]
+
+
+def row(
+    artifact: Artifact, reference: UInt8[np.ndarray, "h w 3"], voice: Float[np.ndarray, " t"], *, frames: int
+) -> UInt8[np.ndarray, "h w2 3"]:
+    """A reference image and `frames` of its clip, equally far apart from the first to the last."""
+    clip, _ = Engine(artifact, seed=0).play(reference, voice, np.zeros_like(voice))
+    shown = clip[np.linspace(0, len(clip) - 1, frames).round().astype(int)]
+    gap = np.full((len(reference), GAP_PX, 3), 255, np.uint8)
+    return np.concatenate([reference, gap, *shown], axis=1)
+
+
+def strip(artifact: Artifact, cases: list[Case], *, people: int, drawn: int, frames: int) -> UInt8[np.ndarray, "h w 3"]:
+    """A row for each of `people` and `drawn` characters, all saying what the first person that speaks was to say.
+
+    Raises:
+        ValueError: there are fewer characters than that, or nobody speaks.
+    """
+    persons, figures = ([case for case in cases if (case.mouth is None) is flat] for flat in (False, True))
+    voices = [case.voices.agent for case in cases if case.speaks]
+    if len(persons) < people or len(figures) < drawn or not voices:
+        raise ValueError(
+            f"the test split has {len(persons)} people, {len(figures)} drawn characters and {len(voices)} that speak, "
+            f"must have people={people}, drawn={drawn} and one that speaks: make more test clips."
+        )
+    chosen = [*varied(persons, people), *varied(figures, drawn)]
+    with tqdm(chosen, desc="character", unit="clip") as bar:
+        return np.concatenate([row(artifact, case.reference, voices[0], frames=frames) for case in bar])
+
+
+def draw_drift(path: Path, series: Series, *, band: float) -> None:
+    """What is measured of a stream over its mean in the first minute: every look, their means by the minute, and the
+    band within which they must stay."""
+    names = [name for name in DRIFTING if name in series]
+    part, minutes = first_minute(series), series["seconds"] / 60
+    figure = Figure(figsize=(10, 2.4 * ((len(names) + 1) // 2)), layout="constrained")
+    charts = figure.subplots((len(names) + 1) // 2, 2, sharex=True, sharey=True, squeeze=False)
+    for name, axes in zip(names, charts.flat, strict=False):
+        share = series[name] / np.nanmean(series[name][:part])
+        ends = range(part, len(share) + 1, part)
+        axes.axhspan(1 - band, 1 + band, color=ALLOWED)
+        axes.plot(minutes, share, color=FAINT, linewidth=0.8, label="a second")
+        means = [np.nanmean(share[end - part : end]) for end in ends]
+        axes.plot([minutes[end - 1] for end in ends], means, color=STRONG, label="mean since the last point")
+        axes.set_title(name)
+    charts[0, 0].legend(frameon=False, fontsize="small")
+    figure.supxlabel("minutes of one stream")
+    figure.supylabel("over the first minute's")
+    figure.savefig(path, metadata={"Date": None})
+
+
+def draw_training(path: Path, curves: Mapping[str, Mapping[str, Line]]) -> None:
+    """The losses of every stage, side by side in the order of the chain."""
+    figure = Figure(figsize=(3.2 * len(curves), 2.8), layout="constrained")
+    charts = figure.subplots(1, len(curves), squeeze=False)
+    for (stage, lines), axes in zip(curves.items(), charts.flat, strict=True):
+        for name, line in lines.items():
+            mean = thinned(line, LOSS_POINTS)
+            axes.plot(mean.x, mean.y, label=name.removeprefix("train/").replace("batch_loss", "loss"))
+        axes.set_yscale("log")
+        axes.set_title(stage)
+        axes.set_xlabel("step")
+        axes.legend(frameon=False, fontsize="small")
+    figure.savefig(path, metadata={"Date": None})
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="pictures")
+def main(cfg: DictConfig) -> None:
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    artifact = load_artifact(cfg.artifact)
+    cases = test_cases(Path(cfg.shards), artifact.contract.resolution, clips=ALL, listeners=ALL, drawn=ALL)
+    picture = Image.fromarray(strip(artifact, cases, people=cfg.people, drawn=cfg.drawn, frames=cfg.frames))
+    picture.save(out / "character.jpg", quality=88)
+    if cfg.report:
+        series = json.loads(Path(cfg.report).read_text())["long_series"]
+        draw_drift(out / "drift.svg", {name: np.array(values) for name, values in series.items()}, band=cfg.band)
+    if cfg.runs:
+        runs = Path(cfg.runs)
+        draw_training(
+            out / "character_training.svg", {stage: losses(logged(runs / stage)) for stage in read_gates(runs)}
+        )
+    log.info("%s: %s", out, ", ".join(sorted(path.name for path in out.iterdir())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What is asked of a character against what was measured."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize
+from hydra.utils import instantiate
+
+from evaluate.examine import Result
+from evaluate.gates import Gate, summary, verdicts
+from evaluate.summary import numbers
+
+FRAMES = np.zeros((2, 4, 4, 3), np.uint8)
+
+
+def report(models: list[dict[str, float]], render: dict[str, float], long: dict[str, float]) -> dict[str, Any]:
+    nothing = {"model": {}, "renders": {}}
+    sides = [{"model": model, "renders": render} for model in models]
+    facts = {"style": "anny", "curves": nothing, "features": nothing, "frames": FRAMES}
+    results = [Result(key=str(k), rows=rows, **facts) for k, rows in enumerate(sides)]
+    return {**numbers(results), "long": long}
+
+
+def test_shipped_gates_are_the_issues():
+    """The numbers that were asked for; nothing else in the repository repeats them."""
+    with initialize(version_base="1.3", config_path="../../configs"):
+        cfg = compose("evaluate", overrides=["artifact=a", "shards=s"])
+    gates: list[Gate] = instantiate(cfg.gates, _convert_="all")
+    assert {gate.measure: gate.asked for gate in gates if gate.asked} == {
+        "lip_sync": ">= 0.9 of the ceiling",
+        "lag_frames": ">= -1 and <= 1",
+        "identity": ">= 0.9 of the ceiling",
+        "false_mouth": "<= 0.05",
+        "border_flicker": "<= 1.1",
+        "identity_drift": ">= -0.05",
+        "saturation_drift": ">= -0.05 and <= 0.05",
+        "user_response_shuffled": "not told from 0",
+    }
+
+
+def test_a_share_is_of_the_renders():
+    found = report([{"lip_sync": 0.8}], {"lip_sync": 0.85}, {})
+    high, low = verdicts([Gate(measure="lip_sync", of="ceiling", least=limit) for limit in (0.95, 0.90)], found)
+    assert (high.number, high.ceiling, high.share) == (0.8, 0.85, pytest.approx(0.8 / 0.85))
+    assert (high.reached, low.reached) == (False, True)
+
+
+def test_one_lag_that_was_misread_does_not_decide():
+    found = report([{"lag_frames": lag} for lag in (2.0, -5.0, 2.0)], {"lag_frames": 0.0}, {})
+    (verdict,) = verdicts([Gate(measure="lag_frames", of="median", least=-1.0, most=1.0)], found)
+    assert (verdict.number, verdict.ceiling, verdict.reached) == (2.0, 0.0, False)
+
+
+def test_streams_have_no_ceiling():
+    found = report([{}], {}, {"saturation_drift": 0.06, "identity_drift": 0.2})
+    gates = [Gate(measure="saturation_drift", least=-0.05, most=0.05), Gate(measure="identity_drift", least=-0.05)]
+    assert [(v.number, v.ceiling, v.reached) for v in verdicts(gates, found)] == [
+        (0.06, None, False),
+        (0.2, None, True),
+    ]
+
+
+@pytest.mark.parametrize(("shift", "reached"), [(0.0, True), (0.5, False)])
+def test_chance_is_an_interval_that_holds_zero(shift, reached):
+    rng = np.random.default_rng(0)
+    found = report([{"user_response_shuffled": shift + value} for value in rng.normal(0, 0.3, 12)], {}, {})
+    (verdict,) = verdicts([Gate(measure="user_response_shuffled", of="chance")], found)
+    assert verdict.reached is reached
+
+
+def test_the_line_says_what_is_missed_and_what_was_not_measured():
+    found = report([{"lip_sync": 0.4, "false_mouth": 0.01, "blinks_per_minute": 9.0}], {"lip_sync": 0.8}, {})
+    gates = [
+        Gate(measure="lip_sync", of="ceiling", least=0.9),
+        Gate(measure="false_mouth", most=0.05),
+        Gate(measure="identity_drift", least=-0.05),
+        Gate(measure="blinks_per_minute"),
+    ]
+    assert summary(verdicts(gates, found)) == (
+        "1 of 2 gates reached; missed: lip_sync=0.4 (0.50 of the ceiling), asked >= 0.9 of the ceiling; "
+        "not measured: identity_drift"
+    )
