@@ -16,6 +16,8 @@ from data.manifest import read_manifest
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_samples
 from data.storage import Location
+from gwm.autoencoder import autoencoder_config
+from gwm.contract import Contract
 from gwm.lora import merged
 from gwm.metrics.judge import Judge, means
 from gwm.metrics.lip_sync import moves
@@ -71,18 +73,31 @@ def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: in
     return means(rows) | error
 
 
-def judge_stage(stage: Stage, model: nn.Module, data: Any, *, clips: int, batch_size: int) -> dict[str, Any]:
-    """Means of a model, its lip-sync's ceiling on renders, and what of it is left with swapped voices."""
+def border_frames(facts: dict[str, Any], num_frames: int) -> int:
+    """Pixel frames between the borders at which clips of `num_frames` can flicker, of a model with these `facts` beside
+    its weights: its chunks', or the latent frames' where a clip is one chunk and of an autoencoder."""
+    if "contract" not in facts:
+        return autoencoder_config(facts["config"]).temporal_stride
+    contract = Contract.from_json(facts["contract"])
+    in_chunks = contract.chunk_pixel_frames < num_frames
+    return contract.chunk_pixel_frames if in_chunks else contract.vae.temporal_stride
+
+
+def judge_stage(
+    stage: Stage, model: nn.Module, facts: dict[str, Any], data: Any, *, clips: int, batch_size: int
+) -> dict[str, Any]:
+    """Means of a model, ceilings on renders, and what of its lip-sync is left with swapped voices."""
     chosen = held_out(data.shards, data.resolution, clips)
     if not chosen:
         return {"clips": 0}
     judge = Judge(thorough=False)
-    chunk = {"chunk_frames": 4}
     played = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=False)
+    chunk = {"chunk_frames": border_frames(facts, len(played[0][0]))}
     renders = [clip.frames[s : s + len(f)] for f, s, clip in zip(*played, chosen, strict=True)]
     gate: dict[str, Any] = {"clips": len(chosen), **measure(judge, played, chosen, **chunk)}
-    ceiling = measure(judge, (renders, played[1]), chosen, **chunk)["lip_sync"]
-    gate |= {"lip_sync_ceiling": ceiling, "lip_sync_of_ceiling": gate["lip_sync"] / max(ceiling, 1e-6)}
+    ceiling = measure(judge, (renders, played[1]), chosen, **chunk)
+    gate |= {f"{name}_ceiling": ceiling[name] for name in ("lip_sync", "border_flicker")}
+    gate["lip_sync_of_ceiling"] = gate["lip_sync"] / max(ceiling["lip_sync"], 1e-6)
     if stage.hears:
         swapped = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=True)
         gate["lip_sync_swapped"] = measure(judge, swapped, chosen, **chunk)["lip_sync"]
@@ -114,7 +129,7 @@ def finish(
     """Save what the next stage starts from, with its gate; a failed gate is a warning here and in the next stage."""
     model, facts = stage.weights()
     model = merged(model).eval()
-    gate = judge_stage(stage, model, data, clips=clips, batch_size=batch_size)
+    gate = judge_stage(stage, model, facts, data, clips=clips, batch_size=batch_size)
     earlier = json.loads(Path(before, "gate.json").read_text()) if before else {}
     gate["failed"] = failures(gate, least, earlier)
     save_weights(output / "weights", model.state_dict(), gate=gate, **facts)

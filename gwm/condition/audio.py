@@ -76,8 +76,3 @@ def own_features(
     """Features of the latent frames' own pixel frames: `chunk_windows` without left context and lookahead."""
     per_frame = windows.unflatten(2, (-1, config.frame_features))
     return per_frame[:, :, config.left_frames :][:, :, :temporal_stride].flatten(1, 2)
-
-
-def silent_features(num_frames: int, config: AudioConfig) -> Float[Tensor, "1 t_frames k"]:
-    """Features of silence: what surrounds a stream before its start and after its end."""
-    return frame_features(torch.zeros(1, num_frames * config.frame_samples), config)

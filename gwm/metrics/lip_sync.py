@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
-
-from gwm.face import FaceMesh
-from gwm.metrics.face_track import face_track, lip_gap
+from jaxtyping import Float
 
 STILL = 1e-6  # standard deviation below which a mouth does not move: no correlation can be told
 
@@ -21,12 +18,6 @@ class LipSync:
     correlation: float  # at lag 0, in [-1, 1]
     lag_frames: int  # of the best correlation; > 0: the mouth comes after the voice
     best_correlation: float
-    detected: float  # share of frames in which a face was found
-
-
-def lip_opening(frames: UInt8[np.ndarray, "f h w 3"], mesh: FaceMesh) -> Float[np.ndarray, " f"]:
-    """Gap between the lips' inner edges over the face's height; NaN where no face is found."""
-    return lip_gap(face_track(frames, mesh))
 
 
 def lip_sync(measured: Float[np.ndarray, " f"], truth: Float[np.ndarray, " f"], *, max_lag: int = 5) -> LipSync:
@@ -46,7 +37,6 @@ def lip_sync(measured: Float[np.ndarray, " f"], truth: Float[np.ndarray, " f"], 
         correlation=correlations[0],
         lag_frames=best,
         best_correlation=correlations[best],
-        detected=float(np.isfinite(measured).mean()),
     )
 
 

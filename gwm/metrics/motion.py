@@ -3,31 +3,18 @@
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gwm.face import LIP_CORNERS, LOWER_LIP, UPPER_LIP
-
-Region = tuple[slice, slice]  # rows, columns
-WHOLE: Region = (slice(None), slice(None))
 LUMA = np.array([0.2126, 0.7152, 0.0722])
 STILL = 1e-3  # grey levels, added to both sides of a ratio: a still clip has ratio 1
 
 
-def frame_differences(frames: UInt8[np.ndarray, "f h w 3"], region: Region = WHOLE) -> Float[np.ndarray, " f-1"]:
+def frame_differences(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, " f-1"]:
     """Mean absolute difference of neighbouring frames, in grey levels of 255."""
-    part = frames[:, *region].astype(np.float32)
-    return np.abs(np.diff(part, axis=0)).mean(axis=(1, 2, 3))
+    return np.abs(np.diff(frames.astype(np.float32), axis=0)).mean(axis=(1, 2, 3))
 
 
-def motion_energy(frames: UInt8[np.ndarray, "f h w 3"], region: Region = WHOLE) -> float:
+def motion_energy(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
     """Mean absolute difference of neighbouring frames over the clip, in grey levels of 255; 0 is frozen."""
-    return float(frame_differences(frames, region).mean())
-
-
-def mouth_region(points: Float[np.ndarray, "468 3"], shape: tuple[int, ...]) -> Region:
-    """A square of 1.6 mouth widths around the mouth, cut at the edges of an image of `shape` (h, w, ...)."""
-    middle = (points[UPPER_LIP, :2] + points[LOWER_LIP, :2]) / 2
-    half = 0.8 * np.linalg.norm(points[LIP_CORNERS[0], :2] - points[LIP_CORNERS[1], :2])
-    (left, top), (right, bottom) = np.round(middle - half).astype(int), np.round(middle + half).astype(int)
-    return slice(max(0, top), min(shape[0], bottom)), slice(max(0, left), min(shape[1], right))
+    return float(frame_differences(frames).mean())
 
 
 def saturation(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, " f"]:
@@ -62,7 +49,7 @@ def drift(values: Float[np.ndarray, " k"], *, part: int) -> float:
     return float(np.nanmean(values[-part:]) / np.nanmean(values[:part]) - 1)
 
 
-def border_flicker(frames: UInt8[np.ndarray, "f h w 3"], *, chunk_frames: int = 4) -> float:
+def border_flicker(frames: UInt8[np.ndarray, "f h w 3"], *, chunk_frames: int) -> float:
     """Difference across chunk borders over that just before and after, inside chunks; 1 is seamless, 2 shows clearly.
 
     48 true frames give 0.87 to 1.15, because motion comes in bursts: average over clips.

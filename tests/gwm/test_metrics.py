@@ -7,9 +7,10 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from gwm import optional
 from gwm.face import FaceMesh
 from gwm.metrics.distance import PerceptualDistance, psnr, ssim
+from gwm.metrics.face_track import face_track, lip_gap
 from gwm.metrics.identity import FaceEmbedding, identity_similarity
-from gwm.metrics.lip_sync import correlation, lip_opening, lip_sync, moves
-from gwm.metrics.motion import border_flicker, motion_energy, mouth_region, saturation
+from gwm.metrics.lip_sync import correlation, lip_sync, moves
+from gwm.metrics.motion import border_flicker, motion_energy, saturation
 from gwm.optional import MissingPackageError
 
 
@@ -31,7 +32,7 @@ def face_embedding(mesh: FaceMesh) -> FaceEmbedding:
 
 @pytest.fixture(scope="module")
 def openings(mesh, talks) -> list[np.ndarray]:
-    return [lip_opening(talk.frames, mesh) for talk in talks]
+    return [lip_gap(face_track(talk.frames, mesh)) for talk in talks]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_lip_opening_follows_the_true_mouth(talks, openings):
         sync = lip_sync(opening, talk.mouth)
         assert sync.correlation > 0.8
         assert sync.lag_frames == 0
-        assert sync.detected == 1
+        assert np.isfinite(opening).all()
 
 
 @pytest.mark.parametrize("late", [-4, 3])
@@ -73,7 +74,6 @@ def test_faces_not_found_are_left_out(talks, openings):
     sync = lip_sync(opening, truth)
     seen = np.isfinite(opening)
     assert sync.correlation == pytest.approx(np.corrcoef(opening[seen], truth[seen])[0, 1])
-    assert sync.detected == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize("measured", [np.full(24, 0.1), np.full(24, np.nan), np.where(np.arange(24) < 22, np.nan, 1.0)])
@@ -179,16 +179,10 @@ def test_missing_identity_package_names_the_command(mesh, monkeypatch):
         FaceEmbedding(mesh)
 
 
-def test_motion_is_where_the_mouth_is(mesh, talks):
-    frames = talks[0].frames
-    region = mouth_region(mesh.landmarks(frames[0]), frames.shape[1:])
-    assert motion_energy(frames, region) > 1.5 * motion_energy(frames)
-    assert motion_energy(np.repeat(frames[:1], 5, axis=0)) == 0
-
-
 def test_motion_energy_is_the_mean_step():
     frames = np.arange(0, 60, 6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
     assert motion_energy(frames) == 6
+    assert motion_energy(np.repeat(frames[:1], 5, axis=0)) == 0
 
 
 def test_saturation_of_grey_and_pure_colours():
@@ -200,11 +194,11 @@ def test_saturation_of_grey_and_pure_colours():
 
 def test_border_flicker_sees_steps_between_chunks_only(talks):
     for talk in talks:
-        real = border_flicker(talk.frames)
+        real = border_flicker(talk.frames, chunk_frames=4)
         assert 0.6 < real < 1.5
         steps = np.random.default_rng(0).normal(0, 6, (len(talk.frames) // 4, 1, 1, 3)).repeat(4, axis=0)
         stepped = (talk.frames + steps).round().clip(0, 255).astype(np.uint8)
-        assert border_flicker(stepped) > 1.3 * real
-    assert border_flicker(np.repeat(talks[0].frames[:1], 12, axis=0)) == 1
+        assert border_flicker(stepped, chunk_frames=4) > 1.3 * real
+    assert border_flicker(np.repeat(talks[0].frames[:1], 12, axis=0), chunk_frames=4) == 1
     with pytest.raises(ValueError, match="chunk_frames=4"):
-        border_flicker(talks[0].frames[:5])
+        border_flicker(talks[0].frames[:5], chunk_frames=4)

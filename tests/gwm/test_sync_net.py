@@ -13,6 +13,7 @@ from gwm.metrics import sync_net
 from gwm.metrics.face_track import face_track, mouth_crops
 from gwm.metrics.sync_net import CROP_PX, SyncNet, load_sync_net, sync_score
 from gwm.optional import MissingPackageError
+from tests.gwm.test_metrics import blurred
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "sync"
 
@@ -57,14 +58,15 @@ def spoken(mesh) -> tuple[np.ndarray, np.ndarray]:
     return mouth_crops(frames, face_track(frames, mesh), CROP_PX), act.agent
 
 
-def test_shipped_network_ranks_real_shifted_frozen_and_noise(spoken):
+def test_shipped_network_ranks_real_blurred_shifted_frozen_and_noise(spoken):
     mouths, voice = spoken
     net = load_sync_net(SHIPPED)
     real = sync_score(net, mouths, voice)
     late = sync_score(net, mouths[:-6], voice[6_000:])  # the voice is six frames early, so the mouth late
+    soft = sync_score(net, blurred(mouths, 1.5), voice)
     frozen = sync_score(net, np.repeat(mouths[:1], len(mouths), axis=0), voice)
     noise = sync_score(net, np.random.default_rng(0).integers(0, 256, mouths.shape, dtype=np.uint8), voice)
     assert abs(real.lag_frames) <= 1
     assert abs(late.lag_frames - 6) <= 1
-    assert real.confidence > 1.5 * max(frozen.confidence, noise.confidence)
-    assert real.distance < min(frozen.distance, noise.distance)
+    assert real.confidence > soft.confidence > 1.5 * max(frozen.confidence, noise.confidence)
+    assert real.distance < soft.distance < min(frozen.distance, noise.distance)

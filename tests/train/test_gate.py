@@ -1,4 +1,7 @@
-from train.gate import failures
+from gwm.chunks import ChunkPattern
+from tests.tiny import VAE_SHAPE, contract
+from train.gate import border_frames, failures
+from train.network import dit_facts
 
 
 def test_a_gate_names_what_it_misses():
@@ -17,3 +20,11 @@ def test_a_lip_sync_that_swapped_voices_leave_was_never_there():
     assert failures({"lip_sync": 0.4, "lip_sync_swapped": 0.19}, {}, {}) == []
     (missed,) = failures({"lip_sync": 0.4, "lip_sync_swapped": 0.21}, {}, {})
     assert missed == "lip_sync_swapped=0.210 must be <= 0.200, half of it with the own voice"
+
+
+def test_borders_are_where_the_contract_has_chunks():
+    chunk_of_three = ChunkPattern(chunk_frames=3, window_chunks=4, sink_chunks=1, first_frames=1)
+    facts = dit_facts(contract(pattern=chunk_of_three))
+    assert border_frames(facts, 48) == 12
+    assert border_frames(facts, 12) == 4  # all of the clip is one chunk: a bidirectional model
+    assert border_frames({"kind": "vae", "config": VAE_SHAPE.to_json()}, 48) == 4
