@@ -37,8 +37,9 @@ from evaluate.sections import (
 from evaluate.speed import measure_speed
 from evaluate.summary import compare, numbers
 from gwm.metrics.judge import Judge
+from gwm.metrics.sync_net import KIND
 from gwm.report import Section, Text, write_report
-from gwm.weights import write_json
+from gwm.weights import read_header, write_json
 from serve.artifact import Artifact, load_artifact
 
 log = logging.getLogger(__name__)
@@ -118,9 +119,9 @@ def main(cfg: DictConfig) -> None:
     gates: list[Gate] = instantiate(cfg.gates, _convert_="all")
     reached = verdicts(gates, report)
     report |= {"gates": [asdict(verdict) for verdict in reached], "suite": cfg.name}
-    report |= {"skipped": judge.skipped, "speed": speeds["model"]}
-    note = "".join(f"{metric} skipped: {command}. " for metric, command in judge.skipped.items())
-    sections: list[Section] = [gates_table(reached), metrics_table(report, note=note)]
+    trust = read_header(Path(cfg.sync), kind=KIND)["gate"] if judge.sync_net else {}
+    report |= {"skipped": judge.skipped, "speed": speeds["model"], "sync_network": trust}
+    sections: list[Section] = [gates_table(reached), metrics_table(report)]
     if cfg.baseline:
         other, others, _ = found["baseline"]
         differences = compare(results, others)

@@ -1,4 +1,8 @@
-"""Does it hold: one stream over minutes, of which one second in `every_s` is looked at."""
+"""Does it hold: one stream over minutes, of which one second in `every_s` is looked at.
+
+The voices repeat, and in every round of them the same seconds are looked at: what differs is the stream and not the
+words. A minute is as many whole rounds as come nearest to one.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -14,7 +18,7 @@ from evaluate.examine import load_arrays, save_arrays
 from gwm.contract import Contract
 from gwm.metrics.identity import identity_similarity
 from gwm.metrics.judge import Judge
-from gwm.metrics.motion import border_flicker, drift, exposure, motion_energy, saturation, sharpness
+from gwm.metrics.motion import border_flicker, exposure, motion_energy, saturation, sharpness
 from serve.artifact import Artifact
 from serve.engine import Engine
 
@@ -36,6 +40,7 @@ class Stream(Iterator[UInt8[np.ndarray, "f h w 3"]]):
         self.engine, self.cases = Engine(artifact, seed=seed), cases
         self.chunks = self.pushed = 0  # chunks shown, cases heard
         self.engine.start(cases[0].reference)
+        self.round_chunks = sum(len(case.voices.agent) for case in cases) // self.engine.chunk_samples
 
     def __next__(self) -> UInt8[np.ndarray, "f h w 3"]:
         while not self.engine.ready:
@@ -70,20 +75,32 @@ class Stream(Iterator[UInt8[np.ndarray, "f h w 3"]]):
 
 def looks(
     stream: Stream, contract: Contract, *, length_s: float, every_s: float
-) -> Iterator[tuple[float, UInt8[np.ndarray, "f h w 3"]]]:
-    """One second in `every_s`, in whole chunks, with the time of its end in seconds; from where the stream is."""
+) -> Iterator[tuple[float, int, UInt8[np.ndarray, "f h w 3"]]]:
+    """One second in `every_s` of each round, in whole chunks, from where the stream is: the time of its end in seconds,
+    its minute, and its frames.
+
+    Raises:
+        ValueError: there are not two minutes, or fifths of the stream where that is less.
+    """
     chunk_s = contract.chunk_ms / 1000
     shown, period, total = round(1 / chunk_s) or 1, max(1, round(every_s / chunk_s)), int(length_s / chunk_s)
+    rounds = round(min(60, length_s / 5) / chunk_s / stream.round_chunks) or 1
+    minute = rounds * stream.round_chunks
+    if total < 2 * minute:
+        raise ValueError(
+            f"long_s={length_s} must be at least {2 * minute * chunk_s:g}: the same words, {minute * chunk_s:g} s, are "
+            "compared at its ends. Take fewer clips, or a longer stream."
+        )
     second: list[UInt8[np.ndarray, "f h w 3"]] = []
     with tqdm(total=total, initial=stream.chunks, desc="long stream", unit="chunk") as bar:
         while stream.chunks < total:
-            if stream.chunks % period < shown:
-                second.append(next(stream))
-            else:
-                next(stream)
+            begins = stream.chunks % stream.round_chunks % period == 0
+            pixels = next(stream)
             bar.update()
+            if begins or second:
+                second.append(pixels)
             if len(second) == shown:
-                yield stream.chunks * chunk_s, np.concatenate(second)
+                yield stream.chunks * chunk_s, (stream.chunks - shown) // minute, np.concatenate(second)
                 second = []
 
 
@@ -106,23 +123,21 @@ def look(
 def hold(
     artifact: Artifact, cases: list[Case], judge: Judge, *, seed: int, length_s: float, every_s: float, kept: Path
 ) -> Series:
-    """What is measured in each second that is looked at; `seconds` is when. Goes on from what is in the file `kept`,
-    which holds what the stream last reached.
+    """What is measured in each second that is looked at, with its time (`seconds`) and `minute`. Goes on from what is
+    in the file `kept`, which holds what the stream last reached.
 
     Raises:
-        ValueError: fewer than five seconds would be looked at.
+        ValueError: as `looks`.
     """
-    if length_s < 5 * every_s:
-        raise ValueError(f"long_s={length_s} must be at least 5 * long_every_s={every_s}: its ends are compared.")
     contract, stream = artifact.contract, Stream(artifact, cases, seed=seed)
     series: defaultdict[str, list[float]] = defaultdict(list)
     before = load_arrays(kept)
     if before is not None:
         stream.resume(_part(before, STATE))
         series |= {name: values.tolist() for name, values in _part(before, SERIES).items()}
-    for at, frames in looks(stream, contract, length_s=length_s, every_s=every_s):
+    for at, minute, frames in looks(stream, contract, length_s=length_s, every_s=every_s):
         row = look(frames, cases[0].reference, judge, chunk_frames=contract.chunk_pixel_frames)
-        for name, value in {"seconds": at, **row}.items():
+        for name, value in {"seconds": at, "minute": float(minute), **row}.items():
             series[name].append(value)
         if len(series["seconds"]) % KEPT_LOOKS == 0:
             measured = {SERIES + name: np.array(values) for name, values in series.items()}
@@ -134,15 +149,18 @@ def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def first_minute(series: Series) -> int:
-    """How many looks are in the first minute of a stream; of streams shorter than five minutes, in the first fifth."""
-    seconds = series["seconds"]
-    return int((seconds <= min(60, seconds[-1] / 5)).sum()) or 1
+def by_minute(series: Series, name: str) -> Float[np.ndarray, " m"]:
+    """Means of a measure over each whole minute, as shares of the first minute's. Values that are NaN are left out."""
+    counts = np.bincount(series["minute"].astype(int))
+    minutes = [series[name][series["minute"] == number] for number in np.flatnonzero(counts == counts[0])]
+    means = np.array([np.nanmean(values) for values in minutes])
+    return means / means[0]
 
 
 def drifts(series: Series) -> dict[str, float]:
-    """How much the last minute of a stream differs from the first, as shares of the first; see `first_minute`."""
-    if not series:
-        return {}
-    part = first_minute(series)
-    return {f"{name}_drift": drift(series[name], part=part) for name in DRIFTING if name in series}
+    """By how much the minute that differs most differs from the first, as a share of it."""
+    found = {}
+    for name in (name for name in DRIFTING if name in series):
+        change = by_minute(series, name) - 1
+        found[f"{name}_drift"] = float(change[np.abs(change).argmax()])
+    return found

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from evaluate.cases import Case, test_cases
-from evaluate.endless import DRIFTING, Series, first_minute
+from evaluate.endless import DRIFTING, Series, by_minute
 from evaluate.sections import logged, losses
 from gwm.line_chart import Line, thinned
 from serve.artifact import Artifact, load_artifact
@@ -81,16 +81,16 @@ def draw_drift(path: Path, series: Series, *, band: float) -> None:
     """What is measured of a stream over its mean in the first minute: every look, their means by the minute, and the
     band within which they must stay."""
     names = [name for name in DRIFTING if name in series]
-    part, minutes = first_minute(series), series["seconds"] / 60
-    figure = Figure(figsize=(10, 2.4 * ((len(names) + 1) // 2)), layout="constrained")
-    charts = figure.subplots((len(names) + 1) // 2, 2, sharex=True, sharey=True, squeeze=False)
+    rows, minutes = (len(names) + 1) // 2, series["seconds"] / 60
+    ends = [minutes[series["minute"] == minute][-1] for minute in np.unique(series["minute"])]
+    figure = Figure(figsize=(10, 2.4 * rows), layout="constrained")
+    charts = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
     for name, axes in zip(names, charts.flat, strict=False):
-        share = series[name] / np.nanmean(series[name][:part])
-        ends = range(part, len(share) + 1, part)
+        means = by_minute(series, name)
+        first = np.nanmean(series[name][series["minute"] == 0])
         axes.axhspan(1 - band, 1 + band, color=ALLOWED)
-        axes.plot(minutes, share, color=FAINT, linewidth=0.8, label="a second")
-        means = [np.nanmean(share[end - part : end]) for end in ends]
-        axes.plot([minutes[end - 1] for end in ends], means, color=STRONG, label="mean since the last point")
+        axes.plot(minutes, series[name] / first, color=FAINT, linewidth=0.8, label="a second")
+        axes.plot(ends[: len(means)], means, color=STRONG, label="a minute's mean")
         axes.set_title(name)
     charts[0, 0].legend(frameon=False, fontsize="small")
     figure.supxlabel("minutes of one stream")

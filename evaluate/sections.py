@@ -21,14 +21,19 @@ FPS = 24
 HEALTH = "health/"  # what measures of a distillation are logged under
 
 
-def metrics_table(report: Mapping[str, Any], *, note: str) -> Table:
-    """Means with their intervals, beside the renders', which are the ceiling."""
+def metrics_table(report: Mapping[str, Any]) -> Table:
+    """Means with their intervals, beside the renders', which are the ceiling; below, what was skipped and how well the
+    network of lip-sync judges."""
     rows = []
     for name, got in report["intervals"]["model"].items():
         ceiling = report["renders"].get(name)
         rows.append([name, got["mean"], got["low"], got["high"], ceiling, got["count"]])
     rows += [[name, value, None, None, 0.0, report["clips"]] for name, value in report["frechet"].items()]
     columns = ["metric", "model", "95 % from", "to", "renders", "clips"]
+    note = "".join(f"{metric} skipped: {command}. " for metric, command in report["skipped"].items())
+    if report["sync_network"]:
+        areas = "AUC {auc:.3f} by clips of {clips} unseen people, {auc_window:.3f} by windows of 0.2 s"
+        note += f"The network of sync_* tells matched from shifted sound: {areas.format(**report['sync_network'])}."
     return Table(title="Held-out people, characters and sentences", columns=columns, rows=rows, note=note)
 
 
@@ -120,7 +125,7 @@ def time_section(results: Sequence[Result]) -> Curves:
 
 def hold_section(series: Mapping[str, Mapping[str, np.ndarray]]) -> Curves:
     """Minutes of one stream, of each model by its name."""
-    names = [name for name in next(iter(series.values())) if name != "seconds"]
+    names = [name for name in next(iter(series.values())) if name not in ("seconds", "minute")]
     charts = {
         name: {who: Line(part["seconds"] / 60, part[name]) for who, part in series.items() if name in part}
         for name in names

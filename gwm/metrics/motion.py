@@ -37,18 +37,6 @@ def sharpness(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, " f"]:
     return np.abs(4 * inner - around).mean(axis=(1, 2))
 
 
-def drift(values: Float[np.ndarray, " k"], *, part: int) -> float:
-    """How much the last `part` values of a series differ from the first `part`, as a share of those; NaN values are
-    left out.
-
-    Raises:
-        ValueError: fewer than twice `part` values.
-    """
-    if part < 1 or len(values) < 2 * part:
-        raise ValueError(f"part={part} must be at least 1 and at most half of the {len(values)} values.")
-    return float(np.nanmean(values[-part:]) / np.nanmean(values[:part]) - 1)
-
-
 def border_flicker(frames: UInt8[np.ndarray, "f h w 3"], *, chunk_frames: int) -> float:
     """Difference across chunk borders over that just before and after, inside chunks; 1 is seamless, 2 shows clearly.
 

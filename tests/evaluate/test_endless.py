@@ -14,7 +14,7 @@ from gwm.metrics.judge import Voices
 from serve.artifact import Artifact
 from tests.tiny import contract, tiny_dit, tiny_vae
 
-SIDE, FRAMES = 32, 12
+SIDE, FRAMES = 32, 12  # two cases are a round of a second
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_a_killed_evaluation_of_a_stream_goes_on_from_what_is_kept(artifact, cas
         return {"saturation": seen[-1]}
 
     monkeypatch.setattr(endless, "look", look)
-    how = {"seed": 0, "length_s": KEPT_LOOKS + 3, "every_s": 1}
+    how = {"seed": 0, "length_s": KEPT_LOOKS + 3, "every_s": 1}  # rounds last a second
     with pytest.raises(KeyboardInterrupt):
         hold(artifact, cases, SimpleNamespace(), **how, kept=tmp_path / "stream.npz")
     series = hold(artifact, cases, SimpleNamespace(), **how, kept=tmp_path / "stream.npz")
@@ -75,17 +75,32 @@ class Numbered(Iterator):
 
     chunks = 0
 
+    def __init__(self, round_chunks: int) -> None:
+        self.round_chunks = round_chunks
+
     def __next__(self) -> np.ndarray:
         self.chunks += 1
-        return np.full((4, 2, 2, 3), self.chunks - 1, np.uint8)
+        return np.full((4, 2, 2, 3), (self.chunks - 1) % 251, np.uint8)
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_one_second_in_ten_is_looked_at():
-    seen = list(looks(Numbered(), SimpleNamespace(chunk_ms=1000 / 6), length_s=21, every_s=10))
-    assert [round(at) for at, _ in seen] == [1, 11, 21]
-    assert [len(frames) for _, frames in seen] == [24] * 3
-    assert [frames[::4, 0, 0, 0].tolist() for _, frames in seen][1] == [60, 61, 62, 63, 64, 65]
+def test_the_same_second_of_every_round_is_looked_at():
+    """Rounds of 8 s, looked at in seconds 1 and 6: every fifth second would be other words in every round."""
+    seen = list(looks(Numbered(48), SimpleNamespace(chunk_ms=1000 / 6), length_s=40, every_s=5))
+    assert [round(at) for at, *_ in seen] == [1, 6, 9, 14, 17, 22, 25, 30, 33, 38]
+    assert [minute for _, minute, _ in seen] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert [len(frames) for *_, frames in seen] == [24] * 10
+    assert [frames[::4, 0, 0, 0].tolist() for *_, frames in seen][3] == [78, 79, 80, 81, 82, 83]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_minute_is_whole_rounds():
+    """50 of 48 s in 40 minutes; of rounds of 25 s two."""
+    for round_chunks, minutes in ((288, 50), (150, 48)):
+        seen = list(looks(Numbered(round_chunks), SimpleNamespace(chunk_ms=1000 / 6), length_s=2400, every_s=10))
+        assert seen[-1][1] == minutes - 1
+    with pytest.raises(ValueError, match="long_s=40 must be at least 96"):
+        next(looks(Numbered(288), SimpleNamespace(chunk_ms=1000 / 6), length_s=40, every_s=10))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -97,15 +112,11 @@ def test_a_face_that_is_gone_is_nobodys(monkeypatch):
     assert endless.look(frames, frames[0], judge, chunk_frames=4)["identity"] == 0.5
 
 
-def test_drifts_are_shares_of_the_beginning():
-    series = {"seconds": np.arange(1.0, 6), "saturation": np.array([0.5, 1, 1, 1, 0.6]), "motion energy": np.ones(5)}
-    assert drifts(series) == {"saturation_drift": pytest.approx(0.2)}
-    long = np.linspace(10, 2400, 240)  # 40 minutes: the last minute against the first
-    assert drifts({"seconds": long, "exposure": 1 + long / 2400})["exposure_drift"] == pytest.approx(0.965, abs=0.01)
+def test_a_drift_is_the_farthest_minutes():
+    """Also one that came back; what is cut off at the end is other words, and no minute."""
+    minute = np.array([0.0, 0, 1, 1, 2, 2, 3])
+    series = {"seconds": np.arange(7.0), "minute": minute, "motion energy": np.ones(7)}
+    series["saturation"] = np.array([0.4, 0.6, 0.5, 0.4, 0.5, 0.51, 9.0])
+    series["identity"] = np.array([1.0, np.nan, 1, 1, 1.2, 1.0, 9.0])
+    assert drifts(series) == {"saturation_drift": pytest.approx(-0.1), "identity_drift": pytest.approx(0.1)}
     assert drifts({}) == {}
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_a_stream_too_short_to_drift_is_refused(artifact, cases, tmp_path):
-    with pytest.raises(ValueError, match="long_s=40"):
-        hold(artifact, cases, SimpleNamespace(), seed=0, length_s=40, every_s=10, kept=tmp_path / "stream.npz")

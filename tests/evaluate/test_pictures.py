@@ -57,7 +57,8 @@ def test_drift_is_drawn_against_the_first_minute(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(pictures.Figure, "savefig", lambda self, path, **_: drawn.update(charts=self.axes))
     seconds = np.arange(10.0, 2401, 10)
-    series = {"seconds": seconds, "saturation": np.where(seconds <= 60, 0.5, 0.6), "identity": np.full(240, 0.7)}
+    series = {"seconds": seconds, "minute": (seconds - 1) // 60, "identity": np.full(240, 0.7)}
+    series["saturation"] = np.where(seconds <= 60, 0.5, 0.6)
     draw_drift(tmp_path / "drift.svg", series, band=0.05)
     charts = {axes.get_title(): axes for axes in drawn["charts"] if axes.get_title()}
     looks, means = (line.get_ydata() for line in charts["saturation"].lines)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate.sections import logged, losses, training_sections
+from evaluate.gates import Verdict
+from evaluate.sections import gates_table, logged, losses, metrics_table, training_sections
 from gwm.line_chart import Line
 from gwm.report import Curves
 
@@ -46,3 +47,24 @@ def test_one_loss_of_a_batch_is_drawn():
 
     assert drawn("train/loss", "train/batch_loss", "train/psnr") == ["train/batch_loss"]
     assert drawn("train/student_loss", "train/critic_loss") == ["train/student_loss", "train/critic_loss"]
+
+
+def test_gates_are_shown_with_what_is_asked_and_the_ceiling():
+    facts = {"measure": "identity", "asked": ">= 0.9 of the ceiling", "number": 0.6, "ceiling": 0.8, "share": 0.75}
+    table = gates_table([Verdict(**facts, reached=False)])
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert row == {
+        "measure": "identity", "asked": ">= 0.9 of the ceiling", "reached": False, "number": 0.6, "ceiling": 0.8,
+        "share of it": 0.75,
+    }  # fmt: skip
+
+
+def test_a_skipped_metric_is_named_with_its_command_and_is_no_number():
+    interval = {"mean": 30.0, "low": 29.0, "high": 31.0, "count": 4}
+    report = {"intervals": {"model": {"psnr": interval}}, "renders": {"psnr": 50.0}, "frechet": {}, "clips": 4}
+    trust = {"auc": 0.9963, "auc_window": 0.9268, "clips": 14}
+    table = metrics_table(report | {"skipped": {"identity": "pip install dlib-bin"}, "sync_network": trust})
+    assert [row[0] for row in table.rows] == ["psnr"]
+    assert table.note.startswith("identity skipped: pip install dlib-bin. ")
+    assert "AUC 0.996 by clips of 14 unseen people, 0.927 by windows" in table.note
+    assert "AUC" not in metrics_table(report | {"skipped": {"sync_confidence": "train"}, "sync_network": {}}).note

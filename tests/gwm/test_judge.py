@@ -7,7 +7,7 @@ import pytest
 
 from gwm.metrics import judge as judging
 from gwm.metrics.judge import Judge, Voices
-from gwm.metrics.motion import drift, exposure, sharpness
+from gwm.metrics.motion import exposure, sharpness
 from gwm.optional import MissingPackageError
 from tests.gwm.test_metrics import blurred, noisy
 
@@ -106,10 +106,3 @@ def test_exposure_and_sharpness_of_known_pictures():
     assert exposure(np.full((1, 4, 4, 3), 255, np.uint8))[0] == pytest.approx(1)
     assert sharpness(ramp)[0] == pytest.approx(2 * 255 / 6)  # both sides of the edge, of six inner columns
     assert sharpness(np.full((2, 5, 5, 3), 9, np.uint8)).tolist() == [0, 0]
-
-
-def test_drift_compares_the_ends_of_a_series():
-    assert drift(np.array([1.0, 7, 7, 7, 0.9]), part=1) == pytest.approx(-0.1)
-    assert drift(np.array([2.0, np.nan, 5, 5, 5, 2, 4]), part=2) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="part=3 must be"):
-        drift(np.ones(5), part=3)
