@@ -35,7 +35,7 @@ matplotlib.use("Agg")  # no screen
 
 ALL = 10**6  # cases of a kind
 GAP_PX = 4  # between the reference image and what is made of it
-LOSS_POINTS = 80  # of a drawn loss: what is left of its noise tells the stages apart from each other
+LOSS_POINTS = 24  # of a mean loss: single batches differ by their noise levels far more than a stage learns
 FAINT, STRONG, ALLOWED = "#94a3b8", "#2563eb", "#dcfce7"
 
 
@@ -99,13 +99,14 @@ def draw_drift(path: Path, series: Series, *, band: float) -> None:
 
 
 def draw_training(path: Path, curves: Mapping[str, Mapping[str, Line]]) -> None:
-    """The losses of every stage, side by side in the order of the chain."""
+    """The losses of every stage, of batches and on average, side by side in the order of the chain."""
     figure = Figure(figsize=(3.2 * len(curves), 2.8), layout="constrained")
     charts = figure.subplots(1, len(curves), squeeze=False)
     for (stage, lines), axes in zip(curves.items(), charts.flat, strict=True):
         for name, line in lines.items():
-            mean = thinned(line, LOSS_POINTS)
-            axes.plot(mean.x, mean.y, label=name.removeprefix("train/").replace("batch_loss", "loss"))
+            batches, mean = thinned(line), thinned(line, LOSS_POINTS)
+            (strong,) = axes.plot(mean.x, mean.y, label=name.removeprefix("train/").replace("batch_loss", "loss"))
+            axes.plot(batches.x, batches.y, color=strong.get_color(), alpha=0.25, linewidth=0.6)
         axes.set_yscale("log")
         axes.set_title(stage)
         axes.set_xlabel("step")
