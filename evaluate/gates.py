@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from evaluate.summary import LEAST_PAIRS
+
 Of = Literal["mean", "median", "ceiling", "chance"]
 
 
@@ -41,7 +43,7 @@ class Verdict:
     number: float | None
     ceiling: float | None
     share: float | None  # of the ceiling, where the rule is about that
-    reached: bool | None  # None: not measured, or no rule
+    reached: bool | None  # None: no rule, not measured, or on too few clips to tell chance
 
     def __str__(self) -> str:
         share = "" if self.share is None else f" ({self.share:.2f} of the ceiling)"
@@ -66,7 +68,8 @@ def _verdict(gate: Gate, report: Mapping[str, Any]) -> Verdict:
     judged = share if gate.of == "ceiling" else number
     if gate.of == "chance" and number is not None:
         interval = report["intervals"]["model"][gate.measure]
-        return Verdict(**facts, reached=bool(interval["low"] <= 0 <= interval["high"]))
+        holds = bool(interval["low"] <= 0 <= interval["high"])
+        return Verdict(**facts, reached=holds if interval["count"] >= LEAST_PAIRS else None)
     if judged is None or not gate.asked:
         return Verdict(**facts, reached=None)
     low, high = (-np.inf if gate.least is None else gate.least), (np.inf if gate.most is None else gate.most)

@@ -88,7 +88,7 @@ def draw_drift(path: Path, series: Series, *, band: float) -> None:
     for name, axes in zip(names, charts.flat, strict=False):
         means = by_minute(series, name)
         first = np.nanmean(series[name][series["minute"] == 0])
-        axes.axhspan(1 - band, 1 + band, color=ALLOWED)
+        axes.axhspan(1 - band, 1 + band, color=ALLOWED, label=f"within {band:.0%}")
         axes.plot(minutes, series[name] / first, color=FAINT, linewidth=0.8, label="a second")
         axes.plot(ends[: len(means)], means, color=STRONG, label="a minute's mean")
         axes.set_title(name)

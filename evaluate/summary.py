@@ -37,7 +37,7 @@ GOALS: dict[str, Goal] = {
     "border_flicker": "render",
     "seed_diversity": "more",
 }
-LEAST_PAIRS = 5  # clips below which no difference is called better or worse
+LEAST_PAIRS = 5  # clips below which nothing is called better, worse, or chance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

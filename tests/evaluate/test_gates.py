@@ -67,6 +67,8 @@ def test_chance_is_an_interval_that_holds_zero(shift, reached):
     found = report([{"user_response_shuffled": shift + value} for value in rng.normal(0, 0.3, 12)], {}, {})
     (verdict,) = verdicts([Gate(measure="user_response_shuffled", of="chance")], found)
     assert verdict.reached is reached
+    few = report([{"user_response_shuffled": shift}], {}, {})
+    assert verdicts([Gate(measure="user_response_shuffled", of="chance")], few)[0].reached is None
 
 
 def test_the_line_says_what_is_missed_and_what_was_not_measured():
