@@ -3,6 +3,7 @@
 python -m evaluate.ladder runs=runs/nano shards=shards/nano [lengths_s=[10,60,600]]
 
 A rung that nobody has trained is a row with the command that makes it. A second call goes on where the first stopped.
+Rungs of many steps, which would take hours of a CPU, are streamed for at most many_steps_longest_s=60 of `lengths_s`.
 """
 
 import json
@@ -86,9 +87,9 @@ class Climb:
         time = kept(folder / "time.json", lambda: {"ms": chunk_ms(artifact.dit, contract), "machine": machine()})
         found: dict[str, Any] = means(rows) | {"ms_per_chunk": time["ms"], "chunk_frames": contract.chunk_pixel_frames}
         found["ms_per_second"] = time["ms"] * 1000 / contract.chunk_ms
-        if self.lengths_s:
-            how = {"seed": self.seed, "lengths_s": self.lengths_s}
-            path = folder / f"lengths_{'_'.join(map(str, self.lengths_s))}.json"
+        if streamed := rung.streamed(self.lengths_s):
+            how = {"seed": self.seed, "lengths_s": streamed}
+            path = folder / f"lengths_{'_'.join(map(str, streamed))}.json"
             found["lengths"] = kept(path, lambda: at_lengths(artifact, self.cases, self.judge, **how))
         return found
 
@@ -118,18 +119,29 @@ def shares(rungs: Sequence[Rung], found: Sequence[Mapping[str, Any]]) -> list[li
     return rows
 
 
-def sections(rungs: Sequence[Rung], found: Sequence[Mapping[str, Any]], judge: Judge) -> list[Section]:
+def sections(rungs: Sequence[Rung], found: Sequence[Mapping[str, Any]], climb: Climb) -> list[Section]:
     """What the report shows beside the table."""
     named = [f"{name} {side} {limit:.0%}" for name, limit, side in KEPT]
     columns = ["rung", *(column for name in named for column in (name, "reached"))]
     note = f"Shares of the causal model's with many steps. Time: {machine()}. "
-    note += "".join(f"{metric} skipped: {command}. " for metric, command in judge.skipped.items())
+    note += "".join(f"{metric} skipped: {command}. " for metric, command in climb.judge.skipped.items())
     made: list[Section] = [Table(title="What a student keeps", columns=columns, rows=shares(rungs, found), note=note)]
     lengths = {rung.run: row["lengths"] for rung, row in zip(rungs, found, strict=True) if "lengths" in row}
     if lengths:
-        rows = length_rows(lengths)
-        made.append(Table(title="Along one stream", columns=LENGTH_COLUMNS, rows=rows, note="10 s before each length."))
+        there = [rung for rung, row in zip(rungs, found, strict=True) if row]
+        rows, note = length_rows(lengths), " ".join(["10 s before each length.", *not_streamed(there, climb.lengths_s)])
+        made.append(Table(title="Along one stream", columns=LENGTH_COLUMNS, rows=rows, note=note))
     return made
+
+
+def not_streamed(rungs: Sequence[Rung], lengths_s: Sequence[int]) -> list[str]:
+    """A sentence for every rung that is not streamed for all lengths: for which ones it is not, and why."""
+    return [
+        f"{rung.run} is not streamed for {', '.join(map(str, left))} s: its {rung.steps} steps are streamed for "
+        f"at most {rung.longest_s} s."
+        for rung in rungs
+        if (left := sorted(set(lengths_s) - set(rung.streamed(lengths_s))))
+    ]
 
 
 def climbed(rungs: Sequence[Rung], climb: Climb) -> None:
@@ -156,7 +168,7 @@ def write(rungs: Sequence[Rung], found: Sequence[Mapping[str, Any]], errors: Seq
     """What is known so far."""
     rows = list(zip(rungs, found, errors, strict=True))
     members = [member(number, *row) for number, row in enumerate(rows)]
-    write_table(climb.out, members, quality="lip_sync", sections=sections(rungs, found, climb.judge))
+    write_table(climb.out, members, quality="lip_sync", sections=sections(rungs, found, climb))
     named = {rung.run: {**row, "error": error} for rung, row, error in rows}
     write_json(climb.out / "ladder.json", {"machine": machine(), "clips": len(climb.cases), "rungs": named})
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +18,14 @@ VERSION = 1  # of what is measured: results of another version are measured agai
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """A model in the folder `run`, which has few steps of its own, or takes `many_steps`."""
+    """A model in the folder `run`, which has few steps of its own, or takes `many_steps`; streamed for `longest_s`."""
 
     stage: str
     run: str
     sigmas: list[float] | None = None
     many_steps: int | None = None
     context: CommitMode = "clean"
+    longest_s: int | None = None  # many steps would take hours of a CPU for minutes of stream
 
     def __post_init__(self) -> None:
         if (self.sigmas is None) == (self.many_steps is None):
@@ -36,6 +38,10 @@ class Rung:
     @property
     def levels(self) -> tuple[float, ...]:
         return tuple(sigma_steps(self.many_steps, shift=SHIFT) if self.many_steps else self.sigmas or ())
+
+    def streamed(self, lengths_s: Sequence[int]) -> list[int]:
+        """Those of the lengths that this rung is streamed for."""
+        return [length for length in lengths_s if self.longest_s is None or length <= self.longest_s]
 
     def weights(self, runs: Path) -> Path:
         return runs / self.run / "weights"

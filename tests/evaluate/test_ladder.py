@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,6 +115,28 @@ def test_what_a_student_keeps_is_a_share_of_the_causal_models():
     assert row[1::2] == [pytest.approx(0.975), pytest.approx(0.6), pytest.approx(0.05)]
     assert row[2::2] == [True, False, True]
     assert shares([STUDENT], found[1:2]) == []  # without a causal model there is nothing to keep
+
+
+def test_a_rung_is_streamed_for_no_longer_than_it_says_and_the_table_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Many steps of a ten-minute stream would take most of an hour."""
+    many = replace(CAUSAL, longest_s=60)
+    for rung in (many, STUDENT):
+        save(tmp_path, rung)
+    asked: list[list[int]] = []
+
+    def streamed(*_: Any, lengths_s: list[int], **__: Any) -> dict[str, dict[str, float]]:
+        asked.append(lengths_s)
+        return {str(length): {"motion": 1.0} for length in lengths_s}
+
+    monkeypatch.setattr(ladder, "at_lengths", streamed)
+    climbed([many, STUDENT], climb(tmp_path, lengths_s=[10, 60, 600]))
+    assert asked == [[10, 60], [10, 60, 600]]
+    page = (tmp_path / "ladder" / "table.html").read_text()
+    assert "causal is not streamed for 600 s: its 3 steps are streamed for at most 60 s." in page
+    assert "dmd is not streamed" not in page
+    assert replace(many, longest_s=5).streamed([10, 60]) == []  # then no stream at all
 
 
 def numbered(monkeypatch: pytest.MonkeyPatch, size: int) -> SimpleNamespace:
