@@ -94,18 +94,25 @@ class GAN(nn.Module):
         gan_gap: mean D(real) - D(fake); about 0 where the head cannot tell them. gan_norm: root mean square of the
         gradient in the unit of `dmd_norm`.
         """
-        sigma, noise = _draw(rules, real.x0, generator)
-        with torch.no_grad():
-            of_real = self.head.model(self._features(real, sigma, noise, critic))
         clip = fake.x0.detach().requires_grad_()
         with torch.enable_grad():
-            of_fake = self.head.model(self._features(fake._replace(x0=clip), sigma, noise, critic))
+            shown = {"critic": critic, "generator": generator}
+            of_real, of_fake = self.opinions(rules, real, fake._replace(x0=clip), **shown)
             value = self.weight * F.softplus(of_real - of_fake).mean()
             # Towards the clip alone: critic and head would else collect gradients that nobody asked for.
             (pull,) = torch.autograd.grad(value, clip)
         gap = (of_real - of_fake.detach()).mean()
         health = {"gan_gap": gap, "gan_norm": pull.numel() * pull.square().mean().sqrt()}
         return value.detach() + ((fake.x0 - clip.detach()) * pull).sum(), health
+
+    def opinions(
+        self, rules: DMDRules, real: Shown, fake: Shown, *, critic: Denoiser, generator: Generators
+    ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+        """D of real clips, without gradient, and of the student's, noised alike."""
+        sigma, noise = _draw(rules, real.x0, generator)
+        with torch.no_grad():
+            of_real = self.head.model(self._features(real, sigma, noise, critic))
+        return of_real, self.head.model(self._features(fake, sigma, noise, critic))
 
     def _features(self, clip: Shown, sigma: Tensor, noise: Tensor, critic: Denoiser) -> Float[Tensor, "b l k"]:
         """What the chosen layers make of a noised clip."""

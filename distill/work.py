@@ -1,22 +1,25 @@
 """What one batch of the distillation stages computes; see `train.work`."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from distill.gan import GAN, Shown
 from distill.guidance import Guidance, guided_velocity
 from distill.offload import offload as keep_on_host
 from distill.roles import RoleAdapters
-from distill.scores import score
+from distill.scores import DMDRules, score
 from distill.student_forcing import RolloutGradient, student_rollout
 from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Condition
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.lora import with_lora
-from train.work import Pass, Work, clips_of
+from train.work import Pass, RandomClips, Work, clips_of
 
 
 def consistency(contract: Contract, *, batch_size: int, num_frames: int, guidance: Guidance) -> Work:
@@ -47,10 +50,11 @@ def dmd(
     sigmas: list[float],
     context: Literal["clean", "noisy"],
     gradient: RolloutGradient,
-    guidance: Guidance,
+    rules: DMDRules,
     critic_per_student: int,
     lora: Mapping[str, Any] | None = None,
     offload: bool = False,
+    gan: partial[GAN] | None = None,
 ) -> Work:
     """As `distill.stage`, with rollouts that leave at the last step: what a batch needs at most."""
     contract = contract.replace(sigmas=tuple(sigmas), context=context, solver="renoise")
@@ -59,6 +63,7 @@ def dmd(
     adapters.check(offloaded=offload)
     student, teacher, critic = _roles(contract, adapters)
     host_bytes = keep_on_host(teacher, [critic]) if offload else 0
+    discriminator = None if gan is None else _Discriminator(gan, rules, clips, critic)
 
     def scored(model: DiT, x: Tensor, condition: Condition) -> Tensor:
         return score(model, x, clips.sigma, clips.reference, condition)
@@ -73,21 +78,51 @@ def dmd(
     def student_loss() -> Tensor:
         x0 = rollout(gradient)
         with torch.no_grad():
-            guided_velocity(lambda told: scored(teacher, x0, told), clips.condition, guidance)
+            guided_velocity(lambda told: scored(teacher, x0, told), clips.condition, rules.guidance)
             scored(critic, x0, clips.condition)
-        return clips.loss(x0)
+        return clips.loss(x0) if discriminator is None else clips.loss(x0) + discriminator.student_loss(x0)
 
     def critic_loss() -> Tensor:
         return clips.loss(scored(critic, clips.x0, clips.condition))
 
     share = 1 / critic_per_student
     passes = [Pass(student_loss, share), Pass(lambda: rollout("none"), 1 - share), Pass(critic_loss)]
+    trained: list[nn.Module] = [student, critic]
+    if discriminator is not None:
+        passes.append(Pass(discriminator.head_loss))
+        trained.append(discriminator.head)
     window = contract.pattern.sink_frames + contract.pattern.ring_frames
     # What replay runs again sees the past that it saw, which is kept for it.
     kept = contract.pattern.first_frames + num_frames if gradient == "replay" else window
     frame_bytes = 2 * 4 * contract.dit.num_layers * contract.dit.dim * clips.tokens // num_frames
     cache_bytes = kept * frame_bytes
-    return Work([student, critic], [teacher], passes, clips.tokens, cache_bytes=cache_bytes, host_bytes=host_bytes)
+    return Work(trained, [teacher], passes, clips.tokens, cache_bytes=cache_bytes, host_bytes=host_bytes)
+
+
+class _Discriminator:
+    """What a head on the critic's features adds to a batch; the clips are the data and the student's as well."""
+
+    def __init__(self, gan: partial[GAN], rules: DMDRules, clips: RandomClips, critic: DiT) -> None:
+        shape = {"features": clips.config.dim, "num_layers": clips.config.num_layers}
+        self._gan, self._rules, self._critic = gan(**shape, schedule_steps=1), rules, critic
+        self._real = Shown(clips.x0, clips.reference, clips.condition)
+
+    @property
+    def head(self) -> nn.Module:
+        return self._gan.head.model
+
+    def student_loss(self, x0: Tensor) -> Tensor:
+        """As `GAN.student_loss`, in one graph with the rollout: blocks that plans compute again allow no other. Its
+        backward pass has the critic's weights too, which training leaves out: a third of one pass too much."""
+        of_real, of_fake = self._gan.opinions(self._rules, self._real, self._real._replace(x0=x0), **self._how)
+        return F.softplus(of_real - of_fake).mean()
+
+    def head_loss(self) -> Tensor:
+        return self._gan.head_loss(self._rules, self._real, self._real, **self._how)
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"critic": self._critic, "generator": torch.Generator(self._real.x0.device)}
 
 
 def _roles(contract: Contract, adapters: RoleAdapters) -> tuple[DiT, DiT, DiT]:

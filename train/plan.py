@@ -125,7 +125,8 @@ def plan(
         work = build(batch_size=at_once)
         measured = [measure_pass(work, one, precision) for one in work.passes]
         if checkpointed:
-            blocks = checkpoint_blocks(work.trained, reentrant=True) // len(work.trained)
+            # Of the deepest network: beside two DiTs there may be a head without blocks.
+            blocks = max(checkpoint_blocks([model], reentrant=True) for model in work.trained)
             if not blocks:
                 raise ValueError("checkpointed=true needs a DiT: this stage has no blocks to compute again.")
             again = [measure_pass(work, one, precision) for one in work.passes]

@@ -103,10 +103,15 @@ def planned_contract(
     resolution: int,
     num_frames: int,
     pattern: ChunkPattern,
+    inherits: bool = False,
 ) -> Contract:
-    """The contract of the model that the stage would start from; of the configured one as long as there is none."""
+    """The contract of the model that the stage would start from; of the configured one as long as there is none.
+
+    inherits: the stage keeps the chunks of that model.
+    """
     if is_written_here(Path(init)):
-        return Contract.from_json(read_header(Path(init), kind="dit")["contract"]).replace(pattern=pattern)
+        found = Contract.from_json(read_header(Path(init), kind="dit")["contract"])
+        return found if inherits else found.replace(pattern=pattern)
     vae_config = planned_autoencoder(Path(vae), model)
     return Contract(
         dit=dit_config(vae_config, audio, **model),

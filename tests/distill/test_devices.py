@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from tests.distill.test_roles import BOTH, adapted_weights, stage
 from tests.train.devices import on_two
-from tests.train.test_resume import LatentsInMemory
+from tests.train.test_resume import HEAD, LatentsInMemory
 from train.checkpoint import AtomicCheckpointIO
 from train.division import DividedBatch
 from train.sharding import ShardedStrategy
@@ -30,8 +30,12 @@ ROLES: dict[str, dict[str, Any]] = {
     "whole": {},
     "adapters": {"lora": BOTH},
     "host": {"lora": BOTH | {"student_base": "own"}, "offload": True},
+    "gan": {"gan": partial(HEAD, weight=10.0)},  # so strong that what it says shows in the student's weights
 }
-PAIRS = [("whole", "ddp"), ("whole", "fsdp"), ("adapters", "ddp"), ("adapters", "fsdp"), ("host", "ddp")]
+PAIRS = [
+    *(("whole", "ddp"), ("whole", "fsdp"), ("adapters", "ddp"), ("adapters", "fsdp"), ("host", "ddp")),
+    *(("gan", "ddp"), ("gan", "fsdp")),
+]
 pytestmark = pytest.mark.slow
 
 
@@ -70,4 +74,13 @@ def test_two_processes_end_where_one_ends(runs: Path, roles: str, strategy: str)
     assert found["state_dict"].keys() == expected["state_dict"].keys()
     for key, value in expected["state_dict"].items():
         torch.testing.assert_close(found["state_dict"][key], value, rtol=WEIGHTS, atol=WEIGHTS, msg=key)
-    assert [len(state["state"]) > 0 for state in found["optimizer_states"]] == [True, True]
+    assert [len(state["state"]) > 0 for state in found["optimizer_states"]] == [True] * (3 if roles == "gan" else 2)
+
+
+def test_the_heads_pull_shows(runs: Path):
+    """Else the runs with a discriminator would prove nothing."""
+    plain, pulled = (
+        torch.load(runs / r / "one" / "last.ckpt", weights_only=False)["state_dict"] for r in ("whole", "gan")
+    )
+    key = "network.model.head.weight"
+    assert (plain[key] - pulled[key]).abs().max() > 10 * WEIGHTS

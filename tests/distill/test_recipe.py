@@ -17,7 +17,7 @@ from tests.test_configs import composed
 from tests.tiny import tiny_dit
 from train.measure import checkpoint_blocks
 from train.network import dit_facts
-from train.plan import plan
+from train.plan import Plan, plan
 
 FRAMES, TEXT = 1, 8
 REDUCED = [
@@ -27,9 +27,9 @@ REDUCED = [
 ]  # fmt: skip
 
 
-def recipe(folder: Path) -> DictConfig:
+def recipe(folder: Path, *options: str) -> DictConfig:
     places = [f"runs={folder}", f"output={folder}/dmd", "base=/nowhere", "planner.device_flops=1e12"]
-    return composed("train", ["stage=dmd", "experiment=dmd_single_gpu", *places, *REDUCED])
+    return composed("train", ["stage=dmd", "experiment=dmd_single_gpu", *places, *REDUCED, *options])
 
 
 def saved_networks(cfg: DictConfig, folder: Path) -> Contract:
@@ -66,10 +66,14 @@ def test_the_recipe_trains_adapters_and_the_voices_alone(tmp_path: Path):
         assert {name.partition(".")[0] for name in learning} == {"blocks", "agent_embedding", "user_embedding"}
 
 
+def planned(cfg: DictConfig) -> Plan:
+    made: Any = instantiate(cfg.work, _convert_="all")
+    return plan(made["build"], made["optimizer"], **{k: v for k, v in cfg.planner.items() if k != "utilization"})
+
+
 def test_its_plan_counts_two_bases_one_of_them_on_the_host(tmp_path: Path):
     cfg = recipe(tmp_path)
-    made: Any = instantiate(cfg.work, _convert_="all")
-    found = plan(made["build"], made["optimizer"], **{k: v for k, v in cfg.planner.items() if k != "utilization"})
+    found = planned(cfg)
     model = tiny_dit(instantiate(cfg.work.build.contract, _convert_="all").dit)
     base, adapted = sum(p.numel() for p in model.parameters()), with_lora(model, LoRAConfig(rank=2))
     learning = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
@@ -77,3 +81,17 @@ def test_its_plan_counts_two_bases_one_of_them_on_the_host(tmp_path: Path):
     whole = sum(p.numel() for p in adapted.parameters()) - learning  # what the student stands on
     assert (found.frozen_parameters, found.weight_bytes) == (whole, 4 * (whole + 2 * 2 * learning))
     assert found.optimizer_bytes == pytest.approx(2 * 4 * 2 * learning, rel=0.01)  # AdamW's two means
+
+
+def test_its_plan_counts_a_discriminator(tmp_path: Path):
+    """The head's parameters to the last one, and its passes of the critic: two without gradient each batch, and one
+    more to the clip and back at every student update."""
+    head = ["stage/gan=head", "stage.gan.layers=[0]", "stage.gan.width=4"]
+    plain, with_head = (planned(recipe(tmp_path, *options)) for options in ([], head))
+    dim, width = 32, 4
+    own = 2 * dim + (dim + 1) * width + width + 1  # a norm and two layers
+    assert with_head.trained_parameters - plain.trained_parameters == own
+    assert with_head.frozen_parameters == plain.frozen_parameters
+    assert with_head.weight_bytes - plain.weight_bytes == 4 * 2 * own  # and an average
+    assert with_head.activation_bytes > plain.activation_bytes  # inputs of the critic's blocks
+    assert with_head.flops_per_step > 1.2 * plain.flops_per_step

@@ -18,11 +18,12 @@ from gwm.contract import Contract
 from gwm.weights import read_header
 from tests.distill.test_roles import BOTH, adapted_weights, distinct_bytes
 from tests.tiny import DIT, PATCHES, SIZE, VAE_SHAPE, learning
-from tests.train.test_resume import FRAMES, dmd, stage, weights
+from tests.train.test_resume import FRAMES, HEAD, RULES, dmd, stage, weights
 from train import work
 from train.measure import SavedTensors, flop_counter
 from train.network import load_dit
 from train.plan import Plan, optimizer_bytes, plan
+from train.trainee import Trainee
 
 BATCH = 2
 ADAM = partial(torch.optim.AdamW, lr=1e-2)
@@ -47,14 +48,15 @@ def builder(name: str, folders: dict[str, str]) -> Any:
         if name == "consistency":
             return partial(distill_work.consistency, made.contract, num_frames=FRAMES, guidance=Guidance(agent=2.0))
         return partial(getattr(work, name), made.contract, num_frames=FRAMES)
-    return partial(dmd_builder(folders), lora=BOTH if name == "dmd_adapters" else None)
+    options = {"dmd_adapters": {"lora": BOTH}, "dmd_gan": {"gan": HEAD}}
+    return partial(dmd_builder(folders), **options.get(name, {}))
 
 
 def dmd_builder(folders: dict[str, str]) -> Any:
     contract = Contract.from_json(read_header(Path(folders["causal"]), kind="dit")["contract"])
     return partial(
         distill_work.dmd, contract, num_frames=FRAMES, sigmas=[1.0, 0.5], context="clean", gradient="detach",
-        guidance=Guidance(agent=2.0), critic_per_student=3,
+        rules=RULES, critic_per_student=3,
     )  # fmt: skip
 
 
@@ -73,7 +75,7 @@ def kept_by(module: Any) -> int:
     critic, window = SavedTensors([module]), module._window(batch, "none", generator)
     with critic.watching():
         module.critic_loss(window, generator)
-    return max(saved.bytes, critic.bytes)
+    return max(saved.bytes, critic.bytes)  # a discriminator's own loss keeps features alone
 
 
 def batch_of(module: Any) -> Any:
@@ -87,17 +89,20 @@ def batch_of(module: Any) -> Any:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "dmd_adapters"])
+@pytest.mark.parametrize(
+    "name", ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "dmd_adapters", "dmd_gan"]
+)
 def test_a_plan_says_what_the_stage_needs(name: str, tmp_path: Path):
     """Parameters and optimizer to the byte, activations within the tolerance, against the stage itself on the CPU."""
     folders = adapted_weights(tmp_path)
     module: Any = dmd(folders, lora=BOTH) if name == "dmd_adapters" else stage(name, folders)
     found = planned(builder(name, folders))
-    trained = [module.network, module.critic] if isinstance(module, DMDStage) else [module.network]
+    trained = [part for part in module.children() if isinstance(part, Trainee)]
+    trained += [module.gan.head] if name == "dmd_gan" else []
     parameters = [p for network in trained for p in learning(network.model)]
     assert found.trained_parameters == sum(p.numel() for p in parameters)
     networks = [network.model for network in trained]
-    networks += [module.teacher] if name in ("consistency", "dmd", "dmd_adapters") else []
+    networks += [module.teacher] if name.startswith(("consistency", "dmd")) else []
     assert 4 * found.frozen_parameters == distinct_bytes(*networks) - sum(p.nbytes for p in parameters)
     assert found.weight_bytes == distinct_bytes(*networks, *(network.averaged for network in trained))
     optimizer = ADAM(parameters)

@@ -106,6 +106,9 @@ def network(**how: Any) -> partial[Any]:
     return partial(Trainee, optimizer=adam, schedule_steps=8, warmup_steps=2, ema_decay=0.9, **how)
 
 
+HEAD = partial(GAN, layers=[0, 1], width=8, weight=0.1, head=network())
+
+
 def weights(tmp_path: Path) -> dict[str, str]:
     """Folders of an autoencoder, an ear, a bidirectional and a causal model, all random."""
     torch.manual_seed(1)
@@ -150,7 +153,7 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
             network=network(), **flow,
         )  # fmt: skip
     if name == "dmd_gan":
-        return dmd(folders, gan=partial(GAN, layers=[0, 1], width=8, weight=0.1, head=network()))
+        return dmd(folders, gan=HEAD)
     return dmd(folders)
 
 
