@@ -45,6 +45,32 @@ def test_gradient_is_the_formula(normaliser: Normaliser, dtype: torch.dtype):
     torch.testing.assert_close(made, expected, rtol=1e-4, atol=FP32 * expected.abs().max().item())
 
 
+# Two clips of two frames, all x0 = 0; teacher with a condition [1, 3] and [2, 2], without [0, 2] and [1, 2]; critic
+# [1, 1] and [0, 0]. At scale 3 the teacher is [3, 5] and [4, 2]; at Self-Forcing's 3, 4 here, [4, 6] and [5, 2].
+GOLDEN: dict[tuple[float, Normaliser], list[list[float]]] = {
+    (3.0, "sample"): [[-2 / 4, -4 / 4], [-4 / 3, -2 / 3]],
+    (3.0, "chunk"): [[-2 / 3, -4 / 5], [-4 / 4, -2 / 2]],
+    (3.0, "batch"): [[-2 / 3.5, -4 / 3.5], [-4 / 3.5, -2 / 3.5]],
+    (4.0, "sample"): [[-3 / 5, -5 / 5], [-5 / 3.5, -2 / 3.5]],
+    (4.0, "chunk"): [[-3 / 4, -5 / 6], [-5 / 5, -2 / 2]],
+    (4.0, "batch"): [[-3 / 4.25, -5 / 4.25], [-5 / 4.25, -2 / 4.25]],
+}
+
+
+@pytest.mark.parametrize(("scale", "normaliser"), GOLDEN)
+def test_golden_values_of_the_gradient(scale: float, normaliser: Normaliser):
+    conditional, unconditional, critic = (
+        torch.tensor(values)[:, :, None, None, None]
+        for values in ([[1.0, 3.0], [2.0, 2.0]], [[0.0, 2.0], [1.0, 2.0]], [[1.0, 1.0], [0.0, 0.0]])
+    )
+    x0 = torch.zeros(2, 2, 1, 1, 1, requires_grad=True)
+    teacher = guided(conditional, unconditional, scale)
+    direction = dmd_direction(x0.detach(), teacher, critic, normaliser=normaliser, chunk_frames=1, floor=1e-3)
+    (made,) = torch.autograd.grad(dmd_loss(x0, direction), x0)
+    expected = torch.tensor(GOLDEN[scale, normaliser]) / 4  # the loss is a mean over four latents
+    torch.testing.assert_close(made.flatten(1), expected, rtol=FP32, atol=FP32)
+
+
 def test_the_normalisers_differ():
     x0, teacher, critic = latents(6), latents(6), latents(6)
     made = [gradient(x0, teacher, critic, normaliser) for normaliser in NORMALISERS]
