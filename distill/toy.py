@@ -1,9 +1,10 @@
 """Distillation where the answer is known: a Markov chain with its exact score, through the project's own losses.
 
 python -m distill.toy                     the shipped recipe: docs/toy.json and docs/toy.svg
-python -m distill.toy compare=true        every gradient mode and both contexts as well
+python -m distill.toy compare=true        every gradient mode and both contexts as well; goes on where it was stopped
 """
 
+import json
 import logging
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,8 @@ from train.trainee import Trainee
 
 log = logging.getLogger(__name__)
 
+Measures = dict[str, dict[str, float]]  # by row
+
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
@@ -37,6 +40,16 @@ class Start:
     rate: float
     batch_size: int
     seed: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How one row of the comparison is made."""
+
+    init: ChainStudent
+    rules: DMDRules
+    recipe: Recipe
+    context: CommitMode
 
 
 class Toy:
@@ -56,17 +69,15 @@ class Toy:
         made_consistent(student, self.chain, self._contract((1.0,), "clean"), recipe)
         return student.trained
 
-    def distil(
-        self, init: ChainStudent, rules: DMDRules, recipe: Recipe, *, sigmas: tuple[float, ...], context: CommitMode
-    ) -> ChainStudent:
-        contract = self._contract(sigmas, context)
+    def distil(self, how: Variant, *, sigmas: tuple[float, ...]) -> ChainStudent:
+        contract, recipe = self._contract(sigmas, how.context), how.recipe
         student_steps = -(-recipe.steps // recipe.critic_per_student)
-        student = trainee(_copy(init), recipe.student_rate, student_steps, ema_decay=recipe.ema_decay)
+        student = trainee(_copy(how.init), recipe.student_rate, student_steps, ema_decay=recipe.ema_decay)
         torch.manual_seed(recipe.seed)
         scorer = ChainCritic(ExactTeacher(self.chain, contract.dit), num_frames=self.chain.num_frames)
         # The critic's rate ends at half its start: it has to follow the student to the last step.
         critic = trainee(scorer, recipe.critic_rate, 2 * recipe.steps, ema_decay=recipe.ema_decay)
-        distilled(student, critic, self.chain, contract, rules, recipe, discriminator(scorer, recipe))
+        distilled(student, critic, self.chain, contract, how.rules, recipe, discriminator(scorer, recipe))
         return student.trained
 
     def measured(
@@ -93,49 +104,67 @@ def _copy(model: ChainStudent) -> ChainStudent:
     return deepcopy(model).requires_grad_(True)
 
 
-def variants(
-    causal: ChainStudent, init: ChainStudent, recipe: Recipe, context: CommitMode
-) -> dict[str, tuple[ChainStudent, Recipe, CommitMode]]:
+def variants(causal: ChainStudent, shipped: Variant) -> dict[str, Variant]:
     """The comparison: one choice changed at a time."""
+    recipe, rules = shipped.recipe, shipped.rules
+    recommit = replace(recipe, gradient="recommit")
+    gan = replace(recipe, gan_weight=0.1)
     ratio, steps = 2 * recipe.critic_per_student, 2 * recipe.steps  # as many updates of the student
+    noisy = replace(shipped, context="noisy")
     return {
-        "gradient recommit": (init, replace(recipe, gradient="recommit"), context),
-        "context noisy": (init, recipe, "noisy"),
-        "context noisy, recommit": (init, replace(recipe, gradient="recommit"), "noisy"),
-        "no consistency before": (causal, recipe, context),
-        "gradient replay": (init, replace(recipe, gradient="replay"), context),
-        "GAN head": (init, replace(recipe, gan_weight=0.1), context),
-        "twice the critic's updates": (init, replace(recipe, critic_per_student=ratio, steps=steps), context),
+        "gradient recommit": replace(shipped, recipe=recommit),
+        "context noisy": noisy,
+        "context noisy, recommit": replace(noisy, recipe=recommit),
+        "no consistency before": replace(shipped, init=causal),
+        "gradient replay": replace(shipped, recipe=replace(recipe, gradient="replay")),
+        "GAN head, weight 0.1": replace(shipped, recipe=gan),
+        "twice the critic's updates": replace(shipped, recipe=replace(recipe, critic_per_student=ratio, steps=steps)),
+        "low noise levels, shift 1/3": replace(shipped, rules=replace(rules, shift=rules.shift / 3)),
+        "GAN head, low noise levels": replace(shipped, rules=replace(rules, shift=rules.shift / 3), recipe=gan),
+        "three times as long": replace(shipped, recipe=replace(recipe, steps=3 * recipe.steps)),
     }
+
+
+def measured_before(path: Path, found: Measures) -> Measures:
+    """Rows of an earlier table, if all that it shares with `found` are equal to the last digit: then they were made by
+    this code, with these settings, on a machine like this one."""
+    before: Measures = json.loads(path.read_text())["measures"] if path.is_file() else {}
+    return before if all(before.get(name) == row for name, row in found.items()) else {}
 
 
 def run(
     *, chain: Chain, start: Start, jump: Jump, rules: DMDRules, recipe: Recipe, sigmas: list[float],
     context: CommitMode, compare: bool, out: str,
-) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Climb the ladder, measure every rung, and leave a table (JSON) and a picture in `out`."""
+) -> Measures:  # fmt: skip
+    """Climb the ladder, measure every rung, and leave a table (JSON) and a picture in `out`, anew after every row."""
     torch.set_num_threads(1)  # the networks are too small for two
-    levels, few, began = tuple(sigmas), f"{len(sigmas)} steps", process_time()
+    levels, few, began, folder = tuple(sigmas), f"{len(sigmas)} steps", process_time(), Path(out)
     toy, found = Toy(chain, start), {}
     found["data"] = measures(chain, chain.clips(100_000, torch.Generator().manual_seed(1)))
     many = tuple(1 - k / 50 for k in range(50))
     found["teacher forcing, 50 steps"] = toy.measured(toy.causal, many, context="clean", solver="ode")
     found[f"teacher forcing, {few}"] = toy.measured(toy.causal, levels, context="clean")
-    init = toy.jump(jump)
-    found[f"consistency, {few}"] = toy.measured(init, levels, context="clean")
-    student = toy.distil(init, rules, recipe, sigmas=levels, context=context)
+    shipped = Variant(toy.jump(jump), rules, recipe, context)
+    found[f"consistency, {few}"] = toy.measured(shipped.init, levels, context="clean")
+    student = toy.distil(shipped, sigmas=levels)
     found[f"DMD, {few}"] = toy.measured(student, levels, context=context)
     spent = round(process_time() - began)
     log.info("DMD after %d s of CPU: %s", spent, found[f"DMD, {few}"])
-    for name, (base, changed, kept) in variants(toy.causal, init, recipe, context).items() if compare else ():
-        found[name] = toy.measured(toy.distil(base, rules, changed, sigmas=levels, context=kept), levels, context=kept)
-        log.info("%s: %s", name, found[name])
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     settings = {name: asdict(part) for name, part in (("chain", chain), ("start", start), ("jump", jump))}
     settings |= {"rules": asdict(rules), "recipe": asdict(recipe), "sigmas": sigmas, "context": context}
-    write_json(folder / "toy.json", {"measures": found, "cpu_s": spent, **settings})
-    draw(folder / "toy.svg", chain, found, student, toy_contract(chain, sigmas=levels, context=context))
+    folder.mkdir(parents=True, exist_ok=True)
+    found |= measured_before(folder / "toy.json", found)
+
+    def keep() -> None:
+        write_json(folder / "toy.json", {"measures": found, "cpu_s": spent, **settings})
+        draw(folder / "toy.svg", chain, found, student, toy_contract(chain, sigmas=levels, context=context))
+
+    keep()
+    for name, variant in variants(toy.causal, shipped).items() if compare else ():
+        if name not in found:
+            found[name] = toy.measured(toy.distil(variant, sigmas=levels), levels, context=variant.context)
+            log.info("%s: %s", name, found[name])
+            keep()
     return found
 
 

@@ -1,7 +1,9 @@
 """The toy's answer is known, so it must be right itself: chain, teacher and measures against sampling."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from distill.guidance import Guidance
 from distill.scores import DMDRules, score
-from distill.toy import Toy
+from distill.toy import Toy, Variant, measured_before
 from distill.toy_chain import Chain, ExactTeacher, measures, toy_contract
 from distill.toy_ladder import Recipe, sampled, teacher_forced, trainee
 from distill.toy_networks import ChainCritic, ChainStudent
@@ -107,14 +109,26 @@ def test_a_discriminator_changes_what_the_student_learns_and_none_leaves_it_as_i
         critic_rate=1e-3, ema_decay=0.5, clip_norm=10.0, gan_weight=0.0, head_rate=1e-2, seed=0,
     )  # fmt: skip
 
+    rules = DMDRules(**how, guidance=Guidance())
+
     def distilled(weight: float) -> Tensor:
-        choice = {"sigmas": (1.0, 0.5), "context": "clean"}
-        made = toy.distil(init, DMDRules(**how, guidance=Guidance()), replace(recipe, gan_weight=weight), **choice)
+        made = toy.distil(Variant(init, rules, replace(recipe, gan_weight=weight), "clean"), sigmas=(1.0, 0.5))
         return torch.nn.utils.parameters_to_vector(made.parameters())
 
     none, some = distilled(0.0), distilled(1.0)
     assert torch.equal(none, distilled(0.0)) and not torch.equal(none, some)
     assert (none - some).abs().max() < 1e-2  # a pull, not another student
+
+
+def test_rows_are_kept_only_where_the_rows_before_them_are_equal_to_the_last_digit(tmp_path: Path):
+    """Else they are another machine's, or another recipe's."""
+    table = tmp_path / "toy.json"
+    rows = {"data": {"flips": 0.1}, "DMD, 4 steps": {"flips": 0.2}}
+    assert measured_before(table, rows) == {}
+    kept = rows | {"gradient replay": {"flips": 0.3}}
+    table.write_text(json.dumps({"measures": kept}))
+    assert measured_before(table, rows) == kept
+    assert measured_before(table, rows | {"DMD, 4 steps": {"flips": 0.2 + 1e-16 * 2}}) == {}
 
 
 def test_teacher_forcing_learns_the_chain():
