@@ -109,7 +109,7 @@ def variants(causal: ChainStudent, shipped: Variant) -> dict[str, Variant]:
     recipe, rules = shipped.recipe, shipped.rules
     recommit = replace(recipe, gradient="recommit")
     gan = replace(recipe, gan_weight=0.1)
-    ratio, steps = 2 * recipe.critic_per_student, 2 * recipe.steps  # as many updates of the student
+    ratio, steps = 2 * recipe.critic_per_student, 2 * recipe.steps
     noisy = replace(shipped, context="noisy")
     return {
         "gradient recommit": replace(shipped, recipe=recommit),
@@ -120,8 +120,7 @@ def variants(causal: ChainStudent, shipped: Variant) -> dict[str, Variant]:
         "GAN head, weight 0.1": replace(shipped, recipe=gan),
         "twice the critic's updates": replace(shipped, recipe=replace(recipe, critic_per_student=ratio, steps=steps)),
         "low noise levels, shift 1/3": replace(shipped, rules=replace(rules, shift=rules.shift / 3)),
-        "GAN head, low noise levels": replace(shipped, rules=replace(rules, shift=rules.shift / 3), recipe=gan),
-        "three times as long": replace(shipped, recipe=replace(recipe, steps=3 * recipe.steps)),
+        "twice as long": replace(shipped, recipe=replace(recipe, steps=steps)),
     }
 
 
