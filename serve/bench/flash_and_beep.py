@@ -2,7 +2,7 @@
 
 Everything but the network is the live server's own: agent, performer, playout, tracks, connection and page. What the
 page measures is when the white picture is due on the screen and when the beep is due at the loudspeaker, so its own
-delays are in it: with a sender of perfect clocks it shows about -40 ms.
+delays are in it. How large they are is measured too: the page sends itself flashes and beeps of one moment.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -17,7 +18,7 @@ from aiohttp import web
 from jaxtyping import UInt8
 
 from serve.bench.browser import open_browser, open_page, start_talking
-from serve.bench.live_numbers import drift, paired
+from serve.bench.live_numbers import SETTLE_S, drift, paired
 from serve.live.agent import Services, TurnTaking
 from serve.live.api import Api
 from serve.live.characters import Character
@@ -117,15 +118,27 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
         pool.close()
 
 
-async def flash_minus_beep(seconds: float) -> dict[str, float | int]:
-    """Milliseconds by which the picture comes after its sound, negative where it comes first: spread and drift."""
+async def flash_minus_beep(seconds: float) -> dict[str, dict[str, float | int]]:
+    """Milliseconds by which the picture comes after its sound, negative where it comes first: spread and drift.
+
+    Of the server, and of the page that sends itself ("bias"), each when the browser has had time to align the two.
+    """
     with TemporaryDirectory() as folder:
         silence = Path(folder) / "silence.wav"
         soundfile.write(silence, np.zeros(48_000, np.float32), 48_000)
-        async with flashing_server(seconds) as url, open_browser(silence) as browser:
+        async with flashing_server(seconds + SETTLE_S) as url, open_browser(silence) as browser:
             page = await open_page(browser, url, bypass_policy=True)
             await start_talking(page)
-            await page.evaluate("window.detect()")
-            await asyncio.sleep(seconds)
-            seen = await page.evaluate("window.seen.detected")
+            server = await _detected(page, seconds)
+            await page.context.close()
+            page = await open_page(browser, url, bypass_policy=True)
+            await page.evaluate("window.loop()")
+            return {"server": server, "bias": await _detected(page, seconds)}
+
+
+async def _detected(page: Any, seconds: float) -> dict[str, float | int]:
+    await asyncio.sleep(SETTLE_S)
+    await page.evaluate("window.detect()")
+    await asyncio.sleep(seconds)
+    seen = await page.evaluate("window.seen.detected")
     return drift(paired(seen["flashes"], seen["beeps"], within_ms=WITHIN_MS))

@@ -1,9 +1,9 @@
 """How well a conversation runs, seen from a real browser: python -m serve.bench.live minutes=10 out=live.json
 
 Starts the server, opens its page in a headless Chromium whose microphone is a recording of questions, talks for a
-while, and prints JSON: frames per second, freezes, the clock of the picture, sound against picture, memory of each
-process, how soon an interruption is silent, and where the time between a question and its answer went. With
-`sessions=3` others knock meanwhile. Needs playwright and a Chromium of the system.
+while, and ends with JSON and a table: frames per second, freezes, the clock of the picture, sound against picture,
+memory of each process, how soon an interruption is silent, and where the time between a question and its answer went,
+each beside what is asked for. With `sessions=3` others knock meanwhile. Needs playwright and a Chromium of the system.
 """
 
 import asyncio
@@ -23,8 +23,9 @@ from omegaconf import DictConfig
 
 from serve.bench.browser import knock, open_browser, open_page, start_talking
 from serve.bench.flash_and_beep import flash_minus_beep
-from serve.bench.live_numbers import drift, growth, picture, spread
+from serve.bench.live_numbers import SETTLE_S, drift, growth, picture, spread
 from serve.bench.live_server import memory_mb, running_server
+from serve.bench.live_verdict import verdict, verdict_table
 from serve.bench.report import machine
 from serve.live.espeak import Espeak
 from serve.live.sound import Sound
@@ -41,7 +42,6 @@ QUESTIONS = (
     ("Wait, what is your name?", 9.0),
     ("How does this work?", 12.0),
 )
-LEAD_MS = 300  # the most that the engine may be ahead of what is heard
 
 
 def questions() -> Sound:
@@ -61,10 +61,10 @@ async def watch(page: Any, pid: int, seconds: float) -> dict[str, Any]:
     offsets: list[float] = []
     memory: list[dict[str, float]] = []
     stats: dict[str, Any] = {}
-    for _ in range(max(2, round(seconds))):
+    for second in range(max(2, round(seconds))):
         await asyncio.sleep(1)
         stats = await page.evaluate("window.stats()")
-        if stats["video"]["playout"] and stats["audio"]["playout"]:
+        if second >= SETTLE_S and stats["video"]["playout"] and stats["audio"]["playout"]:
             offsets.append(stats["video"]["playout"] - stats["audio"]["playout"])
         memory.append(memory_mb(pid))
     seen = await page.evaluate("() => ({...window.seen, peer: null})")
@@ -88,7 +88,6 @@ def conversation(events: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "stalls": reports[-1]["stalls"] - reports[0]["stalls"] if reports else 0,
         "lead_ms": spread(leads),
-        "lead_within_bound": max(leads, default=0) <= LEAD_MS,
         "answers": len(turns),
         "answer_ms": {part.removesuffix("_ms"): spread([t[part] for t in turns if part in t]) for part in parts},
         "interruptions": len(of.get("interrupted", [])),
@@ -126,7 +125,7 @@ async def bench(
                 report["with_others_knocking"] = await watching
     if flash_seconds:
         report["flash_minus_beep_ms"] = await flash_minus_beep(flash_seconds)
-    return report
+    return report | {"verdict": verdict(report)}
 
 
 @hydra.main(version_base="1.3", config_path="../../configs", config_name="bench_live")
@@ -143,7 +142,7 @@ def main(cfg: DictConfig) -> None:
     text = json.dumps(report, indent=1)
     if cfg.out:
         Path(cfg.out).write_text(text + "\n")
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(f"{text}\n\n{verdict_table(report['verdict'])}\n")
 
 
 if __name__ == "__main__":

@@ -77,3 +77,52 @@ window.detect = async () => {
   };
   audio.createMediaStreamSource(document.getElementById("voice").srcObject).connect(worklet).connect(audio.destination);
 };
+
+// Send this page a flash and a beep that it makes at one moment: what `detect` then finds is its own bias, give or take
+// the 10 ms in which WebRTC takes sound.
+window.loop = async () => {
+  document.getElementById("stage").hidden = false; // what is not shown is not drawn either
+  const canvas = document.createElement("canvas"), side = 128;
+  canvas.width = canvas.height = side;
+  const paint = canvas.getContext("2d");
+  const picture = canvas.captureStream(0).getVideoTracks()[0];
+  let until = 0; // white
+  const show = () => {
+    paint.fillStyle = performance.now() < until ? "white" : "black";
+    paint.fillRect(0, 0, side, side);
+    picture.requestFrame();
+  };
+  setInterval(show, 1000 / 24);
+
+  const audio = new AudioContext({ sampleRate: 48000 });
+  const beeper = `registerProcessor("beeper", class extends AudioWorkletProcessor {
+    process(heard, [[channel]]) {
+      for (let i = 0; i < channel.length; i++) {
+        const at = (currentFrame + i) % 50000; // a second and one frame, of which a frame is loud
+        if (at === 0) this.port.postMessage(0);
+        channel[i] = at < 2000 ? 0.5 * Math.cos(2 * Math.PI * 1000 * at / sampleRate) : 0;
+      }
+      return true;
+    }
+  });`;
+  await audio.audioWorklet.addModule(URL.createObjectURL(new Blob([beeper], { type: "text/javascript" })));
+  const worklet = new AudioWorkletNode(audio, "beeper", { outputChannelCount: [1] });
+  worklet.port.onmessage = () => {
+    until = performance.now() + 40;
+    show();
+  };
+  const sound = audio.createMediaStreamDestination();
+  worklet.connect(sound);
+
+  const here = new Peer(), there = new Peer(), stream = new MediaStream([picture, ...sound.stream.getAudioTracks()]);
+  here.onicecandidate = ({ candidate }) => there.addIceCandidate(candidate);
+  there.onicecandidate = ({ candidate }) => here.addIceCandidate(candidate);
+  there.ontrack = ({ track }) => {
+    document.getElementById(track.kind === "video" ? "face" : "voice").srcObject = new MediaStream([track]);
+  };
+  for (const track of stream.getTracks()) here.addTrack(track, stream);
+  await here.setLocalDescription();
+  await there.setRemoteDescription(here.localDescription);
+  await there.setLocalDescription();
+  await here.setRemoteDescription(there.localDescription);
+};

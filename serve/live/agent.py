@@ -23,6 +23,7 @@ from serve.live.performer import Performer
 from serve.live.turns import Event, TurnObserver
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 10.0, 3.0
+WAITING_BYTES = 3 * 2 * SAMPLE_RATE  # 3 s of sound that a busy machine has not come to; pipecat's queues have no bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,9 @@ class Agent:
         self.context = LLMContext([{"role": "system", "content": instruction}])
         user, assistant = LLMContextAggregatorPair(self.context, user_params=_turn_params(turn_taking))
         observer = TurnObserver(on_event)
-        avatar = Avatar(performer, on_drawn=observer.drawn, on_silent=observer.silent)
-        parts = [services.stt, user, services.llm, services.tts, avatar, assistant]
+        self.avatar = Avatar(performer, on_drawn=observer.drawn, on_silent=observer.silent)
+        self.heard_bytes = self.dropped_bytes = 0
+        parts = [services.stt, user, services.llm, services.tts, self.avatar, assistant]
         self.worker = PipelineWorker(
             Pipeline(parts),
             params=PipelineParams(audio_in_sample_rate=SAMPLE_RATE, audio_out_sample_rate=performer.beat.sample_rate),
@@ -84,9 +86,14 @@ class Agent:
             await asyncio.wait([running], timeout=STOP_TIMEOUT_S)
 
     async def hear(self, samples: bytes) -> None:
-        """16-bit mono at 16 kHz, as it comes from the microphone."""
-        if self.started.is_set():
-            await self.worker.queue_frame(InputAudioRawFrame(samples, SAMPLE_RATE, 1))
+        """16-bit mono at 16 kHz, as it comes from the microphone; left out while too much of it waits."""
+        if not self.started.is_set():
+            return
+        if self.heard_bytes - self.avatar.passed_bytes > WAITING_BYTES:
+            self.dropped_bytes += len(samples)
+            return
+        self.heard_bytes += len(samples)
+        await self.worker.queue_frame(InputAudioRawFrame(samples, SAMPLE_RATE, 1))
 
     async def read(self, text: str) -> None:
         """Answer what was typed."""

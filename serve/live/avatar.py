@@ -16,6 +16,7 @@ from pipecat.frames.frames import (
     CancelFrame,
     EndFrame,
     Frame,
+    InputAudioRawFrame,
     InterruptionFrame,
     LLMFullResponseEndFrame,
     StartFrame,
@@ -51,6 +52,7 @@ class Avatar(FrameProcessor):
         super().__init__()
         self.performer, self.on_drawn, self.on_silent = performer, on_drawn, on_silent
         self.generation = performer.generation  # of the speech that comes now
+        self.passed_bytes = 0  # of the microphone's sound: everybody before has done with it
         self.speaking = False
         self._sentence_start = 0
         self._heard: asyncio.Queue[Heard] = asyncio.Queue()
@@ -67,6 +69,8 @@ class Avatar(FrameProcessor):
         elif isinstance(frame, InterruptionFrame):
             await self._interrupt()
             await self.push_frame(frame, direction)
+        elif isinstance(frame, InputAudioRawFrame):
+            self.passed_bytes += len(frame.audio)
         elif direction is FrameDirection.UPSTREAM or not await self._perform(frame):
             await self.push_frame(frame, direction)
 

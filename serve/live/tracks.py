@@ -28,16 +28,19 @@ class FaceTrack(MediaStreamTrack):
         super().__init__()
         self.ticks = Fraction(VIDEO_CLOCK_RATE, sample_rate)
         self.sent = self.dropped = 0
-        self._frames: asyncio.Queue[tuple[int, Pixels]] = asyncio.Queue(WAITING_FRAMES)
+        self._frames: asyncio.Queue[tuple[int, Pixels, float]] = asyncio.Queue(WAITING_FRAMES)
 
-    def show(self, sample: int, pixels: Pixels) -> None:
+    def show(self, sample: int, pixels: Pixels, *, due_s: float) -> None:
+        """due_s: on the monotonic clock; not before then is the frame sent."""
         if self._frames.full():
             self._frames.get_nowait()
             self.dropped += 1
-        self._frames.put_nowait((sample, pixels))
+        self._frames.put_nowait((sample, pixels, due_s))
 
     async def recv(self) -> av.VideoFrame:
-        sample, pixels = await self._frames.get()
+        sample, pixels, due_s = await self._frames.get()
+        # aiortc reports the moment of sending as the moment of the frame, and the browser aligns the sound with that.
+        await asyncio.sleep(due_s - time.monotonic())
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         frame.pts, frame.time_base = int(sample * self.ticks), Fraction(1, VIDEO_CLOCK_RATE)
         self.sent += 1
@@ -57,10 +60,12 @@ class VoiceTrack(MediaStreamTrack):
         self._start_s: float | None = None
 
     async def recv(self) -> av.AudioFrame:
-        await asyncio.sleep(self.wait_s(time.monotonic()))
+        begin_s = time.monotonic()
+        wait_s = self.wait_s(begin_s)
+        await asyncio.sleep(wait_s)
         part = self.playout.advance(self.packet_samples)
         for offset, pixels in part.frames:
-            self.face.show(self.sent_samples + offset, pixels)
+            self.face.show(self.sent_samples + offset, pixels, due_s=begin_s + wait_s + offset / self.sample_rate)
         frame = av.AudioFrame.from_ndarray(part.voice[None], format="s16", layout="mono")
         frame.sample_rate, frame.pts = self.sample_rate, self.sent_samples
         frame.time_base = Fraction(1, self.sample_rate)

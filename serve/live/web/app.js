@@ -8,11 +8,13 @@ const STATES = {
   thinking: "Thinking",
   talking: "Talking",
 };
-const RECONNECTS = 3;
+const AWAY_MS = 15000; // as long as the server keeps a place for somebody whose network was cut
+const RETRY_MS = 1000;
+const ANSWER_MS = 5000; // a request into a cut network is not answered at all
 const GATHER_MS = 1500; // a browser that finds no more ways to be reached says so late
 
 let chosen = { character: null, image: null };
-let call = null; // {id, key, connection, channel, microphone, camera, reconnects}
+let call = null; // {id, key, connection, channel, microphone, camera}
 
 function show(state) {
   $("app").dataset.state = state;
@@ -27,7 +29,7 @@ function fail(message) {
 async function request(path, options = {}) {
   const response = await fetch(path, options);
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.error || `The server answered ${response.status}.`);
+  if (!response.ok) throw Object.assign(new Error(body.error || `The server answered ${response.status}.`), { refused: true });
   return body;
 }
 
@@ -104,7 +106,7 @@ async function start() {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(chosen),
     });
-    call = { id: session.id, key: session.session_key, microphone, camera: null, reconnects: 0 };
+    call = { id: session.id, key: session.session_key, microphone, camera: null };
     $("face").poster = document.querySelector("#characters input:checked + .card img").src;
     $("choose").hidden = true;
     $("stage").hidden = $("numbers-switch").hidden = false;
@@ -138,7 +140,6 @@ async function connect() {
   };
   connection.onconnectionstatechange = () => {
     if (call?.connection !== connection) return;
-    if (connection.connectionState === "connected") call.reconnects = 0;
     if (["failed", "disconnected"].includes(connection.connectionState)) reconnect();
   };
   await connection.setLocalDescription(await connection.createOffer());
@@ -147,6 +148,7 @@ async function connect() {
     method: "POST",
     headers: { "Content-Type": "application/json", Authorization: `Bearer ${call.key}` },
     body: JSON.stringify({ sdp: connection.localDescription.sdp }),
+    signal: AbortSignal.timeout(ANSWER_MS),
   });
   call.key = answer.session_key;
   await connection.setRemoteDescription({ type: "answer", sdp: answer.sdp });
@@ -161,14 +163,20 @@ function gathered(connection) {
   });
 }
 
+// The server's end knows no ICE restart, so a new connection takes the old one's place; the conversation stays.
 async function reconnect() {
+  const lost = call;
+  const end = Date.now() + AWAY_MS;
   show("connecting");
-  call.connection.close();
-  if (call.reconnects++ >= RECONNECTS) return leave("The connection was lost.");
-  try {
-    await connect();
-  } catch (error) {
-    leave(error.message);
+  while (call === lost) {
+    call.connection.close();
+    try {
+      return await connect();
+    } catch (error) {
+      if (call !== lost) return;
+      if (error.refused || Date.now() > end) return leave(error.refused ? error.message : "The connection was lost.");
+    }
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
 }
 

@@ -29,7 +29,15 @@ def test_growth_counts_from_the_end_of_the_warm_up():
 def test_growth_that_does_not_end_has_its_slope():
     numbers = growth((100 + np.arange(240) / 60).tolist(), every_s=1.0)  # a megabyte a minute
     assert numbers["slope_per_minute"] == pytest.approx(1.0)
-    assert numbers["change_percent"] == pytest.approx(2.67, abs=0.1)
+    assert numbers["change_percent"] == pytest.approx(2.23, abs=0.1)
+
+
+def test_what_a_sentence_takes_and_gives_back_is_no_growth():
+    sizes = np.full(600, 700.0)
+    sizes[np.arange(600) % 60 > 5] = 780  # spoken most of the time
+    sizes[-40:] = 780
+    numbers = growth(sizes.tolist(), every_s=1.0)
+    assert numbers["change_percent"] == 0 and numbers["peak"] == 780
 
 
 def test_drift_is_from_the_first_quarter_to_the_last():

@@ -12,9 +12,10 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.utils.text.base_text_aggregator import TextType
 
 from serve.live import small_talk
-from serve.live.agent import Agent, Services, TurnTaking
+from serve.live.agent import WAITING_BYTES, Agent, Services, TurnTaking
 from serve.live.avatar import Avatar
 from serve.live.endpoints import Endpoint, EndpointLLM
+from serve.live.hearing import SAMPLE_RATE
 from serve.live.low_priority import LowPriority
 from serve.live.performer import Performer
 from serve.live.services import LocalSTT, LocalTTS, RuleLLM
@@ -220,6 +221,24 @@ def test_a_word_on_its_way_when_the_interruption_comes_is_not_passed_on(monkeypa
 
     asyncio.run(run())
     assert passed == ["heard", "next"]
+
+
+def test_sound_that_nobody_comes_to_is_left_out_beyond_three_seconds_and_heard_again_after():
+    second = bytes(2 * SAMPLE_RATE)
+
+    async def script(conversation: Conversation) -> None:
+        agent = conversation.agent
+        for _ in range(10):
+            await agent.hear(second)
+        assert agent.heard_bytes <= WAITING_BYTES + len(second)
+        assert agent.heard_bytes + agent.dropped_bytes == 10 * len(second)
+        await conversation.play_until(lambda: agent.avatar.passed_bytes == agent.heard_bytes)
+        dropped = agent.dropped_bytes
+        await agent.hear(second)
+        await conversation.play_until(lambda: agent.avatar.passed_bytes == agent.heard_bytes)
+        assert agent.dropped_bytes == dropped > 0
+
+    happened(script)
 
 
 def test_speech_at_another_rate_is_refused():

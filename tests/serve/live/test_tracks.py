@@ -1,4 +1,5 @@
 import asyncio
+import time
 
 import numpy as np
 
@@ -52,8 +53,36 @@ def test_a_slow_encoder_gets_the_newest_frames():
     async def run() -> None:
         face = FaceTrack(24_000)
         for number in range(5):
-            face.show(1_000 * number, PIXELS)
+            face.show(1_000 * number, PIXELS, due_s=0.0)
         assert [(await face.recv()).pts for _ in range(2)] == [3_750 * 3, 3_750 * 4]
         assert face.dropped == 3
+
+    asyncio.run(run())
+
+
+def test_a_frame_is_sent_when_its_sound_is_heard_and_not_with_its_packet():
+    """A frame that is sent up to a packet too early tells the browser of a clock that jumps by as much."""
+
+    async def run() -> None:
+        _, face, voice = tracks()
+        for _ in range(3):
+            await voice.recv()
+        assert voice._start_s is not None
+        while not face._frames.empty():
+            sample, _, due_s = face._frames.get_nowait()
+            assert abs(due_s - voice._start_s - sample / 24_000) < 1e-6
+        begin_s = time.monotonic()
+        face.show(0, PIXELS, due_s=begin_s + 0.05)
+        await face.recv()
+        assert time.monotonic() > begin_s + 0.045
+
+    asyncio.run(run())
+
+
+def test_a_late_frame_is_sent_at_once():
+    async def run() -> None:
+        face = FaceTrack(24_000)
+        face.show(0, PIXELS, due_s=time.monotonic() - 5)
+        await asyncio.wait_for(face.recv(), 0.5)
 
     asyncio.run(run())
