@@ -18,6 +18,7 @@ from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
     InterruptionFrame,
+    LLMAssistantPushAggregationFrame,
     LLMFullResponseEndFrame,
     StartFrame,
     TTSAudioRawFrame,
@@ -91,7 +92,7 @@ class Avatar(FrameProcessor):
         elif isinstance(frame, TTSStoppedFrame):
             self._hold(frame)
             self._hold(BotStoppedSpeakingFrame())
-        elif isinstance(frame, LLMFullResponseEndFrame):
+        elif isinstance(frame, (LLMFullResponseEndFrame, LLMAssistantPushAggregationFrame)):
             self._hold(frame)
         else:
             return False

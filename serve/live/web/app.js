@@ -110,11 +110,12 @@ async function start() {
     $("face").poster = document.querySelector("#characters input:checked + .card img").src;
     $("choose").hidden = true;
     $("stage").hidden = $("numbers-switch").hidden = false;
+    $("mic").focus();
     await connect();
-    $("leave").focus();
   } catch (error) {
     const denied = error.name === "NotAllowedError" || error.name === "NotFoundError";
-    leave(denied ? "Without a microphone there is nothing to hear. Allow it and try again." : error.message);
+    if (denied) leave("Without a microphone there is nothing to hear. Allow it and try again.");
+    else leave(error.refused ? error.message : "The server cannot be reached. Try again.");
   }
 }
 
@@ -124,11 +125,11 @@ function audioWishes() {
 }
 
 async function connect() {
-  const connection = new RTCPeerConnection();
-  call.connection = connection;
-  call.channel = connection.createDataChannel("events");
-  call.channel.onmessage = ({ data }) => receive(JSON.parse(data));
-  connection.addTransceiver(call.microphone.getAudioTracks()[0], { direction: "sendrecv" });
+  const mine = call, connection = new RTCPeerConnection();
+  mine.connection = connection;
+  mine.channel = connection.createDataChannel("events");
+  mine.channel.onmessage = ({ data }) => receive(JSON.parse(data));
+  connection.addTransceiver(mine.microphone.getAudioTracks()[0], { direction: "sendrecv" });
   connection.addTransceiver("video", { direction: "recvonly" });
   connection.ontrack = ({ track }) => {
     const element = track.kind === "video" ? $("face") : $("voice");
@@ -144,13 +145,8 @@ async function connect() {
   };
   await connection.setLocalDescription(await connection.createOffer());
   await gathered(connection);
-  const answer = await request(`/v1/realtime_sessions/${call.id}/offer`, {
-    method: "POST",
-    headers: { "Content-Type": "application/json", Authorization: `Bearer ${call.key}` },
-    body: JSON.stringify({ sdp: connection.localDescription.sdp }),
-    signal: AbortSignal.timeout(ANSWER_MS),
-  });
-  call.key = answer.session_key;
+  const answer = await answered(mine, connection.localDescription.sdp);
+  mine.key = answer.session_key;
   await connection.setRemoteDescription({ type: "answer", sdp: answer.sdp });
 }
 
@@ -163,20 +159,33 @@ function gathered(connection) {
   });
 }
 
+// Asked again until it is answered: to the same offer the server gives the same answer.
+async function answered(mine, sdp) {
+  const end = Date.now() + AWAY_MS;
+  for (;;) {
+    try {
+      return await request(`/v1/realtime_sessions/${mine.id}/offer`, {
+        method: "POST",
+        headers: { "Content-Type": "application/json", Authorization: `Bearer ${mine.key}` },
+        body: JSON.stringify({ sdp }),
+        signal: AbortSignal.timeout(ANSWER_MS),
+      });
+    } catch (error) {
+      if (error.refused || call !== mine || Date.now() > end) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  }
+}
+
 // The server's end knows no ICE restart, so a new connection takes the old one's place; the conversation stays.
 async function reconnect() {
   const lost = call;
-  const end = Date.now() + AWAY_MS;
   show("connecting");
-  while (call === lost) {
-    call.connection.close();
-    try {
-      return await connect();
-    } catch (error) {
-      if (call !== lost) return;
-      if (error.refused || Date.now() > end) return leave(error.refused ? error.message : "The connection was lost.");
-    }
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  lost.connection.close();
+  try {
+    await connect();
+  } catch (error) {
+    if (call === lost) leave(error.refused ? error.message : "The connection was lost.");
   }
 }
 
@@ -188,13 +197,14 @@ function leave(message = "") {
   ended?.camera?.getTracks().forEach((track) => track.stop());
   if (ended) request(`/v1/realtime_sessions/${ended.id}`, { method: "DELETE", headers: { Authorization: `Bearer ${ended.key}` }, keepalive: true }).catch(() => {});
   $("self").hidden = true;
+  $("mic").setAttribute("aria-pressed", "true");
   $("camera").setAttribute("aria-pressed", "false");
-  $("camera").textContent = "Camera off";
   $("captions").replaceChildren();
   $("stage").hidden = $("numbers-switch").hidden = true;
   $("face").srcObject = $("voice").srcObject = null;
   $("choose").hidden = false;
   $("start").disabled = false;
+  if (ended) $("start").focus();
   show("idle");
   fail(message);
 }
@@ -202,8 +212,11 @@ function leave(message = "") {
 // ---- what the server says ----
 
 function receive(event) {
-  if (event.type === "state") show(event.state);
-  else if (event.type === "caption") caption(event.who, event.text);
+  if (event.type === "state") {
+    show(event.state);
+    if (event.state !== "listening") fail(""); // what went wrong is over
+  }
+  if (event.type === "caption") caption(event.who, event.text);
   else if (event.type === "interrupted") speaking?.classList.add("cut");
   else if (event.type === "latency") $("n-answer").textContent = `${(event.total_ms / 1000).toFixed(2)} s`;
   else if (event.type === "numbers") $("n-lead").textContent = `${event.lead_ms} ms`;
@@ -233,7 +246,6 @@ function toggleMicrophone() {
   if (!track) return;
   track.enabled = !track.enabled;
   $("mic").setAttribute("aria-pressed", track.enabled);
-  $("mic").textContent = track.enabled ? "Mic on" : "Mic off";
 }
 
 async function toggleCamera() {
@@ -251,7 +263,6 @@ async function toggleCamera() {
   }
   $("self").hidden = !call.camera;
   $("camera").setAttribute("aria-pressed", Boolean(call.camera));
-  $("camera").textContent = call.camera ? "Camera on" : "Camera off";
 }
 
 function toggleNumbers() {

@@ -122,6 +122,11 @@ class Browser:
         await self.connection.setRemoteDescription(RTCSessionDescription(answer["sdp"], "answer"))
         return answer
 
+    def cut(self) -> None:
+        """Nothing is sent any more, not even that it ends; aiortc has no public switch for that."""
+        for protocol in self.channel.transport.transport.transport._connection._protocols:
+            protocol.transport.sendto = lambda data, address=None: None
+
     async def __aenter__(self) -> "Browser":
         return self
 

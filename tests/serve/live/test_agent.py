@@ -132,6 +132,16 @@ def slowly(speak: Callable[[LocalTTS, str], np.ndarray], seconds: float) -> Call
     return wait_and_speak
 
 
+def test_what_was_said_unasked_is_remembered_too():
+    """A greeting ends with a frame of its own, which must not overtake the words."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.agent.speak("Good to see you.")
+        await conversation.play_until(lambda: conversation.memory)
+
+    assert happened(script).memory == [("assistant", "Good to see you.")]
+
+
 def test_words_are_captioned_when_they_are_heard_and_not_before():
     async def script(conversation: Conversation) -> None:
         await conversation.agent.read("Tell me a story")

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 from aiohttp.test_utils import TestClient
 
+from serve.live import small_talk
 from serve.live.session import TEXTS_PER_MINUTE, Patience, Session
 from tests.serve.live.server_kit import GREETING, Browser, Kit, offer, opened, serving
 
@@ -64,16 +65,43 @@ def test_a_browser_that_closes_is_missed_and_its_place_freed():
 
 
 def test_the_conversation_goes_on_after_the_network_was_cut():
+    """The same session, engine and memory; what the old connection held is given back (`serving` counts it)."""
+
     async def script(kit: Kit, client: TestClient) -> None:
         session, first, second = await opened(client), Browser(), Browser()
         answer = await first.connect(client, session)
-        await until(lambda: first.pictures)
-        await first.close()
+        (talk,) = kit.lobby.sessions.values()
+        assert isinstance(talk, Session)
+        said = lambda: [message["content"] for message in talk.agent.context.messages[1:]]  # noqa: E731
+        await until(lambda: said() == [GREETING], 20)
+        first.cut()
+        await asyncio.sleep(0.7)
         await second.connect(client, session | {"session_key": answer["session_key"]})
-        await until(lambda: len(second.pictures) > 24)
+        await until(lambda: len(second.pictures) > 24 and len(second.sounds) > 24)
+        second.channel.send('{"type": "text", "text": "What is your name?"}')
+        name = small_talk.reply("What is your name?", name="Noa")
+        await until(lambda: said() == [GREETING, "What is your name?", name], 15)
         await asyncio.sleep(2)  # longer than the patience with somebody who is away
-        assert len(kit.faces) == 1 and kit.lobby.sessions
+        assert kit.lobby.sessions and [face.starts for face in kit.faces] == [1]
+        await first.close()
         await second.close()
+
+    talked(script)
+
+
+def test_an_offer_that_is_sent_again_is_answered_alike_and_opens_nothing_new():
+    """The answer may have been lost on its way; its key would be lost with it."""
+
+    async def script(kit: Kit, client: TestClient) -> None:
+        session = await opened(client)
+        async with Browser() as browser:
+            answer = await browser.connect(client, session)
+            await until(lambda: browser.pictures)
+            sdp = browser.connection.localDescription.sdp
+            assert await offer(client, session, sdp) == answer
+            assert (await offer(client, session, "v=0"))["status"] == "403"  # another offer needs the next key
+            seen = len(browser.pictures)
+            await until(lambda: len(browser.pictures) > seen + 12)
 
     talked(script)
 
