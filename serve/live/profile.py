@@ -22,7 +22,8 @@ class Profile:
 
     Raises:
         ValueError: a choice that does not exist.
-        MissingPackageError: what a choice needs is not installed.
+        MissingPackageError, FileNotFoundError: a choice's package or weights are not here; the message says the
+            command that brings them.
     """
 
     def __init__(self, *, stt: str, llm: str, tts: str, endpoints: dict[str, Endpoint], sample_rate: int) -> None:

@@ -77,6 +77,7 @@ class Session(Guest):
         self._stalls = self._losses = 0  # that were reported
         self._peer: Peer | None = None
         self._answered: tuple[tuple[str, str], tuple[str, str]] | None = None  # the last key and offer
+        self._connecting = asyncio.Lock()
 
     def start(self) -> None:
         SESSION.set(self.id)  # for the tasks that begin here
@@ -93,9 +94,14 @@ class Session(Guest):
             WrongKeyError: the key was used before, or never given out.
             ValueError: the offer makes no sense.
         """
-        if self._answered and (key, offer) == self._answered[0]:
+        async with self._connecting:  # the same offer may come again before it is answered
+            if not self._answered or (key, offer) != self._answered[0]:
+                self.key.use(key)
+                answer = await self._connect(offer)
+                self._answered = (key, offer), (answer, self.key.value)
             return self._answered[1]
-        self.key.use(key)
+
+    async def _connect(self, offer: str) -> str:
         SESSION.set(self.id)
         old, self._peer = self._peer, None
         if old:
@@ -117,8 +123,7 @@ class Session(Guest):
             await peer.close()
             raise
         self._peer, self._voice_track, self._face_track = peer, voice, face
-        self._answered = (key, offer), (answer, self.key.value)
-        return self._answered[1]
+        return answer
 
     async def _end(self, reason: str) -> None:
         log.info("session ends: %s", reason)

