@@ -55,6 +55,10 @@ class EndpointSTT(SegmentedSTTService):
         super().__init__(sample_rate=SAMPLE_RATE, ttfs_p99_latency=1.5, settings=settings)
         self.there, self.client = there, there.client()
 
+    async def cleanup(self) -> None:
+        await super().cleanup()
+        await self.client.close()  # or its connections stay open until the garbage is collected
+
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame, None]:
         file = ("speech.wav", audio, "audio/wav")
         answer = await self.client.audio.transcriptions.with_raw_response.create(file=file, model=self.there.model)
@@ -94,6 +98,10 @@ class EndpointTTS(TTSService):
         )
         self.there, self.voice, self.client = there, voice, there.client()
 
+    async def cleanup(self) -> None:
+        await super().cleanup()
+        await self.client.close()
+
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame, None]:
         speak = self.client.audio.speech.with_streaming_response.create
         async with speak(input=text, model=self.there.model, voice=self.voice, response_format="pcm") as answer:
@@ -116,6 +124,10 @@ class EndpointLLM(OpenAILLMService):
 
     def create_client(self, *args: Any, **kwargs: Any) -> Any:
         return super().create_client(*args, **kwargs).with_options(timeout=ANSWER_TIMEOUT_S, max_retries=RETRIES)
+
+    async def cleanup(self) -> None:
+        await super().cleanup()
+        await self._client.close()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         if isinstance(frame, LLMContextFrame):

@@ -75,19 +75,25 @@ class Kit:
 @contextlib.asynccontextmanager
 async def serving(*, capacity: int = 2, patience: Patience = PATIENCE) -> AsyncIterator[tuple[Kit, TestClient]]:
     """A kit and a client of its port; afterwards tasks, sockets and places must be as they were before."""
-    before, sockets_before = asyncio.all_tasks(), open_sockets()
     kit = Kit(capacity=capacity, patience=patience)
-    async with TestClient(TestServer(kit.api.app)) as client:
+    async with nothing_left_behind(), TestClient(TestServer(kit.api.app)) as client:
         try:
             yield kit, client
         finally:
             await kit.lobby.drain(patience_s=0.0)
             kit.pool.close()
+    assert not kit.lobby.sessions and all(face.stops == 1 for face in kit.faces)
+
+
+@contextlib.asynccontextmanager
+async def nothing_left_behind() -> AsyncIterator[None]:
+    """Tasks of the loop and sockets of the process are counted before and, within seconds, after."""
+    before, sockets_before = asyncio.all_tasks(), open_sockets()
+    yield
     for _ in range(50):
         left = {task for task in asyncio.all_tasks() - before if not task.done()}
         sockets = open_sockets() - sockets_before
         if not left and sockets <= 0:  # an earlier test may have left some to the garbage collector
-            assert not kit.lobby.sessions and all(face.stops == 1 for face in kit.faces)
             return
         await asyncio.sleep(0.1)
     raise AssertionError(f"{len(left)} tasks and {sockets} sockets were left behind: {left}")

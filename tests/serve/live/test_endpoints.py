@@ -17,6 +17,7 @@ from serve.live.endpoints import Endpoint, EndpointLLM, EndpointSTT, EndpointTTS
 from serve.live.low_priority import LowPriority
 from serve.live.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.turns import FAILURES, SILENT_MODEL
+from tests.serve.live.server_kit import nothing_left_behind
 from tests.serve.live.test_agent import Conversation, Deaf, Hum
 
 VOICE, MODEL, RECOGNISER = reversed(FAILURES.values())
@@ -105,7 +106,7 @@ def happened(
     remote = Remote(mood)
 
     async def run() -> Conversation:
-        async with remote.serving() as url:
+        async with nothing_left_behind(), remote.serving() as url:
             conversation = Conversation(services("http://127.0.0.1:9/v1" if mood == "down" else url, part))
             await conversation.run(script)
             return conversation

@@ -1,0 +1,88 @@
+"""A run is judged row by row; what it did not measure is neither reached nor missed."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from serve.bench.live_verdict import verdict, verdict_table
+
+SIZE = {"change_percent": 1.0}
+GOOD: dict[str, Any] = {
+    "alone": {
+        "seconds": 600.0,
+        "fps": 23.9,
+        "freezes": 0,
+        "rtp_over_wall": 1.001,
+        "video_minus_audio_ms": {"p50": -13.0, "moved": 5.0, "count": 100},
+        "memory_mb": {"server": SIZE, "engines": SIZE},
+        "answer_ms": {part: {"p50": 200.0} for part in ("total", "turn", "stt", "llm", "tts", "chunk", "pacing")},
+        "silent_after_interruption_ms": {"max": 30.0},
+        "lead_ms": {"max": 290.0},
+        "errors": [],
+    },
+    "flash_minus_beep_ms": {
+        "server": {"p50": -70.0, "moved": 5.0, "count": 50},
+        "bias": {"p50": -55.0, "moved": 5.0, "count": 50},
+    },
+}
+
+
+def judged(report: dict[str, Any], what: str) -> bool | None:
+    (row,) = (row for row in verdict(report) if row["what"].startswith(what))
+    return row["reached"]
+
+
+def with_value(path: str, value: Any) -> dict[str, Any]:
+    report = copy.deepcopy(GOOD)
+    *folders, name = path.split(".")
+    part = report
+    for folder in folders:
+        part = part[folder]
+    part[name] = value
+    return report
+
+
+def test_a_good_run_reaches_everything():
+    assert all(row["reached"] for row in verdict(GOOD))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "what"),
+    [
+        ("alone.fps", 23.4, "frames per second"),
+        ("alone.freezes", 1, "freezes"),
+        ("alone.rtp_over_wall", 0.994, "RTP clock"),
+        ("alone.video_minus_audio_ms.p50", -46.0, "picture behind sound, by the browser"),
+        ("alone.video_minus_audio_ms.moved", 21.0, "the same, moved over the run, by the browser"),
+        ("flash_minus_beep_ms.server.p50", -101.0, "picture behind sound, by flash"),
+        ("flash_minus_beep_ms.server.moved", -21.0, "the same, moved over the run, by flash"),
+        ("alone.memory_mb.server", {"change_percent": 5.1}, "memory of the server"),
+        ("alone.memory_mb.engines", {"change_percent": 5.1}, "memory of the engines"),
+        ("alone.answer_ms.total", {"p50": 1_751.0}, "end of speech"),
+        ("alone.silent_after_interruption_ms", {"max": 151.0}, "silent after"),
+        ("alone.lead_ms", {"max": 301.0}, "engine ahead"),
+        ("alone.errors", ["The voice does not work"], "errors"),
+    ],
+)
+def test_each_limit_is_looked_at(path: str, value: Any, what: str):
+    assert judged(GOOD, what) is True and judged(with_value(path, value), what) is False
+
+
+def test_what_was_not_measured_is_said_to_be_so():
+    report = with_value("alone.answer_ms", {})
+    report["alone"]["video_minus_audio_ms"] = {"count": 0, "moved": 0.0}
+    assert judged(report, "end of speech") is None and judged(report, "its parts") is None
+    assert judged(report, "picture behind sound, by the browser") is None
+    assert judged(report, "the same, moved over the run, by the browser") is None
+    assert "not measured" in verdict_table(verdict(report))
+
+
+@pytest.mark.parametrize(("status", "retry_after", "reached"), [(429, "30", True), (429, None, False), (201, "1", False)])
+def test_others_must_be_refused_and_told_when_to_come_back(status: int, retry_after: str | None, reached: bool):
+    report = GOOD | {
+        "with_others_knocking": GOOD["alone"] | {"fps": 20.0},
+        "others": [{"status": status, "retry_after": retry_after}],
+    }
+    assert judged(report, "the others are refused") is reached
+    assert judged(report, "frames per second while others knock") is False
