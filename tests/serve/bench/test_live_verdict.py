@@ -78,7 +78,9 @@ def test_what_was_not_measured_is_said_to_be_so():
     assert "not measured" in verdict_table(verdict(report))
 
 
-@pytest.mark.parametrize(("status", "retry_after", "reached"), [(429, "30", True), (429, None, False), (201, "1", False)])
+@pytest.mark.parametrize(
+    ("status", "retry_after", "reached"), [(429, "30", True), (429, None, False), (201, "1", False)]
+)
 def test_others_must_be_refused_and_told_when_to_come_back(status: int, retry_after: str | None, reached: bool):
     report = GOOD | {
         "with_others_knocking": GOOD["alone"] | {"fps": 20.0},
