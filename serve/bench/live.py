@@ -7,7 +7,6 @@ each beside what is asked for. With `sessions=3` others knock meanwhile. Needs p
 """
 
 import asyncio
-import json
 import logging
 import sys
 from pathlib import Path
@@ -25,9 +24,10 @@ from serve.bench.browser import knock, open_browser, open_page, start_talking
 from serve.bench.flash_and_beep import flash_minus_beep
 from serve.bench.live_numbers import SETTLE_S, drift, growth, picture, spread
 from serve.bench.live_server import memory_mb, running_server
-from serve.bench.live_verdict import verdict, verdict_table
+from serve.bench.live_verdict import keep, verdict, verdict_table
 from serve.bench.report import machine
 from serve.live.espeak import Espeak
+from serve.live.log_lines import log_to_stdout
 from serve.live.sound import Sound
 from serve.live.voices import PiperVoice
 
@@ -96,10 +96,8 @@ def conversation(events: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-async def bench(
-    artifact: str, *, seconds: float, sessions: int, flash_seconds: float, overrides: list[str]
-) -> dict[str, Any]:
-    """The whole report.
+async def bench(artifact: str, *, seconds: float, sessions: int, overrides: list[str]) -> dict[str, Any]:
+    """The report of a conversation.
 
     sessions: with more than one the server has a single place, and the others knock one after the other.
 
@@ -123,26 +121,19 @@ async def bench(
                 watching = asyncio.create_task(watch(page, pid, seconds))
                 report["others"] = [await knock(browser, url) for _ in range(sessions - 1)]
                 report["with_others_knocking"] = await watching
-    if flash_seconds:
-        report["flash_minus_beep_ms"] = await flash_minus_beep(flash_seconds)
-    return report | {"verdict": verdict(report)}
+    return report
 
 
 @hydra.main(version_base="1.3", config_path="../../configs", config_name="bench_live")
 def main(cfg: DictConfig) -> None:
-    report = asyncio.run(
-        bench(
-            cfg.artifact,
-            seconds=60 * cfg.minutes,
-            sessions=cfg.sessions,
-            flash_seconds=cfg.flash_seconds,
-            overrides=list(cfg.serve),
-        )
-    )
-    text = json.dumps(report, indent=1)
-    if cfg.out:
-        Path(cfg.out).write_text(text + "\n")
-    sys.stdout.write(f"{text}\n\n{verdict_table(report['verdict'])}\n")
+    log_to_stdout(as_json=False)
+    options: dict[str, Any] = {"seconds": 60 * cfg.minutes, "sessions": cfg.sessions, "overrides": list(cfg.serve)}
+    report = asyncio.run(bench(cfg.artifact, **options))
+    text = keep(report, cfg.out)  # what took minutes is safe
+    if cfg.flash_seconds:
+        report["flash_minus_beep_ms"] = asyncio.run(flash_minus_beep(cfg.flash_seconds))
+        text = keep(report, cfg.out)
+    sys.stdout.write(f"{text}\n\n{verdict_table(verdict(report))}\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def spread(values: Sequence[float | int]) -> dict[str, float]:
     """5th, 50th and 95th percentile and the largest; of nothing, nothing."""
     if not len(values):
         return {}
-    low, middle, high, top = np.percentile(values, [5, 50, 95, 100])
+    low, middle, high, top = np.percentile(values, [5, 50, 95, 100]).tolist()
     return {"p5": round(low, 1), "p50": round(middle, 1), "p95": round(high, 1), "max": round(top, 1)}
 
 
@@ -55,7 +55,7 @@ def picture(seen: Mapping, *, times: str = "times", clock: str = "clock") -> dic
     seen: milliseconds at which frames were presented, and their RTP time stamps in ticks of 90 kHz.
     """
     at, rtp = np.asarray(seen[times], float), np.asarray(seen[clock], float)
-    gaps, wall_ms = np.diff(at), at[-1] - at[0]
+    gaps, wall_ms = np.diff(at), float(at[-1] - at[0])
     ticks = np.diff(rtp) % 2**32  # the time stamp wraps
     seconds = np.histogram(at - at[0], bins=np.arange(0, wall_ms + 1, 1000))[0]
     return {

@@ -1,7 +1,9 @@
 """What was asked of a live conversation, beside what a run has measured."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from serve.bench.report import table
@@ -38,6 +40,14 @@ def verdict_table(rows: list[dict[str, Any]]) -> str:
     words = {True: "yes", False: "NO", None: "not measured"}
     lines = [(row["what"], row["asked"], row["measured"], words[row["reached"]]) for row in rows]
     return table([("what", "asked", "measured", "reached"), *lines])
+
+
+def keep(report: dict[str, Any], out: str | None) -> str:
+    """The report and what it reaches, as JSON; into the file too, where there is one."""
+    text = json.dumps(report | {"verdict": verdict(report)}, indent=1)
+    if out:
+        Path(out).write_text(text + "\n")
+    return text
 
 
 def _picture(seen: dict[str, Any], when: str = "") -> Iterator[Row]:

@@ -1,11 +1,15 @@
 """A run is judged row by row; what it did not measure is neither reached nor missed."""
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from serve.bench.live_verdict import verdict, verdict_table
+from serve.bench.live_numbers import drift, growth, picture, spread
+from serve.bench.live_verdict import keep, verdict, verdict_table
 
 SIZE = {"change_percent": 1.0}
 GOOD: dict[str, Any] = {
@@ -67,6 +71,17 @@ def test_a_good_run_reaches_everything():
 )
 def test_each_limit_is_looked_at(path: str, value: Any, what: str):
     assert judged(GOOD, what) is True and judged(with_value(path, value), what) is False
+
+
+def test_a_report_of_measured_numbers_is_kept_as_json(tmp_path: Path):
+    """numpy's numbers compare to numpy's truth, which JSON does not know."""
+    at = 1000 / 24 * np.arange(241)
+    alone = GOOD["alone"] | picture({"times": at, "clock": 3_750 * np.arange(241)})
+    alone |= {"lead_ms": spread([200, 310]), "video_minus_audio_ms": drift([-40.0] * 8)}
+    alone["memory_mb"] = {"server": growth([700.0] * 60, every_s=1.0)}
+    keep(GOOD | {"alone": alone}, str(tmp_path / "live.json"))
+    rows = json.loads((tmp_path / "live.json").read_text())["verdict"]
+    assert [row["what"] for row in rows if row["reached"] is False] == ["engine ahead of playout, most"]
 
 
 def test_what_was_not_measured_is_said_to_be_so():
