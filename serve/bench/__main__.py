@@ -1,10 +1,13 @@
-"""How fast this machine is, as JSON and a table; nothing is downloaded.
+"""How fast this machine is, as JSON and tables; nothing is downloaded.
 
 python -m serve.bench
+python -m serve.bench --config-name bench_soak
 python -m serve.bench --config-name bench_gpu
 """
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from serve.bench.case import Case
-from serve.bench.ladder import climb, compare_caches
+from serve.bench.ladder import climb, compare_blocks, compare_caches
 from serve.bench.live_artifact import measure_artifact
 from serve.bench.measure import measure
-from serve.bench.report import Results, case_table, ratio_table
+from serve.bench.peers import absent
+from serve.bench.report import Results, case_table, count_table, policy_table, ratio_table
 from serve.bench.simulation import compare
-from serve.bench.soak import soak as run_soak
+from serve.bench.soak import Soak, soak
 from serve.bench.timing import Stopwatch
 from serve.scheduler import first_come, least_slack, round_robin
 
@@ -26,58 +30,65 @@ log = logging.getLogger(__name__)
 
 POLICIES = {"least_slack": least_slack, "first_come": first_come, "round_robin": round_robin}
 SIMULATED_S = 120.0
+Row = dict[str, Any]
 
 
 def bench(
     *,
+    name: str,
     cases: list[Case],
     ladders: list[Case],
+    soaks: list[Soak],
     artifact: str | None,
     stopwatch: Stopwatch,
     chunks: int,
     rounds: int,
     compile: bool,
     streams: list[int],
-    soak: int,
     out: Path,
 ) -> Path:
-    """Measure everything in order; the file holds what is finished at any time."""
-    device = stopwatch.device
-    results = Results(out, device)
+    """Measure everything in order; the file holds what is finished at any time.
+
+    A part that this device cannot do says why in its place, and the others go on.
+    """
+    results = Results(out, name, stopwatch.device)
     log.info("%s", results.values["machine"])
+
+    def add(part: str, label: str, run: Callable[[], Row], table: Callable[[Row], str]) -> Row:
+        row = results.attempt(part, label, run)
+        log.info("\n%s", table(row) if "failed" not in row else row)
+        if stopwatch.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return row
+
     if artifact is not None:
-        results.add("artifacts", measure_artifact(artifact, chunks=chunks))
-        log.info("%s", results.values["artifacts"][-1])
-    for number, case in enumerate(cases):
-        row = measure(case, stopwatch, chunks=chunks)
-        results.add("cases", row)
-        log.info("\n%s", case_table([row]))
-        if number == 0:
-            _simulate(results, row, streams)
-        _forget(device)
+        run = partial(measure_artifact, artifact, chunks=chunks)
+        add("artifacts", artifact, run, lambda row: case_table([row]))
+    rows = []
+    for case in cases:
+        run = partial(measure, case, stopwatch, chunks=chunks)
+        rows.append(add("cases", case.name, run, lambda row: case_table([row])))
+    done = [row for row in rows if "failed" not in row]
+    for row in done[:1]:
+        add("sessions", row["case"], partial(_simulated, row, streams), policy_table)
     for case in ladders:
-        for part, run in (("ladders", climb), ("caches", compare_caches)):
-            options: dict[str, Any] = {"compile": compile} if run is climb else {}
-            result = run(case, stopwatch, rounds=rounds, **options)
-            results.add(part, result)
-            log.info("\n%s", ratio_table(result))
-            _forget(device)
-    if soak:
-        results.add("soaks", run_soak(stopwatch, chunks=soak))
-        log.info("%s", results.values["soaks"][-1])
-    log.info("\n%s\n%s", case_table(results.values.get("cases", [])), results.path)
+        add("ladders", case.name, partial(climb, case, stopwatch, rounds=rounds, compile=compile), ratio_table)
+        add("caches", case.name, partial(compare_caches, case, stopwatch, rounds=rounds), ratio_table)
+        if "diffusers" not in absent(case):
+            add("blocks", case.name, partial(compare_blocks, case, stopwatch, rounds=rounds), ratio_table)
+    for plan in soaks:
+        add("soaks", plan.case.name, partial(soak, plan, stopwatch), str)
+    if done:
+        log.info("\n%s\n\n%s", case_table(done), count_table(done))
+    log.info("%s", results.path)
     return results.path
 
 
-def _simulate(results: Results, row: dict[str, Any], streams: list[int]) -> None:
-    """Sessions that share this machine, on the first case's measured time."""
+def _simulated(row: Row, streams: list[int]) -> Row:
+    """Sessions that share this machine, on a case's measured time."""
     lengths = {"cost_s": row["chunk_ms"]["p50"] / 1000, "period_s": row["period_ms"] / 1000}
-    results.add("sessions", compare(POLICIES, counts=streams, duration_s=SIMULATED_S, seed=0, **lengths))
-
-
-def _forget(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    policies = compare(POLICIES, counts=streams, duration_s=SIMULATED_S, seed=0, **lengths)
+    return {"case": row["case"], "simulated_s": SIMULATED_S, **lengths, "policies": policies}
 
 
 @hydra.main(version_base="1.3", config_path="../../configs", config_name="bench")
@@ -85,9 +96,14 @@ def main(cfg: DictConfig) -> None:
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     dtype, device = values.pop("dtype"), values.pop("device") or ("cuda" if torch.cuda.is_available() else "cpu")
     stopwatch = Stopwatch(torch.device(device), values.pop("clock"))
-    shapes = {name: [Case(**({"dtype": dtype} | case)) for case in values.pop(name)] for name in ("cases", "ladders")}
+    shapes: dict[str, list[Any]] = {
+        part: [Case(**({"dtype": dtype} | case)) for case in values.pop(part)] for part in ("cases", "ladders")
+    }
+    soaks = [
+        Soak(case=Case(**({"dtype": dtype} | plan["case"])), chunks=plan["chunks"]) for plan in values.pop("soaks")
+    ]
     with torch.inference_mode():
-        bench(**shapes, **(values | {"stopwatch": stopwatch, "out": Path(values["out"])}))
+        bench(**shapes, soaks=soaks, **(values | {"stopwatch": stopwatch, "out": Path(values["out"])}))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,19 @@ from gwm.config import AudioConfig, DiTConfig, VAEConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
 
-# The smallest window of sound: Wan models hear nothing, and these two embeddings of 12 numbers cost nothing.
-AUDIO = AudioConfig(num_mels=1, hops_per_frame=1)
+AUDIO = AudioConfig()
 FAR = 10**6  # a horizon that no benchmark reaches: baselines do not move their sinks
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIGMAS = {1: (1.0,), 2: (1.0, 0.6), 4: (1.0, 0.9, 0.75, 0.5)}
 
-# What characters that are trained here have in common.
-CHARACTER: dict[str, Any] = {"text_dim": 0, "in_channels": 64, "around_reference": True}
+# What characters that are trained here have in common. All other shapes hear nothing.
+CHARACTER: dict[str, Any] = {
+    "text_dim": 0,
+    "in_channels": 64,
+    "around_reference": True,
+    "speech_dim": AUDIO.window_features(4),
+    "speech_mels": AUDIO.num_mels,
+}
 SHAPES: dict[str, dict[str, Any]] = {
     "nano": {"dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 4, **CHARACTER},
     "character": {"dim": 384, "ffn_dim": 1536, "num_heads": 6, "num_layers": 8, **CHARACTER},
@@ -78,8 +83,7 @@ class Case:
 
     def contract(self) -> Contract:
         """The stream of this case; its `resolution` is that of the rows, `Rollout` is given the grid."""
-        shape: dict[str, Any] = {"speech_dim": AUDIO.window_features(4), "speech_mels": 1, **SHAPES[self.shape]}
-        dit = DiTConfig(**shape)
+        dit = DiTConfig(**SHAPES[self.shape])
         window = 1 - (1 - self.window_frames) // self.chunk_frames  # whole chunks, rounded up, after the sink
         channels = dit.in_channels
         return Contract(

@@ -1,6 +1,6 @@
-"""One optimisation after the other, and other engines' caches, timed in turns on the same weights."""
+"""One optimisation after the other, other engines' caches and other models' blocks, timed in turns."""
 
-from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from kernels.dispatch import by_device, reference_only
 from serve.bench.caches import POLICIES
 from serve.bench.case import DTYPES, Case, random_models
 from serve.bench.counters import counting
-from serve.bench.peers import diffusers_runs, installed_caches
+from serve.bench.peers import absent, diffusers_runs, installed_caches
 from serve.bench.subject import Options, Subject
 from serve.bench.timing import Run, Stopwatch, percentiles, ratios, take_turns
 
@@ -32,32 +32,30 @@ def rungs(device: torch.device, *, compile: bool) -> dict[str, Options]:
 def climb(case: Case, stopwatch: Stopwatch, *, rounds: int, compile: bool) -> dict[str, Any]:
     """Milliseconds of a chunk (steps and commit) on every rung, and each rung against the last engine rung."""
     options = rungs(stopwatch.device, compile=compile)
-    times = _times(case, stopwatch, options, rounds=rounds, others=diffusers_runs(case, stopwatch.device))
+    times = take_turns(_runs(case, stopwatch.device, options), stopwatch, rounds=rounds)
     base = "ring + kernels + graph" if stopwatch.device.type == "cuda" else "ring"
-    return {
-        "case": case.name,
-        "clock": stopwatch.clock,
-        "rounds": rounds,
-        "chunk_ms": {name: percentiles(mine) for name, mine in times.items()},
-        f"times as long as {base!r}": ratios(times, base),
+    return _report(case, stopwatch, times, base=base)
+
+
+def compare_blocks(case: Case, stopwatch: Stopwatch, *, rounds: int) -> dict[str, Any]:
+    """The engine against diffusers' model, which has no cache: on the window, and where both see the chunk alone."""
+    engine = {"engine": Options()}
+    alone = dataclasses.replace(case, window_frames=1 + case.chunk_frames)  # and the reference image
+    runs = {
+        "engine, whole window": _runs(case, stopwatch.device, engine)["engine"],
+        "engine, chunk alone": _runs(alone, stopwatch.device, engine)["engine"],
+        **diffusers_runs(case, stopwatch.device),
     }
+    return _report(case, stopwatch, take_turns(runs, stopwatch, rounds=rounds), base="engine, chunk alone")
 
 
 def compare_caches(case: Case, stopwatch: Stopwatch, *, rounds: int) -> dict[str, Any]:
     """The ring against the caches of other engines, nothing else differing; and the bytes each moves for itself."""
     peers = {name: Options(cache=cache) for name, cache in installed_caches(case).items()}
     options = {name: Options(cache=name) for name in POLICIES}
-    times = _times(case, stopwatch, options | peers, rounds=rounds)
-    return {
-        "case": case.name,
-        "clock": stopwatch.clock,
-        "rounds": rounds,
-        "chunk_ms": {name: percentiles(mine) for name, mine in times.items()},
-        "times as long as 'ring'": ratios(times, "ring"),
-        "cache_bytes_per_chunk": {
-            name: cache_bytes(case, stopwatch.device, option) for name, option in options.items()
-        },
-    }
+    times = take_turns(_runs(case, stopwatch.device, options | peers), stopwatch, rounds=rounds)
+    moved = {name: cache_bytes(case, stopwatch.device, option) for name, option in options.items()}
+    return {**_report(case, stopwatch, times, base="ring"), "cache_bytes_per_chunk": moved}
 
 
 def cache_bytes(case: Case, device: torch.device, options: Options) -> int:
@@ -71,18 +69,22 @@ def cache_bytes(case: Case, device: torch.device, options: Options) -> int:
     return counts.cache_bytes
 
 
-def _times(
-    case: Case,
-    stopwatch: Stopwatch,
-    options: dict[str, Options],
-    *,
-    rounds: int,
-    others: Mapping[str, Run] | None = None,
-) -> dict[str, list[float]]:
-    models = random_models(case.contract(), device=stopwatch.device, dtype=DTYPES[case.dtype])
+def _runs(case: Case, device: torch.device, options: dict[str, Options]) -> dict[str, Run]:
+    """What makes a chunk in each way, on the same weights, once the windows are full."""
+    models = random_models(case.contract(), device=device, dtype=DTYPES[case.dtype])
     subjects = {name: Subject(case, models, option) for name, option in options.items()}
     for subject in subjects.values():
         subject.fill()
         subject.denoise()
-    runs: dict[str, Run] = {name: subject.denoise for name, subject in subjects.items()}
-    return take_turns({**(others or {}), **runs}, stopwatch, rounds=rounds)
+    return {name: subject.denoise for name, subject in subjects.items()}
+
+
+def _report(case: Case, stopwatch: Stopwatch, times: dict[str, list[float]], *, base: str) -> dict[str, Any]:
+    return {
+        "case": case.name,
+        "clock": stopwatch.clock,
+        "rounds": len(times[base]),
+        "chunk_ms": {name: percentiles(mine) for name, mine in times.items()},
+        f"times as long as {base!r}": ratios(times, base),
+        "not compared": absent(case),
+    }

@@ -25,7 +25,8 @@ def measure_artifact(folder: str, *, chunks: int) -> dict[str, Any]:
     first = engine.play(portrait, agent[: engine.chunk_samples], user[: engine.chunk_samples])[1][0]
     times = engine.play(portrait, agent, user)[1]
     return {
-        "artifact": folder,
+        "case": folder,
+        "parameters": sum(p.numel() for p in artifact.dit.parameters()),
         "loaded_ms": loaded_ms,
         "first_frame_ms": {"cold": loaded_ms + first, "warm": times[0]},
         "chunk_ms": percentiles(times[1:]),

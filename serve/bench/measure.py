@@ -1,7 +1,6 @@
 """Everything that is measured of one case, as numbers for JSON."""
 
-import gc
-import resource
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -9,17 +8,20 @@ import torch
 
 from serve.bench.case import Case
 from serve.bench.counters import counting
+from serve.bench.memory import allocated, peak, reset_peak
 from serve.bench.roofline import measure_peaks, pass_work
 from serve.bench.subject import Options, Subject, make
-from serve.bench.timing import CLOCKS, Stopwatch, percentiles
+from serve.bench.timing import CLOCKS, Stopwatch, percentiles, ratios, take_turns
 from serve.bench.viewer import smallest_buffer, watch
 from serve.pipeline import Lane
 
 FPS = 24
+EARLY, LATE = 100, 14_400  # chunks; the later one is shown after 40 minutes
 
 
 def measure(case: Case, stopwatch: Stopwatch, *, chunks: int) -> dict[str, Any]:
     """Times, counters, memory and the share of the roofline of one case; `chunks` steady chunks are timed."""
+    reset_peak(stopwatch.device)
     clock = CLOCKS[stopwatch.clock]
     begin = clock()
     subject = make(case, stopwatch.device)
@@ -42,15 +44,14 @@ def measure(case: Case, stopwatch: Stopwatch, *, chunks: int) -> dict[str, Any]:
         **live(steady["chunk_times_ms"], period_ms=4000 * case.chunk_frames / FPS),
         **memory,
         **counters(subject),
+        "late": _late(subject, stopwatch, chunks),
     }
 
 
 def _first_frame_ms(subject: Subject, stopwatch: Stopwatch) -> float:
     def first() -> None:
         subject.start()
-        latents = subject.denoise()
-        if subject.case.decoder:
-            subject.decode(latents)
+        subject.chunk()
 
     return stopwatch.ms(first)
 
@@ -58,8 +59,6 @@ def _first_frame_ms(subject: Subject, stopwatch: Stopwatch) -> float:
 def _steady(subject: Subject, stopwatch: Stopwatch, chunks: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Chunks in sequence, then pipelined; and what memory does meanwhile."""
     device = stopwatch.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     denoise, decode, sizes = [], [], []
     latents = torch.zeros(subject.rollout.chunk_shape, device=device, dtype=subject.reference.dtype)
     for _ in range(chunks):
@@ -71,13 +70,13 @@ def _steady(subject: Subject, stopwatch: Stopwatch, chunks: int) -> tuple[dict[s
     overlap = _overlap(subject, stopwatch, chunks, sum(denoise) / chunks, sum(decode) / chunks)
     half = len(sizes) // 2
     slope = 1000 * (sizes[-1] - sizes[half]) / max(1, len(sizes) - 1 - half)
-    memory = {"memory_peak_bytes": _peak(device), "memory_slope_bytes_per_1000_chunks": slope}
-    return {**times, "chunk_times_ms": both, "overlap": overlap}, memory
+    memory = {"memory_peak_bytes": peak(device), "memory_slope_bytes_per_1000_chunks": slope}
+    return {**times, "chunk_times_ms": both, **overlap}, memory
 
 
 def _overlap(
     subject: Subject, stopwatch: Stopwatch, chunks: int, denoise_ms: float, decode_ms: float
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
     """Iteration time with a decoding thread (and stream) beside; efficiency 1: the shorter stage is hidden, 0: none."""
     if not subject.case.decoder or stopwatch.clock == "cpu":  # what runs at the same time shows on the wall alone
         return {}
@@ -102,7 +101,20 @@ def _overlap(
     iteration_ms = stopwatch.ms(iterate) / chunks
     lane.thread.shutdown()
     hidden = (denoise_ms + decode_ms - iteration_ms) / min(denoise_ms, decode_ms)
-    return {"iteration_ms": iteration_ms, "sum_ms": denoise_ms + decode_ms, "efficiency": hidden}
+    return {"overlap": {"iteration_ms": iteration_ms, "sum_ms": denoise_ms + decode_ms, "efficiency": hidden}}
+
+
+def _late(subject: Subject, stopwatch: Stopwatch, rounds: int) -> dict[str, float]:
+    """How many times as long a chunk takes 40 minutes into the stream as early in it."""
+
+    def at(chunk: int) -> Callable[[], object]:
+        def run() -> None:
+            subject.jump(chunk)
+            subject.denoise()
+
+        return run
+
+    return ratios(take_turns({"early": at(EARLY), "late": at(LATE)}, stopwatch, rounds=rounds), "early")["late"]
 
 
 def live(chunk_times_ms: list[float], *, period_ms: float) -> dict[str, Any]:
@@ -141,18 +153,3 @@ def counters(subject: Subject) -> dict[str, Any]:
         "cache_bytes_per_chunk": counts.cache_bytes,
         "graph": subject.graphed.replay is not None,
     }
-
-
-def allocated(device: torch.device) -> int:
-    """Bytes that live tensors have on a GPU, and the process has on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    gc.collect()
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

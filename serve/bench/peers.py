@@ -42,21 +42,31 @@ class FlashDreamsCache(FlatCache):
         return window
 
 
+def absent(case: Case) -> dict[str, str]:
+    """Why a package is not compared with."""
+    reasons = {} if find_spec("flashdreams") else {"flashdreams": f"not installed: {FLASHDREAMS}"}
+    if "flashdreams" not in reasons and case.chunk_frames != 1:
+        reasons["flashdreams"] = "its blocks have one size, and the reference image is a block of one frame"
+    if not find_spec("diffusers"):
+        reasons["diffusers"] = f"not installed: {DIFFUSERS}"
+    elif not case.contract().dit.text_dim:
+        reasons["diffusers"] = "its Wan model attends to a text, which this shape has not"
+    return reasons
+
+
 def installed_caches(case: Case) -> dict[str, type[FlatCache]]:
     """Caches of other packages that can be compared with on this machine."""
-    return {"flashdreams": FlashDreamsCache} if find_spec("flashdreams") and case.chunk_frames == 1 else {}
+    return {} if "flashdreams" in absent(case) else {"flashdreams": FlashDreamsCache}
 
 
 @torch.no_grad()
 def diffusers_runs(case: Case, device: torch.device) -> dict[str, Callable[[], object]]:
-    """What a chunk costs with diffusers' model, which has no cache; nothing without diffusers or without text.
+    """What a chunk costs with diffusers' model, which has no cache.
 
     whole window: all visible latent frames in every step. chunk alone: the new frames in every step and once more for
     a commit, as if the past cost nothing: what is left is the code of the blocks.
     """
     shape = case.contract().dit
-    if not (find_spec("diffusers") and shape.text_dim):
-        return {}
     with torch.device(device):
         model = optional_module("diffusers", DIFFUSERS).WanTransformer3DModel(
             num_attention_heads=shape.num_heads,

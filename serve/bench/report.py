@@ -1,14 +1,17 @@
 """Results on disk after every part, and as a table."""
 
 import datetime
+import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gwm.weights import write_json
+
+log = logging.getLogger(__name__)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -35,38 +38,97 @@ def machine(device: torch.device) -> dict[str, Any]:
 class Results:
     """One JSON file, whole after every `add`: a run that is cut off leaves what it had measured."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, name: str, device: torch.device) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.values: dict[str, Any] = {"machine": machine(device)}
-        name = self.values["machine"]["device"].lower().replace(" ", "_")
-        self.path = folder / f"{name}_{self.values['machine']['date']}.json"
+        place = self.values["machine"]["device"].lower().replace(" ", "_")
+        self.path = folder / f"{name}_{place}_{self.values['machine']['date']}.json"
 
-    def add(self, part: str, value: Mapping[str, Any] | Sequence[Any]) -> None:
+    def add(self, part: str, value: Mapping[str, Any]) -> None:
         self.values.setdefault(part, []).append(value)
         write_json(self.path, self.values)
+
+    def attempt(self, part: str, label: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `run` measures or, where this device cannot do it (no memory, no kernel), why; both are kept."""
+        try:
+            value = run()
+        except RuntimeError as error:
+            log.warning("%s of %s failed, the rest goes on: %s", part, label, error)
+            value = {"case": label, "failed": str(error)}
+        self.add(part, value)
+        return value
 
 
 def case_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Milliseconds of cases, one line each."""
     head = (
-        "case", "pass p50", "floor", "roofline", "denoise p50", "decode p50", "chunk p95", "p99", "max", "cold", "warm",
-        "in time", "stalls", "overlap",
+        "case, ms", "pass p50", "floor", "roofline", "denoise p50", "decode p50", "chunk p50", "p95", "p99", "max",
+        "first cold", "warm", "of", "in time", "stalls", "overlap", "late/early",
+    )  # fmt: skip
+    return table([head, *map(_case_line, rows)])
+
+
+def _case_line(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """An artifact has no line of its own for passes; what was not measured is a dash."""
+    passes = ("-", "-", "-")
+    if "pass_ms" in row:
+        numbers = (f"{x:.1f}" for x in (row["pass_ms"]["p50"], row["floor_ms_per_pass"]))
+        passes = (*numbers, f"{row['roofline_fraction']:.0%}")
+    stages = (f"{row[name]['p50']:.1f}" if name in row else "-" for name in ("denoise_ms", "decode_ms"))
+    return (
+        row["case"],
+        *passes,
+        *stages,
+        *(f"{row['chunk_ms'][p]:.1f}" for p in ("p50", "p95", "p99", "max")),
+        *(f"{row['first_frame_ms'][name]:.0f}" for name in ("cold", "warm")),
+        f"{row['period_ms']:.0f}",
+        f"{row['deadline_attainment']:.1%}",
+        str(row["viewer"]["stalls"]),
+        f"{row['overlap']['efficiency']:.2f}" if "overlap" in row else "-",
+        f"{row['late']['median']:.3f}" if "late" in row else "-",
+    )
+
+
+def count_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What cases ask of a machine besides arithmetic, one line each."""
+    head = (
+        "case", "M parameters", "calls/pass", "calls/chunk", "host reads/chunk", "cache MB/chunk", "peak MB",
+        "slope kB/1000 chunks", "graph",
     )  # fmt: skip
     lines = [
         (
             row["case"],
-            *(f"{x:.1f}" for x in (row["pass_ms"]["p50"], row["floor_ms_per_pass"])),
-            f"{row['roofline_fraction']:.0%}",
-            *(f"{row[name]['p50']:.1f}" for name in ("denoise_ms", "decode_ms")),
-            *(f"{row['chunk_ms'][p]:.1f}" for p in ("p95", "p99", "max")),
-            *(f"{row['first_frame_ms'][name]:.0f}" for name in ("cold", "warm")),
-            f"{row['deadline_attainment']:.1%}",
-            str(row["viewer"]["stalls"]),
-            f"{row['overlap']['efficiency']:.2f}" if row["overlap"] else "-",
+            f"{row['parameters'] / 1e6:.1f}",
+            f"{row['kernel_calls_per_pass']:.0f}",
+            str(row["kernel_calls_per_chunk"]),
+            str(row["host_reads_per_chunk"]),
+            f"{row['cache_bytes_per_chunk'] / 1e6:.2f}",
+            f"{row['memory_peak_bytes'] / 1e6:.0f}",
+            f"{row['memory_slope_bytes_per_1000_chunks'] / 1e3:.0f}",
+            "yes" if row["graph"] else "no",
         )
         for row in rows
     ]
     return table([head, *lines])
+
+
+def policy_table(result: Mapping[str, Any]) -> str:
+    """What a scheduling policy is worth, one line for each number of streams."""
+    by_count: dict[int, list[Mapping[str, Any]]] = {}
+    for row in result["policies"]:
+        by_count.setdefault(row["streams"], []).append(row)
+    names = [row["policy"] for row in next(iter(by_count.values()))]
+    head = ("streams of " + result["case"], "load", *(f"{name} in time" for name in names))
+    lines = [
+        (
+            str(count),
+            f"{rows[0]['load']:.2f}",
+            *(f"{row['on_time']:.1%}" for row in rows),
+            *(f"{row['stalls_per_minute']:.1f}" for row in rows),
+        )
+        for count, rows in by_count.items()
+    ]
+    return table([(*head, *(f"{name} stalls/min" for name in names)), *lines])
 
 
 def ratio_table(result: Mapping[str, Any]) -> str:

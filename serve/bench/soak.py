@@ -1,7 +1,7 @@
-"""A stream of days in minutes: one small layer for very many chunks. Memory, time and angles must not drift."""
+"""A stream of days in minutes: a small model for very many chunks. Memory, time and angles must not drift."""
 
-import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mpmath
@@ -10,36 +10,50 @@ import torch
 from gwm.rollout import Rollout
 from gwm.rope import THETA, axis_pairs, rotation
 from serve.bench.case import Case
-from serve.bench.measure import allocated
-from serve.bench.subject import make
-from serve.bench.timing import Stopwatch
-
-CASE = Case(shape="one_layer", height=32, width=32, window_frames=5, steps=1, decoder=False)
-EARLY, LATE = 100, 14_400  # chunks; the later one is shown after 40 minutes
+from serve.bench.measure import EARLY, LATE
+from serve.bench.memory import allocated
+from serve.bench.subject import Subject, make
+from serve.bench.timing import Stopwatch, percentiles, ratios, take_turns
 
 
-def soak(stopwatch: Stopwatch, *, chunks: int, around: int = 200) -> dict[str, Any]:
-    """Run `chunks` chunks; bytes of memory gained on the way, milliseconds early and late, and the worst angle.
+@dataclass(frozen=True, kw_only=True)
+class Soak:
+    """How long which stream runs; long enough for its window to be full at `EARLY`, or it would be slower later."""
 
-    around: chunks whose median stands for one.
+    case: Case
+    chunks: int
+
+
+def soak(plan: Soak, stopwatch: Stopwatch, *, rounds: int = 400) -> dict[str, Any]:
+    """Run a stream to its end: milliseconds late against early, bytes of memory gained from then on, the worst angle.
+
+    rounds: turns that the stream, once it is `LATE`, takes with a second one that is `EARLY`, so that what else the
+    machine does meanwhile slows down both.
     """
-    subject = make(CASE, stopwatch.device)
-    subject.start()
-    times, sizes = [], {}
-    for number in range(chunks):
-        times.append(stopwatch.ms(subject.denoise))
-        if number in (chunks // 2, chunks - 1):
-            sizes[number] = allocated(stopwatch.device)
-    early, late = min(EARLY, around), min(LATE, chunks - around)
-    first, last = (statistics.median(times[at : at + around]) for at in (early, late))
+    old, young = (make(plan.case, stopwatch.device) for _ in range(2))
+    for subject in (old, young):
+        subject.start()
+    early, late = min(EARLY, plan.chunks // 4), min(LATE, plan.chunks // 2)
+    _run(young, early)
+    _run(old, late)
+    times = take_turns({f"at {early}": young.chunk, f"at {late}": old.chunk}, stopwatch, rounds=rounds)
+    before, left = allocated(stopwatch.device), plan.chunks - late - rounds
+    _run(old, left)
+    gained = allocated(stopwatch.device) - before
     return {
-        "chunks": chunks,
-        "memory_slope_bytes_per_1000_chunks": 1000 * (sizes[chunks - 1] - sizes[chunks // 2]) / (chunks / 2),
-        "chunk_ms": {f"at {early}": first, f"at {late}": last},
-        "late_over_early": last / first,
-        "worst_angle": worst_angle(subject.rollout, [EARLY, LATE, subject.rollout.frame]),
-        "finite": bool(torch.isfinite(subject.rollout.cache.k).all()),
+        "case": plan.case.name,
+        "chunks": plan.chunks,
+        "memory_slope_bytes_per_1000_chunks": 1000 * gained / max(1, left),
+        "chunk_ms": {name: percentiles(mine) for name, mine in times.items()},
+        f"times as long as 'at {early}'": ratios(times, f"at {early}"),
+        "worst_angle": worst_angle(old.rollout, [EARLY, LATE, old.rollout.frame]),
+        "finite": bool(torch.isfinite(old.rollout.cache.k).all()),
     }
+
+
+def _run(subject: Subject, chunks: int) -> None:
+    for _ in range(chunks):
+        subject.chunk()
 
 
 def worst_angle(rollout: Rollout, frames: Sequence[int]) -> float:

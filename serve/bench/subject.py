@@ -72,6 +72,18 @@ class Subject:
         pixels, self.state = self.vae.decode(latents, self.state)
         return pixels
 
+    def chunk(self) -> None:
+        """All that a chunk takes: denoising, commit and, where the case has one, the decoder."""
+        latents = self.denoise()
+        if self.case.decoder:
+            self.decode(latents)
+
+    def jump(self, chunk: int) -> None:
+        """Go on as if `chunk` chunks had been, with the keys that are in the ring: the stream's length is a counter."""
+        pattern = self.rollout.contract.pattern
+        self.rollout.frame = pattern.chunk_start(chunk)
+        self.rollout.cache.frame.fill_(self.rollout.frame)
+
     def fill(self) -> None:
         """Start, and go on until the window is full."""
         self.start()

@@ -50,7 +50,7 @@ class Engines:
     def step(self, session: str, agent: Sound, user: Sound, hush: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
         engine = self.engines[session]
         if hush:
-            engine.heard[0, engine.past_samples :] = 0
+            engine.hush()
         engine.push(agent, user)
         return engine.step() if engine.ready else None
 

@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from gwm.rollout import Rollout
+from serve.bench import peers
 from serve.bench.case import Case
 from serve.bench.counters import counting
-from serve.bench.ladder import climb
-from serve.bench.peers import FlashDreamsCache, diffusers_runs
+from serve.bench.ladder import compare_blocks
+from serve.bench.peers import FlashDreamsCache, absent, diffusers_runs, installed_caches
 from serve.bench.timing import Stopwatch
 from tests.serve.bench.test_caches import stream
 from tests.tiny import FAR, contract, latents, speech, tiny_dit
@@ -25,9 +26,19 @@ def test_flashdreams_cache_makes_the_same_stream():
 
 def test_diffusers_takes_part_where_it_is_installed_and_the_model_has_text():
     pytest.importorskip("diffusers", reason="pip install diffusers")
-    times = climb(WITH_TEXT, Stopwatch(CPU), rounds=1, compile=False)["chunk_ms"]
-    assert list(times)[:2] == ["diffusers, whole window", "diffusers, chunk alone"]
-    assert diffusers_runs(Case(shape="nano", height=32, width=32), CPU) == {}
+    made = compare_blocks(WITH_TEXT, Stopwatch(CPU), rounds=1)
+    sides = [f"{side}, {what}" for side in ("engine", "diffusers") for what in ("whole window", "chunk alone")]
+    assert list(made["chunk_ms"]) == sides
+    assert "attends to a text" in absent(Case(shape="nano", height=32, width=32))["diffusers"]
+
+
+def test_what_is_not_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    assert absent(WITH_TEXT) == {
+        "flashdreams": "not installed: pip install --no-deps flashdreams==0.1.0 nvidia-ml-py",
+        "diffusers": "not installed: pip install diffusers",
+    }
+    assert installed_caches(WITH_TEXT) == {}
 
 
 def test_without_a_cache_diffusers_computes_the_window_anew():

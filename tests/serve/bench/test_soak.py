@@ -5,12 +5,14 @@ import torch
 
 from gwm.rollout import Rollout
 from serve.bench import soak as module
-from serve.bench.soak import CASE, soak, worst_angle
+from serve.bench.case import Case
+from serve.bench.soak import Soak, soak, worst_angle
 from serve.bench.subject import make
 from serve.bench.timing import Stopwatch
 from tests.tiny import contract, tiny_dit
 
 CPU = torch.device("cpu")
+CASE = Case(shape="one_layer", height=32, width=32, window_frames=5, steps=1, decoder=False)
 
 
 def live_tensors() -> int:
@@ -31,10 +33,19 @@ def test_a_chunk_leaves_no_tensor_behind():
 
 @torch.no_grad()
 def test_a_soak_reports_what_could_drift():
-    made = soak(Stopwatch(CPU), chunks=40, around=10)
-    assert made["finite"] and made["worst_angle"] < 1e-6 and list(made["chunk_ms"]) == ["at 10", "at 30"]
-    early, late = made["chunk_ms"].values()
-    assert made["late_over_early"] == late / early > 0
+    made = soak(Soak(case=CASE, chunks=60), Stopwatch(CPU), rounds=10)
+    assert made["finite"] and made["worst_angle"] < 1e-6
+    assert list(made["chunk_ms"]) == ["at 15", "at 30"]
+    assert list(made["times as long as 'at 15'"]) == ["at 30"]
+
+
+@torch.no_grad()
+def test_a_soak_runs_every_chunk_it_names(monkeypatch: pytest.MonkeyPatch):
+    """What is timed counts: the memory of 60 chunks is that of 60 chunks."""
+    frames = []
+    monkeypatch.setattr(module, "worst_angle", lambda rollout, _: frames.append(rollout.frame))
+    soak(Soak(case=CASE, chunks=60), Stopwatch(CPU), rounds=10)
+    assert frames == [1 + 60]
 
 
 @torch.no_grad()
