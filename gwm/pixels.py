@@ -10,7 +10,7 @@ from gwm.transfer import to_host
 
 def to_float(pixel_frames: UInt8[np.ndarray, "*b h w 3"]) -> Float[Tensor, "*b 3 h w"]:
     """uint8 RGB to [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixel_frames)).movedim(-1, -3).float() / 127.5 - 1
+    return torch.from_numpy(np.require(pixel_frames, requirements=["C", "W"])).movedim(-1, -3).float() / 127.5 - 1
 
 
 def to_uint8(pixel_frames: Float[Tensor, "*b 3 h w"]) -> UInt8[np.ndarray, "*b h w 3"]:
