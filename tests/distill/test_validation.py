@@ -41,7 +41,6 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[list[np.ndarray]]:
     monkeypatch.setattr(validation, "held_out", lambda *_: [clip("a"), clip("bb")])
     monkeypatch.setattr(validation, "measure", measure)
     monkeypatch.setattr(LatentsInMemory, "vae", tiny_vae(), raising=False)
-    monkeypatch.setattr(LatentsInMemory, "text", None, raising=False)
     monkeypatch.setattr(LatentsInMemory, "resolution", SIDE, raising=False)
     return shown
 

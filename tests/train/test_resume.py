@@ -84,6 +84,7 @@ class LatentsInMemory(LatentData):
         StepData.__init__(self, **how)
         self.num_frames = FRAMES
         self.motion = torch.ones(SIZE, SIZE)
+        self.text = self.image = None
 
     def prepare_data(self) -> None: ...
 
