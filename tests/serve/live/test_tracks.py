@@ -82,7 +82,8 @@ def test_a_frame_is_sent_when_its_sound_is_heard_and_not_with_its_packet():
 def test_a_late_frame_is_sent_at_once():
     async def run() -> None:
         face = FaceTrack(24_000)
-        face.show(0, PIXELS, due_s=time.monotonic() - 5)
-        await asyncio.wait_for(face.recv(), 0.5)
+        face.show(1_000, PIXELS, due_s=time.monotonic() - 5)
+        frame = await asyncio.wait_for(face.recv(), 0.5)
+        assert (frame.pts, face.sent, face.dropped) == (3_750, 1, 0)
 
     asyncio.run(run())
