@@ -65,11 +65,13 @@ class DMDStage(DiTStage):
         validate_every: int = 0,
         lora: Mapping[str, Any] | None = None,
         offload: bool = False,
+        sink_ahead_frames: int = 0,
     ) -> None:
         """max_steps: updates of both optimizers together, over which their learning rates decay. gan: a discriminator
         beside the critic. reward: what makes a clip weigh more. validate_every: student updates between two looks at
         held-out clips; 0: none before the end. lora: what `RoleAdapters` has, as plain values; None: every role has and
         trains weights of its own. offload: the teacher's weights stay on the host, see `distill.offload`.
+        sink_ahead_frames: as in `Contract`, which the student is served by.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -83,7 +85,8 @@ class DMDStage(DiTStage):
             adapters=RoleAdapters.from_json(lora or {}),
             offloaded=offload,
         )
-        self.contract = roles.contract.replace(sigmas=tuple(sigmas), context=context, solver=solver, noise=noise)
+        how = {"sigmas": tuple(sigmas), "context": context, "solver": solver, "noise": noise}
+        self.contract = roles.contract.replace(**how, sink_ahead_frames=sink_ahead_frames)
         rules.guidance.check(self.contract.dit)
         self.network, self.teacher, self.critic = roles.student, roles.teacher, roles.critic
         self.frozen = roles.frozen

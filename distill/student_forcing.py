@@ -112,7 +112,7 @@ def begin(
     gradient: RolloutGradient,
 ) -> StreamPast:
     """A stream that has seen its reference image and nothing else."""
-    nothing = StreamPast(reference, PastChunks(contract.pattern, contract.horizon_frames))
+    nothing = StreamPast(reference, PastChunks(contract.pattern, contract.sink_distance))
     with torch.set_grad_enabled(gradient == "recommit"):
         return _commit(model, nothing, reference, 0.0, condition.frames(slice(0, 0)).after_reference())
 

@@ -1,7 +1,8 @@
 """Keys and values of the past: an immutable tuple for training, a ring in fixed storage for serving.
 
 Both keep keys rotated at their absolute frame. Both move the sinks along once the stream is longer than training
-clips were: the distance from the current chunk to a sink never exceeds `horizon_frames`.
+clips were: the distance from the current chunk to a sink never exceeds `horizon_frames`. A negative one puts sinks
+ahead: the first always seems to come so many frames after the current chunk.
 """
 
 from dataclasses import dataclass

@@ -31,6 +31,7 @@ class Contract(JsonConfig):
     horizon_frames: int  # last latent frame of a training clip; the reference image counts as frame 0
     fps: int = FRAMES_PER_SECOND
     noise: NoiseMode = "fresh"  # held: every frame of a stream starts from the same noise, so that less of it flickers
+    sink_ahead_frames: int = 0  # sinks seem to come so many frames after the chunk that looks; 0: they lie behind it
 
     def __post_init__(self) -> None:
         check_sigmas(self.sigmas)
@@ -41,6 +42,11 @@ class Contract(JsonConfig):
         ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r} must be one of {allowed}.")
+        if self.sink_ahead_frames < 0 or (self.sink_ahead_frames and not self.pattern.sink_chunks):
+            raise ValueError(
+                f"sink_ahead_frames={self.sink_ahead_frames} must be >= 0, and 0 where there is no sink: "
+                f"sink_chunks={self.pattern.sink_chunks}. Set it to 0, or train a causal model with a sink."
+            )
         if self.fps * self.audio.frame_samples != self.audio.sample_rate:
             raise ValueError(
                 f"fps={self.fps} * frame_samples={self.audio.frame_samples} must be sample_rate="
@@ -84,6 +90,11 @@ class Contract(JsonConfig):
     def latent_size(self) -> int:
         """Rows, and columns, of the latent grid."""
         return self.resolution // self.vae.spatial_stride
+
+    @property
+    def sink_distance(self) -> int:
+        """Latent frames from the first sink to a chunk's last frame, at most; negative: always, and ahead."""
+        return -self.sink_ahead_frames or self.horizon_frames
 
     @property
     def chunk_pixel_frames(self) -> int:

@@ -46,7 +46,7 @@ class Rollout:
             contract.dit,
             contract.pattern,
             patches=num_patches(torch.empty(self.chunk_shape, device="meta"), contract.dit),
-            horizon_frames=contract.horizon_frames,
+            horizon_frames=contract.sink_distance,
             batch_size=batch_size,
             device=weight.device,
             dtype=weight.dtype,

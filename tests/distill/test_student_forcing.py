@@ -92,7 +92,7 @@ def through_the_past(case: Case, rollout: StudentRollout) -> Tensor:
     """x0 of all chunks with the keys and values of every committed chunk inside the graph; clips are constants."""
     model, rules, reference, condition = case
     nothing = condition.frames(slice(0, 0)).after_reference()
-    past = PastChunks(rules.pattern, NUM_FRAMES)
+    past = PastChunks(rules.pattern, -rules.sink_ahead_frames or NUM_FRAMES)
     committed = model(reference, torch.zeros(2, 1), nothing, positions=torch.tensor([0]), context=past)
     past, x0s, size = past.commit(committed.keys_values), [], rules.pattern.chunk_frames
     for start in range(0, NUM_FRAMES, size):
@@ -157,9 +157,9 @@ def test_replay_runs_one_chunk_at_a_time():
 
 
 @pytest.mark.parametrize("pattern", [ONE, THREE], ids=str)
-@pytest.mark.parametrize("context", ["clean", "noisy"])
-def test_recommitted_gradient_equals_the_gradient_through_the_past(pattern: ChunkPattern, context: str):
-    setting = case(pattern, context=context)
+@pytest.mark.parametrize(("context", "ahead"), [("clean", 0), ("noisy", 0), ("clean", 2)])
+def test_recommitted_gradient_equals_the_gradient_through_the_past(pattern: ChunkPattern, context: str, ahead: int):
+    setting = case(pattern, context=context, sink_ahead_frames=ahead)
     made = gradients(setting[0], rolled(setting, "recommit").x0)
     assert_same(made, gradients(setting[0], through_the_past(setting, rolled(setting, "none"))))
     detached = gradients(setting[0], rolled(setting, "detach").x0)

@@ -127,22 +127,25 @@ def test_no_future_frame_reaches_the_past(pattern: ChunkPattern):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("horizon_chunks", [2, -1])
 @torch.no_grad()
-def test_ring_equals_past_chunks_beyond_the_horizon(pattern: ChunkPattern):
+def test_ring_equals_past_chunks_beyond_the_horizon(pattern: ChunkPattern, horizon_chunks: int):
     model, data = tiny_dit(), clip(wrapping(pattern))
-    chunks, horizon = parts(pattern, wrapping(pattern)), 2 * pattern.chunk_frames
+    chunks, horizon = parts(pattern, wrapping(pattern)), horizon_chunks * pattern.chunk_frames
     in_ring = through_ring(model, ring(pattern, horizon), data, chunks)
     in_past = through_past(model, PastChunks(pattern, horizon), data, chunks)
     torch.testing.assert_close(in_ring, in_past, rtol=FP32, atol=FP32)
 
 
 @pytest.mark.parametrize("pattern", SINKS, ids=str)
+@pytest.mark.parametrize("ahead", [0, 4])
 @torch.no_grad()
-def test_beyond_the_horizon_sinks_stay_at_its_distance(pattern: ChunkPattern):
-    """With one layer keys do not depend on positions, so moving the sinks' positions is the definition."""
+def test_beyond_the_horizon_sinks_stay_at_its_distance(pattern: ChunkPattern, ahead: int):
+    """With one layer keys do not depend on positions, so moving the sinks' positions is the definition. Ahead: they
+    are beyond it from the first chunk on."""
     model = tiny_dit(dataclasses.replace(DIT, num_layers=1))
     x, sigma, condition = clip(wrapping(pattern))
-    num_frames, horizon = x.shape[1], pattern.sink_frames + pattern.chunk_frames
+    num_frames, horizon = x.shape[1], -ahead or pattern.sink_frames + pattern.chunk_frames
     cached = through_ring(model, ring(pattern, horizon), (x, sigma, condition), parts(pattern, num_frames))
     mask = clip_mask(num_frames, pattern, patches=PATCHES, device=x.device)
     for part in parts(pattern, num_frames)[pattern.sink_chunks :]:

@@ -8,6 +8,7 @@ from gwm.contract import Contract
 from tests.tiny import contract
 
 THREE = ChunkPattern(chunk_frames=3, window_chunks=2, sink_chunks=1, first_frames=1)
+NO_SINK = ChunkPattern(chunk_frames=1, window_chunks=2, sink_chunks=0, first_frames=1)
 
 
 def test_json_round_trip():
@@ -37,6 +38,8 @@ def test_unknown_key_of_a_part_is_named():
         ({"context": "dirty"}, r"context='dirty' must be one of \('clean', 'noisy'\)"),
         ({"fps": 25}, "fps=25 [*] frame_samples=1000 must be sample_rate=24000"),
         ({"resolution": 40}, "resolution=40 must be a multiple of VAE stride [*] patch = 16"),
+        ({"sink_ahead_frames": -1}, "sink_ahead_frames=-1 must be >= 0"),
+        ({"sink_ahead_frames": 1, "pattern": NO_SINK}, "sink_ahead_frames=1 must be .* no sink: sink_chunks=0"),
         ({"pattern": THREE, "horizon_frames": 5}, "num_frames=6 must be first_frames=1 plus a multiple"),
     ],
 )

@@ -63,15 +63,15 @@ def test_the_stream_is_what_teacher_forcing_makes_of_its_own_past(pattern: Chunk
 
 
 @pytest.mark.parametrize("num_steps", [1, 3])
-@pytest.mark.parametrize("context", ["clean", "noisy"])
+@pytest.mark.parametrize(("context", "ahead"), [("clean", 0), ("noisy", 0), ("clean", 3)])
 @torch.no_grad()
-def test_the_stream_runs_on_beyond_the_horizon_as_past_chunks_do(num_steps: int, context: str):
+def test_the_stream_runs_on_beyond_the_horizon_as_past_chunks_do(num_steps: int, context: str, ahead: int):
     """Twice as long as training clips: sinks have moved. Noisy context: the last step's keys and values stay."""
     num_frames, sigmas = 2 * NUM_FRAMES, (1.0, 0.6, 0.3)[:num_steps]
-    rules = contract(NUM_FRAMES, context=context, sigmas=sigmas)
+    rules = contract(NUM_FRAMES, context=context, sigmas=sigmas, sink_ahead_frames=ahead)
     model, reference, condition = tiny_dit(), latents(1), speech(num_frames)
     made = play(Rollout(model, rules, batch_size=2), reference, condition)
-    nothing, past = condition.frames(slice(0, 0)).after_reference(), PastChunks(rules.pattern, NUM_FRAMES)
+    nothing, past = condition.frames(slice(0, 0)).after_reference(), PastChunks(rules.pattern, -ahead or NUM_FRAMES)
     alone = model(reference, torch.zeros(2, 1), nothing, positions=torch.tensor([0]), context=past)
     past = past.commit(alone.keys_values)
     for frame in range(num_frames):
