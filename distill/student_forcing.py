@@ -19,6 +19,7 @@ from gwm.cache import PastChunks
 from gwm.condition.inputs import Condition
 from gwm.contract import Contract
 from gwm.dit import Denoiser, Prediction
+from gwm.refresh import Told, refreshed
 from gwm.sampler import step
 from gwm.schedule import clean_estimate
 from train.noise import Generators, gaussian_like
@@ -39,17 +40,28 @@ class StudentRollout:
 
 @dataclass(frozen=True)
 class StreamPast:
-    """What a stream has behind it: its reference image's latent and the chunks it has committed."""
+    """What a stream has behind it: its reference image's latent, the chunks it has committed, and what those of them
+    were made of that were committed clean."""
 
     reference: Float[Tensor, "b 1 c h w"]
     chunks: PastChunks
+    told: tuple[Told, ...] = ()
 
-    def commit(self, keys_values: tuple[KeysValues, ...]) -> "StreamPast":
-        return StreamPast(self.reference, self.chunks.commit(keys_values))
+    def commit(self, keys_values: tuple[KeysValues, ...], *told: Told) -> "StreamPast":
+        kept = self.chunks.pattern.kept((*self.told, *told))
+        return StreamPast(self.reference, self.chunks.commit(keys_values), kept)
 
     def detach(self) -> "StreamPast":
         chunks = tuple(tuple((k.detach(), v.detach()) for k, v in chunk) for chunk in self.chunks.chunks)
-        return StreamPast(self.reference, dataclasses.replace(self.chunks, chunks=chunks))
+        return dataclasses.replace(self, chunks=dataclasses.replace(self.chunks, chunks=chunks))
+
+    def retold(self, model: Denoiser, text: Float[Tensor, "b s t"] | None) -> "StreamPast":
+        """The same stream as if it had been told `text`; with a noisy context old keys stay, as when it is served."""
+        if text is None or len(self.told) < len(self.chunks.chunks):
+            return self
+        place = {"pattern": self.chunks.pattern, "horizon_frames": self.chunks.horizon_frames}
+        chunks = refreshed(model, self.told, **place, text=text, reference=self.reference)
+        return dataclasses.replace(self, chunks=chunks)
 
 
 def exit_step(law: Exit, num_steps: int, generator: torch.Generator) -> int:
@@ -114,7 +126,7 @@ def begin(
     """A stream that has seen its reference image and nothing else."""
     nothing = StreamPast(reference, PastChunks(contract.pattern, contract.sink_distance))
     with torch.set_grad_enabled(gradient == "recommit"):
-        return _commit(model, nothing, reference, 0.0, condition.frames(slice(0, 0)).after_reference())
+        return _commit(model, nothing, reference, condition.frames(slice(0, 0)).after_reference())
 
 
 def go_on(
@@ -147,7 +159,7 @@ def go_on(
             else:
                 x0, new = last_step(x, heard, past)
         with torch.set_grad_enabled(gradient == "recommit"):
-            past = _commit(model, past, x0.detach(), 0.0, heard) if contract.context == "clean" else past.commit(new)
+            past = _commit(model, past, x0.detach(), heard) if contract.context == "clean" else past.commit(new)
         past = past if gradient == "recommit" else past.detach()
         x0s.append(x0)
         exits.append(x)
@@ -184,5 +196,6 @@ def _predict(model: Denoiser, past: StreamPast, x: Tensor, sigma: float, conditi
     return model(x, levels, condition, positions=positions, context=past.chunks, reference=past.reference)
 
 
-def _commit(model: Denoiser, past: StreamPast, x0: Tensor, sigma: float, condition: Condition) -> StreamPast:
-    return past.commit(_predict(model, past, x0, sigma, condition).keys_values)
+def _commit(model: Denoiser, past: StreamPast, x0: Tensor, condition: Condition) -> StreamPast:
+    told = Told(past.chunks.num_committed, x0, condition)
+    return past.commit(_predict(model, past, x0, 0.0, condition).keys_values, told)

@@ -146,7 +146,7 @@ class UniformWindows:
         return Window(rollout.x0, batch.reference, heard, rollout.sigma_exit)
 
     def check(self, contract: Contract, num_frames: int) -> None:
-        _check_length(self.stream_frames, num_frames)
+        _check_stream(contract, self.stream_frames, num_frames)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -169,7 +169,8 @@ class StreamingWindows:
     """Every step the next window of the streams of the step before, until `stream_frames`; then new ones.
 
     The last `overlap_frames` of a window lead the next one, without gradient, so that teacher and critic judge the
-    joint. Each window brings the voices of its own batch: a stream hears many speakers.
+    joint. Each window brings the voices and the text of its own batch: a stream hears many speakers, and what it has
+    behind it is told each new text as well (`gwm.refresh`).
     Source: Yang et al. 2025 (LongLive), arXiv:2509.22622, Sec. 3.2 (streaming long tuning).
     """
 
@@ -192,10 +193,11 @@ class StreamingWindows:
         if stream is None or stream.frames + batch.x0.shape[1] - self.overlap_frames > self.stream_frames:
             past = begin(model, contract, reference=batch.reference, condition=batch.condition, gradient="none")
             stream = _Stream(past, 0, batch.x0[:, :0], batch.condition.frames(slice(0, 0)))
+        past = stream.past.retold(model, batch.text) if stream.frames else stream.past
         room = batch.x0[:, stream.tail.shape[1] :]
         heard = batch.condition.frames(slice(0, room.shape[1]))
         rollout, past = go_on(
-            model, contract, stream.past, condition=heard, leave_at=leave_at, gradient=gradient, generator=generator,
+            model, contract, past, condition=heard, leave_at=leave_at, gradient=gradient, generator=generator,
             noise_like=room,
         )  # fmt: skip
         x0, condition = torch.cat([stream.tail, rollout.x0], dim=1), joined(stream.heard, heard)
@@ -211,7 +213,7 @@ class StreamingWindows:
                 f"overlap_frames={self.overlap_frames} must be a multiple of chunk_frames={size} in "
                 f"[0, num_frames={num_frames}): every window needs new chunks."
             )
-        _check_length(self.stream_frames, num_frames)
+        _check_stream(contract, self.stream_frames, num_frames)
 
     def state_dict(self) -> dict[str, Any]:
         if self._stream is None:
@@ -220,6 +222,7 @@ class StreamingWindows:
         return {
             "reference": stream.past.reference,
             "chunks": (chunks.pattern, chunks.horizon_frames, chunks.chunks, chunks.num_committed),
+            "told": stream.past.told,
             "stream": (stream.frames, stream.tail, stream.heard),
         }
 
@@ -227,7 +230,7 @@ class StreamingWindows:
         if not state:
             self._stream = None
             return
-        past = StreamPast(state["reference"], PastChunks(*state["chunks"]))
+        past = StreamPast(state["reference"], PastChunks(*state["chunks"]), state["told"])
         self._stream = _Stream(past, *state["stream"])
 
 
@@ -254,6 +257,11 @@ def joined(first: Condition, second: Condition) -> Condition:
     return dataclasses.replace(second, **streams)
 
 
-def _check_length(stream_frames: int, num_frames: int) -> None:
+def _check_stream(contract: Contract, stream_frames: int, num_frames: int) -> None:
+    if contract.dit.given_channels or contract.dit.image_dim:
+        raise ValueError(
+            f"given_channels={contract.dit.given_channels}, image_dim={contract.dit.image_dim} must be 0: what an "
+            "image-to-video model is given ends with its image's clip, and streams go on. Use stage/windows=reference."
+        )
     if stream_frames < num_frames:
         raise ValueError(f"stream_frames={stream_frames} must be >= num_frames={num_frames}, a window's length.")

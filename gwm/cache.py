@@ -39,10 +39,7 @@ class PastChunks:
 
     def commit(self, chunk: tuple[KeysValues, ...]) -> "PastChunks":
         """Append a chunk's keys and values and forget what the next chunk cannot see."""
-        chunks = (*self.chunks, chunk)
-        sinks, recent = self.pattern.sink_chunks, self.pattern.window_chunks - self.pattern.sink_chunks - 1
-        if len(chunks) > sinks + recent:
-            chunks = chunks[:sinks] + chunks[len(chunks) - recent :]
+        chunks = self.pattern.kept((*self.chunks, chunk))
         return PastChunks(self.pattern, self.horizon_frames, chunks, self.num_committed + 1)
 
     def ring(self, layer: int) -> None:
@@ -110,7 +107,10 @@ class RingCache:
 
     def slots(self, num_frames: int) -> Int[Tensor, "l"]:
         """Where the tokens of the current chunk are kept: sinks in order, then round the ring."""
-        token = self.frame * self.patches + torch.arange(num_frames * self.patches, device=self.frame.device)
+        return self._slots(self.frame * self.patches, num_frames * self.patches)
+
+    def _slots(self, start: Int[Tensor, ""], tokens: int) -> Int[Tensor, "l"]:
+        token = start + torch.arange(tokens, device=self.frame.device)
         sinks, ring = self.pattern.sink_frames * self.patches, self.pattern.ring_frames * self.patches
         return torch.where(token < sinks, token, sinks + (token - sinks) % ring)
 
@@ -128,6 +128,15 @@ class RingCache:
         if self.sink_k.shape[2]:
             shift = sink_shift(self.frame + num_frames - 1, self.horizon_frames)
             turn_sinks(self.k, self.sink_k, *time_rotation(shift, self.head_dim), self.frame * self.patches)
+
+    def put(self, start: int, chunk: tuple[KeysValues, ...]) -> None:
+        """Replace the keys and values of the chunk that begins at latent frame `start` and is still there."""
+        k, v = (torch.stack(layers).to(self.k.dtype) for layers in zip(*chunk, strict=True))
+        slots = self._slots(torch.full_like(self.frame, start) * self.patches, k.shape[2])
+        self.k.index_copy_(2, slots, k)
+        self.v.index_copy_(2, slots, v)
+        if start < self.pattern.sink_frames:
+            self.sink_k.index_copy_(2, slots, k)
 
     def advance(self, num_frames: int) -> None:
         """Fix the current chunk: the next one gets slots of its own."""

@@ -1,12 +1,15 @@
 """Which latent frames are generated together and which chunks a chunk may see: one rule for mask, cache and loss."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from gwm.config import JsonConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +78,11 @@ class ChunkPattern(JsonConfig):
                 f"chunk_frames={self.chunk_frames}: chunks are generated whole."
             )
         return rest // self.chunk_frames + (1 if self.first_frames else 0)
+
+    def kept(self, chunks: tuple[T, ...]) -> tuple[T, ...]:
+        """Of a stream's chunks, oldest first, those that the next one sees."""
+        sinks, recent = self.sink_chunks, self.window_chunks - self.sink_chunks - 1
+        return chunks if len(chunks) <= sinks + recent else chunks[:sinks] + chunks[len(chunks) - recent :]
 
     def sees(self, query: Int[Tensor, "q"], key: Int[Tensor, "k"]) -> Bool[Tensor, "q k"]:
         """Visibility between chunk indices."""

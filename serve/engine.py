@@ -19,6 +19,7 @@ from serve.compiled import Compiled
 from serve.graphs import Capture, GraphedChunk
 from serve.parallel.division import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of, with_tensors
+from serve.recall import Recall
 from serve.undo import UndoLog
 
 
@@ -59,6 +60,8 @@ class Engine:
         self.vae_state: tuple[Tensor, ...] | None = None
         self.chunk = GraphedChunk(self.rollout, self._silent_chunk(), capture=capture)
         self.undo = UndoLog(self.rollout, undo_chunks)
+        alone = self.text is not None and ranks is None  # of several processes each has a part of the memory
+        self.recall = Recall(artifact.dit, self.rollout, undo_chunks) if alone else None
 
     @torch.no_grad()
     def start(self, portrait: UInt8[np.ndarray, "h w 3"], text: Float[Tensor, "1 s t"] | None = None) -> None:
@@ -73,6 +76,8 @@ class Engine:
                 f"portrait of {height}x{width} px must be {side}x{side}, as the artifact was trained. Cut it out with "
                 "gwm.face.crop_to_face."
             )
+        if self.recall is not None:
+            self.recall.clear()
         if text is not None:
             self.switch(text)
         elif self.text is not None:
@@ -131,7 +136,12 @@ class Engine:
         """The next chunk's latents, fixed in the cache; `emit` gets them as soon as they are final."""
         self._tell(Order.CHUNK, *tensors_of(condition))
         self.undo.keep_keys()
-        return self.chunk.step(condition, emit)
+        if self.recall is not None and condition.text is not None:
+            self.recall.tell(condition.text)
+        latents = self.chunk.step(condition, emit)
+        if self.recall is not None:
+            self.recall.keep(latents, condition)
+        return latents
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "1 f c _ _"]) -> UInt8[np.ndarray, "t h w 3"]:
@@ -141,7 +151,8 @@ class Engine:
         return to_uint8(pixel_frames[0])
 
     def switch(self, text: Float[Tensor, "1 s t"]) -> None:
-        """Tell the model another text, from the next chunk on that is taken.
+        """Tell the model another text, from the next chunk on that is taken. What it remembers is told it too, in one
+        pass for each chunk in sight, as in training; not with a noisy context, nor where several processes denoise.
 
         Raises:
             ValueError: the model is told no text, or texts of another shape.
@@ -167,6 +178,8 @@ class Engine:
         self.undo.check(chunks)
         self._tell(Order.REWIND, value=chunks)
         self.undo.rewind_latents(chunks)
+        if self.recall is not None:
+            self.recall.rewind(chunks)
         sound, self.vae_state = self.undo.rewind_ends(chunks, self.vae_state)
         self.heard = torch.cat([*sound, self.heard], dim=1)
 
@@ -241,7 +254,10 @@ class Engine:
     def _begin(self, reference: Float[Tensor, "1 1 c _ _"]) -> None:
         self._tell(Order.START, reference, *tensors_of(Condition(text=self.text)), value=self.seed)
         self.undo.clear()
-        self.rollout.start(reference, self._silent_chunk(), seed=self.seed)
+        silent = self._silent_chunk()
+        self.rollout.start(reference, silent, seed=self.seed)
+        if self.recall is not None:
+            self.recall.keep(self.rollout.reference, silent.frames(slice(0, 0)).after_reference())
 
     def _tell(self, order: Order, *tensors: Tensor, value: int = 0) -> None:
         if self.ranks is not None:

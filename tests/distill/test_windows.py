@@ -1,5 +1,6 @@
 """Windows of long streams are stretches of one and the same stream."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from data.batch import LatentBatch
 from distill.student_forcing import StudentRollout, student_rollout
 from distill.windows import FromReference, StreamingWindows, UniformWindows, Window, conversation, joined
 from gwm.chunks import ChunkPattern
+from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Condition
-from tests.tiny import contract, latents, learning, speech, tiny_dit
+from tests.tiny import DIT, FAR, contract, latents, learning, speech, tiny_dit
+from train.noise import gaussian_like
 
 FRAMES, SIGMAS = 4, (1.0, 0.6)
 PATTERN = ChunkPattern(chunk_frames=2, window_chunks=3, sink_chunks=1, first_frames=1)
@@ -100,6 +103,23 @@ def test_streaming_windows_are_one_stream_that_hears_one_batch_after_the_other()
     assert_same_gradients(model, made[1].x0[:, 2:], stream.x0[:, 4:6])
 
 
+def test_a_new_text_is_told_to_what_the_stream_has_behind_it():
+    """Against one pass over the whole stream under the second window's text, which has no cache to refresh."""
+    model, windows = tiny_dit(dataclasses.replace(DIT, text_dim=6)), StreamingWindows(stream_frames=8, overlap_frames=0)
+    wide = contract(FAR, dit=model.config, sigmas=SIGMAS, pattern=dataclasses.replace(PATTERN, window_chunks=6))
+    batches = [dataclasses.replace(batch(), text=torch.randn(2, 3, 6)) for _ in range(2)]
+    how = {"leave_at": 0, "gradient": "detach", "shared": generator()}
+    first, second = (windows(model, wide, given, generator=generator(5), **how) for given in batches)
+    heard, source = joined(first.condition, second.condition), generator(5)
+    noise = torch.cat([gaussian_like(second.x0[:, part : part + 2], source) for part in (0, 2)], dim=1)
+    history = torch.cat([first.x0, second.x0], dim=1).detach()
+    velocity = teacher_forced_velocity(
+        model, torch.cat([first.x0.detach(), noise], dim=1), torch.ones(2, 2 * FRAMES), history=history,
+        reference=batches[0].reference, condition=heard, pattern=wide.pattern,
+    )  # fmt: skip
+    torch.testing.assert_close(second.x0, noise - velocity[:, FRAMES:])
+
+
 def test_the_overlap_carries_no_gradient():
     """It was judged in its own window; its graph is gone."""
     model = tiny_dit()
@@ -158,6 +178,15 @@ def test_a_conversation_hands_over_to_the_next_sample_of_the_batch():
 def test_impossible_windows_are_errors(windows: UniformWindows | StreamingWindows, message: str):
     with pytest.raises(ValueError, match=message):
         windows.check(RULES, FRAMES)
+
+
+@pytest.mark.parametrize(
+    "windows", [UniformWindows(stream_frames=8), StreamingWindows(stream_frames=8, overlap_frames=0)]
+)
+def test_streams_of_an_image_to_video_model_are_an_error(windows: UniformWindows | StreamingWindows):
+    rules = RULES.replace(dit=dataclasses.replace(DIT, given_channels=20))
+    with pytest.raises(ValueError, match=r"given_channels=20, image_dim=0 must be 0.*stage/windows=reference"):
+        windows.check(rules, FRAMES)
 
 
 def test_a_recommitted_window_stops_at_the_window_before():
