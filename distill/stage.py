@@ -102,11 +102,6 @@ class DMDStage(DiTStage):
         self.health: dict[str, Tensor] | None = None  # of this step's student update, for the alarm
 
     def setup(self, stage: str) -> None:
-        if isinstance(self.trainer.strategy, DeepSpeedStrategy):
-            raise ValueError(
-                "trainer=deepspeed must be ddp or fsdp for DMD: a DeepSpeed engine owns one network, one optimizer; "
-                "here student and critic step at different times. FSDP2 shards both: trainer=fsdp."
-            )
         data = latent_data(self)
         self.windows.check(self.contract, data.num_frames)
         if self.reward is not None:
@@ -180,6 +175,12 @@ class DMDStage(DiTStage):
         return [network.optimizers() for network in networks]
 
     def configure_callbacks(self) -> list[L.Callback]:
+        # What Lightning asks first: before processes meet and clips are encoded.
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            raise ValueError(
+                "trainer=deepspeed must be ddp or fsdp for DMD: a DeepSpeed engine owns one network, one optimizer; "
+                "here student and critic step at different times. FSDP2 shards both: trainer=fsdp."
+            )
         callbacks: list[L.Callback] = [] if self.alarm is None else [self.alarm]
         return callbacks + ([Validation(every=self.validate_every)] if self.validate_every else [])
 

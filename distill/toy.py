@@ -29,6 +29,8 @@ from train.trainee import Trainee
 
 log = logging.getLogger(__name__)
 
+LAST_LOW = 0.3  # a noise level of which few values lie between the two states
+
 Measures = dict[str, dict[str, float]]  # by row
 
 
@@ -50,6 +52,7 @@ class Variant:
     rules: DMDRules
     recipe: Recipe
     context: CommitMode
+    sigmas: tuple[float, ...]
 
 
 class Toy:
@@ -69,8 +72,8 @@ class Toy:
         made_consistent(student, self.chain, self._contract((1.0,), "clean"), recipe)
         return student.trained
 
-    def distil(self, how: Variant, *, sigmas: tuple[float, ...]) -> ChainStudent:
-        contract, recipe = self._contract(sigmas, how.context), how.recipe
+    def distil(self, how: Variant) -> ChainStudent:
+        contract, recipe = self._contract(how.sigmas, how.context), how.recipe
         student_steps = -(-recipe.steps // recipe.critic_per_student)
         student = trainee(_copy(how.init), recipe.student_rate, student_steps, ema_decay=recipe.ema_decay)
         torch.manual_seed(recipe.seed)
@@ -105,22 +108,36 @@ def _copy(model: ChainStudent) -> ChainStudent:
 
 
 def variants(causal: ChainStudent, shipped: Variant) -> dict[str, Variant]:
-    """The comparison: one choice changed at a time."""
+    """The comparison: one choice changed at a time, then what helps single values most, and choices beside it."""
     recipe, rules = shipped.recipe, shipped.rules
     recommit = replace(recipe, gradient="recommit")
     gan = replace(recipe, gan_weight=0.1)
     ratio, steps = 2 * recipe.critic_per_student, 2 * recipe.steps
     noisy = replace(shipped, context="noisy")
-    return {
+    often = replace(recipe, critic_per_student=ratio, steps=steps)
+    one = {
         "gradient recommit": replace(shipped, recipe=recommit),
         "context noisy": noisy,
         "context noisy, recommit": replace(noisy, recipe=recommit),
         "no consistency before": replace(shipped, init=causal),
         "gradient replay": replace(shipped, recipe=replace(recipe, gradient="replay")),
         "GAN head, weight 0.1": replace(shipped, recipe=gan),
-        "twice the critic's updates": replace(shipped, recipe=replace(recipe, critic_per_student=ratio, steps=steps)),
+        "twice the critic's updates": replace(shipped, recipe=often),
         "low noise levels, shift 1/3": replace(shipped, rules=replace(rules, shift=rules.shift / 3)),
         "twice as long": replace(shipped, recipe=replace(recipe, steps=steps)),
+    }
+    if len(shipped.sigmas) == 1:
+        return one
+    low = replace(shipped, sigmas=(*shipped.sigmas[:-1], LAST_LOW))
+    both, name = replace(low, recipe=often), f"last step {LAST_LOW}"
+    return one | {
+        name: low,
+        f"{name}, critic x2": both,
+        f"{name}, critic x2, noisy, recommit": replace(
+            both, context="noisy", recipe=replace(often, gradient="recommit")
+        ),
+        f"{name}, critic x2, GAN head": replace(both, recipe=replace(often, gan_weight=gan.gan_weight)),
+        f"{name}, critic x2, twice as long": replace(both, recipe=replace(often, steps=2 * steps)),
     }
 
 
@@ -143,9 +160,9 @@ def run(
     many = tuple(1 - k / 50 for k in range(50))
     found["teacher forcing, 50 steps"] = toy.measured(toy.causal, many, context="clean", solver="ode")
     found[f"teacher forcing, {few}"] = toy.measured(toy.causal, levels, context="clean")
-    shipped = Variant(toy.jump(jump), rules, recipe, context)
+    shipped = Variant(toy.jump(jump), rules, recipe, context, levels)
     found[f"consistency, {few}"] = toy.measured(shipped.init, levels, context="clean")
-    student = toy.distil(shipped, sigmas=levels)
+    student = toy.distil(shipped)
     found[f"DMD, {few}"] = toy.measured(student, levels, context=context)
     spent = round(process_time() - began)
     log.info("DMD after %d s of CPU: %s", spent, found[f"DMD, {few}"])
@@ -161,7 +178,7 @@ def run(
     keep()
     for name, variant in variants(toy.causal, shipped).items() if compare else ():
         if name not in found:
-            found[name] = toy.measured(toy.distil(variant, sigmas=levels), levels, context=variant.context)
+            found[name] = toy.measured(toy.distil(variant), variant.sigmas, context=variant.context)
             log.info("%s: %s", name, found[name])
             keep()
     return found

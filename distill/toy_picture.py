@@ -37,16 +37,21 @@ def draw(
             num_frames=chain.num_frames,
         )
     made = torch.cat([data[:, :1], rollout.x0], dim=1)
-    figure = Figure(figsize=(11, 6.4), layout="constrained")
-    (top_left, top_right), (bottom_left, bottom_right) = figure.subplots(2, 2)
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    grid = figure.add_gridspec(2, 6, height_ratios=(2, 3))
+    top_left, top_right = figure.add_subplot(grid[0, :3]), figure.add_subplot(grid[0, 3:])
     _clips(top_left, made)
     for clips, name, colour in ((data, "data", DATA), (made, "student", STUDENT)):
         top_right.hist(clips[:, 1:].flatten(), BINS, density=True, histtype="step", color=colour, label=name)
     top_right.set_title("values of generated frames")
     top_right.legend(frameon=False)
     names = [name for name in found if name != "data"]
-    _bars(bottom_left, "total variation of paths (aim 0.06)", names, [found[n]["path_tv"] for n in names], 0.06)
-    _bars(bottom_right, "frames that flip (data 0.15)", names, [found[n]["flips"] for n in names], chain.flip)
+    paths, single, flips = (figure.add_subplot(grid[1, 2 * column : 2 * column + 2]) for column in range(3))
+    _bars(paths, "total variation of paths (aim 0.06)", names, [found[n]["path_tv"] for n in names], 0.06)
+    _bars(single, "total variation of values", names, [found[n]["emission_tv"] for n in names], 0.0)
+    _bars(flips, f"frames that flip (data {chain.flip:g})", names, [found[n]["flips"] for n in names], chain.flip)
+    for axes in (single, flips):
+        axes.set_yticklabels([])  # as on the left
     figure.savefig(path, metadata={"Date": None})
 
 

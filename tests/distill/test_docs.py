@@ -1,9 +1,11 @@
 """What the page on distillation says exists: twenty traps, the tests that close them, files and commands."""
 
+import json
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+TOY = json.loads((ROOT / "docs" / "toy.json").read_text())["measures"]
 PAGE = (ROOT / "docs" / "distillation.md").read_text()
 # Traps that cannot occur: the row says why instead.
 REASONED = {9: "sizes come from tensors", 18: "nothing is compiled in training"}
@@ -36,8 +38,28 @@ def test_every_file_and_module_that_is_named_exists():
 
 
 def test_every_choice_in_a_command_is_a_configuration():
-    chosen = set(re.findall(r"\b(stage|experiment|sweep|stage/gan|stage/reward)=([a-z_0-9,]+)", PAGE))
-    assert {name for name, _ in chosen} == {"stage", "experiment", "sweep", "stage/gan", "stage/reward"}
+    chosen = set(re.findall(r"\b(stage|experiment|sweep|stage/gan|stage/reward|stage/windows)=([a-z_0-9,]+)", PAGE))
+    assert {name for name, _ in chosen} == {
+        "stage",
+        "experiment",
+        "sweep",
+        "stage/gan",
+        "stage/reward",
+        "stage/windows",
+    }
     for group, values in chosen:
         for value in values.split(","):
             assert (ROOT / "configs" / group / f"{value}.yaml").is_file(), f"{group}={value}"
+
+
+def test_the_toys_table_is_what_was_measured():
+    columns = ("path_tv", "emission_tv", "flips", "spread")
+    section = PAGE.split("## The toy")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+?) \|" + 4 * r" \**([\d.]+)\** \|" + "$", section, flags=re.MULTILINE)
+    table = {re.sub(r"\*\*| \(.*\)", "", name): numbers for name, *numbers in rows}
+    assert table == {name: [f"{found[column]:.3f}" for column in columns] for name, found in TOY.items()}
+
+
+def test_the_toys_student_reaches_the_aim_of_paths_and_flips():
+    student, data = TOY["DMD, 4 steps"], TOY["data"]
+    assert student["path_tv"] <= 0.06 and abs(student["flips"] / data["flips"] - 1) < 0.1

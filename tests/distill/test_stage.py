@@ -18,7 +18,7 @@ from data.batch import LatentBatch
 from distill.gan import GAN
 from distill.health import CollapseAlarm, CollapseError
 from distill.stage import DMDStage
-from distill.windows import FromReference, Window
+from distill.windows import FromReference, StreamingWindows, Window
 from tests.train.test_resume import RULES, LatentsInMemory, network, weights
 from train.noise import Generators
 
@@ -100,6 +100,19 @@ def test_the_student_moves_at_every_third_step_of_the_critic_also_across_a_resum
     assert int(second.exit_counts.sum()) == 30
 
 
+def test_a_resumed_run_goes_on_in_the_middle_of_its_streams(tmp_path: Path):
+    """The second window follows on what was generated before the kill, which no batch brings back."""
+    folders = weights(tmp_path)
+
+    def streaming() -> Diary:
+        return diary(folders, windows=StreamingWindows(stream_frames=9, overlap_frames=1))
+
+    whole = fit(streaming(), max_steps=6).state_dict()
+    fit(streaming(), max_steps=3).trainer.save_checkpoint(tmp_path / "killed.ckpt")
+    resumed = fit(streaming(), max_steps=6, resume=tmp_path / "killed.ckpt").state_dict()
+    assert [name for name, value in whole.items() if not torch.equal(value, resumed[name])] == []
+
+
 def watched(stage: Diary, networks: dict[str, torch.nn.Module]) -> list[set[str]]:
     """Fills with the names of the networks that each update moves."""
     moved: list[set[str]] = []
@@ -163,11 +176,19 @@ def test_the_alarm_stops_a_collapse_and_keeps_the_state_from_before(tmp_path: Pa
     assert [name for name, value in healthy.items() if not torch.equal(value, good[name])] == []
 
 
+@pytest.mark.parametrize(
+    "choice", [{"context": "noisy"}, {"noise": "fresh"}, {"solver": "ode"}, {"sink_ahead_frames": 2}], ids=str
+)
+def test_a_choice_of_training_is_in_the_contract_that_the_server_obeys(tmp_path: Path, choice: dict[str, Any]):
+    folders = weights(tmp_path)
+    assert diary(folders, **choice).contract == diary(folders).contract.replace(**choice) != diary(folders).contract
+
+
 def test_deepspeed_is_refused_with_the_alternative(tmp_path: Path):
     stage = diary(weights(tmp_path))
     stage._trainer = SimpleNamespace(strategy=DeepSpeedStrategy.__new__(DeepSpeedStrategy))  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"trainer=deepspeed must be .* DMD.*trainer=fsdp"):
-        stage.setup("fit")
+        stage.configure_callbacks()
 
 
 def test_accumulating_gradients_is_refused(tmp_path: Path):

@@ -112,7 +112,7 @@ def test_a_discriminator_changes_what_the_student_learns_and_none_leaves_it_as_i
     rules = DMDRules(**how, guidance=Guidance())
 
     def distilled(weight: float) -> Tensor:
-        made = toy.distil(Variant(init, rules, replace(recipe, gan_weight=weight), "clean"), sigmas=(1.0, 0.5))
+        made = toy.distil(Variant(init, rules, replace(recipe, gan_weight=weight), "clean", (1.0, 0.5)))
         return torch.nn.utils.parameters_to_vector(made.parameters())
 
     none, some = distilled(0.0), distilled(1.0)
