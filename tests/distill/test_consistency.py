@@ -90,3 +90,11 @@ def test_only_the_student_learns(tmp_path: Path):
     stage.training_step(batch(), 0).backward()
     assert all(p.grad is not None for p in learning(stage.network.model))
     assert all(p.grad is None for p in [*stage.teacher.parameters(), *stage.network.averaged.parameters()])
+
+
+def test_the_target_lags_behind_the_student_from_its_first_step_on(tmp_path: Path):
+    """An average that begins with the student's first step would give its own prediction as the target of the next."""
+    network = shaken(tmp_path, 4, 1.0).network
+    network.average_step()
+    pairs = zip(network.model.parameters(), network.averaged.parameters(), strict=True)
+    assert not any(torch.equal(student, average) for student, average in pairs)
