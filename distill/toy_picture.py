@@ -15,7 +15,7 @@ from gwm.condition.inputs import Condition
 from gwm.contract import Contract
 
 matplotlib.use("Agg")  # no screen
-BINS = torch.linspace(-2, 2, 61)
+BINS = torch.linspace(-2, 2, 61).tolist()
 DATA, STUDENT = "#64748b", "#2563eb"
 
 
