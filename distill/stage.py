@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from jaxtyping import Float
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from data.batch import LatentBatch, latent_data
@@ -185,11 +186,17 @@ class DMDStage(DiTStage):
         return callbacks + ([Validation(every=self.validate_every)] if self.validate_every else [])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint |= {"windows": self.windows.state_dict(), "frozen": self.frozen}
+        # One of several devices writes the checkpoint, and knows its own streams alone.
+        alone = self.trainer.world_size == 1
+        checkpoint |= {"windows": self.windows.state_dict() if alone else {}, "frozen": self.frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_frozen(checkpoint["frozen"], self.frozen)
-        self.windows.load_state_dict(checkpoint["windows"])
+        if self.trainer.world_size == 1:
+            # Lightning reads checkpoints into the host's memory.
+            here = self.trainer.strategy.root_device
+            state = apply_to_collection(checkpoint["windows"], Tensor, Tensor.to, here, allow_frozen=True)
+            self.windows.load_state_dict(state)
 
     def _window(self, batch: LatentBatch, gradient: RolloutGradient, generator: Generators) -> Window:
         shared = step_generator(self.seed, batch.step, self.device)

@@ -1,5 +1,6 @@
 """Two optimizers on two processes: DMD ends where one process ends."""
 
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
+from distill.windows import StreamingWindows
 from tests.distill.test_roles import BOTH, adapted_weights, stage
 from tests.train.devices import on_two
 from tests.train.test_resume import HEAD, LatentsInMemory
@@ -31,10 +33,11 @@ ROLES: dict[str, dict[str, Any]] = {
     "adapters": {"lora": BOTH},
     "host": {"lora": BOTH | {"student_base": "own"}, "offload": True},
     "gan": {"gan": partial(HEAD, weight=10.0)},  # so strong that what it says shows in the student's weights
+    "streams": {"windows": StreamingWindows(stream_frames=9, overlap_frames=1)},
 }
 PAIRS = [
     *(("whole", "ddp"), ("whole", "fsdp"), ("adapters", "ddp"), ("adapters", "fsdp"), ("host", "ddp")),
-    *(("gan", "ddp"), ("gan", "fsdp")),
+    *(("gan", "ddp"), ("gan", "fsdp"), ("streams", "ddp")),
 ]
 pytestmark = pytest.mark.slow
 
@@ -49,7 +52,7 @@ def train(
         use_distributed_sampler=False, callbacks=[DividedBatch()], plugins=[AtomicCheckpointIO()],
     )  # fmt: skip
     data = LatentsInMemory(shards=".", batch_size=4, num_workers=0, seed=0)
-    trainer.fit(stage(folders, **ROLES[roles]), data, ckpt_path=resume, weights_only=False)
+    trainer.fit(stage(folders, **deepcopy(ROLES[roles])), data, ckpt_path=resume, weights_only=False)
     trainer.save_checkpoint(folder / "last.ckpt")
 
 
@@ -59,11 +62,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folders = adapted_weights(folder)
     for roles in ROLES:
         train(folder / roles / "one", folders=folders, roles=roles, strategy="one")
-    half = folder / "half"
-    train(half, folders=folders, roles="adapters", strategy="one", max_steps=STEPS // 2)
+    for roles in ("adapters", "streams"):
+        train(folder / "half" / roles, folders=folders, roles=roles, strategy="one", max_steps=STEPS // 2)
     jobs = [partial(train, folder / r / name, folders=folders, roles=r, strategy=name) for r, name in PAIRS]
-    goes_on = partial(train, folder / "adapters" / "resumed", resume=half / "last.ckpt")
-    on_two([*jobs, partial(goes_on, folders=folders, roles="adapters", strategy="fsdp")])
+    jobs += [
+        partial(
+            train, folder / roles / "resumed", folders=folders, roles=roles, strategy=strategy,
+            resume=folder / "half" / roles / "last.ckpt",
+        )
+        for roles, strategy in (("adapters", "fsdp"), ("streams", "ddp"))
+    ]  # fmt: skip
+    on_two(jobs)
     return folder
 
 
@@ -84,3 +93,12 @@ def test_the_heads_pull_shows(runs: Path):
     )
     key = "network.model.head.weight"
     assert (plain[key] - pulled[key]).abs().max() > 10 * WEIGHTS
+
+
+def test_streams_begin_anew_on_other_devices(runs: Path):
+    """No device has another's samples, and a checkpoint knows the streams of one device alone."""
+    alone, divided = (
+        torch.load(runs / folder / "last.ckpt", weights_only=False) for folder in ("half/streams", "streams/resumed")
+    )
+    assert alone["windows"] and not divided["windows"]
+    assert divided["global_step"] == STEPS

@@ -67,10 +67,8 @@ def diary(folders: dict[str, str], *, alarm: CollapseAlarm | None = None, **chan
 
 def fit(stage: Diary, *, max_steps: int, resume: Path | None = None, **trainer: Any) -> Diary:
     """Train as train.py does, without its periodic checkpoints."""
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    made = L.Trainer(
-        accelerator="cpu", max_steps=max_steps, max_epochs=-1, enable_checkpointing=False, **(quiet | trainer)
-    )
+    how = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    made = L.Trainer(max_steps=max_steps, max_epochs=-1, enable_checkpointing=False, **(how | trainer))
     data = LatentsInMemory(shards=".", batch_size=2, num_workers=0, seed=0)
     made.fit(stage, data, ckpt_path=resume, weights_only=False)
     return stage
@@ -103,16 +101,18 @@ def test_the_student_moves_at_every_third_step_of_the_critic_also_across_a_resum
     assert second.exit_counts.tolist() == [left.count(sigma) for sigma in (1.0, 0.5)] and min(second.exit_counts) > 0
 
 
-def test_a_resumed_run_goes_on_in_the_middle_of_its_streams(tmp_path: Path):
+@pytest.mark.parametrize("accelerator", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_a_resumed_run_goes_on_in_the_middle_of_its_streams(tmp_path: Path, accelerator: str):
     """The second window follows on what was generated before the kill, which no batch brings back."""
     folders = weights(tmp_path)
 
     def streaming() -> Diary:
         return diary(folders, windows=StreamingWindows(stream_frames=9, overlap_frames=1))
 
-    whole = fit(streaming(), max_steps=6).state_dict()
-    fit(streaming(), max_steps=3).trainer.save_checkpoint(tmp_path / "killed.ckpt")
-    resumed = fit(streaming(), max_steps=6, resume=tmp_path / "killed.ckpt").state_dict()
+    here: dict[str, Any] = {"accelerator": accelerator, "devices": 1}
+    whole = fit(streaming(), max_steps=6, **here).state_dict()
+    fit(streaming(), max_steps=3, **here).trainer.save_checkpoint(tmp_path / "killed.ckpt")
+    resumed = fit(streaming(), max_steps=6, resume=tmp_path / "killed.ckpt", **here).state_dict()
     assert [name for name, value in whole.items() if not torch.equal(value, resumed[name])] == []
 
 
