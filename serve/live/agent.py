@@ -12,6 +12,7 @@ from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
+from pipecat.processors.aggregators.llm_text_processor import LLMTextProcessor
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.turns.user_stop import TurnAnalyzerUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
@@ -20,6 +21,7 @@ from pipecat.workers.runner import WorkerRunner
 from serve.live.avatar import Avatar
 from serve.live.hearing import SAMPLE_RATE
 from serve.live.performer import Performer
+from serve.live.phrases import Phrases
 from serve.live.turns import Event, TurnObserver
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 10.0, 3.0
@@ -61,7 +63,8 @@ class Agent:
         observer = TurnObserver(on_event)
         self.avatar = Avatar(performer, on_drawn=observer.drawn, on_silent=observer.silent)
         self.heard_bytes = self.dropped_bytes = 0
-        parts = [services.stt, user, services.llm, services.tts, self.avatar, assistant]
+        phrases = LLMTextProcessor(text_aggregator=Phrases())
+        parts = [services.stt, user, services.llm, phrases, services.tts, self.avatar, assistant]
         self.worker = PipelineWorker(
             Pipeline(parts),
             params=PipelineParams(audio_in_sample_rate=SAMPLE_RATE, audio_out_sample_rate=performer.beat.sample_rate),
