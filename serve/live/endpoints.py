@@ -3,14 +3,16 @@
 Whatever goes wrong is raised: pipecat makes an error frame of it, and the session goes on.
 """
 
+import asyncio
 import json
+import logging
 import os
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-from openai import AsyncOpenAI
-from pipecat.frames.frames import Frame, LLMContextFrame, TranscriptionFrame, TTSAudioRawFrame
+from openai import AsyncOpenAI, OpenAIError
+from pipecat.frames.frames import Frame, LLMContextFrame, StartFrame, TranscriptionFrame, TTSAudioRawFrame
 from pipecat.processors.aggregators.llm_context import LLMContextMessage
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.openai.llm import OpenAILLMService
@@ -21,6 +23,8 @@ from pipecat.utils.time import time_now_iso8601
 
 from serve.live.hearing import SAMPLE_RATE
 from serve.live.services import SPEECH_TIMEOUT_S
+
+log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S = 8.0  # a time that somebody would wait
 RETRIES = 1
@@ -114,20 +118,47 @@ class EndpointTTS(TTSService):
 
 
 class EndpointLLM(OpenAILLMService):
-    """A language model whose memory is the end of the conversation, so that it never outgrows the model's context."""
+    """A language model whose memory is the end of the conversation, so that it never outgrows the model's context.
 
-    def __init__(self, there: Endpoint, *, tokens: int = ANSWER_TOKENS, memory_chars: int = MEMORY_CHARS) -> None:
+    read_first: an instruction that the server is asked to read when the session starts. One that keeps what it has read
+    then answers the first question sooner.
+    """
+
+    def __init__(
+        self,
+        there: Endpoint,
+        *,
+        tokens: int = ANSWER_TOKENS,
+        memory_chars: int = MEMORY_CHARS,
+        read_first: str | None = None,
+    ) -> None:
         # max_tokens is the name that every server knows, OpenAI's newest models excepted.
         settings = OpenAILLMService.Settings(model=there.model, max_tokens=tokens)
         super().__init__(api_key=there.key, base_url=there.url, settings=settings)
-        self.memory_chars = memory_chars
+        self.memory_chars, self.read_first = memory_chars, read_first
+        self._reading: asyncio.Task[None] | None = None
 
     def create_client(self, *args: Any, **kwargs: Any) -> Any:
         return super().create_client(*args, **kwargs).with_options(timeout=ANSWER_TIMEOUT_S, max_retries=RETRIES)
 
+    async def start(self, frame: StartFrame) -> None:
+        await super().start(frame)
+        if self.read_first:
+            self._reading = self.create_task(self._read(self.read_first))
+
     async def cleanup(self) -> None:
+        if self._reading:
+            await self.cancel_task(self._reading)
+            self._reading = None
         await super().cleanup()
         await self._client.close()
+
+    async def _read(self, instruction: str) -> None:
+        asked: Any = {"model": self._settings.model, "messages": [{"role": "system", "content": instruction}]}
+        try:
+            await self._client.chat.completions.create(**asked, max_tokens=1)
+        except OpenAIError as error:
+            log.warning("the language model did not read its instruction: %s", error)  # it will with the first question
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         if isinstance(frame, LLMContextFrame):
@@ -136,11 +167,21 @@ class EndpointLLM(OpenAILLMService):
 
 
 def recent(messages: list[LLMContextMessage], chars: int) -> list[LLMContextMessage]:
-    """The instruction, and as many of the latest messages as have at most `chars` characters; at least one."""
-    kept, room = [], chars
+    """All messages while they have at most `chars` characters, else the instruction and the latest of half as many.
+
+    Half: a server that keeps what it has read must read everything again after a cut, so cuts must be rare. The last
+    message stays, however long.
+    """
+    if sum(map(_chars, messages[1:])) <= chars:
+        return messages
+    kept, room = [], chars // 2
     for message in reversed(messages[1:]):
-        room -= len(str(message.get("content"))) if isinstance(message, dict) else 0
+        room -= _chars(message)
         if room < 0 and kept:
             break
         kept.append(message)
     return [messages[0], *reversed(kept)]
+
+
+def _chars(message: LLMContextMessage) -> int:
+    return len(str(message.get("content"))) if isinstance(message, dict) else 0

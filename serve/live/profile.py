@@ -56,8 +56,10 @@ class Profile:
         if self.llm == "rules":
             return RuleLLM(name=character.name)
         if self.local:
-            here = self.local
-            return EndpointLLM(here.endpoint, tokens=here.max_tokens, memory_chars=here.memory_chars)
+            here, read_first = self.local, character.personality
+            return EndpointLLM(
+                here.endpoint, tokens=here.max_tokens, memory_chars=here.memory_chars, read_first=read_first
+            )
         return EndpointLLM(self.endpoints["llm"])
 
     def _tts(self, character: Character) -> FrameProcessor:

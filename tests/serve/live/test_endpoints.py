@@ -159,9 +159,50 @@ def test_speech_of_another_rate_than_the_engines_is_refused():
         EndpointTTS(there, voice="alloy", sample_rate=16_000)
 
 
-def test_memory_keeps_the_instruction_and_the_latest_messages():
+def test_memory_that_is_too_long_is_halved_to_the_instruction_and_the_latest_messages():
     messages = [{"role": "system", "content": "Be kind."}]
     messages += [{"role": "user", "content": str(number) * 10} for number in range(10)]
-    assert recent(messages, 35) == [messages[0], *messages[-3:]]
+    assert recent(messages, 100) == messages
+    assert recent(messages, 99) == [messages[0], *messages[-4:]]
     assert recent(messages, 3) == [messages[0], messages[-1]]  # what was asked last, however long
-    assert recent(messages, 1_000) == messages
+
+
+def test_what_a_server_has_read_stays_the_beginning_of_what_it_reads_for_many_turns():
+    """A memory that moves by a message each turn would make it read everything again each time."""
+    messages = [{"role": "system", "content": "Be kind."}]
+    again = 0
+    for turn in range(100):
+        messages.append({"role": "user", "content": f"{turn:010}"})
+        kept = recent(messages, 200)
+        again += kept[: len(messages) - 1] != messages[:-1]
+        messages = kept
+    assert again == len(range(21, 101, 11))  # twenty fit in, and a cut leaves ten
+
+
+@pytest.mark.parametrize("mood", ["well", "down", "error"])
+def test_the_instruction_is_read_before_the_first_question_and_a_failure_is_no_ones_concern(
+    mood: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("serve.live.endpoints.RETRIES", 0)
+    remote = Remote(mood)
+
+    async def script(conversation: Conversation) -> None:
+        if mood == "well":
+            await conversation.play_until(lambda: remote.asked)
+            assert remote.asked == [{"role": "system", "content": "Be kind."}]
+        await conversation.agent.speak("Still here.")
+        await conversation.play_until(lambda: conversation.states == ["talking", "listening"])
+        assert not [event for event in conversation.events if event["type"] == "error"]
+
+    async def run() -> None:
+        async with nothing_left_behind(), remote.serving() as url:
+            there = Endpoint(url="http://127.0.0.1:9/v1" if mood == "down" else url, model="m", key_variable="")
+            pool = LowPriority()
+            parts = Services(
+                LocalSTT(Deaf(), pool),
+                EndpointLLM(there, read_first="Be kind."),
+                LocalTTS(Hum(), pool, sample_rate=24_000),
+            )
+            await Conversation(parts).run(script)
+
+    asyncio.run(run())
