@@ -7,6 +7,7 @@ The agent may be anywhere: whoever asks for the next frame sets the pace, and th
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,6 +19,9 @@ from serve.live.playout import Slice
 from serve.live.sound import Sound
 
 COMMAND = "pip install livekit-agents==1.8.9"
+# LiveKit's AVSynchronizer shows a frame after the two that it queues and the one that it waits with, but passes sound
+# on at once: without this the voice is heard 113 ms before the mouth moves (livekit 1.1.21, 24 fps).
+HELD_FRAMES = 3
 
 
 def livekit_generator(performer: Performer) -> "VideoGenerator":
@@ -32,14 +36,16 @@ def livekit_generator(performer: Performer) -> "VideoGenerator":
 class VideoGenerator:
     """Speech goes in by `push_audio`; frames, the sound that belongs to them, and ends of segments are iterated.
 
-    Sound comes only between the first sample of a segment and its end: the runner counts it as what was said. The
-    picture never stops. `rtc` and `segment_end` are LiveKit's types, which only a machine that uses them needs.
+    Sound comes only between the first sample of a segment and its end: the runner counts it as what was said. It comes
+    `HELD_FRAMES` after its picture. The picture never stops. `rtc` and `segment_end` are LiveKit's types, which only a
+    machine that uses them needs.
     """
 
     def __init__(self, performer: Performer, *, rtc: Any, segment_end: type) -> None:
         self.performer, self.rtc, self.segment_end = performer, rtc, segment_end
         self._in_segment = False  # of what was pushed
         self._talking = self._ended = False  # of what is played
+        self._held: deque[list[Any]] = deque([[] for _ in range(HELD_FRAMES)])  # what is heard with each picture
 
     async def push_audio(self, frame: Any) -> None:
         """An `rtc.AudioFrame` at the engine's sample rate, or the end of a segment.
@@ -62,6 +68,8 @@ class VideoGenerator:
         """Say nothing more; the mouth closes."""
         self.performer.interrupt()
         self._in_segment = self._talking = self._ended = False
+        for heard in self._held:
+            heard.clear()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         """
@@ -73,14 +81,15 @@ class VideoGenerator:
             while await self._ready(performing):
                 talking = self._talking
                 part = self.performer.playout.advance(self.performer.beat.frame_samples)
+                self._held.append([self._sound(part)] if talking or self._talking else [])
+                if self._ended:
+                    self._ended = self._talking = False
+                    self._held[-1].append(self.segment_end())
                 for _, pixels in part.frames:
                     height, width, _ = pixels.shape
                     yield self.rtc.VideoFrame(width, height, self.rtc.VideoBufferType.RGB24, pixels.tobytes())
-                if talking or self._talking:
-                    yield self._sound(part)
-                if self._ended:
-                    self._ended = self._talking = False
-                    yield self.segment_end()
+                for heard in self._held.popleft():
+                    yield heard
         finally:
             performing.cancel()
 
