@@ -125,13 +125,15 @@ class Avatar(FrameProcessor):
 
     async def _pass_on_what_was_heard(self) -> None:
         while True:
-            generation, frame = await self._heard.get()
-            if generation != self.performer.generation:
-                continue
-            if isinstance(frame, (BotStartedSpeakingFrame, BotStoppedSpeakingFrame)):
-                await self._set_speaking(isinstance(frame, BotStartedSpeakingFrame))
-            else:
-                await self.push_frame(frame)
+            await self._pass_on(*await self._heard.get())
+
+    async def _pass_on(self, generation: int, frame: Frame) -> None:
+        if generation != self.performer.generation:
+            return
+        if isinstance(frame, (BotStartedSpeakingFrame, BotStoppedSpeakingFrame)):
+            await self._set_speaking(isinstance(frame, BotStartedSpeakingFrame))
+        else:
+            await self.push_frame(frame)
 
     async def _set_speaking(self, speaking: bool) -> None:
         if speaking != self.speaking:
