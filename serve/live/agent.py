@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADParams
-from pipecat.frames.frames import InputAudioRawFrame, LLMMessagesAppendFrame, TTSSpeakFrame
+from pipecat.frames.frames import InputAudioRawFrame, InterruptionFrame, LLMMessagesAppendFrame, TTSSpeakFrame
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
@@ -99,7 +99,9 @@ class Agent:
         await self.worker.queue_frame(InputAudioRawFrame(samples, SAMPLE_RATE, 1))
 
     async def read(self, text: str) -> None:
-        """Answer what was typed."""
+        """Answer what was typed. What is being said ends there, and is remembered before the question."""
+        await self.worker.queue_frame(InterruptionFrame())
+        await self.worker.flush_pipeline()
         await self.worker.queue_frame(LLMMessagesAppendFrame([{"role": "user", "content": text}], run_llm=True))
 
     async def speak(self, text: str) -> None:

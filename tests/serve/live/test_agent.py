@@ -180,6 +180,21 @@ def test_after_an_interruption_only_what_was_heard_is_remembered():
     assert conversation.states[-1] == "listening" and {"type": "interrupted"} in conversation.events
 
 
+def test_a_written_question_interrupts_and_comes_after_what_was_heard_in_memory():
+    async def script(conversation: Conversation) -> None:
+        await conversation.agent.read("Tell me a story")
+        await conversation.play_until(lambda: len(conversation.words) > 4)
+        await conversation.agent.read("What is your name?")
+        await conversation.play_until(lambda: len(conversation.memory) == 4)
+
+    conversation = happened(script)
+    asked, (_, heard), again, (_, answer) = conversation.memory
+    assert (asked, again) == (("user", "Tell me a story"), ("user", "What is your name?"))
+    assert small_talk.reply("Tell me a story", name="Noa").startswith(heard) and 15 < len(heard) < 80
+    assert answer == small_talk.reply("What is your name?", name="Noa")
+    assert {"type": "interrupted"} in conversation.events
+
+
 def test_the_next_answer_after_an_interruption_is_heard_whole():
     async def script(conversation: Conversation) -> None:
         await conversation.agent.read("Tell me a story")
