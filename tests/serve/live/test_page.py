@@ -1,0 +1,111 @@
+"""The page on a screen as small as a phone's, by keyboard alone, with a face that needs no model."""
+
+import asyncio
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from serve.bench.browser import BROWSERS, open_browser, open_page
+from serve.live import small_talk
+from tests.serve.live.server_kit import GREETING, serving
+
+PHONES = ((390, 844), (360, 640))
+TABS = 12
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium: apt-get install chromium"),
+]
+
+
+async def until(page: Any, condition: str) -> None:
+    for _ in range(400):
+        if await page.evaluate(condition):
+            return
+        await asyncio.sleep(0.1)
+    seen = await page.evaluate("document.getElementById('app').innerText")
+    raise AssertionError(f"{condition} did not come true; the page says: {seen}")
+
+
+async def tab_to(page: Any, name: str) -> None:
+    """Press Tab until the element has the focus."""
+    for _ in range(TABS):
+        if await page.evaluate("document.activeElement.id") == name:
+            return
+        await page.keyboard.press("Tab")
+    raise AssertionError(f"{name} is not reached by {TABS} presses of Tab")
+
+
+async def fits(page: Any, *names: str) -> None:
+    """Nothing is wider than the screen, and these lie whole within it."""
+    for width, height in PHONES:
+        await page.set_viewport_size({"width": width, "height": height})
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        for name in names:
+            box = await page.locator(f"#{name}").bounding_box()
+            where = f"#{name} at {width} x {height}: {box}"
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width, where
+            assert box["y"] >= 0 and box["y"] + box["height"] <= height, where
+
+
+async def visit(microphone: Path) -> None:
+    async with open_browser(microphone) as browser, serving() as (_, client):
+        page = await open_page(browser, str(client.make_url("/")).rstrip("/"))
+        await upload(page)
+        await fits(page, "start")
+        await tab_to(page, "start")
+        await page.keyboard.press("Enter")
+        await until(page, "window.seen.times.length > 12 && document.activeElement.id === 'mic'")
+        await talk(page)
+        await switches(page)
+        await page.keyboard.press("Escape")
+        await until(page, "!document.getElementById('choose').hidden && document.activeElement.id === 'start'")
+        assert await page.text_content("#status span") == "Choose somebody to talk to"
+        await page.context.close()
+
+
+async def upload(page: Any) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (300, 200), (10, 120, 200)).save(buffer, "PNG")
+    for data, told in ((b"not a picture", "#error"), (buffer.getvalue(), "#note")):
+        await page.set_input_files("#file", {"name": "me.png", "mimeType": "image/png", "buffer": data})
+        await until(page, f"/picture/.test(document.querySelector('{told}').textContent)")
+    assert await page.get_attribute("#characters label:last-child img", "alt") == "Your picture"
+
+
+async def talk(page: Any) -> None:
+    """Both sides are in the captions, whatever of the greeting was heard before."""
+    await until(page, f"document.getElementById('captions').textContent.includes('{GREETING}')")
+    await tab_to(page, "words")
+    await page.keyboard.type("What is your name?")
+    await page.keyboard.press("Enter")
+    answer = small_talk.reply("What is your name?", name="Noa")
+    captions = "[...document.querySelectorAll('#captions li')].map(line => `${line.className}: ${line.textContent}`)"
+    await until(page, f"{captions}.includes('character: {answer}')")
+    assert "user: What is your name?" in await page.evaluate(captions)
+    await fits(page, "face", "captions", "words", "mic", "camera", "leave")
+
+
+async def switches(page: Any) -> None:
+    await page.keyboard.press("Tab")  # out of the text, where letters are letters
+    await page.keyboard.press("n")
+    await until(page, "/^[1-9]\\d* fps$/.test(document.getElementById('n-fps').textContent)")
+    await until(page, "/ms$/.test(document.getElementById('n-lead').textContent)")
+    pressed = "['mic', 'camera'].map(name => document.getElementById(name).ariaPressed).join()"
+    assert await page.evaluate(pressed) == "true,false"
+    for key in "mv":
+        await page.keyboard.press(key)
+    await until(page, f"{pressed} === 'false,true' && document.getElementById('self').videoWidth > 0")
+
+
+def test_everything_is_reached_by_keyboard_and_fits_a_phone(tmp_path: Path):
+    pytest.importorskip("playwright")
+    microphone = tmp_path / "silence.wav"
+    soundfile.write(microphone, np.zeros(48_000), 48_000)
+    asyncio.run(visit(microphone))
