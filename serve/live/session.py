@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 REPORT_S = 1.0  # between two reports of numbers to the page
 CLOSE_S = 5.0  # for a task to end by itself
 TEXTS_PER_MINUTE = 20
+LOST_PICTURE = "The picture stands still for a moment. You can go on talking."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +157,9 @@ class Session(Guest):
     def _report(self) -> None:
         playout = self.performer.playout
         self.gauges.stalls.inc(playout.stalls - self._stalls)
-        self.gauges.losses.inc(self.performer.losses - self._losses)
+        if losses := self.performer.losses - self._losses:
+            self.gauges.losses.inc(losses)
+            self._on_event({"type": "error", "message": LOST_PICTURE})
         self._stalls, self._losses = playout.stalls, self.performer.losses
         if self._peer and self._face_track:
             numbers = {

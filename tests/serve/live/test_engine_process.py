@@ -43,7 +43,9 @@ def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
                 assert frames[0] is None  # the lookahead is not there yet
                 shown = np.concatenate([part for part in frames if part is not None])
                 assert np.array_equal(shown, expected[: len(shown)])
-                assert process.restarts == life
+                assert process.restarts == life and await process.call("count") == 1
+                await face.stop()
+                assert await process.call("count") == 0  # its engine, and the cache with it, is given back
                 assert process.pid is not None
                 os.kill(process.pid, signal.SIGKILL)
                 with pytest.raises(FaceLostError, match="the engine process is gone"):

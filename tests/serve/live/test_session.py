@@ -8,7 +8,7 @@ import numpy as np
 from aiohttp.test_utils import TestClient
 
 from serve.live import small_talk
-from serve.live.session import TEXTS_PER_MINUTE, Patience, Session
+from serve.live.session import LOST_PICTURE, TEXTS_PER_MINUTE, Patience, Session
 from tests.serve.live.server_kit import GREETING, Browser, Kit, offer, opened, serving
 
 PATIENCE = Patience(waiting_s=1.5, away_s=1.5, session_s=60.0)
@@ -137,6 +137,7 @@ def test_the_voice_goes_on_over_a_still_picture_while_a_killed_engine_is_replace
             pictures, sounds = len(browser.pictures), len(browser.sounds)
             await asyncio.sleep(0.5)
             assert len(browser.pictures) <= pictures + 1 and len(browser.sounds) > sounds + 12
+            await until(lambda: {"type": "error", "message": LOST_PICTURE} in map(json.loads, browser.events))
             kit.faces[0].lost = False
             await until(lambda: len(browser.pictures) > pictures + 24)
             assert kit.faces[0].starts == 2 and session.performer.playout.stalls == 0
