@@ -144,8 +144,8 @@ class Decoder(nn.Module):
 class VAE(nn.Module):
     """8x8x4 autoencoder; a still picture is a pack of four equal frames.
 
-    Latents are normalised with the statistics in the config. Decoding a clip chunk by chunk gives what decoding it
-    whole gives: all memory is in the state that the caller passes from chunk to chunk.
+    Latents are normalised with the statistics in the config. Decoding a clip chunk by chunk gives, to the bit, what
+    decoding it whole gives: all memory is in the state that the caller passes from chunk to chunk.
     """
 
     mean: Tensor
@@ -198,6 +198,16 @@ class VAE(nn.Module):
         self, latents: Float[Tensor, "b f c h w"], state: Sequence[Tensor] | None = None
     ) -> tuple[Float[Tensor, "b 4*f 3 8*h 8*w"], VAEState]:
         """Latents to pixel frames (about [-1, 1], not clamped), and the state to pass with the next chunk."""
-        state = self.initial_state(latents) if state is None else state
+        parts, state = [], self.initial_state(latents) if state is None else state
+        # One by one: PyTorch's CPU convolutions add up in another order for one small picture than for several.
+        for frame in latents.split(1, dim=1):
+            pixel_frames, state = self.decode_at_once(frame, state)
+            parts.append(pixel_frames)
+        return torch.cat(parts, dim=1), tuple(state)
+
+    def decode_at_once(
+        self, latents: Float[Tensor, "b f c h w"], state: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, "b 4*f 3 8*h 8*w"], VAEState]:
+        """As `decode`, but for the last bits, in one run through the layers; for training on many small crops."""
         bands, new_state = self.decoder(latents * self.std + self.mean, state)
         return from_bands(bands), new_state

@@ -106,7 +106,7 @@ class AutoencoderStage(L.LightningModule):
         generators = sample_generators(self.seed, batch, self.device)
         latents = self.network.model.encode(batch.pixel_frames)
         noisy = latents + self.latent_noise * gaussian_like(latents, generators)
-        decoded, _ = self.network.model.decode(noisy)
+        decoded, _ = self.network.model.decode_at_once(noisy, self.network.model.initial_state(noisy))
         loss = reconstruction_loss(decoded, batch.pixel_frames, **self.weighting)
         error = (decoded.detach() - batch.pixel_frames).square().mean()
         kept = motion_kept(decoded.detach(), batch.pixel_frames)

@@ -173,7 +173,8 @@ def autoencoder(config: VAEConfig, *, batch_size: int, crops_per_clip: int, crop
 
     def loss() -> Tensor:
         latents = vae.encode(pixel_frames)
-        decoded, _ = vae.decode(latents + 0.05 * torch.randn_like(latents))
+        noisy = latents + 0.05 * torch.randn_like(latents)
+        decoded, _ = vae.decode_at_once(noisy, vae.initial_state(noisy))
         penalty = 1e-4 * latents.square().mean()
         return reconstruction_loss(decoded, pixel_frames, motion=4.0, gradient=1.0, change=4.0) + penalty
 

@@ -10,21 +10,30 @@ FP32 = 1e-6  # another batch size may take another convolution algorithm
 MARGIN = 7  # latent cells that the border's padding can reach
 
 
-def noise(num_frames: int, size: int = 6) -> torch.Tensor:
-    return torch.randn(2, num_frames, VAE_SHAPE.latent_channels, size, size)
+def noise(num_frames: int, size: int = 6, batch_size: int = 2) -> torch.Tensor:
+    return torch.randn(batch_size, num_frames, VAE_SHAPE.latent_channels, size, size)
 
 
 @pytest.mark.parametrize("sizes", [(1,) * 6, (3, 3), (1, 2, 3), (5, 1)])
+@pytest.mark.parametrize("batch_size", [1, 2])
 @torch.no_grad()
-def test_decoding_chunk_by_chunk_equals_decoding_whole(sizes: tuple[int, ...]):
-    vae, latents = tiny_vae(), noise(6)
+def test_decoding_chunk_by_chunk_is_decoding_whole(sizes: tuple[int, ...], batch_size: int):
+    """To the bit: the batch of one is where PyTorch takes another convolution for one frame than for several."""
+    vae, latents = tiny_vae(), noise(6, batch_size=batch_size)
     whole, last_state = vae.decode(latents)
     state, chunks = None, []
     for chunk in latents.split(sizes, dim=1):
         pixel_frames, state = vae.decode(chunk, state)
         chunks.append(pixel_frames)
-    torch.testing.assert_close(torch.cat(chunks, 1), whole, rtol=FP32, atol=FP32)
-    torch.testing.assert_close(state, last_state, rtol=FP32, atol=FP32)
+    assert torch.equal(torch.cat(chunks, 1), whole)
+    assert all(torch.equal(a, b) for a, b in zip(state, last_state, strict=True))
+
+
+@torch.no_grad()
+def test_what_training_decodes_at_once_is_what_is_served():
+    vae, latents = tiny_vae(), noise(6, batch_size=1)
+    served, trained = vae.decode(latents), vae.decode_at_once(latents, vae.initial_state(latents))
+    torch.testing.assert_close(trained, served, rtol=FP32, atol=FP32)
 
 
 @torch.no_grad()
