@@ -53,9 +53,8 @@ class Stream(Iterator[UInt8[np.ndarray, "f h w 3"]]):
     def state(self) -> dict[str, np.ndarray]:
         """Views into the engine's storage: save them before the next chunk."""
         engine, counters = self.engine, (self.chunks, self.pushed, self.engine.rollout.frame)
-        states = {f"decoder/{number}": part.cpu().numpy() for number, part in enumerate(engine.vae_state or ())}
         kept = {name: part.cpu().numpy() for name, part in self._tensors().items()}
-        return {"counters": np.array(counters), "heard": engine.heard.numpy(), **kept, **states}
+        return {"counters": np.array(counters), "heard": engine.heard.numpy(), **kept}
 
     def resume(self, state: dict[str, np.ndarray]) -> None:
         """Go on where a stream of the same artifact, cases and seed was."""
@@ -64,13 +63,11 @@ class Stream(Iterator[UInt8[np.ndarray, "f h w 3"]]):
         engine.heard = torch.from_numpy(state["heard"])
         for name, tensor in self._tensors().items():
             tensor.copy_(torch.from_numpy(state[name]))
-        if engine.vae_state is not None:
-            parts = [torch.from_numpy(state[f"decoder/{number}"]) for number in range(len(engine.vae_state))]
-            engine.vae_state = tuple(part.to(like) for part, like in zip(parts, engine.vae_state, strict=True))
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         cache = self.engine.rollout.cache
-        return {"k": cache.k, "v": cache.v, "sink_k": cache.sink_k, "frame": cache.frame}
+        decoder = {f"decoder/{number}": part for number, part in enumerate(self.engine.decoder.state)}
+        return {"k": cache.k, "v": cache.v, "sink_k": cache.sink_k, "frame": cache.frame, **decoder}
 
 
 def looks(

@@ -1,7 +1,7 @@
 """The two autoencoders behind one interface: gwm's small one, and Wan's; which one it is, their config says.
 
 Both have `encode_image` and `encode_after` for a clip behind its reference image, `state_after` and `decode` for a
-stream behind one.
+stream behind one, and `initial_state`, which is zeros, before any.
 """
 
 from collections.abc import Mapping

@@ -13,7 +13,12 @@ def to_float(pixel_frames: UInt8[np.ndarray, "*b h w 3"]) -> Float[Tensor, "*b 3
     return torch.from_numpy(np.require(pixel_frames, requirements=["C", "W"])).movedim(-1, -3).float() / 127.5 - 1
 
 
-def to_uint8(pixel_frames: Float[Tensor, "*b 3 h w"]) -> UInt8[np.ndarray, "*b h w 3"]:
-    """[-1, 1] to uint8 RGB, rounded; values outside are clamped."""
+def rounded(pixel_frames: Float[Tensor, "*b 3 h w"]) -> UInt8[Tensor, "*b h w 3"]:
+    """[-1, 1] to uint8 RGB on the same device; values outside are clamped."""
     scaled = (pixel_frames.float().clamp(-1, 1) + 1) * 127.5
-    return to_host(scaled.round().to(torch.uint8).movedim(-3, -1).contiguous()).numpy()
+    return scaled.round().to(torch.uint8).movedim(-3, -1).contiguous()
+
+
+def to_uint8(pixel_frames: Float[Tensor, "*b 3 h w"]) -> UInt8[np.ndarray, "*b h w 3"]:
+    """As `rounded`, in the host's memory."""
+    return to_host(rounded(pixel_frames)).numpy()

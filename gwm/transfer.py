@@ -16,7 +16,7 @@ def to_device(x: Tensor, device: torch.device, dtype: torch.dtype | None = None)
 def to_host(x: Tensor) -> Tensor:
     """A copy in the host's memory, complete on return. A GPU writes to pinned memory, a hundred times as fast."""
     if x.device.type != "cuda":
-        return x.cpu()
+        return x.to("cpu", copy=True)
     pinned = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
     pinned.copy_(x, non_blocking=True)
     torch.cuda.current_stream(x.device).synchronize()

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from gwm.condition.audio import chunk_windows, continued_features, history_samples
 from gwm.condition.inputs import Condition
-from gwm.pixels import to_float, to_uint8
+from gwm.pixels import to_float
 from gwm.rollout import Emit, keep
 from gwm.transfer import to_device
 from serve.artifact import Artifact
 from serve.compiled import Compiled
+from serve.decoder import StreamDecoder
 from serve.graphs import Capture, GraphedChunk
 from serve.parallel.division import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of, with_tensors
@@ -41,7 +42,7 @@ class Engine:
         text_tokens: int = 512,
         compile: bool = False,
     ) -> None:
-        """capture: how chunks become a CUDA graph, as `serve.graphs.capture_cuda`; None: they run eagerly.
+        """capture: how denoiser and decoder become CUDA graphs, as `serve.graphs.capture_cuda`; None: they run eagerly.
         undo_chunks: how far `rewind` can go back; each costs memory for a chunk's keys and values.
         ranks: processes that denoise together. The first has the engine that is driven; in all others `follow`.
         text_tokens: of every text, for models that are told one (`switch`); 512 in Wan.
@@ -57,9 +58,9 @@ class Engine:
         self.chunk_samples = self.contract.chunk_pixel_frames * audio.frame_samples
         self.lookahead_samples = audio.lookahead_frames * audio.frame_samples
         self.heard = self._silence()  # both voices, from the start of the next chunk's left context
-        self.vae_state: tuple[Tensor, ...] | None = None
         self.chunk = GraphedChunk(self.rollout, self._silent_chunk(), capture=capture)
-        self.undo = UndoLog(self.rollout, undo_chunks)
+        self.decoder = StreamDecoder(artifact.vae, self.rollout.picture_shape, capture=capture)
+        self.undo = UndoLog(self.rollout, self.decoder.state, undo_chunks)
         alone = self.text is not None and ranks is None  # of several processes each has a part of the memory
         self.recall = Recall(artifact.dit, self.rollout, undo_chunks) if alone else None
 
@@ -83,7 +84,8 @@ class Engine:
         elif self.text is not None:
             self.text = self._no_text(self.text.shape[1])
         reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean))
-        self.heard, self.vae_state = self._silence(), self.vae.state_after(reference)
+        self.heard = self._silence()
+        self.decoder.start(reference)
         self._begin(reference.to(self.device))
 
     def push(self, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
@@ -143,12 +145,10 @@ class Engine:
             self.recall.keep(latents, condition)
         return latents
 
-    @torch.no_grad()
     def decode(self, latents: Float[Tensor, "1 f c _ _"]) -> UInt8[np.ndarray, "t h w 3"]:
         """Pixel frames of the chunk after the last decoded one."""
-        self.undo.keep_decoder(self.vae_state)
-        pixel_frames, self.vae_state = self.vae.decode(latents, self.vae_state)
-        return to_uint8(pixel_frames[0])
+        self.undo.keep_decoder()
+        return self.decoder(latents)
 
     def switch(self, text: Float[Tensor, "1 s t"]) -> None:
         """Tell the model another text, from the next chunk on that is taken. What it remembers is told it too, in one
@@ -180,8 +180,8 @@ class Engine:
         self.undo.rewind_latents(chunks)
         if self.recall is not None:
             self.recall.rewind(chunks)
-        sound, self.vae_state = self.undo.rewind_ends(chunks, self.vae_state)
-        self.heard = torch.cat([*sound, self.heard], dim=1)
+        self.undo.rewind_decoder(chunks)
+        self.heard = torch.cat([*self.undo.rewind_sound(chunks), self.heard], dim=1)
 
     def follow(self) -> None:
         """Every process but the first: do with the latents what the first one's engine does, until it is closed."""

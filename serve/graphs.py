@@ -1,7 +1,11 @@
-"""A chunk as one CUDA graph: all denoising steps and the commit, captured once and kept for all streams."""
+"""A chunk as one CUDA graph: all denoising steps and the commit, captured once and kept for all streams.
+
+The decoder has a graph of its own (`serve.decoder`), so that it can run beside the next chunk's.
+"""
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -34,6 +38,19 @@ def capture_cuda(body: Callable[[], None], *, pool: Any = None) -> Replay:
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         body()
     return graph.replay
+
+
+def captured(name: str, body: Callable[[], None], capture: Capture, device: torch.device) -> Replay | None:
+    """What replays `body` on its device; or None where it cannot be captured, which is said once."""
+    here = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    try:
+        with here:
+            return capture(body)
+    except RuntimeError as error:
+        log.warning(
+            "no CUDA graph of the %s, which runs eagerly and launches every kernel from the host: %s", name, error
+        )
+        return None
 
 
 class GraphedChunk:
@@ -76,14 +93,11 @@ class GraphedChunk:
         rollout = self.rollout
         if self.latents.is_cuda:
             self.emitted = torch.cuda.Event(external=True)
-        try:
-            return capture(lambda: self._body())
-        except RuntimeError as error:
+        replay = captured("denoiser", self._body, capture, self.latents.device)
+        if replay is None:
             self.emitted = None
-            log.warning("no CUDA graph, chunks run eagerly and launch every kernel from the host: %s", error)
-            return None
-        finally:
-            rollout.cache.reset()
+        rollout.cache.reset()
+        return replay
 
     def _body(self) -> None:
         self.rollout.generate(self.noises, self.condition, self._emit)

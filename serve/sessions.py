@@ -186,14 +186,6 @@ class Sessions:
         return sorted(took[MEASURED_CHUNKS:])[-2]
 
 
-@torch.no_grad()
-def _decoder_state(artifact: Artifact) -> tuple[Tensor, ...]:
-    """What the decoder remembers after a latent frame."""
-    contract, vae = artifact.contract, artifact.vae
-    latent = torch.zeros(1, 1, contract.dit.in_channels, contract.latent_size, contract.latent_size).to(vae.mean)
-    return vae.decode(latent, vae.state_after(latent))[1]
-
-
 def slot_bytes(artifact: Artifact, *, undo_chunks: int) -> int:
     """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's state."""
     contract, pattern = artifact.contract, artifact.contract.pattern
@@ -201,8 +193,9 @@ def slot_bytes(artifact: Artifact, *, undo_chunks: int) -> int:
     element = artifact.dit.head.weight.element_size()
     width = contract.dit.num_layers * contract.dit.dim * element
     frames = 2 * (pattern.sink_frames + pattern.ring_frames + undo_chunks * pattern.chunk_frames) + pattern.sink_frames
-    state = sum(part.nbytes for part in _decoder_state(artifact))
-    reference = contract.dit.in_channels * contract.latent_size**2 * element
+    latent = torch.empty(1, 1, contract.dit.in_channels, contract.latent_size, contract.latent_size, device="meta")
+    state = sum(part.nbytes for part in artifact.vae.initial_state(latent.to(artifact.vae.mean.dtype)))
+    reference = latent.numel() * element
     return frames * patches * width + reference + (1 + undo_chunks) * state
 
 

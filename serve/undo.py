@@ -8,39 +8,40 @@ from torch import Tensor
 
 from gwm.rollout import Rollout
 
-VAEState = tuple[Tensor, ...]
-
 
 class UndoLog:
-    """Storage for `depth` chunks of evicted keys and values, allocated once, and references to what else changes.
+    """What `depth` chunks changed in cache and decoder, in storage that is allocated once, and their sound.
 
     A ring has no empty slots to put them in: valid slots must stay a prefix. Copying aside what a chunk overwrites
     costs as much as the chunk's own keys and values.
     """
 
-    def __init__(self, rollout: Rollout, depth: int) -> None:
-        self.rollout, self.depth = rollout, depth
+    def __init__(self, rollout: Rollout, decoder_state: tuple[Tensor, ...], depth: int) -> None:
+        self.rollout, self.decoder_state, self.depth = rollout, decoder_state, depth
         cache, self.chunk_frames = rollout.cache, rollout.contract.pattern.chunk_frames
         layers, batch_size, _, heads, head_dim = cache.k.shape
         shape = (2, depth, layers, batch_size, self.chunk_frames * cache.patches, heads, head_dim)
         self.evicted = torch.empty(shape, device=cache.k.device, dtype=cache.k.dtype)
-        self.num_kept = self.num_chunks = 0  # chunks that can be taken back; chunks since the start
+        self.decoded = tuple(part.new_empty(depth, *part.shape) for part in decoder_state)
         self.sound: deque[Float[Tensor, "2 t"]] = deque(maxlen=depth)
-        self.decoder: deque[VAEState | None] = deque(maxlen=depth)
+        self.clear()
 
     def clear(self) -> None:
         """A new stream: nothing of the old one can be taken back."""
-        self.num_kept = self.num_chunks = 0
+        self.num_kept = self.num_chunks = 0  # chunks that can be taken back; chunks since the start
+        self.num_decoded = 0  # of these: the decoder may be one behind
         self.sound.clear()
-        self.decoder.clear()
 
     def keep_sound(self, samples: Float[Tensor, "2 t"]) -> None:
         """The sound that leaves the engine with the next chunk."""
         self.sound.append(samples)
 
-    def keep_decoder(self, state: VAEState | None) -> None:
-        """The decoder's state before the next chunk."""
-        self.decoder.append(state)
+    def keep_decoder(self) -> None:
+        """Copy aside what the decoder remembers before the next chunk."""
+        if self.depth:
+            for kept, part in zip(self.decoded, self.decoder_state, strict=True):
+                kept[self.num_decoded % self.depth].copy_(part)
+            self.num_decoded += 1
 
     def keep_keys(self) -> None:
         """Copy aside what the next chunk will overwrite; call before its first step."""
@@ -73,13 +74,13 @@ class UndoLog:
             for storage, old in zip((cache.k, cache.v), kept, strict=True):
                 storage.index_copy_(2, cache.slots(self.chunk_frames), old)
 
-    def rewind_ends(self, chunks: int, state: VAEState | None) -> tuple[list[Float[Tensor, "2 t"]], VAEState | None]:
-        """What went in and out with the latest `chunks`: their sound, oldest first, and the decoder's state before.
+    def rewind_decoder(self, chunks: int) -> None:
+        """Put the decoder back by `chunks`."""
+        if chunks:
+            self.num_decoded -= chunks
+            for kept, part in zip(self.decoded, self.decoder_state, strict=True):
+                part.copy_(kept[self.num_decoded % self.depth])
 
-        state: the decoder's as it is, returned for 0 chunks.
-        """
-        sound: deque[Float[Tensor, "2 t"]] = deque()
-        for _ in range(chunks):
-            sound.appendleft(self.sound.pop())
-            state = self.decoder.pop()
-        return list(sound), state
+    def rewind_sound(self, chunks: int) -> list[Float[Tensor, "2 t"]]:
+        """The sound of the latest `chunks`, oldest first."""
+        return [self.sound.pop() for _ in range(chunks)][::-1]

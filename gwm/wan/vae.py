@@ -70,6 +70,14 @@ class WanVAE(nn.Module):
         """Latents of 4 k pixel frames that follow a reference image, without the image's own."""
         return self.encode(torch.cat([image[:, None], pixel_frames], dim=1))[:, 1:]
 
+    def initial_state(self, latents: Float[Tensor, "b f c h w"]) -> WanVAEState:
+        """What the convolutions see before the first frame of a stream with latents of this shape and type."""
+        b, _, _, h, w = latents.shape
+        return tuple(
+            latents.new_zeros(b, conv.in_channels, MEMORY_FRAMES, scale * h, scale * w)
+            for conv, scale in _causal_convolutions(self.model.decoder)
+        )
+
     def state_after(self, reference: Float[Tensor, "b 1 c h w"]) -> WanVAEState:
         """State of a stream whose first latent frame was a reference image's: every frame from here on is four."""
         return self.decode(reference)[1]
@@ -93,7 +101,7 @@ class WanVAE(nn.Module):
     def _decode_frame(
         self, x: Float[Tensor, "b c 1 h w"], state: Sequence[Tensor] | None
     ) -> tuple[Float[Tensor, "b _ t _ _"], WanVAEState]:
-        before = self._zeros(x) if state is None else state
+        before = self.initial_state(rearrange(x, "b c f h w -> b f c h w")) if state is None else state
         memory: list[Any] = list(before)
         if state is None:
             for i in self.doublings:
@@ -102,14 +110,6 @@ class WanVAE(nn.Module):
         made = self.model.decoder(x, feat_cache=memory, feat_idx=[0], first_chunk=state is None)
         # diffusers leaves a marker, and no tensor, where the first frame was not doubled: it stands for zeros.
         return made, tuple(new if isinstance(new, Tensor) else old for new, old in zip(memory, before, strict=True))
-
-    def _zeros(self, x: Float[Tensor, "b c 1 h w"]) -> WanVAEState:
-        """What the convolutions see before the first frame."""
-        b, _, _, h, w = x.shape
-        return tuple(
-            x.new_zeros(b, conv.in_channels, MEMORY_FRAMES, scale * h, scale * w)
-            for conv, scale in _causal_convolutions(self.model.decoder)
-        )
 
 
 def load_wan_vae(path: Path, *, config: WanVAEConfig | None = None) -> WanVAE:

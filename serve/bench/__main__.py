@@ -102,7 +102,7 @@ def main(cfg: DictConfig) -> None:
     soaks = [
         Soak(case=Case(**({"dtype": dtype} | plan["case"])), chunks=plan["chunks"]) for plan in values.pop("soaks")
     ]
-    with torch.inference_mode():
+    with torch.no_grad():
         bench(**shapes, soaks=soaks, **(values | {"stopwatch": stopwatch, "out": Path(values["out"])}))
 
 

@@ -15,6 +15,7 @@ from kernels.dispatch import Policy, by_device, using
 from serve.bench.caches import POLICIES
 from serve.bench.case import DTYPES, Case, random_models
 from serve.compiled import Compiled
+from serve.decoder import StreamDecoder
 from serve.graphs import GraphedChunk, capture_cuda
 
 
@@ -43,15 +44,16 @@ class Subject:
         text = torch.randn(1, case.text_tokens, contract.dit.text_dim, **like) if contract.dit.text_dim else None
         self.condition = Condition(agent=speech, user=speech, text=text)
         self.reference = torch.randn(1, 1, *self.rollout.chunk_shape[2:], **like)
-        self.state: tuple[Tensor, ...] | None = None
         with using(options.kernels):
             capture = capture_cuda if options.graph else None
             self.graphed = GraphedChunk(self.rollout, self.condition, capture=capture)
+            self.decoder = StreamDecoder(self.vae, self.rollout.chunk_shape, capture=capture) if case.decoder else None
 
     def start(self) -> None:
         with using(self.options.kernels):
             self.rollout.start(self.reference, self.condition, seed=0)
-        self.state = None
+        if self.decoder is not None:
+            self.decoder.start(self.reference)
 
     def denoise(self) -> Float[Tensor, "1 f c h w"]:
         """All steps of the next chunk, and its commit."""
@@ -67,16 +69,14 @@ class Subject:
         with using(self.options.kernels):
             rollout.model(x, level, self.condition, **place, reference=rollout.reference)
 
-    @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "1 t 3 _ _"]:
-        pixels, self.state = self.vae.decode(latents, self.state)
-        return pixels
+    def decode(self, latents: Float[Tensor, "1 f c h w"]) -> None:
+        """The chunk's frames, on the host, where the case has a decoder."""
+        if self.decoder is not None:
+            self.decoder(latents)
 
     def chunk(self) -> None:
         """All that a chunk takes: denoising, commit and, where the case has one, the decoder."""
-        latents = self.denoise()
-        if self.case.decoder:
-            self.decode(latents)
+        self.decode(self.denoise())
 
     def jump(self, chunk: int) -> None:
         """Go on as if `chunk` chunks had been, with the keys that are in the ring: the stream's length is a counter."""

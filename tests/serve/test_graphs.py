@@ -80,7 +80,7 @@ def test_a_failed_capture_runs_eagerly_and_says_so_once(caplog: pytest.LogCaptur
         chunk = GraphedChunk(stream, condition.frames(slice(0, 1)), capture=fail)
         assert torch.equal(play(stream, chunk.step, condition, reference), expected)
     assert [record.message for record in caplog.records] == [
-        "no CUDA graph, chunks run eagerly and launch every kernel from the host: "
+        "no CUDA graph of the denoiser, which runs eagerly and launches every kernel from the host: "
         "operation not permitted when stream is capturing"
     ]
 

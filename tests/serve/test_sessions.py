@@ -197,5 +197,6 @@ def test_the_bytes_of_a_slot_are_those_of_its_tensors(artifact: Artifact, portra
     engine.push(*voices)
     engine.step()
     cache = engine.rollout.cache
-    tensors = [cache.k, cache.v, cache.sink_k, engine.rollout.reference, engine.undo.evicted, *3 * engine.vae_state]
+    own = [cache.k, cache.v, cache.sink_k, engine.rollout.reference, *engine.decoder.state]
+    tensors = [*own, engine.undo.evicted, *engine.undo.decoded]
     assert slot_bytes(artifact, undo_chunks=2) == sum(tensor.nbytes for tensor in tensors)

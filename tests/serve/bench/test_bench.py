@@ -102,7 +102,7 @@ def test_soaks_have_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(list(tmp_path.glob("*.json"))) == 2
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_a_stream_that_jumped_makes_the_chunk_of_that_place():
     """Its time there can be told without the 40 minutes before: position, noise and slots are those of the chunk."""
     jumped, walked = (make(TINY, CPU) for _ in range(2))

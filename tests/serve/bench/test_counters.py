@@ -71,7 +71,7 @@ def test_a_block_is_at_most_15_kernel_calls():
 def test_neither_a_chunk_nor_a_new_stream_moves_storage():
     """A captured graph reads and writes where these were when it was captured."""
     rollout = steady()
-    undo, cache = UndoLog(rollout, 2), rollout.cache
+    undo, cache = UndoLog(rollout, (), 2), rollout.cache
 
     def places() -> list[int]:
         tensors = (cache.k, cache.v, cache.sink_k, cache.frame, rollout.reference, undo.evicted)
