@@ -26,7 +26,7 @@ EXPORT_COMMAND = "python train.py stage=export name=..."
 
 @dataclass(frozen=True)
 class Artifact:
-    """Models in evaluation mode, without gradient, on one device."""
+    """Models in evaluation mode, without gradient; the autoencoder may have a device of its own."""
 
     contract: Contract
     dit: DiT
@@ -75,10 +75,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def load_artifact(
-    folder: Path | str, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    folder: Path | str,
+    *,
+    device: torch.device | str | None = None,
+    decode_device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Artifact:
     """Load an exported folder, without `device` onto the GPU when there is one.
 
+    decode_device: of the autoencoder; None: the same.
     dtype: what the models compute in, whatever they are stored in. bfloat16 is for GPUs and CPUs with AMX.
 
     Raises:
@@ -94,12 +99,12 @@ def load_artifact(
     if recipe is not None:
         check_recipe(recipe, device)
     dit, vae = DiT(contract.dit), build_autoencoder(contract.vae)
-    for model, network in ((dit, "dit"), (vae, "vae")):
+    for model, network, place in ((dit, "dit", device), (vae, "vae", decode_device or device)):
         path = folder / file_name(network)
         weights = load_file(path)
         check_keys(weights, model.state_dict(), source=str(path))
         model.load_state_dict(weights)  # also widens stored bfloat16 to float32
-        model.to(device, dtype).eval().requires_grad_(False)
+        model.to(place, dtype).eval().requires_grad_(False)
     if recipe is not None:
         quantise(dit, recipe)
     return Artifact(contract, dit, vae)

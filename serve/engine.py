@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +23,15 @@ from serve.parallel.division import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of, with_tensors
 from serve.recall import Recall
 from serve.undo import UndoLog
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """What shows a face and works through the chunks that are ready: an engine, or a pipeline around one."""
+
+    def start(self, portrait: UInt8[np.ndarray, "h w 3"]) -> None: ...
+
+    def chunks(self) -> Iterator[UInt8[np.ndarray, "f h w 3"]]: ...
 
 
 class Engine:
@@ -118,6 +128,11 @@ class Engine:
         """
         return self.decode(self.denoise(self.take()))
 
+    def chunks(self) -> Iterator[UInt8[np.ndarray, "f h w 3"]]:
+        """`step` while `ready`."""
+        while self.ready:
+            yield self.step()
+
     def take(self) -> Condition:
         """What the next chunk hears; the stream of sound moves on by a chunk.
 
@@ -209,10 +224,17 @@ class Engine:
         self.heard = F.pad(self.heard, (0, wanted - self.waiting_samples))
 
     def stream(
-        self, portrait: UInt8[np.ndarray, "h w 3"], agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]
+        self,
+        portrait: UInt8[np.ndarray, "h w 3"],
+        agent: Float[np.ndarray, " t"],
+        user: Float[np.ndarray, " t_user"],
+        *,
+        driver: Driver | None = None,
     ) -> Iterator[tuple[UInt8[np.ndarray, "f h w 3"], float]]:
         """Frames of a whole recording chunk by chunk, with the milliseconds each took; the portrait counts in the
         first. The last chunk ends with the frame in which the sound ends.
+
+        driver: what works through the chunks, as `serve.pipeline.Pipeline`; None: the engine itself, one by one.
 
         Raises:
             ValueError: there is no sound, or as `start` and `push` do.
@@ -220,12 +242,11 @@ class Engine:
         if not len(agent):
             raise ValueError("agent has 0 samples, must have at least one: without sound there is nothing to show.")
         left = -(-len(agent) // self.contract.audio.frame_samples)
-        begin = time.perf_counter()
-        self.start(portrait)
+        begin, driver = time.perf_counter(), driver or self
+        driver.start(portrait)
         self.push(agent, user)
         self.finish()
-        while left > 0:
-            frames = self.step()
+        for frames in driver.chunks():
             yield frames[:left], 1000 * (time.perf_counter() - begin)
             left -= len(frames)
             begin = time.perf_counter()

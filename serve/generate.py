@@ -6,11 +6,12 @@ torchrun --nproc-per-node=4 -m serve.generate ...       one stream on four GPUs
 
 import logging
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import hydra
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 from omegaconf import DictConfig
 from PIL import Image, ImageOps
@@ -19,8 +20,11 @@ from tqdm import tqdm
 from gwm.face import FaceMesh, crop_to_face
 from gwm.media import read_audio, read_image, write_video
 from serve.artifact import load_artifact
-from serve.engine import Engine
+from serve.engine import Driver, Engine
+from serve.graphs import capture_cuda
 from serve.parallel.division import join
+from serve.parallel.ranks import Ranks
+from serve.pipeline import Pipeline, second_device
 
 log = logging.getLogger(__name__)
 
@@ -67,19 +71,19 @@ def generate(
         OSError: the clip cannot be written; nothing is left of it.
     """
     ranks = join(parallel)
-    loaded = load_artifact(artifact, device=None if ranks is None else ranks.device)
-    contract = loaded.contract
-    engine = Engine(loaded, seed=seed, ranks=ranks)
+    engine = _engine(artifact, ranks, seed=seed)
     if ranks is not None and ranks.rank:
         return engine.follow()
+    contract = engine.contract
     agent, other = read_voices(audio, user)
     portrait = read_portrait(image, contract.resolution, crop=crop)
     times: list[float] = []
 
     def frames() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         total = -(-len(agent) // engine.chunk_samples)
-        with tqdm(engine.stream(portrait, agent, other), desc="generate", total=total, unit="chunk") as chunks:
-            for pixels, ms in chunks:
+        with _driver(engine) as driver:
+            made = engine.stream(portrait, agent, other, driver=driver)
+            for pixels, ms in (chunks := tqdm(made, desc="generate", total=total, unit="chunk")):
                 times.append(ms)
                 chunks.set_postfix_str(f"{ms:.0f} of {contract.chunk_ms:.0f} ms")
                 yield from pixels
@@ -92,6 +96,19 @@ def generate(
         *(out, len(agent) / contract.audio.sample_rate, contract.chunk_ms),
         *(*np.percentile(times, [50, 95]), times[0]),
     )
+
+
+def _engine(artifact: str, ranks: Ranks | None, *, seed: int) -> Engine:
+    """On the first GPU with the decoder on the second, as far as there are; of several processes, on its own."""
+    if ranks is not None:
+        return Engine(load_artifact(artifact, device=ranks.device), seed=seed, ranks=ranks)
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    loaded = load_artifact(artifact, device=device, decode_device=second_device(device))
+    return Engine(loaded, seed=seed, capture=capture_cuda if device.type == "cuda" else None)
+
+
+def _driver(engine: Engine) -> AbstractContextManager[Driver]:
+    return Pipeline(engine) if engine.device.type == "cuda" else nullcontext(engine)
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="generate")

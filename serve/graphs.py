@@ -6,6 +6,7 @@ The decoder has a graph of its own (`serve.decoder`), so that it can run beside 
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,6 +52,16 @@ def captured(name: str, body: Callable[[], None], capture: Capture, device: torc
             "no CUDA graph of the %s, which runs eagerly and launches every kernel from the host: %s", name, error
         )
         return None
+
+
+def capture_on(device: torch.device) -> Capture | None:
+    """How engines on this device capture what they do: not at all on a CPU.
+
+    All graphs share one pool of memory, so no two of them may run at the same time.
+    """
+    if device.type != "cuda":
+        return None
+    return partial(capture_cuda, pool=torch.cuda.graph_pool_handle())
 
 
 class GraphedChunk:

@@ -1,5 +1,11 @@
-"""Denoising and decoding at the same time, one chunk apart: on two devices, two streams or two threads."""
+"""Denoising and decoding at the same time, one chunk apart: on two devices, two streams or two threads.
 
+`serve.generate` uses it on GPUs. On a CPU both would take each other's cores, and in a conversation the next chunk's
+sound is not there yet while one is decoded.
+"""
+
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
@@ -45,12 +51,10 @@ class Pipeline:
     waits for a worker that failed. All methods belong to one thread, and meanwhile the engine to the pipeline.
     """
 
-    def __init__(self, engine: Engine, *, decode_device: torch.device | str | None = None) -> None:
-        """decode_device: None for the second GPU where there is one."""
+    def __init__(self, engine: Engine) -> None:
+        """engine: on one device, its graphs must not share memory: `serve.graphs.capture_cuda` without a pool."""
         self.engine = engine
-        device = second_device(engine.device) if decode_device is None else torch.device(decode_device)
-        self.engine.vae.to(device)
-        self.denoiser, self.decoder = Lane("denoise", engine.device), Lane("decode", device)
+        self.denoiser, self.decoder = Lane("denoise", engine.device), Lane("decode", engine.decoder.device)
         self._fixed: Future | None = None  # the latest chunk's end in the cache
         self._decoded: list[Future] = []  # the latest two chunks' frames
 
@@ -80,6 +84,14 @@ class Pipeline:
         frames = self.decoder.submit(self._decode, latents, self._decoded[-1] if self._decoded else None)
         self._decoded = [*self._decoded[-1:], frames]
         return frames
+
+    def chunks(self) -> Iterator[Frames]:
+        """Frames of all chunks that are ready; while one is looked at, the next two are under way."""
+        begun: deque[Future[Frames]] = deque()
+        while self.engine.ready or begun:
+            while self.engine.ready and len(begun) <= 2:
+                begun.append(self.step())
+            yield begun.popleft().result()
 
     def drain(self) -> None:
         """Wait until nothing is under way; errors stay in their results."""

@@ -1,4 +1,9 @@
-"""Several live streams on one set of weights: slots allocated once, one chunk at a time by least slack."""
+"""Several live streams on one set of weights: slots allocated once, one chunk at a time by least slack.
+
+For programs with sessions of their own, whose players may buffer differently. The live server (`serve.live`) needs no
+scheduler: its sessions have one lead, and ask for a chunk when their player has room for it, so that the first to ask
+is the one with least slack. It keeps its engines from session to session as this does.
+"""
 
 import os
 import time

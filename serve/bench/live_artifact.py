@@ -9,15 +9,14 @@ from serve.artifact import load_artifact
 from serve.bench.measure import live
 from serve.bench.timing import percentiles
 from serve.engine import Engine
-from serve.graphs import capture_cuda
+from serve.graphs import capture_on
 
 
 def measure_artifact(folder: str, *, chunks: int) -> dict[str, Any]:
     """Milliseconds of loading, of the first frame and of steady chunks, portrait and sound included."""
     begin = time.perf_counter()
     artifact = load_artifact(folder)
-    capture = capture_cuda if artifact.dit.head.weight.is_cuda else None
-    engine = Engine(artifact, seed=0, capture=capture)
+    engine = Engine(artifact, seed=0, capture=capture_on(artifact.dit.head.weight.device))
     loaded_ms = 1000 * (time.perf_counter() - begin)
     generator, side = np.random.default_rng(0), artifact.contract.resolution
     portrait = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)

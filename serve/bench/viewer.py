@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# The picture before stays for a frame more, and the player catches up. Stricter than browsers, which count a freeze from
-# 150 ms more than a frame on (freezeCount of W3C's webrtc-stats).
+# The picture before stays for a frame more, and the player catches up. Browsers are less strict: a freeze begins 150 ms
+# after that (freezeCount of W3C's webrtc-stats).
 NOTICED_S = 1 / 24
 
 

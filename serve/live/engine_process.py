@@ -29,23 +29,39 @@ Portrait = UInt8[np.ndarray, "h w 3"]
 
 
 class Engines:
-    """What runs in the process: one engine per session, called by name."""
+    """What runs in the process: one engine per session, called by name. Those of sessions that have ended are kept for
+    later ones, with their storage and graphs."""
 
     def __init__(self, artifact: str, *, device: str | None, num_threads: int) -> None:
         import torch  # here: the parent process never needs it
 
         from serve.artifact import load_artifact
+        from serve.graphs import capture_on
 
         torch.set_num_threads(num_threads)
         self.artifact = load_artifact(Path(artifact), device=device)
+        self.capture = capture_on(self.artifact.dit.head.weight.device)
         self.engines: dict[str, Any] = {}
+        self.free: list[Any] = []
 
     def start(self, session: str, portrait: Portrait, seed: int) -> None:
-        from serve.engine import Engine
+        """Begin a stream, in a new engine where none is free.
 
-        engine = Engine(self.artifact, seed=seed)
+        Raises:
+            ValueError: the portrait does not fit.
+            RuntimeError: one more engine does not fit into memory.
+        """
+        from serve.engine import Engine
+        from serve.sessions import check_memory
+
+        self.stop(session)
+        if not self.free:
+            check_memory(self.artifact, slots=1, undo_chunks=0)
+            self.free.append(Engine(self.artifact, seed=seed, capture=self.capture))
+        engine = self.free[-1]
+        engine.seed = seed
         engine.start(portrait)
-        self.engines[session] = engine
+        self.engines[session] = self.free.pop()
 
     def step(self, session: str, agent: Sound, user: Sound, hush: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
         engine = self.engines[session]
@@ -55,7 +71,8 @@ class Engines:
         return engine.step() if engine.ready else None
 
     def stop(self, session: str) -> None:
-        self.engines.pop(session, None)
+        if session in self.engines:
+            self.free.append(self.engines.pop(session))
 
     def count(self) -> int:
         return len(self.engines)

@@ -1,6 +1,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Condition
 from gwm.rollout import Rollout
-from serve.graphs import GraphedChunk, capture_cuda
+from serve.graphs import GraphedChunk, capture_cuda, capture_on
 from tests.tiny import DIT, contract, latents, speech, tiny_dit
 
 NUM_CHUNKS = 9  # twice round the ring and beyond the horizon
@@ -26,8 +27,11 @@ def moved(condition: Condition, device: str) -> Condition:
 
 def play(stream: Rollout, step: Callable[[Condition], Tensor], condition: Condition, reference: Tensor) -> Tensor:
     stream.start(reference, condition, seed=3)
-    parts = [condition.frames(slice(at, at + 1)) for at in range(NUM_CHUNKS)]
-    return torch.cat([step(part).clone() for part in parts], dim=1)
+    return torch.cat([step(speech_at(condition, at)).clone() for at in range(NUM_CHUNKS)], dim=1)
+
+
+def speech_at(condition: Condition, at: int) -> Condition:
+    return condition.frames(slice(at, at + 1))
 
 
 def recorded(body: Callable[[], None]) -> Callable[[], None]:
@@ -92,6 +96,34 @@ def test_conditions_of_another_shape_are_an_error():
     stream.start(latents(1), speech(1), seed=0)
     with pytest.raises(ValueError, match=r"condition.agent has shape \(2, 2, "):
         chunk.step(speech(2))
+
+
+def test_graphs_of_engines_that_take_turns_share_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    capture = capture_on(torch.device("cuda"))
+    assert isinstance(capture, partial)
+    assert (capture.func, capture.keywords) == (capture_cuda, {"pool": (0, 1)})
+    assert capture_on(torch.device("cpu")) is None
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_streams_that_take_turns_in_one_pool_leave_each_other_alone():
+    streams, capture = (rollout("cuda"), rollout("cuda")), capture_on(torch.device("cuda"))
+    conditions, references = (
+        [moved(speech(NUM_CHUNKS), "cuda") for _ in range(2)],
+        [latents(1).cuda() for _ in range(2)],
+    )
+    expected = [play(s, s.step, c, r) for s, c, r in zip(streams, conditions, references, strict=True)]
+    chunks = [GraphedChunk(stream, speech_at(conditions[0], 0), capture=capture) for stream in streams]
+    for stream, condition, reference in zip(streams, conditions, references, strict=True):
+        stream.start(reference, condition, seed=3)
+    made: list[list[Tensor]] = [[], []]
+    for at in range(NUM_CHUNKS):
+        for chunk, condition, mine in zip(chunks, conditions, made, strict=True):
+            mine.append(chunk.step(speech_at(condition, at)).clone())
+    for mine, alone in zip(made, expected, strict=True):
+        torch.testing.assert_close(torch.cat(mine, dim=1), alone, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.gpu

@@ -1,12 +1,14 @@
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from serve.artifact import Artifact
+from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
+from serve.graphs import capture_cuda
 from serve.pipeline import Pipeline, second_device
 
 Voices = tuple[np.ndarray, np.ndarray]
@@ -33,6 +35,30 @@ def test_pipelined_pixels_are_those_of_the_engine(artifact: Artifact, portrait: 
     with begun(Engine(artifact, seed=7), portrait, voices) as pipeline:
         made = np.concatenate([step.result(TIMEOUT_S) for step in all_steps(pipeline)])
         assert np.array_equal(made[: len(expected)], expected)
+
+
+def test_a_recording_through_the_pipeline_is_that_of_the_engine(
+    artifact: Artifact, portrait: np.ndarray, voices: Voices
+):
+    engine = Engine(artifact, seed=7)
+    expected, _ = engine.play(portrait, *voices)
+    with Pipeline(engine) as pipeline:
+        made = np.concatenate([frames for frames, _ in engine.stream(portrait, *voices, driver=pipeline)])
+        assert len(pipeline._decoded) == 2  # it was the pipeline that worked
+    assert np.array_equal(made, expected)
+
+
+@pytest.mark.gpu
+def test_two_graphs_at_a_time_make_the_eager_engines_recording(folder: Path, portrait: np.ndarray, voices: Voices):
+    """One graph decodes while the other denoises, in streams of their own, and on two GPUs where there are two."""
+    device = torch.device("cuda", 0)
+    artifact = load_artifact(folder, device=device, decode_device=second_device(device))
+    expected, _ = Engine(artifact, seed=7).play(portrait, *voices)
+    engine = Engine(artifact, seed=7, capture=capture_cuda)
+    assert engine.chunk.replay is not None and engine.decoder.replay is not None
+    with Pipeline(engine) as pipeline:
+        made = np.concatenate([frames for frames, _ in engine.stream(portrait, *voices, driver=pipeline)])
+    assert np.abs(made.astype(int) - expected).max() <= 1
 
 
 def test_a_new_stream_in_the_same_pipeline_forgets_the_old_one(

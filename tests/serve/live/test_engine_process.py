@@ -71,6 +71,34 @@ def test_hush_silences_what_was_pushed_and_not_shown(
     assert np.array_equal(shown, expected[: len(shown)])
 
 
+def test_an_engine_whose_session_has_ended_serves_the_next_as_a_new_one_would(
+    contract_of_one: None, folder: Path, artifact: Artifact, portrait: np.ndarray, voices
+):
+    """Storage and graphs are made once; a portrait that does not fit costs nothing."""
+    engines = Engines(str(folder), device="cpu", num_threads=1)
+    engines.start("a", portrait, 1)
+    first = engines.engines["a"]
+    engines.step("a", *chunks(voices)[0], False)
+    engines.stop("a")
+    with pytest.raises(ValueError, match="portrait of 16x32"):
+        engines.start("b", portrait[:16], 2)
+    engines.start("c", portrait, 3)
+    assert engines.engines == {"c": first} and not engines.free
+    expected, _ = Engine(artifact, seed=3).play(portrait, *voices)
+    parts = [engines.step("c", agent, user, False) for agent, user in chunks(voices)]
+    shown = np.concatenate([part for part in parts if part is not None])
+    assert np.array_equal(shown, expected[: len(shown)])
+
+
+def test_an_engine_that_does_not_fit_into_memory_names_its_bytes(
+    contract_of_one: None, folder: Path, portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    engines = Engines(str(folder), device="cpu", num_threads=1)
+    monkeypatch.setattr(os, "sysconf", lambda name: 1)
+    with pytest.raises(RuntimeError, match="must fit into the 1 bytes that are free on cpu"):
+        engines.start("a", portrait, 1)
+
+
 def test_a_call_for_a_session_that_is_unknown_is_refused_and_ends_nothing(contract_of_one: None, folder: Path):
     engines = Engines(str(folder), device="cpu", num_threads=1)
     engines.stop("nobody")
