@@ -16,11 +16,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from serve.bench.case import Case
+from serve.bench.kernels import compare_kernels
 from serve.bench.ladder import climb, compare_blocks, compare_caches
 from serve.bench.live_artifact import measure_artifact
 from serve.bench.measure import measure
 from serve.bench.peers import absent
-from serve.bench.report import Results, case_table, count_table, policy_table, ratio_table
+from serve.bench.report import Results, case_table, count_table, kernel_table, policy_table, ratio_table
 from serve.bench.simulation import compare
 from serve.bench.soak import Soak, soak
 from serve.bench.timing import Stopwatch
@@ -72,6 +73,8 @@ def bench(
     for row in done[:1]:
         add("sessions", row["case"], partial(_simulated, row, streams), policy_table)
     for case in ladders:
+        if stopwatch.device.type == "cuda":
+            add("kernels", case.name, partial(compare_kernels, case, stopwatch, rounds=rounds), kernel_table)
         add("ladders", case.name, partial(climb, case, stopwatch, rounds=rounds, compile=compile), ratio_table)
         add("caches", case.name, partial(compare_caches, case, stopwatch, rounds=rounds), ratio_table)
         if "diffusers" not in absent(case):

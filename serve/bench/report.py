@@ -142,6 +142,20 @@ def ratio_table(result: Mapping[str, Any]) -> str:
     return table(lines)
 
 
+def kernel_table(result: Mapping[str, Any]) -> str:
+    """Our kernels, one line each; plain: how many times as long PyTorch takes for the same."""
+    lines = [
+        (
+            name,
+            f"{row['us']['kernel']:.1f}",
+            f"{row['share_of_copy']:.0%}",
+            f"{row['plain_over_kernel']['median']:.2f}",
+        )
+        for name, row in result["kernels"].items()
+    ]
+    return table([("kernels of " + result["case"], "us", "of a copy's bytes/s", "plain"), *lines])
+
+
 def table(lines: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell, the first to the left."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
