@@ -21,8 +21,7 @@ def by_device(name: str, x: Tensor, reference: Callable, fused: Callable) -> Cal
     """The kernel for tensors on a GPU while no gradient is recorded (kernels have none), else the reference."""
     if not x.is_cuda or torch.is_grad_enabled():
         return reference
-    if not torch.compiler.is_compiling():
-        _announce(name, HAS_TRITON)
+    _announce(name, HAS_TRITON)
     return fused if HAS_TRITON else reference
 
 
@@ -40,6 +39,9 @@ _policy: ContextVar[Policy] = ContextVar("kernel policy", default=by_device)
 
 def choose(name: str, x: Tensor, reference: Callable, fused: Callable) -> Callable:
     """The form of an operation to call; `x` is one of its inputs."""
+    # torch.compile cannot look into a ContextVar, and would end its graph here; it fuses plain PyTorch itself.
+    if torch.compiler.is_compiling():
+        return reference
     return _policy.get()(name, x, reference, fused)
 
 

@@ -5,10 +5,10 @@ scheduler: its sessions have one lead, and ask for a chunk when their player has
 is the one with least slack. It keeps its engines from session to session as this does.
 """
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from serve.engine import Engine
 from serve.graphs import Capture
 from serve.scheduler import CapacityError, Policy, Scheduler, least_slack
 
+MEMORY = Path("/proc/meminfo")
 MEASURED_CHUNKS = 6  # of which the slowest but one counts, after as many to warm up
 
 
@@ -204,6 +205,12 @@ def slot_bytes(artifact: Artifact, *, undo_chunks: int) -> int:
     return frames * patches * width + reference + (1 + undo_chunks) * state
 
 
+def host_bytes() -> int:
+    """Memory that programs can have without swapping; what the system keeps of files it gives back."""
+    lines = (line.split() for line in MEMORY.read_text().splitlines())
+    return next(1024 * int(number) for name, number, *_ in lines if name == "MemAvailable:")
+
+
 def check_memory(artifact: Artifact, *, slots: int, undo_chunks: int) -> None:
     """Raises:
     RuntimeError: the device has not enough free memory for the slots.
@@ -212,7 +219,7 @@ def check_memory(artifact: Artifact, *, slots: int, undo_chunks: int) -> None:
     if device.type == "cuda":
         available = torch.cuda.mem_get_info(device)[0]
     else:
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        available = host_bytes()
     if slots * each > available:
         raise RuntimeError(
             f"slots={slots} of {each} bytes each must fit into the {available} bytes that are free on {device}: "

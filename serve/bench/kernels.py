@@ -48,9 +48,9 @@ def _qk_norm_rope(case: Case, like: Like) -> Operation:
     norms = [nn.RMSNorm(dit.dim, eps=dit.eps, **like).requires_grad_(False) for _ in range(2)]
     positions = torch.arange(case.chunk_frames, device=like["device"])
     turn = rotation(positions, case.grid[0] // 2, case.grid[1] // 2, dit.head_dim)
-    storage = torch.zeros(2, 1, new, dit.num_heads, dit.head_dim, **like)
-    ring = Ring(*storage, torch.arange(new, device=like["device"]))
-    return Operation(lambda: qk_norm_rope(q, k, v, *norms, *turn, ring=ring), 7 * q.nbytes)
+    stored_k, stored_v = torch.zeros(2, 1, new, dit.num_heads, dit.head_dim, **like)
+    ring = Ring(stored_k, stored_v, torch.arange(new, device=like["device"]))
+    return Operation(lambda: qk_norm_rope(q, k, v, norms[0], norms[1], *turn, ring=ring), 7 * q.nbytes)
 
 
 def _turn_sinks(case: Case, like: Like) -> Operation:

@@ -1,6 +1,8 @@
 """With the backend that only captures: the one that generates code takes minutes and is PyTorch's to test."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -33,3 +35,23 @@ def test_a_network_that_is_not_compiled_is_a_warning(caplog: pytest.LogCaptureFi
     compiled, said = messages(Uncompilable(3, 3), caplog)
     assert said == ["compile=true, but nothing was compiled by eager: the network runs eagerly."]
     assert compiled.num_runs == 0
+
+
+# By itself, as the hook that checks annotations in tests would end a graph at every function.
+PASSES = """
+from gwm.rollout import Rollout
+from serve.compiled import Compiled
+from tests.tiny import contract, latents, speech, tiny_dit
+
+rollout = Rollout(tiny_dit(), contract(), batch_size=2)
+rollout.model = Compiled(rollout.model, backend="eager")
+rollout.start(latents(1), speech(1), seed=0)
+rollout.step(speech(1))
+print(rollout.model.num_graphs, rollout.model.num_runs)
+"""
+
+
+def test_a_whole_pass_is_one_graph():
+    """What is fused cannot reach over the end of a graph: one pass for the reference, two steps and the commit."""
+    done = subprocess.run([sys.executable, "-c", PASSES], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "4"], done.stderr

@@ -9,7 +9,7 @@ from serve.bench.kernels import OPERATIONS, compare_kernels
 from serve.bench.report import kernel_table
 from serve.bench.timing import Stopwatch
 
-TINY = Case(shape="one_layer", height=32, width=32, window_frames=4)
+TINY = Case(shape="one_layer", height=16, width=16, window_frames=4)
 LIKE = {"device": torch.device("cpu"), "dtype": torch.float32}
 
 
@@ -22,8 +22,8 @@ def test_operands_are_those_that_the_kernel_takes(name: str):
 
 
 def test_bytes_are_those_of_what_is_read_and_written():
-    """Of one latent frame of 4 tokens, width 32; latents of 4 x 4 x 4; pixels of 32 x 32 with 96 channels."""
-    row, latent, picture = 4 * 32 * 4, 4 * 4 * 4 * 4, 32 * 32 * 96 * 4
+    """Of one latent frame of one token, width 32; latents of 4 x 2 x 2; pixels of 16 x 16 with 96 channels."""
+    row, latent, picture = 32 * 4, 4 * 2 * 2 * 4, 16 * 16 * 96 * 4
     expected = {
         "residual_norm": 4 * row,
         "qk_norm_rope": 7 * row,
