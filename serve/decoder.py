@@ -8,6 +8,8 @@ from torch import Tensor
 from gwm.autoencoder import Autoencoder
 from gwm.pixels import rounded
 from gwm.transfer import to_host
+from gwm.wan.fused import fuse
+from gwm.wan.vae import WanVAE
 from serve.graphs import Capture, captured
 
 
@@ -27,6 +29,8 @@ class StreamDecoder:
         self.state = vae.initial_state(self.latents)
         pixels = (num_frames * time, rows * space, columns * space, 3)
         self.frames = torch.zeros(pixels, device=vae.mean.device, dtype=torch.uint8)
+        if isinstance(vae, WanVAE) and self.device.type == "cuda":
+            fuse(vae.model.decoder)
         self.replay = None
         if capture is not None:
             self.replay = captured("decoder", self._body, capture, self.device)

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from gwm.wan.fused import BLOCK, fuse
 from gwm.wan.vae import WanVAE, load_wan_vae
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE, WanVAEConfig, read_vae_config
 from gwm.wan.vae_keys import diffusers_key
+from kernels.dispatch import using
 from tests.tiny import lively
 
 FP32, BF16 = 1e-5, 2e-2
+FEATURES = 1e-4  # within the decoder, where numbers are larger than pixels
 PUBLISHED = {"wan2_1": WAN2_1_VAE, "wan2_2": WAN2_2_VAE}
 PARAMETERS = {"wan2_1": 126_892_531, "wan2_2": 704_688_668}
 # The published config.json, written down independently of `vae_config`; of Wan 2.1 all is diffusers' default.
@@ -105,6 +108,24 @@ def test_streamed_decoding_is_whole_decoding(vae: WanVAE, cuts: list[int]):
         made, state = vae.decode(part, state)
         parts.append(made)
     assert torch.equal(torch.cat(parts, dim=1), vae.decode(x0)[0])
+
+
+def test_a_fused_decoder_shows_what_diffusers_layers_show(vae: WanVAE):
+    """Frames and what is remembered; that the kernel is its reference is said in tests/kernels."""
+    fused, x0 = copy.deepcopy(vae), latents(vae, 3)
+    fuse(fused.model.decoder)
+    asked: list[str] = []
+
+    def told(name: str, x: Tensor, reference: Callable, kernel: Callable) -> Callable:
+        asked.append(name)
+        return reference
+
+    with using(told):
+        made, memory = fused.decode(x0)
+    expected, their_memory = vae.decode(x0)
+    assert len(asked) == 2 * 3 * sum(type(m).__name__ == BLOCK for m in vae.model.decoder.modules())
+    torch.testing.assert_close(made, expected, rtol=0, atol=FP32)
+    torch.testing.assert_close(memory, their_memory, rtol=FEATURES, atol=FEATURES)
 
 
 def test_the_state_never_changes_shape_and_is_never_changed(vae: WanVAE):
