@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,20 +17,13 @@ from gwm.transfer import to_device
 from serve.artifact import Artifact
 from serve.compiled import Compiled
 from serve.decoder import StreamDecoder
+from serve.driver import Driver
 from serve.graphs import Capture, GraphedChunk
+from serve.memory import check_memory
 from serve.parallel.division import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of, with_tensors
 from serve.recall import Recall
 from serve.undo import UndoLog
-
-
-@runtime_checkable
-class Driver(Protocol):
-    """What shows a face and works through the chunks that are ready: an engine, or a pipeline around one."""
-
-    def start(self, portrait: UInt8[np.ndarray, "h w 3"]) -> None: ...
-
-    def chunks(self) -> Iterator[UInt8[np.ndarray, "f h w 3"]]: ...
 
 
 class Engine:
@@ -57,7 +49,12 @@ class Engine:
         ranks: processes that denoise together. The first has the engine that is driven; in all others `follow`.
         text_tokens: of every text, for models that are told one (`switch`); 512 in Wan.
         compile: let torch.compile generate the network's code, for minutes, at the first chunk.
+
+        Raises:
+            RuntimeError: the stream does not fit into memory; the message has its bytes.
         """
+        if ranks is None:  # else each has a part of the cache
+            check_memory(artifact, slots=1, undo_chunks=undo_chunks)
         self.contract, self.vae, self.seed, self.ranks = artifact.contract, artifact.vae, seed, ranks
         self.rollout = rollout_of(artifact.dit, artifact.contract, ranks)
         if compile:
@@ -95,6 +92,7 @@ class Engine:
             self.text = self._no_text(self.text.shape[1])
         reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean))
         self.heard = self._silence()
+        # Before the copy below: where the decoder has a device of its own, who reads that copy has waited for this too.
         self.decoder.start(reference)
         self._begin(reference.to(self.device))
 

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from gwm.face import FaceMesh, crop_to_face
 from gwm.media import read_audio, read_image, write_video
 from serve.artifact import load_artifact
-from serve.engine import Driver, Engine
+from serve.driver import Driver
+from serve.engine import Engine
 from serve.graphs import capture_cuda
 from serve.parallel.division import join
 from serve.parallel.ranks import Ranks

@@ -8,19 +8,17 @@ is the one with least slack. It keeps its engines from session to session as thi
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.graphs import Capture
+from serve.memory import check_memory
 from serve.scheduler import CapacityError, Policy, Scheduler, least_slack
 
-MEMORY = Path("/proc/meminfo")
 MEASURED_CHUNKS = 6  # of which the slowest but one counts, after as many to warm up
 
 
@@ -190,38 +188,3 @@ class Sessions:
             engine.step()
             took.append(time.perf_counter() - begin)
         return sorted(took[MEASURED_CHUNKS:])[-2]
-
-
-def slot_bytes(artifact: Artifact, *, undo_chunks: int) -> int:
-    """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's state."""
-    contract, pattern = artifact.contract, artifact.contract.pattern
-    patches = (contract.latent_size // contract.dit.patch) ** 2
-    element = artifact.dit.head.weight.element_size()
-    width = contract.dit.num_layers * contract.dit.dim * element
-    frames = 2 * (pattern.sink_frames + pattern.ring_frames + undo_chunks * pattern.chunk_frames) + pattern.sink_frames
-    latent = torch.empty(1, 1, contract.dit.in_channels, contract.latent_size, contract.latent_size, device="meta")
-    state = sum(part.nbytes for part in artifact.vae.initial_state(latent.to(artifact.vae.mean.dtype)))
-    reference = latent.numel() * element
-    return frames * patches * width + reference + (1 + undo_chunks) * state
-
-
-def host_bytes() -> int:
-    """Memory that programs can have without swapping; what the system keeps of files it gives back."""
-    lines = (line.split() for line in MEMORY.read_text().splitlines())
-    return next(1024 * int(number) for name, number, *_ in lines if name == "MemAvailable:")
-
-
-def check_memory(artifact: Artifact, *, slots: int, undo_chunks: int) -> None:
-    """Raises:
-    RuntimeError: the device has not enough free memory for the slots.
-    """
-    device, each = artifact.dit.head.weight.device, slot_bytes(artifact, undo_chunks=undo_chunks)
-    if device.type == "cuda":
-        available = torch.cuda.mem_get_info(device)[0]
-    else:
-        available = host_bytes()
-    if slots * each > available:
-        raise RuntimeError(
-            f"slots={slots} of {each} bytes each must fit into the {available} bytes that are free on {device}: "
-            f"{available // each} would. Lower slots, undo_chunks={undo_chunks} or the window."
-        )

@@ -52,11 +52,9 @@ class Engines:
             RuntimeError: one more engine does not fit into memory.
         """
         from serve.engine import Engine
-        from serve.sessions import check_memory
 
         self.stop(session)
         if not self.free:
-            check_memory(self.artifact, slots=1, undo_chunks=0)
             self.free.append(Engine(self.artifact, seed=seed, capture=self.capture))
         engine = self.free[-1]
         engine.seed = seed

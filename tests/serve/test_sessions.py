@@ -9,8 +9,9 @@ from gwm.dit import DiT
 from gwm.vae import VAE
 from serve.artifact import Artifact
 from serve.engine import Engine
+from serve.memory import slot_bytes
 from serve.scheduler import CapacityError, first_come
-from serve.sessions import Chunk, Sessions, slot_bytes
+from serve.sessions import Chunk, Sessions
 from tests.serve.conftest import randomised
 
 Voices = tuple[np.ndarray, np.ndarray]

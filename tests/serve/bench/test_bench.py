@@ -51,8 +51,8 @@ def test_a_run_leaves_every_number_that_was_promised(results: dict):
     row = results["cases"][0]
     assert row["host_reads_per_chunk"] == 0
     assert row["kernel_calls_per_pass"] > 14 * 4
-    assert row["pass_ms"]["p50"] < row["denoise_ms"]["p50"] < row["chunk_ms"]["max"]
-    assert 0 < row["roofline_fraction"] < 1
+    assert 0 < row["denoise_ms"]["p50"] < row["chunk_ms"]["max"]
+    assert row["roofline_fraction"] == pytest.approx(row["floor_ms_per_pass"] / row["pass_ms"]["p50"])
     assert row["first_frame_ms"]["cold"] > row["first_frame_ms"]["warm"] > 0
     ladder, caches = results["ladders"][0], results["caches"][0]
     assert list(ladder["chunk_ms"]) == ["concatenate cache", "roll cache", "ring"]

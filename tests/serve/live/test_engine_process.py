@@ -94,7 +94,7 @@ def test_an_engine_that_does_not_fit_into_memory_names_its_bytes(
     contract_of_one: None, folder: Path, portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ):
     engines = Engines(str(folder), device="cpu", num_threads=1)
-    monkeypatch.setattr("serve.sessions.host_bytes", lambda: 1)
+    monkeypatch.setattr("serve.memory.host_bytes", lambda: 1)
     with pytest.raises(RuntimeError, match="must fit into the 1 bytes that are free on cpu"):
         engines.start("a", portrait, 1)
 

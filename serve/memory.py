@@ -1,0 +1,44 @@
+"""Whether streams fit into memory, asked before anything of them is allocated."""
+
+from pathlib import Path
+
+import torch
+
+from serve.artifact import Artifact
+
+MEMORY = Path("/proc/meminfo")
+
+
+def slot_bytes(artifact: Artifact, *, undo_chunks: int) -> int:
+    """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's state."""
+    contract, pattern = artifact.contract, artifact.contract.pattern
+    patches = (contract.latent_size // contract.dit.patch) ** 2
+    element = artifact.dit.head.weight.element_size()
+    width = contract.dit.num_layers * contract.dit.dim * element
+    frames = 2 * (pattern.sink_frames + pattern.ring_frames + undo_chunks * pattern.chunk_frames) + pattern.sink_frames
+    latent = torch.empty(1, 1, contract.dit.in_channels, contract.latent_size, contract.latent_size, device="meta")
+    state = sum(part.nbytes for part in artifact.vae.initial_state(latent.to(artifact.vae.mean.dtype)))
+    reference = latent.numel() * element
+    return frames * patches * width + reference + (1 + undo_chunks) * state
+
+
+def host_bytes() -> int:
+    """Memory that programs can have without swapping; what the system keeps of files it gives back."""
+    lines = (line.split() for line in MEMORY.read_text().splitlines())
+    return next(1024 * int(number) for name, number, *_ in lines if name == "MemAvailable:")
+
+
+def check_memory(artifact: Artifact, *, slots: int, undo_chunks: int) -> None:
+    """Raises:
+    RuntimeError: the device has not enough free memory for the slots.
+    """
+    device, each = artifact.dit.head.weight.device, slot_bytes(artifact, undo_chunks=undo_chunks)
+    if device.type == "cuda":
+        available = torch.cuda.mem_get_info(device)[0]
+    else:
+        available = host_bytes()
+    if slots * each > available:
+        raise RuntimeError(
+            f"slots={slots} of {each} bytes each must fit into the {available} bytes that are free on {device}: "
+            f"{available // each} would. Lower slots, undo_chunks={undo_chunks} or the window."
+        )
