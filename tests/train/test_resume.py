@@ -17,6 +17,7 @@ from data.voices import VoiceBatch
 from distill.consistency import ConsistencyStage
 from distill.gan import GAN
 from distill.guidance import Guidance
+from distill.regression import RegressionStage
 from distill.scores import DMDRules
 from distill.stage import DMDStage
 from distill.windows import FromReference
@@ -85,18 +86,22 @@ class LatentsInMemory(LatentData):
         self.num_frames = FRAMES
         self.motion = torch.ones(SIZE, SIZE)
         self.text = self.image = None
+        self.clips = [self.drawn[0, 0, index] for index in range(10)]
+
+    @property
+    def drawn(self) -> Drawn:
+        shape = (DIT.in_channels, SIZE, SIZE)
+        speech = (FRAMES, DIT.speech_dim)
+        return Drawn({"x0": (FRAMES, *shape), "reference": (1, *shape), "agent": speech, "user": speech})
 
     def prepare_data(self) -> None: ...
 
     def setup(self, stage: str) -> None: ...
 
     def train_dataloader(self) -> DataLoader[Any]:
-        shape = (DIT.in_channels, SIZE, SIZE)
-        speech = (FRAMES, DIT.speech_dim)
-        dataset = Drawn({"x0": (FRAMES, *shape), "reference": (1, *shape), "agent": speech, "user": speech})
         names = ("x0", "reference", "agent", "user")
         return self.loader(
-            dataset,
+            self.drawn,
             10,
             lambda items: LatentBatch(**{n: stacked(items, n) for n in names}, **place(items)),
         )
@@ -153,6 +158,10 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
             init=folders["causal"], sigmas=[1.0, 0.5], num_levels=4, guidance=Guidance(agent=2.0), history_noise=0.3,
             network=network(), **flow,
         )  # fmt: skip
+    if name == "regression":
+        return RegressionStage(
+            init=folders["causal"], teacher=folders["causal"], motion_weight=0.5, network=network(), seed=0
+        )
     if name == "dmd_gan":
         return dmd(folders, gan=HEAD)
     return dmd(folders)
@@ -184,7 +193,9 @@ def run(module: L.LightningModule, *, max_steps: int, folder: Path, resume: Path
     return module
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "speech", "bidirectional", "causal", "consistency", "dmd", "dmd_gan"])
+@pytest.mark.parametrize(
+    "name", ["autoencoder", "speech", "bidirectional", "causal", "consistency", "dmd", "dmd_gan", "regression"]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tmp_path: Path):
     """Killed after a checkpoint in mid-run; and ended, then prolonged."""
     folders = weights(tmp_path)
