@@ -62,7 +62,7 @@ def test_the_map_is_where_the_voice_explains_the_picture():
 def stage(folder: Path) -> RegressionStage:
     """Whose student has moved away from what it started as."""
     save_weights(folder, tiny_dit().state_dict(), gate={}, **dit_facts(RULES))
-    network = partial(Trainee, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
+    network: Any = partial(Trainee, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
     made = RegressionStage(init=str(folder), teacher=str(folder), motion_weight=0.0, network=network, seed=SEED)
     made.weight = torch.linspace(0.5, 1.5, SIZE).expand(SIZE, SIZE)
     with torch.no_grad():
