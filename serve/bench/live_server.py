@@ -47,9 +47,16 @@ async def running_server(overrides: list[str]) -> AsyncIterator[tuple[str, int]]
 def engine_pids(pid: int) -> list[int]:
     """The processes in which a server's engines run."""
     # Of every thread: a child belongs to the one that started it.
-    lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    lists = [_read(path).split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     children = [int(child) for part in lists for child in part]
-    return [child for child in children if ENGINES in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in children if ENGINES in _read(Path(f"/proc/{child}/cmdline"))]
+
+
+def _read(path: Path) -> bytes:
+    """Empty where thread or process has ended meanwhile."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return path.read_bytes()
+    return b""
 
 
 def memory_mb(pid: int) -> dict[str, float]:

@@ -1,35 +1,11 @@
-import multiprocessing
-import os
-import threading
-import time
+from pathlib import Path
 
-import numpy as np
+import pytest
 
-from serve.bench.live_server import memory_mb
+from serve.bench.live_server import engine_pids
 
 
-def hold(megabytes: int) -> None:
-    kept = np.ones(megabytes * 2**17)
-    time.sleep(30 + 0 * kept[0])
-
-
-def test_engines_are_found_also_when_another_thread_started_them():
-    """As the live server does; the kernel lists a child with the thread that it belongs to."""
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=hold, args=(200,), daemon=True)
-    done = threading.Event()
-    starter = threading.Thread(target=lambda: (process.start(), done.wait()))
-    starter.start()
-    try:
-        for _ in range(100):
-            sizes = memory_mb(os.getpid())
-            if sizes["engines"] > 200:
-                break
-            time.sleep(0.1)
-        assert sizes["engines"] > 200 and sizes["server"] > 20
-    finally:
-        process.kill()
-        process.join()
-        done.set()
-        starter.join()
-    assert memory_mb(os.getpid())["engines"] == 0
+def test_a_thread_that_ends_while_it_is_looked_at_has_no_engines(monkeypatch: pytest.MonkeyPatch):
+    """Ten minutes of measuring once ended with it."""
+    monkeypatch.setattr(Path, "glob", lambda *_: [Path("/proc/self/task/0/children")])
+    assert engine_pids(1) == []
