@@ -1,5 +1,6 @@
 """What the chunks in sight were made of, so that a stream's memory can be told another text."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -38,12 +39,12 @@ class Recall:
     def rewind(self, chunks: int) -> None:
         """The latest `chunks` have never been. What they had overwritten is back, as it was told then."""
         del self.told[len(self.told) - chunks :]
-        if any(chunk.condition.text is not self.text for chunk in self.told):
+        if not all(_same(chunk.condition.text, self.text) for chunk in self.told):
             self.text = None
 
     def tell(self, text: Float[Tensor, "1 s t"]) -> None:
         """Make the keys and values in sight anew under `text`; before a chunk that is told it."""
-        if text is self.text or not self.told:
+        if not self.told or _same(text, self.text):
             return
         rollout, cache = self.rollout, self.rollout.cache
         seen = cache.pattern.kept(tuple(self.told))
@@ -53,3 +54,8 @@ class Recall:
         )  # fmt: skip
         for chunk, keys_values in zip(seen, past.chunks, strict=True):
             cache.put(cache.pattern.chunk_start(chunk.number), keys_values)
+
+
+def _same(text: Tensor | None, other: Tensor | None) -> bool:
+    """Without a look at the numbers, for which the host must wait, as long as nothing was switched."""
+    return text is other or (text is not None and other is not None and torch.equal(text, other))
