@@ -77,7 +77,6 @@ def sdpa_prefix(q: Tensor, k: Tensor, v: Tensor, visible: Prefix) -> Tensor:
 
 
 @lru_cache
-@torch.compiler.assume_constant_result  # else torch.compile would end its graph here
 def prefix_backend(device: torch.device, dtype: torch.dtype, batch_size: int) -> Backend:
     """How to attend to a prefix without a mask, which would keep PyTorch from its flash kernels; logged once."""
     chosen: Backend = "sdpa"

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from kernels.attention import prefix_backend
+
 log = logging.getLogger(__name__)
 
 
@@ -18,6 +20,8 @@ class Compiled:
 
     def __init__(self, network: nn.Module, *, backend: str = "inductor") -> None:
         self.backend, self.num_graphs, self.num_runs = backend, 0, 0
+        # Else a graph would end there. Here, since it loads PyTorch's compiler: 150 MB that no other engine needs.
+        torch.compiler.assume_constant_result(prefix_backend.__wrapped__)
         self.network = torch.compile(network, dynamic=False, backend=self._watched)
         self._told = False
 

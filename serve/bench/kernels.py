@@ -58,7 +58,12 @@ def _turn_sinks(case: Case, like: Like) -> Operation:
     keys, sink_keys = torch.randn(2, dit.num_layers, 1, sinks, dit.num_heads, dit.head_dim, **like)
     written = torch.tensor(sinks, device=like["device"])
     turn = time_rotation(written, dit.head_dim)
-    return Operation(lambda: turn_sinks(keys, sink_keys, *turn, written), 2 * keys.nbytes)
+
+    def run() -> torch.Tensor:
+        turn_sinks(keys, sink_keys, *turn, written)
+        return keys
+
+    return Operation(run, 2 * keys.nbytes)
 
 
 def _step_update(case: Case, like: Like) -> Operation:

@@ -55,3 +55,10 @@ def test_a_whole_pass_is_one_graph():
     """What is fused cannot reach over the end of a graph: one pass for the reference, two steps and the commit."""
     done = subprocess.run([sys.executable, "-c", PASSES], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "4"], done.stderr
+
+
+def test_an_engine_that_does_not_compile_does_not_load_the_compiler():
+    """150 MB in every process, and seconds before the first frame."""
+    loads = "import sys, serve.artifact, serve.engine; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loads], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -3,22 +3,27 @@
 import pytest
 import torch
 
-from kernels.dispatch import fused_only, using
+from kernels.dispatch import fused_only, reference_only, using
 from serve.bench.case import Case
 from serve.bench.kernels import OPERATIONS, compare_kernels
 from serve.bench.report import kernel_table
 from serve.bench.timing import Stopwatch
 
 TINY = Case(shape="one_layer", height=16, width=16, window_frames=4)
+FP32 = 1e-5
 LIKE = {"device": torch.device("cpu"), "dtype": torch.float32}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 @torch.no_grad()
 def test_operands_are_those_that_the_kernel_takes(name: str):
-    """What does not fit would else be found on a rented card."""
-    with using(fused_only):
-        OPERATIONS[name](TINY, LIKE).run()
+    """What does not fit would else be found on a rented card. Both forms make the same of them."""
+    made = []
+    for form in (fused_only, reference_only):
+        torch.manual_seed(0)
+        with using(form):
+            made.append(OPERATIONS[name](TINY, LIKE).run())
+    torch.testing.assert_close(*made, rtol=FP32, atol=FP32)
 
 
 def test_bytes_are_those_of_what_is_read_and_written():
