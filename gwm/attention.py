@@ -2,7 +2,8 @@
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from einops import rearrange
+import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -11,8 +12,10 @@ from gwm.rope import Rotation
 from kernels.attention import Visible, attention
 from kernels.frame_mask import FrameMask
 from kernels.qk_norm_rope import Ring, qk_norm_rope
+from kernels.rms_norm import rms_norm
 
 KeysValues = tuple[Float[Tensor, "b l n e"], Float[Tensor, "b l n e"]]
+Committed = tuple[Float[Tensor, "b _ n e"], Float[Tensor, "b _ n e"]]  # as KeysValues, but differing in length
 
 
 @runtime_checkable
@@ -55,43 +58,82 @@ class SelfAttention(nn.Module):
         self.norm_q = nn.RMSNorm(config.dim, eps=config.eps)
         self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
 
+    packed: tuple[Tensor, Tensor] | None = None  # weight and bias of the three projections in one storage
+
+    def pack(self) -> None:
+        """From now on project by one product in place of three, on weights that lie together: they may change in
+        place, but no longer be replaced. What is no plain weight (quantised, adapted) stays as it is."""
+        layers = (self.q, self.k, self.v)
+        if self.packed is not None or any(type(layer) is not nn.Linear for layer in layers):
+            return
+        if any(type(layer.weight.data) is not Tensor for layer in layers):
+            return
+        weight, bias = (torch.cat(parts) for parts in zip(*((x.weight.data, x.bias.data) for x in layers), strict=True))
+        for layer, own_weight, own_bias in zip(layers, weight.chunk(3), bias.chunk(3), strict=True):
+            layer.weight.data, layer.bias.data = own_weight, own_bias
+        self.packed = weight, bias
+
+    def project(self, x: Float[Tensor, "b l d"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all heads, not normalised."""
+        if self.packed is None:
+            return self.q(x), self.k(x), self.v(x)
+        q, k, v = F.linear(x, *self.packed).chunk(3, dim=-1)
+        return q, k, v
+
     def forward(
         self, x: Float[Tensor, "b l d"], turn: Rotation, context: Context
     ) -> tuple[Float[Tensor, "b l d"], KeysValues]:
         ring = context.ring(self.layer)
-        q, k, v = qk_norm_rope(self.q(x), self.k(x), self.v(x), self.norm_q, self.norm_k, *turn, ring=ring)
+        q, k, v = qk_norm_rope(*self.project(x), self.norm_q, self.norm_k, *turn, ring=ring)
         keys, values, visible = context.visible(self.layer, k, v)
         return self.o(attend(q, keys, values, visible)), (k, v)
 
 
-class Prompt(NamedTuple):
-    """Embedded tokens of text and, in image-to-video models, of an image."""
+@runtime_checkable
+class Prompt(Protocol):
+    """Text and, in image-to-video models, an image: what every token may look at besides the video."""
+
+    def keys_values(self, layer: "CrossAttention") -> tuple[Committed, ...]:
+        """As one layer sees them: the text's, and the image's where there is one."""
+        ...
+
+
+class PromptTokens(NamedTuple):
+    """Embedded tokens, of which every pass makes keys and values anew, as training must."""
 
     text: Float[Tensor, "b s d"]
     image: Float[Tensor, "b j d"] | None
+
+    def keys_values(self, layer: "CrossAttention") -> tuple[Committed, ...]:
+        return layer.keys_values(self)
 
 
 class CrossAttention(nn.Module):
     """Attention from video tokens to text tokens and, apart from them, to image tokens; without positions."""
 
-    def __init__(self, config: DiTConfig) -> None:
+    def __init__(self, config: DiTConfig, layer: int) -> None:
         super().__init__()
-        self.num_heads = config.num_heads
+        self.layer, self.num_heads = layer, config.num_heads
         self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
         self.norm_q = nn.RMSNorm(config.dim, eps=config.eps)
         self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
         self.image = ImageKeysValues(config) if config.image_dim else None
 
     def forward(self, x: Float[Tensor, "b l d"], prompt: Prompt) -> Float[Tensor, "b l d"]:
-        heads = "b l (n e) -> b l n e"
-        q = rearrange(self.norm_q(self.q(x)), heads, n=self.num_heads)
-        k = rearrange(self.norm_k(self.k(prompt.text)), heads, n=self.num_heads)
-        v = rearrange(self.v(prompt.text), heads, n=self.num_heads)
-        seen = attend(q, k, v, None)
-        if self.image is not None and prompt.image is not None:
-            k, v = self.image(prompt.image)
-            seen = seen + attend(q, k, v, None)
+        q = rms_norm(self.q(x), self.norm_q).unflatten(-1, (self.num_heads, -1))
+        text, *image = prompt.keys_values(self)
+        seen = attend(q, *text, None)
+        for keys_values in image:
+            seen = seen + attend(q, *keys_values, None)
         return self.o(seen)
+
+    def keys_values(self, tokens: PromptTokens) -> tuple[Committed, ...]:
+        """Keys and values of text and image: the same in every chunk and step."""
+        k, v = self.norm_k(self.k(tokens.text)), self.v(tokens.text)
+        text = tuple(z.unflatten(-1, (self.num_heads, -1)) for z in (k, v))
+        if self.image is None or tokens.image is None:
+            return (text,)
+        return text, self.image(tokens.image)
 
 
 class ImageKeysValues(nn.Module):
@@ -104,9 +146,8 @@ class ImageKeysValues(nn.Module):
         self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
 
     def forward(self, image: Float[Tensor, "b j d"]) -> KeysValues:
-        heads = "b j (n e) -> b j n e"
-        k = rearrange(self.norm_k(self.k(image)), heads, n=self.num_heads)
-        return k, rearrange(self.v(image), heads, n=self.num_heads)
+        k, v = (z.unflatten(-1, (self.num_heads, -1)) for z in (self.norm_k(self.k(image)), self.v(image)))
+        return k, v
 
 
 def attend(

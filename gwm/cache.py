@@ -1,6 +1,6 @@
-"""Keys and values of the past: an immutable tuple for training, a ring in fixed storage for serving.
+"""Keys and values of the past: an immutable tuple for training, a ring in fixed storage for serving. And of the text.
 
-Both keep keys rotated at their absolute frame. Both move the sinks along once the stream is longer than training
+Both pasts keep keys rotated at their absolute frame. They move the sinks along once the stream is longer than training
 clips were: the distance from the current chunk to a sink never exceeds `horizon_frames`. A negative one puts sinks
 ahead: the first always seems to come so many frames after the current chunk.
 """
@@ -11,15 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gwm.attention import KeysValues
+from gwm.attention import Committed, CrossAttention, KeysValues, PromptTokens
 from gwm.chunks import ChunkPattern
 from gwm.config import DiTConfig
 from gwm.rope import rotate, time_rotation
 from kernels.attention import Prefix
 from kernels.qk_norm_rope import Ring
 from kernels.sink_rope import turn_sinks
-
-Committed = tuple[Float[Tensor, "b _ n e"], Float[Tensor, "b _ n e"]]  # as KeysValues, but chunks differ in length
 
 
 def sink_shift(last_frame: Int[Tensor, ""], horizon_frames: int) -> Int[Tensor, ""]:
@@ -146,3 +144,44 @@ class RingCache:
             new = (self._slot[:sinks] >= self.frame * self.patches) & (self._slot[:sinks] < end)
             self.sink_k.copy_(torch.where(new[None, None, :, None, None], self.k[:, :, :sinks], self.sink_k))
         self.frame.add_(num_frames)
+
+
+class PromptCache:
+    """Keys and values of the text that a stream is told, and of an image, by layer; in storage that never moves.
+
+    The first pass after `forget` makes them, and all later ones read them.
+    """
+
+    def __init__(self, num_layers: int) -> None:
+        self.layers: list[tuple[Committed, ...]] = [()] * num_layers
+        self._missing = num_layers  # layers that have not made theirs
+        self._tokens: PromptTokens | None = None
+
+    @property
+    def known(self) -> bool:
+        return self._missing == 0
+
+    def forget(self) -> None:
+        """Another text, or other weights: the next pass makes all of them anew, where the old ones are."""
+        self._missing = len(self.layers)
+
+    def learning(self, tokens: PromptTokens) -> "PromptCache":
+        """Itself, for a pass through all layers, each of which makes its own of these."""
+        self._tokens, self._missing = tokens, len(self.layers)
+        return self
+
+    def keys_values(self, layer: CrossAttention) -> tuple[Committed, ...]:
+        if not self.known:
+            assert self._tokens is not None, "the model hands over its tokens before its layers ask"
+            self._put(layer.layer, layer.keys_values(self._tokens))
+            self._missing -= 1
+        return self.layers[layer.layer]
+
+    def _put(self, layer: int, new: tuple[Committed, ...]) -> None:
+        old = self.layers[layer]
+        if [k.shape for k, _ in old] != [k.shape for k, _ in new]:
+            self.layers[layer] = new
+            return
+        for static, made in zip(old, new, strict=True):
+            for storage, values in zip(static, made, strict=True):
+                storage.copy_(values)

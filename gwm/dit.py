@@ -11,7 +11,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gwm.attention import Context, CrossAttention, KeysValues, Prompt, SelfAttention
+from gwm.attention import Context, CrossAttention, KeysValues, Prompt, PromptTokens, SelfAttention
+from gwm.cache import PromptCache
 from gwm.condition.inputs import Condition
 from gwm.condition.speech import SpeechEncoder
 from gwm.config import DiTConfig
@@ -52,10 +53,11 @@ def sinusoid(sigma: Float[Tensor, "b f"], dim: int) -> Float[Tensor, "b f dim"]:
     return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
 
 
-def modulate(
-    x: Float[Tensor, "b f p d"], shift: Float[Tensor, "b f 1 d"], scale: Float[Tensor, "b f 1 d"]
-) -> Float[Tensor, "b f p d"]:
-    return x * (1 + scale) + shift
+class Branch(NamedTuple):
+    """What a layer adds to the residual stream: gate y; nothing before the first layer."""
+
+    y: Float[Tensor, "b f p d"] | None = None
+    gate: Float[Tensor, "b f 1 d"] | None = None
 
 
 class FrameEmbedding(nn.Module):
@@ -82,7 +84,7 @@ class DiTBlock(nn.Module):
         self.norm2 = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
         self.attention = SelfAttention(config, layer)
         self.text_norm = nn.LayerNorm(config.dim, eps=config.eps) if config.text_dim else None
-        self.text_attention = CrossAttention(config) if config.text_dim else None
+        self.text_attention = CrossAttention(config, layer) if config.text_dim else None
         self.ffn = nn.Sequential(
             nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim)
         )
@@ -91,21 +93,23 @@ class DiTBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b f p d"],
+        branch: Branch,
         modulation: Float[Tensor, "b f 6 d"],
         turn: Rotation,
         context: Context,
         prompt: Prompt | None,
-    ) -> tuple[Float[Tensor, "b f p d"], KeysValues]:
+    ) -> tuple[Float[Tensor, "b f p d"], Branch, KeysValues]:
+        """The residual stream and what is still to be added to it: the norm that comes next does both in one pass."""
         # Modulation and the residual stream stay in float32 under autocast, as in Wan 2.1.
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + modulation)[:, :, :, None].unbind(2)
         frames, gate = x.shape[1], gate1
-        x, h = residual_norm(x, None, None, self.norm1, scale1, shift1)
+        x, h = residual_norm(x, *branch, self.norm1, scale1, shift1)
         y, keys_values = self.attention(h.flatten(1, 2), turn, context)
         if self.text_attention is not None and self.text_norm is not None and prompt is not None:
             x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate1, self.text_norm, None, None)
             y, gate = self.text_attention(h.flatten(1, 2), prompt), None
         x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate, self.norm2, scale2, shift2)
-        return x + gate2 * self.ffn(h), keys_values
+        return x, Branch(self.ffn(h), gate2), keys_values
 
 
 def velocity_towards(
@@ -173,10 +177,12 @@ class DiT(nn.Module):
         context: Context,
         reference: Float[Tensor, "b 1 c h w"] | None = None,
         first_row: int = 0,
+        told: PromptCache | None = None,
     ) -> Prediction:
         """Predict noise - x0 for every frame, `sigma` in [0, 1] per frame; `positions` are absolute latent frames.
 
         first_row: row of patches of the picture with which `x` begins, when `x` is a strip of it.
+        told: keeps what every pass would make anew of text and image; for sampling, without gradient.
 
         Raises:
             ValueError: a condition or the reference latent that the model was built with is None.
@@ -200,13 +206,15 @@ class DiT(nn.Module):
         turn = rotation(positions, rows, columns, self.config.head_dim, first_row=first_row)
         embedding = self._frame_embedding(sigma, condition)
         modulation = self.time_projection(embedding).unflatten(-1, (6, self.config.dim))
-        prompt = self._prompt(condition)
+        prompt = self._prompt(condition, told)
+        branch: Branch = Branch()
         keys_values = []
         for block in self.blocks:
-            tokens, new = block(tokens, modulation, turn, context, prompt)
+            tokens, branch, new = block(tokens, branch, modulation, turn, context, prompt)
             keys_values.append(new)
         shift, scale = (self.modulation_out + embedding[:, :, None])[:, :, :, None].unbind(2)
-        patches = self.head(modulate(self.norm_out(tokens), shift, scale))
+        _, h = residual_norm(tokens, *branch, self.norm_out, scale, shift)
+        patches = self.head(h)
         velocity = rearrange(
             patches,
             "b f (h w) (i j c) -> b f c (h i) (w j)",  # Wan orders the head's features with the channel last
@@ -217,6 +225,12 @@ class DiT(nn.Module):
         if self.config.around_reference and reference is not None:
             velocity = velocity_towards(reference + velocity, x, sigma)
         return Prediction(velocity, tuple(keys_values))
+
+    def pack(self) -> None:
+        """Let every block project to queries, keys and values by one product; see `SelfAttention.pack`."""
+        for block in self.blocks:
+            assert isinstance(block, DiTBlock)
+            block.attention.pack()
 
     def _frame_embedding(self, sigma: Float[Tensor, "b f"], condition: Condition) -> Float[Tensor, "b f d"]:
         embedding = self.time_embedding(sinusoid(sigma, self.config.freq_dim).to(self.head.weight.dtype))
@@ -238,13 +252,16 @@ class DiT(nn.Module):
             parts.append(self.action_embedding(_required(condition.action, "action")))
         return parts
 
-    def _prompt(self, condition: Condition) -> Prompt | None:
+    def _prompt(self, condition: Condition, told: PromptCache | None) -> Prompt | None:
         if self.text_embedding is None:
             return None
-        text = self.text_embedding(_required(condition.text, "text"))
-        if self.image_embedding is None:
-            return Prompt(text, None)
-        return Prompt(text, self.image_embedding(_required(condition.image, "image")))
+        if told is not None and told.known:
+            return told
+        text, image = self.text_embedding(_required(condition.text, "text")), None
+        if self.image_embedding is not None:
+            image = self.image_embedding(_required(condition.image, "image"))
+        tokens = PromptTokens(text, image)
+        return tokens if told is None else told.learning(tokens)
 
 
 def _required(value: Tensor | None, name: str) -> Tensor:

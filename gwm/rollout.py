@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gwm.cache import RingCache
+from gwm.cache import PromptCache, RingCache
 from gwm.condition.inputs import Condition
 from gwm.contract import Contract
 from gwm.dit import DiT, num_patches
@@ -51,6 +51,8 @@ class Rollout:
             device=weight.device,
             dtype=weight.dtype,
         )
+        self.prompt = PromptCache(contract.dit.num_layers)
+        self.told: tuple[Tensor | None, Tensor | None] = (None, None)  # text and image, to which `prompt` belongs
         self.frame = 0  # host copy of the cache's frame counter: it seeds the noise
         self.seed = 0
         # In one place for good, like the cache: a captured graph reads it there.
@@ -62,7 +64,9 @@ class Rollout:
         self.cache.reset()
         self.frame, self.seed = 0, seed
         self.reference.copy_(self.own(reference))
-        self._velocity(self.reference, 0.0, condition.frames(slice(0, 0)).after_reference())
+        self.prompt.forget()  # the weights may be others by now
+        self.tell(condition)
+        self.velocity(self.reference, 0.0, condition.frames(slice(0, 0)).after_reference())
         self.cache.advance(reference.shape[1])
         self.frame += reference.shape[1]
 
@@ -72,9 +76,20 @@ class Rollout:
 
         `emit` is called with the latents as soon as they are final, before the pass that fixes them.
         """
+        self.tell(condition)
         x = self.generate(self.noises(), condition, emit)
         self.frame += x.shape[1]
         return x
+
+    def tell(self, condition: Condition) -> None:
+        """Before a chunk: where its text or image is another tensor than before, the next pass looks at it anew."""
+        if not self.knows(condition):
+            self.told = condition.text, condition.image
+            self.prompt.forget()
+
+    def knows(self, condition: Condition) -> bool:
+        """Whether text and image are the tensors that were told last; their numbers are not looked at."""
+        return condition.text is self.told[0] and condition.image is self.told[1]
 
     def noises(self) -> list[Float[Tensor, "b f c h w"]]:
         """All noise of the next chunk: what it starts from, and what `renoise` adds before each later step."""
@@ -106,16 +121,18 @@ class Rollout:
         for k, sigma in enumerate(sigmas):
             sigma_next = sigmas[k + 1] if k + 1 < len(sigmas) else 0.0
             fresh = noises[k + 1] if contract.solver == "renoise" and sigma_next > 0 else None
-            velocity = self._velocity(x, sigma, condition)
+            velocity = self.velocity(x, sigma, condition)
             x = step(x, velocity, sigma=sigma, sigma_next=sigma_next, solver=contract.solver, noise=fresh)
         emit(x)
         if contract.context == "clean":
-            self._velocity(x, 0.0, condition)
+            self.velocity(x, 0.0, condition)
         self.cache.advance(x.shape[1])
         return x
 
-    def _velocity(self, x: Tensor, sigma: float, condition: Condition) -> Tensor:
+    @torch.no_grad()
+    def velocity(self, x: Float[Tensor, "b f c h w"], sigma: float, condition: Condition) -> Float[Tensor, "b f c h w"]:
+        """One pass of the network over the current chunk, whose keys and values it puts in place."""
         positions = self.cache.positions(x.shape[1])
         levels = x.new_full(x.shape[:2], sigma)
-        place = {"positions": positions, "context": self.cache, "first_row": self.first_row}
+        place = {"positions": positions, "context": self.cache, "first_row": self.first_row, "told": self.prompt}
         return self.model(x, levels, condition, **place, reference=self.reference).velocity

@@ -93,6 +93,8 @@ def _qk_norm_rope(
     ring_k_ptr,
     ring_v_ptr,
     slots_ptr,
+    q_stride,
+    k_stride,
     v_stride,
     num_tokens,
     width,
@@ -112,10 +114,11 @@ def _qk_norm_rope(
     angle = token * head_dim + (2 * index) % head_dim  # the second of a pair holds the same value
     cos = tl.load(cos_ptr + angle)
     sin = tl.load(sin_ptr + angle)
-    q = _rotated(q_ptr + row * width, weight_q_ptr, pair, half, inside, cos, sin, width, eps)
-    tl.store(q_ptr + row * width + column, q, mask=inside)
-    k = _rotated(k_ptr + row * width, weight_k_ptr, pair, half, inside, cos, sin, width, eps)
-    tl.store(k_ptr + row * width + column, k, mask=inside)
+    q_row, k_row = q_ptr + row * q_stride, k_ptr + row * k_stride
+    q = _rotated(q_row, weight_q_ptr, pair, half, inside, cos, sin, width, eps)
+    tl.store(q_row + column, q, mask=inside)
+    k = _rotated(k_row, weight_k_ptr, pair, half, inside, cos, sin, width, eps)
+    tl.store(k_row + column, k, mask=inside)
     if STORE:
         place = (batch * total_tokens + tl.load(slots_ptr + token)) * width + column
         v = tl.load(v_ptr + row * v_stride + column, mask=inside, other=0.0)
@@ -134,17 +137,23 @@ def qk_norm_rope_triton(
     ring: Ring | None,
 ) -> tuple[Heads, Heads, Heads]:
     batch_size, num_tokens, width = q.shape
-    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    q, k, v = (_rows(z) for z in (q, k, v))
     head_dim = cos.shape[-1]
     pairs = power_of_two(width // 2)
     into = Ring(q, q, q) if ring is None else ring  # not touched without a ring
     total_tokens = 0 if ring is None else ring.k.shape[1]
     _qk_norm_rope[(num_tokens, batch_size)](
         *(q, k, v, norm_q.weight, norm_k.weight, cos.contiguous(), sin.contiguous(), *into),
-        *(v.stride(1), num_tokens, width, head_dim, total_tokens, norm_q.eps),
+        *(q.stride(1), k.stride(1), v.stride(1), num_tokens, width, head_dim, total_tokens, norm_q.eps),
         STORE=ring is not None,
         PAIRS=pairs,
         num_warps=max(1, min(8, pairs // 128)),
     )
     queries, keys, values = (z.unflatten(-1, (-1, head_dim)) for z in (q, k, v))
     return queries, keys, values
+
+
+def _rows(x: Tokens) -> Tokens:
+    """As it is, if the tokens of the batch lie evenly behind each other, as in a part of a wider projection."""
+    even = x.stride(-1) == 1 and (len(x) == 1 or x.stride(0) == x.shape[1] * x.stride(1))
+    return x if even else x.contiguous()

@@ -1,5 +1,6 @@
 """A live stream: two voices in, pixels out, chunk by chunk, with the same sampler as in training."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 
@@ -54,7 +55,7 @@ class Engine:
             RuntimeError: the stream does not fit into memory; the message has its bytes.
         """
         if ranks is None:  # else each has a part of the cache
-            check_memory(artifact, slots=1, undo_chunks=undo_chunks)
+            check_memory(artifact, slots=1, undo_chunks=undo_chunks, text_tokens=text_tokens)
         self.contract, self.vae, self.seed, self.ranks = artifact.contract, artifact.vae, seed, ranks
         self.rollout = rollout_of(artifact.dit, artifact.contract, ranks)
         if compile:
@@ -149,7 +150,9 @@ class Engine:
 
     def denoise(self, condition: Condition, emit: Emit = keep) -> Float[Tensor, "1 f c h w"]:
         """The next chunk's latents, fixed in the cache; `emit` gets them as soon as they are final."""
-        self._tell(Order.CHUNK, *tensors_of(condition))
+        if not self.rollout.knows(condition):
+            self._tell(Order.TEXT, *tensors_of(Condition(text=condition.text)))
+        self._tell(Order.CHUNK, *tensors_of(_of_chunk(condition)))
         self.undo.keep_keys()
         if self.recall is not None and condition.text is not None:
             self.recall.tell(condition.text)
@@ -176,7 +179,7 @@ class Engine:
                 f"text of shape {tuple(text.shape)} must be {expected}, as the model and the engine's text_tokens say. "
                 "Pad the text, or make an engine with other text_tokens."
             )
-        self.text = text.to(self.device, self.dtype)
+        self.text = text.to(self.device, self.dtype, copy=True)  # by which tensor it is, others know that it is new
 
     def hush(self) -> None:
         """Let the character fall silent at once: what it had still to say becomes silence, what it hears stays."""
@@ -199,15 +202,18 @@ class Engine:
     def follow(self) -> None:
         """Every process but the first: do with the latents what the first one's engine does, until it is closed."""
         assert self.ranks is not None, "follow is for one of several processes"
-        chunk = self._silent_chunk()
+        chunk = _of_chunk(self._silent_chunk())
         reference = self.rollout.reference.new_empty(1, 1, *self.rollout.picture_shape[2:])
         while (order := self.ranks.hear())[0] is not Order.STOP:
             if order[0] is Order.START:
                 told, *text = self.ranks.receive([reference, *tensors_of(Condition(text=self.text))])
                 self.seed, self.text = order[1], text[0] if text else None
                 self._begin(told)
+            elif order[0] is Order.TEXT:
+                (self.text,) = self.ranks.receive(tensors_of(Condition(text=self.text)))
             elif order[0] is Order.CHUNK:
-                self.denoise(with_tensors(chunk, self.ranks.receive(tensors_of(chunk))))
+                heard = with_tensors(chunk, self.ranks.receive(tensors_of(chunk)))
+                self.denoise(dataclasses.replace(heard, text=self.text))
             else:
                 self.undo.rewind_latents(order[1])
 
@@ -298,3 +304,8 @@ class Engine:
         pattern, dit = self.contract.pattern, self.contract.dit
         nothing = torch.zeros(1, pattern.chunk_frames, dit.speech_dim, device=self.device, dtype=self.dtype)
         return Condition(agent=nothing, user=nothing, text=self.text)
+
+
+def _of_chunk(condition: Condition) -> Condition:
+    """What is new in every chunk."""
+    return dataclasses.replace(condition, text=None)

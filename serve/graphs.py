@@ -95,6 +95,7 @@ class GraphedChunk:
         for static, new in zip(self.noises, self.rollout.noises(), strict=True):
             static.copy_(new)
         self._set(condition)
+        self._tell(condition)
         self.replay()
         self.rollout.frame += self.latents.shape[1]
         emit(self.latents)
@@ -109,6 +110,12 @@ class GraphedChunk:
             self.emitted = None
         rollout.cache.reset()
         return replay
+
+    def _tell(self, condition: Condition) -> None:
+        """A graph has no pass that makes keys and values of a text: another text has one before it, eagerly."""
+        self.rollout.tell(condition)
+        if self.rollout.contract.dit.text_dim and not self.rollout.prompt.known:
+            self.rollout.velocity(self.noises[0], 1.0, condition)
 
     def _body(self) -> None:
         self.rollout.generate(self.noises, self.condition, self._emit)

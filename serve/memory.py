@@ -9,8 +9,9 @@ from serve.artifact import Artifact
 MEMORY = Path("/proc/meminfo")
 
 
-def slot_bytes(artifact: Artifact, *, undo_chunks: int) -> int:
-    """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's state."""
+def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int) -> int:
+    """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's state; of a
+    model that is told a text also the text, its keys and values, and what they are made anew from (`serve.recall`)."""
     contract, pattern = artifact.contract, artifact.contract.pattern
     patches = (contract.latent_size // contract.dit.patch) ** 2
     element = artifact.dit.head.weight.element_size()
@@ -19,7 +20,14 @@ def slot_bytes(artifact: Artifact, *, undo_chunks: int) -> int:
     latent = torch.empty(1, 1, contract.dit.in_channels, contract.latent_size, contract.latent_size, device="meta")
     state = sum(part.nbytes for part in artifact.vae.initial_state(latent.to(artifact.vae.mean.dtype)))
     reference = latent.numel() * element
-    return frames * patches * width + reference + (1 + undo_chunks) * state
+    own = frames * patches * width + reference + (1 + undo_chunks) * state
+    if not contract.dit.text_dim:
+        return own
+    told = text_tokens * (2 * width + contract.dit.text_dim * element)
+    recalled = 1 + (pattern.window_chunks - 2 + undo_chunks) * pattern.chunk_frames  # latent frames, and their voices
+    if contract.context == "noisy":
+        recalled = 0
+    return own + told + recalled * (reference + 2 * contract.dit.speech_dim * element)
 
 
 def host_bytes() -> int:
@@ -28,11 +36,12 @@ def host_bytes() -> int:
     return next(1024 * int(number) for name, number, *_ in lines if name == "MemAvailable:")
 
 
-def check_memory(artifact: Artifact, *, slots: int, undo_chunks: int) -> None:
+def check_memory(artifact: Artifact, *, slots: int, undo_chunks: int, text_tokens: int) -> None:
     """Raises:
     RuntimeError: the device has not enough free memory for the slots.
     """
-    device, each = artifact.dit.head.weight.device, slot_bytes(artifact, undo_chunks=undo_chunks)
+    device = artifact.dit.head.weight.device
+    each = slot_bytes(artifact, undo_chunks=undo_chunks, text_tokens=text_tokens)
     if device.type == "cuda":
         available = torch.cuda.mem_get_info(device)[0]
     else:

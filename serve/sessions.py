@@ -75,7 +75,7 @@ class Sessions:
         """Raises:
         RuntimeError: the slots do not fit into memory.
         """
-        check_memory(artifact, slots=slots, undo_chunks=undo_chunks)
+        check_memory(artifact, slots=slots, undo_chunks=undo_chunks, text_tokens=text_tokens)
         self.contract, self.clock = artifact.contract, clock
         self.period_s = artifact.contract.chunk_ms / 1000
         self.lead_s = lead_chunks * self.period_s

@@ -12,6 +12,7 @@ from kernels.causal_input import causal_input
 from kernels.dispatch import Policy, by_device, reference_only, using
 from kernels.qk_norm_rope import Ring, qk_norm_rope
 from kernels.residual_norm import residual_norm
+from kernels.rms_norm import rms_norm
 from kernels.sink_rope import turn_sinks
 from kernels.step_update import step_update
 from serve.bench.case import DTYPES, Case
@@ -53,6 +54,13 @@ def _qk_norm_rope(case: Case, like: Like) -> Operation:
     return Operation(lambda: qk_norm_rope(q, k, v, norms[0], norms[1], *turn, ring=ring), 7 * q.nbytes)
 
 
+def _rms_norm(case: Case, like: Like) -> Operation:
+    dit = case.contract().dit
+    x = torch.randn(1, case.chunk_frames * case.patches, dit.dim, **like)
+    norm = nn.RMSNorm(dit.dim, eps=dit.eps, **like).requires_grad_(False)
+    return Operation(lambda: rms_norm(x, norm), 2 * x.nbytes)
+
+
 def _turn_sinks(case: Case, like: Like) -> Operation:
     dit, sinks = case.contract().dit, case.contract().pattern.sink_frames * case.patches
     keys, sink_keys = torch.randn(2, dit.num_layers, 1, sinks, dit.num_heads, dit.head_dim, **like)
@@ -81,6 +89,7 @@ def _causal_input(case: Case, like: Like) -> Operation:
 OPERATIONS: dict[str, Callable[[Case, Like], Operation]] = {
     "residual_norm": _residual_norm,
     "qk_norm_rope": _qk_norm_rope,
+    "rms_norm": _rms_norm,
     "turn_sinks": _turn_sinks,
     "step_update": _step_update,
     "causal_input": _causal_input,

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from kernels.dispatch import by_device, reference_only
+from kernels.dispatch import reference_only
 from serve.bench.caches import POLICIES
 from serve.bench.case import DTYPES, Case, random_models
 from serve.bench.counters import counting
@@ -22,8 +22,9 @@ def rungs(device: torch.device, *, compile: bool) -> dict[str, Options]:
         "ring": Options(kernels=reference_only),
     }
     if device.type == "cuda":
-        made["ring + kernels"] = Options(kernels=by_device)
-        made["ring + kernels + graph"] = Options(kernels=by_device, graph=True)
+        made["ring + kernels"] = Options()
+        made["ring + kernels + packed"] = Options(packed=True)
+        made["ring + kernels + packed + graph"] = Options(packed=True, graph=True)
     if compile:
         made["ring + compile"] = Options(kernels=reference_only, compile=True)
     return made
@@ -33,7 +34,7 @@ def climb(case: Case, stopwatch: Stopwatch, *, rounds: int, compile: bool) -> di
     """Milliseconds of a chunk (steps and commit) on every rung, and each rung against the last engine rung."""
     options = rungs(stopwatch.device, compile=compile)
     times = take_turns(_runs(case, stopwatch.device, options), stopwatch, rounds=rounds)
-    base = "ring + kernels + graph" if stopwatch.device.type == "cuda" else "ring"
+    base = "ring + kernels + packed + graph" if stopwatch.device.type == "cuda" else "ring"
     return _report(case, stopwatch, times, base=base)
 
 

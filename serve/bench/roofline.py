@@ -44,11 +44,11 @@ def pass_work(case: Case) -> Work:
     new = pattern.chunk_frames * case.patches
     visible = (pattern.sink_frames + pattern.ring_frames) * case.patches
     d, f, text = dit.dim, dit.ffn_dim, case.text_tokens if dit.text_dim else 0
-    products = 2 * (4 + (2 if text else 0)) * new * d * d + 4 * new * d * f + (4 * text * d * d if text else 0)
-    weights = (4 + (4 if text else 0)) * d * d + 2 * d * f
-    inputs = (8 + (4 if text else 0)) * new * d + 2 * new * (d + f) + 4 * text * d
-    # Norm and residual sites: K1 reads two and writes two (the first one less), K2 reads three and writes four.
-    elementwise = (2 + 4 + (4 if text else 0) + 7 + 3) * new * d + 2 * new * f
+    products = 2 * (4 + (2 if text else 0)) * new * d * d + 4 * new * d * f
+    weights = (4 + (2 if text else 0)) * d * d + 2 * d * f
+    inputs = (8 + (4 if text else 0)) * new * d + 2 * new * (d + f)
+    # K1 reads two and writes two, at two sites or three; K2 reads three and writes four; K3 reads and writes one.
+    elementwise = (4 + 4 + (4 + 2 if text else 0) + 7) * new * d + 2 * new * f
     layers = float(dit.num_layers)
     return Work(
         gemm_flops=layers * products,

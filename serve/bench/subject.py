@@ -1,5 +1,6 @@
 """A stream of one case, ready to be timed."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ class Options:
 
     cache: str | type[RingCache] = "ring"  # of POLICIES, or another package's
     kernels: Policy = by_device
+    packed: bool = False  # queries, keys and values by one product
     graph: bool = False
     compile: bool = False
 
@@ -35,6 +37,9 @@ class Subject:
     def __init__(self, case: Case, models: tuple[DiT, Autoencoder], options: Options) -> None:
         self.case, self.options, (dit, self.vae) = case, options, models
         weight, contract = dit.head.weight, case.contract()
+        if options.packed:
+            dit = copy.deepcopy(dit)  # others time the same weights as they are
+            dit.pack()
         cache = POLICIES[options.cache] if isinstance(options.cache, str) else options.cache
         self.rollout = Rollout(dit, contract, grid=case.grid, cache=cache)
         if options.compile:
@@ -44,6 +49,7 @@ class Subject:
         text = torch.randn(1, case.text_tokens, contract.dit.text_dim, **like) if contract.dit.text_dim else None
         self.condition = Condition(agent=speech, user=speech, text=text)
         self.reference = torch.randn(1, 1, *self.rollout.chunk_shape[2:], **like)
+        self.noise = self.rollout.noises()[0]
         with using(options.kernels):
             capture = capture_cuda if options.graph else None
             self.graphed = GraphedChunk(self.rollout, self.condition, capture=capture)
@@ -60,14 +66,10 @@ class Subject:
         with using(self.options.kernels):
             return self.graphed.step(self.condition)
 
-    @torch.no_grad()
     def one_pass(self) -> None:
         """One evaluation of the network, as in a step; the stream does not move."""
-        rollout = self.rollout
-        x, positions = rollout.noises()[0], rollout.cache.positions(rollout.chunk_shape[1])
-        level, place = x.new_full(x.shape[:2], 1.0), {"positions": positions, "context": rollout.cache}
         with using(self.options.kernels):
-            rollout.model(x, level, self.condition, **place, reference=rollout.reference)
+            self.rollout.velocity(self.noise, 1.0, self.condition)
 
     def decode(self, latents: Float[Tensor, "1 f c h w"]) -> None:
         """The chunk's frames, on the host, where the case has a decoder."""
@@ -93,5 +95,6 @@ class Subject:
 
 def make(case: Case, device: torch.device, options: Options | None = None) -> Subject:
     """A subject with random weights of its own."""
+    on_gpu = device.type == "cuda"
     models = random_models(case.contract(), device=device, dtype=DTYPES[case.dtype])
-    return Subject(case, models, options or Options(graph=device.type == "cuda"))
+    return Subject(case, models, options or Options(packed=on_gpu, graph=on_gpu))

@@ -17,16 +17,18 @@ class Order(IntEnum):
     """What the first process has the others do; `START` carries the seed, `REWIND` the number of chunks."""
 
     START = 0
-    CHUNK = 1
-    REWIND = 2
-    STOP = 3
+    TEXT = 1
+    CHUNK = 2
+    REWIND = 3
+    STOP = 4
 
 
 class Ranks:
     """Processes with a device each. The first hears, decodes and decides; the others do what it does to the latents.
 
-    Once a chunk the first process sends its order and the chunk's conditions, nothing else: noise is drawn from the
-    seed everywhere. A process that dies is an error in all others, after the group's timeout at the latest.
+    Once a chunk the first process sends its order and what the chunk hears, a text when it changes, and nothing else:
+    noise is drawn from the seed everywhere. A process that dies is an error in all others, after the group's timeout at
+    the latest.
     """
 
     def __init__(self, device: torch.device | str = "cpu", *, way: str = "ulysses") -> None:

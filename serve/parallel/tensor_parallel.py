@@ -77,6 +77,8 @@ def _split_attention(attention: SelfAttention | CrossAttention, ranks: Ranks) ->
     attention.norm_q, attention.norm_k = (SpreadRMSNorm(x, ranks) for x in (attention.norm_q, attention.norm_k))
     attention.register_module("o", SummedLinear(attention.o, ranks))
     attention.num_heads //= ranks.size
+    if isinstance(attention, SelfAttention):
+        attention.packed = None  # of the whole weights
 
 
 def _columns(whole: nn.Linear, ranks: Ranks) -> nn.Linear:

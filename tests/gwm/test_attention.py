@@ -36,3 +36,28 @@ def test_queries_and_keys_are_normalised_over_all_heads_before_they_turn():
     output, (new_k, new_v) = layer(x, turn, MaskedClip(None))
     torch.testing.assert_close(output, expected, rtol=FP32, atol=FP32)
     torch.testing.assert_close((new_k, new_v), (k, v), rtol=FP32, atol=FP32)
+
+
+def packed() -> tuple[SelfAttention, SelfAttention]:
+    """A layer, and its twin with packed projections."""
+    layer, twin = SelfAttention(DIT, layer=0), SelfAttention(DIT, layer=0)
+    twin.pack()
+    twin.load_state_dict(layer.state_dict())  # also into the packed storage
+    return layer, twin
+
+
+@torch.no_grad()
+def test_packed_projections_are_the_three_also_after_weights_changed_in_place():
+    layer, twin = packed()
+    x = torch.randn(2, 4, DIT.dim)
+    assert twin.packed is not None
+    torch.testing.assert_close(twin.project(x), layer.project(x), rtol=FP32, atol=FP32)
+    assert twin.state_dict().keys() == layer.state_dict().keys()
+    assert twin.k.weight.untyped_storage().data_ptr() == twin.packed[0].untyped_storage().data_ptr(), "no copy is kept"
+
+
+def test_layers_that_are_no_plain_projections_are_not_packed():
+    layer = SelfAttention(DIT, layer=0)
+    layer.register_module("k", torch.nn.Sequential(layer.k))
+    layer.pack()
+    assert layer.packed is None

@@ -11,7 +11,7 @@ from gwm.cache import PastChunks
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.clip import clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Condition
-from gwm.dit import DiT, DiTBlock, sinusoid
+from gwm.dit import Branch, DiT, DiTBlock, sinusoid
 from gwm.rope import rotation
 from tests.tiny import DIT, PATCHES, SIZE, SPEECH, latents, speech, tiny_dit
 
@@ -47,7 +47,11 @@ def test_block_is_the_formula_of_adaptive_layer_norm():
     expected = x + parts[2] * attended.unflatten(1, (FRAMES, PATCHES))
     hidden = F.gelu(block.ffn[0](adapted(expected, parts[3], parts[4])), approximate="tanh")
     expected = expected + parts[5] * block.ffn[2](hidden)
-    torch.testing.assert_close(block(x, modulation, turn, MaskedClip(None), None)[0], expected, rtol=FP32, atol=FP32)
+    stream, branch, _ = block(x, Branch(), modulation, turn, MaskedClip(None), None)
+    torch.testing.assert_close(stream + branch.gate * branch.y, expected, rtol=FP32, atol=FP32)
+    doubled, after, _ = block(stream, branch, modulation, turn, MaskedClip(None), None)
+    alone = block(stream + branch.gate * branch.y, Branch(), modulation, turn, MaskedClip(None), None)
+    torch.testing.assert_close((doubled, *after), (alone[0], *alone[1]))
 
 
 def test_noise_level_of_a_frame_reaches_no_other_frame_but_through_attention():

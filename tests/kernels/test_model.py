@@ -41,4 +41,6 @@ def test_a_model_with_text_goes_through_all_three_sites():
     with using(watched):
         made = model(x, sigma, condition, **place).velocity
     torch.testing.assert_close(made, model(x, sigma, condition, **place).velocity, rtol=FP32, atol=10 * FP32)
-    assert sites == DIT.num_layers * ["residual_norm", "qk_norm_rope", "residual_norm", "residual_norm"]
+    assert sites == DIT.num_layers * ["residual_norm", "qk_norm_rope", "residual_norm", "rms_norm", "residual_norm"] + [
+        "residual_norm"  # before the head
+    ]

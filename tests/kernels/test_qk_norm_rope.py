@@ -62,8 +62,14 @@ def test_new_keys_and_values_go_to_their_slots_and_nowhere_else(policy: object):
     assert case.ring.k[:, others].isnan().all() and case.ring.v[:, others].isnan().all()
 
 
-def test_values_may_be_a_part_of_a_wider_projection():
+@torch.no_grad()
+def test_queries_keys_and_values_may_be_parts_of_one_projection():
     case = Case(num_frames=2)
-    case.q, case.k, case.v = torch.randn(BATCH, case.num_tokens, 3 * WIDTH).split(WIDTH, dim=-1)
-    for made, expected in zip(case.run(fused_only, None), case.run(reference_only, None), strict=True):
-        torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-5)
+    wide = torch.randn(BATCH, case.num_tokens, 3 * WIDTH)
+    made = []
+    for policy in (reference_only, fused_only):
+        with using(policy):
+            made.append(qk_norm_rope(*wide.chunk(3, dim=-1), *case.norms, *case.turn, ring=case.ring))
+    for reference, fused in zip(*made, strict=True):
+        torch.testing.assert_close(fused, reference, rtol=1e-5, atol=1e-5)
+    assert fused.data_ptr() == wide[..., 2 * WIDTH :].data_ptr(), "nothing was copied to make room"

@@ -66,6 +66,34 @@ def test_a_graph_is_handed_held_noise_of_several_frames():
 
 
 @torch.no_grad()
+def test_another_text_is_looked_at_before_the_graph_is_replayed():
+    """What is replayed makes no keys of a text: it only reads those that are there."""
+    dit = dataclasses.replace(DIT, text_dim=8)
+    stream, heard, reference = Rollout(tiny_dit(dit), contract(4, dit=dit)), speech(NUM_CHUNKS, 1), latents(1, 1)
+    texts = torch.randn(2, 1, 3, 8).unbind(0)
+    conditions = [
+        dataclasses.replace(heard.frames(slice(at, at + 1)), text=texts[at >= NUM_CHUNKS // 2])
+        for at in range(NUM_CHUNKS)
+    ]
+
+    def capture(body: Callable[[], None]) -> Callable[[], None]:
+        body()
+
+        def replay() -> None:
+            assert stream.prompt.known
+            body()
+
+        return replay
+
+    def played(step: Callable[[Condition], Tensor]) -> Tensor:
+        stream.start(reference, conditions[0], seed=3)
+        return torch.cat([step(condition).clone() for condition in conditions], dim=1)
+
+    expected = played(stream.step)
+    assert torch.equal(played(GraphedChunk(stream, conditions[0], capture=capture).step), expected)
+
+
+@torch.no_grad()
 def test_capturing_leaves_no_trace_in_the_stream():
     stream = rollout()
     GraphedChunk(stream, speech(1), capture=recorded)

@@ -18,8 +18,9 @@ from gwm.vae import VAE
 from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.parallel.division import TIMEOUT, join, rollout_of
-from serve.parallel.ranks import WAYS, Ranks
+from serve.parallel.ranks import WAYS, Order, Ranks
 from tests.serve.conftest import randomised, tiny_contract
+from tests.serve.test_sessions import told
 from tests.tiny import DIT, contract, latents, speech, tiny_dit
 
 FP32 = 1e-5  # products of other shapes are added up in another order
@@ -112,6 +113,44 @@ def test_the_other_processes_follow_the_first_also_back(way: str, portrait: np.n
     (first, error), (nothing, other_error) = on_ranks(play, way=way)
     assert error is None and other_error is None and nothing is None
     assert np.abs(first.astype(int) - play(None)).max() <= 1
+
+
+def watched(engine: Engine) -> list[tuple[Order, int]]:
+    """Its orders from now on, and how many tensors go with each."""
+    orders, tell = [], engine._tell
+
+    def told(order: Order, *tensors: torch.Tensor, value: int = 0) -> None:
+        orders.append((order, len(tensors)))
+        tell(order, *tensors, value=value)
+
+    engine._tell = told
+    return orders
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_other_processes_are_told_a_text_once(way: str, portrait: np.ndarray, voices: tuple):
+    models, text = told(tiny_contract(chunk_frames=1)), torch.randn(1, 4, 6)
+
+    def play(ranks: Ranks | None) -> tuple[np.ndarray, list] | None:
+        engine = Engine(models, seed=7, ranks=ranks, text_tokens=4)
+        if ranks is None:
+            engine.recall = None  # several processes do not make their memory anew
+        elif ranks.rank:
+            return engine.follow()
+        orders = watched(engine)
+        engine.start(portrait)
+        engine.push(*voices)
+        frames = [engine.step()]
+        engine.switch(text)
+        frames += [engine.step(), engine.step()]
+        engine.close()
+        return np.concatenate(frames), orders
+
+    ((first, sent), error), (_, other_error) = on_ranks(play, way=way)
+    assert error is None and other_error is None
+    assert np.abs(first.astype(int) - play(None)[0]).max() <= 1
+    chunk = (Order.CHUNK, 2)  # both voices
+    assert sent[1:] == [chunk, (Order.TEXT, 1), chunk, chunk, (Order.STOP, 0)]
 
 
 def test_a_process_that_dies_is_an_error_in_the_others():

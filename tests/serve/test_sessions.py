@@ -188,7 +188,9 @@ def test_a_portrait_that_does_not_fit_leaves_the_slot_free(artifact: Artifact, p
 
 
 def test_slots_that_do_not_fit_into_memory_name_their_bytes(artifact: Artifact):
-    with pytest.raises(RuntimeError, match=rf"of {slot_bytes(artifact, undo_chunks=0)} bytes each must fit"):
+    with pytest.raises(
+        RuntimeError, match=rf"of {slot_bytes(artifact, undo_chunks=0, text_tokens=512)} bytes each must fit"
+    ):
         Sessions(artifact, slots=10**9)
 
 
@@ -200,4 +202,19 @@ def test_the_bytes_of_a_slot_are_those_of_its_tensors(artifact: Artifact, portra
     cache = engine.rollout.cache
     own = [cache.k, cache.v, cache.sink_k, engine.rollout.reference, *engine.decoder.state]
     tensors = [*own, engine.undo.evicted, *engine.undo.decoded]
-    assert slot_bytes(artifact, undo_chunks=2) == sum(tensor.nbytes for tensor in tensors)
+    assert slot_bytes(artifact, undo_chunks=2, text_tokens=512) == sum(tensor.nbytes for tensor in tensors)
+
+
+def test_a_text_and_what_is_made_anew_under_another_count_too(contract: Contract, portrait: np.ndarray):
+    models = told(contract)
+    engine = Engine(models, seed=0, undo_chunks=1, text_tokens=4)
+    engine.start(portrait)
+    for _ in range(contract.pattern.window_chunks + 2):
+        engine.push(*np.zeros((2, engine.chunk_samples + engine.lookahead_samples), np.float32))
+        engine.step()
+    without = Artifact(contract, randomised(DiT(contract.dit)), models.vae)
+    tensors = [engine.text, *(z for layer in engine.rollout.prompt.layers for pair in layer for z in pair)]
+    for chunk in engine.recall.told:
+        tensors += [chunk.x0, chunk.condition.agent, chunk.condition.user]
+    more = slot_bytes(models, undo_chunks=1, text_tokens=4) - slot_bytes(without, undo_chunks=1, text_tokens=4)
+    assert more == sum(tensor.nbytes for tensor in tensors)

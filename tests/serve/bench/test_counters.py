@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gwm.chunks import ChunkPattern
+from gwm.condition.inputs import Condition
 from gwm.config import DiTConfig
 from gwm.rollout import Rollout
 from serve.bench.counters import Counts, counting
@@ -17,26 +18,27 @@ NO_SINKS = ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=0, first_fr
 
 def steady(
     *, pattern: ChunkPattern | None = None, dit: DiTConfig = DIT, sigmas: tuple[float, ...] = (1.0, 0.6)
-) -> Rollout:
-    """A stream whose window is full."""
+) -> tuple[Rollout, Condition]:
+    """A stream whose window is full, and what it hears."""
     changes = {} if pattern is None else {"pattern": pattern}
     rollout = Rollout(tiny_dit(dit), contract(6, dit=dit, sigmas=sigmas, **changes))
-    rollout.start(latents(1, 1), speech(1, 1), seed=0)
-    size = rollout.contract.pattern.chunk_frames
+    text = torch.randn(1, 3, dit.text_dim) if dit.text_dim else None
+    condition = dataclasses.replace(speech(rollout.contract.pattern.chunk_frames, 1), text=text)
+    rollout.start(latents(1, 1), condition, seed=0)
     for _ in range(5):
-        rollout.step(speech(size, 1))
-    return rollout
+        rollout.step(condition)
+    return rollout, condition
 
 
-def counts(rollout: Rollout) -> Counts:
+def counts(rollout: Rollout, condition: Condition) -> Counts:
     cache, noises = rollout.cache, rollout.noises()
     with counting([cache.k, cache.v]) as made:
-        rollout.generate(noises, speech(rollout.contract.pattern.chunk_frames, 1))
+        rollout.generate(noises, condition)
     return made
 
 
 def test_a_steady_chunk_never_reads_a_number_back():
-    assert counts(steady()).host_reads == 0
+    assert counts(*steady()).host_reads == 0
 
 
 def test_the_counter_sees_a_host_read():
@@ -48,29 +50,33 @@ def test_the_counter_sees_a_host_read():
 @pytest.mark.parametrize("chunk_frames", [1, 3])
 def test_the_cache_moves_the_new_keys_and_values_and_nothing_else(chunk_frames: int):
     """2 c n d numbers for each layer and pass: nothing is rolled, cloned or put together."""
-    rollout = steady(pattern=dataclasses.replace(NO_SINKS, chunk_frames=chunk_frames))
+    rollout, condition = steady(pattern=dataclasses.replace(NO_SINKS, chunk_frames=chunk_frames))
     passes = len(rollout.contract.sigmas) + 1
     expected = 2 * chunk_frames * PATCHES * DIT.dim * DIT.num_layers * passes * 4
-    assert counts(rollout).cache_bytes == expected
+    assert counts(rollout, condition).cache_bytes == expected
 
 
 def test_sinks_are_turned_once_a_chunk_and_not_once_a_pass():
     new = 2 * PATCHES * DIT.dim * DIT.num_layers * 4
-    extra = [counts(steady(sigmas=sigmas)).cache_bytes - (len(sigmas) + 1) * new for sigmas in ((1.0,), (1.0, 0.6))]
+    extra = [counts(*steady(sigmas=sigmas)).cache_bytes - (len(sigmas) + 1) * new for sigmas in ((1.0,), (1.0, 0.6))]
     assert extra[0] == extra[1] > 0
 
 
-def test_a_block_is_at_most_15_kernel_calls():
+@pytest.mark.parametrize(("text_dim", "packed", "most"), [(0, False, 12), (8, True, 15)])
+def test_a_block_is_at_most_15_kernel_calls(text_dim: int, packed: bool, most: int):
+    """As on a GPU: with a text the three projections must be one product."""
     calls = []
     for num_layers in (2, 3):
-        rollout = steady(dit=dataclasses.replace(DIT, num_layers=num_layers), sigmas=(1.0,))
-        calls.append(counts(rollout).kernel_calls)
-    assert calls[1] - calls[0] <= 2 * 15  # one step and the commit
+        rollout, condition = steady(dit=dataclasses.replace(DIT, num_layers=num_layers, text_dim=text_dim))
+        if packed:
+            rollout.model.pack()
+        calls.append(counts(rollout, condition).kernel_calls)
+    assert calls[1] - calls[0] <= 3 * most  # two steps and the commit
 
 
 def test_neither_a_chunk_nor_a_new_stream_moves_storage():
     """A captured graph reads and writes where these were when it was captured."""
-    rollout = steady()
+    rollout, condition = steady()
     undo, cache = UndoLog(rollout, (), 2), rollout.cache
 
     def places() -> list[int]:
@@ -78,8 +84,8 @@ def test_neither_a_chunk_nor_a_new_stream_moves_storage():
         return [tensor.data_ptr() for tensor in tensors]
 
     before = places()
-    rollout.start(latents(1, 1), speech(1, 1), seed=1)
+    rollout.start(latents(1, 1), condition, seed=1)
     for _ in range(3):
         undo.keep_keys()
-        rollout.step(speech(1, 1))
+        rollout.step(condition)
     assert places() == before

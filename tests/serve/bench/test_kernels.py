@@ -32,6 +32,7 @@ def test_bytes_are_those_of_what_is_read_and_written():
     expected = {
         "residual_norm": 4 * row,
         "qk_norm_rope": 7 * row,
+        "rms_norm": 2 * row,
         "turn_sinks": 2 * row,
         "step_update": 4 * latent,
         "causal_input": 2 * 3 * picture,

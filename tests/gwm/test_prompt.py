@@ -1,0 +1,83 @@
+"""Keys and values of a text that are kept are those that every pass would make anew."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gwm.condition.inputs import Condition
+from gwm.dit import DiT
+from gwm.rollout import Rollout
+from tests.tiny import DIT, contract, latents, speech, tiny_dit
+
+CHUNKS, SWITCH = 6, 3  # another text from the second on
+SHAPES = {"text": {"text_dim": 8}, "image": {"text_dim": 8, "image_dim": 6}}
+
+
+def conditions(dit: Any) -> list[Condition]:
+    """What is told at first, and after the switch."""
+    made = []
+    for _ in range(2):
+        image = torch.randn(2, 4, dit.image_dim) if dit.image_dim else None
+        made.append(dataclasses.replace(speech(1), text=torch.randn(2, 3, dit.text_dim), image=image))
+    return made
+
+
+def play(rollout: Rollout, reference: Tensor, told: list[Condition]) -> Tensor:
+    rollout.start(reference, told[0], seed=0)
+    return torch.cat([rollout.step(told[k >= SWITCH]) for k in range(CHUNKS)], dim=1)
+
+
+def counted(model: DiT) -> list[str]:
+    """A name for each time that the first layer makes keys of the text."""
+    calls: list[str] = []
+    attention = model.blocks[0].text_attention
+    attention.k.register_forward_hook(lambda *_: calls.append("k"))
+    return calls
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@torch.no_grad()
+def test_a_stream_is_told_what_every_pass_would_be_told_anew(kind: str):
+    dit = dataclasses.replace(DIT, **SHAPES[kind])
+    model, reference, told = tiny_dit(dit), latents(1), conditions(dit)
+    kept, anew = (Rollout(model, contract(dit=dit), batch_size=2) for _ in range(2))
+    anew.model = lambda *inputs, told, **named: model(*inputs, **named)
+    assert torch.equal(play(kept, reference, told), play(anew, reference, told))
+
+
+@torch.no_grad()
+def test_keys_are_made_once_for_a_text():
+    dit = dataclasses.replace(DIT, text_dim=8)
+    model = tiny_dit(dit)
+    calls = counted(model)
+    play(Rollout(model, contract(dit=dit), batch_size=2), latents(1), conditions(dit))
+    assert len(calls) == 2
+
+
+@torch.no_grad()
+def test_another_text_takes_the_place_of_the_first():
+    """A captured graph reads it where the first one was."""
+    dit = dataclasses.replace(DIT, text_dim=8)
+    rollout, told = Rollout(tiny_dit(dit), contract(dit=dit), batch_size=2), conditions(dit)
+
+    def places() -> list[int]:
+        return [z.data_ptr() for layer in rollout.prompt.layers for pair in layer for z in pair]
+
+    rollout.start(latents(1), told[0], seed=0)
+    before = places()
+    rollout.step(told[1])
+    assert places() == before
+
+
+@torch.no_grad()
+def test_a_stream_that_starts_again_sees_weights_that_changed_meanwhile():
+    dit = dataclasses.replace(DIT, text_dim=8)
+    model, reference, told = tiny_dit(dit), latents(1), conditions(dit)
+    rollout = Rollout(model, contract(dit=dit), batch_size=2)
+    play(rollout, reference, told)
+    model.blocks[0].text_attention.k.weight.mul_(2)
+    fresh = Rollout(model, contract(dit=dit), batch_size=2)
+    assert torch.equal(play(rollout, reference, told), play(fresh, reference, told))
