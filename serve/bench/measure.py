@@ -8,7 +8,7 @@ import torch
 
 from serve.bench.case import Case
 from serve.bench.counters import counting
-from serve.bench.memory import allocated, peak, reset_peak
+from serve.bench.memory import allocated, growth, peak, reset_peak
 from serve.bench.roofline import measure_peaks, pass_work
 from serve.bench.subject import Options, Subject, make
 from serve.bench.timing import CLOCKS, Stopwatch, percentiles, ratios, take_turns
@@ -68,9 +68,7 @@ def _steady(subject: Subject, stopwatch: Stopwatch, chunks: int) -> tuple[dict[s
     both = [a + b for a, b in zip(denoise, decode, strict=True)]
     times = {"denoise_ms": percentiles(denoise), "decode_ms": percentiles(decode), "chunk_ms": percentiles(both)}
     overlap = _overlap(subject, stopwatch, chunks, sum(denoise) / chunks, sum(decode) / chunks)
-    half = len(sizes) // 2
-    slope = 1000 * (sizes[-1] - sizes[half]) / max(1, len(sizes) - 1 - half)
-    memory = {"memory_peak_bytes": peak(device), "memory_slope_bytes_per_1000_chunks": slope}
+    memory = {"memory_peak_bytes": peak(device), "memory_slope_bytes_per_1000_chunks": growth(sizes)}
     return {**times, "chunk_times_ms": both, **overlap}, memory
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +16,20 @@ def allocated(device: torch.device) -> int:
         return torch.cuda.memory_allocated(device)
     gc.collect()
     return int((PROCESS / "statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def growth(sizes: Sequence[int], *, every: int = 1) -> float:
+    """Bytes per 1000 chunks, of sizes seen `every` so many chunks: between the least of the last two quarters. What a
+    chunk takes, and the allocator gives back now and then, is no growth.
+
+    Raises:
+        ValueError: fewer than two sizes.
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"{len(sizes)} sizes, must be at least 2: growth is a difference. Measure more chunks.")
+    quarter = max(1, len(sizes) // 4)
+    before, after = min(sizes[-2 * quarter : -quarter]), min(sizes[-quarter:])
+    return 1000 * (after - before) / (quarter * every)
 
 
 def reset_peak(device: torch.device) -> None:

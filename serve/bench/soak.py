@@ -11,9 +11,12 @@ from gwm.rollout import Rollout
 from gwm.rope import THETA, axis_pairs, rotation
 from serve.bench.case import Case
 from serve.bench.measure import EARLY, LATE
-from serve.bench.memory import allocated
+from serve.bench.memory import allocated, growth
 from serve.bench.subject import Subject, make
 from serve.bench.timing import Stopwatch, percentiles, ratios, take_turns
+
+
+LOOKS = 200  # at the memory, after the turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +40,16 @@ def soak(plan: Soak, stopwatch: Stopwatch, *, rounds: int = 400) -> dict[str, An
     _run(young, early)
     _run(old, late)
     times = take_turns({f"at {early}": young.chunk, f"at {late}": old.chunk}, stopwatch, rounds=rounds)
-    before, left = allocated(stopwatch.device), plan.chunks - late - rounds
-    _run(old, left)
-    gained = allocated(stopwatch.device) - before
+    every, rest = divmod(plan.chunks - late - rounds, LOOKS)
+    _run(old, rest)
+    sizes = []
+    for _ in range(LOOKS):
+        _run(old, every)
+        sizes.append(allocated(stopwatch.device))
     return {
         "case": plan.case.name,
         "chunks": plan.chunks,
-        "memory_slope_bytes_per_1000_chunks": 1000 * gained / max(1, left),
+        "memory_slope_bytes_per_1000_chunks": growth(sizes, every=max(1, every)),
         "chunk_ms": {name: percentiles(mine) for name, mine in times.items()},
         f"times as long as 'at {early}'": ratios(times, f"at {early}"),
         "worst_angle": worst_angle(old.rollout, [EARLY, LATE, old.rollout.frame]),

@@ -14,7 +14,7 @@ from serve.bench import __main__ as entry
 from serve.bench.__main__ import bench
 from serve.bench.case import SHAPES, Case
 from serve.bench.measure import live
-from serve.bench.memory import allocated, peak, reset_peak
+from serve.bench.memory import allocated, growth, peak, reset_peak
 from serve.bench.report import case_table, count_table, policy_table
 from serve.bench.soak import Soak
 from serve.bench.subject import make
@@ -123,6 +123,14 @@ def test_each_case_has_a_peak_of_its_own():
     assert peak(CPU) > allocated(CPU) + PAGES_BYTES / 2
     reset_peak(CPU)
     assert peak(CPU) < allocated(CPU) + PAGES_BYTES / 2
+
+
+def test_growth_is_what_is_not_given_back():
+    taken = [0, 12, 5, 9, 3] * 8
+    assert growth(taken) == 0
+    assert growth([3 * k + size for k, size in enumerate(taken)], every=10) == 300
+    with pytest.raises(ValueError, match="1 sizes, must be at least 2"):
+        growth([7])
 
 
 def test_a_run_that_is_cut_off_leaves_what_it_had_measured(
