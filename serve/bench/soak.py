@@ -15,7 +15,6 @@ from serve.bench.memory import allocated, growth
 from serve.bench.subject import Subject, make
 from serve.bench.timing import Stopwatch, percentiles, ratios, take_turns
 
-
 LOOKS = 200  # at the memory, after the turns
 
 
