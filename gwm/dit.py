@@ -99,7 +99,7 @@ class DiTBlock(nn.Module):
         context: Context,
         prompt: Prompt | None,
     ) -> tuple[Float[Tensor, "b f p d"], Branch, KeysValues]:
-        """The residual stream and what is still to be added to it: the norm that comes next does both in one pass."""
+        """The residual stream and, without gradient, what is still to be added: the next norm does both in one pass."""
         # Modulation and the residual stream stay in float32 under autocast, as in Wan 2.1.
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + modulation)[:, :, :, None].unbind(2)
         frames, gate = x.shape[1], gate1
@@ -109,7 +109,10 @@ class DiTBlock(nn.Module):
             x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate1, self.text_norm, None, None)
             y, gate = self.text_attention(h.flatten(1, 2), prompt), None
         x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate, self.norm2, scale2, shift2)
-        return x, Branch(self.ffn(h), gate2), keys_values
+        y = self.ffn(h)
+        if torch.is_grad_enabled():  # what is computed again in the backward pass then has one tensor to keep, not two
+            return x + gate2 * y, Branch(), keys_values
+        return x, Branch(y, gate2), keys_values
 
 
 def velocity_towards(
