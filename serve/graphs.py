@@ -79,6 +79,7 @@ class GraphedChunk:
         """
         self.rollout = rollout
         self.noises = rollout.noises()
+        self.drawn: tuple[tuple[int, int], list[Tensor]] | None = None  # noise of the next chunk, and whose it is
         self.condition = Condition(**{k: None if v is None else v.clone() for k, v in vars(example).items()})
         self.latents = self.noises[0].new_empty(rollout.picture_shape)
         self.emitted: torch.cuda.Event | None = None  # inside the graph: latents are final, the commit is not
@@ -92,14 +93,22 @@ class GraphedChunk:
         """
         if self.replay is None:
             return self.rollout.step(condition, emit)
-        for static, new in zip(self.noises, self.rollout.noises(), strict=True):
+        for static, new in zip(self.noises, self._noises(), strict=True):
             static.copy_(new)
         self._set(condition)
         self._tell(condition)
         self.replay()
         self.rollout.frame += self.latents.shape[1]
         emit(self.latents)
+        self._noises()  # the host draws them while the device computes
         return self.latents
+
+    def _noises(self) -> list[Tensor]:
+        """Of the next chunk, drawn at most once: `start` and a rewind may have changed which one that is."""
+        place = self.rollout.seed, self.rollout.frame
+        if self.drawn is None or self.drawn[0] != place:
+            self.drawn = place, self.rollout.noises()
+        return self.drawn[1]
 
     def _captured(self, capture: Capture) -> Replay | None:
         rollout = self.rollout

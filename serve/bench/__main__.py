@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from serve.bench.case import Case
 from serve.bench.kernels import compare_kernels
-from serve.bench.ladder import climb, compare_blocks, compare_caches
+from serve.bench.ladder import climb, compare_batches, compare_blocks, compare_caches
 from serve.bench.live_artifact import measure_artifact
 from serve.bench.measure import measure
 from serve.bench.peers import absent
@@ -76,6 +76,7 @@ def bench(
         if stopwatch.device.type == "cuda":
             add("kernels", case.name, partial(compare_kernels, case, stopwatch, rounds=rounds), kernel_table)
         add("ladders", case.name, partial(climb, case, stopwatch, rounds=rounds, compile=compile), ratio_table)
+        add("batches", case.name, partial(compare_batches, case, stopwatch, rounds=rounds), ratio_table)
         add("caches", case.name, partial(compare_caches, case, stopwatch, rounds=rounds), ratio_table)
         if "diffusers" not in absent(case):
             add("blocks", case.name, partial(compare_blocks, case, stopwatch, rounds=rounds), ratio_table)

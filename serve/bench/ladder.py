@@ -13,6 +13,8 @@ from serve.bench.peers import absent, diffusers_runs, installed_caches
 from serve.bench.subject import Options, Subject
 from serve.bench.timing import Run, Stopwatch, percentiles, ratios, take_turns
 
+BATCHES = (1, 2, 4)
+
 
 def rungs(device: torch.device, *, compile: bool) -> dict[str, Options]:
     """From what other engines do to all that this one does on this device; each adds one thing."""
@@ -57,6 +59,18 @@ def compare_caches(case: Case, stopwatch: Stopwatch, *, rounds: int) -> dict[str
     times = take_turns(_runs(case, stopwatch.device, options | peers), stopwatch, rounds=rounds)
     moved = {name: cache_bytes(case, stopwatch.device, option) for name, option in options.items()}
     return {**_report(case, stopwatch, times, base="ring"), "cache_bytes_per_chunk": moved}
+
+
+def compare_batches(case: Case, stopwatch: Stopwatch, *, rounds: int) -> dict[str, Any]:
+    """What streams would gain if they shared passes: batches against one stream, whose chunks all come at once."""
+    alone = dataclasses.replace(case, decoder=False)
+    options = {f"batch of {size}": Options(batch_size=size) for size in BATCHES}
+    return _report(
+        case,
+        stopwatch,
+        take_turns(_runs(alone, stopwatch.device, options), stopwatch, rounds=rounds),
+        base="batch of 1",
+    )
 
 
 def cache_bytes(case: Case, device: torch.device, options: Options) -> int:

@@ -29,6 +29,7 @@ class Options:
     packed: bool = False  # queries, keys and values by one product
     graph: bool = False
     compile: bool = False
+    batch_size: int = 1  # streams that share every pass, which the engine's do not
 
 
 class Subject:
@@ -41,14 +42,17 @@ class Subject:
             dit = copy.deepcopy(dit)  # others time the same weights as they are
             dit.pack()
         cache = POLICIES[options.cache] if isinstance(options.cache, str) else options.cache
-        self.rollout = Rollout(dit, contract, grid=case.grid, cache=cache)
+        batch_size = options.batch_size
+        self.rollout = Rollout(dit, contract, batch_size=batch_size, grid=case.grid, cache=cache)
         if options.compile:
             self.rollout.model = Compiled(dit)  # type: ignore[assignment]  # called like the network
         like = {"device": weight.device, "dtype": weight.dtype}
-        speech = torch.zeros(1, contract.pattern.chunk_frames, contract.dit.speech_dim, **like)
-        text = torch.randn(1, case.text_tokens, contract.dit.text_dim, **like) if contract.dit.text_dim else None
+        speech = torch.zeros(batch_size, contract.pattern.chunk_frames, contract.dit.speech_dim, **like)
+        text = (
+            torch.randn(batch_size, case.text_tokens, contract.dit.text_dim, **like) if contract.dit.text_dim else None
+        )
         self.condition = Condition(agent=speech, user=speech, text=text)
-        self.reference = torch.randn(1, 1, *self.rollout.chunk_shape[2:], **like)
+        self.reference = torch.randn(batch_size, 1, *self.rollout.chunk_shape[2:], **like)
         self.noise = self.rollout.noises()[0]
         with using(options.kernels):
             capture = capture_cuda if options.graph else None
@@ -61,7 +65,7 @@ class Subject:
         if self.decoder is not None:
             self.decoder.start(self.reference)
 
-    def denoise(self) -> Float[Tensor, "1 f c h w"]:
+    def denoise(self) -> Float[Tensor, "b f c h w"]:
         """All steps of the next chunk, and its commit."""
         with using(self.options.kernels):
             return self.graphed.step(self.condition)

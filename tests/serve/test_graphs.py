@@ -66,6 +66,35 @@ def test_a_graph_is_handed_held_noise_of_several_frames():
 
 
 @torch.no_grad()
+def test_the_host_draws_the_next_noise_while_the_device_computes(monkeypatch: pytest.MonkeyPatch):
+    stream, condition, done = rollout(), speech(1), []
+    noises = stream.noises
+    monkeypatch.setattr(stream, "noises", lambda: (done.append("noise"), noises())[1])
+
+    def capture(body: Callable[[], None]) -> Callable[[], None]:
+        return lambda: (done.append("replay"), body())[0]
+
+    chunk = GraphedChunk(stream, condition, capture=capture)
+    stream.start(latents(1), condition, seed=3)
+    chunk.step(condition)
+    done.clear()
+    chunk.step(condition)
+    chunk.step(condition)
+    assert done == ["replay", "noise", "replay", "noise"]
+
+
+@torch.no_grad()
+def test_noise_that_was_drawn_ahead_is_not_that_of_a_stream_that_went_back():
+    stream, condition = rollout(), speech(1)
+    chunk = GraphedChunk(stream, condition, capture=recorded)
+    stream.start(latents(1), condition, seed=3)
+    latest = [chunk.step(condition).clone() for _ in range(2)][1]
+    stream.frame -= 1
+    stream.cache.frame.sub_(1)
+    assert torch.equal(chunk.step(condition), latest)
+
+
+@torch.no_grad()
 def test_another_text_is_looked_at_before_the_graph_is_replayed():
     """What is replayed makes no keys of a text: it only reads those that are there."""
     dit = dataclasses.replace(DIT, text_dim=8)

@@ -55,6 +55,7 @@ def test_a_run_leaves_every_number_that_was_promised(results: dict):
     assert row["roofline_fraction"] == pytest.approx(row["floor_ms_per_pass"] / row["pass_ms"]["p50"])
     assert row["first_frame_ms"]["cold"] > row["first_frame_ms"]["warm"] > 0
     ladder, caches = results["ladders"][0], results["caches"][0]
+    assert list(results["batches"][0]["chunk_ms"]) == ["batch of 1", "batch of 2", "batch of 4"]
     assert list(ladder["chunk_ms"]) == ["concatenate cache", "roll cache", "ring"]
     moved = caches["cache_bytes_per_chunk"]
     assert moved["ring"] < moved["roll"] < moved["concatenate"] and moved["ring"] < moved["rotate_all"]
