@@ -22,7 +22,9 @@ from serve.live.session import Session
 log = logging.getLogger(__name__)
 
 WEB = Path(__file__).parent / "web"
-PAGES = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css", "/icon.svg": "icon.svg"}
+PAGES = {"/": "index.html"} | {
+    f"/{name}": name for name in ("app.js", "choosing.js", "page.js", "style.css", "icon.svg")
+}
 SDP_BYTES = 64_000
 # Nothing may come from, or go to, another host.
 HEADERS = {

@@ -1,6 +1,8 @@
-// The page of a live character: choose, connect, talk. One script, no request to any other host.
+// The page of a live character: choose, connect, talk. No request to any other host.
 
-const $ = (id) => document.getElementById(id);
+import { chosen, listCharacters } from "./choosing.js";
+import { $, fail, request } from "./page.js";
+
 const STATES = {
   idle: "Choose somebody to talk to",
   connecting: "Connecting",
@@ -13,84 +15,11 @@ const RETRY_MS = 1000;
 const ANSWER_MS = 5000; // a request into a cut network is not answered at all
 const GATHER_MS = 1500; // a browser that finds no more ways to be reached says so late
 
-let chosen = { character: null, image: null };
 let call = null; // {id, key, connection, channel, microphone, camera}
 
 function show(state) {
   $("app").dataset.state = state;
   $("status").querySelector("span").textContent = STATES[state];
-}
-
-function fail(message) {
-  $("error").textContent = message;
-  $("error").hidden = !message;
-}
-
-async function request(path, options = {}) {
-  const response = await fetch(path, options);
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw Object.assign(new Error(body.error || `The server answered ${response.status}.`), { refused: true });
-  return body;
-}
-
-// ---- choosing ----
-
-function card(name, content, value) {
-  const label = document.createElement("label");
-  const input = Object.assign(document.createElement("input"), { type: "radio", name: "character", value });
-  const frame = Object.assign(document.createElement("span"), { className: "card" });
-  const title = Object.assign(document.createElement("span"), { className: "name", textContent: name });
-  frame.append(content, title);
-  label.append(input, frame);
-  return { label, input, frame, title };
-}
-
-function image(source, name) {
-  return Object.assign(document.createElement("img"), { src: source, alt: name, width: 160, height: 160 });
-}
-
-async function listCharacters() {
-  const { characters } = await request("/v1/characters");
-  for (const { key, name, image: source } of characters) {
-    const { label, input } = card(name, image(source, ""), key);
-    input.addEventListener("change", () => choose({ character: key, image: null }));
-    $("characters").append(label);
-  }
-  $("characters").append(uploadCard(characters[0].key));
-  $("characters").querySelector("input").click();
-}
-
-function choose(choice) {
-  chosen = choice;
-  $("start").disabled = false;
-  fail("");
-}
-
-function uploadCard(character) {
-  const plus = Object.assign(document.createElement("span"), { className: "plus", textContent: "+" });
-  plus.setAttribute("aria-hidden", "true");
-  const { label, input, frame } = card("Your picture", plus, "upload");
-  const file = Object.assign(document.createElement("input"), { type: "file", accept: "image/jpeg,image/png,image/webp", hidden: true });
-  file.id = "file";
-  const pick = () => file.click();
-  input.addEventListener("click", pick);
-  file.addEventListener("change", async () => {
-    if (!file.files.length) return;
-    $("note").textContent = "Looking for a face";
-    try {
-      const uploaded = await request("/v1/images", { method: "POST", body: file.files[0] });
-      frame.replaceChild(image(uploaded.image, "Your picture"), frame.firstChild);
-      input.checked = true;
-      choose({ character, image: uploaded.key });
-      $("note").textContent = uploaded.note || "";
-    } catch (error) {
-      $("note").textContent = "";
-      fail(error.message);
-    }
-    file.value = "";
-  });
-  label.append(file);
-  return label;
 }
 
 // ---- calling ----
@@ -104,7 +33,7 @@ async function start() {
     const session = await request("/v1/realtime_sessions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(chosen),
+      body: JSON.stringify(chosen()),
     });
     call = { id: session.id, key: session.session_key, microphone, camera: null };
     $("face").poster = document.querySelector("#characters input:checked + .card img").src;
