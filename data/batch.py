@@ -142,6 +142,7 @@ def _pixel_batch(items: list[tuple[int, int, np.ndarray]]) -> PixelBatch:
 
 
 PER_FRAME = ("x0", "agent", "user", "action")
+DRAWS = 20  # of crops until something is done in one; a character blinks in every third second
 
 
 class LatentClips(Dataset[dict[str, Any]]):
@@ -154,22 +155,32 @@ class LatentClips(Dataset[dict[str, Any]]):
         num_frames: int,
         seed: int,
         no_text: Float[Tensor, "q t"] | None = None,
+        acting: bool = False,
     ) -> None:
-        """no_text: tokens of the empty caption, where clips have captions."""
+        """no_text: tokens of the empty caption, where clips have captions. acting: take another crop of another clip
+        in place of one in which nothing is done, DRAWS times at most."""
         self.clips, self.num_frames, self.seed, self.no_text = clips, num_frames, seed, no_text
+        self.acting = acting
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
         step, slot, index = key
-        clip = self.clips[index]
-        spare = len(clip["x0"]) - self.num_frames
-        start = int(np.random.default_rng((self.seed, step, slot)).integers(spare + 1))
-        part = slice(start, start + self.num_frames)
+        rng = np.random.default_rng((self.seed, step, slot))
+        clip, part = self._crop(index, rng)
+        for _ in range(DRAWS if self.acting and "action" in clip else 0):
+            if clip["action"][part].any():
+                break
+            clip, part = self._crop(int(rng.integers(len(self.clips))), rng)
         cut = {name: clip[name][part] for name in PER_FRAME if name in clip}
         if "given" in clip:
             cut["given"] = clip["given"][: self.num_frames]  # the image comes right before the crop
         if self.no_text is not None:
             cut["no_text"] = self.no_text
         return cut | {name: clip[name] for name in OF_THE_CLIP if name in clip} | {"step": step, "slot": slot}
+
+    def _crop(self, index: int, rng: np.random.Generator) -> tuple[dict[str, Tensor], slice]:
+        clip = self.clips[index]
+        start = int(rng.integers(len(clip["x0"]) - self.num_frames + 1))
+        return clip, slice(start, start + self.num_frames)
 
 
 class LatentData(StepData):
@@ -194,16 +205,20 @@ class LatentData(StepData):
         device_batch: int | None = None,
         text: TextEncoder | None = None,
         image: ImageEncoder | None = None,
+        actions: Sequence[str] = (),
+        acting: bool = False,
     ) -> None:
+        """actions: facial actions that are encoded. acting: as in `LatentClips`, for a stage that learns them."""
         super().__init__(
             shards=shards, batch_size=batch_size, num_workers=num_workers, seed=seed, device_batch=device_batch
         )
         self.memory_bytes = int(memory_gb * 1e9)
         self.latents, self.vae, self.audio, self.text, self.image = Path(latents), vae, audio, text, image
         self.resolution, self.num_frames = resolution, num_frames
+        self.actions, self.acting = tuple(actions), acting
 
     def prepare_data(self) -> None:
-        encoders = Encoders(self.vae, self.audio, self.resolution, self.text, self.image)
+        encoders = Encoders(self.vae, self.audio, self.resolution, self.text, self.image, self.actions)
         encode_shards(self.shards, self.latents, encoders)
 
     def setup(self, stage: str) -> None:
@@ -217,7 +232,8 @@ class LatentData(StepData):
 
     def train_dataloader(self) -> DataLoader[Any]:
         no_text = read_no_text(self.latents)
-        dataset = LatentClips(self.clips, num_frames=self.num_frames, seed=self.seed, no_text=no_text)
+        options = {"seed": self.seed, "no_text": no_text, "acting": self.acting}
+        dataset = LatentClips(self.clips, num_frames=self.num_frames, **options)
         return self.loader(dataset, len(self.clips), latent_batch)
 
 

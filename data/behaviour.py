@@ -7,13 +7,9 @@ from jaxtyping import Float
 from scipy.signal import lfilter
 
 from data.speech.prosody import accents
+from gwm.blinks import BLINKS, BLINKS_PER_MINUTE, LEAST_BLINK_GAP_S
 
 Track = Float[np.ndarray, " f"]
-
-# Closing is faster than opening; at 24 fps a blink is 3 to 5 frames (Caffier et al. 2003: 150 to 250 ms).
-BLINKS = ((0.6, 1.0, 0.5), (0.5, 1.0, 0.8, 0.3), (0.6, 1.0, 1.0, 0.6, 0.2))
-BLINKS_PER_MINUTE = 17
-LEAST_BLINK_GAP_S = 0.8
 
 NOD_S = 0.5  # down and up again
 NOD_RAD = 0.17

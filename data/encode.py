@@ -56,6 +56,8 @@ def encode_shards(shards: Location, out: Path, encoders: Encoders, *, workers: i
         "text": None if encoders.text is None else encoders.text.name,
         "image": None if encoders.image is None else encoders.image.name,
     }
+    if encoders.actions:  # those who ask for none can read any latents: models without an action never see it
+        settings["actions"] = list(encoders.actions)
     out.mkdir(parents=True, exist_ok=True)
     done, of_bytes = encoded_shards(out, settings)
     wanted = {shard.name: shard for entry in source.splits.values() for shard in entry.shards}
@@ -118,7 +120,8 @@ def encoded_shards(out: Path, settings: dict[str, Any]) -> tuple[dict[str, Shard
 def main(cfg: DictConfig) -> None:
     vae = load_autoencoder(Path(cfg.vae))
     text, image = instantiate(cfg.text), instantiate(cfg.image)
-    encoders = Encoders(vae.to(cfg.device), instantiate(cfg.audio), cfg.resolution, text, image)
+    told = {"text": text, "image": image, "actions": tuple(cfg.actions)}
+    encoders = Encoders(vae.to(cfg.device), instantiate(cfg.audio), cfg.resolution, **told)
     manifest = encode_shards(locate(cfg.shards), Path(cfg.out), encoders, workers=cfg.workers)
     for split, entry in manifest.splits.items():
         log.info("%s: %d clips in %d shards", split, entry.num_samples, len(entry.shards))

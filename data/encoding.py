@@ -3,7 +3,7 @@
 import io
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -57,14 +57,25 @@ class Encoders:
     resolution: int
     text: TextEncoder | None = None
     image: ImageEncoder | None = None
+    actions: tuple[str, ...] = ()  # facial actions of rendered clips by name; none: what a clip itself brings
 
 
 @torch.no_grad()
 def encode_clip(
-    clip: Clip, vae: Autoencoder, audio: AudioConfig, *, encoder: ImageEncoder | None = None
+    clip: Clip,
+    vae: Autoencoder,
+    audio: AudioConfig,
+    *,
+    encoder: ImageEncoder | None = None,
+    actions: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """Latents of clip and reference image, features of both streams per pixel frame, motion per latent cell; with an
-    image encoder also what an image-to-video model is given of the reference image."""
+    """Latents of clip and reference image, features of both streams per pixel frame, motion per latent cell, actions
+    per pixel frame where there are any; with an image encoder also what an image-to-video model is given of the
+    reference image.
+
+    Raises:
+        ValueError: as `Clip.acted`.
+    """
     here = vae.mean.device
     image = to_float(clip.reference)[None].to(here)
     latents = vae.encode_after(image, to_float(clip.frames)[None].to(here))[0].cpu()
@@ -80,6 +91,9 @@ def encode_clip(
         "user": user,
         "motion": torch.from_numpy(moving.reshape(rows, side, columns, side).mean((1, 3))),
     }
+    action = clip.acted(actions)
+    if action is not None:
+        arrays["action"] = torch.from_numpy(action)
     if encoder is None:
         return arrays
     own, after = image_channels(vae, image, len(latents))
@@ -98,12 +112,10 @@ def _features(
 def encode_sample(sample: dict[str, Any], encoders: Encoders) -> dict[str, Any]:
     """Webdataset sample of an encoded clip; arrays in half precision, actions and text where there are any."""
     clip = halved(decode_sample(sample), encoders.resolution)
-    encoded = encode_clip(clip, encoders.vae, encoders.audio, encoder=encoders.image)
+    encoded = encode_clip(clip, encoders.vae, encoders.audio, encoder=encoders.image, actions=encoders.actions)
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in encoded.items()}
     if encoders.text is not None:
         arrays["text"] = encoders.text(clip.info.get("caption") or "").numpy()
-    if clip.action is not None:
-        arrays["action"] = clip.action
     buffer = io.BytesIO()
     np.savez(buffer, **{name: array.astype(np.float16) for name, array in arrays.items()})  # type: ignore[arg-type]
     return {"__key__": clip.key, MEMBER: buffer.getvalue(), "json": json.dumps(clip.info).encode()}

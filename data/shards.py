@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.writer import TarWriter
 
+from data.actions import index
 from data.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from data.manifest import Shard, read_manifest
 from data.storage import Location, open_bytes
@@ -60,6 +61,21 @@ class Clip:
         if self.truth is None:
             raise ValueError(f"clip {self.key} must be rendered: nobody knows the truth of real footage. Skip it.")
         return self.truth.mouth
+
+    def acted(self, names: Sequence[str]) -> Float[np.ndarray, "f k"] | None:
+        """What was done, frame by frame: these facial actions of a rendered clip, in [0, 1]; without names, `action`.
+
+        Raises:
+            ValueError: the clip is real footage, or there is no such facial action.
+        """
+        if not names:
+            return self.action
+        if self.truth is None:
+            raise ValueError(
+                f"clip {self.key} must be rendered to tell actions={list(names)}: nobody knows the truth of real "
+                "footage. Set actions=[]."
+            )
+        return self.truth.actions[:, [index(name) for name in names]]
 
     @property
     def voices(self) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:

@@ -3,16 +3,17 @@
 Distribution matching gives every patch detail of its own. Where nothing that the model is told decides it, neighbours
 disagree, and the picture breaks into blocks; there the mean of the data is better, and one step can learn it: by
 regression, on the student's own past. Where the voice explains what happens the student stays what it is, since a mean
-hardly opens its mouth.
+hardly opens its mouth. What no voice decides but the data knows, such as blinks, the student is told from here on, as
+an action of each pixel frame.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from data.batch import LatentBatch, LatentClips, latent_batch, latent_data
@@ -23,7 +24,7 @@ from gwm.contract import Contract
 from gwm.dit import Denoiser, DiT
 from gwm.schedule import clean_estimate
 from train.flow import motion_map
-from train.network import load_dit
+from train.network import load_dit, told_actions
 from train.noise import gaussian_like, sample_generators, step_generator
 from train.stage import DiTStage
 from train.trainee import Trainee
@@ -43,18 +44,54 @@ def voice_map(
     """
     told, untold = torch.zeros(()), torch.zeros(())
     for batch in batches:
-        noise = gaussian_like(batch.x0, step_generator(seed, batch.step, batch.x0.device))
-        told = told + _error(model, contract, batch, noise, batch.condition)
-        untold = untold + _error(model, contract, batch, noise, batch.condition.without_agent())
+        told = told + _error(model, contract, batch, batch.condition, seed=seed).mean(dim=(0, 1))
+        untold = untold + _error(model, contract, batch, batch.condition.without_agent(), seed=seed).mean(dim=(0, 1))
     share = 1 - _smooth(told) / _smooth(untold)
     return (share / TELLING_SHARE).clamp(0, 1)
 
 
-def _error(model: Denoiser, contract: Contract, batch: LatentBatch, noise: Tensor, condition: Condition) -> Tensor:
+@torch.no_grad()
+def acting_map(
+    model: Denoiser, contract: Contract, batches: Iterable[LatentBatch], *, seed: int
+) -> Float[Tensor, "h w"]:
+    """By how much more a model that is told no actions errs in frames with one than in frames without, at least 0.
+
+    Raises:
+        ValueError: there are no actions in these batches, or nothing but.
+    """
+    errors: dict[bool, list[Tensor]] = {True: [], False: []}
+    for batch in batches:
+        error, acting = _error(model, contract, batch, batch.condition, seed=seed), is_acting(batch)
+        for kind, found in errors.items():
+            found.append(error[acting == kind])
+    with_action, without = (torch.cat(errors[kind]) for kind in (True, False))
+    if not (len(with_action) and len(without)):
+        raise ValueError(
+            f"{len(with_action)} frames with an action and {len(without)} without one must both be some, to see where "
+            "the actions show. Take clips in which they change."
+        )
+    return (_smooth(with_action.mean(dim=0)) - _smooth(without.mean(dim=0))).clamp(min=0)
+
+
+def is_acting(batch: LatentBatch) -> Bool[Tensor, "b f"]:
+    """Whether anything is done in a latent frame.
+
+    Raises:
+        ValueError: the clips have no actions.
+    """
+    if batch.action is None:
+        raise ValueError("action is None, must be there to be learnt: encode the latents with actions.")
+    return (batch.action != 0).any(dim=-1)
+
+
+def _error(
+    model: Denoiser, contract: Contract, batch: LatentBatch, condition: Condition, *, seed: int
+) -> Float[Tensor, "b f h w"]:
+    noise = gaussian_like(batch.x0, step_generator(seed, batch.step, batch.x0.device))
     sigma = noise.new_ones(noise.shape[:2])
     told = {"reference": batch.reference, "condition": condition}
     velocity = teacher_forced_velocity(model, noise, sigma, history=batch.x0, pattern=contract.pattern, **told)
-    return (clean_estimate(noise, velocity, sigma) - batch.x0).square().mean(dim=(0, 1, 2))
+    return (clean_estimate(noise, velocity, sigma) - batch.x0).square().mean(dim=2)
 
 
 def _smooth(cells: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
@@ -64,29 +101,52 @@ def _smooth(cells: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
 class RegressionStage(DiTStage):
     """Regression of the student's streams on clips of data; in the voice's cells on the streams it made before.
 
-    `teacher` is a causal model before its distillation, which says where the voice counts: see `voice_map`.
+    `teacher` is a causal model before its distillation, which says where the voice counts: see `voice_map`. With
+    `actions` the student is given an input for them, and frames with an action count `acting_weight` times where they
+    show (`acting_map`): few frames have one. A weight that depends on condition and place moves no minimum.
     Source: Yin et al. 2023, arXiv:2311.18828, Sec. 3.3 (regression beside distribution matching, on a teacher's pairs
     there), on the student's own past as in Huang et al. 2025, arXiv:2506.08009.
     """
 
     voiced: Tensor
+    weight: Tensor  # of a frame without actions
+    acting: Tensor | None = None  # of a frame with one
 
     def __init__(
-        self, *, init: str, teacher: str, motion_weight: float, network: partial[Trainee[DiT]], seed: int
+        self,
+        *,
+        init: str,
+        teacher: str,
+        motion_weight: float,
+        network: partial[Trainee[DiT]],
+        seed: int,
+        actions: Sequence[str] = (),
+        acting_weight: float = 1.0,
     ) -> None:
+        """actions: facial actions, by name; as in the data."""
         super().__init__()
-        model, self.contract = load_dit(init, stage="dmd")
-        self.before = copy.deepcopy(model).eval().requires_grad_(False)
+        before, contract = load_dit(init, stage="dmd")
+        self.before = copy.deepcopy(before).eval().requires_grad_(False)
+        model, self.contract = told_actions(before, contract, actions)
         self.network = network(model)
         self.teacher, self.motion_weight, self.seed = teacher, motion_weight, seed
+        self.acting_weight = acting_weight
 
     def setup(self, stage: str) -> None:
         data = latent_data(self)
+        if data.actions != self.contract.actions:
+            raise ValueError(
+                f"actions={list(data.actions)} of the data must be {list(self.contract.actions)}, what the student is "
+                "told. Set actions for both."
+            )
         self.weight = motion_map(data.motion, self.motion_weight)
         teacher, contract = load_dit(self.teacher, stage="causal")
         crops = LatentClips(data.clips, num_frames=data.num_frames, seed=self.seed)
-        batches = (latent_batch([crops[k, 0, k]]) for k in range(min(MAP_CLIPS, len(data.clips))))
+        batches = [latent_batch([crops[k, 0, k]]) for k in range(min(MAP_CLIPS, len(data.clips)))]
         self.voiced = voice_map(teacher.eval(), contract, batches, seed=self.seed)
+        if self.contract.actions:
+            shown = acting_map(teacher, contract, batches, seed=self.seed)
+            self.acting = self.acting_weight * motion_map(shown, self.motion_weight)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Float[Tensor, ""]:
         voiced = self.voiced.to(self.device)
@@ -94,9 +154,15 @@ class RegressionStage(DiTStage):
             before = self._stream(self.before, batch, "none")
         target = torch.lerp(batch.x0, before, voiced.expand_as(before))
         error = (self._stream(self.network.model, batch, "detach") - target).square()
-        loss = (self.weight.to(self.device) * error).mean()
+        loss = (self._weight(batch) * error).mean()
         self.log("train/loss", loss)
         return loss
+
+    def _weight(self, batch: LatentBatch) -> Float[Tensor, "*b h w"]:
+        weight = self.weight.to(self.device)
+        if self.acting is None:
+            return weight
+        return torch.where(is_acting(batch)[:, :, None, None, None], self.acting.to(self.device), weight)
 
     def _stream(self, model: DiT, batch: LatentBatch, gradient: RolloutGradient) -> Float[Tensor, "b f c h w"]:
         """The same noise for both models: what they make of it must be comparable."""

@@ -21,7 +21,7 @@ from hydra.experimental.callback import Callback
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import nothing_given
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.report import Cell, Section, Table, write_report
@@ -45,9 +45,7 @@ def chunk_time_ms(weights: Path) -> float:
 def chunk_ms(model: DiT, contract: Contract) -> float:
     """As `chunk_time_ms`, of a model in memory."""
     rollout, size = Rollout(model, contract), contract.latent_size
-    frames = contract.pattern.chunk_frames
-    voice = torch.zeros(1, frames, contract.dit.speech_dim) if contract.dit.speech_dim else None
-    heard = Condition(agent=voice, user=voice)
+    heard = nothing_given(contract.dit, contract.pattern.chunk_frames, like=model.head.weight)
     rollout.start(torch.zeros(1, 1, contract.dit.in_channels, size, size), heard, seed=0)
     times = []
     for _ in range(TIMED_CHUNKS):

@@ -32,6 +32,7 @@ class Contract(JsonConfig):
     fps: int = FRAMES_PER_SECOND
     noise: NoiseMode = "fresh"  # held: every frame of a stream starts from the same noise, so that less of it flickers
     sink_ahead_frames: int = 0  # sinks seem to come so many frames after the chunk that looks; 0: they lie behind it
+    actions: tuple[str, ...] = ()  # facial actions that the model is told of every pixel frame; (): none, or others
 
     def __post_init__(self) -> None:
         check_sigmas(self.sigmas)
@@ -70,6 +71,12 @@ class Contract(JsonConfig):
             raise ValueError(
                 f"in_channels={self.dit.in_channels} must be the autoencoder's latent_channels="
                 f"{self.vae.latent_channels}: the model was made for other latents. Choose another of the two."
+            )
+        told = self.vae.temporal_stride * len(self.actions)
+        if self.actions and self.dit.action_dim != told:
+            raise ValueError(
+                f"action_dim={self.dit.action_dim} must be {told}, as actions={list(self.actions)} are told of each of "
+                f"a latent frame's {self.vae.temporal_stride} pixel frames. Train a model with these actions."
             )
         self.pattern.num_chunks(self.horizon_frames + 1)
 

@@ -6,20 +6,18 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gwm.condition.audio import chunk_windows, continued_features, history_samples
 from gwm.condition.inputs import Condition
 from gwm.pixels import to_float
 from gwm.rollout import Emit, keep
-from gwm.transfer import to_device
 from serve.artifact import Artifact
 from serve.compiled import Compiled
 from serve.decoder import StreamDecoder
 from serve.driver import Driver
 from serve.graphs import Capture, GraphedChunk
+from serve.hearing import Hearing
 from serve.memory import check_memory
 from serve.parallel.division import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of, with_tensors
@@ -31,7 +29,8 @@ class Engine:
     """`start` with a portrait, then `push` sound as it comes and `step` while `ready`; `finish` at the end.
 
     A chunk is ready when the sound of its own frames and of the declared lookahead is there. Before the stream there
-    is silence. Pixels depend on artifact, seed, portrait and sound, and not on how the sound was cut into pushes.
+    is silence. Pixels depend on artifact, seed, portrait, sound and actions, and not on how the sound was cut into
+    pushes. Eyelids that the artifact can be told close by themselves, at times that the seed decides (`act`).
     """
 
     def __init__(
@@ -61,11 +60,8 @@ class Engine:
         if compile:
             self.rollout.model = Compiled(self.rollout.model)  # type: ignore[assignment]  # called like the network
         self.text = self._no_text(text_tokens)
-        audio = self.contract.audio
-        self.past_samples = history_samples(audio) + audio.left_frames * audio.frame_samples
-        self.chunk_samples = self.contract.chunk_pixel_frames * audio.frame_samples
-        self.lookahead_samples = audio.lookahead_frames * audio.frame_samples
-        self.heard = self._silence()  # both voices, from the start of the next chunk's left context
+        self.hearing = Hearing(self.contract, like=self.rollout.cache.k, depth=undo_chunks)
+        self.chunk_samples, self.lookahead_samples = self.hearing.chunk_samples, self.hearing.lookahead_samples
         self.chunk = GraphedChunk(self.rollout, self._silent_chunk(), capture=capture)
         self.decoder = StreamDecoder(artifact.vae, self.rollout.picture_shape, capture=capture)
         self.undo = UndoLog(self.rollout, self.decoder.state, undo_chunks)
@@ -92,7 +88,7 @@ class Engine:
         elif self.text is not None:
             self.text = self._no_text(self.text.shape[1])
         reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean))
-        self.heard = self._silence()
+        self.hearing.start(seed=self.seed)
         # Before the copy below: where the decoder has a device of its own, who reads that copy has waited for this too.
         self.decoder.start(reference)
         self._begin(reference.to(self.device))
@@ -106,18 +102,16 @@ class Engine:
         """
         if not self.rollout.frame:
             raise RuntimeError("the engine must be started before sound is pushed: call start with a portrait.")
-        if len(agent) != len(user):
-            raise ValueError(f"agent has {len(agent)} samples and user {len(user)}; they must have the same number.")
-        self.heard = torch.cat([self.heard, torch.from_numpy(np.stack([agent, user])).float()], dim=1)
+        self.hearing.push(agent, user)
 
     @property
     def waiting_samples(self) -> int:
         """Samples of each voice that were pushed and not shown yet."""
-        return self.heard.shape[1] - self.past_samples
+        return self.hearing.waiting_samples
 
     @property
     def ready(self) -> bool:
-        return self.waiting_samples >= self.chunk_samples + self.lookahead_samples
+        return self.hearing.ready
 
     def step(self) -> UInt8[np.ndarray, "f h w 3"]:
         """The next chunk's pixel frames.
@@ -133,20 +127,12 @@ class Engine:
             yield self.step()
 
     def take(self) -> Condition:
-        """What the next chunk hears; the stream of sound moves on by a chunk.
+        """What the next chunk hears and does; the stream of sound moves on by a chunk.
 
         Raises:
             RuntimeError: the engine is not `ready`.
         """
-        if not self.ready:
-            raise RuntimeError(
-                f"{self.waiting_samples} samples are waiting, must be {self.chunk_samples} of the chunk and "
-                f"{self.lookahead_samples} of lookahead. Push more, or finish."
-            )
-        condition = self._condition()
-        self.undo.keep_sound(self.heard[:, : self.chunk_samples])
-        self.heard = self.heard[:, self.chunk_samples :]
-        return condition
+        return dataclasses.replace(self.hearing.take(), text=self.text)
 
     def denoise(self, condition: Condition, emit: Emit = keep) -> Float[Tensor, "1 f c h w"]:
         """The next chunk's latents, fixed in the cache; `emit` gets them as soon as they are final."""
@@ -183,7 +169,17 @@ class Engine:
 
     def hush(self) -> None:
         """Let the character fall silent at once: what it had still to say becomes silence, what it hears stays."""
-        self.heard[0, self.past_samples :] = 0
+        self.hearing.hush()
+
+    def act(self, action: Float[np.ndarray, "t k"] | None) -> None:
+        """Decide what the character does, from the next chunk on that is taken: the numbers that the model is told of
+        each pixel frame, in one row for all of them or one row for each of a chunk, again in every chunk. None: lids
+        close by themselves again, and other actions are not given.
+
+        Raises:
+            ValueError: another number of rows or columns, or the model is told no actions.
+        """
+        self.hearing.act(action)
 
     def rewind(self, chunks: int) -> None:
         """Go back by the latest `chunks`, as if they had never been; their sound waits again.
@@ -197,7 +193,7 @@ class Engine:
         if self.recall is not None:
             self.recall.rewind(chunks)
         self.undo.rewind_decoder(chunks)
-        self.heard = torch.cat([*self.undo.rewind_sound(chunks), self.heard], dim=1)
+        self.hearing.rewind(chunks)
 
     def follow(self) -> None:
         """Every process but the first: do with the latents what the first one's engine does, until it is closed."""
@@ -223,9 +219,7 @@ class Engine:
 
     def finish(self) -> None:
         """End the sound with the silence that makes every pushed sample part of a ready chunk."""
-        chunks = -(-self.waiting_samples // self.chunk_samples)
-        wanted = chunks * self.chunk_samples + self.lookahead_samples
-        self.heard = F.pad(self.heard, (0, wanted - self.waiting_samples))
+        self.hearing.finish()
 
     def stream(
         self,
@@ -288,22 +282,9 @@ class Engine:
         if self.ranks is not None:
             self.ranks.tell(order, *tensors, value=value)
 
-    def _silence(self) -> Float[Tensor, "2 t"]:
-        return torch.zeros(2, self.past_samples)
-
-    def _condition(self) -> Condition:
-        """What the latent frames of the next chunk hear."""
-        samples = self.heard[:, : self.past_samples + self.chunk_samples + self.lookahead_samples]
-        audio, stride = self.contract.audio, self.contract.vae.temporal_stride
-        windows = chunk_windows(continued_features(samples, audio), audio, temporal_stride=stride)
-        agent, user = to_device(windows, self.device, self.dtype)[:, None]
-        return Condition(agent=agent, user=user, text=self.text)
-
     def _silent_chunk(self) -> Condition:
         """Conditions in the shape of a chunk's."""
-        pattern, dit = self.contract.pattern, self.contract.dit
-        nothing = torch.zeros(1, pattern.chunk_frames, dit.speech_dim, device=self.device, dtype=self.dtype)
-        return Condition(agent=nothing, user=nothing, text=self.text)
+        return dataclasses.replace(self.hearing.nothing(), text=self.text)
 
 
 def _of_chunk(condition: Condition) -> Condition:

@@ -1,16 +1,13 @@
 """What the latest chunks overwrote, so that they can be taken back."""
 
-from collections import deque
-
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from gwm.rollout import Rollout
 
 
 class UndoLog:
-    """What `depth` chunks changed in cache and decoder, in storage that is allocated once, and their sound.
+    """What `depth` chunks changed in cache and decoder, in storage that is allocated once.
 
     A ring has no empty slots to put them in: valid slots must stay a prefix. Copying aside what a chunk overwrites
     costs as much as the chunk's own keys and values.
@@ -23,18 +20,12 @@ class UndoLog:
         shape = (2, depth, layers, batch_size, self.chunk_frames * cache.patches, heads, head_dim)
         self.evicted = torch.empty(shape, device=cache.k.device, dtype=cache.k.dtype)
         self.decoded = tuple(part.new_empty(depth, *part.shape) for part in decoder_state)
-        self.sound: deque[Float[Tensor, "2 t"]] = deque(maxlen=depth)
         self.clear()
 
     def clear(self) -> None:
         """A new stream: nothing of the old one can be taken back."""
         self.num_kept = self.num_chunks = 0  # chunks that can be taken back; chunks since the start
         self.num_decoded = 0  # of these: the decoder may be one behind
-        self.sound.clear()
-
-    def keep_sound(self, samples: Float[Tensor, "2 t"]) -> None:
-        """The sound that leaves the engine with the next chunk."""
-        self.sound.append(samples)
 
     def keep_decoder(self) -> None:
         """Copy aside what the decoder remembers before the next chunk."""
@@ -80,7 +71,3 @@ class UndoLog:
             self.num_decoded -= chunks
             for kept, part in zip(self.decoded, self.decoder_state, strict=True):
                 part.copy_(kept[self.num_decoded % self.depth])
-
-    def rewind_sound(self, chunks: int) -> list[Float[Tensor, "2 t"]]:
-        """The sound of the latest `chunks`, oldest first."""
-        return [self.sound.pop() for _ in range(chunks)][::-1]

@@ -18,7 +18,7 @@ EXPERIMENTS = {  # and the stages they are for
     "vae": ["autoencoder"],
     "speech": ["speech"],
     "sync": ["sync"],
-    "character_256": ["autoencoder", "bidirectional", "causal", "consistency", "dmd"],
+    "character_256": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "regression"],
     "character_s": ["bidirectional", "causal", "consistency", "dmd", "regression"],
     "dmd_single_gpu": ["dmd"],
 }

@@ -1,5 +1,7 @@
 """The smallest models and conditions that still have every part: shared by the tests of gwm, train and distill."""
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
@@ -77,3 +79,9 @@ def contract(num_frames: int = 6, **changes: object) -> Contract:
         "horizon_frames": num_frames,
     }
     return Contract(**(facts | changes))
+
+
+def with_eyelids(rules: Contract) -> Contract:
+    """Of a model that is told when to blink."""
+    dit = dataclasses.replace(rules.dit, action_dim=rules.vae.temporal_stride)
+    return rules.replace(dit=dit, actions=("eyeBlinkLeft",))

@@ -30,7 +30,7 @@ def clip_batch(
     """Latents and conditions of whole clips, and the pixel frame of the clips at which they begin."""
     encoded = []
     for clip in clips:
-        arrays = encode_clip(clip, vae, contract.audio, encoder=image)
+        arrays = encode_clip(clip, vae, contract.audio, encoder=image, actions=contract.actions)
         if text is not None:
             arrays["text"] = text(clip.info.get("caption") or "")
         encoded.append(with_windows(arrays, contract.audio) | {"step": 0, "slot": 0})

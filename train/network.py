@@ -1,7 +1,9 @@
 """Networks between stages: read what an earlier stage left, or say which command makes it."""
 
+import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,27 @@ def load_dit(folder: str | Path, *, stage: str, base: Base | None = None) -> tup
     model = DiT(DiTConfig.from_json(header["config"]))
     load_weights(folder, model)
     return model, Contract.from_json(header["contract"])
+
+
+def told_actions(model: DiT, contract: Contract, names: Sequence[str]) -> tuple[DiT, Contract]:
+    """The same model with an input for facial actions, which says nothing before it is trained; one that is told these
+    already stays as it is.
+
+    Raises:
+        ValueError: the model is told other actions.
+    """
+    if contract.actions == tuple(names):
+        return model, contract
+    if contract.dit.action_dim:
+        raise ValueError(
+            f"actions={list(names)} must be {list(contract.actions)}, those that the model is told already, in "
+            f"{contract.dit.action_dim} numbers per latent frame. Start from a model without actions."
+        )
+    dit = dataclasses.replace(contract.dit, action_dim=contract.vae.temporal_stride * len(names))
+    told = DiT(dit)
+    new = {name: weight for name, weight in told.state_dict().items() if name.startswith("action_embedding.")}
+    told.load_state_dict(model.state_dict() | new)
+    return told, contract.replace(dit=dit, actions=tuple(names))
 
 
 def dit_facts(contract: Contract) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def random_clips(config: DiTConfig, *, batch_size: int, num_frames: int, height:
     text = torch.randn(batch_size, TEXT_TOKENS, config.text_dim) if config.text_dim else None
     no_text = torch.randn(1, config.text_dim) if config.text_dim else None
     image = torch.randn(batch_size, IMAGE_TOKENS, config.image_dim) if config.image_dim else None
+    action = torch.randn(batch_size, num_frames, config.action_dim) if config.action_dim else None
     beside = (config.given_channels, height, width)
     own, given = (
         torch.randn(batch_size, count, *beside) if config.given_channels else None for count in (1, num_frames)
@@ -90,7 +91,16 @@ def random_clips(config: DiTConfig, *, batch_size: int, num_frames: int, height:
         torch.randn(batch_size, num_frames, *shape),
         torch.randn(batch_size, 1, *shape),
         torch.rand(batch_size, num_frames),
-        Condition(agent=agent, user=user, text=text, no_text=no_text, image=image, given=given, given_reference=own),
+        Condition(
+            agent=agent,
+            user=user,
+            action=action,
+            text=text,
+            no_text=no_text,
+            image=image,
+            given=given,
+            given_reference=own,
+        ),
     )
 
 

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from gwm.config import DiTConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
@@ -81,6 +83,13 @@ class Condition:
         streams = {"agent": self.agent, "user": self.user, "action": self.action, "given": self.given}
         changed = {name: change(stream) for name, stream in streams.items() if stream is not None}
         return dataclasses.replace(self, **changed)
+
+
+def nothing_given(config: DiTConfig, num_frames: int, *, like: Tensor) -> Condition:
+    """Voices and actions of frames in which a model hears and does nothing, with the device and precision of `like`."""
+    voice = like.new_zeros(1, num_frames, config.speech_dim)
+    action = like.new_zeros(1, num_frames, config.action_dim) if config.action_dim else None
+    return Condition(agent=voice, user=voice, action=action)
 
 
 def _after_zeros(stream: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from data.encode import encode_shards
 from data.encoding import Encoders
 from data.latents import EncodedClips, read_no_text
 from data.manifest import PROGRESS_NAME, Manifest, SplitManifest, read_manifest, write_manifest
-from data.shards import Clip, encode_sample, write_shard
+from data.shards import Clip, Truth, encode_sample, write_shard
 from tests.tiny import AUDIO, tiny_vae
 
 FRAMES, SIDE = 12, 16
@@ -147,6 +147,49 @@ def test_captions_and_actions_reach_the_batch(shards: Path, encoders: Encoders, 
     # The second clip's only latent frame with a whole audio window is its second: pixel frames 4 to 7.
     assert batch.action is not None and batch.action[1, 0].tolist() == list(range(8, 16))
     assert not batch.action[[0, 2]].any() and batch.action.shape == (3, 1, 8)
+
+
+def test_facial_actions_of_renders_are_what_the_truth_says(shards: Path, encoders: Encoders, tmp_path: Path):
+    """In place of the clips' own; real footage has no truth."""
+    rng = np.random.default_rng(5)
+    acted = rng.random((FRAMES, 52)).astype(np.float32)
+    still, quiet = np.zeros((FRAMES, 3), np.float32), np.zeros(FRAMES, bool)
+    truth = Truth(
+        mouth=still[:, 0], actions=acted, pose=still, gaze=still[:, :2], agent_speaking=quiet, user_speaking=quiet
+    )
+    rendered = dataclasses.replace(clip(0), truth=truth, action=np.ones((FRAMES, 2)))
+    names = ("eyeBlinkRight", "eyeBlinkLeft")
+    told = dataclasses.replace(encoders, actions=names)
+    manifest = encode_shards(make(tmp_path / "rendered", [[rendered]]), tmp_path / "out", told)
+    clips = EncodedClips(tmp_path / "out", "train", AUDIO, memory_bytes=0)
+    batch = latent_batch([LatentClips(clips, num_frames=1, seed=0)[0, 0, 0]])
+    assert batch.action is not None and manifest.generator["actions"] == list(names)
+    expected = torch.from_numpy(acted[4:8][:, [9, 8]].astype(np.float16)).float()
+    assert torch.equal(batch.action[0, 0], expected.flatten())
+    with pytest.raises(ValueError, match="latents made with another actions, must"):
+        encode_shards(tmp_path / "rendered", tmp_path / "out", dataclasses.replace(told, actions=names[:1]))
+    with pytest.raises(ValueError, match=r"clip 0000 must be rendered to tell actions=\['eyeBlinkRight'"):
+        encode_shards(shards, tmp_path / "footage", told)
+
+
+def test_latents_with_actions_serve_those_who_ask_for_none(encoders: Encoders, shards: Path, tmp_path: Path):
+    manifest = encode_shards(shards, tmp_path, encoders)
+    assert "actions" not in manifest.generator
+    manifest.generator["actions"] = ["eyeBlinkLeft"]
+    write_manifest(tmp_path, manifest)
+    before = snapshot(tmp_path)
+    encode_shards(shards, tmp_path, encoders)
+    assert snapshot(tmp_path) == before
+
+
+def test_crops_in_which_something_is_done_are_found(shards: Path, encoders: Encoders, tmp_path: Path):
+    """Clip 1 of five has actions. As long as nobody asks for them, crops are those that the sampler chose."""
+    encode_shards(shards, tmp_path, encoders)
+    clips = EncodedClips(tmp_path, "train", AUDIO, memory_bytes=0)
+    for acting in (True, False):
+        crops = LatentClips(clips, num_frames=1, seed=0, acting=acting)
+        done = [bool(crops[step, 0, 3]["action"].any()) for step in range(8)]
+        assert all(done) if acting else not any(done)
 
 
 def test_long_texts_are_cut():

@@ -1,3 +1,4 @@
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from data.batch import LatentBatch
-from distill.regression import TELLING_SHARE, RegressionStage, voice_map
+from distill.regression import TELLING_SHARE, RegressionStage, acting_map, voice_map
 from distill.student_forcing import student_rollout
 from gwm.condition.inputs import Condition
 from gwm.dit import Prediction
 from gwm.weights import save_weights
 from tests.tiny import DIT, SIZE, contract, learning, speech, tiny_dit
-from train.network import dit_facts
+from train.network import dit_facts, told_actions
 from train.noise import sample_generators
 from train.trainee import Trainee
 
@@ -59,11 +60,43 @@ def test_the_map_is_where_the_voice_explains_the_picture():
     torch.testing.assert_close(found[9:], torch.full((3, 4), 0.5), rtol=1e-3, atol=0)
 
 
-def stage(folder: Path) -> RegressionStage:
-    """Whose student has moved away from what it started as."""
+def acting_batch() -> LatentBatch:
+    """The second frame of the first clip and the last one of the second are acted."""
+    action = torch.zeros(2, FRAMES, 4)
+    action[0, 1], action[1, -1, 2] = 1, 0.5
+    return dataclasses.replace(batch(), action=action)
+
+
+def test_actions_show_where_frames_with_one_are_told_less():
+    """Errors of 1 in all cells, and of 3 in the last rows of frames with an action."""
+    data = acting_batch()
+    assert data.action is not None
+    off = torch.ones(2, FRAMES, 1, SIZE, SIZE)
+    off[:, :, :, SIZE // 2 :][(data.action != 0).any(-1)] = 3**0.5
+    model: Any = Known(torch.cat([off[:, :1], off, off], dim=1), off)
+    found = acting_map(model, RULES, [data], seed=0)
+    torch.testing.assert_close(found[[0, -1]], torch.tensor([[0.0], [2.0]]).expand(2, SIZE), rtol=1e-4, atol=1e-4)
+
+
+def test_a_map_of_actions_needs_frames_with_and_without_one():
+    data, same = acting_batch(), torch.ones(1)
+    model: Any = Known(same, same)
+    with pytest.raises(ValueError, match="0 frames with an action and 8 without one must both be some"):
+        acting_map(model, RULES, [dataclasses.replace(data, action=torch.zeros(2, FRAMES, 4))], seed=0)
+    with pytest.raises(ValueError, match="encode the latents with actions"):
+        acting_map(model, RULES, [batch()], seed=0)
+
+
+def started(folder: Path, **options: Any) -> RegressionStage:
     save_weights(folder, tiny_dit().state_dict(), gate={}, **dit_facts(RULES))
     network: Any = partial(Trainee, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
-    made = RegressionStage(init=str(folder), teacher=str(folder), motion_weight=0.0, network=network, seed=SEED)
+    paths = {"init": str(folder), "teacher": str(folder)}
+    return RegressionStage(**paths, motion_weight=0.0, network=network, seed=SEED, **options)
+
+
+def stage(folder: Path, **options: Any) -> RegressionStage:
+    """Whose student has moved away from what it started as."""
+    made = started(folder, **options)
     made.weight = torch.linspace(0.5, 1.5, SIZE).expand(SIZE, SIZE)
     with torch.no_grad():
         for parameter in learning(made.network.model):
@@ -97,3 +130,37 @@ def test_only_the_student_learns(tmp_path: Path):
     made.training_step(batch(), 0).backward()
     assert all(p.grad is not None for p in learning(made.network.model))
     assert all(p.grad is None for p in made.before.parameters())
+
+
+@torch.no_grad()
+def test_a_student_that_is_given_actions_is_at_first_what_it_was(tmp_path: Path):
+    """Bit for bit, whatever is done: its new input says nothing yet, and all else was loaded."""
+    made, data = started(tmp_path, actions=["eyeBlinkLeft"]), acting_batch()
+    now, before = (
+        made._stream(model, data, "none")
+        for model in (made.network.model, made.before)
+    )  # fmt: skip
+    assert torch.equal(now, before)
+    assert made.contract.actions == ("eyeBlinkLeft",) and made.contract.dit.action_dim == 4
+    assert made.before.action_embedding is None
+    assert made.before.state_dict().keys() < made.network.model.state_dict().keys()
+
+
+def test_who_is_told_other_actions_already_is_refused(tmp_path: Path):
+    model, rules = told_actions(tiny_dit(), RULES, ["eyeBlinkLeft"])
+    assert told_actions(model, rules, ("eyeBlinkLeft",)) == (model, rules)
+    for other in ([], ["jawOpen"]):
+        with pytest.raises(ValueError, match=r"must be \['eyeBlinkLeft'\], those that the model is told already"):
+            told_actions(model, rules, other)
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+@torch.no_grad()
+def test_frames_with_an_action_count_more_where_it_shows(tmp_path: Path):
+    made, data = stage(tmp_path, actions=["eyeBlinkLeft"]), acting_batch()
+    made.voiced, made.acting = torch.zeros(SIZE, SIZE), torch.linspace(9, 5, SIZE).expand(SIZE, SIZE)
+    weight = made.weight.expand(2, FRAMES, 1, SIZE, SIZE).clone()
+    weight[0, 1], weight[1, -1] = made.acting, made.acting
+    now = made._stream(made.network.model, data, "none")
+    expected = (weight * (now - data.x0).square()).mean()
+    torch.testing.assert_close(made.training_step(data, 0), expected, rtol=1e-5, atol=0)

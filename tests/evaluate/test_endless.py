@@ -12,14 +12,15 @@ from evaluate.endless import KEPT_LOOKS, Stream, drifts, hold, looks
 from evaluate.examine import load_arrays, save_arrays
 from gwm.metrics.judge import Voices
 from serve.artifact import Artifact
-from tests.tiny import contract, tiny_dit, tiny_vae
+from tests.tiny import contract, tiny_dit, tiny_vae, with_eyelids
 
 SIDE, FRAMES = 32, 12  # two cases are a round of a second
 
 
 @pytest.fixture(scope="module")
 def artifact() -> Artifact:
-    return Artifact(contract(), tiny_dit().eval(), tiny_vae().eval())
+    rules = with_eyelids(contract())
+    return Artifact(rules, tiny_dit(rules.dit).eval(), tiny_vae().eval())
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def cases() -> list[Case]:
 
 
 def test_a_stream_that_is_taken_up_again_shows_the_same_to_the_bit(artifact, cases, tmp_path):
-    """Beyond window and horizon, where sinks are turned; the state goes through a file."""
+    """Beyond window and horizon, where sinks are turned, and with a blink to come; the state goes through a file."""
     whole = Stream(artifact, cases, seed=3)
     expected = [next(whole) for _ in range(16)]
     first = Stream(artifact, cases, seed=3)

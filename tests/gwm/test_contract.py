@@ -49,6 +49,21 @@ def test_impossible_contract_is_an_error(change: dict[str, object], message: str
         contract(**change)
 
 
+def test_a_manifest_without_actions_is_of_a_model_that_is_told_none():
+    """As all were before there were any."""
+    values = contract().to_json()
+    del values["actions"]
+    assert Contract.from_json(values) == contract() and contract().actions == ()
+
+
+def test_actions_fill_the_models_input():
+    rules = contract()
+    told = rules.replace(dit=dataclasses.replace(rules.dit, action_dim=8), actions=("eyeBlinkLeft", "eyeBlinkRight"))
+    assert Contract.from_json(json.loads(json.dumps(told.to_json()))) == told
+    with pytest.raises(ValueError, match=r"action_dim=8 must be 4, as actions=\['jawOpen'\] are told"):
+        told.replace(actions=("jawOpen",))
+
+
 def test_speech_of_another_length_is_an_error():
     rules = contract()
     wide = type(rules.audio)(num_mels=rules.audio.num_mels + 1, hops_per_frame=1)

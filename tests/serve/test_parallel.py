@@ -21,7 +21,7 @@ from serve.parallel.division import TIMEOUT, join, rollout_of
 from serve.parallel.ranks import WAYS, Order, Ranks
 from tests.serve.conftest import randomised, tiny_contract
 from tests.serve.test_sessions import told
-from tests.tiny import DIT, contract, latents, speech, tiny_dit
+from tests.tiny import DIT, contract, latents, speech, tiny_dit, with_eyelids
 
 FP32 = 1e-5  # products of other shapes are added up in another order
 CONTEXT = multiprocessing.get_context("fork")  # models and inputs are there already
@@ -90,7 +90,7 @@ def test_several_processes_make_the_stream_of_one(way: str, chunk_frames: int):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_other_processes_follow_the_first_also_back(way: str, portrait: np.ndarray, voices: tuple):
-    rules = tiny_contract(chunk_frames=1)
+    rules = with_eyelids(tiny_contract(chunk_frames=1))
     models = Artifact(rules, randomised(DiT(rules.dit)), randomised(VAE(rules.vae)))
 
     def play(ranks: Ranks | None) -> np.ndarray | None:
@@ -98,6 +98,7 @@ def test_the_other_processes_follow_the_first_also_back(way: str, portrait: np.n
         if ranks is not None and ranks.rank:
             return engine.follow()
         engine.start(portrait)
+        engine.act(np.ones((1, 1), np.float32))
         engine.push(*voices)
         frames = [engine.step(), engine.step(), engine.step()]
         engine.rewind(2)

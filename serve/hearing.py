@@ -1,0 +1,134 @@
+"""What a stream is told next: the sound that was pushed, and what its character does meanwhile."""
+
+from collections import deque
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from gwm.blinks import EYELIDS, blinking
+from gwm.condition.audio import chunk_windows, continued_features, history_samples
+from gwm.condition.inputs import Condition, nothing_given
+from gwm.contract import Contract
+from gwm.transfer import to_device
+
+
+class Hearing:
+    """Both voices from the start of the next chunk's left context, and the actions of its pixel frames.
+
+    Before the stream there is silence. Where the contract names eyelids they close by themselves (`gwm.blinks`), until
+    a caller acts; other actions are not given. What was taken of `depth` chunks can be taken back.
+    """
+
+    def __init__(self, contract: Contract, *, like: Tensor, depth: int) -> None:
+        """like: a tensor whose device and precision conditions have."""
+        self.contract, self.like = contract, like
+        audio = contract.audio
+        self.past_samples = history_samples(audio) + audio.left_frames * audio.frame_samples
+        self.chunk_samples = contract.chunk_pixel_frames * audio.frame_samples
+        self.lookahead_samples = audio.lookahead_frames * audio.frame_samples
+        self.taken: deque[Float[Tensor, "2 t"]] = deque(maxlen=depth)
+        self.action_shape = contract.chunk_pixel_frames, contract.dit.action_dim // contract.vae.temporal_stride
+        self.start(seed=0)
+
+    def start(self, *, seed: int) -> None:
+        """A new stream: silence before it, and nobody acts."""
+        self.samples = torch.zeros(2, self.past_samples)
+        self.taken.clear()
+        self.seed, self.num_chunks = seed, 0  # that were taken
+        self.action: Float[np.ndarray, "t k"] | None = None
+
+    def push(self, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
+        """Append what the character says and what it hears.
+
+        Raises:
+            ValueError: the streams differ in length.
+        """
+        if len(agent) != len(user):
+            raise ValueError(f"agent has {len(agent)} samples and user {len(user)}; they must have the same number.")
+        self.samples = torch.cat([self.samples, torch.from_numpy(np.stack([agent, user])).float()], dim=1)
+
+    @property
+    def waiting_samples(self) -> int:
+        """Samples of each voice that were pushed and not taken yet."""
+        return self.samples.shape[1] - self.past_samples
+
+    @property
+    def ready(self) -> bool:
+        """Whether the sound of the next chunk and of its lookahead is there."""
+        return self.waiting_samples >= self.chunk_samples + self.lookahead_samples
+
+    def hush(self) -> None:
+        """What the character had still to say becomes silence, what it hears stays."""
+        self.samples[0, self.past_samples :] = 0
+
+    def finish(self) -> None:
+        """Add the silence that makes every pushed sample part of a ready chunk."""
+        chunks = -(-self.waiting_samples // self.chunk_samples)
+        wanted = chunks * self.chunk_samples + self.lookahead_samples
+        self.samples = F.pad(self.samples, (0, wanted - self.waiting_samples))
+
+    def act(self, action: Float[np.ndarray, "t k"] | None) -> None:
+        """From the next chunk on that is taken: these numbers, one row for all pixel frames or one each of every chunk.
+        None: as before.
+
+        Raises:
+            ValueError: another number of rows or columns than the model is told.
+        """
+        if action is not None:
+            rows, columns = self.action_shape
+            if action.shape not in ((1, columns), (rows, columns)) or not columns:
+                raise ValueError(
+                    f"action of shape {action.shape} must be {(rows, columns)} or {(1, columns)}: a chunk has {rows} "
+                    f"pixel frames, of each of which the model is told {columns} numbers, "
+                    f"{list(self.contract.actions) or 'whose names the artifact does not have'}."
+                )
+        self.action = action
+
+    def take(self) -> Condition:
+        """What the next chunk hears and does; the stream moves on by a chunk.
+
+        Raises:
+            RuntimeError: it is not `ready`.
+        """
+        if not self.ready:
+            raise RuntimeError(
+                f"{self.waiting_samples} samples are waiting, must be {self.chunk_samples} of the chunk and "
+                f"{self.lookahead_samples} of lookahead. Push more, or finish."
+            )
+        samples = self.samples[:, : self.past_samples + self.chunk_samples + self.lookahead_samples]
+        audio, stride = self.contract.audio, self.contract.vae.temporal_stride
+        windows = chunk_windows(continued_features(samples, audio), audio, temporal_stride=stride)
+        agent, user = to_device(windows, self.like.device, self.like.dtype)[:, None]
+        condition = Condition(agent=agent, user=user, action=self._action())
+        self.taken.append(self.samples[:, : self.chunk_samples])
+        self.samples = self.samples[:, self.chunk_samples :]
+        self.num_chunks += 1
+        return condition
+
+    def rewind(self, chunks: int) -> None:
+        """The latest `chunks` were never taken: their sound waits again."""
+        sound = [self.taken.pop() for _ in range(chunks)][::-1]
+        self.samples = torch.cat([*sound, self.samples], dim=1)
+        self.num_chunks -= chunks
+
+    def nothing(self) -> Condition:
+        """Conditions in the shape of a chunk's, of which none is given."""
+        return nothing_given(self.contract.dit, self.contract.pattern.chunk_frames, like=self.like)
+
+    def _action(self) -> Float[Tensor, "1 f a"] | None:
+        """Of the next chunk's latent frames; None of a model that is told none."""
+        rows, columns = self.action_shape
+        if not columns:
+            return None
+        action = np.zeros((rows, columns), np.float32)
+        if self.action is not None:
+            action[:] = self.action
+        else:
+            lids = [name in EYELIDS for name in self.contract.actions]
+            if any(lids):
+                action[:, lids] = blinking(self.seed, self.num_chunks * rows, rows)[:, None]
+        told = torch.from_numpy(action).reshape(1, self.contract.pattern.chunk_frames, -1)
+        return to_device(told, self.like.device, self.like.dtype)
