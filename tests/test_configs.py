@@ -19,6 +19,7 @@ EXPERIMENTS = {  # and the stages they are for
     "speech": ["speech"],
     "sync": ["sync"],
     "character_256": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "regression"],
+    "character_blinks": ["regression"],
     "character_s": ["bidirectional", "causal", "consistency", "dmd", "regression"],
     "dmd_single_gpu": ["dmd"],
 }
