@@ -24,10 +24,10 @@ def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int) -> int
     if not contract.dit.text_dim:
         return own
     told = text_tokens * (2 * width + contract.dit.text_dim * element)
-    recalled = 1 + (pattern.window_chunks - 2 + undo_chunks) * pattern.chunk_frames  # latent frames, and their voices
+    recalled = 1 + (pattern.window_chunks - 2 + undo_chunks) * pattern.chunk_frames  # latent frames
     if contract.context == "noisy":
         recalled = 0
-    return own + told + recalled * (reference + 2 * contract.dit.speech_dim * element)
+    return own + told + recalled * (reference + (2 * contract.dit.speech_dim + contract.dit.action_dim) * element)
 
 
 def host_bytes() -> int:

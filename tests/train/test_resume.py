@@ -86,6 +86,7 @@ class LatentsInMemory(LatentData):
         self.num_frames = FRAMES
         self.motion = torch.ones(SIZE, SIZE)
         self.text = self.image = None
+        self.actions = ()
         self.clips = [self.drawn[0, 0, index] for index in range(10)]
 
     @property
