@@ -51,14 +51,14 @@ class MaskedClip:
 class SelfAttention(nn.Module):
     """Multi-head attention with RMSNorm of queries and keys over all heads together."""
 
+    packed: tuple[Tensor, Tensor] | None = None  # weight and bias of the three projections in one storage
+
     def __init__(self, config: DiTConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.num_heads = layer, config.num_heads
         self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
         self.norm_q = nn.RMSNorm(config.dim, eps=config.eps)
         self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
-
-    packed: tuple[Tensor, Tensor] | None = None  # weight and bias of the three projections in one storage
 
     def pack(self) -> None:
         """From now on project by one product in place of three, on weights that lie together: they may change in
