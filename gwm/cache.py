@@ -149,7 +149,7 @@ class RingCache:
 class PromptCache:
     """Keys and values of the text that a stream is told, and of an image, by layer; in storage that never moves.
 
-    The first pass after `forget` makes them, and all later ones read them.
+    The first pass after `forget` makes them, and all later ones read them. Every text has as many tokens as the first.
     """
 
     def __init__(self, num_layers: int) -> None:
@@ -179,9 +179,15 @@ class PromptCache:
 
     def _put(self, layer: int, new: tuple[Committed, ...]) -> None:
         old = self.layers[layer]
-        if [k.shape for k, _ in old] != [k.shape for k, _ in new]:
+        if not old:
             self.layers[layer] = new
             return
+        lengths, expected = ([k.shape[1] for k, _ in pairs] for pairs in (new, old))
+        if lengths != expected:
+            raise ValueError(
+                f"keys and values of {lengths} tokens must be of {expected}, as the stream's first: they are kept in "
+                "one place. Pad texts to one length, or make another stream."
+            )
         for static, made in zip(old, new, strict=True):
             for storage, values in zip(static, made, strict=True):
                 storage.copy_(values)

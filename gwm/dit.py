@@ -180,12 +180,12 @@ class DiT(nn.Module):
         context: Context,
         reference: Float[Tensor, "b 1 c h w"] | None = None,
         first_row: int = 0,
-        told: PromptCache | None = None,
+        prompt_cache: PromptCache | None = None,
     ) -> Prediction:
         """Predict noise - x0 for every frame, `sigma` in [0, 1] per frame; `positions` are absolute latent frames.
 
         first_row: row of patches of the picture with which `x` begins, when `x` is a strip of it.
-        told: keeps what every pass would make anew of text and image; for sampling, without gradient.
+        prompt_cache: keeps what every pass would make anew of text and image; for sampling, without gradient.
 
         Raises:
             ValueError: a condition or the reference latent that the model was built with is None.
@@ -209,7 +209,7 @@ class DiT(nn.Module):
         turn = rotation(positions, rows, columns, self.config.head_dim, first_row=first_row)
         embedding = self._frame_embedding(sigma, condition)
         modulation = self.time_projection(embedding).unflatten(-1, (6, self.config.dim))
-        prompt = self._prompt(condition, told)
+        prompt = self._prompt(condition, prompt_cache)
         branch: Branch = Branch()
         keys_values = []
         for block in self.blocks:
@@ -255,16 +255,16 @@ class DiT(nn.Module):
             parts.append(self.action_embedding(_required(condition.action, "action")))
         return parts
 
-    def _prompt(self, condition: Condition, told: PromptCache | None) -> Prompt | None:
+    def _prompt(self, condition: Condition, cache: PromptCache | None) -> Prompt | None:
         if self.text_embedding is None:
             return None
-        if told is not None and told.known:
-            return told
+        if cache is not None and cache.known:
+            return cache
         text, image = self.text_embedding(_required(condition.text, "text")), None
         if self.image_embedding is not None:
             image = self.image_embedding(_required(condition.image, "image"))
         tokens = PromptTokens(text, image)
-        return tokens if told is None else told.learning(tokens)
+        return tokens if cache is None else cache.learning(tokens)
 
 
 def _required(value: Tensor | None, name: str) -> Tensor:

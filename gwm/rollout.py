@@ -134,5 +134,10 @@ class Rollout:
         """One pass of the network over the current chunk, whose keys and values it puts in place."""
         positions = self.cache.positions(x.shape[1])
         levels = x.new_full(x.shape[:2], sigma)
-        place = {"positions": positions, "context": self.cache, "first_row": self.first_row, "told": self.prompt}
+        place = {
+            "positions": positions,
+            "context": self.cache,
+            "first_row": self.first_row,
+            "prompt_cache": self.prompt,
+        }
         return self.model(x, levels, condition, **place, reference=self.reference).velocity

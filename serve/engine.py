@@ -138,7 +138,7 @@ class Engine:
         """The next chunk's latents, fixed in the cache; `emit` gets them as soon as they are final."""
         if not self.rollout.knows(condition):
             self._tell(Order.TEXT, *tensors_of(Condition(text=condition.text)))
-        self._tell(Order.CHUNK, *tensors_of(_of_chunk(condition)))
+        self._tell(Order.CHUNK, *tensors_of(condition.of_chunk()))
         self.undo.keep_keys()
         if self.recall is not None and condition.text is not None:
             self.recall.tell(condition.text)
@@ -198,7 +198,7 @@ class Engine:
     def follow(self) -> None:
         """Every process but the first: do with the latents what the first one's engine does, until it is closed."""
         assert self.ranks is not None, "follow is for one of several processes"
-        chunk = _of_chunk(self._silent_chunk())
+        chunk = self._silent_chunk().of_chunk()
         reference = self.rollout.reference.new_empty(1, 1, *self.rollout.picture_shape[2:])
         while (order := self.ranks.hear())[0] is not Order.STOP:
             if order[0] is Order.START:
@@ -285,8 +285,3 @@ class Engine:
     def _silent_chunk(self) -> Condition:
         """Conditions in the shape of a chunk's."""
         return dataclasses.replace(self.hearing.nothing(), text=self.text)
-
-
-def _of_chunk(condition: Condition) -> Condition:
-    """What is new in every chunk."""
-    return dataclasses.replace(condition, text=None)

@@ -80,10 +80,14 @@ class GraphedChunk:
         self.rollout = rollout
         self.noises = rollout.noises()
         self.drawn: tuple[tuple[int, int], list[Tensor]] | None = None  # noise of the next chunk, and whose it is
-        self.condition = Condition(**{k: None if v is None else v.clone() for k, v in vars(example).items()})
+        own = vars(example.of_chunk()).items()
+        self.condition = Condition(**{k: None if v is None else v.clone() for k, v in own})
         self.latents = self.noises[0].new_empty(rollout.picture_shape)
         self.emitted: torch.cuda.Event | None = None  # inside the graph: latents are final, the commit is not
-        self.replay = None if capture is None else self._captured(capture)
+        self.replay = None
+        if capture is not None:
+            self._tell(example)
+            self.replay = self._captured(capture)
 
     def step(self, condition: Condition, emit: Emit = keep) -> Float[Tensor, "b f c h w"]:
         """The next chunk's latents. Those of a graph stay valid until the next chunk has been emitted.
@@ -135,8 +139,9 @@ class GraphedChunk:
             self.emitted.record()
 
     def _set(self, condition: Condition) -> None:
+        heard = vars(condition.of_chunk())
         for name, static in vars(self.condition).items():
-            new = vars(condition)[name]
+            new = heard[name]
             shapes = tuple(None if x is None else tuple(x.shape) for x in (static, new))
             if shapes[0] != shapes[1]:
                 raise ValueError(

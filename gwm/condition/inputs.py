@@ -34,6 +34,10 @@ class Condition:
         """The same conditions for a slice of the latent frames."""
         return self._per_frame(lambda stream: stream[:, part])
 
+    def of_chunk(self) -> "Condition":
+        """Without text and image, which are the same in every chunk."""
+        return dataclasses.replace(self, text=None, image=None)
+
     def after_reference(self) -> "Condition":
         """Prepend the reference image's frame, which hears nothing, does nothing and has its own given channels.
 

@@ -44,7 +44,7 @@ def test_a_stream_is_told_what_every_pass_would_be_told_anew(kind: str):
     dit = dataclasses.replace(DIT, **SHAPES[kind])
     model, reference, told = tiny_dit(dit), latents(1), conditions(dit)
     kept, anew = (Rollout(model, contract(dit=dit), batch_size=2) for _ in range(2))
-    anew.model = lambda *inputs, told, **named: model(*inputs, **named)
+    anew.model = lambda *inputs, prompt_cache, **named: model(*inputs, **named)
     assert torch.equal(play(kept, reference, told), play(anew, reference, told))
 
 
@@ -70,6 +70,16 @@ def test_another_text_takes_the_place_of_the_first():
     before = places()
     rollout.step(told[1])
     assert places() == before
+
+
+@torch.no_grad()
+def test_a_text_of_another_length_is_an_error():
+    """Its keys would not fit where a captured graph reads them."""
+    dit = dataclasses.replace(DIT, text_dim=8)
+    rollout, told = Rollout(tiny_dit(dit), contract(dit=dit), batch_size=2), conditions(dit)
+    rollout.start(latents(1), told[0], seed=0)
+    with pytest.raises(ValueError, match=r"keys and values of \[1\] tokens must be of \[3\]"):
+        rollout.step(dataclasses.replace(told[1], text=torch.randn(2, 1, 8)))
 
 
 @torch.no_grad()

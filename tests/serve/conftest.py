@@ -13,6 +13,7 @@ from gwm.dit import DiT
 from gwm.vae import VAE
 from gwm.weights import save_weights
 from serve.artifact import Artifact, load_artifact
+from serve.engine import Engine
 from serve.export import export
 
 
@@ -49,6 +50,14 @@ def tiny_contract(**changes: int) -> Contract:
         context="clean",
         horizon_frames=6,
     )
+
+
+def started(artifact: Artifact, portrait: np.ndarray, voices: tuple[np.ndarray, np.ndarray], **options: int) -> Engine:
+    """An engine that has started and has sound for several chunks."""
+    engine = Engine(artifact, **options)
+    engine.start(portrait)
+    engine.push(*(np.tile(voice, 4) for voice in voices))
+    return engine
 
 
 @pytest.fixture(params=[1, 2], ids=["chunk_of_1", "chunk_of_2"])

@@ -1,6 +1,7 @@
 """What a character does without being heard to: lids that close by themselves, and actions that a caller decides."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from gwm.vae import VAE
 from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.pipeline import Pipeline
-from tests.serve.conftest import randomised, tiny_contract
-from tests.serve.test_engine import as_clip
+from tests.serve.conftest import randomised, started, tiny_contract
+from tests.serve.test_engine import as_clip, denoised
 from tests.tiny import with_eyelids
 from train.generate import clip_batch, stream
 
 Voices = tuple[np.ndarray, np.ndarray]
 SEED = 11  # its lids close while the voices are heard, not in the first chunk
+begun = partial(started, seed=SEED)
 
 
 def artifact_of(rules: Contract) -> Artifact:
@@ -30,13 +32,6 @@ def artifact_of(rules: Contract) -> Artifact:
 @pytest.fixture(params=[1, 2], ids=["chunk_of_1", "chunk_of_2"])
 def told(request: pytest.FixtureRequest) -> Artifact:
     return artifact_of(with_eyelids(tiny_contract(chunk_frames=request.param)))
-
-
-def begun(artifact: Artifact, portrait: np.ndarray, voices: Voices, **options: int) -> Engine:
-    engine = Engine(artifact, seed=SEED, **options)
-    engine.start(portrait)
-    engine.push(*(np.tile(voice, 4) for voice in voices))
-    return engine
 
 
 def lids(engine: Engine) -> np.ndarray:
@@ -67,20 +62,14 @@ def test_lids_reach_the_picture(told: Artifact, portrait: np.ndarray, voices: Vo
 @torch.no_grad()
 def test_latents_of_a_told_engine_are_the_trainers_to_the_bit(told: Artifact, portrait: np.ndarray, voices: Voices):
     """The clip's truth says what the engine's own lids do."""
-    engine = Engine(told, seed=SEED)
-    engine.start(portrait)
-    engine.push(*voices)
-    engine.finish()
-    made = []
-    while engine.ready:
-        made.append(engine.denoise(engine.take()))
+    made = denoised(Engine(told, seed=SEED), portrait, voices)
     clip, before = as_clip(told, portrait, voices), told.contract.audio.left_frames
     assert clip.truth is not None
     clip.truth.actions[before:, 8] = blinking(SEED, 0, len(clip.frames) - before)
     batch, _ = clip_batch([clip], told.vae, told.contract)
     assert batch.action is not None and batch.action.any()
     trained = stream(told.dit, told.contract, batch, num_frames=batch.x0.shape[1], seed=SEED)
-    assert torch.equal(torch.cat(made, dim=1), trained)
+    assert torch.equal(made, trained)
 
 
 def test_going_back_blinks_again_as_if_never_gone(told: Artifact, portrait: np.ndarray, voices: Voices):

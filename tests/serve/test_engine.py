@@ -54,18 +54,23 @@ def live_frames(engine: Engine, portrait: np.ndarray, voices: Voices, *, push: i
     return np.concatenate(frames)
 
 
-@torch.no_grad()
-def test_latents_of_the_engine_are_the_trainers_to_the_bit(artifact: Artifact, portrait: np.ndarray, voices: Voices):
-    engine = Engine(artifact, seed=7)
+def denoised(engine: Engine, portrait: np.ndarray, voices: Voices) -> torch.Tensor:
+    """Latents of a whole recording."""
     engine.start(portrait)
     engine.push(*voices)
     engine.finish()
     made = []
     while engine.ready:
         made.append(engine.denoise(engine.take()))
+    return torch.cat(made, dim=1)
+
+
+@torch.no_grad()
+def test_latents_of_the_engine_are_the_trainers_to_the_bit(artifact: Artifact, portrait: np.ndarray, voices: Voices):
+    made = denoised(Engine(artifact, seed=7), portrait, voices)
     batch, _ = clip_batch([as_clip(artifact, portrait, voices)], artifact.vae, artifact.contract)
     trained = stream(artifact.dit, artifact.contract, batch, num_frames=batch.x0.shape[1], seed=7)
-    assert torch.equal(torch.cat(made, dim=1), trained)
+    assert torch.equal(made, trained)
 
 
 def test_engine_shows_what_the_trainer_judged(artifact: Artifact, portrait: np.ndarray, voices: Voices):

@@ -1,19 +1,16 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from serve.artifact import Artifact
 from serve.engine import Engine
+from tests.serve.conftest import started
 
 Voices = tuple[np.ndarray, np.ndarray]
 DEPTH = 3
-
-
-def begun(artifact: Artifact, portrait: np.ndarray, voices: Voices) -> Engine:
-    engine = Engine(artifact, seed=7, undo_chunks=DEPTH)
-    engine.start(portrait)
-    engine.push(*(np.tile(voice, 4) for voice in voices))
-    return engine
+begun = partial(started, seed=7, undo_chunks=DEPTH)
 
 
 def rest(engine: Engine) -> np.ndarray:
