@@ -19,7 +19,7 @@ def command(*arguments: str) -> str:
     """Run a command of the project; its output."""
     environment = os.environ | {"HYDRA_FULL_ERROR": "1", "OMP_NUM_THREADS": "2"}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, f"{arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout + done.stderr
@@ -60,7 +60,7 @@ def test_missing_input_names_the_command(tmp_path: Path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert done.returncode != 0
     assert "python train.py stage=bidirectional name=mine" in done.stderr

@@ -7,7 +7,6 @@ Voice and transport must have the engine's sample rate, and the transport `video
 
 import asyncio
 import logging
-import time
 
 import numpy as np
 import soxr
@@ -81,7 +80,8 @@ class AvatarService(Avatar):
         """Play as well: what tells of the end of speech must come after its last sound."""
         performing = asyncio.create_task(self.performer.run())
         rate, frame_samples = self.performer.beat.sample_rate, self.performer.beat.frame_samples
-        start_s, sent = time.monotonic(), 0
+        now_s = asyncio.get_running_loop().time
+        start_s, sent = now_s(), 0
         try:
             while not performing.done():
                 await self._play(frame_samples)
@@ -89,7 +89,7 @@ class AvatarService(Avatar):
                     await self._pass_on(*self._heard.get_nowait())
                 sent += frame_samples
                 due_s = start_s + sent / rate - (AHEAD_S if self._talking else 0)
-                await asyncio.sleep(due_s - time.monotonic())
+                await asyncio.sleep(due_s - now_s())
             performing.result()
         except FaceLostError as error:
             self._absent = True

@@ -14,18 +14,10 @@ from data.encoding import Encoders
 from data.latents import EncodedClips, read_no_text
 from data.manifest import PROGRESS_NAME, Manifest, SplitManifest, read_manifest, write_manifest
 from data.shards import Clip, Truth, encode_sample, write_shard
+from tests.data.letters import Letters
 from tests.tiny import AUDIO, tiny_vae
 
 FRAMES, SIDE = 12, 16
-
-
-class Letters:
-    """A token for each letter of a caption, and one that begins it."""
-
-    name = "letters-1"
-
-    def __call__(self, caption: str) -> torch.Tensor:
-        return torch.tensor([[0.0, 1.0], *([float(ord(letter)), 0.0] for letter in caption)])
 
 
 def clip(number: int, *, caption: str | None = None, action: np.ndarray | None = None) -> Clip:

@@ -19,7 +19,8 @@ from data.latents import EncodedClips, read_index, read_no_text, with_windows, w
 from data.manifest import read_manifest
 from data.shards import read_samples
 from data.steps import StepSampler
-from tests.data.test_encode import SIDE, Letters, clip, make
+from tests.data.letters import Letters
+from tests.data.test_encode import SIDE, clip, make
 from tests.tiny import AUDIO, tiny_vae
 
 SHARDS = [

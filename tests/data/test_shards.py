@@ -6,9 +6,10 @@ from data.actions import ACTION_NAMES
 from data.clips import make_clip, plan_split
 from data.generate import generate
 from data.manifest import PROGRESS_NAME, Manifest, read_manifest
-from data.shards import decode_sample, encode_sample, read_samples
+from data.shards import CODEC_OPTIONS, decode_sample, encode_frames, encode_sample, read_samples
 from gwm.config import AudioConfig
 from gwm.contract import FRAMES_PER_SECOND
+from tests.memory import moving, results
 
 NUM_FRAMES = 24
 INT16_STEP = 1 / 32768
@@ -74,6 +75,18 @@ def test_a_clip_survives_its_shard(folder):
     assert np.array_equal(back.reference, clip.reference) and back.info["identity"] == plan.identity_name
     for name in ("mouth", "actions", "pose", "gaze", "agent_speaking", "user_speaking"):
         assert np.array_equal(getattr(back.truth, name), getattr(clip.truth, name)), name
+
+
+def test_equal_frames_give_equal_bytes_whatever_memory_holds():
+    """Seen on a CPU with AVX-512: without the option, fresh memory of each content gives another file."""
+    assert len(results(lambda: encode_frames(moving(NUM_FRAMES, 64)))) == 1
+
+
+def test_equal_frames_give_equal_bytes_on_every_cpu(monkeypatch):
+    """Also on one that has no vector instructions at all."""
+    found = encode_frames(moving(NUM_FRAMES, 64))
+    monkeypatch.setitem(CODEC_OPTIONS, "x264-params", CODEC_OPTIONS["x264-params"] + ":asm=0")
+    assert encode_frames(moving(NUM_FRAMES, 64)) == found
 
 
 def test_the_clock_is_the_models():

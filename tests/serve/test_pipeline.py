@@ -12,7 +12,7 @@ from serve.graphs import capture_cuda
 from serve.pipeline import Pipeline, second_device
 
 Voices = tuple[np.ndarray, np.ndarray]
-TIMEOUT_S = 20
+TIMEOUT_S = 120
 
 
 def begun(engine: Engine, portrait: np.ndarray, voices: Voices) -> Pipeline:
@@ -165,7 +165,7 @@ def test_an_error_of_the_last_pass_reaches_the_next_chunk(
 def test_at_most_one_chunk_waits_between_the_workers(
     artifact: Artifact, portrait: np.ndarray, voices: Voices, monkeypatch: pytest.MonkeyPatch
 ):
-    engine, go = Engine(artifact, seed=7), threading.Event()
+    engine, go, both = Engine(artifact, seed=7), threading.Event(), threading.Event()
     decode, denoise, denoised = engine.decode, engine.denoise, []
 
     def slow(latents: object) -> object:
@@ -174,15 +174,17 @@ def test_at_most_one_chunk_waits_between_the_workers(
 
     def counted(condition: object, emit: object) -> object:
         denoised.append(condition)
+        if len(denoised) == 2:
+            both.set()
         return denoise(condition, emit)
 
     with begun(engine, portrait, voices) as pipeline:
         monkeypatch.setattr(engine, "decode", slow)
         monkeypatch.setattr(engine, "denoise", counted)
         steps = all_steps(pipeline)[:3]
-        pipeline.denoiser.thread.submit(lambda: None)
+        assert both.wait(TIMEOUT_S)
         with pytest.raises(TimeoutError):
-            steps[0].result(0.3)
+            steps[0].result(0.3)  # time for a third, which must not be
         assert len(denoised) == 2  # one is being decoded, one waits
         go.set()
         steps[-1].result(TIMEOUT_S)

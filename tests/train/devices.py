@@ -89,7 +89,9 @@ def on_two(runs: list[partial[None]]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    multiprocessing.spawn(_process, (runs, port), nprocs=2)
+    # A fork has every module already; with CUDA in use it could not train.
+    method = "spawn" if torch.cuda.is_initialized() else "fork"
+    multiprocessing.start_processes(_process, (runs, port), nprocs=2, start_method=method)
 
 
 def _process(rank: int, runs: list[partial[None]], port: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 
 from serve.live.performer import Beat, FaceLostError, Performer
+from tests.serve.live import turned_clock
 
 BEAT = Beat(chunk_samples=4_000, lookahead_samples=4_000, frame_samples=1_000, sample_rate=24_000, lead_samples=7_200)
 
@@ -73,5 +74,5 @@ def played(
         finally:
             task.cancel()
 
-    asyncio.run(run())
+    turned_clock.run(run())
     return np.concatenate(voice), frames

@@ -17,11 +17,13 @@ from serve.live.endpoints import Endpoint, EndpointLLM, EndpointSTT, EndpointTTS
 from serve.live.low_priority import LowPriority
 from serve.live.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.turns import FAILURES, SILENT_MODEL
+from tests.serve.live import turned_clock
 from tests.serve.live.server_kit import nothing_left_behind
 from tests.serve.live.test_agent import Conversation, Deaf, Hum
 
 VOICE, MODEL, RECOGNISER = reversed(FAILURES.values())
 WAIT_S = 0.3
+GRACE_S = 0.005  # for what is on its way between two sockets of this process
 
 
 class Remote:
@@ -111,7 +113,7 @@ def happened(
             await conversation.run(script)
             return conversation
 
-    return asyncio.run(run()), remote
+    return turned_clock.run(run(), grace_s=GRACE_S), remote
 
 
 def test_a_conversation_through_a_server_with_any_voice(monkeypatch: pytest.MonkeyPatch):
@@ -205,4 +207,4 @@ def test_the_instruction_is_read_before_the_first_question_and_a_failure_is_no_o
             )
             await Conversation(parts).run(script)
 
-    asyncio.run(run())
+    turned_clock.run(run(), grace_s=GRACE_S)

@@ -7,6 +7,7 @@ from serve.live.gauges import Gauges
 from serve.live.guest import Guest
 from serve.live.lobby import Lobby, Rate, measured_capacity
 from serve.live.refusals import FullError, NotHereError
+from tests.serve.live import turned_clock
 
 
 class Visitor(Guest):
@@ -88,4 +89,4 @@ def test_a_guest_ends_whole_when_whoever_closes_it_goes_away():
         await guest.close("again")
         assert left == [True]
 
-    asyncio.run(run())
+    turned_clock.run(run())

@@ -29,6 +29,7 @@ from pipecat.workers.runner import WorkerRunner
 
 from serve.live.performer import Performer
 from serve.live.pipecat_service import AvatarService
+from tests.serve.live import turned_clock
 from tests.serve.live.level_face import BEAT, LevelFace
 
 RATE, FRAME = BEAT.sample_rate, BEAT.frame_samples
@@ -116,11 +117,11 @@ def watched(
             await asyncio.wait([running], timeout=3)
         return watch, screen
 
-    return asyncio.run(asyncio.wait_for(run(), 20))
+    return turned_clock.run(run())
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.02)
 
