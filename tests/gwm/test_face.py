@@ -6,7 +6,7 @@ from PIL import Image
 
 from gwm import optional
 from gwm.face import CHIN, EYES_AT, FOREHEAD, MOUTH_AT, FaceMesh, crop_to_face, eyes_and_mouth
-from gwm.media import to_rgb
+from gwm.images import to_rgb
 
 
 def on_canvas(head: np.ndarray, canvas: tuple[int, int], at: tuple[int, int], side: int) -> Image.Image:
