@@ -71,7 +71,7 @@ def read_sidecar(video: Path) -> SideCar:
 
 def _in_words(error: Exception, path: Path) -> str:
     if isinstance(error, KeyError):
-        return f"must have the array {error.args[0]!r} (actions with times or fps), and has not"
+        return f"must have the arrays actions and times, or actions and fps ({error.args[0]})"
     if path.suffix == ".npz" and isinstance(error, (OSError, EOFError, zipfile.BadZipFile)):
         return "must be an .npz file as numpy.savez writes it, and cannot be read: it may be cut off. Write it again"
     return str(error).removeprefix(f"{path} ")
