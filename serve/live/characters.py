@@ -14,9 +14,10 @@ import yaml
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from gwm.face import FaceMesh, crop_to_face
+from gwm.face import FaceMesh
 from gwm.file_checks import HEAD_BYTES, kind_of
 from gwm.images import DAMAGED, read_image, to_rgb
+from gwm.portraits import crop_to_face
 from gwm.text_files import read_text
 from serve.live.refusals import NotHereError
 

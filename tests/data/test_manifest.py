@@ -77,8 +77,8 @@ def test_a_failed_write_leaves_the_old_manifest(folder):
         ("version https://git-lfs.github.com/spec/v1\noid", r"manifest\.json is a git-LFS pointer.*git lfs pull"),
         ('{"format": "gwm-shards", "version": 1}', r"manifest\.json must have the entries .*'splits'"),
         (
-            '{"format": "gwm-shards", "version": 1, "splits": {}, "mood": 1}',
-            r"manifest\.json must have the entries .*mood",
+            '{"format": "gwm-shards", "version": 1, "splits": {}}',
+            r"manifest\.json must have the entries .*kind",
         ),
     ],
 )

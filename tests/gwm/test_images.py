@@ -173,3 +173,9 @@ def test_grey_with_alpha_is_in_front_of_grey():
     picture = Image.new("LA", (2, 1), (250, 0))
     picture.putpixel((1, 0), (250, 255))
     assert np.asarray(to_rgb(picture))[0].tolist() == [[128] * 3, [250] * 3]
+
+
+def test_transparent_pixels_become_grey():
+    picture = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    picture.putpixel((1, 0), (255, 0, 0, 255))
+    assert np.asarray(to_rgb(picture)).tolist() == [[[128, 128, 128], [255, 0, 0]]]

@@ -38,7 +38,5 @@ def test_what_cannot_be_understood_is_told_in_words(tmp_path: Path, name: str, d
 
 def test_a_missing_array_is_named(tmp_path: Path):
     np.savez(tmp_path / "a.npz", times=np.arange(3))
-    with pytest.raises(
-        UnusableError, match="must have the arrays actions and times, or actions and fps .actions is not"
-    ):
+    with pytest.raises(UnusableError, match=r"arrays actions and times, or actions and fps \(actions is not"):
         read_sidecar(tmp_path / "a.mp4")
