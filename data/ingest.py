@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,52 +45,66 @@ def ingest(
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: `out` was made with other settings; or a setting is out of range.
-        RuntimeError: a worker was killed.
+        RuntimeError: a worker was killed, or another process writes to `out`.
     """
     if workers < 1:
         raise ValueError(f"workers={workers} must be at least 1: somebody has to cut.")
     settings = {**asdict(rules), "val": val, "test": test, "seed": seed}
     files, others = find_files(videos)
-    ledger = Ledger(out, settings)
-    sources = [read_source(path, videos) for path in tqdm(files, desc=f"look at {videos}", unit="video")]
-    first_of: dict[str, Source] = {}
-    for source in sources:
-        first_of.setdefault(source.digest, source)
-    splits = assign_splits(
-        (source.person for source in first_of.values()), ledger.splits, val_share=val, test_share=test, seed=seed
-    )
-    finished = {record.key for record in ledger.records} | {r.digest for r in ledger.records if r.clips}
-    pending = [s for s in first_of.values() if s.key not in finished and s.digest not in finished]
-    names = [batch.name for batch in ledger.batches]
-    jobs = plan_jobs(pending, splits, finished=names, videos_per_shard=videos_per_shard)
-    with tqdm(total=len(first_of), initial=len(first_of) - len(pending), unit="video", desc=str(out)) as bar:
-        for batch in make_batches(jobs, videos=videos, out=out, rules=rules, num_workers=workers):
-            ledger.add(batch)
-            bar.update(len(batch.records))
-    report = make_report(ledger, num_duplicates=len(sources) - len(first_of), others=[p.name for p in others])
-    command = f"python -m data.ingest videos={videos} out={out}"
-    write_manifest(out, make_manifest(ledger, rules, settings, report, command=command))
-    (out / REPORT_NAME).write_text(json.dumps(report, indent=1) + "\n", encoding="ascii")
-    return report
+    with closing(Ledger(out, settings)) as ledger:
+        sources, closed = read_sources(files, videos)
+        first_of: dict[str, Source] = {}
+        for source in sources:
+            first_of.setdefault(source.digest, source)
+        people = (source.person for source in first_of.values())
+        splits = assign_splits(people, ledger.splits, val_share=val, test_share=test, seed=seed)
+        finished = {record.key for record in ledger.records} | {r.digest for r in ledger.records if r.clips}
+        pending = [s for s in first_of.values() if s.key not in finished and s.digest not in finished]
+        names = [batch.name for batch in ledger.batches]
+        jobs = plan_jobs(pending, splits, finished=names, videos_per_shard=videos_per_shard)
+        with tqdm(total=len(first_of), initial=len(first_of) - len(pending), unit="video", desc=str(out)) as bar:
+            for batch in make_batches(jobs, videos=videos, out=out, rules=rules, num_workers=workers):
+                ledger.add(batch)
+                bar.update(len(batch.records))
+        duplicates = len(sources) - len(first_of)
+        report = make_report(ledger, num_duplicates=duplicates, num_others=len(others), closed=closed)
+        command = f"python -m data.ingest videos={videos} out={out}"
+        write_manifest(out, make_manifest(ledger, rules, settings, report, command=command))
+        (out / REPORT_NAME).write_text(json.dumps(report, indent=1) + "\n", encoding="ascii")
+        return report
 
 
-def make_report(ledger: Ledger, *, num_duplicates: int, others: list[str]) -> dict[str, Any]:
+def read_sources(files: list[Path], videos: Path) -> tuple[list[Source], dict[str, str]]:
+    """Those that can be opened; and by path, why the others cannot."""
+    sources, closed = list[Source](), dict[str, str]()
+    for path in tqdm(files, desc=f"look at {videos}", unit="video"):
+        try:
+            sources.append(read_source(path, videos))
+        except OSError as error:
+            closed[str(path.relative_to(videos))] = error.strerror or str(error)
+    return sources, closed
+
+
+def make_report(ledger: Ledger, *, num_duplicates: int, num_others: int, closed: dict[str, str]) -> dict[str, Any]:
     """What came in, what was kept and why the rest was not; times in seconds of video."""
     latest = {record.digest: record for record in ledger.records}.values()  # a corrected side-car gives a second record
     dropped = tally(latest)
-    for reason, count in (("duplicate", num_duplicates), ("other_file", len(others))):
+    for reason, count in (("duplicate", num_duplicates), ("other_file", num_others), ("unreadable", len(closed))):
         if count:
-            dropped[reason] = {"files": count, "files_without_clip": count, "frames": 0}
+            known = dropped.get(reason, {"files": 0, "files_without_clip": 0, "frames": 0})
+            dropped[reason] = {**known, **{key: known[key] + count for key in ("files", "files_without_clip")}}
     frames = sum(record.frames for record in latest)
     return {
-        "files": len(latest) + num_duplicates + len(others),
+        "files": len(latest) + num_duplicates + num_others + len(closed),
         "files_with_clips": sum(record.clips > 0 for record in latest),
         "files_without_sound": sum(record.silent for record in latest),
         "clips": sum(record.clips for record in latest),
+        "clips_without_face": sum(record.faceless for record in latest),
         "video_s": round(frames / FPS, 2),
         "dropped_s": round(sum(entry["frames"] for entry in dropped.values()) / FPS, 2),
         "dropped": {reason: {**entry, "meaning": REASONS[reason]} for reason, entry in sorted(dropped.items())},
-        "files_without_clip": {r.path: r.detail or ", ".join(r.dropped) for r in latest if not r.clips},
+        "files_without_clip": {r.path: r.detail or ", ".join(r.dropped) for r in latest if not r.clips} | closed,
+        "notes": {record.path: record.notes for record in latest if record.notes},
     }
 
 
@@ -135,6 +150,13 @@ def main(cfg: DictConfig) -> None:
         "%d clips from %d of %d files; %.0f of %.0f s not kept",
         *(report[key] for key in ("clips", "files_with_clips", "files", "dropped_s", "video_s")),
     )
+    if report["clips_without_face"]:
+        log.warning(
+            "%d of %d clips show no face and keep the square in the middle of the picture. To drop them: face=required",
+            *(report["clips_without_face"], report["clips"]),
+        )
+    for path, notes in report["notes"].items():
+        log.warning("%s: %s", path, "; ".join(notes))
     for reason, entry in report["dropped"].items():
         log.info("%s: %d files, %.1f s (%s)", reason, entry["files"], entry["frames"] / FPS, entry["meaning"])
 

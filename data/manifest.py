@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.storage import Location, beside, locate, open_bytes, sizes_bytes
+from gwm.text_files import decode_json, decode_text
 
 FORMAT = "gwm-shards"
 VERSION = 1
@@ -73,21 +74,29 @@ def parse_manifest(path: Location) -> Manifest:
     """Read a manifest without looking at the shards.
 
     Raises:
-        ValueError: the file is of another format or version.
+        ValueError: the file is no JSON, or of another format or version.
     """
     with open_bytes(path) as file:
-        fields = json.loads(file.read())
+        fields = decode_json(decode_text(file.read(), str(path)), str(path))
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} must hold a JSON object, holds {type(fields).__name__}. Make the shards again.")
     found = fields.pop("format", None), fields.pop("version", None)
     if found != (FORMAT, VERSION):
         raise ValueError(
             f"{path} has (format, version)={found}, must be {(FORMAT, VERSION)}: it was written by another release. "
             "Delete its folder and make the shards again."
         )
-    fields["splits"] = {
-        split: SplitManifest(**{**entry, "shards": [Shard(**shard) for shard in entry["shards"]]})
-        for split, entry in fields["splits"].items()
-    }
-    return Manifest(**fields)
+    try:
+        fields["splits"] = {
+            split: SplitManifest(**{**entry, "shards": [Shard(**shard) for shard in entry["shards"]]})
+            for split, entry in fields["splits"].items()
+        }
+        return Manifest(**fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} must have the entries of a {FORMAT} manifest of version {VERSION} ({error}): it was changed by "
+            "hand or written by another release. Make the shards again."
+        ) from error
 
 
 def read_manifest(folder: Location) -> Manifest:

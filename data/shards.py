@@ -3,14 +3,18 @@
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
+import av.error
 import numpy as np
 import soundfile
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -23,8 +27,17 @@ from data.storage import Location, open_bytes
 from gwm.media import EVERY_CPU
 
 # Visually lossless, and full colour resolution: with 4:2:0, lips at 128 px lose their edge.
+REMAKE = "delete the shard and make it again with the command in manifest.json beside it."
 CODEC, PIXEL_FORMAT = "libx264", "yuv444p"
 CODEC_OPTIONS = {"crf": "10", "preset": "veryfast"} | EVERY_CPU
+
+
+# What the decoders of the parts raise for damaged bytes. OSError: Pillow; SyntaxError: Pillow, of PNG.
+DAMAGED = (
+    av.error.FFmpegError, soundfile.LibsndfileError, zipfile.BadZipFile, OSError, ValueError, KeyError, EOFError,
+    SyntaxError,
+)  # fmt: skip
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,18 +130,39 @@ def encode_sample(clip: Clip) -> dict[str, Any]:
 
 
 def decode_sample(sample: Mapping[str, Any]) -> Clip:
-    """The clip inside a webdataset sample that was read without a decoder."""
-    agent, user = (decode_audio(sample[name]) if name in sample else None for name in ("agent.flac", "user.flac"))
+    """The clip inside a webdataset sample that was read without a decoder.
+
+    Raises:
+        ValueError: a part is missing or damaged; the message names shard, sample and part.
+    """
     return Clip(
         key=sample["__key__"],
-        frames=decode_frames(sample["mp4"]),
-        agent=agent,
-        user=user,
-        reference=np.asarray(Image.open(io.BytesIO(sample["reference.png"])).convert("RGB")),
-        truth=_decode_truth(sample["truth.npz"]) if "truth.npz" in sample else None,
-        action=np.load(io.BytesIO(sample["action.npy"])) if "action.npy" in sample else None,
-        info=json.loads(sample["json"]),
+        frames=_part(sample, "mp4", decode_frames),
+        agent=_optional_part(sample, "agent.flac", decode_audio),
+        user=_optional_part(sample, "user.flac", decode_audio),
+        reference=_part(sample, "reference.png", _decode_png),
+        truth=_optional_part(sample, "truth.npz", _decode_truth),
+        action=_optional_part(sample, "action.npy", lambda data: np.load(io.BytesIO(data))),
+        info=_part(sample, "json", json.loads),
     )
+
+
+def _optional_part(sample: Mapping[str, Any], name: str, decode: Callable[[bytes], T]) -> T | None:
+    return _part(sample, name, decode) if name in sample else None
+
+
+def _part(sample: Mapping[str, Any], name: str, decode: Callable[[bytes], T]) -> T:
+    where = f"part {name} of sample {sample['__key__']} in {sample.get('__url__', 'a shard')}"
+    if name not in sample:
+        raise ValueError(f"{where} must be there, and is missing: {REMAKE}")
+    try:
+        return decode(sample[name])
+    except DAMAGED as error:
+        raise ValueError(f"{where} ({len(sample[name])} bytes) cannot be read ({error}): {REMAKE}") from error
+
+
+def _decode_png(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def _decode_truth(data: bytes) -> Truth:
@@ -143,6 +177,10 @@ def encode_frames(frames: UInt8[np.ndarray, "f h w 3"]) -> bytes:
         stream = container.add_stream(CODEC, rate=FPS, options=CODEC_OPTIONS)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], PIXEL_FORMAT
         stream.codec_context.thread_count = 1
+        # The colours that PyAV's conversion from RGB gives, named so that players need not guess.
+        context = stream.codec_context
+        context.colorspace, context.color_range = Colorspace.ITU601, ColorRange.MPEG
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture))
@@ -198,6 +236,13 @@ def read_samples(folder: Location, split: str) -> Iterator[dict[str, Any]]:
 
 
 def read_shard(path: Location) -> Iterator[dict[str, Any]]:
-    """Undecoded samples of one tar file."""
+    """Undecoded samples of one tar file.
+
+    Raises:
+        ValueError: the tar file is damaged.
+    """
     with open_bytes(path) as stream:
-        yield from group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}]))
+        try:
+            yield from group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}]))
+        except (tarfile.TarError, EOFError) as error:
+            raise ValueError(f"{path} must be a tar file, and is damaged ({error.args[0]}): {REMAKE}") from error

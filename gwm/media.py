@@ -1,13 +1,16 @@
-"""Images, voices and clips from files and to files. Read `read_audio` and `read_image`, then `write_video`.
+"""Voices and clips from files and to files: `read_audio`, `read_video`, `write_video`. Still pictures: `gwm.images`.
 
 Here, and nowhere else in gwm, pixels are uint8 RGB and other sample rates exist.
 """
 
 import contextlib
+import functools
+import io
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import av
@@ -17,11 +20,17 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
-from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from jaxtyping import Float, Int, UInt8
+
+from gwm.decoding import Damage
+from gwm.file_checks import check_file, seen_kind
+from gwm.sound import find_track, mono_blocks
+from gwm.video_frames import NOMINAL_FPS, ColourError, RgbReader, picture_stream, pictures, pixel_aspect
+
+log = logging.getLogger(__name__)
 
 SAMPLE_RATE = 24_000  # Hz, mono
-BACKGROUND = (128, 128, 128)  # behind what is transparent: neutral, as far from black hair as from white
+OGG_PAGE, OGG_HEADER_BYTES = b"OggS", 27
 # On CPUs with AVX-512, x264 reads memory that it never wrote: equal frames become different files there, even with one
 # thread. With this option it gives the result of its C code on every CPU, and is as fast (measured at 48 to 128 px).
 EVERY_CPU = {"x264-params": "cpu-independent=1"}
@@ -33,55 +42,57 @@ CONTAINER_OPTIONS = {"movflags": "faststart", "movie_timescale": "24000"}
 
 
 def read_audio(path: str | Path, *, sample_rate: int = SAMPLE_RATE) -> Float[np.ndarray, " t"]:
-    """First audio stream of any file that FFmpeg reads, mono float32 in [-1, 1]; a file without one is refused.
+    """Sound of any file that FFmpeg reads, mono float32 in [-1, 1]; what was lost, mixed or chosen is logged.
+
+    Of several tracks it is the default one, or the first that is not silent. Damaged packets are skipped.
 
     Raises:
-        ValueError: the file is missing, cannot be decoded, has no audio stream or no samples.
+        ValueError: the file is missing, cannot be decoded, has no audio stream, no samples, or none that are numbers in
+            range.
     """
-    # 32-bit integers, as FFmpeg mixes to mono without changing the loudness only for integers: to float, a voice that
-    # is equal on both sides of a stereo file would come out 1.4 times as loud.
-    resampler = av.AudioResampler(format="s32", layout="mono", rate=sample_rate)
-    parts = []
-    with _reading(path, "an audio or video file, such as wav, mp3, m4a or mp4") as container:
-        if not container.streams.audio:
-            raise ValueError(f"{path} must have an audio stream, has {_streams(container)}. Give a file with sound.")
-        for frame in chain(container.decode(audio=0), [None]):  # None flushes the resampler
-            if frame is not None:
-                frame.pts = None  # containers round times; the samples themselves are contiguous
-            parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]
-    samples = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    rule = "an audio or video file, such as wav, mp3, m4a or mp4"
+    check_file(path, rule)
+    parts, notes = list[np.ndarray](), list[str]()
+    for link in ogg_links(Path(path)):
+        opener = functools.partial(_reading, link, rule, name=path)
+        with opener() as container:
+            if not container.streams.audio:
+                raise ValueError(
+                    f"{path} must have an audio stream, has {_streams(container)}. Give a file with sound."
+                )
+        try:
+            track = find_track(opener)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if track is not None:
+            parts += [block for _, block in mono_blocks(opener, track, sample_rate)]
+            notes += [note for note in track.notes if note not in notes]
+    samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     if not len(samples):
         raise ValueError(f"{path} has 0 audio samples, must have at least one. Record or export it again.")
-    return samples.astype(np.float32) / 2**31
+    for note in notes:
+        log.warning("%s: %s", path, note)
+    return samples
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """RGB image, upright as its EXIF orientation says, what is transparent in front of neutral grey.
+def ogg_links(path: Path) -> list[Path | bytes]:
+    """The parts of a chained Ogg file, such as a recorded radio stream, whose parts may differ in rate and channels;
+    the path itself of any other file. FFmpeg reads the first part of a chain alone.
 
-    Raises:
-        ValueError: the file is missing, not an image, damaged, or larger than Pillow's limit.
+    Source: RFC 3533, Sec. 4: a part begins with a page of type "beginning of stream" behind other pages.
     """
-    _check_exists(path, "an image, such as PNG or JPEG")
-    try:
-        with Image.open(path) as image:
-            return to_rgb(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        # SyntaxError is what Pillow raises for a damaged PNG.
-        raise ValueError(
-            f"{path} must be an image that Pillow reads, such as PNG or JPEG ({error}). Save it again as one."
-        ) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as RGB: upright as EXIF says, transparency over grey, 16 bits scaled to 8."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bit grey: Pillow's own conversion would clip at 255
-        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    pixels = image.convert("RGBA")
-    backdrop = Image.new("RGBA", pixels.size, (*BACKGROUND, 255))
-    return Image.alpha_composite(backdrop, pixels).convert("RGB")
+    with path.open("rb") as file:
+        if file.read(4) != OGG_PAGE:
+            return [path]
+    data = path.read_bytes()
+    starts, at, begins = list[int](), data.find(OGG_PAGE), False
+    while 0 <= at < len(data) - OGG_HEADER_BYTES:
+        first = bool(data[at + 5] & 2)
+        if first and not begins:
+            starts.append(at)
+        begins, segments = first, data[at + 26]
+        at = data.find(OGG_PAGE, at + OGG_HEADER_BYTES + sum(data[at + 27 : at + 27 + segments]))
+    return [path] if len(starts) < 2 else [data[a:b] for a, b in pairwise([*starts, len(data)])]
 
 
 def write_video(
@@ -161,37 +172,59 @@ def _mux(
 
 
 def read_video(path: str | Path) -> tuple[UInt8[np.ndarray, "f h w 3"], float]:
-    """All frames of the first video stream, and frames per second.
+    """All frames of the first video stream, upright and in the colours of BT.709, and frames per second.
+
+    Pictures that are shown for unequal times, as telephones record them, are put on a steady clock of their mean rate.
 
     Raises:
-        ValueError: the file is missing, cannot be decoded, or has no picture.
+        ValueError: the file is missing, cannot be decoded, has no picture, or colours that cannot be converted.
     """
-    with _reading(path, "a video file, such as mp4") as container:
-        if not container.streams.video:
+    rule = "a video file, such as mp4"
+    check_file(path, rule)
+    damage, moments, frames = Damage(), list[float](), list[np.ndarray]()
+    with _reading(path, rule, name=path) as container:
+        stream = picture_stream(container)
+        if stream is None:
             raise ValueError(f"{path} must have a video stream, has {_streams(container)}. Give a file with picture.")
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        rate = container.streams.video[0].average_rate
-    if not frames or rate is None:
+        to_rgb, declared = RgbReader(pixel_aspect(stream)), float(stream.average_rate or NOMINAL_FPS)
+        try:
+            for moment, frame in pictures(container, stream, damage):
+                moments.append(moment)
+                frames.append(to_rgb(frame))
+        except ColourError as error:
+            raise ValueError(f"{path}: {error}") from error
+    if not frames:
         raise ValueError(f"{path} has 0 frames, must have at least one. Record or export it again.")
-    return np.stack(frames), float(rate)
+    for note in damage.notes:
+        log.warning("%s: %s", path, note)
+    shown, fps = steady(np.array(moments) - moments[0], declared)
+    return np.stack([frames[index] for index in shown]), fps
+
+
+def steady(times_s: Float[np.ndarray, " n"], declared_fps: float) -> tuple[Int[np.ndarray, " f"], float]:
+    """Which picture is shown in the middle of each frame of a steady clock, and the rate of that clock: the declared
+    one where the pictures keep it to 1 %, else their mean rate."""
+    if len(times_s) < 2:
+        return np.zeros(1, int), declared_fps
+    mean = (len(times_s) - 1) / float(times_s[-1])
+    fps = declared_fps if abs(mean - declared_fps) < 0.01 * declared_fps else mean
+    num_frames = max(1, round(float(times_s[-1]) * fps) + 1)
+    middles = (np.arange(num_frames) + 0.5) / fps
+    return np.searchsorted(times_s, middles, side="right") - 1, fps
 
 
 @contextlib.contextmanager
-def _reading(path: str | Path, rule: str) -> Iterator[InputContainer]:
+def _reading(source: str | Path | bytes, rule: str, *, name: str | Path) -> Iterator[InputContainer]:
     """An open file; whatever FFmpeg finds wrong while it is read becomes a ValueError with the rule."""
-    _check_exists(path, rule)
     try:
-        with av.open(str(path)) as container:
+        where = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+        # Tags in other encodings than UTF-8 do not matter.
+        with av.open(where, "r", metadata_errors="ignore") as container:
             yield container
     except av.error.FFmpegError as error:
         raise ValueError(
-            f"{path} must be {rule}; FFmpeg cannot read it ({error.strerror}). Convert it first."
+            f"{name} must be {rule}; FFmpeg cannot read it ({error.strerror}).{seen_kind(name)} Convert it first."
         ) from error
-
-
-def _check_exists(path: str | Path, rule: str) -> None:
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist, must be {rule}. Check the path; relative ones start at {Path.cwd()}.")
 
 
 def _streams(container: InputContainer) -> str:

@@ -79,7 +79,7 @@ class Engine:
         if (height, width) != (side, side):
             raise ValueError(
                 f"portrait of {height}x{width} px must be {side}x{side}, as the artifact was trained. Cut it out with "
-                "gwm.face.crop_to_face."
+                "gwm.portraits.crop_to_face."
             )
         if self.recall is not None:
             self.recall.clear()

@@ -17,8 +17,10 @@ from omegaconf import DictConfig
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from gwm.face import FaceMesh, crop_to_face
-from gwm.media import read_audio, read_image, write_video
+from gwm.face import FaceMesh
+from gwm.images import read_image
+from gwm.media import read_audio, write_video
+from gwm.portraits import crop_to_face, warn_if_enlarged
 from serve.artifact import load_artifact
 from serve.driver import Driver
 from serve.engine import Engine
@@ -38,6 +40,7 @@ def read_portrait(path: str | Path, resolution: int, *, crop: bool) -> UInt8[np.
     """
     image = read_image(path)
     if not crop:
+        warn_if_enlarged(float(min(image.size)), resolution, f"{path}")
         return np.array(ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS))
     try:
         return crop_to_face(image, resolution, FaceMesh())

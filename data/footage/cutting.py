@@ -16,11 +16,14 @@ from data.footage.sound import as_floats, sound_track
 from data.footage.sources import Source
 from data.footage.survey import Square, Survey, survey_video
 from data.footage.takes import Take, TakeRules, plan_takes
-from data.footage.video import UnusableError, opened, picture_stream, pictures, pixel_aspect, upright
+from data.footage.video import UnusableError, opened, picture_stream
 from data.shards import Clip, encode_sample
+from gwm.decoding import Damage
 from gwm.face import FaceMesh, crop_square
+from gwm.video_frames import RgbReader, pictures, pixel_aspect
 
 STYLE = "footage"
+BLANK_CONTRAST = 2.0  # standard deviation over a picture, of 255 levels; codecs make noise of about 1 on black
 
 
 @dataclass(slots=True)
@@ -36,6 +39,8 @@ class Record:
     dropped: dict[str, int] = field(default_factory=dict)  # frames by reason; a file dropped whole may have 0
     detail: str = ""  # of a file dropped whole
     silent: bool = False
+    faceless: int = 0  # clips that show the square in the middle because no face is seen
+    notes: list[str] = field(default_factory=list)  # what was lost or chosen while it was read
 
 
 @functools.cache
@@ -51,6 +56,8 @@ def cut_source(source: Source, folder: Path, rules: TakeRules, record: Record) -
         side = read_sidecar(path)
         mesh = None if rules.face == "off" else face_mesh()
         survey = survey_video(path, look_every_s=rules.look_every_s, mesh=mesh)
+        record.notes = [f"picture: {note}" for note in survey.damage.notes]
+        check_unchanged(source, path)
         if not len(survey.shown):
             raise UnusableError("unreadable", "no picture in it can be decoded")
         takes, dropped = plan_takes(survey, rules, FPS)
@@ -63,6 +70,15 @@ def cut_source(source: Source, folder: Path, rules: TakeRules, record: Record) -
         record.detail = error.detail
 
 
+def check_unchanged(source: Source, path: Path) -> None:
+    """
+    Raises:
+        UnusableError: the file is not the one that was found: somebody still writes it, or has replaced it.
+    """
+    if path.stat().st_size != source.size_bytes:
+        raise UnusableError("changed", f"it had {source.size_bytes} bytes when it was found, has {path.stat().st_size}")
+
+
 def _used(record: Record, rules: TakeRules) -> int:
     return record.clips * rules.num_frames + sum(record.dropped.values())
 
@@ -70,12 +86,21 @@ def _used(record: Record, rules: TakeRules) -> int:
 def _samples(
     source: Source, path: Path, survey: Survey, takes: list[Take], rules: TakeRules, side: SideCar, record: Record
 ) -> Iterator[dict[str, Any]]:
-    with opened(path) as container:
-        track = sound_track(container, start_s=survey.start_s, num_samples=len(survey.shown) * SAMPLES_PER_FRAME)
+    track, notes = sound_track(path, start_s=survey.start_s, num_samples=len(survey.shown) * SAMPLES_PER_FRAME)
     record.silent = track is None
+    record.notes += [f"sound: {note}" for note in notes]
     for take, frames, reference in cut_takes(path, survey, takes, rules):
+        if is_blank(frames) or is_blank(reference[None]):
+            record.dropped["blank"] = record.dropped.get("blank", 0) + rules.num_frames
+            continue
         record.clips += 1
+        record.faceless += rules.face == "prefer" and not take.with_face
         yield encode_sample(_clip(source, survey, take, frames, reference, track, side))
+
+
+def is_blank(frames: UInt8[np.ndarray, "f h w 3"]) -> bool:
+    """Whether every picture is of one colour."""
+    return bool(frames.std(axis=(1, 2)).max() < BLANK_CONTRAST)
 
 
 def cut_takes(
@@ -86,12 +111,13 @@ def cut_takes(
     size, length = rules.resolution, rules.num_frames
     open_takes: dict[int, tuple[np.ndarray, np.ndarray, list[int]]] = {}
     with opened(path) as container:
-        aspect = pixel_aspect(picture_stream(container))
-        for index, (_, frame) in enumerate(pictures(container)):
+        stream = picture_stream(container)
+        to_rgb = RgbReader(pixel_aspect(stream))
+        for index, (_, frame) in enumerate(pictures(container, stream, Damage())):
             wanted = orders.pop(index, None)
             if wanted is None:
                 continue
-            rgb = upright(frame, aspect)
+            rgb = to_rgb(frame)
             for number, slots, square in wanted:
                 if number not in open_takes:
                     new = np.empty((length + 1, size, size, 3), np.uint8)  # the last one is the reference

@@ -1,5 +1,6 @@
 """What has been ingested so far: one line per finished shard, so that a call can go on where another ended."""
 
+import fcntl
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -11,23 +12,49 @@ from data.footage.batches import Batch
 from data.footage.cutting import Record
 from data.footage.sources import Split
 from data.manifest import Shard, is_whole
+from gwm.text_files import decode_json
 
 LEDGER_NAME = "ingest.jsonl"
+LOCK_NAME = "ingest.lock"
 
 
 class Ledger:
     """The finished batches of a folder. A line appears when its shard is in place.
 
+    Until it is closed, no other process can write to the folder; the lock of a process that was killed is free.
+
     Raises:
-        ValueError: the folder was made with other settings.
+        ValueError: the folder was made with other settings, or holds a ledger that cannot be read.
+        RuntimeError: another process writes to the folder.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.path, self.batches = folder / LEDGER_NAME, list[Batch]()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / LOCK_NAME).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._read(folder, settings)
+        except BlockingIOError as error:
+            self.close()
+            raise RuntimeError(
+                f"out={folder} is being written by another data.ingest. Wait for it, or name another folder."
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let other processes write to the folder."""
+        self._lock.close()
+
+    def _read(self, folder: Path, settings: dict[str, Any]) -> None:
+        for left in folder.glob("*.tar.tmp"):  # of a process that was killed: no other one writes here now
+            left.unlink()
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
-        whole = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may have been cut off
+        # The last line may have been cut off.
+        whole = [decode_json(line, f"{self.path}, line {n}") for n, line in enumerate(lines, 1) if line.endswith("\n")]
         if not whole:
-            folder.mkdir(parents=True, exist_ok=True)
             self.path.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
             return
         check_settings(folder, whole[0]["settings"], settings)

@@ -1,6 +1,5 @@
 """What lies beside a video under the same name: a caption (.txt), facts (.json), actions (.npz)."""
 
-import json
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data.footage.video import UnusableError
+from gwm.text_files import read_json, read_text
 
 SIDECAR_SUFFIXES = (".txt", ".json", ".npz")
 
@@ -59,27 +59,38 @@ def read_sidecar(video: Path) -> SideCar:
     for path in sidecar_paths(video):
         try:
             if path.suffix == ".txt":
-                found["caption"] = path.read_text(encoding="utf-8").strip() or None
+                found["caption"] = read_text(path).strip() or None
             elif path.suffix == ".json":
-                found |= _facts(json.loads(path.read_text(encoding="utf-8")))
+                found |= _facts(read_json(path))
             else:
                 found["actions"] = _actions(path)
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise UnusableError("bad_sidecar", f"{path.name}: {error!r}") from error
+            raise UnusableError("bad_sidecar", f"{path.name} {_in_words(error, path)}") from error
     return SideCar(**found)
+
+
+def _in_words(error: Exception, path: Path) -> str:
+    if isinstance(error, KeyError):
+        return f"must have the arrays actions and times, or actions and fps ({error.args[0]})"
+    if path.suffix == ".npz" and isinstance(error, (OSError, EOFError, zipfile.BadZipFile)):
+        return "must be an .npz file as numpy.savez writes it, and cannot be read: it may be cut off. Write it again"
+    return str(error).removeprefix(f"{path} ")
 
 
 def _facts(values: Any) -> dict[str, Any]:
     """Keys `caption`, `captions` ([start_s, end_s, text] each) and `identity`; others are kept as they are."""
     if not isinstance(values, dict):
-        raise TypeError(f"must hold one object, holds {type(values).__name__}")
+        raise TypeError(f"must hold one JSON object, holds {type(values).__name__}")
     known: dict[str, Any] = {}
     rest = dict(values)
     if (caption := rest.pop("caption", None)) is not None:
         known["caption"] = str(caption)
     if (person := rest.pop("identity", None)) is not None:
         known["person"] = str(person)
-    known["captions"] = [(float(start), float(end), str(text)) for start, end, text in rest.pop("captions", [])]
+    try:
+        known["captions"] = [(float(start), float(end), str(text)) for start, end, text in rest.pop("captions", [])]
+    except (TypeError, ValueError) as error:
+        raise ValueError("must have captions as a list of [start_s, end_s, text]: " + str(error)) from error
     return known | {"facts": rest}
 
 

@@ -1,13 +1,14 @@
 """The videos of a folder: found, told apart by their content, and given to train, val or test."""
 
 import hashlib
-import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from data.footage.sidecar import SIDECAR_SUFFIXES, sidecar_paths
+from gwm.text_files import read_json
 
 Split = Literal["train", "val", "test"]
 VIDEO_SUFFIXES = frozenset(
@@ -24,30 +25,55 @@ class Source:
     digest: str  # of the video: equal ones are the same video
     key: str  # of the video and what lies beside it
     person: str  # who is seen, as its .json says; else the digest
+    size_bytes: int
 
 
 def find_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Videos, by their names, and files that are neither that nor a video's side-car; hidden ones are not looked at.
 
+    Linked folders are looked through, each folder once, so that a link to a folder above is no loop.
+
     Raises:
+        PermissionError: a folder may not be looked into.
         FileNotFoundError: there is no such folder.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"videos={folder} must be a folder, and there is none; relative paths start at {Path.cwd()}."
         )
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    files = sorted(_files_below(folder, set()))
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     beside = {path.with_suffix(suffix) for path in videos for suffix in SIDECAR_SUFFIXES}
     return videos, [path for path in files if path.suffix.lower() not in VIDEO_SUFFIXES and path not in beside]
 
 
+def _files_below(folder: Path, looked: set[tuple[int, int]]) -> Iterator[Path]:
+    """Everything that is no folder; `looked` holds device and number of the folders that were looked through."""
+    about = folder.stat()
+    if (about.st_dev, about.st_ino) in looked:
+        return
+    looked.add((about.st_dev, about.st_ino))
+    try:
+        names = sorted(os.listdir(folder))
+    except PermissionError as error:
+        raise PermissionError(
+            f"{folder} must be a folder that this user may look into. Change its permissions: chmod u+rx, or move it."
+        ) from error
+    for path in (folder / name for name in names if not name.startswith(".")):
+        if path.is_dir():
+            yield from _files_below(path, looked)
+        else:
+            yield path
+
+
 def read_source(path: Path, folder: Path) -> Source:
-    """Tell a video by its size and both its ends: to read films whole would take longer than to cut them."""
+    """Tell a video by its size and both its ends: to read films whole would take longer than to cut them.
+
+    Raises:
+        OSError: the file, or what lies beside it, may not be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must be a file, is a link to nothing, a pipe or a device")
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
@@ -57,14 +83,14 @@ def read_source(path: Path, folder: Path) -> Source:
     name = digest.hexdigest()[:16]
     for beside in sidecar_paths(path):
         digest.update(beside.read_bytes())
-    return Source(str(path.relative_to(folder)), name, digest.hexdigest()[:16], _person(path) or name)
+    return Source(str(path.relative_to(folder)), name, digest.hexdigest()[:16], _person(path) or name, size)
 
 
 def _person(video: Path) -> str | None:
     """The identity that the video's .json names; a file that cannot be read is reported when the video is cut."""
     path = video.with_suffix(".json")
     try:
-        facts = json.loads(path.read_bytes()) if path.is_file() else None
+        facts = read_json(path) if path.is_file() else None
     except ValueError:
         return None
     person = facts.get("identity") if isinstance(facts, dict) else None

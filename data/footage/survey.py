@@ -8,8 +8,10 @@ from jaxtyping import Float, Int, UInt8
 
 from data.clock import FPS
 from data.footage.scenes import ChangeMeter, find_cuts, scene_frames, shown_pictures
-from data.footage.video import opened, picture_stream, pictures, pixel_aspect, thumbnail, upright
+from data.footage.video import opened, picture_stream, thumbnail
+from gwm.decoding import Damage
 from gwm.face import FaceMesh, face_square
+from gwm.video_frames import RgbReader, pictures, pixel_aspect
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Survey:
     height: int  # upright, in px
     width: int
     source_fps: float
+    damage: Damage
 
 
 def survey_video(path: Path, *, look_every_s: float, mesh: FaceMesh | None) -> Survey:
@@ -44,13 +47,15 @@ def survey_video(path: Path, *, look_every_s: float, mesh: FaceMesh | None) -> S
     change = ChangeMeter()
     faces: dict[int, Square | None] = {}
     next_look_s, height, width = 0.0, 0, 0
+    damage = Damage()
     with opened(path) as container:
-        aspect = pixel_aspect(picture_stream(container))
-        for index, (moment, frame) in enumerate(pictures(container)):
+        stream = picture_stream(container)
+        to_rgb = RgbReader(pixel_aspect(stream))
+        for index, (moment, frame) in enumerate(pictures(container, stream, damage)):
             times.append(moment)
             change.add(thumbnail(frame))
             if moment - times[0] >= next_look_s:
-                rgb = upright(frame, aspect)
+                rgb = to_rgb(frame)
                 height, width = rgb.shape[:2]
                 faces[index] = None if mesh is None else _face(rgb, mesh)
                 next_look_s = moment - times[0] + look_every_s
@@ -60,7 +65,7 @@ def survey_video(path: Path, *, look_every_s: float, mesh: FaceMesh | None) -> S
     cuts = find_cuts(np.array(change.step), np.array(change.skip))
     scenes = scene_frames(shown, cuts)
     fps = (len(times) - 1) / clock[-1] if len(times) > 1 else 0.0
-    return Survey(times[0] if times else 0.0, shown, scenes, faces, height, width, round(float(fps), 3))
+    return Survey(times[0] if times else 0.0, shown, scenes, faces, height, width, round(float(fps), 3), damage)
 
 
 def _face(rgb: UInt8[np.ndarray, "h w 3"], mesh: FaceMesh) -> Square | None:

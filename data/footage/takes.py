@@ -51,6 +51,7 @@ class Take:
     square: Square
     reference: int
     reference_square: Square
+    with_face: bool  # else the square in the middle, where the rules prefer a face and none is seen
 
 
 def plan_takes(survey: Survey, rules: TakeRules, fps: int) -> tuple[list[Take], Counter[str]]:
@@ -98,7 +99,7 @@ def _take(survey: Survey, rules: TakeRules, start: int, looks: list[tuple[int, i
     if not outside:
         return "no_reference"
     # Any of them, but the same one on every run: neither the nearest nor the first may become a habit of the data.
-    return Take(start, square, *outside[zlib.crc32(str(start).encode()) % len(outside)])
+    return Take(start, square, *outside[zlib.crc32(str(start).encode()) % len(outside)], with_face)
 
 
 def face_crop(faces: list[Square | None]) -> Square | str:

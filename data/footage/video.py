@@ -1,4 +1,4 @@
-"""Pictures of any video file, upright, with the moment at which each one is shown."""
+"""A file of a folder of videos: opened, and its pictures told apart from what is no clip."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from pathlib import Path
 import av
 import av.error
 import numpy as np
-from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.stream import Disposition
+from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-NOMINAL_FPS = 25.0  # of a stream that names no rate and has pictures without time stamps
-MOST_FAILURES = 50  # in a row, before the rest of a file is given up
+from gwm import video_frames
+from gwm.video_frames import ColourError
+
 THUMBNAIL = (48, 27)  # width and height: what remains of a picture where only its change counts
 
 
@@ -34,12 +34,14 @@ def opened(path: Path) -> Iterator[InputContainer]:
     """The file as FFmpeg sees it.
 
     Raises:
-        UnusableError: FFmpeg cannot read it; also what it finds wrong while the file is open.
+        UnusableError: FFmpeg cannot read it, or convert its colours; also what is found wrong while the file is open.
     """
     try:
         # Tags in other encodings than UTF-8 are no reason to lose a video.
         with av.open(str(path), metadata_errors="ignore") as container:
             yield container
+    except ColourError as error:
+        raise UnusableError("colour", str(error)) from error
     except av.error.FFmpegError as error:
         raise UnusableError("unreadable", f"FFmpeg cannot read it ({error.strerror})") from error
 
@@ -50,61 +52,14 @@ def picture_stream(container: InputContainer) -> VideoStream:
     Raises:
         UnusableError: there is none; the cover of an album does not count.
     """
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            return stream
-    raise UnusableError("no_picture", "it has no video stream")
-
-
-def pictures(container: InputContainer) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Moment in seconds, on the container's clock, and picture; strictly in order of time."""
-    stream = picture_stream(container)
-    gap = 1 / float(stream.average_rate or NOMINAL_FPS)
-    last = -float("inf")
-    for frame in decoded(container, stream):
-        if not isinstance(frame, av.VideoFrame) or frame.is_corrupt:
-            continue
-        moment = frame.time
-        if moment is None:
-            moment = last + gap if last > -float("inf") else 0.0
-        if moment > last:
-            yield moment, frame
-            last = moment
-
-
-def decoded(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[av.VideoFrame | av.AudioFrame]:
-    """Frames of a stream; what is damaged is left out, and where the file breaks off, they end."""
-    packets, failures = container.demux(stream), 0
-    while failures < MOST_FAILURES:
-        try:
-            packet = next(packets, None)
-            if packet is None:
-                return
-            frames = packet.decode()
-        except av.error.FFmpegError:
-            packets, failures = (
-                container.demux(stream),
-                failures + 1,
-            )  # a generator that raised is over, the file is not
-            continue
-        failures = 0
-        yield from (frame for frame in frames if isinstance(frame, av.VideoFrame | av.AudioFrame))
-
-
-def upright(frame: av.VideoFrame, pixel_aspect: float) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB with square pixels, turned as the camera was; `pixel_aspect` is a stored pixel's width over its height."""
-    width = round(frame.width * pixel_aspect)
-    rgb = frame.reformat(width=width, height=frame.height, format="rgb24").to_ndarray()
-    return np.rot90(rgb, round(frame.rotation / 90))
-
-
-def pixel_aspect(stream: VideoStream) -> float:
-    """Width over height of a stored pixel; 1 where the file does not say."""
-    aspect = stream.sample_aspect_ratio
-    return float(aspect) if aspect else 1.0
+    stream = video_frames.picture_stream(container)
+    if stream is None:
+        raise UnusableError("no_picture", "it has no video stream")
+    return stream
 
 
 def thumbnail(frame: av.VideoFrame) -> UInt8[np.ndarray, "27 48 3"]:
-    """The picture as a few averaged dots, as stored."""
+    """The picture as a few averaged dots, as stored. Its colours are only compared: any matrix will do."""
     width, height = THUMBNAIL
-    return frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
+    small = frame.reformat(width, height, "rgb24", src_colorspace=Colorspace.ITU709, interpolation="AREA")
+    return small.to_ndarray()

@@ -1,6 +1,7 @@
 """Who can be talked to: definition files that an operator writes, and pictures that visitors upload."""
 
 import io
+import logging
 import re
 import secrets
 from collections import OrderedDict
@@ -11,11 +12,16 @@ from typing import Any
 import numpy as np
 import yaml
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from gwm.face import FaceMesh, crop_to_face
-from gwm.media import read_image, to_rgb
+from gwm.face import FaceMesh
+from gwm.file_checks import HEAD_BYTES, kind_of
+from gwm.images import DAMAGED, read_image, to_rgb
+from gwm.portraits import crop_to_face
+from gwm.text_files import read_text
 from serve.live.refusals import NotHereError
+
+log = logging.getLogger(__name__)
 
 UPLOAD_BYTES = 5_000_000
 UPLOAD_PIXELS = 40_000_000  # a small file can hold an enormous picture
@@ -58,15 +64,32 @@ def read_character(path: Path, resolution: int) -> Character:
     Raises:
         ValueError: a field is missing or foreign, or the image cannot be used.
     """
-    values: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
+    values = _fields(path)
     missing, foreign = {"name", "image", "personality"} - set(values), set(values) - FIELDS
     if missing or foreign:
-        raise ValueError(f"{path} has missing fields {sorted(missing)} and foreign fields {sorted(foreign)}.")
+        raise ValueError(
+            f"{path} has missing fields {sorted(missing)} and foreign fields {sorted(map(str, foreign))}, must have "
+            f"name, image, personality and may have voice, start_script."
+        )
+    if wrong := sorted(key for key, value in values.items() if not isinstance(value, str | None)):
+        raise ValueError(f"{path} must have text in {wrong}. Put the value in quotes.")
     if not NAME.fullmatch(path.stem):
         raise ValueError(f"{path.name} must be named with a-z, 0-9 and -, up to 40 of them: the name is part of a URL.")
-    portrait, _ = portrait_of(read_image(path.parent / values["image"]), resolution)
+    portrait, found = portrait_of(read_image(path.parent / values["image"]), resolution)
+    if not found:
+        log.warning("%s: no face is found in image %s; the square in its middle is used", path, values["image"])
     rest = {name: values.get(name) for name in ("voice", "start_script")}
     return Character(path.stem, values["name"], portrait, values["personality"], **rest)
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} must be YAML: {error}. Correct that line.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold fields such as `name: Ada`, holds {type(values).__name__}.")
+    return values
 
 
 def portrait_of(image: Image.Image, resolution: int) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
@@ -99,8 +122,10 @@ def decode_upload(data: bytes) -> Image.Image:
                     f"{UPLOAD_PIXELS // 10**6} million. Make it smaller."
                 )
             return to_rgb(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise ValueError("This is not a picture that can be read. Send a JPEG, PNG or WebP file.") from error
+    except DAMAGED as error:
+        kind = kind_of(data[:HEAD_BYTES])
+        looks = f" It looks like {kind}." if kind else ""
+        raise ValueError(f"This is not a picture that can be read.{looks} Send a JPEG, PNG or WebP file.") from error
 
 
 class Uploads:

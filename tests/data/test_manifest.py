@@ -67,3 +67,22 @@ def test_a_failed_write_leaves_the_old_manifest(folder):
     with pytest.raises(TypeError):
         write_manifest(folder, replace(manifest(), generator={"seed": object()}))
     assert read_manifest(folder) == manifest()
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("{", r"manifest\.json must be JSON: .*line 1"),
+        ("[]", r"manifest\.json must hold a JSON object"),
+        ("version https://git-lfs.github.com/spec/v1\noid", r"manifest\.json is a git-LFS pointer.*git lfs pull"),
+        ('{"format": "gwm-shards", "version": 1}', r"manifest\.json must have the entries .*'splits'"),
+        (
+            '{"format": "gwm-shards", "version": 1, "splits": {}}',
+            r"manifest\.json must have the entries .*kind",
+        ),
+    ],
+)
+def test_a_manifest_that_cannot_be_understood_says_why(folder, text, rule):
+    (folder / MANIFEST_NAME).write_text(text)
+    with pytest.raises(ValueError, match=rule):
+        read_manifest(folder)

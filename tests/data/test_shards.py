@@ -1,3 +1,7 @@
+import io
+import tarfile
+
+import av
 import numpy as np
 import pytest
 
@@ -6,7 +10,7 @@ from data.actions import ACTION_NAMES
 from data.clips import make_clip, plan_split
 from data.generate import generate
 from data.manifest import PROGRESS_NAME, Manifest, read_manifest
-from data.shards import CODEC_OPTIONS, decode_sample, encode_frames, encode_sample, read_samples
+from data.shards import CODEC_OPTIONS, decode_sample, encode_frames, encode_sample, read_samples, read_shard
 from gwm.config import AudioConfig
 from gwm.contract import FRAMES_PER_SECOND
 from tests.memory import moving, results
@@ -146,3 +150,49 @@ def test_a_truncated_shard_is_made_again(folder, tmp_path):
 def test_other_settings_do_not_mix_with_shards_on_disk(folder):
     with pytest.raises(ValueError, match=r"other settings \(seed\)"):
         generate(folder, settings(seed=1), plans({"train": 6}, seed=1), sketch, num_workers=1)
+
+
+def members(folder) -> list[tarfile.TarInfo]:
+    with tarfile.open(next(folder.glob("train-*.tar"))) as tar:
+        return tar.getmembers()
+
+
+@pytest.mark.parametrize("part", ["mp4", "agent.flac", "reference.png", "truth.npz", "json"])
+def test_a_damaged_part_is_named_with_sample_and_shard(folder, tmp_path, part):
+    shard = tmp_path / next(folder.glob("train-*.tar")).name
+    data = bytearray((folder / shard.name).read_bytes())
+    member = next(m for m in members(folder) if m.name.endswith(f".{part}"))
+    data[member.offset_data : member.offset_data + member.size] = b"\x01" * member.size
+    shard.write_bytes(data)
+    key = member.name.partition(".")[0]
+    with pytest.raises(ValueError, match=rf"part {part} of sample {key} in .*{shard.name}.*manifest\.json"):
+        [decode_sample(sample) for sample in read_shard(shard)]
+
+
+def test_a_missing_part_is_named(folder):
+    sample = next(read_samples(folder, "train"))
+    del sample["reference.png"]
+    with pytest.raises(ValueError, match=r"part reference\.png of sample .* is missing"):
+        decode_sample(sample)
+
+
+@pytest.mark.parametrize("cut", [100, 700, -600])
+def test_a_damaged_tar_is_named(folder, tmp_path, cut):
+    """Cut in a header, in a member, and near the end."""
+    data = next(folder.glob("train-*.tar")).read_bytes()
+    at = members(folder)[0].offset_data
+    (tmp_path / "a.tar").write_bytes({100: data[:100], 700: data[: at + 50], -600: b"\x01" * 600 + data[600:]}[cut])
+    with pytest.raises(ValueError, match=r"a\.tar"):
+        [decode_sample(sample) for sample in read_shard(tmp_path / "a.tar")]
+
+
+def test_stored_colours_are_named_as_they_are_stored(folder):
+    """Oracle: BT.601 on the planes; a player that obeys the names shows what the renderer drew."""
+    grey = np.broadcast_to(np.array([200, 100, 80], np.uint8), (2, 64, 64, 3))
+    with av.open(io.BytesIO(encode_frames(grey))) as container:
+        frame = next(container.decode(video=0))
+    assert int(frame.colorspace) in (5, 6) and int(frame.color_range) == 1  # ITU-T H.273: BT.601, limited
+    y, cb, cr = (np.frombuffer(plane, np.uint8)[0].astype(float) for plane in frame.planes)
+    luma, blue, red = (y - 16) / 219, (cb - 128) / 224, (cr - 128) / 224
+    r, b = luma + 1.402 * red, luma + 1.772 * blue
+    assert 255 * np.array([r, (luma - 0.299 * r - 0.114 * b) / 0.587, b]) == pytest.approx([200, 100, 80], abs=3)

