@@ -1,9 +1,7 @@
-"""Who can be talked to: definition files that an operator writes, and pictures that visitors upload."""
+"""Who can be talked to: definition files that an operator writes."""
 
 import io
 import re
-import secrets
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +9,11 @@ from typing import Any
 import numpy as np
 import yaml
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from gwm.face import FaceMesh, crop_to_face
-from gwm.media import read_image, to_rgb
-from serve.live.refusals import NotHereError
+from gwm.media import read_image
 
-UPLOAD_BYTES = 5_000_000
-UPLOAD_PIXELS = 40_000_000  # a small file can hold an enormous picture
-MEMORY_IMAGES = 64
-FORMATS = ("JPEG", "PNG", "WEBP")
 FIELDS = {"name", "image", "voice", "personality", "start_script"}
 NAME = re.compile(r"[a-z0-9-]{1,40}")
 
@@ -33,7 +26,7 @@ class Character:
     name: str
     portrait: UInt8[np.ndarray, "h w 3"]
     personality: str
-    voice: str | None = None  # a name that the configured voices know; None: their own default
+    voice: str | dict[str, Any] | None = None  # for the configured voices, or for each kind; None: their own default
     start_script: str | None = None  # said when somebody comes
 
     def with_portrait(self, portrait: UInt8[np.ndarray, "h w 3"]) -> "Character":
@@ -58,15 +51,32 @@ def read_character(path: Path, resolution: int) -> Character:
     Raises:
         ValueError: a field is missing or foreign, or the image cannot be used.
     """
-    values: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
+    values = _definition(path)
     missing, foreign = {"name", "image", "personality"} - set(values), set(values) - FIELDS
     if missing or foreign:
         raise ValueError(f"{path} has missing fields {sorted(missing)} and foreign fields {sorted(foreign)}.")
     if not NAME.fullmatch(path.stem):
         raise ValueError(f"{path.name} must be named with a-z, 0-9 and -, up to 40 of them: the name is part of a URL.")
+    for name in sorted(FIELDS - {"voice"}):
+        if not isinstance(values.get(name, ""), str):
+            raise ValueError(f"{path}: {name}={values[name]!r} must be text. Put it in quotes.")
     portrait, _ = portrait_of(read_image(path.parent / values["image"]), resolution)
     rest = {name: values.get(name) for name in ("voice", "start_script")}
     return Character(path.stem, values["name"], portrait, values["personality"], **rest)
+
+
+def _definition(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        ValueError: the file is no YAML mapping in UTF-8.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} must be YAML in UTF-8: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold fields such as name: and image:, holds {type(values).__name__}.")
+    return values
 
 
 def portrait_of(image: Image.Image, resolution: int) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
@@ -81,47 +91,3 @@ def to_png(portrait: UInt8[np.ndarray, "h w 3"]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(portrait).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def decode_upload(data: bytes) -> Image.Image:
-    """A visitor's picture as plain pixels: nothing else of the file survives.
-
-    Raises:
-        ValueError: it is too large, or no picture of an allowed format; the message is for the visitor.
-    """
-    if len(data) > UPLOAD_BYTES:
-        raise ValueError(f"The picture has {len(data) / 1e6:.1f} MB, must have at most {UPLOAD_BYTES / 1e6:.0f} MB.")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > UPLOAD_PIXELS:
-                raise ValueError(
-                    f"The picture has {image.width} x {image.height} pixels, must have at most "
-                    f"{UPLOAD_PIXELS // 10**6} million. Make it smaller."
-                )
-            return to_rgb(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise ValueError("This is not a picture that can be read. Send a JPEG, PNG or WebP file.") from error
-
-
-class Uploads:
-    """The latest uploaded portraits, in memory only, under names that cannot be guessed."""
-
-    def __init__(self, *, limit: int = MEMORY_IMAGES) -> None:
-        self.limit = limit
-        self._portraits: OrderedDict[str, UInt8[np.ndarray, "h w 3"]] = OrderedDict()
-
-    def add(self, portrait: UInt8[np.ndarray, "h w 3"]) -> str:
-        key = secrets.token_urlsafe(16)
-        self._portraits[key] = portrait
-        while len(self._portraits) > self.limit:
-            self._portraits.popitem(last=False)
-        return key
-
-    def get(self, key: str) -> UInt8[np.ndarray, "h w 3"]:
-        """
-        Raises:
-            NotHereError: there is no such upload, or no longer.
-        """
-        if key not in self._portraits:
-            raise NotHereError("This picture is not here any more. Upload it again.")
-        return self._portraits[key]

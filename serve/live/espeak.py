@@ -67,6 +67,14 @@ class Espeak:
                 found.append(self._library.espeak_TextToPhonemes(ctypes.byref(pointer), UTF8, IPA).decode())
         return " ".join(found)
 
+    def check_voice(self, voice: str) -> None:
+        """
+        Raises:
+            ValueError: there is no such voice.
+        """
+        with self._lock:
+            self._use(voice)
+
     def _use(self, voice: str) -> None:
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"voice={voice!r} must be one of espeak-ng's, such as en-us, en-us+f3, en-gb, de or fr.")

@@ -19,10 +19,11 @@ from pipecat.utils.text.base_text_aggregator import TextType
 from serve.live import small_talk
 from serve.live.agent import WAITING_BYTES, Agent, Services, TurnTaking
 from serve.live.avatar import Avatar
-from serve.live.endpoints import Endpoint, EndpointLLM
-from serve.live.hearing import SAMPLE_RATE
+from serve.live.endpoint_llm import EndpointLLM
+from serve.live.endpoints import Caller, Endpoint
 from serve.live.low_priority import LowPriority
 from serve.live.performer import Performer
+from serve.live.recogniser import SAMPLE_RATE
 from serve.live.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.turns import Event
 from serve.live.voices import Voice
@@ -120,7 +121,7 @@ def test_an_answer_is_performed_captioned_and_remembered():
 
 
 def test_a_voice_that_takes_its_time_is_not_lost(monkeypatch: pytest.MonkeyPatch):
-    """pipecat's own patience is 3 s; a busy machine needs longer for a long sentence."""
+    """pipecat's own time-out is 3 s; a busy machine needs longer for a long sentence."""
     monkeypatch.setattr("serve.live.services.LocalTTS._speak", slowly(LocalTTS._speak, 3.3))
 
     async def script(conversation: Conversation) -> None:
@@ -154,7 +155,7 @@ def test_words_are_captioned_when_they_are_heard_and_not_before():
     async def script(conversation: Conversation) -> None:
         await conversation.agent.read("Tell me a story")
         await conversation.play(4)
-        said = conversation.performer.line.said_samples / SAMPLES_PER_LETTER
+        said = conversation.performer.speech_queue.said_samples / SAMPLES_PER_LETTER
         heard = sum((voice != 0).sum() for voice in conversation.voice) / SAMPLES_PER_LETTER
         assert said > heard + 100  # the whole story lies ready
         assert abs(sum(len(word) + 1 for word in conversation.words) - heard) < 15
@@ -211,9 +212,8 @@ def test_the_next_answer_after_an_interruption_is_heard_whole():
 
 
 @pytest.mark.parametrize("server", ["down", "slow"])
-def test_a_language_model_that_does_not_answer_is_said_to_have_failed(server: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_language_model_that_does_not_answer_is_said_to_have_failed(server: str):
     """And the session goes on."""
-    monkeypatch.setattr("serve.live.endpoints.ANSWER_TIMEOUT_S", 0.3)
 
     async def script(conversation: Conversation) -> None:
         await conversation.agent.read("Hello")
@@ -226,7 +226,8 @@ def test_a_language_model_that_does_not_answer_is_said_to_have_failed(server: st
 
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and says nothing
         port = silent.getsockname()[1] if server == "slow" else 9
-        llm = EndpointLLM(Endpoint(url=f"http://127.0.0.1:{port}/v1", model="m", key_variable=""))
+        there = Endpoint(url=f"http://127.0.0.1:{port}/v1", model="m", key_variable="", first_byte_s=1.0)
+        llm = EndpointLLM(Caller(there, "llm"), instruction="")
         conversation = happened(script, llm)
     assert [event["type"] for event in conversation.events].count("error") >= 1
     assert conversation.words == ["Still", "here."]

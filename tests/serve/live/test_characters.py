@@ -1,11 +1,9 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from serve.live.characters import Uploads, read_character, read_characters
-from serve.live.refusals import NotHereError
+from serve.live.characters import read_character, read_characters
 
 SHIPPED = Path(__file__).parents[3] / "serve/live/characters"
 
@@ -47,11 +45,3 @@ def test_wrong_definitions_name_what_is_wrong(tmp_path: Path, text: str, name: s
 def test_a_folder_without_characters_is_an_error(tmp_path: Path):
     with pytest.raises(ValueError, match="must hold at least one"):
         read_characters(tmp_path, 16)
-
-
-def test_uploads_keep_only_the_latest():
-    uploads = Uploads(limit=2)
-    keys = [uploads.add(np.full((4, 4, 3), number, np.uint8)) for number in range(3)]
-    with pytest.raises(NotHereError):
-        uploads.get(keys[0])
-    assert uploads.get(keys[2])[0, 0, 0] == 2 and len(set(keys)) == 3

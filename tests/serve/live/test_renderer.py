@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient
 from PIL import Image
 
 from serve.live.renderer import HEADER, SPEECH_S
-from serve.live.session import Patience
+from serve.live.session import Timeouts
 from tests.serve.live.server_kit import Kit, serving
 
 FRAME = 1_000
@@ -47,7 +47,7 @@ class Watcher:
 
 def rendered(script: Callable[[Kit, Watcher], Awaitable[None]]) -> tuple[Kit, Watcher]:
     async def run() -> tuple[Kit, Watcher]:
-        async with serving(patience=Patience(waiting_s=5.0, away_s=5.0, session_s=60.0)) as (kit, client):
+        async with serving(timeouts=Timeouts(connect_s=5.0, reconnect_s=5.0, session_s=60.0)) as (kit, client):
             async with await socket_of(client) as socket:
                 watcher = Watcher(socket)
                 await script(kit, watcher)
@@ -119,7 +119,7 @@ def test_the_place_is_free_when_the_connection_ends():
         await watcher.socket.close()
         for _ in range(200):
             await asyncio.sleep(0.05)
-            if not kit.lobby.sessions:
+            if not kit.admission.sessions:
                 return
         raise AssertionError("the place is still taken")
 

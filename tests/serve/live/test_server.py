@@ -15,8 +15,9 @@ import yaml
 
 from serve.live.agent import TurnTaking
 from serve.live.api import Api
-from serve.live.server import ServerOptions, serve_until_signal
-from tests.serve.live.server_kit import PATIENCE, Kit, nothing_left_behind
+from serve.live.options import ServerOptions
+from serve.live.server import serve_until_signal
+from tests.serve.live.server_kit import TIMEOUTS, Kit, nothing_left_behind
 
 CONFIG = Path(__file__).parents[3] / "configs" / "serve.yaml"
 DRAIN_S = 1.0
@@ -52,12 +53,12 @@ async def told_to_stop(kit: Kit, serving: asyncio.Task[None], url: str, client: 
         assert ready.status == 503
     assert kit.faces[0].stops == 0 and not serving.done()
     await asyncio.wait_for(asyncio.shield(serving), DRAIN_S + 10)
-    assert kit.faces[0].stops == 1 and not kit.lobby.sessions
+    assert kit.faces[0].stops == 1 and not kit.admission.sessions
 
 
 def test_after_sigterm_nobody_new_is_let_in_and_who_is_there_has_time_to_end(monkeypatch: pytest.MonkeyPatch):
     async def run() -> None:
-        kit, chosen = Kit(capacity=2, patience=PATIENCE), options()
+        kit, chosen = Kit(capacity=2, timeouts=TIMEOUTS), options()
 
         @contextlib.asynccontextmanager
         async def app(*given: object, **more: object) -> AsyncIterator[Api]:
@@ -67,12 +68,12 @@ def test_after_sigterm_nobody_new_is_let_in_and_who_is_there_has_time_to_end(mon
         url = f"http://127.0.0.1:{chosen.port}"
         async with nothing_left_behind(), aiohttp.ClientSession() as client:
             serving = asyncio.create_task(
-                serve_until_signal(chosen, patience=PATIENCE, turn_taking=TurnTaking(), endpoints={})
+                serve_until_signal(chosen, timeouts=TIMEOUTS, turn_taking=TurnTaking(), endpoints={})
             )
             try:
                 await told_to_stop(kit, serving, url, client)
             finally:  # also when it was not told
-                await kit.lobby.drain(patience_s=0.0)
+                await kit.admission.drain(within_s=0.0)
                 serving.cancel()
                 await asyncio.wait([serving], timeout=5)
                 kit.pool.close()

@@ -5,7 +5,7 @@ import pytest
 import soxr
 
 from serve.live.espeak import Espeak
-from serve.live.hearing import SAMPLE_RATE, Moonshine, Recogniser, Whisper
+from serve.live.recogniser import SAMPLE_RATE, Moonshine, Recogniser, Whisper
 from serve.live.voices import EspeakVoice, PiperVoice
 
 SENTENCE = "The weather is lovely today, and I bought five apples."
