@@ -22,6 +22,8 @@ def bound_sockets(host: str, port: int) -> list[socket.socket]:
     Raises:
         ValueError: the port is taken or not allowed, or the host is none of this machine's.
     """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port={port} must be in 0..65535.")
     found: list[socket.socket] = []
     try:
         kinds = {"family": socket.AF_UNSPEC, "type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}
@@ -31,18 +33,16 @@ def bound_sockets(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 found[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             found[-1].bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         for each in found:
             each.close()
         raise ValueError(_why(host, port, error)) from error
     return found
 
 
-def _why(host: str, port: int, error: OSError | OverflowError) -> str:
+def _why(host: str, port: int, error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return f"host={host} must be a name or an address of this machine ({error.strerror}). Use host=127.0.0.1."
-    if isinstance(error, OverflowError):
-        return f"port={port} must be in 0..65535."
     if error.errno == errno.EADDRINUSE:
         return f"port={port} is taken by another program. Stop it, or choose another port: port={port + 1}."
     if error.errno == errno.EACCES:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 CHANNEL_BYTES = 64_000  # unsent messages beyond this are left out: captions are worth less than memory
 MESSAGE_CHARS = 2_000
 MAX_CANDIDATES = 64  # each is an address to which packets are sent
+REPAIR = {"rtx", "red", "ulpfec", "flexfec-03"}  # carry no picture of their own
 RECEIVING = ("sendrecv", "recvonly")
 
 # The two rates at which the microphone is needed: 16-bit for the agent, float for the engine.
@@ -169,9 +170,9 @@ def check_offer(offer: str) -> None:
     for kind, direction, codecs in found:
         if kind not in CODECS:
             continue
-        served = sorted({_codec(codec) for codec in CODECS[kind]} - {"rtx"})
+        served = sorted({_codec(codec) for codec in CODECS[kind]} - REPAIR)
         if not set(served) & set(codecs):
-            offered = ", ".join(dict.fromkeys(codecs)) or "none"
+            offered = ", ".join(dict.fromkeys(codec for codec in codecs if codec not in REPAIR)) or "none"
             raise ValueError(f"sdp offers the {kind} codecs {offered}, must offer one of {', '.join(served)}.")
         if direction not in RECEIVING:
             raise ValueError(f"sdp has {kind} {direction}, must be sendrecv or recvonly: the character is sent there.")

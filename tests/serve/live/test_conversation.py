@@ -14,6 +14,7 @@ from serve.live.conversation import LOST_PICTURE, TEXTS_PER_MINUTE, Conversation
 from serve.live.session import Timeouts
 from tests.serve.live.server_kit import GREETING, Browser, Kit, offer, opened, serving
 
+LONG = Timeouts(connect_s=30.0, reconnect_s=30.0, session_s=60.0)
 TIMEOUTS = Timeouts(connect_s=1.5, reconnect_s=1.5, session_s=60.0)
 
 
@@ -161,7 +162,7 @@ def test_an_offer_that_is_not_served_is_refused_with_the_reason_and_frees_its_pl
         assert answer["status"] == "400" and rule in answer["error"], answer
         assert not kit.admission.sessions and kit.faces[0].stops == 1
 
-    talked(script)
+    talked(script, LONG)
 
 
 async def sdp_of(
