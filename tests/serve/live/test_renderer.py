@@ -11,7 +11,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType
 from aiohttp.test_utils import TestClient
 from PIL import Image
 
-from serve.live.renderer import HEADER, SPEECH_S
+from serve.live.renderer import BURST_MESSAGES, HEADER, SPEECH_S, WAITING_MESSAGES, Renderer
 from serve.live.session import Timeouts
 from tests.serve.live.server_kit import Kit, serving
 
@@ -125,3 +125,42 @@ def test_the_place_is_free_when_the_connection_ends():
 
     kit, _ = rendered(script)
     assert kit.faces[0].stops == 1
+
+
+def test_a_renderer_ends_when_its_time_is_over_and_says_so():
+    async def run() -> None:
+        async with serving(timeouts=Timeouts(connect_s=5.0, reconnect_s=5.0, session_s=1.0)) as (kit, client):
+            async with await socket_of(client) as socket:
+                async for message in socket:
+                    assert message.type in (WSMsgType.TEXT, WSMsgType.BINARY)
+                assert socket.close_code == 1000 and not kit.admission.sessions
+
+    asyncio.run(run())
+
+
+def test_a_client_that_reads_no_answers_is_disconnected():
+    """Its answers would fill the memory."""
+
+    async def run() -> None:
+        async with serving() as (kit, client):
+            session = await (await client.post("/v1/realtime_sessions", json={"mode": "renderer"})).json()
+            renderer = kit.admission.get(session["id"], Renderer)
+            for _ in range(WAITING_MESSAGES + 1):
+                assert renderer.id in kit.admission.sessions
+                renderer._tell({"type": "agent.spoken"})
+            await asyncio.sleep(0.2)
+            assert not kit.admission.sessions
+
+    asyncio.run(run())
+
+
+def test_a_flood_of_messages_is_taken_at_a_bounded_rate():
+    """The rest waits in the client's own buffers, and nobody else's sound does."""
+
+    async def script(kit: Kit, watcher: Watcher) -> None:
+        for _ in range(20 * BURST_MESSAGES):
+            await watcher.socket.send_str('{"type": "dance"}')
+        await watcher.watch(12)  # half a second
+
+    _, watcher = rendered(script)
+    assert 0 < len(errors(watcher)) < 14 * BURST_MESSAGES
