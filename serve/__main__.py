@@ -10,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from serve.live.agent import TurnTaking
 from serve.live.endpoints import Endpoint
 from serve.live.log_lines import log_to_stdout
-from serve.live.server import ServerOptions, serve_until_signal
-from serve.live.session import Patience
+from serve.live.options import ServerOptions
+from serve.live.server import serve_until_signal
+from serve.live.session import Timeouts
 
 log = logging.getLogger(__name__)
 
@@ -20,10 +21,10 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> None:
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     log_to_stdout(as_json=values.pop("log_json"))
-    turn_taking, patience = TurnTaking(**values.pop("turn_taking")), Patience(**values.pop("patience"))
+    turn_taking, timeouts = TurnTaking(**values.pop("turn_taking")), Timeouts(**values.pop("timeouts"))
     endpoints = {name: Endpoint(**there) for name, there in values.pop("endpoints").items()}
     options = ServerOptions(**values)
-    asyncio.run(serve_until_signal(options, patience=patience, turn_taking=turn_taking, endpoints=endpoints))
+    asyncio.run(serve_until_signal(options, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints))
 
 
 if __name__ == "__main__":

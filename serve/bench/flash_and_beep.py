@@ -19,17 +19,18 @@ from jaxtyping import UInt8
 
 from serve.bench.browser import open_browser, open_page, start_talking
 from serve.bench.live_numbers import SETTLE_S, drift, paired
+from serve.live.admission import Admission
 from serve.live.agent import Services, TurnTaking
 from serve.live.api import Api
 from serve.live.characters import Character
+from serve.live.conversation import Conversation
 from serve.live.gauges import Gauges
-from serve.live.lobby import Lobby
 from serve.live.low_priority import LowPriority
 from serve.live.performer import Beat
 from serve.live.refusals import NotHereError
 from serve.live.renderer import Renderer
 from serve.live.services import LocalSTT, LocalTTS, RuleLLM
-from serve.live.session import Patience, Session
+from serve.live.session import Timeouts
 from serve.live.sound import Sound
 
 RATE, FRAME = 24_000, 1_000
@@ -77,16 +78,16 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
     portrait = np.zeros((SIDE, SIDE, 3), np.uint8)
     character = Character("flash", "Flash", portrait, personality="", start_script="Beep.")
 
-    def session(session_id: str, character: Character, on_end: Callable[[], None]) -> Session:
+    def session(session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
         tts = LocalTTS(Beeper(seconds), pool, sample_rate=RATE)
-        return Session(
+        return Conversation(
             session_id,
             character,
             FlashFace(),
             Services(LocalSTT(Deaf(), pool), RuleLLM(name=character.name), tts),
             beat=BEAT,
             turn_taking=TurnTaking(),
-            patience=Patience(waiting_s=60, away_s=10, session_s=seconds + 120),
+            timeouts=Timeouts(connect_s=60, reconnect_s=10, session_s=seconds + 120),
             ice_servers=[],
             gauges=gauges,
             on_end=on_end,
@@ -95,15 +96,16 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
     def renderer(session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
         raise NotHereError("This server only flashes and beeps.")
 
-    lobby = Lobby(capacity=1, retry_after_s=30, gauges=gauges)
+    admission = Admission(capacity=1, retry_after_s=30, gauges=gauges)
     api = Api(
-        lobby,
+        admission,
         {"flash": character},
-        make_session=session,
+        make_conversation=session,
         make_renderer=renderer,
         resolution=SIDE,
         hosts={"127.0.0.1"},
         origins=set(),
+        trusted_proxies=[],
         requests_per_minute=30,
         gauges=gauges,
     )
@@ -113,7 +115,7 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
-        await lobby.drain(patience_s=0)
+        await admission.drain(within_s=0)
         await runner.cleanup()
         pool.close()
 

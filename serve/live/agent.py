@@ -19,9 +19,10 @@ from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
 from serve.live.avatar import Avatar
-from serve.live.hearing import SAMPLE_RATE
+from serve.live.options import at_least
 from serve.live.performer import Performer
 from serve.live.phrases import Phrases
+from serve.live.recogniser import SAMPLE_RATE
 from serve.live.turns import Event, TurnObserver
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 10.0, 3.0
@@ -43,7 +44,11 @@ class TurnTaking:
 
     start_s: float = 0.2  # of voice, before it counts as speech and interrupts
     stop_s: float = 0.2  # of silence, before the turn model is asked
-    patience_s: float = 1.5  # of silence, after which a turn ends whatever the model says
+    max_silence_s: float = 1.5  # of silence, after which a turn ends whatever the model says
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            at_least(f"turn_taking.{name}", getattr(self, name), 0.01)
 
 
 class Agent:
@@ -116,7 +121,7 @@ class Agent:
 def _turn_params(turn: TurnTaking) -> LLMUserAggregatorParams:
     from pipecat.audio.turn.smart_turn.base_smart_turn import SmartTurnParams
 
-    analyzer = LocalSmartTurnAnalyzerV3(params=SmartTurnParams(stop_secs=turn.patience_s))
+    analyzer = LocalSmartTurnAnalyzerV3(params=SmartTurnParams(stop_secs=turn.max_silence_s))
     return LLMUserAggregatorParams(
         vad_analyzer=SileroVADAnalyzer(params=VADParams(start_secs=turn.start_s, stop_secs=turn.stop_s)),
         user_turn_strategies=UserTurnStrategies(stop=[TurnAnalyzerUserTurnStopStrategy(turn_analyzer=analyzer)]),

@@ -32,7 +32,7 @@ from pipecat.utils.text.base_text_aggregator import TextType
 from serve.live.performer import Performer
 from serve.live.playout import nothing
 
-# On the line when a frame was held, or None where the frame is to be passed on as it came.
+# The generation when a frame was held, or None where the frame is to be passed on as it came.
 Heard = tuple[int, Frame]
 
 
@@ -80,15 +80,15 @@ class Avatar(FrameProcessor):
         await super().cleanup()
 
     async def _perform(self, frame: Frame) -> bool:
-        """Whether the frame is part of speech, and now on the line."""
+        """Whether the frame is part of speech, and now queued."""
         if isinstance(frame, TTSStartedFrame):
             self.generation = self.performer.generation
-            self._sentence_start = self.performer.line.said_samples
+            self._sentence_start = self.performer.speech_queue.said_samples
             return False
         if isinstance(frame, TTSAudioRawFrame):
             self._say(frame)
         elif isinstance(frame, TTSTextFrame):
-            self._mark_words(frame)
+            self._cue_words(frame)
         elif isinstance(frame, TTSStoppedFrame):
             self._hold(frame)
             self._hold(BotStoppedSpeakingFrame())
@@ -102,14 +102,14 @@ class Avatar(FrameProcessor):
         rate = self.performer.beat.sample_rate
         if frame.sample_rate != rate:
             raise ValueError(f"speech of {frame.sample_rate} Hz must have the engine's {rate} Hz: resample it before.")
-        if self.performer.line.said_samples == self._sentence_start:
+        if self.performer.speech_queue.said_samples == self._sentence_start:
             self._hold(BotStartedSpeakingFrame(), drawn=self.on_drawn)
         voice = np.frombuffer(frame.audio, np.int16).astype(np.float32) / 2**15
         self.performer.say(voice, generation=self.generation)
 
-    def _mark_words(self, frame: TTSTextFrame) -> None:
+    def _cue_words(self, frame: TTSTextFrame) -> None:
         """Each word at its share of the sentence's sound, which came before: an interruption keeps those before it."""
-        start, end = self._sentence_start, self.performer.line.said_samples
+        start, end = self._sentence_start, self.performer.speech_queue.said_samples
         self._sentence_start = end
         words, at = frame.text.split(), 0
         length = sum(map(len, words))
@@ -121,7 +121,7 @@ class Avatar(FrameProcessor):
 
     def _hold(self, frame: Frame, *, sample: int | None = None, drawn: Callable[[], None] = nothing) -> None:
         action = partial(self._heard.put_nowait, (self.generation, frame))
-        self.performer.mark(action, generation=self.generation, sample=sample, drawn=drawn)
+        self.performer.cue(action, generation=self.generation, sample=sample, drawn=drawn)
 
     async def _pass_on_what_was_heard(self) -> None:
         while True:

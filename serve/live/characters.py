@@ -1,10 +1,8 @@
-"""Who can be talked to: definition files that an operator writes, and pictures that visitors upload."""
+"""Who can be talked to: definition files that an operator writes."""
 
 import io
 import logging
 import re
-import secrets
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,12 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from gwm.face import FaceMesh
-from gwm.file_checks import HEAD_BYTES, kind_of
-from gwm.images import DAMAGED, read_image, to_rgb
+from gwm.images import read_image
 from gwm.portraits import crop_to_face
 from gwm.text_files import read_text
-from serve.live.refusals import NotHereError
 
 log = logging.getLogger(__name__)
 
-UPLOAD_BYTES = 5_000_000
-UPLOAD_PIXELS = 40_000_000  # a small file can hold an enormous picture
-MEMORY_IMAGES = 64
-FORMATS = ("JPEG", "PNG", "WEBP")
 FIELDS = {"name", "image", "voice", "personality", "start_script"}
 NAME = re.compile(r"[a-z0-9-]{1,40}")
 
@@ -39,7 +31,7 @@ class Character:
     name: str
     portrait: UInt8[np.ndarray, "h w 3"]
     personality: str
-    voice: str | None = None  # a name that the configured voices know; None: their own default
+    voice: str | dict[str, Any] | None = None  # for the configured voices, or for each kind; None: their own default
     start_script: str | None = None  # said when somebody comes
 
     def with_portrait(self, portrait: UInt8[np.ndarray, "h w 3"]) -> "Character":
@@ -64,7 +56,7 @@ def read_character(path: Path, resolution: int) -> Character:
     Raises:
         ValueError: a field is missing or foreign, or the image cannot be used.
     """
-    values = _fields(path)
+    values = _definition(path)
     missing, foreign = {"name", "image", "personality"} - set(values), set(values) - FIELDS
     if missing or foreign:
         raise ValueError(
@@ -75,6 +67,9 @@ def read_character(path: Path, resolution: int) -> Character:
         raise ValueError(f"{path} must have text in {wrong}. Put the value in quotes.")
     if not NAME.fullmatch(path.stem):
         raise ValueError(f"{path.name} must be named with a-z, 0-9 and -, up to 40 of them: the name is part of a URL.")
+    for name in sorted(FIELDS - {"voice"}):
+        if not isinstance(values.get(name, ""), str | None):
+            raise ValueError(f"{path}: {name}={values[name]!r} must be text. Put it in quotes.")
     portrait, found = portrait_of(read_image(path.parent / values["image"]), resolution)
     if not found:
         log.warning("%s: no face is found in image %s; the square in its middle is used", path, values["image"])
@@ -82,13 +77,17 @@ def read_character(path: Path, resolution: int) -> Character:
     return Character(path.stem, values["name"], portrait, values["personality"], **rest)
 
 
-def _fields(path: Path) -> dict[str, Any]:
+def _definition(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        ValueError: the file is no YAML mapping of text.
+    """
     try:
-        values = yaml.safe_load(read_text(path))
+        values = yaml.safe_load(read_text(path)) or {}
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} must be YAML: {error}. Correct that line.") from error
+        raise ValueError(f"{path} must be YAML: {' '.join(str(error).split())}. Correct that line.") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold fields such as `name: Ada`, holds {type(values).__name__}.")
+        raise ValueError(f"{path} must hold fields such as name: and image:, holds {type(values).__name__}.")
     return values
 
 
@@ -104,49 +103,3 @@ def to_png(portrait: UInt8[np.ndarray, "h w 3"]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(portrait).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def decode_upload(data: bytes) -> Image.Image:
-    """A visitor's picture as plain pixels: nothing else of the file survives.
-
-    Raises:
-        ValueError: it is too large, or no picture of an allowed format; the message is for the visitor.
-    """
-    if len(data) > UPLOAD_BYTES:
-        raise ValueError(f"The picture has {len(data) / 1e6:.1f} MB, must have at most {UPLOAD_BYTES / 1e6:.0f} MB.")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > UPLOAD_PIXELS:
-                raise ValueError(
-                    f"The picture has {image.width} x {image.height} pixels, must have at most "
-                    f"{UPLOAD_PIXELS // 10**6} million. Make it smaller."
-                )
-            return to_rgb(image)
-    except DAMAGED as error:
-        kind = kind_of(data[:HEAD_BYTES])
-        looks = f" It looks like {kind}." if kind else ""
-        raise ValueError(f"This is not a picture that can be read.{looks} Send a JPEG, PNG or WebP file.") from error
-
-
-class Uploads:
-    """The latest uploaded portraits, in memory only, under names that cannot be guessed."""
-
-    def __init__(self, *, limit: int = MEMORY_IMAGES) -> None:
-        self.limit = limit
-        self._portraits: OrderedDict[str, UInt8[np.ndarray, "h w 3"]] = OrderedDict()
-
-    def add(self, portrait: UInt8[np.ndarray, "h w 3"]) -> str:
-        key = secrets.token_urlsafe(16)
-        self._portraits[key] = portrait
-        while len(self._portraits) > self.limit:
-            self._portraits.popitem(last=False)
-        return key
-
-    def get(self, key: str) -> UInt8[np.ndarray, "h w 3"]:
-        """
-        Raises:
-            NotHereError: there is no such upload, or no longer.
-        """
-        if key not in self._portraits:
-            raise NotHereError("This picture is not here any more. Upload it again.")
-        return self._portraits[key]

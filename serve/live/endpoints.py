@@ -1,37 +1,41 @@
-"""The parts of the conversation that any server can play that speaks OpenAI's API: waited for, but not forever.
-
-Whatever goes wrong is raised: pipecat makes an error frame of it, and the session goes on.
-"""
+"""Servers that speak OpenAI's API, and how they are asked: waited for while they load, but never asked for ever."""
 
 import asyncio
-import json
 import logging
 import os
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import httpx2
 from openai import AsyncOpenAI, OpenAIError
-from pipecat.frames.frames import Frame, LLMContextFrame, StartFrame, TranscriptionFrame, TTSAudioRawFrame
-from pipecat.processors.aggregators.llm_context import LLMContextMessage
-from pipecat.processors.frame_processor import FrameDirection
-from pipecat.services.openai.llm import OpenAILLMService
-from pipecat.services.settings import STTSettings, TTSSettings
-from pipecat.services.stt_service import SegmentedSTTService
-from pipecat.services.tts_service import TTSService
-from pipecat.utils.time import time_now_iso8601
 
-from serve.live.hearing import SAMPLE_RATE
-from serve.live.services import SPEECH_TIMEOUT_S
+from serve.live.endpoint_failures import PARTS, EndpointError, Place, explained, rejected_parameter
+from serve.live.options import at_least
+from serve.live.thoughts import Habit
 
 log = logging.getLogger(__name__)
 
-ANSWER_TIMEOUT_S = 8.0  # a time that somebody would wait
-RETRIES = 1
-ANSWER_TOKENS = 400  # two minutes of speech
-MEMORY_CHARS = 40_000
-PCM_RATE = 24_000  # of OpenAI's speech
-PCM_BYTES = 9_600  # 200 ms: passed on as they arrive
+CONNECT_S = 5.0
+SLOW_S = 3.0  # without a first byte, after which the visitor is told why nothing happens
+LOADING_PAUSE_S = 1.0  # between requests to a server that says that it is loading
+SHORT_WAIT_S = 5.0  # that a server may ask for, and that somebody waits without being told to come back
+WARM_S = 240.0  # after an answer, in which a server is taken to have its model loaded
+# Parameters that can be left out, and what is sent in their place.
+OPTIONAL: dict[str, str | None] = {
+    "max_tokens": "max_completion_tokens",
+    "max_completion_tokens": None,
+    "stream_options": None,
+    "temperature": None,
+    "top_p": None,
+    "stop": None,
+    "seed": None,
+    "frequency_penalty": None,
+    "presence_penalty": None,
+    "response_format": None,
+}
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,147 +45,126 @@ class Endpoint:
     url: str | None
     model: str
     key_variable: str
-    voice: str | None = None
+    first_byte_s: float = 60.0  # until an answer begins; a server that loads its model on demand needs them
+    voice: str | None = None  # of tts, for every character; None: each character's own
+
+    def __post_init__(self) -> None:
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url={self.url!r} of an endpoint must begin with http:// or https://.")
+        at_least("first_byte_s of an endpoint", self.first_byte_s, 1)
+
+    def check_key(self, part: str) -> None:
+        """
+        Raises:
+            ValueError: OpenAI's own server would be asked without a key.
+        """
+        if self.url is None and not os.environ.get(self.key_variable):
+            raise ValueError(
+                f"{part}=openai without endpoints.{part}.url asks api.openai.com, which needs a key: set "
+                f"{self.key_variable}, or the url of a server of your own."
+            )
 
     @property
     def key(self) -> str:
         return os.environ.get(self.key_variable) or "none"  # a server on one's own machine asks for no key
 
+    @property
+    def timeout(self) -> httpx2.Timeout:
+        return httpx2.Timeout(self.first_byte_s, connect=CONNECT_S, pool=CONNECT_S)
+
     def client(self) -> AsyncOpenAI:
-        return AsyncOpenAI(api_key=self.key, base_url=self.url, timeout=ANSWER_TIMEOUT_S, max_retries=RETRIES)
+        """One that does not ask again by itself: `Caller` decides."""
+        return AsyncOpenAI(api_key=self.key, base_url=self.url, timeout=self.timeout, max_retries=0)
 
 
-class EndpointSTT(SegmentedSTTService):
-    """Sends each utterance as a WAV file when it is finished."""
+class Caller:
+    """Asks one endpoint for all sessions, and keeps what its answers have taught.
 
-    def __init__(self, there: Endpoint) -> None:
-        settings = STTSettings(model=there.model, language=None)
-        super().__init__(sample_rate=SAMPLE_RATE, ttfs_p99_latency=1.5, settings=settings)
-        self.there, self.client = there, there.client()
-
-    async def cleanup(self) -> None:
-        await super().cleanup()
-        await self.client.close()  # or its connections stay open until the garbage is collected
-
-    async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame, None]:
-        file = ("speech.wav", audio, "audio/wav")
-        answer = await self.client.audio.transcriptions.with_raw_response.create(file=file, model=self.there.model)
-        if text := transcribed(answer.text):
-            yield TranscriptionFrame(text, self._user_id, time_now_iso8601())
-
-
-def transcribed(body: str) -> str:
-    """What was understood.
-
-    Raises:
-        ValueError: the body is no transcription.
-    """
-    try:
-        return str(json.loads(body)["text"]).strip()
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'a transcription must be JSON with "text", is {body[:80]!r}.') from error
-
-
-class EndpointTTS(TTSService):
-    """Speaks sentence by sentence, in 16-bit samples as they arrive.
-
-    Raises:
-        ValueError: the engine wants another rate than the one OpenAI's speech has.
+    That is: parameters that it does not take, the moment until which it asked to be left alone, when it last answered,
+    and how its model marks thoughts. A request is repeated with other parameters where the server named one of them,
+    while it says that it is loading, and otherwise at most once, where that can help.
     """
 
-    def __init__(self, there: Endpoint, *, voice: str, sample_rate: int) -> None:
-        if sample_rate != PCM_RATE:
-            raise ValueError(f"tts=openai has {PCM_RATE} Hz, the engine {sample_rate}. Choose tts=piper or espeak.")
-        settings = TTSSettings(model=there.model, voice=voice, language=None)
-        super().__init__(
-            push_start_frame=True,
-            push_stop_frames=True,
-            stop_frame_timeout_s=SPEECH_TIMEOUT_S,
-            sample_rate=sample_rate,
-            settings=settings,
-        )
-        self.there, self.voice, self.client = there, voice, there.client()
+    def __init__(self, endpoint: Endpoint, part: str) -> None:
+        self.endpoint, self.habit = endpoint, Habit()
+        self.place = Place(part, endpoint.model, endpoint.key_variable, endpoint.first_byte_s)
+        self._replaced: dict[str, str | None] = {}
+        self._left_alone_until_s = 0.0
+        self._answered_s = -WARM_S
 
-    async def cleanup(self) -> None:
-        await super().cleanup()
-        await self.client.close()
+    @property
+    def warm(self) -> bool:
+        return time.monotonic() - self._answered_s < WARM_S
 
-    async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame, None]:
-        speak = self.client.audio.speech.with_streaming_response.create
-        async with speak(input=text, model=self.there.model, voice=self.voice, response_format="pcm") as answer:
-            kind = answer.headers.get("Content-Type", "")
-            if kind.startswith("text/") or "json" in kind:
-                raise ValueError(f"speech must be 16-bit samples, is {kind}.")
-            async for part in answer.iter_bytes(PCM_BYTES):
-                whole = part[: len(part) // 2 * 2]  # only the end of a broken stream is odd
-                yield TTSAudioRawFrame(whole, self.sample_rate, 1, context_id)
-
-
-class EndpointLLM(OpenAILLMService):
-    """A language model whose memory is the end of the conversation, so that it never outgrows the model's context.
-
-    read_first: an instruction that the server is asked to read when the session starts. One that keeps what it has read
-    then answers the first question sooner.
-    """
-
-    def __init__(
+    async def send(
         self,
-        there: Endpoint,
+        request: Callable[..., Awaitable[Answer]],
+        parameters: dict[str, Any],
         *,
-        tokens: int = ANSWER_TOKENS,
-        memory_chars: int = MEMORY_CHARS,
-        read_first: str | None = None,
-    ) -> None:
-        # max_tokens is the name that every server knows, OpenAI's newest models excepted.
-        settings = OpenAILLMService.Settings(model=there.model, max_tokens=tokens)
-        super().__init__(api_key=there.key, base_url=there.url, settings=settings)
-        self.memory_chars, self.read_first = memory_chars, read_first
-        self._reading: asyncio.Task[None] | None = None
+        on_slow: Callable[[str], None] = lambda message: None,
+    ) -> Answer:
+        """The answer of `request(**parameters)`.
 
-    def create_client(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_client(*args, **kwargs).with_options(timeout=ANSWER_TIMEOUT_S, max_retries=RETRIES)
+        on_slow: told once what is waited for, when that takes its time.
 
-    async def start(self, frame: StartFrame) -> None:
-        await super().start(frame)
-        if self.read_first:
-            self._reading = self.create_task(self._read(self.read_first))
-
-    async def cleanup(self) -> None:
-        if self._reading:
-            await self.cancel_task(self._reading)
-            self._reading = None
-        await super().cleanup()
-        await self._client.close()
-
-    async def _read(self, instruction: str) -> None:
-        asked: Any = {"model": self._settings.model, "messages": [{"role": "system", "content": instruction}]}
+        Raises:
+            EndpointError: there is none; the message says why.
+        """
+        loop = asyncio.get_running_loop()
+        slow = loop.call_later(SLOW_S, on_slow, f"{PARTS[self.place.part]} is loading. Please wait.")
         try:
-            await self._client.chat.completions.create(**asked, max_tokens=1)
-        except OpenAIError as error:
-            log.warning("the language model did not read its instruction: %s", error)  # it will with the first question
+            return await self._until_answered(request, parameters)
+        finally:
+            slow.cancel()
 
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        if isinstance(frame, LLMContextFrame):
-            frame.context.set_messages(recent(frame.context.messages, self.memory_chars))
-        await super().process_frame(frame, direction)
+    async def _until_answered(self, request: Callable[..., Awaitable[Answer]], parameters: dict[str, Any]) -> Answer:
+        deadline_s, repeated = time.monotonic() + self.endpoint.first_byte_s, False
+        while True:
+            self._check_left_alone()
+            sent = self._adapted(parameters)
+            try:
+                answer = await request(**sent)
+            except OpenAIError as error:
+                if name := rejected_parameter(error, sent, OPTIONAL):
+                    self._replaced[name] = OPTIONAL[name]
+                    log.info("endpoints.%s takes no %s; %s is sent", self.place.part, name, OPTIONAL[name] or "nothing")
+                    continue  # ends: each name is replaced once
+                failure = explained(error, self.place)
+                log.warning("endpoints.%s: %s (%s)", self.place.part, failure, type(error).__name__)
+                pause_s = self._pause_s(failure, deadline_s, repeated)
+                if pause_s is None:
+                    raise failure from error
+                repeated |= not failure.loading
+                await asyncio.sleep(pause_s)
+                continue
+            self._answered_s = time.monotonic()
+            return answer
 
+    def _pause_s(self, failure: EndpointError, deadline_s: float, repeated: bool) -> float | None:
+        """Seconds until the request is sent again; None: it is not."""
+        if failure.loading:
+            return LOADING_PAUSE_S if time.monotonic() + LOADING_PAUSE_S < deadline_s else None
+        if not repeated and failure.again and failure.wait_s <= SHORT_WAIT_S:
+            return failure.wait_s
+        self._left_alone_until_s = time.monotonic() + failure.wait_s
+        return None
 
-def recent(messages: list[LLMContextMessage], chars: int) -> list[LLMContextMessage]:
-    """All messages while they have at most `chars` characters, else the instruction and the latest of half as many.
+    def _check_left_alone(self) -> None:
+        """
+        Raises:
+            EndpointError: the server has asked for a pause that is not over.
+        """
+        rest_s = self._left_alone_until_s - time.monotonic()
+        if rest_s > 0:
+            raise self.place.error(f"is asked too often. Try again in {rest_s:.0f} s.", wait_s=rest_s)
 
-    Half: a server that keeps what it has read must read everything again after a cut, so cuts must be rare. The last
-    message stays, however long.
-    """
-    if sum(map(_chars, messages[1:])) <= chars:
-        return messages
-    kept, room = [], chars // 2
-    for message in reversed(messages[1:]):
-        room -= _chars(message)
-        if room < 0 and kept:
-            break
-        kept.append(message)
-    return [messages[0], *reversed(kept)]
-
-
-def _chars(message: LLMContextMessage) -> int:
-    return len(str(message.get("content"))) if isinstance(message, dict) else 0
+    def _adapted(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The parameters under the names that the server takes."""
+        sent = {}
+        for name, value in parameters.items():
+            taken: str | None = name
+            while taken in self._replaced:
+                taken = self._replaced[taken]
+            if taken:
+                sent[taken] = value
+        return sent

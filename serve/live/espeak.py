@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Espeak:
         self._parts: list[Float[np.ndarray, " t"]] = []
         self._callback = _CALLBACK(self._collect)  # kept: the library holds only a pointer
         folder = loader.get_data_path().encode()
+        self._variants = Path(loader.get_data_path()) / "voices" / "!v"
         self.sample_rate = int(self._library.espeak_Initialize(SYNCHRONOUS, 0, folder, NO_EXIT))
         if self.sample_rate <= 0:
             raise RuntimeError(f"espeak-ng did not start with data in {folder.decode()}. Install it again: {COMMAND}")
@@ -67,9 +69,23 @@ class Espeak:
                 found.append(self._library.espeak_TextToPhonemes(ctypes.byref(pointer), UTF8, IPA).decode())
         return " ".join(found)
 
+    def check_voice(self, voice: str) -> None:
+        """
+        Raises:
+            ValueError: there is no such voice.
+        """
+        with self._lock:
+            self._use(voice)
+        variant = voice.partition("+")[2]  # the library speaks without one that it does not know
+        if variant and not (self._variants / variant).is_file():
+            known = ", ".join(sorted(path.name for path in self._variants.iterdir()))
+            raise ValueError(f"voice={voice!r}: after the + must be one of espeak-ng's variants: {known}.")
+
     def _use(self, voice: str) -> None:
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise ValueError(f"voice={voice!r} must be one of espeak-ng's, such as en-us, en-us+f3, en-gb, de or fr.")
+            raise ValueError(
+                f"voice={voice!r} must be one of espeak-ng's, such as en-us, en-us+f3, en-gb-x-rp, de or fr."
+            )
 
     def _collect(self, samples: Any, count: int, events: int | None) -> int:
         if count > 0:

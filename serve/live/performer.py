@@ -10,8 +10,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from serve.live.playout import Chunk, Mark, Playout, nothing
-from serve.live.sound import Ear, Line, Sound
+from serve.live.playout import Chunk, Cue, Playout, nothing
+from serve.live.sound import MicBuffer, Sound, SpeechQueue
 
 log = logging.getLogger(__name__)
 
@@ -72,15 +72,15 @@ class Pushed:
 
     agent: Sound
     user: Sound
-    marks: list[Mark] = field(default_factory=list)
+    cues: list[Cue] = field(default_factory=list)
 
     def hush(self) -> None:
         self.agent = np.zeros_like(self.agent)
-        self.marks.clear()
+        self.cues.clear()
 
 
 class Performer:
-    """Speech goes in by `say` and `mark`, what is heard by `hear`; `run` fills the playout until it is cancelled.
+    """Speech goes in by `say` and `cue`, what is heard by `hear`; `run` fills the playout until it is cancelled.
 
     `interrupt` begins a new generation: speech of an older one is dropped wherever it is, while the engine keeps its
     past and closes the mouth. When the engine is lost the voice goes on, the picture stays, and a new one is started.
@@ -89,7 +89,7 @@ class Performer:
     def __init__(self, face: Face, beat: Beat, *, on_step: Callable[[float], None] = lambda ms: None) -> None:
         self.face, self.beat, self.on_step = face, beat, on_step
         self.playout = Playout(frame_samples=beat.frame_samples, limit_samples=beat.lead_samples)
-        self.line, self.ear = Line(), Ear(limit_samples=2 * beat.chunk_samples)
+        self.speech_queue, self.mic_buffer = SpeechQueue(), MicBuffer(limit_samples=2 * beat.chunk_samples)
         self.generation = self.losses = 0
         self._pushed: deque[Pushed] = deque()
         self._hush = False
@@ -97,9 +97,9 @@ class Performer:
 
     def say(self, voice: Sound, *, generation: int) -> None:
         if generation == self.generation:
-            self.line.say(voice)
+            self.speech_queue.say(voice)
 
-    def mark(
+    def cue(
         self,
         action: Callable[[], None],
         *,
@@ -107,20 +107,20 @@ class Performer:
         sample: int | None = None,
         drawn: Callable[[], None] = nothing,
     ) -> None:
-        """Act when the line has been heard up to `sample`, by default up to what was said so far.
+        """Act when the speech has been heard up to `sample`, by default up to what was said so far.
 
         drawn: called before, when the engine has drawn it.
         """
         if generation == self.generation:
-            self.line.mark(Mark(self.line.said_samples if sample is None else sample, action, drawn))
+            self.speech_queue.cue(Cue(self.speech_queue.said_samples if sample is None else sample, action, drawn))
 
     def hear(self, voice: Sound) -> None:
-        self.ear.hear(voice)
+        self.mic_buffer.hear(voice)
 
     def interrupt(self, on_silent: Callable[[], None] = nothing) -> None:
         """on_silent: called when the last sound of the old generation is played."""
         self.generation += 1
-        self.line.clear()
+        self.speech_queue.clear()
         self.playout.hush(on_silent)
         for pushed in self._pushed:
             pushed.hush()
@@ -137,13 +137,13 @@ class Performer:
                 self._revival.cancel()
 
     async def _perform(self) -> None:
-        voice, marks = self.line.take(self.beat.chunk_samples)
-        self._pushed.append(Pushed(voice, self.ear.take(self.beat.chunk_samples), marks))
+        voice, cues = self.speech_queue.take(self.beat.chunk_samples)
+        self._pushed.append(Pushed(voice, self.mic_buffer.take(self.beat.chunk_samples), cues))
         frames = await self._frames(self._pushed[-1])
         if len(self._pushed) > self.beat.waiting_chunks:
             shown = self._pushed.popleft()
             sound = (shown.agent.clip(-1, 1) * 32767).astype(np.int16)
-            self.playout.put(Chunk(sound, frames, shown.marks))
+            self.playout.put(Chunk(sound, frames, shown.cues))
 
     async def _frames(self, pushed: Pushed) -> UInt8[np.ndarray, "f h w 3"] | None:
         begin = asyncio.get_running_loop().time()

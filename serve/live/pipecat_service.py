@@ -42,7 +42,7 @@ class AvatarService(Avatar):
     def __init__(self, performer: Performer) -> None:
         super().__init__(performer)
         self._talking = self._absent = False
-        self._ear: tuple[int, soxr.ResampleStream] | None = None
+        self._microphone: tuple[int, soxr.ResampleStream] | None = None
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         if isinstance(frame, EndFrame):
@@ -56,11 +56,11 @@ class AvatarService(Avatar):
         if self._absent:
             return False
         if isinstance(frame, TTSStoppedFrame):
-            self.performer.mark(self._end, generation=self.generation)
+            self.performer.cue(self._end, generation=self.generation)
         return await super()._perform(frame)
 
     def _say(self, frame: TTSAudioRawFrame) -> None:
-        self.performer.mark(self._begin, generation=self.generation)
+        self.performer.cue(self._begin, generation=self.generation)
         super()._say(frame)
 
     def _begin(self) -> None:
@@ -114,19 +114,19 @@ class AvatarService(Avatar):
         return TTSAudioRawFrame(part.voice.tobytes(), self.performer.beat.sample_rate, 1)
 
     def _hear(self, frame: InputAudioRawFrame) -> None:
-        if not self._ear or self._ear[0] != frame.sample_rate:
+        if not self._microphone or self._microphone[0] != frame.sample_rate:
             stream = soxr.ResampleStream(frame.sample_rate, self.performer.beat.sample_rate, 1, dtype="float32")
-            self._ear = frame.sample_rate, stream
+            self._microphone = frame.sample_rate, stream
         voice = np.frombuffer(frame.audio, np.int16).reshape(-1, frame.num_channels)
-        self.performer.hear(self._ear[1].resample_chunk(voice.mean(axis=1, dtype=np.float32) / 2**15))
+        self.performer.hear(self._microphone[1].resample_chunk(voice.mean(axis=1, dtype=np.float32) / 2**15))
 
     async def _finish(self) -> None:
         """Wait until everything has been said."""
         if self._absent:
             return
-        line, said = self.performer.line, asyncio.Event()
-        self.performer.mark(said.set, generation=self.performer.generation)
-        rest_s = (line.said_samples - line.taken_samples) / self.performer.beat.sample_rate
+        queue, said = self.performer.speech_queue, asyncio.Event()
+        self.performer.cue(said.set, generation=self.performer.generation)
+        rest_s = (queue.said_samples - queue.taken_samples) / self.performer.beat.sample_rate
         try:
             await asyncio.wait_for(said.wait(), rest_s + DRAIN_S)
         except TimeoutError:

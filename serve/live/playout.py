@@ -18,7 +18,7 @@ def nothing() -> None:
 
 
 @dataclass(slots=True)
-class Mark:
+class Cue:
     """Something that happens when the sound has been heard up to `sample` of its chunk.
 
     drawn: happens before, when the chunk is ready to be played.
@@ -35,7 +35,7 @@ class Chunk:
 
     voice: Int16[np.ndarray, " t"]
     frames: UInt8[np.ndarray, "f h w 3"] | None
-    marks: list[Mark] = field(default_factory=list)
+    cues: list[Cue] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -65,8 +65,8 @@ class Playout:
         self._chunks.append(chunk)
         self.queued_samples += len(chunk.voice)
         self._moved.set()
-        for mark in chunk.marks:
-            mark.drawn()
+        for cue in chunk.cues:
+            cue.drawn()
 
     async def room(self, samples: int) -> None:
         """Wait until so many samples more are within the limit."""
@@ -96,7 +96,7 @@ class Playout:
         return Slice(voice, frames)
 
     def hush(self, on_silent: Callable[[], None] = nothing) -> None:
-        """Fade what is queued to silence and forget its marks. Its frames stay: without them there would be a jump.
+        """Fade what is queued to silence and forget its cues. Its frames stay: without them there would be a jump.
 
         on_silent: called when the last sample of the fade is played.
         """
@@ -107,13 +107,13 @@ class Playout:
             faded = chunk.voice[start:][: len(fade)] * fade[: len(chunk.voice) - start]
             chunk.voice = np.zeros_like(chunk.voice)
             chunk.voice[start : start + len(faded)] = faded.astype(np.int16)
-            chunk.marks.clear()
+            chunk.cues.clear()
             if len(faded):
                 last = chunk, start + len(faded)
             fade = fade[len(faded) :]
         if last:
             chunk, sample = last
-            chunk.marks.append(Mark(sample, on_silent))
+            chunk.cues.append(Cue(sample, on_silent))
         else:
             on_silent()
 
@@ -122,14 +122,14 @@ class Playout:
         return [(number * self.frame_samples, pixels) for number, pixels in enumerate(frames)]
 
     def _pass(self, chunk: Chunk, end: int) -> None:
-        due = [mark for mark in chunk.marks if mark.sample <= end]
-        chunk.marks = chunk.marks[len(due) :]
+        due = [cue for cue in chunk.cues if cue.sample <= end]
+        chunk.cues = chunk.cues[len(due) :]
         self._offset = end
         if end == len(chunk.voice):
             self._chunks.popleft()
             self._offset = 0
-        for mark in due:
-            mark.action()
+        for cue in due:
+            cue.action()
 
     def _count(self, played: int, missing: int) -> None:
         self.played_samples += played

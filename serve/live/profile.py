@@ -4,42 +4,54 @@ from pipecat.processors.frame_processor import FrameProcessor
 
 from serve.live.agent import Services
 from serve.live.characters import Character
-from serve.live.endpoints import Endpoint, EndpointLLM, EndpointSTT, EndpointTTS
+from serve.live.endpoint_llm import EndpointLLM
+from serve.live.endpoint_speech import EndpointSTT, EndpointTTS
+from serve.live.endpoints import Caller, Endpoint
 from serve.live.espeak import Espeak
-from serve.live.hearing import Moonshine, Recogniser, Whisper
 from serve.live.local_llm import LocalLLM
 from serve.live.low_priority import LowPriority
+from serve.live.recogniser import Moonshine, Recogniser, Whisper
 from serve.live.services import LocalSTT, LocalTTS, RuleLLM
-from serve.live.voices import EspeakVoice, PiperVoice, Voice
+from serve.live.voices import EspeakVoice, PiperVoice, Tuning, Voice, voice_for
 
 RECOGNISERS: dict[str, type[Moonshine] | type[Whisper]] = {"moonshine": Moonshine, "whisper": Whisper}
-THINKERS = ("rules", "local", "openai")
-VOICES = ("espeak", "piper", "openai")
+OPENAI_VOICE = "alloy"  # of a character that names none
 
 
 class Profile:
-    """The three choices of configs/serve.yaml.
+    """The three choices of configs/serve.yaml, and the voice of each character.
 
     Raises:
-        ValueError: a choice that does not exist.
+        ValueError: a character's voice that the choice does not have, or an endpoint without its key.
         MissingPackageError, FileNotFoundError: a choice's package or weights are not here; the message says the
             command that brings them.
     """
 
-    def __init__(self, *, stt: str, llm: str, tts: str, endpoints: dict[str, Endpoint], sample_rate: int) -> None:
-        for name, value, allowed in (
-            ("stt", stt, (*RECOGNISERS, "openai")),
-            ("llm", llm, THINKERS),
-            ("tts", tts, VOICES),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r} must be one of {allowed}.")
-        self.endpoints, self.sample_rate, self.llm = endpoints, sample_rate, llm
+    def __init__(
+        self,
+        *,
+        stt: str,
+        llm: str,
+        tts: str,
+        endpoints: dict[str, Endpoint],
+        characters: dict[str, Character],
+        sample_rate: int,
+    ) -> None:
+        self.sample_rate, self.llm, self.tts = sample_rate, llm, tts
+        chosen = {
+            part: endpoints[part] for part, value in (("stt", stt), ("llm", llm), ("tts", tts)) if value == "openai"
+        }
+        for part, endpoint in chosen.items():
+            endpoint.check_key(part)
+        self.callers = {part: Caller(endpoint, part) for part, endpoint in chosen.items()}
+        wishes = {key: voice_for(character, tts) for key, character in characters.items()}  # before anything is loaded
         self.pool = LowPriority()
         self.recogniser: Recogniser | None = self.pool.load(RECOGNISERS[stt]) if stt != "openai" else None
-        self.library = library = Espeak() if tts != "openai" else None
-        self.piper = self.pool.load(lambda: PiperVoice(library)) if library and tts == "piper" else None
+        self.voices = {} if tts == "openai" else self._load_voices(wishes)
+        self.names = {key: str(wish or OPENAI_VOICE) for key, wish in wishes.items()}  # of OpenAI's voices
         self.local = self.pool.load(LocalLLM) if llm == "local" else None
+        if self.local:
+            self.callers["llm"] = self.local.caller
 
     def close(self) -> None:
         self.pool.close()
@@ -47,24 +59,28 @@ class Profile:
     def services(self, character: Character) -> Services:
         return Services(stt=self._stt(), llm=self._llm(character), tts=self._tts(character))
 
+    def _load_voices(self, wishes: dict[str, str | Tuning | None]) -> dict[str, Voice]:
+        library = Espeak()
+        if self.tts == "espeak":
+            return {key: EspeakVoice(library, name=str(wish or "en-us")) for key, wish in wishes.items()}
+        piper = self.pool.load(lambda: PiperVoice(library))
+        return {key: piper.tuned(wish) if isinstance(wish, Tuning) else piper for key, wish in wishes.items()}
+
     def _stt(self) -> FrameProcessor:
-        if self.recogniser:
-            return LocalSTT(self.recogniser, self.pool)
-        return EndpointSTT(self.endpoints["stt"])
+        return LocalSTT(self.recogniser, self.pool) if self.recogniser else EndpointSTT(self.callers["stt"])
 
     def _llm(self, character: Character) -> FrameProcessor:
         if self.llm == "rules":
             return RuleLLM(name=character.name)
-        if self.local:
-            here, read_first = self.local, character.personality
-            return EndpointLLM(
-                here.endpoint, tokens=here.max_tokens, memory_chars=here.memory_chars, read_first=read_first
-            )
-        return EndpointLLM(self.endpoints["llm"])
+        caller, instruction = self.callers["llm"], character.personality
+        if here := self.local:
+            sizes = {"tokens": here.max_tokens, "memory_chars": here.memory_chars}
+            return EndpointLLM(caller, instruction=instruction, reads_first=True, **sizes)
+        return EndpointLLM(caller, instruction=instruction)
 
     def _tts(self, character: Character) -> FrameProcessor:
-        if self.library:
-            voice: Voice = self.piper or EspeakVoice(self.library, name=character.voice or "en-us")
-            return LocalTTS(voice, self.pool, sample_rate=self.sample_rate)
-        there = self.endpoints["tts"]
-        return EndpointTTS(there, voice=there.voice or character.voice or "alloy", sample_rate=self.sample_rate)
+        if self.tts != "openai":
+            return LocalTTS(self.voices[character.key], self.pool, sample_rate=self.sample_rate)
+        caller = self.callers["tts"]
+        name = caller.endpoint.voice or self.names[character.key]
+        return EndpointTTS(caller, voice=name, sample_rate=self.sample_rate)

@@ -2,11 +2,11 @@
 
 
 class FullError(RuntimeError):
-    """No room; `retry_after_s` says when there may be some."""
+    """No room; `retry_after_s` says when there may be some, `reason` why: full, draining or rate."""
 
-    def __init__(self, message: str, *, retry_after_s: int) -> None:
+    def __init__(self, message: str, *, reason: str, retry_after_s: int) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.reason, self.retry_after_s = reason, retry_after_s
 
 
 class WrongKeyError(PermissionError):

@@ -15,21 +15,17 @@ import binascii
 import io
 import json
 import logging
+import math
 import struct
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from aiohttp import WSMsgType, web
 from PIL import Image
 
-from serve.live.characters import Character
-from serve.live.gauges import Gauges
-from serve.live.guest import Guest
-from serve.live.performer import Beat, Face, Performer
 from serve.live.playout import Pixels, Slice
-from serve.live.session import Patience
+from serve.live.session import Session
 from serve.live.sound import Sound
 
 log = logging.getLogger(__name__)
@@ -37,63 +33,71 @@ log = logging.getLogger(__name__)
 MESSAGE_BYTES = 1_000_000
 SPEECH_S = 120.0  # that may lie ready; an agent that is further ahead has to wait
 JPEG_QUALITY = 90
+WAITING_MESSAGES = 100  # answers that a client has not read
+MESSAGES_PER_S, BURST_MESSAGES = 200, 50  # of a client; speech in parts of 40 ms takes 25 a second
+UNREAD_S, CLOSING_S = 5.0, 2.0
+CLOSE_BYTES = 120  # of a reason in a websocket's close frame
 HEADER = struct.Struct("<QI")
 
 
-class Renderer(Guest):
-    """One face behind a websocket; it ends with its connection, or when nobody comes."""
+class Renderer(Session):
+    """One face behind a websocket; it ends with its connection."""
 
-    def __init__(
-        self,
-        session_id: str,
-        character: Character,
-        face: Face,
-        *,
-        beat: Beat,
-        patience: Patience,
-        gauges: Gauges,
-        on_end: Callable[[], None],
-    ) -> None:
-        super().__init__(session_id)
-        self.character, self.face, self.beat = character, face, beat
-        self.patience, self.on_end = patience, on_end
-        self.performer = Performer(face, beat, on_step=gauges.step_ms.observe)
-        self._tasks: list[asyncio.Task[None]] = []
-        self._connected = False
-
-    def start(self) -> None:
-        self._tasks = [asyncio.create_task(self.performer.run()), asyncio.create_task(self._expect())]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._outgoing: asyncio.Queue[dict[str, Any]] = asyncio.Queue(WAITING_MESSAGES)
+        self._socket: web.WebSocketResponse | None = None
+        self._reason = ""
 
     async def serve(self, key: str, request: web.Request) -> web.WebSocketResponse:
         """The whole connection.
 
         Raises:
             WrongKeyError: the key was used before, or never given out.
+            ValueError: the request does not ask for a websocket.
         """
-        self.key.use(key)
-        self._connected = True
-        socket = web.WebSocketResponse(max_msg_size=MESSAGE_BYTES, heartbeat=self.patience.away_s)
-        await socket.prepare(request)
-        sending = asyncio.create_task(self._send(socket))
+        self.key.check(key)
+        socket = web.WebSocketResponse(
+            max_msg_size=MESSAGE_BYTES, heartbeat=self.timeouts.reconnect_s, timeout=CLOSING_S
+        )
+        if not socket.can_prepare(request):
+            raise ValueError("the renderer is a websocket: connect with Upgrade: websocket.")
+        self.key.use(key)  # before the first await: of two requests with the same key one is served
         try:
-            async for message in socket:
-                if message.type is WSMsgType.TEXT and (wrong := self._obey(message.data, socket)):
-                    await socket.send_json({"type": "error", "message": wrong})
+            await socket.prepare(request)
+            self._socket = socket
+            self.connected()
+            await self._converse(socket)
         finally:
-            sending.cancel()
             await self.close("the connection ended")
         return socket
 
-    async def _end(self, reason: str) -> None:
-        log.info("renderer ends: %s", reason)
-        tasks = [*self._tasks, *self.errands]
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        await self.face.stop()
-        self.on_end()
+    async def _converse(self, socket: web.WebSocketResponse) -> None:
+        self.do(self._send(socket))
+        due_s = -math.inf
+        async for message in socket:
+            due_s = max(due_s, time.monotonic() - BURST_MESSAGES / MESSAGES_PER_S) + 1 / MESSAGES_PER_S
+            await asyncio.sleep(due_s - time.monotonic())  # a client that sends faster waits in its own buffers
+            if message.type is WSMsgType.TEXT and (wrong := self._obey(message.data)):
+                self._tell({"type": "error", "message": wrong})
 
-    def _obey(self, text: str, socket: web.WebSocketResponse) -> str:
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Send it in order with the frames. A client that does not read its answers is disconnected."""
+        try:
+            self._outgoing.put_nowait(message)
+        except asyncio.QueueFull:
+            self.do(self.close(f"{WAITING_MESSAGES} messages were not read"))
+
+    def _report(self) -> None: ...
+
+    def _say_goodbye(self, reason: str) -> None:
+        self._reason = reason  # the close frame carries it
+
+    async def _disconnect(self) -> None:
+        if self._socket and not self._socket.closed:
+            await self._socket.close(message=self._reason.encode()[:CLOSE_BYTES])
+
+    def _obey(self, text: str) -> str:
         """What is wrong with a message, or nothing."""
         try:
             message: Any = json.loads(text)
@@ -103,7 +107,7 @@ class Renderer(Guest):
             if kind == "user.audio":
                 self.performer.hear(_samples(message["audio"]))
             elif kind == "agent.speak_end":
-                self.performer.mark(self._spoken(socket), generation=self.performer.generation)
+                self.performer.cue(self._spoken, generation=self.performer.generation)
             elif kind == "agent.interrupt":
                 self.performer.interrupt()
             elif kind != "session.keep_alive":
@@ -113,33 +117,34 @@ class Renderer(Guest):
         return ""
 
     def _speak(self, voice: Sound) -> str:
-        line = self.performer.line
-        if line.said_samples - line.taken_samples + len(voice) > SPEECH_S * self.beat.sample_rate:
+        queue = self.performer.speech_queue
+        if queue.said_samples - queue.taken_samples + len(voice) > SPEECH_S * self.beat.sample_rate:
             return f"More than {SPEECH_S:.0f} s of speech lie ready: send the rest when some of it has been said."
         self.performer.say(voice, generation=self.performer.generation)
         return ""
 
-    def _spoken(self, socket: web.WebSocketResponse) -> Callable[[], None]:
-        def tell() -> None:
-            self.do(socket.send_json({"type": "agent.spoken"}))
-
-        return tell
+    def _spoken(self) -> None:
+        self._tell({"type": "agent.spoken"})
 
     async def _send(self, socket: web.WebSocketResponse) -> None:
+        """The one writer of the connection: messages in order with the frames, until the client stops reading."""
         side = self.character.portrait.shape[0]
-        facts = {"sample_rate": self.beat.sample_rate, "frame_samples": self.beat.frame_samples}
-        await socket.send_json({"type": "session.ready", **facts, "width": side, "height": side})
-        start_s, sent = time.monotonic(), 0
-        while True:
-            part = self.performer.playout.advance(self.beat.frame_samples)
-            await socket.send_bytes(packed(sent, part))
-            sent += self.beat.frame_samples
-            await asyncio.sleep(start_s + sent / self.beat.sample_rate - time.monotonic())
-
-    async def _expect(self) -> None:
-        await asyncio.sleep(self.patience.waiting_s)
-        if not self._connected:
-            await self.close("nobody connected")
+        sizes = {"sample_rate": self.beat.sample_rate, "frame_samples": self.beat.frame_samples}
+        start_s, sent, reason = time.monotonic(), 0, "the connection ended"
+        try:
+            await socket.send_json({"type": "session.ready", **sizes, "width": side, "height": side})
+            while True:
+                while not self._outgoing.empty():
+                    await asyncio.wait_for(socket.send_json(self._outgoing.get_nowait()), UNREAD_S)
+                part = self.performer.playout.advance(self.beat.frame_samples)
+                await asyncio.wait_for(socket.send_bytes(packed(sent, part)), UNREAD_S)
+                sent += self.beat.frame_samples
+                await asyncio.sleep(start_s + sent / self.beat.sample_rate - time.monotonic())
+        except TimeoutError:
+            reason = f"nothing was read for {UNREAD_S:.0f} s"
+        except ConnectionError:
+            pass  # the client has left
+        await self.close(reason)
 
 
 def packed(sample: int, part: Slice) -> bytes:

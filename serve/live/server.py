@@ -5,52 +5,28 @@ import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
-
-from aiohttp import web
 
 from gwm.contract import Contract
 from serve.artifact import read_manifest
+from serve.live.admission import Admission, measured_capacity
 from serve.live.agent import TurnTaking
 from serve.live.api import Api
 from serve.live.characters import Character, read_characters
+from serve.live.conversation import Conversation
 from serve.live.endpoints import Endpoint
 from serve.live.engine_process import EngineProcess, ProcessFace
 from serve.live.gauges import Gauges
-from serve.live.lobby import Lobby, measured_capacity
+from serve.live.listening import bound_sockets, listening
+from serve.live.options import ServerOptions
 from serve.live.performer import Beat
 from serve.live.profile import Profile
 from serve.live.renderer import Renderer
-from serve.live.session import Patience, Session
+from serve.live.session import Timeouts
 
 log = logging.getLogger(__name__)
 
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerOptions:
-    """configs/serve.yaml, read."""
-
-    artifact: str
-    characters: str
-    host: str
-    port: int
-    hosts: list[str]  # names under which the server may be asked for, besides localhost and `host`; "*" for any
-    origins: list[str]  # of other sites whose pages may use it
-    device: str | None
-    num_threads: int
-    lead_ms: float
-    capacity: int | None  # None: measured at the start
-    retry_after_s: int
-    drain_s: float
-    requests_per_minute: int
-    ice_servers: list[str]
-    seed: int
-    stt: str
-    llm: str
-    tts: str
 
 
 def beat_of(contract: Contract, lead_ms: float) -> Beat:
@@ -66,7 +42,7 @@ def beat_of(contract: Contract, lead_ms: float) -> Beat:
 
 @contextlib.asynccontextmanager
 async def running_app(
-    options: ServerOptions, *, patience: Patience, turn_taking: TurnTaking, endpoints: dict[str, Endpoint]
+    options: ServerOptions, *, timeouts: Timeouts, turn_taking: TurnTaking, endpoints: dict[str, Endpoint]
 ) -> AsyncIterator[Api]:
     """Everything behind the port.
 
@@ -78,23 +54,22 @@ async def running_app(
     contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
     beat, gauges = beat_of(contract, options.lead_ms), Gauges()
     characters = read_characters(Path(options.characters), contract.resolution)
-    profile = Profile(
-        stt=options.stt, llm=options.llm, tts=options.tts, endpoints=endpoints, sample_rate=beat.sample_rate
-    )
+    choices = {"stt": options.stt, "llm": options.llm, "tts": options.tts}
+    profile = Profile(**choices, endpoints=endpoints, characters=characters, sample_rate=beat.sample_rate)
     engines = EngineProcess(options.artifact, device=options.device, num_threads=options.num_threads)
 
     def face(session_id: str, character: Character) -> ProcessFace:
         return ProcessFace(engines, session_id, character.portrait, seed=options.seed)
 
-    def session(session_id: str, character: Character, on_end: Callable[[], None]) -> Session:
-        return Session(
+    def session(session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
+        return Conversation(
             session_id,
             character,
             face(session_id, character),
             profile.services(character),
             beat=beat,
             turn_taking=turn_taking,
-            patience=patience,
+            timeouts=timeouts,
             ice_servers=options.ice_servers,
             gauges=gauges,
             on_end=on_end,
@@ -102,22 +77,23 @@ async def running_app(
 
     def renderer(session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
         parts = session_id, character, face(session_id, character)
-        return Renderer(*parts, beat=beat, patience=patience, gauges=gauges, on_end=on_end)
+        return Renderer(*parts, beat=beat, timeouts=timeouts, gauges=gauges, on_end=on_end)
 
     try:
         await engines.start()
         step_ms = await engines.call("measure")
         capacity = options.capacity or measured_capacity(step_ms, contract.chunk_ms)
         log.info("a chunk of %.0f ms takes %.0f ms: room for %d sessions", contract.chunk_ms, step_ms, capacity)
-        lobby = Lobby(capacity=capacity, retry_after_s=options.retry_after_s, gauges=gauges)
+        admission = Admission(capacity=capacity, retry_after_s=options.retry_after_s, gauges=gauges)
         yield Api(
-            lobby,
+            admission,
             characters,
-            make_session=session,
+            make_conversation=session,
             make_renderer=renderer,
             resolution=contract.resolution,
             hosts={*LOCAL_HOSTS, options.host, *options.hosts},
             origins=set(options.origins),
+            trusted_proxies=options.trusted_proxies,
             requests_per_minute=options.requests_per_minute,
             gauges=gauges,
         )
@@ -127,30 +103,39 @@ async def running_app(
 
 
 async def serve_until_signal(
-    options: ServerOptions, *, patience: Patience, turn_taking: TurnTaking, endpoints: dict[str, Endpoint]
+    options: ServerOptions, *, timeouts: Timeouts, turn_taking: TurnTaking, endpoints: dict[str, Endpoint]
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then drain.
+    """Serve until SIGTERM or Ctrl-C, then drain; a second signal stops at once.
 
     Raises:
-        OSError: the port is taken.
+        ValueError: the port is taken; known before anything is loaded.
         FileNotFoundError, ValueError, FaceLostError, MissingPackageError: as `running_app`.
     """
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running_app(options, patience=patience, turn_taking=turn_taking, endpoints=endpoints) as api:
-        runner = web.AppRunner(api.app)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, options.host, options.port).start()
-            log.info(
-                "talk to %s: http://%s:%d",
-                ", ".join(c.name for c in api.characters.values()),
-                options.host,
-                options.port,
-            )
-            await stop.wait()
-            log.info("stopping: nobody new is let in")
-        finally:
-            await api.lobby.drain(patience_s=options.drain_s)
-            await runner.cleanup()
+    sockets = bound_sockets(options.host, options.port)
+    with contextlib.ExitStack() as held:
+        for each in sockets:
+            held.callback(each.close)
+        async with running_app(options, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints) as api:
+            stop = _stop_signal()
+            async with listening(api.app, sockets):
+                try:
+                    names = ", ".join(character.name for character in api.characters.values())
+                    log.info("talk to %s: http://%s:%d", names, options.host, sockets[0].getsockname()[1])
+                    await stop.wait()
+                    log.info("stopping: nobody new is let in; a second signal stops at once")
+                finally:
+                    await api.admission.drain(within_s=options.drain_s)
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set by the first SIGTERM or Ctrl-C; the next one ends the process as if nobody listened."""
+    stop, loop, numbers = asyncio.Event(), asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+
+    def on_signal() -> None:
+        stop.set()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal)
+    return stop

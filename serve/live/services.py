@@ -21,8 +21,8 @@ from pipecat.services.tts_service import TTSService
 from pipecat.utils.time import time_now_iso8601
 
 from serve.live import small_talk
-from serve.live.hearing import SAMPLE_RATE, Recogniser
 from serve.live.low_priority import LowPriority
+from serve.live.recogniser import SAMPLE_RATE, Recogniser
 from serve.live.voices import Voice
 
 # pipecat takes a voice that says nothing for so long for one that has finished, and loses what it says after that.
@@ -55,6 +55,7 @@ class LocalTTS(TTSService):
         super().__init__(
             push_start_frame=True,
             push_stop_frames=True,
+            max_consecutive_zero_audio_contexts=0,  # or a voice that failed three times is never asked again
             stop_frame_timeout_s=SPEECH_TIMEOUT_S,
             sample_rate=sample_rate,
             settings=TTSSettings(model=None, voice=None, language=None),

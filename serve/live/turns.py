@@ -28,6 +28,9 @@ from pipecat.services.stt_service import STTService
 from pipecat.services.tts_service import TTSService
 from pipecat.utils.text.base_text_aggregator import TextType
 
+from serve.live.endpoint_failures import EndpointError
+from serve.live.endpoint_llm import NoticeFrame
+
 log = logging.getLogger(__name__)
 
 Event = dict[str, Any]
@@ -49,7 +52,8 @@ SILENT_MODEL = "The language model said nothing. Try again."
 
 
 class TurnObserver(BaseObserver):
-    """Calls `on_event` with JSON of a type: state, caption, latency, interrupted, silenced or error.
+    """Calls `on_event` with JSON of a type: state, caption, latency, interrupted, silenced, notice or
+    error.
 
     The latency counts from the end of speech, which is when the voice detector found silence minus the silence it
     waits for, to the first frame of the answer as it is sent. Its parts add up to it. "silenced" counts from when the
@@ -65,18 +69,21 @@ class TurnObserver(BaseObserver):
         self._speech_end_s: float | None = None
         self._onset_s: float | None = None
         self._talking = self._wordless = False
+        self._explained: object = None  # the part whose failure in this turn was told with its cause
 
     async def on_push_frame(self, data: FramePushed) -> None:
         frame = data.frame
         if isinstance(frame, ErrorFrame):
             self._fail(frame)
+        if isinstance(frame, NoticeFrame):
+            self.on_event({"type": "notice", "message": frame.text})
         if data.direction is not FrameDirection.DOWNSTREAM:
             return  # what is broadcast goes both ways
         self._time(frame)
         if isinstance(frame, UserStartedSpeakingFrame):
             self.on_event({"type": "state", "state": "listening"})
         elif isinstance(frame, LLMFullResponseStartFrame):
-            self._wordless = True
+            self._wordless, self._explained = True, None
             self.on_event({"type": "state", "state": "thinking"})
         elif isinstance(frame, LLMFullResponseEndFrame) and self._wordless:
             self._say_wrong(SILENT_MODEL)
@@ -104,7 +111,13 @@ class TurnObserver(BaseObserver):
             self._onset_s = None
 
     def _fail(self, frame: ErrorFrame) -> None:
+        """The cause where it is known; what pipecat reports of the same part after it says less."""
         log.warning("%s: %s", frame.processor, frame.error)
+        if isinstance(frame.exception, EndpointError):
+            self._explained = frame.processor
+            return self._say_wrong(str(frame.exception))
+        if frame.processor is not None and frame.processor is self._explained:
+            return
         known = (text for kind, text in FAILURES.items() if isinstance(frame.processor, kind))
         self._say_wrong(next(known, frame.error))
 

@@ -55,12 +55,12 @@ class VideoGenerator:
         """
         generation = self.performer.generation
         if isinstance(frame, self.segment_end):
-            self.performer.mark(self._end, generation=generation)
+            self.performer.cue(self._end, generation=generation)
             self._in_segment = False
             return
         voice = self._voice(frame)
         if not self._in_segment:
-            self.performer.mark(self._begin, generation=generation)
+            self.performer.cue(self._begin, generation=generation)
             self._in_segment = True
         self.performer.say(voice, generation=generation)
 

@@ -1,6 +1,7 @@
 // The page of a live character: choose, connect, talk. No request to any other host.
 
 import { chosen, listCharacters } from "./choosing.js";
+import { cause, media, told } from "./causes.js";
 import { $, fail, request } from "./page.js";
 
 const STATES = {
@@ -28,23 +29,25 @@ async function start() {
   fail("");
   show("connecting");
   $("start").disabled = true;
+  let microphone = null;
   try {
-    const microphone = await navigator.mediaDevices.getUserMedia({ audio: audioWishes() });
+    if (!window.RTCPeerConnection) throw told("This browser has no WebRTC, or it is switched off. Use another browser.");
+    microphone = await media("microphone", { audio: audioWishes() });
     const session = await request("/v1/realtime_sessions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(chosen()),
     });
-    call = { id: session.id, key: session.session_key, microphone, camera: null };
+    call = { id: session.id, key: session.session_key, microphone, camera: null, connected: false };
+    microphone.getAudioTracks()[0].onended = () => fail("The microphone is gone. Connect it and start again, or write.");
     $("face").poster = document.querySelector("#characters input:checked + .card img").src;
     $("choose").hidden = true;
     $("stage").hidden = $("numbers-switch").hidden = false;
     $("mic").focus();
     await connect();
   } catch (error) {
-    const denied = error.name === "NotAllowedError" || error.name === "NotFoundError";
-    if (denied) leave("Without a microphone there is nothing to hear. Allow it and try again.");
-    else leave(error.refused ? error.message : "The server cannot be reached. Try again.");
+    if (!call) microphone?.getTracks().forEach((track) => track.stop());
+    if (!error.left) leave(cause(error));
   }
 }
 
@@ -70,7 +73,10 @@ async function connect() {
   };
   connection.onconnectionstatechange = () => {
     if (call?.connection !== connection) return;
-    if (["failed", "disconnected"].includes(connection.connectionState)) reconnect();
+    if (connection.connectionState === "connected") mine.connected = true;
+    if (!["failed", "disconnected"].includes(connection.connectionState)) return;
+    if (mine.connected) reconnect();
+    else leave("Sound and picture do not get through to the server: a firewall or another network is between. Its operator can set ice_servers.");
   };
   await connection.setLocalDescription(await connection.createOffer());
   await gathered(connection);
@@ -100,7 +106,8 @@ async function answered(mine, sdp) {
         signal: AbortSignal.timeout(ANSWER_MS),
       });
     } catch (error) {
-      if (error.refused || call !== mine || Date.now() > end) throw error;
+      if (call !== mine) throw told("", { left: true });
+      if (error.refused || Date.now() > end) throw error;
     }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
@@ -114,7 +121,7 @@ async function reconnect() {
   try {
     await connect();
   } catch (error) {
-    if (call === lost) leave(error.refused ? error.message : "The connection was lost.");
+    if (call === lost) leave(`The connection was lost. ${cause(error)}`);
   }
 }
 
@@ -149,7 +156,7 @@ function receive(event) {
   else if (event.type === "interrupted") speaking?.classList.add("cut");
   else if (event.type === "latency") $("n-answer").textContent = `${(event.total_ms / 1000).toFixed(2)} s`;
   else if (event.type === "numbers") $("n-lead").textContent = `${event.lead_ms} ms`;
-  else if (event.type === "error") fail(event.message);
+  else if (event.type === "error" || event.type === "notice") fail(event.message);
   else if (event.type === "ended") leave(event.message);
 }
 
@@ -184,9 +191,9 @@ async function toggleCamera() {
     call.camera = null;
   } else {
     try {
-      call.camera = await navigator.mediaDevices.getUserMedia({ video: { width: 320 } });
-    } catch {
-      return fail("The camera cannot be used.");
+      call.camera = await media("camera", { video: { width: 320 } });
+    } catch (error) {
+      return fail(cause(error));
     }
     $("self").srcObject = call.camera;
   }
@@ -235,4 +242,4 @@ document.addEventListener("keydown", (event) => {
 });
 window.addEventListener("pagehide", () => call && leave());
 setInterval(measure, 1000);
-listCharacters().catch((error) => fail(error.message));
+listCharacters().catch((error) => fail(cause(error)));

@@ -1,5 +1,6 @@
 // Whom to talk to: one of the server's characters, or a picture of one's own.
 
+import { cause } from "./causes.js";
 import { $, fail, request } from "./page.js";
 
 let choice = { character: null, image: null };
@@ -56,7 +57,7 @@ function uploadCard(character) {
       $("note").textContent = uploaded.note || "";
     } catch (error) {
       $("note").textContent = "";
-      fail(error.message);
+      fail(cause(error));
     }
     file.value = "";
   });

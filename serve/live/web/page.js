@@ -1,5 +1,7 @@
 // What every part of the page uses: its elements, its one line for errors, and the server.
 
+import { told } from "./causes.js";
+
 export const $ = (id) => document.getElementById(id);
 
 export function fail(message) {
@@ -10,6 +12,7 @@ export function fail(message) {
 export async function request(path, options = {}) {
   const response = await fetch(path, options);
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw Object.assign(new Error(body.error || `The server answered ${response.status}.`), { refused: true });
-  return body;
+  if (response.ok) return body;
+  const gone = response.status >= 502 && response.status <= 504 ? "The server behind this address does not run" : "The server did not say why";
+  throw told(body.error || `${gone} (${response.status}). Try again in a moment.`, { refused: true, reason: body.reason });
 }

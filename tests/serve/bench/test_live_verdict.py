@@ -23,6 +23,7 @@ GOOD: dict[str, Any] = {
         "answer_ms": {part: {"p50": 200.0} for part in ("total", "turn", "stt", "llm", "tts", "chunk", "pacing")},
         "silent_after_interruption_ms": {"max": 30.0},
         "lead_ms": {"max": 290.0},
+        "stalls": 0,
         "errors": [],
     },
     "flash_minus_beep_ms": {
@@ -66,6 +67,7 @@ def test_a_good_run_reaches_everything():
         ("alone.answer_ms.total", {"p50": 1_751.0}, "end of speech"),
         ("alone.silent_after_interruption_ms", {"max": 151.0}, "silent after"),
         ("alone.lead_ms", {"max": 301.0}, "engine ahead"),
+        ("alone.stalls", 1, "stalls of sound and picture"),
         ("alone.errors", ["The voice does not work"], "errors"),
     ],
 )

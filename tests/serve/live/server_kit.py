@@ -11,42 +11,43 @@ import numpy as np
 from aiohttp.test_utils import TestClient, TestServer
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaStreamError
-from aiortc.mediastreams import AudioStreamTrack
+from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
+from serve.live.admission import Admission
 from serve.live.agent import Services, TurnTaking
 from serve.live.api import Api
 from serve.live.characters import Character
+from serve.live.conversation import Conversation
 from serve.live.gauges import Gauges
-from serve.live.lobby import Lobby
 from serve.live.low_priority import LowPriority
 from serve.live.renderer import Renderer
 from serve.live.services import LocalSTT, LocalTTS, RuleLLM
-from serve.live.session import Patience, Session
+from serve.live.session import Timeouts
 from tests.serve.live.level_face import BEAT, LevelFace
 from tests.serve.live.test_agent import Deaf, Hum
 
-DEADLINE_S = 60.0  # for what must happen; a busy machine takes seconds for what takes none
-PATIENCE = Patience(waiting_s=DEADLINE_S, away_s=DEADLINE_S, session_s=10 * DEADLINE_S)
+TIMEOUTS = Timeouts(connect_s=20.0, reconnect_s=2.0, session_s=60.0)
 GREETING = "Good to see you."
 
 
 class Kit:
     """What a test looks at."""
 
-    def __init__(self, *, capacity: int, patience: Patience) -> None:
+    def __init__(self, *, capacity: int, timeouts: Timeouts) -> None:
         self.faces: list[LevelFace] = []
-        self.patience, self.gauges, self.pool = patience, Gauges(), LowPriority()
+        self.timeouts, self.gauges, self.pool = timeouts, Gauges(), LowPriority()
         portrait = np.zeros((32, 32, 3), np.uint8)
         self.character = Character("noa", "Noa", portrait, "Be kind.", start_script=GREETING)
-        self.lobby = Lobby(capacity=capacity, retry_after_s=30, gauges=self.gauges)
+        self.admission = Admission(capacity=capacity, retry_after_s=30, gauges=self.gauges)
         self.api = Api(
-            self.lobby,
+            self.admission,
             {"noa": self.character},
-            make_session=self._session,
+            make_conversation=self._session,
             make_renderer=self._renderer,
             resolution=32,
             hosts={"127.0.0.1"},
             origins={"https://friend.example"},
+            trusted_proxies=["127.0.0.1"],
             requests_per_minute=1_000,
             gauges=self.gauges,
         )
@@ -54,19 +55,19 @@ class Kit:
     def _renderer(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
         self.faces.append(LevelFace())
         parts = session_id, character, self.faces[-1]
-        return Renderer(*parts, beat=BEAT, patience=self.patience, gauges=self.gauges, on_end=on_end)
+        return Renderer(*parts, beat=BEAT, timeouts=self.timeouts, gauges=self.gauges, on_end=on_end)
 
-    def _session(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Session:
+    def _session(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
         self.faces.append(LevelFace())
         stt, tts = LocalSTT(Deaf(), self.pool), LocalTTS(Hum(), self.pool, sample_rate=24_000)
-        return Session(
+        return Conversation(
             session_id,
             character,
             self.faces[-1],
             Services(stt, RuleLLM(name=character.name), tts),
             beat=BEAT,
             turn_taking=TurnTaking(),
-            patience=self.patience,
+            timeouts=self.timeouts,
             ice_servers=[],
             gauges=self.gauges,
             on_end=on_end,
@@ -74,24 +75,24 @@ class Kit:
 
 
 @contextlib.asynccontextmanager
-async def serving(*, capacity: int = 2, patience: Patience = PATIENCE) -> AsyncIterator[tuple[Kit, TestClient]]:
+async def serving(*, capacity: int = 2, timeouts: Timeouts = TIMEOUTS) -> AsyncIterator[tuple[Kit, TestClient]]:
     """A kit and a client of its port; afterwards tasks, sockets and places must be as they were before."""
-    kit = Kit(capacity=capacity, patience=patience)
+    kit = Kit(capacity=capacity, timeouts=timeouts)
     async with nothing_left_behind(), TestClient(TestServer(kit.api.app)) as client:
         try:
             yield kit, client
         finally:
-            await kit.lobby.drain(patience_s=0.0)
+            await kit.admission.drain(within_s=0.0)
             kit.pool.close()
-    assert not kit.lobby.sessions and all(face.stops == 1 for face in kit.faces)
+    assert not kit.admission.sessions and all(face.stops == 1 for face in kit.faces)
 
 
 @contextlib.asynccontextmanager
 async def nothing_left_behind() -> AsyncIterator[None]:
-    """Tasks of the loop and sockets of the process are counted before and, when they had time to end, after."""
+    """Tasks of the loop and sockets of the process are counted before and, within seconds, after."""
     before, sockets_before = asyncio.all_tasks(), open_sockets()
     yield
-    for _ in range(round(10 * DEADLINE_S)):
+    for _ in range(50):
         left = {task for task in asyncio.all_tasks() - before if not task.done()}
         sockets = open_sockets() - sockets_before
         if not left and sockets <= 0:  # an earlier test may have left some to the garbage collector
@@ -109,16 +110,20 @@ def open_sockets() -> int:
 class Browser:
     """The page's side of a connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, channel: bool = True, camera: bool = False) -> None:
         self.connection = RTCPeerConnection()
         self.events: list[str] = []
         self.pictures: list[Any] = []
         self.sounds: list[Any] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self.channel = self.connection.createDataChannel("events")
-        self.channel.on("message", self.events.append)
+        if channel:
+            self.channel = self.connection.createDataChannel("events")
+            self.channel.on("message", self.events.append)
         self.connection.addTrack(AudioStreamTrack())
-        self.connection.addTransceiver("video", direction="recvonly")
+        if camera:
+            self.connection.addTrack(VideoStreamTrack())
+        else:
+            self.connection.addTransceiver("video", direction="recvonly")
         self.connection.on("track", self._watch)
 
     async def connect(self, client: TestClient, session: dict[str, str]) -> dict[str, str]:

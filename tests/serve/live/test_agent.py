@@ -1,10 +1,8 @@
-"""The whole pipeline with a face that draws loudness, a voice that hums, and rules that answer.
-
-Seconds are those of a turned clock: what a thread or a busy machine takes does not count.
-"""
+"""The whole pipeline with a face that draws loudness, a voice that hums, and rules that answer."""
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 
 import numpy as np
@@ -21,15 +19,17 @@ from pipecat.utils.text.base_text_aggregator import TextType
 from serve.live import small_talk
 from serve.live.agent import WAITING_BYTES, Agent, Services, TurnTaking
 from serve.live.avatar import Avatar
-from serve.live.endpoints import Endpoint, EndpointLLM
-from serve.live.hearing import SAMPLE_RATE
+from serve.live.endpoint_llm import EndpointLLM
+from serve.live.endpoints import Caller, Endpoint
 from serve.live.low_priority import LowPriority
 from serve.live.performer import Performer
+from serve.live.recogniser import SAMPLE_RATE
 from serve.live.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.turns import Event
-from tests.serve.live import turned_clock
+from serve.live.voices import Voice
 from tests.serve.live.level_face import BEAT, LevelFace
 
+SPEED = 10  # times real time
 SAMPLES_PER_LETTER = 1_200
 
 
@@ -40,19 +40,6 @@ class Hum:
 
     def speak(self, text: str) -> np.ndarray:
         return np.full(SAMPLES_PER_LETTER * len(text), 0.5, np.float32)
-
-
-class Slow(LowPriority):
-    """Synthesis takes so many seconds, as `seconds` says of the sound."""
-
-    def __init__(self, seconds: Callable[[np.ndarray], float]) -> None:
-        super().__init__()
-        self.seconds = seconds
-
-    async def run(self, function: Callable[..., np.ndarray], *args: object, **kwargs: object) -> np.ndarray:
-        sound = await super().run(function, *args, **kwargs)
-        await asyncio.sleep(self.seconds(sound))
-        return sound
 
 
 class Deaf:
@@ -74,7 +61,7 @@ class Conversation:
     async def play(self, seconds: float) -> None:
         for _ in range(round(seconds * 50)):
             self.voice.append(self.performer.playout.advance(480).voice)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02 / SPEED)
 
     async def play_until(self, condition: Callable[[], object]) -> None:
         for _ in range(200):
@@ -107,18 +94,16 @@ class Conversation:
 
 
 def happened(
-    script: Callable[[Conversation], Awaitable[None]],
-    llm: FrameProcessor | None = None,
-    speaking: LowPriority | None = None,
+    script: Callable[[Conversation], Awaitable[None]], llm: FrameProcessor | None = None, voice: Voice | None = None
 ) -> Conversation:
     async def run() -> Conversation:
         pool = LowPriority()
-        stt, tts = LocalSTT(Deaf(), pool), LocalTTS(Hum(), speaking or pool, sample_rate=24_000)
+        stt, tts = LocalSTT(Deaf(), pool), LocalTTS(voice or Hum(), pool, sample_rate=24_000)
         conversation = Conversation(Services(stt, llm or RuleLLM(name="Noa"), tts))
         await conversation.run(script)
         return conversation
 
-    return turned_clock.run(run())
+    return asyncio.run(run())
 
 
 def test_an_answer_is_performed_captioned_and_remembered():
@@ -135,16 +120,25 @@ def test_an_answer_is_performed_captioned_and_remembered():
     assert heard == len(answer) - 2  # a sentence, a clause and the rest, without the spaces between them
 
 
-def test_a_voice_that_takes_its_time_is_not_lost():
-    """pipecat's own patience is 3 s; a busy machine needs longer for a long sentence."""
+def test_a_voice_that_takes_its_time_is_not_lost(monkeypatch: pytest.MonkeyPatch):
+    """pipecat's own time-out is 3 s; a busy machine needs longer for a long sentence."""
+    monkeypatch.setattr("serve.live.services.LocalTTS._speak", slowly(LocalTTS._speak, 3.3))
 
     async def script(conversation: Conversation) -> None:
         await conversation.agent.speak("Here I am.")
         await conversation.play_until(lambda: conversation.states[-1:] == ["listening"])
 
-    conversation = happened(script, speaking=Slow(lambda sound: 3.3))
+    conversation = happened(script)
     assert conversation.words == ["Here", "I", "am."]
     assert not [event for event in conversation.events if event["type"] == "error"]
+
+
+def slowly(speak: Callable[[LocalTTS, str], np.ndarray], seconds: float) -> Callable[[LocalTTS, str], np.ndarray]:
+    def wait_and_speak(service: LocalTTS, text: str) -> np.ndarray:
+        time.sleep(seconds)
+        return speak(service, text)
+
+    return wait_and_speak
 
 
 def test_what_was_said_unasked_is_remembered_too():
@@ -161,7 +155,7 @@ def test_words_are_captioned_when_they_are_heard_and_not_before():
     async def script(conversation: Conversation) -> None:
         await conversation.agent.read("Tell me a story")
         await conversation.play(4)
-        said = conversation.performer.line.said_samples / SAMPLES_PER_LETTER
+        said = conversation.performer.speech_queue.said_samples / SAMPLES_PER_LETTER
         heard = sum((voice != 0).sum() for voice in conversation.voice) / SAMPLES_PER_LETTER
         assert said > heard + 100  # the whole story lies ready
         assert abs(sum(len(word) + 1 for word in conversation.words) - heard) < 15
@@ -218,9 +212,8 @@ def test_the_next_answer_after_an_interruption_is_heard_whole():
 
 
 @pytest.mark.parametrize("server", ["down", "slow"])
-def test_a_language_model_that_does_not_answer_is_said_to_have_failed(server: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_language_model_that_does_not_answer_is_said_to_have_failed(server: str):
     """And the session goes on."""
-    monkeypatch.setattr("serve.live.endpoints.ANSWER_TIMEOUT_S", 0.3)
 
     async def script(conversation: Conversation) -> None:
         await conversation.agent.read("Hello")
@@ -233,7 +226,8 @@ def test_a_language_model_that_does_not_answer_is_said_to_have_failed(server: st
 
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and says nothing
         port = silent.getsockname()[1] if server == "slow" else 9
-        llm = EndpointLLM(Endpoint(url=f"http://127.0.0.1:{port}/v1", model="m", key_variable=""))
+        there = Endpoint(url=f"http://127.0.0.1:{port}/v1", model="m", key_variable="", first_byte_s=1.0)
+        llm = EndpointLLM(Caller(there, "llm"), instruction="")
         conversation = happened(script, llm)
     assert [event["type"] for event in conversation.events].count("error") >= 1
     assert conversation.words == ["Still", "here."]

@@ -2,11 +2,11 @@
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import numpy as np
 import pytest
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, make_mocked_request
 from PIL import Image
 
 from tests.serve.live.server_kit import Kit, offer, opened, serving
@@ -42,7 +42,9 @@ def test_page_and_characters_are_served_and_nothing_from_elsewhere_is_allowed():
 
 def test_200_requests_at_once_fill_the_places_and_the_rest_are_told_when_to_come_back():
     async def script(kit: Kit, client: TestClient) -> None:
-        answers = await asyncio.gather(*(client.post("/v1/realtime_sessions", json={}) for _ in range(200)))
+        visitors = [{"X-Forwarded-For": f"192.0.2.{number}"} for number in range(200)]
+        ask = (client.post("/v1/realtime_sessions", json={}, headers=visitor) for visitor in visitors)
+        answers = await asyncio.gather(*ask)
         assert sorted(answer.status for answer in answers) == [201] * 2 + [429] * 198
         refused = next(answer for answer in answers if answer.status == 429)
         assert refused.headers["Retry-After"] == "30"
@@ -59,19 +61,29 @@ def test_200_requests_at_once_fill_the_places_and_the_rest_are_told_when_to_come
 def test_garbage_for_an_offer_is_refused(sdp: str):
     async def script(kit: Kit, client: TestClient) -> None:
         answer = await offer(client, await opened(client), sdp)
-        assert answer["status"] == "400" and "sdp must be a WebRTC offer" in answer["error"]
+        assert answer["status"] == "400" and "sdp " in answer["error"]
+        assert not kit.admission.sessions
 
     served(script)
 
 
 @pytest.mark.parametrize(
-    ("body", "rule"), [(b"{", "must be JSON"), (b"[]", "JSON object"), (b"x" * 70_000, "64000 bytes")]
+    ("body", "rule"),
+    [
+        (b"{", "must be JSON"),
+        (b"[]", "JSON object"),
+        (b"[" * 60_000, "must be JSON"),
+        (b'{"mode": "rendrer"}', "mode='rendrer' must be one of conversation, renderer."),
+        (b'{"mode": null}', "mode=None must be text."),
+        (b'{"charakter": "noa"}', "field 'charakter' must be one of character, image, mode."),
+        (b'{"character": ["noa"]}', "character=['noa'] must be text."),
+    ],
 )
 def test_a_body_that_is_no_wish_is_refused(body: bytes, rule: str):
     async def script(kit: Kit, client: TestClient) -> None:
         response = await client.post("/v1/realtime_sessions", data=body)
         assert response.status == 400 and rule in (await response.json())["error"]
-        assert not kit.lobby.sessions
+        assert not kit.admission.sessions
 
     served(script)
 
@@ -83,7 +95,7 @@ def test_a_key_opens_one_connection_and_no_other():
             answer = await offer(client, session | {"session_key": key}, "garbage")
             assert answer["status"] == "403"
         assert (await offer(client, session, "garbage"))["status"] == "400"
-        assert (await offer(client, session, "garbage"))["status"] == "403"  # used
+        assert (await offer(client, session, "garbage"))["status"] == "404"  # it ended with the offer
 
     served(script)
 
@@ -110,7 +122,7 @@ def test_an_upload_becomes_a_square_of_pixels_and_nothing_else_of_it_survives():
         assert b"secret" not in shown and Image.open(io.BytesIO(shown)).size == (32, 32)
         response = await client.post("/v1/realtime_sessions", json={"character": "noa", "image": uploaded["key"]})
         assert response.status == 201
-        (session,) = kit.lobby.sessions.values()
+        (session,) = kit.admission.sessions.values()
         assert np.abs(session.character.portrait.astype(int) - (10, 120, 200)).max() < 6
 
     served(script)
@@ -174,3 +186,64 @@ def test_metrics_count_sessions_and_refusals():
         assert (await client.get("/health")).status == 200
 
     served(script, capacity=1)
+
+
+def test_a_body_in_two_pieces_is_read_whole_and_one_that_is_too_long_is_refused():
+    """Offers are longer than a packet of most networks."""
+
+    async def script(kit: Kit, client: TestClient) -> None:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b'{"character": '
+            await asyncio.sleep(0.05)
+            yield b'"noa"}'
+
+        assert (await client.post("/v1/realtime_sessions", data=pieces())).status == 201
+        response = await client.post("/v1/realtime_sessions", data=b" " * 70_000)
+        assert response.status == 413 and (await response.json())["error"] == "At most 0.064 MB can be sent here."
+
+    served(script)
+
+
+def test_a_body_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("serve.live.api.BODY_S", 0.2)
+
+    async def script(kit: Kit, client: TestClient) -> None:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"{"
+            await asyncio.sleep(5)
+
+        response = await client.post("/v1/realtime_sessions", data=pieces())
+        assert response.status == 408 and not kit.admission.sessions
+
+    served(script)
+
+
+def test_a_request_for_the_renderer_that_is_no_websocket_spends_no_key():
+    async def script(kit: Kit, client: TestClient) -> None:
+        session = await (await client.post("/v1/realtime_sessions", json={"mode": "renderer"})).json()
+        path = f"/v1/realtime_sessions/{session['id']}/renderer"
+        headers = {"Authorization": f"Bearer {session['session_key']}"}
+        response = await client.get(path, headers=headers)
+        assert response.status == 400 and "Upgrade: websocket" in (await response.json())["error"]
+        async with client.ws_connect(path, headers=headers) as socket:
+            assert (await socket.receive_json(timeout=5))["type"] == "session.ready"
+
+    served(script)
+
+
+def test_answers_with_keys_are_not_stored_anywhere():
+    async def script(kit: Kit, client: TestClient) -> None:
+        response = await client.post("/v1/realtime_sessions", json={})
+        assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+    served(script)
+
+
+def test_only_a_trusted_proxy_says_who_the_visitor_is():
+    async def script(kit: Kit, client: TestClient) -> None:
+        request = make_mocked_request("GET", "/", headers={"X-Forwarded-For": "203.0.113.9, 198.51.100.7, 127.0.0.1"})
+        for remote, visitor in (("127.0.0.1", "198.51.100.7"), ("192.0.2.1", "192.0.2.1")):
+            assert kit.api._visitor(request.clone(remote=remote)) == visitor
+
+    served(script)

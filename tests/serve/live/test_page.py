@@ -3,6 +3,7 @@
 import asyncio
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,73 @@ def test_everything_is_reached_by_keyboard_and_fits_a_phone(tmp_path: Path):
     microphone = tmp_path / "silence.wav"
     soundfile.write(microphone, np.zeros(48_000), 48_000)
     asyncio.run(visit(microphone))
+
+
+# What the page finds, and what it must say of it.
+CAUSES = {
+    "new DOMException('Permission denied', 'NotAllowedError')": "The microphone is blocked for this page",
+    "new DOMException('Permission denied by system', 'NotAllowedError')": "The system does not give the browser",
+    "new DOMException('Permission dismissed', 'NotAllowedError')": "closed without an answer",
+    "new DOMException('Requested device not found', 'NotFoundError')": "No microphone was found. Connect one",
+    "new DOMException('Could not start audio source', 'NotReadableError')": "in use by another program",
+    "new DOMException('', 'OverconstrainedError')": "Choose another one",
+    "new DOMException('Starting failed', 'AbortError')": "did not start. Try again",
+    "new DOMException('', 'SecurityError')": "the browser's settings forbid it",
+    "new DOMException('odd', 'OddError')": "cannot be used: OddError, odd",
+}
+
+
+async def told(page: Any) -> str:
+    await page.click("#start")
+    await until(page, "!document.getElementById('error').hidden && !document.getElementById('start').disabled")
+    assert await page.text_content("#status span") == "Choose somebody to talk to"
+    return await page.text_content("#error")
+
+
+async def causes(microphone: Path) -> dict[str, str]:
+    """What the page says when each thing goes wrong."""
+    seen = {}
+    async with open_browser(microphone) as browser, serving(capacity=1) as (kit, client):
+        page = await open_page(browser, str(client.make_url("/")).rstrip("/"))
+        await page.evaluate("void (window.getIt = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices))")
+        for error in CAUSES:
+            state = "prompt" if "dismissed" in error else "denied"
+            await page.evaluate(f"void (navigator.permissions.query = async () => ({{ state: '{state}' }}))")
+            await page.evaluate(f"void (navigator.mediaDevices.getUserMedia = async () => {{ throw {error}; }})")
+            seen[error] = await told(page)
+        await page.evaluate(
+            "void (navigator.mediaDevices.getUserMedia = async (w) => (window.given = await window.getIt(w)))"
+        )
+        failures: dict[str, Callable[[Any], Any]] = {
+            "network": lambda route: route.abort(),
+            "proxy": lambda route: route.fulfill(status=502, body="<html>Bad Gateway"),
+        }
+        for name, failure in failures.items():
+            await page.route("**/v1/realtime_sessions", failure)
+            seen[name] = await told(page)
+            await page.unroute("**/v1/realtime_sessions")
+        seen["microphone"] = await page.evaluate("window.given.getTracks()[0].readyState")
+        kit.admission.draining = True
+        seen["draining"] = await told(page)
+        kit.admission.draining, kit.admission.capacity = False, 0
+        seen["full"] = await told(page)
+        await page.evaluate("void Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
+        seen["http"] = await told(page)
+        await page.context.close()
+    return seen
+
+
+def test_what_goes_wrong_is_told_by_its_cause(tmp_path: Path):
+    pytest.importorskip("playwright")
+    microphone = tmp_path / "silence.wav"
+    soundfile.write(microphone, np.zeros(48_000), 48_000)
+    seen = asyncio.run(causes(microphone))
+    expected = CAUSES | {
+        "network": "The server cannot be reached: it does not run",
+        "proxy": "The server behind this address does not run (502)",
+        "draining": "The server is about to restart",
+        "full": "All 0 places are taken",
+        "http": "only to pages from https or localhost",
+    }
+    assert not {name: seen[name] for name, part in expected.items() if part not in seen[name]}
+    assert seen["microphone"] == "ended"  # it is not left on after a failure

@@ -43,11 +43,11 @@ def test_engine_is_never_further_ahead_than_the_lead(performer: Performer):
 
 
 def test_interruption_is_silent_within_5_ms_and_the_mouth_closes_within_the_lead(performer: Performer):
-    marks, queued = [], []
+    cues, queued = [], []
 
     async def script(play):
         performer.say(speech(3), generation=0)
-        performer.mark(lambda: marks.append("said"), generation=0)
+        performer.cue(lambda: cues.append("said"), generation=0)
         await play(1)
         queued.append(performer.playout.queued_samples)
         performer.interrupt()
@@ -56,7 +56,7 @@ def test_interruption_is_silent_within_5_ms_and_the_mouth_closes_within_the_lead
 
     voice, frames = played(performer, script)
     onset = round(1.5 * 24_000)
-    assert voice[:onset].any() and not voice[onset + 120 :].any() and not marks
+    assert voice[:onset].any() and not voice[onset + 120 :].any() and not cues
     open_frames = [sample for sample, level in frames if level]
     assert max(open_frames) - onset < queued[0] <= BEAT.lead_samples  # only what was drawn is still seen
     assert (np.diff([sample for sample, _ in frames]) == 1_000).all()  # no frame was left out: no jump cut
@@ -89,7 +89,7 @@ def test_voice_goes_on_without_a_picture_and_a_new_engine_takes_over(performer: 
         await play(1)
         assert performer.losses == 1
         face.lost = False
-        await asyncio.sleep(1.1)  # the performer's own patience between attempts
+        await asyncio.sleep(1.1)  # the performer's own pause between attempts
         await play(2)
 
     voice, frames = played(performer, script)

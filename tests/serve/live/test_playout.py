@@ -3,7 +3,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from serve.live.playout import FADE_SAMPLES, Chunk, Mark, Playout
+from serve.live.playout import FADE_SAMPLES, Chunk, Cue, Playout
 
 CHUNK = 4_000
 
@@ -92,7 +92,7 @@ def test_hush_of_nothing_is_silent_at_once():
 def test_a_mark_is_told_when_its_chunk_is_drawn_and_again_when_it_is_heard():
     told = []
     playout, second = filled(1), chunk(1)
-    second.marks = [Mark(100, lambda: told.append("heard"), lambda: told.append("drawn"))]
+    second.cues = [Cue(100, lambda: told.append("heard"), lambda: told.append("drawn"))]
     playout.put(second)
     assert told == ["drawn"]
     playout.advance(4_200)
@@ -102,8 +102,8 @@ def test_a_mark_is_told_when_its_chunk_is_drawn_and_again_when_it_is_heard():
 def test_marks_act_when_their_sample_has_been_heard_and_not_after_a_hush():
     playout, heard = filled(1), []
     second = chunk(1)
-    second.marks = [Mark(0, lambda: heard.append("start")), Mark(1_000, lambda: heard.append("middle"))]
-    second.marks.append(Mark(4_000, lambda: heard.append("end")))
+    second.cues = [Cue(0, lambda: heard.append("start")), Cue(1_000, lambda: heard.append("middle"))]
+    second.cues.append(Cue(4_000, lambda: heard.append("end")))
     playout.put(second)
     playout.advance(3_999)
     assert heard == []

@@ -1,0 +1,74 @@
+"""configs/serve.yaml, read and checked before anything is loaded."""
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_network
+from urllib.parse import urlsplit
+
+RECOGNISERS = ("moonshine", "whisper", "openai")
+LANGUAGE_MODELS = ("rules", "local", "openai")
+VOICES = ("piper", "espeak", "openai")
+DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """What a server is started with.
+
+    Raises:
+        ValueError: a value that does not exist or cannot be; the message says which are allowed.
+    """
+
+    artifact: str
+    characters: str
+    host: str
+    port: int
+    hosts: list[str]  # names under which the server may be asked for, besides localhost and `host`; "*" for any
+    origins: list[str]  # of other sites whose pages may use it
+    trusted_proxies: list[str]  # addresses or networks whose X-Forwarded-For says who the visitor is
+    device: str | None
+    num_threads: int
+    lead_ms: float
+    capacity: int | None  # None: measured at the start
+    retry_after_s: int
+    drain_s: float
+    requests_per_minute: int
+    ice_servers: list[str]
+    seed: int
+    stt: str
+    llm: str
+    tts: str
+
+    def __post_init__(self) -> None:
+        one_of("stt", self.stt, RECOGNISERS)
+        one_of("llm", self.llm, LANGUAGE_MODELS)
+        one_of("tts", self.tts, VOICES)
+        if self.device is not None and not DEVICE.fullmatch(self.device):
+            raise ValueError(f"device={self.device!r} must be null, cpu, mps, cuda, or cuda: and a number.")
+        at_least("num_threads", self.num_threads, 1)
+        at_least("capacity", 1 if self.capacity is None else self.capacity, 1)
+        at_least("requests_per_minute", self.requests_per_minute, 1)
+        at_least("retry_after_s", self.retry_after_s, 0)
+        at_least("drain_s", self.drain_s, 0)
+        for url in self.ice_servers:
+            if url.partition(":")[0] not in ("stun", "stuns", "turn", "turns"):
+                raise ValueError(f"ice_servers has {url!r}, must be such as stun:stun.example.org:3478.")
+        for origin in self.origins:
+            parts = urlsplit(origin)
+            if origin != f"{parts.scheme}://{parts.netloc}" or parts.scheme not in ("http", "https"):
+                raise ValueError(f"origins has {origin!r}, must be such as https://example.org, without a path.")
+        for proxy in self.trusted_proxies:
+            try:
+                ip_network(proxy)
+            except ValueError as error:
+                raise ValueError(f"trusted_proxies has {proxy!r}, must be such as 10.0.0.1 or 10.0.0.0/8.") from error
+
+
+def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed)}.")
+
+
+def at_least(name: str, value: float | int, minimum: float | int) -> None:
+    if not value >= minimum:  # also not a number
+        raise ValueError(f"{name}={value} must be at least {minimum}.")

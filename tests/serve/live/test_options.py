@@ -1,0 +1,57 @@
+"""A value of configs/serve.yaml that does not exist is refused before anything is loaded, with those that do."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serve.live.agent import TurnTaking
+from serve.live.endpoints import Endpoint
+from serve.live.options import ServerOptions
+from serve.live.session import Timeouts
+
+SHIPPED = yaml.safe_load((Path(__file__).parents[3] / "configs" / "serve.yaml").read_text())
+
+
+def options(**changed: Any) -> ServerOptions:
+    values = {field.name: SHIPPED[field.name] for field in fields(ServerOptions)}
+    return ServerOptions(**values | {name: float(values[name]) for name in ("lead_ms", "drain_s")} | changed)
+
+
+def test_the_shipped_values_are_allowed():
+    options(device="cuda:1", capacity=2, origins=["https://a.b"], trusted_proxies=["10.0.0.0/8", "::1"])
+    TurnTaking(**SHIPPED["turn_taking"])
+    Timeouts(**{name: float(value) for name, value in SHIPPED["timeouts"].items()})
+    assert [Endpoint(**there).url for there in SHIPPED["endpoints"].values()] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("stt", "ears", "stt='ears' must be one of moonshine, whisper, openai"),
+        ("llm", "gpt", "llm='gpt' must be one of rules, local, openai"),
+        ("tts", "mouth", "tts='mouth' must be one of piper, espeak, openai"),
+        ("device", "gpu", "device='gpu' must be null, cpu, mps, cuda"),
+        ("capacity", 0, "capacity=0 must be at least 1"),
+        ("num_threads", 0, "num_threads=0 must be at least 1"),
+        ("requests_per_minute", 0, "requests_per_minute=0 must be at least 1"),
+        ("drain_s", float("nan"), "drain_s=nan must be at least 0"),
+        ("ice_servers", ["stun.example.org"], "must be such as stun:stun.example.org:3478"),
+        ("origins", ["https://a.b/"], "must be such as https://example.org, without a path"),
+        ("trusted_proxies", ["10.0.0.1/8"], "must be such as 10.0.0.1 or 10.0.0.0/8"),
+    ],
+)
+def test_others_are_refused_with_those_that_are_allowed(name: str, value: Any, rule: str):
+    with pytest.raises(ValueError, match=rule):
+        options(**{name: value})
+
+
+def test_limits_of_time_and_addresses_are_looked_at_too():
+    with pytest.raises(ValueError, match=r"timeouts.connect_s=0.0 must be at least"):
+        Timeouts(connect_s=0.0, reconnect_s=1.0, session_s=1.0)
+    with pytest.raises(ValueError, match=r"turn_taking.max_silence_s=-1.0 must be at least"):
+        TurnTaking(max_silence_s=-1.0)
+    with pytest.raises(ValueError, match="must begin with http:// or https://"):
+        Endpoint(url="localhost:8000/v1", model="m", key_variable="")
