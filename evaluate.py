@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from command.main import command
 from evaluate.cases import Case, test_cases
 from evaluate.endless import Series, drifts, hold
 from evaluate.examine import Result, examine, load_arrays, load_result, save_arrays, work_folder
@@ -105,7 +105,7 @@ def summary_line(report: dict[str, Any], found: Sequence[Verdict]) -> str:
     return f"{report['artifact']}: {' '.join(shown)}; {summary(found)}"
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="evaluate")
+@command("evaluate", verbatim=("artifact", "shards", "baseline", "runs", "out", "sync"))
 def main(cfg: DictConfig) -> None:
     out, folder = Path(cfg.out), Path(cfg.artifact)
     artifact = load_artifact(folder)

@@ -10,13 +10,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
+from command.main import command
 from train.checkpoint import AtomicCheckpointIO, remember_config
 from train.division import DividedBatch
 from train.measure import checkpoint_blocks
@@ -26,6 +26,23 @@ from train.plan import show
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 NOTICES = ("exists and is not empty", "treespec", "eval mode at the start", "ModelCheckpoint with manual optimization")
 warnings.filterwarnings("ignore", message=f".*({'|'.join(NOTICES)}).*")
+
+# Settings that are paths, or parts of them, wherever they stand (`init` is also `stage.init`).
+PATHS = (
+    "name",
+    "shards",
+    "runs",
+    "output",
+    "init",
+    "vae",
+    "speech",
+    "latents",
+    "mouths",
+    "pairs",
+    "teacher",
+    "student",
+)
+PATHS += ("weights", "out", "before", "folder", "dirpath", "save_dir")
 
 
 def fit(cfg: DictConfig, output: Path) -> None:
@@ -76,7 +93,7 @@ def show_plan(cfg: DictConfig) -> None:
     show(work["build"], work["optimizer"], **cfg.planner)
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+@command("train", verbatim=PATHS, chain="stage")
 def main(cfg: DictConfig) -> Any:
     output = Path(cfg.output)
     if cfg.plan:

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from command.main import command
 from data.clock import FPS, SAMPLE_RATE
 from data.footage.batches import make_batches, plan_jobs
 from data.footage.ledger import Ledger, tally
@@ -119,7 +119,7 @@ def make_manifest(
     )
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="ingest")
+@command("ingest", verbatim=("videos", "out"))
 def main(cfg: DictConfig) -> None:
     report = ingest(
         Path(cfg.videos),

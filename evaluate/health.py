@@ -7,13 +7,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import hydra
 import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
+from command.main import command
 from evaluate.sections import HEALTH, logged
 from gwm.line_chart import Line
 
@@ -81,7 +81,7 @@ def curves_of(stages: Sequence[Path]) -> dict[str, dict[str, Line]]:
     return found
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="health")
+@command("health", verbatim=("stages", "out"))
 def main(cfg: DictConfig) -> None:
     stages = [Path(stage) for stage in cfg.stages]
     out = Path(cfg.out or stages[0] / "health.svg")

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import hydra
 import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -22,6 +21,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from tqdm import tqdm
 
+from command.main import command
 from evaluate.cases import Case, test_cases
 from evaluate.endless import DRIFTING, Series, by_minute
 from evaluate.sections import logged, losses
@@ -114,7 +114,7 @@ def draw_training(path: Path, curves: Mapping[str, Mapping[str, Line]]) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="pictures")
+@command("pictures", verbatim=("artifact", "shards", "report", "runs", "out"))
 def main(cfg: DictConfig) -> None:
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,11 @@ import json
 import logging
 from pathlib import Path
 
-import hydra
 import numpy as np
 from jaxtyping import Float, UInt8
 from omegaconf import DictConfig
 
+from command.main import command
 from gwm.face import FaceMesh
 from gwm.media import read_audio, read_video
 from gwm.metrics.face_track import eye_contrast, face_track, mouth_crops, seen
@@ -56,7 +56,7 @@ def judge_recording(
     }
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="recording")
+@command("recording", verbatim=("video", "sync"))
 def main(cfg: DictConfig) -> None:
     frames, fps = read_video(cfg.video)
     net = load_sync_net(Path(cfg.sync))

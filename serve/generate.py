@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
-import hydra
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -17,6 +16,7 @@ from omegaconf import DictConfig
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from command.main import command
 from gwm.face import FaceMesh, crop_to_face
 from gwm.media import read_audio, read_image, write_video
 from serve.artifact import load_artifact
@@ -112,7 +112,7 @@ def _driver(engine: Engine) -> AbstractContextManager[Driver]:
     return Pipeline(engine) if engine.device.type == "cuda" else nullcontext(engine)
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="generate")
+@command("generate", verbatim=("artifact", "image", "audio", "user", "out"))
 def main(cfg: DictConfig) -> None:
     names = ("image", "audio", "out", "user", "seed", "crop", "parallel")
     generate(cfg.artifact, **{name: cfg[name] for name in names})

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from command.main import command
 from serve.bench.case import Case
 from serve.bench.kernels import compare_kernels
 from serve.bench.ladder import climb, compare_batches, compare_blocks, compare_caches
@@ -95,7 +95,7 @@ def _simulated(row: Row, streams: list[int]) -> Row:
     return {"case": row["case"], "simulated_s": SIMULATED_S, **lengths, "policies": policies}
 
 
-@hydra.main(version_base="1.3", config_path="../../configs", config_name="bench")
+@command("bench", verbatim=("name", "artifact", "out"))
 def main(cfg: DictConfig) -> None:
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     dtype, device = values.pop("dtype"), values.pop("device") or ("cuda" if torch.cuda.is_available() else "cpu")
