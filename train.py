@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from command.main import command
 from train.checkpoint import AtomicCheckpointIO, remember_config
 from train.division import DividedBatch
+from train.finite import FiniteNumbers
 from train.measure import checkpoint_blocks
 from train.plan import show
 
@@ -63,7 +64,7 @@ def fit(cfg: DictConfig, output: Path) -> None:
         cfg.trainer,
         _convert_="all",
         logger=instantiate(cfg.logger, _convert_="all"),
-        callbacks=[*callbacks, instantiate(cfg.progress)],
+        callbacks=[FiniteNumbers(output), *callbacks, instantiate(cfg.progress)],
         plugins=[AtomicCheckpointIO()],
     )
     trainer.fit(stage, data, ckpt_path=last if goes_on else None, weights_only=False)
