@@ -138,6 +138,9 @@ def main(cfg: DictConfig) -> None:
     write_json(out / "report.json", report)
     write_report(out / "report.html", f"gwm: {folder}", [Text(title="Summary", text=line), *sections])
     log.info("%s; %s", line, out / "report.html")
+    unmeasured = [verdict.measure for verdict in reached if verdict.asked and verdict.number is None]
+    if unmeasured:
+        log.warning("not measured, neither reached nor missed: %s", ", ".join(unmeasured))
 
 
 if __name__ == "__main__":

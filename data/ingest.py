@@ -1,7 +1,6 @@
 """Make shards of a folder of videos: `python -m data.ingest videos=DIR out=shards/mine`. See configs/ingest.yaml."""
 
 import hashlib
-import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from data.footage.reasons import REASONS
 from data.footage.sources import Source, assign_splits, find_files, read_source
 from data.footage.takes import TakeRules
 from data.manifest import Manifest, SplitManifest, write_manifest
+from gwm.json_text import json_text
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def ingest(
     report = make_report(ledger, num_duplicates=len(sources) - len(first_of), others=[p.name for p in others])
     command = f"python -m data.ingest videos={videos} out={out}"
     write_manifest(out, make_manifest(ledger, rules, settings, report, command=command))
-    (out / REPORT_NAME).write_text(json.dumps(report, indent=1) + "\n", encoding="ascii")
+    (out / REPORT_NAME).write_text(json_text(report, indent=1) + "\n", encoding="ascii")
     return report
 
 

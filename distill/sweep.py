@@ -114,11 +114,15 @@ def write_table(folder: Path, members: Sequence[Member], *, quality: str, sectio
     with (folder / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
+        writer.writerows([cell if measured(cell) else "" for cell in row] for row in rows)
     note = f"pareto.svg shows {quality} against ms per chunk."
     table = Table(title="members", columns=columns, rows=rows, note=note)
     write_report(folder / "table.html", folder.name, [table, *sections])
     _draw(folder / "pareto.svg", members, quality)
+
+
+def measured(cell: Cell) -> bool:
+    return cell is not None and not (isinstance(cell, float) and not math.isfinite(cell))
 
 
 class SweepTable(Callback):

@@ -57,6 +57,7 @@ def judged(artifact: Artifact, case: Case, judge: Judge, *, seed: int) -> dict[s
         reference=case.reference,
         chunk_frames=artifact.contract.chunk_pixel_frames,
         voices=case.voices,
+        footage=case.footage,
     )
     return row | {"ms_per_played_chunk": float(np.median(times[1:] or times))}
 

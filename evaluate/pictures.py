@@ -65,7 +65,7 @@ def strip(artifact: Artifact, cases: list[Case], *, people: int, drawn: int, fra
     Raises:
         ValueError: there are fewer characters than that, or nobody speaks.
     """
-    persons, figures = ([case for case in cases if (case.mouth is None) is flat] for flat in (False, True))
+    persons, figures = ([case for case in cases if case.drawn is flat] for flat in (False, True))
     voices = [case.voices.agent for case in cases if case.speaks]
     if len(persons) < people or len(figures) < drawn or not voices:
         raise ValueError(
@@ -124,7 +124,7 @@ def main(cfg: DictConfig) -> None:
     picture.save(out / "character.jpg", quality=88)
     if cfg.report:
         series = json.loads(Path(cfg.report).read_text())["long_series"]
-        draw_drift(out / "drift.svg", {name: np.array(values) for name, values in series.items()}, band=cfg.band)
+        draw_drift(out / "drift.svg", {name: np.array(values, float) for name, values in series.items()}, band=cfg.band)
     if cfg.runs:
         runs = Path(cfg.runs)
         draw_training(

@@ -3,7 +3,6 @@
 python -m evaluate.recording video=talk.mp4
 """
 
-import json
 import logging
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 
 from command.main import command
 from gwm.face import FaceMesh
+from gwm.json_text import json_text
 from gwm.media import read_audio, read_video
 from gwm.metrics.face_track import eye_contrast, face_track, mouth_crops, seen
 from gwm.metrics.judge import LEAST_SEEN
@@ -60,7 +60,7 @@ def judge_recording(
 def main(cfg: DictConfig) -> None:
     frames, fps = read_video(cfg.video)
     net = load_sync_net(Path(cfg.sync))
-    log.info(json.dumps(judge_recording(at_24_fps(frames, fps), read_audio(cfg.video), FaceMesh(), net), indent=1))
+    log.info(json_text(judge_recording(at_24_fps(frames, fps), read_audio(cfg.video), FaceMesh(), net), indent=1))
 
 
 if __name__ == "__main__":

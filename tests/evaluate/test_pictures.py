@@ -17,7 +17,7 @@ def case(style: str, colour: int, *, speaks: bool = False) -> SimpleNamespace:
     voices = Voices(agent=np.full(8000, colour / 255, np.float32), user=np.zeros(8000), listening=np.zeros(8, bool))
     mouth = np.zeros(8) if style == "anny" else None
     reference = np.full((8, 8, 3), colour, np.uint8)
-    return SimpleNamespace(style=style, mouth=mouth, speaks=speaks, reference=reference, voices=voices)
+    return SimpleNamespace(style=style, drawn=mouth is None, speaks=speaks, reference=reference, voices=voices)
 
 
 def test_styles_take_turns():
