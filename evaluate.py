@@ -38,9 +38,12 @@ from evaluate.speed import measure_speed
 from evaluate.summary import compare, numbers
 from gwm.metrics.judge import Judge
 from gwm.metrics.sync_net import KIND
+from gwm.outputs import check_output
 from gwm.report import Section, Text, write_report
 from gwm.weights import read_header, write_json
 from serve.artifact import Artifact, load_artifact
+from serve.engine import Engine
+from serve.threads import choose_threads
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +111,9 @@ def summary_line(report: dict[str, Any], found: Sequence[Verdict]) -> str:
 @command("evaluate", verbatim=("artifact", "shards", "baseline", "runs", "out", "sync"))
 def main(cfg: DictConfig) -> None:
     out, folder = Path(cfg.out), Path(cfg.artifact)
+    check_output(out / "report.json")
     artifact = load_artifact(folder)
+    choose_threads(Engine(artifact, seed=cfg.seed))
     counts = {"clips": cfg.clips, "listeners": cfg.listeners, "drawn": cfg.drawn}
     cases = test_cases(Path(cfg.shards), artifact.contract.resolution, **counts)
     names = {"model": folder} | ({"baseline": Path(cfg.baseline)} if cfg.baseline else {})

@@ -18,6 +18,7 @@ from data.footage.sources import Source, assign_splits, find_files, read_source
 from data.footage.takes import TakeRules
 from data.manifest import Manifest, SplitManifest, write_manifest
 from gwm.json_text import json_text
+from gwm.outputs import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ def ingest(
     report = make_report(ledger, num_duplicates=len(sources) - len(first_of), others=[p.name for p in others])
     command = f"python -m data.ingest videos={videos} out={out}"
     write_manifest(out, make_manifest(ledger, rules, settings, report, command=command))
-    (out / REPORT_NAME).write_text(json_text(report, indent=1) + "\n", encoding="ascii")
+    with whole_file(out / REPORT_NAME) as partial:
+        partial.write_text(json_text(report, indent=1) + "\n", encoding="ascii")
     return report
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from command.main import command
 from evaluate.sections import HEALTH, logged
 from gwm.line_chart import Line
+from gwm.outputs import whole_file
 
 matplotlib.use("Agg")  # no screen
 log = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ def draw(path: Path, stages: Mapping[str, Mapping[str, Line]]) -> None:
         axes.set_title(title, fontsize=10)
     panels[0].legend(frameon=False)
     figure.supxlabel("batch", fontsize=10)
-    figure.savefig(path, metadata={"Date": None})
+    with whole_file(path) as partial:
+        figure.savefig(partial, metadata={"Date": None})
 
 
 def curves_of(stages: Sequence[Path]) -> dict[str, dict[str, Line]]:

@@ -26,6 +26,7 @@ from evaluate.cases import Case, test_cases
 from evaluate.endless import DRIFTING, Series, by_minute
 from evaluate.sections import logged, losses
 from gwm.line_chart import Line, thinned
+from gwm.outputs import whole_file
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from train.gates import read_gates
@@ -95,7 +96,8 @@ def draw_drift(path: Path, series: Series, *, band: float) -> None:
     charts[0, 0].legend(frameon=False, fontsize="small")
     figure.supxlabel("minutes of one stream")
     figure.supylabel("over the first minute's")
-    figure.savefig(path, metadata={"Date": None})
+    with whole_file(path) as partial:
+        figure.savefig(partial, metadata={"Date": None})
 
 
 def draw_training(path: Path, curves: Mapping[str, Mapping[str, Line]]) -> None:
@@ -111,7 +113,8 @@ def draw_training(path: Path, curves: Mapping[str, Mapping[str, Line]]) -> None:
         axes.set_title(stage)
         axes.set_xlabel("step")
         axes.legend(frameon=False, fontsize="small")
-    figure.savefig(path, metadata={"Date": None})
+    with whole_file(path) as partial:
+        figure.savefig(partial, metadata={"Date": None})
 
 
 @command("pictures", verbatim=("artifact", "shards", "report", "runs", "out"))
@@ -121,7 +124,8 @@ def main(cfg: DictConfig) -> None:
     artifact = load_artifact(cfg.artifact)
     cases = test_cases(Path(cfg.shards), artifact.contract.resolution, clips=ALL, listeners=ALL, drawn=ALL)
     picture = Image.fromarray(strip(artifact, cases, people=cfg.people, drawn=cfg.drawn, frames=cfg.frames))
-    picture.save(out / "character.jpg", quality=88)
+    with whole_file(out / "character.jpg") as partial:
+        picture.save(partial, quality=88)
     if cfg.report:
         series = json.loads(Path(cfg.report).read_text())["long_series"]
         draw_drift(out / "drift.svg", {name: np.array(values, float) for name, values in series.items()}, band=cfg.band)

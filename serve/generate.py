@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from command.main import command
 from gwm.face import FaceMesh, crop_to_face
-from gwm.media import read_audio, read_image, write_video
+from gwm.media import container_of, read_audio, read_image, write_video
+from gwm.outputs import check_output
 from serve.artifact import load_artifact
 from serve.driver import Driver
 from serve.engine import Engine
@@ -26,6 +27,7 @@ from serve.graphs import capture_cuda
 from serve.parallel.division import join
 from serve.parallel.ranks import Ranks
 from serve.pipeline import Pipeline, second_device
+from serve.threads import choose_threads
 
 log = logging.getLogger(__name__)
 
@@ -68,13 +70,17 @@ def generate(
 
     Raises:
         FileNotFoundError: there is no artifact.
-        ValueError: artifact, image or sound cannot be used; the message names the file.
+        ValueError: artifact, image, sound or `out` cannot be used; the message names the file.
         OSError: the clip cannot be written; nothing is left of it.
     """
     ranks = join(parallel)
+    if ranks is None or not ranks.rank:
+        container_of(out)
+        check_output(Path(out))
     engine = _engine(artifact, ranks, seed=seed)
     if ranks is not None and ranks.rank:
         return engine.follow()
+    choose_threads(engine)
     contract = engine.contract
     agent, other = read_voices(audio, user)
     portrait = read_portrait(image, contract.resolution, crop=crop)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from command.main import command
+from gwm.outputs import check_output
 from gwm.weights import write_json
 from train.measure import PRECISIONS, autocast, measure_pass
 from train.peak import matmul_flops, timed
@@ -92,6 +93,7 @@ def processor() -> str:
 
 @command("bench_train", verbatim=("out",))
 def main(cfg: DictConfig) -> None:
+    check_output(Path(cfg.out))
     settings = {key: cfg[key] for key in ("precision", "device", "steps", "warmup_steps")}
     result = bench(instantiate(cfg.geometry, _convert_="all"), instantiate(cfg.optimizer, _convert_="all"), **settings)
     name = cfg.geometry_name

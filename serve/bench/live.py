@@ -20,6 +20,7 @@ import torch
 from omegaconf import DictConfig
 
 from command.main import command
+from gwm.outputs import check_output
 from serve.bench.browser import knock, open_browser, open_page, start_talking
 from serve.bench.flash_and_beep import flash_minus_beep
 from serve.bench.live_numbers import SETTLE_S, drift, growth, picture, spread
@@ -127,6 +128,8 @@ async def bench(artifact: str, *, seconds: float, sessions: int, overrides: list
 @command("bench_live", verbatim=("artifact", "out"))
 def main(cfg: DictConfig) -> None:
     log_to_stdout(as_json=False)
+    if cfg.out:
+        check_output(Path(cfg.out))
     options: dict[str, Any] = {"seconds": 60 * cfg.minutes, "sessions": cfg.sessions, "overrides": list(cfg.serve)}
     report = asyncio.run(bench(cfg.artifact, **options))
     text = keep(report, cfg.out)  # what took minutes is safe

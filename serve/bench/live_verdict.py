@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gwm.json_text import json_text
+from gwm.outputs import whole_file
 from serve.bench.report import table
 
 FPS, FPS_OFF = 24.0, 0.5
@@ -46,7 +47,8 @@ def keep(report: dict[str, Any], out: str | None) -> str:
     """The report and what it reaches, as JSON; into the file too, where there is one."""
     text = json_text(report | {"verdict": verdict(report)}, indent=1)
     if out:
-        Path(out).write_text(text + "\n")
+        with whole_file(Path(out)) as partial:
+            partial.write_text(text + "\n")
     return text
 
 

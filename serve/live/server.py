@@ -40,7 +40,7 @@ class ServerOptions:
     hosts: list[str]  # names under which the server may be asked for, besides localhost and `host`; "*" for any
     origins: list[str]  # of other sites whose pages may use it
     device: str | None
-    num_threads: int
+    num_threads: int | None
     lead_ms: float
     capacity: int | None  # None: measured at the start
     retry_after_s: int
