@@ -53,6 +53,8 @@ def fit(cfg: DictConfig, output: Path) -> None:
     if rank_zero_only.rank == 0:
         if not cfg.resume and output.exists():
             shutil.rmtree(output)
+        if not goes_on:  # a run without a checkpoint, such as one that was refused, binds nobody
+            (output / "run.yaml").unlink(missing_ok=True)
         remember_config(output, cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     stage: L.LightningModule = instantiate(cfg.stage, _convert_="all")

@@ -21,6 +21,7 @@ from command.refusal import ROOT, refusals, root_cause, sentence, tell
 CONFIGS = ROOT / "configs"
 UNKNOWN = re.compile(r"Could not override '(.+?)'")
 SEVERAL = re.compile(r"Ambiguous value for argument '(.+?)'\n")
+NEGATIVE = re.compile(r"([\w.]+)=(-[\d.]+(?:e[+-]?\d+)?)")
 NO_CHOICE = re.compile(r"You must specify '(.+?)'.*Available options:\s+(.*)", re.DOTALL)
 GROUP = re.compile(r"[\w/]+=\w+")
 KINDS = {bool: "true or false", int: "a number", float: "a number"}
@@ -62,6 +63,7 @@ def command(
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `refusals` tells
             sys.argv[1:] = arguments
             with refusals(explain, told):
+                refuse_negative(config, arguments)
                 hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config)(member)()
 
         return main
@@ -108,6 +110,20 @@ def _of_another_kind(known: Mapping[str, Any], arguments: list[str]) -> str | No
         if type(default := known.get(key)) in KINDS and isinstance(yaml_value(value), str) and "${" not in value:
             return f"{argument} must be {KINDS[type(default)]}, such as {key}={str(default).lower()}."
     return None
+
+
+def refuse_negative(config: str, arguments: list[str]) -> None:
+    """Counts, sizes, seconds and rates that cannot be below 0: those whose default is not.
+
+    Raises:
+        ValueError: one of them is given as a negative number.
+    """
+    below = [match.groups() for argument in arguments if (match := NEGATIVE.fullmatch(argument))]
+    known = _keys(defaults(config, arguments)) if below else {}
+    for key, value in below:
+        default = known.get(key)
+        if type(default) in (int, float) and default >= 0:
+            raise ValueError(f"{key}={value} must be at least 0, such as {key}={default}.")
 
 
 def yaml_value(text: str) -> Any:

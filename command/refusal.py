@@ -83,6 +83,8 @@ def sentence(error: Exception) -> str | None:
         return f"{error.override} cannot be read: put the value in quotes, as in 'key=\"a value, as it is\"'."
     if isinstance(error, OmegaConfBaseException | HydraException):
         return _one_line(str(error).partition("\n    full_key")[0])
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's word for settings it cannot use
+        return _one_line(str(error))
     if isinstance(error, OSError) and error.errno is not None:
         what = error.strerror or os.strerror(error.errno)
         remedy = ". Free space and run again" if error.errno == errno.ENOSPC and "ree space" not in what else ""

@@ -39,6 +39,8 @@ def make_shards(
     Raises:
         ValueError: see `data.generate.generate`.
     """
+    if not train + val + test:
+        raise ValueError(f"train={train}, val={val} and test={test} must have at least 1 clip together.")
     sizes = dict(zip(SPLITS, (train, val, test)))
     generator = {
         "resolution": resolution,

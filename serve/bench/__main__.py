@@ -52,6 +52,8 @@ def bench(
 
     A part that this device cannot do says why in its place, and the others go on.
     """
+    if min(chunks, rounds) < 1:
+        raise ValueError(f"chunks={chunks} and rounds={rounds} must be at least 1: nothing else can be timed.")
     results = Results(out, name, stopwatch.device)
     log.info("%s", results.values["machine"])
 

@@ -128,6 +128,8 @@ async def bench(artifact: str, *, seconds: float, sessions: int, overrides: list
 @command("bench_live", verbatim=("artifact", "out"))
 def main(cfg: DictConfig) -> None:
     log_to_stdout(as_json=False)
+    if cfg.minutes <= 0:
+        raise ValueError(f"minutes={cfg.minutes} must be above 0: that long somebody talks.")
     if cfg.out:
         check_output(Path(cfg.out))
     options: dict[str, Any] = {"seconds": 60 * cfg.minutes, "sessions": cfg.sessions, "overrides": list(cfg.serve)}

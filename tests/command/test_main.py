@@ -40,6 +40,7 @@ def typed(task: Callable[[DictConfig], object], line: list[str], monkeypatch: py
         (["seed=7,8"], "seed=7,8 is several values. "),
         (["--config-name", "genrate"], "--config-name genrate must be the name of a file configs/*.yaml, "),
         ([], "image=... must be given: configs/generate.yaml says what it is."),
+        (["image=a", "seed=-1"], "seed=-1 must be at least 0, such as seed=0."),
         (["image=a", "seed=ten"], "seed=ten must be a number, such as seed=0."),
         (["image=a", "crop=maybe"], "crop=maybe must be true or false, such as crop=true."),
     ],
