@@ -122,7 +122,7 @@ def refuse_negative(config: str, arguments: list[str]) -> None:
     known = _keys(defaults(config, arguments)) if below else {}
     for key, value in below:
         default = known.get(key)
-        if type(default) in (int, float) and default >= 0:
+        if isinstance(default, int | float) and default >= 0:
             raise ValueError(f"{key}={value} must be at least 0, such as {key}={default}.")
 
 

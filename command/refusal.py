@@ -2,6 +2,7 @@
 
 import dis
 import errno
+import hashlib
 import os
 import re
 import sys
@@ -17,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 ROOT = Path(__file__).resolve().parents[1]
 TRACEBACK = "GWM_TRACEBACK"
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
-FIRST_RANK_S = 3.0  # how long other processes of a run leave it to the first to tell what all of them met
+RUN_FILE = "TORCHELASTIC_ERROR_FILE"  # <folder of a run on this machine>/<local rank>/error.json
+FIRST_RANK_S = 10.0  # how long a process that Lightning started leaves it to the first to tell what all of them met
 REMOTE_LINE = re.compile(r'File "(.+?)", line \d+, in .*\n +(.*)')
 MEMORY = re.compile("(?i)out of memory|can't allocate memory")
 
@@ -28,8 +30,8 @@ Explain = Callable[[Exception], str | None]
 def refusals(explain: Explain = lambda error: None, told: Sequence[Exception] = ()) -> Iterator[None]:
     """Around a whole command: an error that its user can mend is told in one sentence, and the exit status is 1.
 
-    `GWM_TRACEBACK=1` shows the traceback. Of several processes that torchrun or Lightning started, the first tells; the
-    others wait for it before they do, and every one ends with a status that is not 0.
+    `GWM_TRACEBACK=1` shows the traceback. Of several processes that torchrun or Lightning started, one tells what all
+    of them met, and every one ends with a status that is not 0.
 
     explain: a sentence for errors of which a command knows more than `sentence`, or None.
     told: errors that the command has told already, as far as they are known when it ends.
@@ -53,12 +55,31 @@ def tell(error: Exception, explain: Explain = lambda error: None) -> None:
     cause = root_cause(error)
     said = explain(cause) or sentence(cause)
     rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
-    if rank:
-        time.sleep(FIRST_RANK_S)  # the first process ends meanwhile, and its launcher ends this one
+    if _another_told(said or repr(cause), rank):
+        return
     if said is None or os.environ.get(TRACEBACK, "") not in ("", "0"):
         said = "".join(traceback.format_exception(error)).rstrip()
     sys.stderr.write(f"process {rank}: {said}\n" if rank else f"{said}\n")
     sys.stderr.flush()
+
+
+def _another_told(said: str, rank: int) -> bool:
+    """Whether a process of the same run on this machine has told the same.
+
+    torchrun gives its processes a folder, in which the first that meets an error leaves a mark. Lightning starts the
+    others from the first: where that one has ended soon, it has told.
+    """
+    if RUN_FILE in os.environ:
+        mark = Path(os.environ[RUN_FILE]).parents[1] / f"told-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            return True
+        return False
+    first = os.getppid()
+    if rank:
+        time.sleep(FIRST_RANK_S)
+    return rank > 0 and os.getppid() != first
 
 
 def root_cause(error: BaseException) -> Exception:

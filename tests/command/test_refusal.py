@@ -98,14 +98,26 @@ def test_ctrl_c_is_one_line_and_the_status_of_shells(capsys: pytest.CaptureFixtu
     assert outcome(stopped, capsys) == outcome(as_lightning_does, capsys) == (130, "interrupted\n")
 
 
-def test_other_processes_of_a_run_wait_for_the_first(capsys, monkeypatch: pytest.MonkeyPatch):
-    """It ends meanwhile, and the launcher ends them. What it did not meet, they tell."""
-    waited: list[float] = []
-    monkeypatch.setattr(refusal.time, "sleep", waited.append)
-    monkeypatch.setenv("RANK", "0")
-    assert outcome(refused, capsys) == (1, REFUSAL) and not waited
-    monkeypatch.setenv("RANK", "2")
-    assert outcome(refused, capsys) == (1, f"process 2: {REFUSAL}") and waited == [refusal.FIRST_RANK_S]
+@pytest.mark.parametrize("rank", ["0", "2"])
+def test_processes_of_torchrun_tell_an_error_once(rank: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RANK", rank)
+    for number in "01":
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / number / "error.json"))
+        status, told = outcome(refused, capsys)
+        first = REFUSAL if rank == "0" else f"process 2: {REFUSAL}"
+        assert (status, told) == (1, first if number == "0" else "")
+    assert outcome(lambda: math.sqrt(-1), capsys)[1].startswith(("Traceback", "process 2: Traceback")), "another error"
+
+
+@pytest.mark.parametrize("first_ended", [True, False])
+def test_a_process_of_lightning_leaves_it_to_the_first(first_ended: bool, capsys, monkeypatch: pytest.MonkeyPatch):
+    """Its parent is the first; once that has ended, and told, it has another."""
+    parents = iter([100, 1 if first_ended else 100])
+    monkeypatch.setattr(refusal.os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(refusal.time, "sleep", lambda seconds: None)
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert outcome(refused, capsys) == (1, "" if first_ended else f"process 1: {REFUSAL}")
 
 
 def test_what_was_told_is_not_told_again(capsys: pytest.CaptureFixture[str]):
