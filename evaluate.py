@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from command.main import command
 from evaluate.cases import Case, test_cases
 from evaluate.endless import Series, drifts, hold
 from evaluate.examine import Result, examine, load_arrays, load_result, save_arrays, work_folder
@@ -38,9 +38,12 @@ from evaluate.speed import measure_speed
 from evaluate.summary import compare, numbers
 from gwm.metrics.judge import Judge
 from gwm.metrics.sync_net import KIND
+from gwm.outputs import check_output
 from gwm.report import Section, Text, write_report
 from gwm.weights import read_header, write_json
 from serve.artifact import Artifact, load_artifact
+from serve.engine import Engine
+from serve.threads import choose_threads
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +108,12 @@ def summary_line(report: dict[str, Any], found: Sequence[Verdict]) -> str:
     return f"{report['artifact']}: {' '.join(shown)}; {summary(found)}"
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="evaluate")
+@command("evaluate", verbatim=("artifact", "shards", "baseline", "runs", "out", "sync"))
 def main(cfg: DictConfig) -> None:
     out, folder = Path(cfg.out), Path(cfg.artifact)
+    check_output(out / "report.json")
     artifact = load_artifact(folder)
+    choose_threads(Engine(artifact, seed=cfg.seed))
     counts = {"clips": cfg.clips, "listeners": cfg.listeners, "drawn": cfg.drawn}
     cases = test_cases(Path(cfg.shards), artifact.contract.resolution, **counts)
     names = {"model": folder} | ({"baseline": Path(cfg.baseline)} if cfg.baseline else {})
@@ -138,6 +143,9 @@ def main(cfg: DictConfig) -> None:
     write_json(out / "report.json", report)
     write_report(out / "report.html", f"gwm: {folder}", [Text(title="Summary", text=line), *sections])
     log.info("%s; %s", line, out / "report.html")
+    unmeasured = [verdict.measure for verdict in reached if verdict.asked and verdict.number is None]
+    if unmeasured:
+        log.warning("not measured, neither reached nor missed: %s", ", ".join(unmeasured))
 
 
 if __name__ == "__main__":

@@ -10,15 +10,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
+from command.main import command
 from train.checkpoint import AtomicCheckpointIO, remember_config
 from train.division import DividedBatch
+from train.finite import FiniteNumbers
 from train.measure import checkpoint_blocks
 from train.plan import show
 
@@ -26,6 +27,23 @@ from train.plan import show
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 NOTICES = ("exists and is not empty", "treespec", "eval mode at the start", "ModelCheckpoint with manual optimization")
 warnings.filterwarnings("ignore", message=f".*({'|'.join(NOTICES)}).*")
+
+# Settings that are paths, or parts of them, wherever they stand (`init` is also `stage.init`).
+PATHS = (
+    "name",
+    "shards",
+    "runs",
+    "output",
+    "init",
+    "vae",
+    "speech",
+    "latents",
+    "mouths",
+    "pairs",
+    "teacher",
+    "student",
+)
+PATHS += ("weights", "out", "before", "folder", "dirpath", "save_dir")
 
 
 def fit(cfg: DictConfig, output: Path) -> None:
@@ -35,6 +53,8 @@ def fit(cfg: DictConfig, output: Path) -> None:
     if rank_zero_only.rank == 0:
         if not cfg.resume and output.exists():
             shutil.rmtree(output)
+        if not goes_on:  # a run without a checkpoint, such as one that was refused, binds nobody
+            (output / "run.yaml").unlink(missing_ok=True)
         remember_config(output, cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     stage: L.LightningModule = instantiate(cfg.stage, _convert_="all")
@@ -46,7 +66,7 @@ def fit(cfg: DictConfig, output: Path) -> None:
         cfg.trainer,
         _convert_="all",
         logger=instantiate(cfg.logger, _convert_="all"),
-        callbacks=[*callbacks, instantiate(cfg.progress)],
+        callbacks=[FiniteNumbers(output), *callbacks, instantiate(cfg.progress)],
         plugins=[AtomicCheckpointIO()],
     )
     trainer.fit(stage, data, ckpt_path=last if goes_on else None, weights_only=False)
@@ -76,7 +96,7 @@ def show_plan(cfg: DictConfig) -> None:
     show(work["build"], work["optimizer"], **cfg.planner)
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+@command("train", verbatim=PATHS, chain="stage")
 def main(cfg: DictConfig) -> Any:
     output = Path(cfg.output)
     if cfg.plan:

@@ -8,11 +8,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from command.main import command
 from data.encoding import Encoders, encode_all
 from data.latents import NO_TEXT, write_no_text
 from data.manifest import (
@@ -116,7 +116,7 @@ def encoded_shards(out: Path, settings: dict[str, Any]) -> tuple[dict[str, Shard
     return done, of_bytes
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="encode")
+@command("encode", verbatim=("shards", "vae", "out"))
 def main(cfg: DictConfig) -> None:
     vae = load_autoencoder(Path(cfg.vae))
     text, image = instantiate(cfg.text), instantiate(cfg.image)

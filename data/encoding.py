@@ -1,7 +1,6 @@
 """From clips to what the diffusion model reads, shard by shard, in one process or several."""
 
 import io
-import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,6 +23,7 @@ from data.storage import Location, beside
 from gwm.autoencoder import Autoencoder
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig
+from gwm.json_text import json_text
 from gwm.pixels import to_float
 from gwm.wan.image import image_channels
 
@@ -118,7 +118,7 @@ def encode_sample(sample: dict[str, Any], encoders: Encoders) -> dict[str, Any]:
         arrays["text"] = encoders.text(clip.info.get("caption") or "").numpy()
     buffer = io.BytesIO()
     np.savez(buffer, **{name: array.astype(np.float16) for name, array in arrays.items()})  # type: ignore[arg-type]
-    return {"__key__": clip.key, MEMBER: buffer.getvalue(), "json": json.dumps(clip.info).encode()}
+    return {"__key__": clip.key, MEMBER: buffer.getvalue(), "json": json_text(clip.info).encode()}
 
 
 def encode_shard(

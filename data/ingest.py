@@ -1,17 +1,16 @@
 """Make shards of a folder of videos: `python -m data.ingest videos=DIR out=shards/mine`. See configs/ingest.yaml."""
 
 import hashlib
-import json
 import logging
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from command.main import command
 from data.clock import FPS, SAMPLE_RATE
 from data.footage.batches import make_batches, plan_jobs
 from data.footage.ledger import Ledger, tally
@@ -19,6 +18,8 @@ from data.footage.reasons import REASONS
 from data.footage.sources import Source, assign_splits, find_files, read_source
 from data.footage.takes import TakeRules
 from data.manifest import Manifest, SplitManifest, write_manifest
+from gwm.json_text import json_text
+from gwm.outputs import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ def ingest(
         report = make_report(ledger, num_duplicates=duplicates, num_others=len(others), closed=closed)
         command = f"python -m data.ingest videos={videos} out={out}"
         write_manifest(out, make_manifest(ledger, rules, settings, report, command=command))
-        (out / REPORT_NAME).write_text(json.dumps(report, indent=1) + "\n", encoding="ascii")
+        with whole_file(out / REPORT_NAME) as partial:
+            partial.write_text(json_text(report, indent=1) + "\n", encoding="ascii")
         return report
 
 
@@ -134,7 +136,7 @@ def make_manifest(
     )
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="ingest")
+@command("ingest", verbatim=("videos", "out"))
 def main(cfg: DictConfig) -> None:
     report = ingest(
         Path(cfg.videos),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.storage import Location, beside, locate, open_bytes, sizes_bytes
+from gwm.folder_kind import folder_kind
 from gwm.text_files import decode_json, decode_text
 
 FORMAT = "gwm-shards"
@@ -81,6 +82,8 @@ def parse_manifest(path: Location) -> Manifest:
     if not isinstance(fields, dict):
         raise ValueError(f"{path} must hold a JSON object, holds {type(fields).__name__}. Make the shards again.")
     found = fields.pop("format", None), fields.pop("version", None)
+    if found[0] != FORMAT and isinstance(path, Path):
+        raise ValueError(f"shards={path.parent} must be a folder of shards, but {folder_kind(path.parent)}.")
     if found != (FORMAT, VERSION):
         raise ValueError(
             f"{path} has (format, version)={found}, must be {(FORMAT, VERSION)}: it was written by another release. "
@@ -109,14 +112,19 @@ def read_manifest(folder: Location) -> Manifest:
     folder = locate(folder)
     try:
         manifest = parse_manifest(beside(folder, MANIFEST_NAME))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
-            f"{beside(folder, MANIFEST_NAME)} must exist: {folder} holds no shards. Run: "
+            f"{beside(folder, MANIFEST_NAME)} must exist: {_no_shards(folder)}. Run: "
             f"python -m data.characters out={folder} (or, for videos: python -m data.ingest videos=... out={folder})"
         ) from error
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     check_shards(folder, shards, manifest.command)
     return manifest
+
+
+def _no_shards(folder: Location) -> str:
+    """Why a folder is none of shards."""
+    return f"{folder} holds no shards" + (f", {folder_kind(folder)}" if isinstance(folder, Path) else "")
 
 
 def check_shards(folder: Location, shards: list[Shard], command: str) -> None:

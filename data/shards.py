@@ -24,6 +24,7 @@ from data.actions import index
 from data.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from data.manifest import Shard, read_manifest
 from data.storage import Location, open_bytes
+from gwm.json_text import json_text
 from gwm.media import EVERY_CPU
 
 # Visually lossless, and full colour resolution: with 4:2:0, lips at 128 px lose their edge.
@@ -126,7 +127,7 @@ def encode_sample(clip: Clip) -> dict[str, Any]:
         action = io.BytesIO()
         np.save(action, clip.action)
         sample["action.npy"] = action.getvalue()
-    return sample | {"json": json.dumps(clip.info).encode("ascii")}
+    return sample | {"json": json_text(clip.info).encode("ascii")}
 
 
 def decode_sample(sample: Mapping[str, Any]) -> Clip:

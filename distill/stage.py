@@ -229,7 +229,7 @@ class DMDStage(DiTStage):
             # FSDP divides DiTs alone and leaves this to us; where DDP has averaged already, nothing changes.
             for parameter in network.model.parameters():
                 parameter.grad = self.trainer.strategy.reduce(parameter.grad, reduce_op="mean")
-        torch.nn.utils.clip_grad_norm_(network.model.parameters(), self.clip_norm, error_if_nonfinite=True)
+        torch.nn.utils.clip_grad_norm_(network.model.parameters(), self.clip_norm)
         optimizer.step()
         scheduler.step()
 

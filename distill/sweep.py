@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from gwm.condition.inputs import nothing_given
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.outputs import whole_file
 from gwm.report import Cell, Section, Table, write_report
 from gwm.rollout import Rollout
 from gwm.weights import write_json
@@ -111,14 +112,18 @@ def write_table(folder: Path, members: Sequence[Member], *, quality: str, sectio
         ]
         for member in members
     ]
-    with (folder / "table.csv").open("w", newline="") as file:
+    with whole_file(folder / "table.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
+        writer.writerows([cell if measured(cell) else "" for cell in row] for row in rows)
     note = f"pareto.svg shows {quality} against ms per chunk."
     table = Table(title="members", columns=columns, rows=rows, note=note)
     write_report(folder / "table.html", folder.name, [table, *sections])
     _draw(folder / "pareto.svg", members, quality)
+
+
+def measured(cell: Cell) -> bool:
+    return cell is not None and not (isinstance(cell, float) and not math.isfinite(cell))
 
 
 class SweepTable(Callback):
@@ -159,4 +164,5 @@ def _draw(path: Path, members: Sequence[Member], quality: str) -> None:
     axes.set_ylabel(quality)
     failed = sum(bool(member.error) for member in members)
     axes.set_title(f"{len(shown)} members, {failed} failed")
-    figure.savefig(path, metadata={"Date": None})
+    with whole_file(path) as partial:
+        figure.savefig(partial, metadata={"Date": None})

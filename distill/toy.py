@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from time import process_time
 
-import hydra
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from command.main import command
 from distill.gan import GAN, Head
 from distill.scores import DMDRules
 from distill.toy_chain import Chain, ExactTeacher, measures, toy_contract
@@ -184,7 +184,7 @@ def run(
     return found
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="toy")
+@command("toy", verbatim=("out",))
 def main(cfg: DictConfig) -> None:
     run(**{key: value for key, value in instantiate(cfg, _convert_="all").items() if key != "hydra"})
 

@@ -19,6 +19,7 @@ from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Condition
 from gwm.contract import Contract
 from gwm.schedule import add_noise, sigma_steps
+from train.finite import NotFiniteError
 from train.flow import velocity_loss
 from train.noise import chunk_sigmas, gaussian_like, step_generator
 from train.trainee import Trainee
@@ -76,7 +77,9 @@ class Fitting:
     def step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.model.parameters(), self.clip_norm, error_if_nonfinite=True)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.model.parameters(), self.clip_norm)
+        if not norm.isfinite():
+            raise NotFiniteError(f"loss={float(loss)} has a gradient norm of {float(norm)}: lower the learning rate.")
         self.optimizer.step()
         self.scheduler.step()
 

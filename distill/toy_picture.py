@@ -13,6 +13,7 @@ from distill.toy_chain import Chain
 from distill.toy_networks import ChainStudent
 from gwm.condition.inputs import Condition
 from gwm.contract import Contract
+from gwm.outputs import whole_file
 
 matplotlib.use("Agg")  # no screen
 BINS = torch.linspace(-2, 2, 61).tolist()
@@ -52,7 +53,8 @@ def draw(
     _bars(flips, f"frames that flip (data {chain.flip:g})", names, [found[n]["flips"] for n in names], chain.flip)
     for axes in (single, flips):
         axes.set_yticklabels([])  # as on the left
-    figure.savefig(path, metadata={"Date": None})
+    with whole_file(path) as partial:
+        figure.savefig(partial, metadata={"Date": None})
 
 
 def _clips(axes: Axes, made: torch.Tensor) -> None:

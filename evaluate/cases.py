@@ -27,12 +27,18 @@ class Case:
     style: str
     reference: UInt8[np.ndarray, "h w 3"]
     render: UInt8[np.ndarray, "f h w 3"]
-    mouth: Float[np.ndarray, " f"] | None  # the opening that was meant; None where no face can be measured
+    mouth: Float[np.ndarray, " f"] | None  # the opening that was meant; None where nobody knows it
     voices: Voices
+    footage: bool = False  # a recording: its face can be measured, and nobody knows where the mouth should be
 
     @property
     def speaks(self) -> bool:
         return self.mouth is not None and moves(self.mouth)
+
+    @property
+    def drawn(self) -> bool:
+        """A character whose face the mesh does not see."""
+        return self.mouth is None and not self.footage
 
     @property
     def listens(self) -> bool:
@@ -53,25 +59,27 @@ def case_of(clip: Clip) -> Case:
         render=clip.frames,
         mouth=clip.mouth if measured else None,
         voices=Voices(agent=agent, user=user, listening=listening),
+        footage=truth is None,
     )
 
 
 def test_cases(shards: Path, resolution: int, *, clips: int, listeners: int, drawn: int) -> list[Case]:
-    """The first `clips` speaking people of the test split, `listeners` whose answers can be measured, and `drawn`
-    characters of other styles; a clip may be two of these. Fewer where the split has fewer.
+    """The first `clips` speaking people of the test split, rendered or filmed, `listeners` whose answers can be
+    measured, and `drawn` characters; a clip may be two of these. Fewer where the split has fewer.
 
     Raises:
         ValueError: the split has none of them.
     """
     cases = [case_of(halved(decode_sample(sample), resolution)) for sample in read_samples(shards, "test")]
-    chosen = [case for case in cases if case.speaks][:clips]
+    chosen = [case for case in cases if case.speaks or case.footage][:clips]
     chosen += [case for case in cases if case.listens][:listeners]
-    chosen += [case for case in cases if case.mouth is None][:drawn]
+    chosen += [case for case in cases if case.drawn][:drawn]
     if not chosen:
         raise ValueError(f"shards={shards} has no test clip in which somebody speaks or listens; make more clips.")
     cases = list({case.key: case for case in chosen}.values())
-    speaking, listening = (sum(flags) for flags in zip(*((c.speaks, c.listens) for c in cases), strict=True))
-    log.info(
-        "%d clips: %d speak, %d listen, %d drawn", len(cases), speaking, listening, sum(c.mouth is None for c in cases)
-    )
+    flags = ((case.speaks, case.listens, case.drawn, case.footage) for case in cases)
+    counts = [sum(column) for column in zip(*flags, strict=True)]
+    log.info("%d clips: %d speak, %d listen, %d drawn, %d of real footage", len(cases), *counts)
+    if not counts[0]:
+        log.warning("lip-sync with the truth is not measured: in no test clip is it known where the mouth should be.")
     return cases

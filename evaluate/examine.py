@@ -20,7 +20,7 @@ from gwm.metrics.motion import exposure, frame_differences, saturation, sharpnes
 from serve.artifact import MANIFEST, Artifact
 from serve.engine import Engine
 
-VERSION = 2  # of what is measured: clips kept by another version are measured again
+VERSION = 3  # of what is measured: clips kept by another version are measured again
 FEATURE_STEP = 6  # frames between those whose features are compared
 SIDES = ("model", "renders")
 
@@ -107,12 +107,13 @@ def examine(
         "reference": case.reference,
         "chunk_frames": artifact.contract.chunk_pixel_frames,
         "voices": case.voices,
+        "footage": case.footage,
     }
     sides = {"model": frames, "renders": truth["render"]}
     rows, curves, features = {}, {}, {}
     for side, pixels in sides.items():
         rows[side], opening = judge(pixels, **truth)
-        curves[side] = over_time(pixels) | ({} if case.mouth is None else {"opening": opening})
+        curves[side] = over_time(pixels) | ({} if case.drawn else {"opening": opening})
         features[side] = frechet_features(pixels, judge)
     if seeds > 1:
         rows["model"]["seed_diversity"] = seed_diversity(takes)

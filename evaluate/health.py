@@ -7,15 +7,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import hydra
 import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
+from command.main import command
 from evaluate.sections import HEALTH, logged
 from gwm.line_chart import Line
+from gwm.outputs import whole_file
 
 matplotlib.use("Agg")  # no screen
 log = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ def draw(path: Path, stages: Mapping[str, Mapping[str, Line]]) -> None:
         axes.set_title(title, fontsize=10)
     panels[0].legend(frameon=False)
     figure.supxlabel("batch", fontsize=10)
-    figure.savefig(path, metadata={"Date": None})
+    with whole_file(path) as partial:
+        figure.savefig(partial, metadata={"Date": None})
 
 
 def curves_of(stages: Sequence[Path]) -> dict[str, dict[str, Line]]:
@@ -81,7 +83,7 @@ def curves_of(stages: Sequence[Path]) -> dict[str, dict[str, Line]]:
     return found
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="health")
+@command("health", verbatim=("stages", "out"))
 def main(cfg: DictConfig) -> None:
     stages = [Path(stage) for stage in cfg.stages]
     out = Path(cfg.out or stages[0] / "health.svg")

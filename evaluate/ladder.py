@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from command.main import command
 from distill.sweep import Member, chunk_ms, write_table
 from evaluate.cases import Case, test_cases
 from evaluate.examine import play
@@ -57,6 +57,7 @@ def judged(artifact: Artifact, case: Case, judge: Judge, *, seed: int) -> dict[s
         reference=case.reference,
         chunk_frames=artifact.contract.chunk_pixel_frames,
         voices=case.voices,
+        footage=case.footage,
     )
     return row | {"ms_per_played_chunk": float(np.median(times[1:] or times))}
 
@@ -173,7 +174,7 @@ def write(rungs: Sequence[Rung], found: Sequence[Mapping[str, Any]], errors: Seq
     write_json(climb.out / "ladder.json", {"machine": machine(), "clips": len(climb.cases), "rungs": named})
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="ladder")
+@command("ladder", verbatim=("runs", "shards", "out", "vae"))
 def main(cfg: DictConfig) -> None:
     rungs: list[Rung] = instantiate(cfg.rungs, _convert_="all")
     runs, shards, vae = Path(cfg.runs), Path(cfg.shards), load_vae(cfg.vae)

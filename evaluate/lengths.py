@@ -21,15 +21,11 @@ FPS = 24
 LOOK_S = 10  # seconds that are looked at before each length
 
 
-def meant_opening(cases: Sequence[Case], start: int, count: int) -> Float[np.ndarray, " f"]:
-    """Lip openings of a stream's frames that hears the cases' voices one after the other, again and again.
-
-    Raises:
-        ValueError: of one of the cases nobody knows where the mouth should be.
-    """
-    unknown = [case.key for case in cases if case.mouth is None]
-    if unknown:
-        raise ValueError(f"cases {unknown} must be rendered people: of others no lip-sync is known.")
+def meant_opening(cases: Sequence[Case], start: int, count: int) -> Float[np.ndarray, " f"] | None:
+    """Lip openings of a stream's frames that hears the cases' voices one after the other, again and again; None where
+    of one of them nobody knows where the mouth should be, as of real footage."""
+    if any(case.mouth is None for case in cases):
+        return None
     whole = np.concatenate([case.mouth for case in cases if case.mouth is not None])
     return whole[np.arange(start, start + count) % len(whole)]
 
@@ -68,13 +64,16 @@ def at_lengths(
         track = face_track(frames, judge.mesh)
         row = {
             "faces_found": seen(track),
-            "lip_sync": lip_sync(lip_gap(track), meant_opening(cases, start, len(frames))).correlation,
             "motion": motion_energy(frames) / max(motion, 1e-6),
             "saturation": float(saturation(frames).mean()),
         }
+        meant = meant_opening(cases, start, len(frames))
+        if meant is not None:
+            row["lip_sync"] = lip_sync(lip_gap(track), meant).correlation
         if judge.embedding is not None:
             alike = identity_similarity(frames[SPARSE], cases[0].reference, judge.embedding)
-            row["identity"] = float(np.nanmean(alike)) if np.isfinite(alike).any() else 0.0
+            if np.isfinite(alike).any():  # else no face was found, which is not a face like nobody's
+                row["identity"] = float(np.nanmean(alike))
         found[str(length)] = row
     return found
 

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import hydra
 import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -22,10 +21,12 @@ from omegaconf import DictConfig
 from PIL import Image
 from tqdm import tqdm
 
+from command.main import command
 from evaluate.cases import Case, test_cases
 from evaluate.endless import DRIFTING, Series, by_minute
 from evaluate.sections import logged, losses
 from gwm.line_chart import Line, thinned
+from gwm.outputs import whole_file
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from train.gates import read_gates
@@ -65,7 +66,7 @@ def strip(artifact: Artifact, cases: list[Case], *, people: int, drawn: int, fra
     Raises:
         ValueError: there are fewer characters than that, or nobody speaks.
     """
-    persons, figures = ([case for case in cases if (case.mouth is None) is flat] for flat in (False, True))
+    persons, figures = ([case for case in cases if case.drawn is flat] for flat in (False, True))
     voices = [case.voices.agent for case in cases if case.speaks]
     if len(persons) < people or len(figures) < drawn or not voices:
         raise ValueError(
@@ -95,7 +96,8 @@ def draw_drift(path: Path, series: Series, *, band: float) -> None:
     charts[0, 0].legend(frameon=False, fontsize="small")
     figure.supxlabel("minutes of one stream")
     figure.supylabel("over the first minute's")
-    figure.savefig(path, metadata={"Date": None})
+    with whole_file(path) as partial:
+        figure.savefig(partial, metadata={"Date": None})
 
 
 def draw_training(path: Path, curves: Mapping[str, Mapping[str, Line]]) -> None:
@@ -111,20 +113,22 @@ def draw_training(path: Path, curves: Mapping[str, Mapping[str, Line]]) -> None:
         axes.set_title(stage)
         axes.set_xlabel("step")
         axes.legend(frameon=False, fontsize="small")
-    figure.savefig(path, metadata={"Date": None})
+    with whole_file(path) as partial:
+        figure.savefig(partial, metadata={"Date": None})
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="pictures")
+@command("pictures", verbatim=("artifact", "shards", "report", "runs", "out"))
 def main(cfg: DictConfig) -> None:
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     artifact = load_artifact(cfg.artifact)
     cases = test_cases(Path(cfg.shards), artifact.contract.resolution, clips=ALL, listeners=ALL, drawn=ALL)
     picture = Image.fromarray(strip(artifact, cases, people=cfg.people, drawn=cfg.drawn, frames=cfg.frames))
-    picture.save(out / "character.jpg", quality=88)
+    with whole_file(out / "character.jpg") as partial:
+        picture.save(partial, quality=88)
     if cfg.report:
         series = json.loads(Path(cfg.report).read_text())["long_series"]
-        draw_drift(out / "drift.svg", {name: np.array(values) for name, values in series.items()}, band=cfg.band)
+        draw_drift(out / "drift.svg", {name: np.array(values, float) for name, values in series.items()}, band=cfg.band)
     if cfg.runs:
         runs = Path(cfg.runs)
         draw_training(

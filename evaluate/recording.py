@@ -3,16 +3,16 @@
 python -m evaluate.recording video=talk.mp4
 """
 
-import json
 import logging
 from pathlib import Path
 
-import hydra
 import numpy as np
 from jaxtyping import Float, UInt8
 from omegaconf import DictConfig
 
+from command.main import command
 from gwm.face import FaceMesh
+from gwm.json_text import json_text
 from gwm.media import read_audio, read_video
 from gwm.metrics.face_track import eye_contrast, face_track, mouth_crops, seen
 from gwm.metrics.judge import LEAST_SEEN
@@ -56,11 +56,11 @@ def judge_recording(
     }
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="recording")
+@command("recording", verbatim=("video", "sync"))
 def main(cfg: DictConfig) -> None:
     frames, fps = read_video(cfg.video)
     net = load_sync_net(Path(cfg.sync))
-    log.info(json.dumps(judge_recording(at_24_fps(frames, fps), read_audio(cfg.video), FaceMesh(), net), indent=1))
+    log.info(json_text(judge_recording(at_24_fps(frames, fps), read_audio(cfg.video), FaceMesh(), net), indent=1))
 
 
 if __name__ == "__main__":

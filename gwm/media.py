@@ -7,8 +7,8 @@ import contextlib
 import functools
 import io
 import logging
-import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from jaxtyping import Float, Int, UInt8
 
 from gwm.decoding import Damage
 from gwm.file_checks import check_file, seen_kind
+from gwm.outputs import whole_file
 from gwm.sound import find_track, mono_blocks
 from gwm.video_frames import NOMINAL_FPS, ColourError, RgbReader, picture_stream, pictures, pixel_aspect
 
@@ -39,6 +40,29 @@ VIDEO_OPTIONS = {"crf": "18", "preset": "veryfast", "bf": "0"} | EVERY_CPU
 AUDIO_BITS_PER_SECOND = 96_000
 # faststart: players begin before the file has arrived. Timescale: durations to the sample, not to the millisecond.
 CONTAINER_OPTIONS = {"movflags": "faststart", "movie_timescale": "24000"}
+# Two-pass quality of VP9 needs a bit rate of 0; cpu-used 4 is ten times as fast as the default.
+VP9_OPTIONS = {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A file format, by FFmpeg's name, and the codecs inside it."""
+
+    name: str
+    picture: str
+    sound: str
+    picture_options: dict[str, str]
+    options: dict[str, str]
+
+
+_MP4 = Container("mp4", "libx264", "aac", VIDEO_OPTIONS, CONTAINER_OPTIONS)
+CONTAINERS = {
+    ".mp4": _MP4,
+    ".m4v": _MP4,
+    ".mov": replace(_MP4, name="mov"),
+    ".mkv": replace(_MP4, name="matroska", options={}),
+    ".webm": Container("webm", "libvpx-vp9", "libopus", VP9_OPTIONS, {}),
+}
 
 
 def read_audio(path: str | Path, *, sample_rate: int = SAMPLE_RATE) -> Float[np.ndarray, " t"]:
@@ -103,15 +127,16 @@ def write_video(
     fps: int = 24,
     sample_rate: int = SAMPLE_RATE,
 ) -> None:
-    """H.264 and AAC in an mp4 in which picture and sound start together and last equally long.
+    """A film in which picture and sound start together and last equally long, in the container of its suffix.
 
     Frames may come from a generator and are encoded as they come. Sound is cut, or continued with silence, at the end
     of the last frame. The file appears only when it is complete; an existing one stays until then.
 
     Raises:
-        ValueError: no frame, an odd height or width, or a sample rate that is not whole samples a frame.
+        ValueError: an unknown suffix, no frame, an odd side, or a sample rate that is not whole samples a frame.
         OSError: the file cannot be written, such as on a full disk; nothing is left of it.
     """
+    kind = container_of(path)
     if sample_rate % fps:
         raise ValueError(f"sample_rate={sample_rate} must be a multiple of fps={fps}: a frame is whole samples.")
     frames = iter(pixel_frames)
@@ -121,21 +146,30 @@ def write_video(
     height, width = first.shape[:2]
     if height % 2 or width % 2:
         raise ValueError(f"frames of {height} x {width} must have even sides: H.264 halves the colours. Crop or pad.")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with av.open(str(partial), "w", format="mp4", options=CONTAINER_OPTIONS) as container:
-            picture = _add_picture(container, height, width, fps)
-            sound = container.add_stream("aac", rate=sample_rate, layout="mono", bit_rate=AUDIO_BITS_PER_SECOND)
+    # Absolute, as FFmpeg takes what stands before a colon for a protocol.
+    with whole_file(Path(path).absolute()) as partial:
+        with av.open(str(partial), "w", format=kind.name, options=kind.options) as container:
+            picture = _add_picture(container, kind, height, width, fps)
+            sound = container.add_stream(kind.sound, rate=sample_rate, layout="mono", bit_rate=AUDIO_BITS_PER_SECOND)
+            assert isinstance(sound, AudioStream)
             _mux(container, picture, sound, chain([first], frames), audio.astype(np.float32))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
-def _add_picture(container: OutputContainer, height: int, width: int, fps: int) -> VideoStream:
-    stream = container.add_stream("libx264", rate=fps, options=VIDEO_OPTIONS)
+def container_of(path: str | Path) -> Container:
+    """What a film of this name is written as.
+
+    Raises:
+        ValueError: the suffix is none of those that can be written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in CONTAINERS:
+        raise ValueError(f"out={path} must end in {', '.join(CONTAINERS)}: the suffix says how the film is written.")
+    return CONTAINERS[suffix]
+
+
+def _add_picture(container: OutputContainer, kind: Container, height: int, width: int, fps: int) -> VideoStream:
+    stream = container.add_stream(kind.picture, rate=fps, options=kind.picture_options)
+    assert isinstance(stream, VideoStream)
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
     # Named, as players guess the colours of small files in different ways.
     context = stream.codec_context
@@ -217,8 +251,8 @@ def steady(times_s: Float[np.ndarray, " n"], declared_fps: float) -> tuple[Int[n
 def _reading(source: str | Path | bytes, rule: str, *, name: str | Path) -> Iterator[InputContainer]:
     """An open file; whatever FFmpeg finds wrong while it is read becomes a ValueError with the rule."""
     try:
-        where = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-        # Tags in other encodings than UTF-8 do not matter.
+        # An absolute path: FFmpeg takes x:y.mp4 for a protocol. Tags in other encodings than UTF-8 do not matter.
+        where = io.BytesIO(source) if isinstance(source, bytes) else str(Path(source).absolute())
         with av.open(where, "r", metadata_errors="ignore") as container:
             yield container
     except av.error.FFmpegError as error:

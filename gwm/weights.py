@@ -12,13 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gwm.json_text import json_text
+
 FORMAT, VERSION = "gwm-weights", 1
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write whole or not at all."""
+    """Write whole or not at all; numbers that are not finite become null."""
     partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.write_text(json_text(value, indent=1) + "\n")
     os.replace(partial, path)
 
 

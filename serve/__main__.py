@@ -4,9 +4,9 @@ import asyncio
 import logging
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from command.main import command
 from serve.live.agent import TurnTaking
 from serve.live.endpoints import Endpoint
 from serve.live.log_lines import log_to_stdout
@@ -17,7 +17,7 @@ from serve.live.session import Timeouts
 log = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="serve")
+@command("serve", verbatim=("artifact", "characters"))
 def main(cfg: DictConfig) -> None:
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     log_to_stdout(as_json=values.pop("log_json"))

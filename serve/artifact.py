@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from gwm.autoencoder import Autoencoder, build_autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.folder_kind import folder_kind
 from gwm.weights import check_keys
 from serve.quantise import check_recipe, quantise
 
@@ -54,13 +55,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(
-            f"artifact={folder} has no {MANIFEST}: it must be a folder that stage=export wrote. "
+            f"artifact={folder} must be a folder that stage=export wrote, but {folder_kind(folder)}. "
             f"Make one with: {EXPORT_COMMAND}"
         )
     try:
         manifest = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} must be JSON ({error}): it was damaged. Export it again: {EXPORT_COMMAND}") from error
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"artifact={folder} must be a folder that stage=export wrote, but {folder_kind(folder)}.")
     found = manifest.get("format"), manifest.get("version")
     if found != (FORMAT, VERSION):
         raise ValueError(

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
-import hydra
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -17,9 +16,11 @@ from omegaconf import DictConfig
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from command.main import command
 from gwm.face import FaceMesh
 from gwm.images import read_image
-from gwm.media import read_audio, write_video
+from gwm.media import container_of, read_audio, write_video
+from gwm.outputs import check_output
 from gwm.portraits import crop_to_face, warn_if_enlarged
 from serve.artifact import load_artifact
 from serve.driver import Driver
@@ -28,6 +29,7 @@ from serve.graphs import capture_cuda
 from serve.parallel.division import join
 from serve.parallel.ranks import Ranks
 from serve.pipeline import Pipeline, second_device
+from serve.threads import choose_threads
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +73,17 @@ def generate(
 
     Raises:
         FileNotFoundError: there is no artifact.
-        ValueError: artifact, image or sound cannot be used; the message names the file.
+        ValueError: artifact, image, sound or `out` cannot be used; the message names the file.
         OSError: the clip cannot be written; nothing is left of it.
     """
     ranks = join(parallel)
+    if ranks is None or not ranks.rank:
+        container_of(out)
+        check_output(Path(out))
     engine = _engine(artifact, ranks, seed=seed)
     if ranks is not None and ranks.rank:
         return engine.follow()
+    choose_threads(engine)
     contract = engine.contract
     agent, other = read_voices(audio, user)
     portrait = read_portrait(image, contract.resolution, crop=crop)
@@ -115,7 +121,7 @@ def _driver(engine: Engine) -> AbstractContextManager[Driver]:
     return Pipeline(engine) if engine.device.type == "cuda" else nullcontext(engine)
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="generate")
+@command("generate", verbatim=("artifact", "image", "audio", "user", "out"))
 def main(cfg: DictConfig) -> None:
     names = ("image", "audio", "out", "user", "seed", "crop", "parallel")
     generate(cfg.artifact, **{name: cfg[name] for name in names})

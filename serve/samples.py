@@ -7,6 +7,7 @@ python -m serve.samples speech       prints the path of the recording
 import sys
 from pathlib import Path
 
+from command.refusal import refusals
 from gwm.optional import optional_folder
 
 # Grace Hopper, U.S. Navy, public domain; ships with matplotlib.
@@ -30,4 +31,5 @@ def sample_path(name: str) -> Path:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{sample_path(*sys.argv[1:])}\n")
+    with refusals():
+        sys.stdout.write(f"{sample_path(' '.join(sys.argv[1:]))}\n")

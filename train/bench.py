@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from command.main import command
+from gwm.outputs import check_output
 from gwm.weights import write_json
 from train.measure import PRECISIONS, autocast, measure_pass
 from train.peak import matmul_flops, timed
@@ -90,8 +91,9 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="bench_train")
+@command("bench_train", verbatim=("out",))
 def main(cfg: DictConfig) -> None:
+    check_output(Path(cfg.out))
     settings = {key: cfg[key] for key in ("precision", "device", "steps", "warmup_steps")}
     result = bench(instantiate(cfg.geometry, _convert_="all"), instantiate(cfg.optimizer, _convert_="all"), **settings)
     name = cfg.geometry_name

@@ -32,7 +32,10 @@ def require(folder: str | Path, *, stage: str) -> Path:
             f"{folder} does not exist: this stage starts from what stage={stage} leaves. "
             f"Make it with: python train.py stage={stage} name={name}"
         )
-    failed = json.loads((folder / "config.json").read_text()).get("gate", {}).get("failed")
+    gate = json.loads((folder / "config.json").read_text()).get("gate", {})
+    failed = gate.get("failed")
+    if gate.get("not_measured"):
+        log.warning("%s was judged without %s, which nobody measured.", folder, ", ".join(gate["not_measured"]))
     if failed:
         log.warning("%s did not pass its gate (%s): do not expect more of this stage.", folder, "; ".join(failed))
     return folder

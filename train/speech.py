@@ -64,6 +64,8 @@ def judge_speech(model: VisemeClassifier, voices: VoiceBatch) -> dict[str, Any]:
     heard, meant = model(voices.windows).softmax(dim=-1), voices.visemes
     pairs = [(jaw(h), jaw(m)) for h, m in zip(heard, meant, strict=True)]
     scores = [correlation(h, m) for h, m in pairs if moves(m)]
+    if not scores:
+        return {"clips": 0, "not_measured": ["jaw"]}
     return {"clips": len(scores), "jaw": float(np.mean(scores))}
 
 

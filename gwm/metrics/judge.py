@@ -15,10 +15,12 @@ from gwm.metrics.identity import FaceEmbedding, identity_similarity
 from gwm.metrics.lip_sync import lip_sync, moves
 from gwm.metrics.listening import LEAST_FRAMES, false_mouth, num_blinks, num_nods, per_minute, response
 from gwm.metrics.motion import border_flicker, exposure, motion_energy, saturation, sharpness
-from gwm.metrics.sync_net import CROP_PX, SyncNet, load_sync_net, sync_score
+from gwm.metrics.sync_net import CROP_PX, MAX_LAG, WINDOW_FRAMES, SyncNet, load_sync_net, sync_score
 from gwm.optional import MissingPackageError
 
 SPARSE = slice(None, None, 12)  # identity and perceptual distance cost 0.1 s a frame, and change slowly
+LEAST_SOUND = 1e-3  # root mean square of a voice, below which nobody speaks
+LEAST_SYNC_FRAMES = MAX_LAG + WINDOW_FRAMES + 2
 LEAST_SEEN = 0.9  # share of frames with a face, below which what is read from faces means nothing
 
 
@@ -64,32 +66,35 @@ class Judge:
         reference: UInt8[np.ndarray, "h w 3"],
         chunk_frames: int,
         voices: Voices | None = None,
+        footage: bool = False,
     ) -> tuple[dict[str, float], Float[np.ndarray, " f"]]:
         """Numbers of one clip, and the lip opening that was measured.
 
-        mouth: the opening that was meant; None for a drawn character, whose face the mesh does not see: nothing is
-        then read from faces, and the opening is NaN.
+        mouth: the opening that was meant; None where nobody knows it. Of `footage` everything else about the face is
+        measured then; of a drawn character, whose face the mesh does not see, nothing, and the opening is NaN.
 
         lip_sync: correlation at lag 0; lag_frames: > 0 when the mouth is late; psnr in dB; motion: in units of the
         render's; border_flicker: 1 is seamless; identity: 1 - distance to the reference; perceptual: 0 is equal. For
         what `voices` adds see `gwm.metrics.listening` and `gwm.metrics.sync_net`.
         """
         row = self.pictures(frames, render, chunk_frames=chunk_frames)
-        if mouth is None:
+        if mouth is None and not footage:
             return row, np.full(len(frames), np.nan)
         track = face_track(frames, self.mesh)
         row["faces_found"] = seen(track)
         opening = lip_gap(track)
-        if moves(mouth):
+        if mouth is not None and moves(mouth):
             sync = lip_sync(opening, mouth)
             row |= {"lip_sync": sync.correlation, "lag_frames": float(sync.lag_frames)}
-        if self.embedding is not None:
+        # A recording may show its person from behind, in the reference too.
+        if self.embedding is not None and not (footage and self.embedding(reference) is None):
             alike = identity_similarity(frames[SPARSE], reference, self.embedding)
             if np.isfinite(alike).any():
                 row["identity"] = float(np.nanmean(alike))
         if voices is not None and row["faces_found"] >= LEAST_SEEN:
             row |= self.conversation(frames, track, voices, reference)
-            if self.sync_net is not None and moves(mouth):
+            speaks = np.square(voices.agent).mean() ** 0.5 > LEAST_SOUND if mouth is None else moves(mouth)
+            if self.sync_net is not None and speaks and len(frames) >= LEAST_SYNC_FRAMES:
                 row |= synchrony(self.sync_net, frames, track, voices)
         return row, opening
 
@@ -144,6 +149,7 @@ def synchrony(net: SyncNet, frames: UInt8[np.ndarray, "f h w 3"], track: Track, 
 
 
 def means(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of every metric over the clips that have it."""
+    """Mean of every metric over the clips in which it was measured; without any, it is left out."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+    values = {name: np.array([row.get(name) for row in rows], float) for name in names}  # None becomes NaN
+    return {name: float(np.nanmean(found)) for name, found in values.items() if np.isfinite(found).any()}

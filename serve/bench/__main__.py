@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from command.main import command
 from serve.bench.case import Case
 from serve.bench.kernels import compare_kernels
 from serve.bench.ladder import climb, compare_batches, compare_blocks, compare_caches
@@ -52,6 +52,8 @@ def bench(
 
     A part that this device cannot do says why in its place, and the others go on.
     """
+    if min(chunks, rounds) < 1:
+        raise ValueError(f"chunks={chunks} and rounds={rounds} must be at least 1: nothing else can be timed.")
     results = Results(out, name, stopwatch.device)
     log.info("%s", results.values["machine"])
 
@@ -95,7 +97,7 @@ def _simulated(row: Row, streams: list[int]) -> Row:
     return {"case": row["case"], "simulated_s": SIMULATED_S, **lengths, "policies": policies}
 
 
-@hydra.main(version_base="1.3", config_path="../../configs", config_name="bench")
+@command("bench", verbatim=("name", "artifact", "out"))
 def main(cfg: DictConfig) -> None:
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     dtype, device = values.pop("dtype"), values.pop("device") or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,13 +13,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import hydra
 import numpy as np
 import soundfile
 import soxr
 import torch
 from omegaconf import DictConfig
 
+from command.main import command
+from gwm.outputs import check_output
 from serve.bench.browser import knock, open_browser, open_page, start_talking
 from serve.bench.flash_and_beep import flash_minus_beep
 from serve.bench.live_numbers import SETTLE_S, drift, growth, picture, spread
@@ -124,9 +125,13 @@ async def bench(artifact: str, *, seconds: float, sessions: int, overrides: list
     return report
 
 
-@hydra.main(version_base="1.3", config_path="../../configs", config_name="bench_live")
+@command("bench_live", verbatim=("artifact", "out"))
 def main(cfg: DictConfig) -> None:
     log_to_stdout(as_json=False)
+    if cfg.minutes <= 0:
+        raise ValueError(f"minutes={cfg.minutes} must be above 0: that long somebody talks.")
+    if cfg.out:
+        check_output(Path(cfg.out))
     options: dict[str, Any] = {"seconds": 60 * cfg.minutes, "sessions": cfg.sessions, "overrides": list(cfg.serve)}
     report = asyncio.run(bench(cfg.artifact, **options))
     text = keep(report, cfg.out)  # what took minutes is safe

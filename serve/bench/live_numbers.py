@@ -28,10 +28,11 @@ def drift(values: Sequence[float]) -> dict[str, float | int]:
     return {**spread(values), "count": len(values), "moved": round(moved, 1)}
 
 
-def growth(sizes: Sequence[float], *, every_s: float) -> dict[str, float | list[int]]:
+def growth(sizes: Sequence[float], *, every_s: float) -> dict[str, float | list[int] | None]:
     """How a size goes on after the warm-up: of the least of each minute, the slope and the whole change in percent.
 
-    A sentence that is being spoken takes memory and gives it back; what leaks is missing between two sentences too.
+    A sentence that is being spoken takes memory and gives it back; what leaks is missing between two sentences too. The
+    change is None for a run too short to have two such windows.
     """
     settled = np.asarray(sizes[round(WARM_UP * len(sizes)) :], float)
     window = max(1, min(round(FLOOR_S / every_s), len(settled) // 4))
@@ -44,7 +45,7 @@ def growth(sizes: Sequence[float], *, every_s: float) -> dict[str, float | list[
         "end": round(float(least[-1]), 1),
         "peak": round(float(settled.max()), 1),
         "slope_per_minute": round(float(slope), 3),
-        "change_percent": round(float(100 * (least[-1] - least[0]) / least[0]), 2),
+        "change_percent": round(float(100 * (least[-1] - least[0]) / least[0]), 2) if len(least) > 1 else None,
         "curve": [round(size) for size in sizes[:: max(1, len(sizes) // POINTS)]],
     }
 

@@ -1,11 +1,12 @@
 """What was asked of a live conversation, beside what a run has measured."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gwm.json_text import json_text
+from gwm.outputs import whole_file
 from serve.bench.report import table
 
 FPS, FPS_OFF = 24.0, 0.5
@@ -44,9 +45,10 @@ def verdict_table(rows: list[dict[str, Any]]) -> str:
 
 def keep(report: dict[str, Any], out: str | None) -> str:
     """The report and what it reaches, as JSON; into the file too, where there is one."""
-    text = json.dumps(report | {"verdict": verdict(report)}, indent=1)
+    text = json_text(report | {"verdict": verdict(report)}, indent=1)
     if out:
-        Path(out).write_text(text + "\n")
+        with whole_file(Path(out)) as partial:
+            partial.write_text(text + "\n")
     return text
 
 
@@ -92,7 +94,7 @@ def _others(report: dict[str, Any]) -> Iterator[Row]:
     yield from _picture(report["with_others_knocking"], " while others knock")
     told = [knock["status"] == 429 and bool(knock["retry_after"]) for knock in report["others"]]
     measured = ", ".join(f"{knock['status']} after {knock['retry_after']}" for knock in report["others"])
-    yield Row("the others are refused", "429, Retry-After", measured, all(told))
+    yield Row("the others are refused", "429, Retry-After", measured or "-", all(told) if told else None)
 
 
 def _within(what: str, value: float | None, limit: float, unit: str) -> Row:

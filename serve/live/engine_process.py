@@ -32,14 +32,19 @@ class Engines:
     """What runs in the process: one engine per session, called by name. Those of sessions that have ended are kept for
     later ones, with their storage and graphs."""
 
-    def __init__(self, artifact: str, *, device: str | None, num_threads: int) -> None:
+    def __init__(self, artifact: str, *, device: str | None, num_threads: int | None) -> None:
         import torch  # here: the parent process never needs it
 
         from serve.artifact import load_artifact
+        from serve.engine import Engine
         from serve.graphs import capture_on
+        from serve.threads import choose_threads
 
-        torch.set_num_threads(num_threads)
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
         self.artifact = load_artifact(Path(artifact), device=device)
+        if num_threads is None:
+            choose_threads(Engine(self.artifact, seed=0))
         self.capture = capture_on(self.artifact.dit.head.weight.device)
         self.engines: dict[str, Any] = {}
         self.free: list[Any] = []
@@ -90,7 +95,7 @@ class Engines:
         return float(np.median(times[WARMUP_STEPS:]))
 
 
-def serve_engines(connection: Connection, artifact: str, device: str | None, num_threads: int) -> None:
+def serve_engines(connection: Connection, artifact: str, device: str | None, num_threads: int | None) -> None:
     """Answer calls with (result, error) until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, also after Ctrl-C
     engines = Engines(artifact, device=device, num_threads=num_threads)
@@ -114,7 +119,7 @@ class _Child:
 class EngineProcess:
     """The parent's end: one call at a time, in the order in which they came; a lost process is replaced by `start`."""
 
-    def __init__(self, artifact: str, *, device: str | None = None, num_threads: int = 1) -> None:
+    def __init__(self, artifact: str, *, device: str | None = None, num_threads: int | None = 1) -> None:
         self.arguments = (artifact, device, num_threads)
         self.restarts = -1
         # One thread, so that a call whose caller was cancelled still gets its answer before the next call is sent.

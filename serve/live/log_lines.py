@@ -1,11 +1,12 @@
 """Log lines that a person or a machine reads, each with the session it belongs to."""
 
-import json
 import logging
 import sys
 from contextvars import ContextVar
 
 from loguru import logger as pipecat_logger
+
+from gwm.json_text import json_text
 
 # Tasks inherit it from the task that starts them, so everything that a session does carries its id.
 SESSION: ContextVar[str] = ContextVar("session", default="-")
@@ -27,7 +28,7 @@ class _JsonLines(logging.Formatter):
         fields |= {"message": record.getMessage(), **extra}
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str)
+        return json_text(fields, default=str)
 
 
 def log_to_stdout(*, as_json: bool) -> None:

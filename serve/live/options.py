@@ -27,7 +27,7 @@ class ServerOptions:
     origins: list[str]  # of other sites whose pages may use it
     trusted_proxies: list[str]  # addresses or networks whose X-Forwarded-For says who the visitor is
     device: str | None
-    num_threads: int
+    num_threads: int | None
     lead_ms: float
     capacity: int | None  # None: measured at the start
     retry_after_s: int

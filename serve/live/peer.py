@@ -23,6 +23,7 @@ from aiortc.codecs import CODECS
 from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import SessionDescription
 
+from gwm.json_text import json_text
 from serve.live.recogniser import SAMPLE_RATE
 from serve.live.sound import Sound
 
@@ -95,7 +96,7 @@ class Peer:
     def send(self, message: dict[str, Any]) -> None:
         channel = self._channel
         if channel and channel.readyState == "open" and channel.bufferedAmount < CHANNEL_BYTES:
-            channel.send(json.dumps(message))
+            channel.send(json_text(message))
 
     async def close(self) -> None:
         if self._listening:

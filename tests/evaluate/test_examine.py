@@ -54,6 +54,15 @@ def played(monkeypatch) -> list[tuple[int, float]]:
     return calls
 
 
+def test_footage_is_not_taken_for_a_drawing():
+    clip = SimpleNamespace(
+        key="a", frames=np.zeros((2, 4, 4, 3), np.uint8), reference=np.zeros((4, 4, 3), np.uint8), truth=None,
+        voices=(np.zeros(2000), np.zeros(2000)), info={"style": "footage"},
+    )  # fmt: skip
+    filmed = case_of(clip)
+    assert filmed.footage and not filmed.drawn and not filmed.speaks
+
+
 def test_a_clip_is_played_with_every_seed_and_with_another_user(played):
     listener, other = case(listening=True), case(seed=1).voices.user
     result = examine(ARTIFACT, listener, Judged(), seed=3, seeds=2, other_user=other)

@@ -71,6 +71,17 @@ def test_drawn_characters_are_measured_without_a_face(talks, judge):
     assert row["psnr"] > 58
 
 
+def test_footage_is_measured_as_far_as_it_needs_no_truth(talks, judge):
+    """The same clip with and without its truth: all but the lip-sync, for which a network stands in."""
+    talk = talks[0]
+    voice = np.full(24_000, 0.1, np.float32)
+    truth = {"render": talk.frames, "reference": talk.frames[0], "chunk_frames": 4}
+    truth["voices"] = Voices(agent=voice, user=0 * voice, listening=np.zeros(24, bool))
+    known, unknown = (judge(talk.frames, **truth, mouth=m, footage=m is None)[0] for m in (talk.mouth, None))
+    assert unknown == {name: value for name, value in known.items() if name not in ("lip_sync", "lag_frames")}
+    assert unknown["faces_found"] == 1 and "psnr" in unknown
+
+
 def test_listening_is_judged_where_the_user_speaks(talks, judge):
     """The same clip: its mouth moves, which is wrong only while it should listen."""
     talk = talks[0]

@@ -144,6 +144,43 @@ def test_index_comes_before_the_media(tmp_path: Path):
     assert 0 < data.find(b"moov") < data.find(b"mdat")
 
 
+@pytest.mark.parametrize(
+    "suffix, name, codecs",
+    [
+        (".mp4", "mp4", ("h264", "aac")),
+        (".MOV", "mov", ("h264", "aac")),
+        (".mkv", "matroska", ("h264", "aac")),
+        (".webm", "webm", ("vp9", "opus")),
+    ],
+)
+def test_the_suffix_says_how_a_film_is_written(tmp_path: Path, suffix: str, name: str, codecs: tuple[str, str]):
+    path, sound = tmp_path / f"a{suffix}", babble(RATE)
+    frames = np.full((FPS, 64, 64, 3), (200, 90, 40), np.uint8)
+    write_video(path, frames, sound)
+    with av.open(str(path)) as container:
+        assert name in container.format.name.split(",")
+        found = container.streams.video[0].codec_context.name, container.streams.audio[0].codec_context.name
+    assert found == codecs
+    shown, fps = read_video(path)
+    assert (len(shown), fps) == (FPS, FPS) and np.abs(shown.astype(int) - frames).mean() < 3
+    lag, alike = best_lag(sound, read_audio(path))
+    assert abs(lag) < RATE / FPS / 4 and alike > 0.9
+
+
+def test_another_suffix_is_refused_with_those_there_are(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"must end in \.mp4, \.m4v, \.mov, \.mkv, \.webm"):
+        write_video(tmp_path / "a.gif", np.zeros((2, 64, 64, 3), np.uint8), np.zeros(0, np.float32))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["http:x.mp4", "concat:a|b.mp4", "-x.mp4", "é%03d.mp4", "pipe:1.mp4", "a?b=c.mp4"])
+def test_no_file_name_is_a_protocol(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(name, np.zeros((FPS, 64, 64, 3), np.uint8), babble(RATE))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert len(read_video(name)[0]) == FPS and len(read_audio(name)) >= RATE
+
+
 def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path):
     """A limit on the size of files fails a write as a full disk does: in the middle of it."""
     path = tmp_path / "a.mp4"

@@ -113,7 +113,7 @@ def test_no_artifact_names_the_command(tmp_path: Path):
 
 MANIFEST_FAULTS = {
     "other_version": (lambda m: m.update(version=2), r"must be \('gwm-artifact', 1\)"),
-    "other_format": (lambda m: m.update(format="gwm-weights"), r"must be \('gwm-artifact', 1\)"),
+    "other_format": (lambda m: m.update(format="gwm-weights"), "must be a folder that stage=export wrote"),
     "missing_key": (lambda m: m.pop("gates"), r"missing keys \['gates'\]"),
     "foreign_key": (lambda m: m.update(speed=1), r"foreign keys \['speed'\]"),
     "missing_file": (lambda m: m["files"].pop("vae.safetensors"), r"missing keys \['vae.safetensors'\]"),

@@ -10,6 +10,7 @@ import torch
 
 from tests.data.test_encode import CLIPS, make
 from tests.train.devices import on_two, train
+from tests.train.test_finite import kept_step, stops_on_both
 from tests.train.test_resume import weights
 
 STEPS, HALF = 4, 2
@@ -48,7 +49,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         add(f"{name}-{strategy}", name, strategy)
         add(f"{name}-one-{strategy}", name, strategy, resume=f"{name}-one/step={HALF}.ckpt")
     add("causal-fsdp-passes", "causal", "fsdp", device_batch=1)
-    on_two([run for key, run in plan.items() if key not in alone])
+    stops = partial(stops_on_both, folder / "stopped", folders)
+    on_two([*(run for key, run in plan.items() if key not in alone), stops])
     alone = set(plan)
     for name, strategy in PAIRS:
         add(f"{name}-{strategy}-one", name, "one", resume=f"{name}-{strategy}/step={HALF}.ckpt")
@@ -109,3 +111,8 @@ def test_sharded_checkpoints_are_whole_files(runs: Path):
         for mine, theirs in zip(sharded["optimizer_states"], alone["optimizer_states"], strict=True):
             assert mine["state"].keys() == theirs["state"].keys() and mine["state"]
             assert all(mine["state"][n]["exp_avg"].shape == theirs["state"][n]["exp_avg"].shape for n in mine["state"])
+
+
+def test_both_devices_stop_where_one_meets_a_number_that_is_not_finite(runs: Path):
+    assert {path.name for path in (runs / "stopped").glob("stopped*")} == {"stopped0", "stopped1"}
+    assert kept_step(runs / "stopped") == 4

@@ -1,0 +1,1 @@
+"""What every command line of gwm shares. Read `main` (the decorator), `overrides` (quoting), `refusal` (errors)."""

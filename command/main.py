@@ -1,0 +1,154 @@
+"""The decorator of every command that reads its settings with Hydra."""
+
+import difflib
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from command.overrides import quoted
+from command.refusal import ROOT, refusals, root_cause, sentence, tell
+
+CONFIGS = ROOT / "configs"
+UNKNOWN = re.compile(r"Could not override '(.+?)'")
+SEVERAL = re.compile(r"Ambiguous value for argument '(.+?)'\n")
+NEGATIVE = re.compile(r"([\w.]+)=(-[\d.]+(?:e[+-]?\d+)?)")
+NO_CHOICE = re.compile(r"You must specify '(.+?)'.*Available options:\s+(.*)", re.DOTALL)
+GROUP = re.compile(r"[\w/]+=\w+")
+KINDS = {bool: "true or false", int: "a number", float: "a number"}
+
+Task = Callable[[DictConfig], Any]
+
+
+def command(
+    config: str, *, verbatim: Collection[str] = (), chain: str | None = None
+) -> Callable[[Task], Callable[[], None]]:
+    """Make a function of its settings the main function of a command; `configs/<config>.yaml` holds the settings.
+
+    verbatim: settings taken to the letter, such as paths (see `command.overrides.quoted`).
+    chain: the setting whose values build on each other: with `-m` the first that fails ends the run. Members that vary
+        other settings stand by themselves: the others go on, and the exit status is 1 in the end.
+    """
+
+    def decorate(task: Task) -> Callable[[], None]:
+        @functools.wraps(task)
+        def main() -> None:
+            given, told = sys.argv[1:], []
+            several = not {"-m", "--multirun"}.isdisjoint(given)
+            arguments = quoted(given, verbatim, multirun=several)
+            explain = functools.partial(explained, config=config, arguments=arguments)
+            ends = not several or any(_sweeps(argument, chain) for argument in given)
+
+            @functools.wraps(task)
+            def member(cfg: DictConfig) -> Any:
+                sys.argv[1:] = given  # for processes that are started with the same command line
+                try:
+                    return task(cfg)
+                except Exception as error:
+                    tell(error, explain)  # now: other members may take hours
+                    told.append(root_cause(error))
+                    if ends:
+                        sys.exit(1)
+                    raise
+
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `refusals` tells
+            sys.argv[1:] = arguments
+            with refusals(explain, told):
+                refuse_negative(config, arguments)
+                hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config)(member)()
+
+        return main
+
+    return decorate
+
+
+def _sweeps(argument: str, key: str | None) -> bool:
+    name, _, value = argument.partition("=")
+    return name == key and "," in value
+
+
+def explained(error: Exception, *, config: str, arguments: list[str]) -> str | None:
+    """A sentence about settings that are unknown, missing, of another kind or no choice; None for other errors."""
+    file = f"configs/{config}.yaml"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"{group}={choice} must be one of {', '.join(error.options)}.{_nearest(choice, error.options)}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return f"--config-name {error.missing_cfg_file} must be the name of a file configs/*.yaml, and there is none."
+    if match := SEVERAL.match(str(error)):
+        return f"{match[1]} is several values. As a list: key=[a,b]. As one text: 'key=\"a,b\"'. A run for each: -m."
+    if isinstance(error, MissingMandatoryValue) and error.full_key:
+        return f"{error.full_key}=... must be given: {file} says what it is."
+    if isinstance(error, ConfigCompositionException) and (match := NO_CHOICE.match(str(error))):
+        return f"{match[1]}=... must be given, one of: {', '.join(match[2].split())}."
+    if isinstance(error, ConfigCompositionException) and (match := UNKNOWN.match(str(error))):
+        near = _nearest(match[1], list(_keys(defaults(config, arguments))))
+        return f"{match[1]} is no setting of this command.{near} {file} names all of them, and so does --help."
+    return None if sentence(error) else _of_another_kind(_keys(defaults(config, arguments)), arguments)
+
+
+def _nearest(name: str, names: Collection[str]) -> str:
+    """ " Did you mean ...?" where one of the names, or the last part of one, is near."""
+    last = [other for other in names if other.rpartition(".")[2] == name]
+    found = difflib.get_close_matches(name, names, 1) or last[:1] or difflib.get_close_matches(name, names, 1, 0.5)
+    return f" Did you mean {found[0]}?" if found else ""
+
+
+def _of_another_kind(known: Mapping[str, Any], arguments: list[str]) -> str | None:
+    """Text where a number or a truth value was expected: what else a bug is blamed on before it is shown."""
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if type(default := known.get(key)) in KINDS and isinstance(yaml_value(value), str) and "${" not in value:
+            return f"{argument} must be {KINDS[type(default)]}, such as {key}={str(default).lower()}."
+    return None
+
+
+def refuse_negative(config: str, arguments: list[str]) -> None:
+    """Counts, sizes, seconds and rates that cannot be below 0: those whose default is not.
+
+    Raises:
+        ValueError: one of them is given as a negative number.
+    """
+    below = [match.groups() for argument in arguments if (match := NEGATIVE.fullmatch(argument))]
+    known = _keys(defaults(config, arguments)) if below else {}
+    for key, value in below:
+        default = known.get(key)
+        if isinstance(default, int | float) and default >= 0:
+            raise ValueError(f"{key}={value} must be at least 0, such as {key}={default}.")
+
+
+def yaml_value(text: str) -> Any:
+    return OmegaConf.create(f"value: {text}").value
+
+
+def defaults(config: str, arguments: list[str]) -> DictConfig:
+    """Settings of a command with the groups that its arguments choose; empty where these cannot be composed."""
+    groups = [argument for argument in arguments if GROUP.fullmatch(argument)]
+    chosen = [group for group in groups if (CONFIGS / group.partition("=")[0]).is_dir()]
+    there = GlobalHydra.instance()
+    under_way, there.hydra = there.hydra, None  # of the member that failed
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return compose(config, overrides=chosen)
+    except (HydraException, OmegaConfBaseException):
+        return OmegaConf.create()
+    finally:
+        there.hydra = under_way
+
+
+def _keys(node: Any, path: str = "") -> dict[str, Any]:
+    """Every setting below a node, by its name with dots."""
+    node = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else node
+    found = {}
+    for name, value in node.items() if isinstance(node, dict) else ():
+        found |= {f"{path}{name}": value, **_keys(value, f"{path}{name}.")}
+    return found

@@ -1,0 +1,58 @@
+"""How many threads of the CPU an engine should use: measured, as it depends on what else runs here."""
+
+import logging
+import os
+from collections.abc import Callable
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from serve.engine import Engine
+
+log = logging.getLogger(__name__)
+
+TIMED = 3  # calls with each number of threads
+GAIN = 0.9  # more threads must bring the time below this share, or their cores are left to others
+VARIABLE = "OMP_NUM_THREADS"
+
+
+def choose_threads(engine: Engine) -> int:
+    """Threads with which a chunk of this engine is fastest now, set for the process; the engine has to be started anew.
+
+    More threads than free cores wait for each other at every operation: on two cores that others use, two threads took
+    672 ms for what one did in 33. `OMP_NUM_THREADS` decides where it is set, and on a GPU nothing changes. Frames may
+    differ in the last bit with another number of threads.
+    """
+    if engine.device.type != "cpu" or VARIABLE in os.environ:
+        return torch.get_num_threads()
+    side, chunk = engine.contract.resolution, np.zeros(engine.chunk_samples, np.float32)
+    engine.start(np.zeros((side, side, 3), np.uint8))
+    engine.push(np.zeros(engine.lookahead_samples, np.float32), np.zeros(engine.lookahead_samples, np.float32))
+
+    def step() -> None:
+        engine.push(chunk, chunk)
+        engine.step()
+
+    chosen = fastest(step, most=len(os.sched_getaffinity(0)))
+    log.info("%d of %d threads: fastest for a chunk now", chosen, len(os.sched_getaffinity(0)))
+    return chosen
+
+
+def fastest(step: Callable[[], None], *, most: int, now: Callable[[], float] = perf_counter) -> int:
+    """The number of threads, doubled from one on while that pays, with which `step` takes least; it is set."""
+    best, least = 1, float("inf")
+    torch.set_num_threads(1)
+    step()  # warms up
+    for threads in sorted({*(2**k for k in range(most.bit_length()) if 2**k <= most), most}):
+        torch.set_num_threads(threads)
+        times = []
+        for _ in range(TIMED):
+            began = now()
+            step()
+            times.append(now() - began)
+        if (took := float(np.median(times))) > GAIN * least:
+            break
+        best, least = threads, took
+    torch.set_num_threads(best)
+    return best
