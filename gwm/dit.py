@@ -264,7 +264,7 @@ class DiT(nn.Module):
         if self.image_embedding is not None:
             image = self.image_embedding(_required(condition.image, "image"))
         tokens = PromptTokens(text, image)
-        return tokens if cache is None else cache.learning(tokens)
+        return tokens if cache is None else cache.recompute(tokens)
 
 
 def _required(value: Tensor | None, name: str) -> Tensor:
