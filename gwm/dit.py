@@ -264,13 +264,14 @@ class DiT(nn.Module):
         if self.image_embedding is not None:
             image = self.image_embedding(_required(condition.image, "image"))
         tokens = PromptTokens(text, image)
-        return tokens if cache is None else cache.learning(tokens)
+        return tokens if cache is None else cache.recompute(tokens)
 
 
 def _required(value: Tensor | None, name: str) -> Tensor:
     if value is None:
         raise ValueError(
-            f"{name} is None, but the model was built with this condition. Pass it; zeros drop a condition."
+            f"{name} is None, but the model was built with this condition. Pass it; zeros drop a voice or an action, "
+            "the empty prompt's tokens a text."
         )
     return value
 

@@ -52,7 +52,7 @@ class Rollout:
             dtype=weight.dtype,
         )
         self.prompt = PromptCache(contract.dit.num_layers)
-        self.told: tuple[Tensor | None, Tensor | None] = (None, None)  # text and image, to which `prompt` belongs
+        self.prompt_tensors: tuple[Tensor | None, Tensor | None] = (None, None)  # text and image that `prompt` is of
         self.frame = 0  # host copy of the cache's frame counter: it seeds the noise
         self.seed = 0
         # In one place for good, like the cache: a captured graph reads it there.
@@ -65,7 +65,7 @@ class Rollout:
         self.frame, self.seed = 0, seed
         self.reference.copy_(self.own(reference))
         self.prompt.forget()  # the weights may be others by now
-        self.tell(condition)
+        self.set_prompt(condition)
         self.velocity(self.reference, 0.0, condition.frames(slice(0, 0)).after_reference())
         self.cache.advance(reference.shape[1])
         self.frame += reference.shape[1]
@@ -76,20 +76,20 @@ class Rollout:
 
         `emit` is called with the latents as soon as they are final, before the pass that fixes them.
         """
-        self.tell(condition)
+        self.set_prompt(condition)
         x = self.generate(self.noises(), condition, emit)
         self.frame += x.shape[1]
         return x
 
-    def tell(self, condition: Condition) -> None:
-        """Before a chunk: where its text or image is another tensor than before, the next pass looks at it anew."""
-        if not self.knows(condition):
-            self.told = condition.text, condition.image
+    def set_prompt(self, condition: Condition) -> None:
+        """Before a chunk: the next pass computes keys and values of its text and image, if they are new tensors."""
+        if not self.has_prompt(condition):
+            self.prompt_tensors = condition.text, condition.image
             self.prompt.forget()
 
-    def knows(self, condition: Condition) -> bool:
-        """Whether text and image are the tensors that were told last; their numbers are not looked at."""
-        return condition.text is self.told[0] and condition.image is self.told[1]
+    def has_prompt(self, condition: Condition) -> bool:
+        """Whether text and image are the tensors of the current prompt; their numbers are not compared."""
+        return condition.text is self.prompt_tensors[0] and condition.image is self.prompt_tensors[1]
 
     def noises(self) -> list[Float[Tensor, "b f c h w"]]:
         """All noise of the next chunk: what it starts from, and what `renoise` adds before each later step."""

@@ -13,7 +13,7 @@ from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Condition
 from gwm.config import DiTConfig
 from gwm.convert import to_gwm
-from gwm.dit import DiT
+from gwm.dit import DiT, num_patches
 from gwm.masks import clip_mask
 from tests.tiny import lively
 
@@ -22,8 +22,8 @@ MODELS = Path(__file__).parents[1] / "configs" / "model"
 HEADS, LAYERS = 2, 2
 TEXT_TOKENS = 512  # diffusers takes the last 512 tokens for text, whatever comes before for the image
 IMAGE_TOKENS = 7  # 257 in earnest
-PATCHES = 4  # tokens per latent frame of `family_clip`
-ROWS, COLUMNS = 4, 4
+ROWS, COLUMNS = 4, 6  # latent grid of `family_clip`: on a square one, rows and columns could be exchanged
+PATCHES = 6  # tokens per latent frame
 Clip = tuple[Tensor, Tensor, Condition]  # noised latents, noise levels, conditions
 
 
@@ -102,13 +102,15 @@ def their_velocity(theirs: Any, clip: Clip) -> Tensor:
     x, sigma, condition = clip
     whole = x if condition.given is None else torch.cat([x, condition.given], dim=2)
     one_level = bool((sigma == sigma[:, :1]).all())
-    timestep = 1000 * (sigma[:, 0] if one_level else sigma.repeat_interleave(PATCHES, 1))
+    patches = (x.shape[-2] // 2) * (x.shape[-1] // 2)
+    timestep = 1000 * (sigma[:, 0] if one_level else sigma.repeat_interleave(patches, 1))
     return theirs(whole.transpose(1, 2), timestep, condition.text, condition.image)[0].transpose(1, 2)
 
 
 def our_velocity(ours: DiT, clip: Clip, pattern: ChunkPattern | None = None) -> Tensor:
     x, sigma, condition = clip
-    mask = None if pattern is None else clip_mask(x.shape[1], pattern, patches=PATCHES, device=x.device)
+    patches = num_patches(x, ours.config)
+    mask = None if pattern is None else clip_mask(x.shape[1], pattern, patches=patches, device=x.device)
     return ours(x, sigma, condition, positions=torch.arange(x.shape[1]), context=MaskedClip(mask)).velocity
 
 

@@ -149,6 +149,25 @@ def test_levels_are_shifted_and_then_clamped():
     assert (drawn[:, 0] < 0.75).float().mean().item() == pytest.approx(0.375, abs=0.03)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_both_losses_score_clips_at_shifted_and_clamped_levels(seed: int):
+    """Of the critic's loss as of the student's: uniform u, 5 u / (1 + 4 u), clamped."""
+    how = DMDRules(normaliser="sample", normaliser_floor=1e-3, guidance=Guidance(), shift=5.0, sigma_range=(0.6, 0.8))
+    model, clip, reference, condition = tiny_dit(), latents(3), latents(1), speech(3)
+    levels: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _, inputs: levels.append(inputs[1][:, 1:]))
+    shown = {"reference": reference, "condition": condition}
+    critic_loss(how, clip, critic=model, generator=torch.Generator().manual_seed(seed), **shown)
+    scored_clip(
+        how, clip, teacher=model, critic=model, chunk_frames=1, generator=torch.Generator().manual_seed(seed), **shown
+    )
+    u = torch.rand((2, 1), generator=torch.Generator().manual_seed(seed))
+    expected = (5 * u / (1 + 4 * u)).clamp(0.6, 0.8).expand(-1, 3)
+    assert len(levels) == 3  # the critic's loss, then teacher and critic
+    for found in levels:
+        torch.testing.assert_close(found, expected)
+
+
 def test_score_is_that_of_a_clip_which_sees_itself_whole():
     """The last frame reaches the first frame's score: teacher and critic are not causal."""
     model, x, reference, condition = tiny_dit(), latents(3), latents(1), speech(3)

@@ -40,7 +40,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 FRAMES = 12
-SIDE = 2  # latent cells
+ROWS, COLUMNS = 2, 3  # latent cells; on a square picture, rows and columns could be exchanged
 
 
 @pytest.fixture(scope="module", params=PUBLISHED)
@@ -53,12 +53,12 @@ def vae(request: pytest.FixtureRequest) -> WanVAE:
 
 
 def latents(vae: WanVAE, num_frames: int = FRAMES) -> Tensor:
-    return torch.randn(2, num_frames, vae.config.latent_channels, SIDE, SIDE)
+    return torch.randn(2, num_frames, vae.config.latent_channels, ROWS, COLUMNS)
 
 
 def pixels(vae: WanVAE, num_frames: int) -> Tensor:
-    side = SIDE * vae.config.spatial_stride
-    return torch.rand(2, num_frames, 3, side, side) * 2 - 1
+    stride = vae.config.spatial_stride
+    return torch.rand(2, num_frames, 3, ROWS * stride, COLUMNS * stride) * 2 - 1
 
 
 def statistics(config: Any, like: Tensor) -> list[Tensor]:
@@ -197,6 +197,24 @@ def test_the_original_release_is_what_diffusers_makes_of_it(vae: WanVAE, tmp_pat
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in loaded.model.state_dict().items())
 
 
+def test_every_name_of_the_original_is_the_layer_that_runs_at_its_place(vae: WanVAE):
+    """Blocks of one shape could be exchanged and all would load; a picture would come out wrong."""
+    ran: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name, module in vae.model.named_modules()
+        if list(module.parameters(recurse=False))
+    ]
+    their_pixels(vae, their_latents(vae, pixels(vae, 9)))
+    for hook in hooks:
+        hook.remove()
+    # Of each half the last frames: convolutions over time do not run for the first.
+    first, last = ran.index("post_quant_conv"), {name: at for at, name in enumerate(ran)}
+    ran_last = [*ran[last["encoder.conv_in"] : first + 1], *ran[last["decoder.conv_in"] :]]
+    expected = [diffusers_key(name, vae.config).rpartition(".")[0] for name in original_names(vae.config)]
+    assert ran_last == list(dict.fromkeys(expected))
+
+
 def test_missing_and_foreign_tensors_are_listed(vae: WanVAE, tmp_path: Path):
     weights = {name: vae.model.state_dict()[diffusers_key(name, vae.config)] for name in original_names(vae.config)}
     del weights["decoder.middle.1.proj.bias"]
@@ -209,35 +227,43 @@ def test_missing_and_foreign_tensors_are_listed(vae: WanVAE, tmp_path: Path):
 
 
 def original_names(config: WanVAEConfig) -> Iterator[str]:
-    """Names in the original release, from how its modules nest (Wan2.1 wan/modules/vae.py, Wan2.2 vae2_2.py)."""
+    """Names in the original release, in the order in which its modules run (Wan2.1 wan/modules/vae.py, Wan2.2
+    vae2_2.py): a block's shortcut first, an upsampler's convolution over time before that over the picture."""
 
     def layer(name: str) -> list[str]:
         return [f"{name}.weight", f"{name}.bias"]
 
     def block(name: str, shortcut: bool) -> list[str]:
         names = [f"{name}.residual.0.gamma", *layer(f"{name}.residual.2"), f"{name}.residual.3.gamma"]
-        return names + layer(f"{name}.residual.6") + (layer(f"{name}.shortcut") if shortcut else [])
+        return (layer(f"{name}.shortcut") if shortcut else []) + names + layer(f"{name}.residual.6")
 
     def resample(name: str, time: bool) -> list[str]:
-        return layer(f"{name}.resample.1") + (layer(f"{name}.time_conv") if time else [])
+        picture, over_time = layer(f"{name}.resample.1"), layer(f"{name}.time_conv") if time else []
+        return over_time + picture if name.startswith("decoder") else picture + over_time
+
+    def middle(name: str) -> Iterator[str]:
+        yield from block(f"{name}.middle.0", False)
+        yield from [f"{name}.middle.1.norm.gamma", *layer(f"{name}.middle.1.to_qkv"), *layer(f"{name}.middle.1.proj")]
+        yield from block(f"{name}.middle.2", False)
 
     def half(name: str, inner: str, widths: list[tuple[int, int]], count: int, times: list[Any]) -> Iterator[str]:
         yield from layer(f"{name}.conv1")
+        if name == "decoder":
+            yield from middle(name)
         place = 0
         for stage, ((before, after), time) in enumerate(zip(widths, times, strict=True)):
             for k in range(count + (time is not None)):
                 at = f"{name}.{inner}.{stage}.{inner}.{k}" if config.residual else f"{name}.{inner}.{place}"
                 yield from block(at, k == 0 and before != after) if k < count else resample(at, time)
                 place += 1
-        yield from block(f"{name}.middle.0", False)
-        yield from [f"{name}.middle.1.norm.gamma", *layer(f"{name}.middle.1.to_qkv"), *layer(f"{name}.middle.1.proj")]
-        yield from block(f"{name}.middle.2", False)
+        if name == "encoder":
+            yield from middle(name)
         yield from [f"{name}.head.0.gamma", *layer(f"{name}.head.2")]
 
-    yield from layer("conv1") + layer("conv2")
     down = [config.base_dim * m for m in (1, *config.dim_mult)]
     times = config.temporal_downsample
     yield from half("encoder", "downsamples", list(pairwise(down)), config.num_res_blocks, [*times, None])
+    yield from layer("conv1") + layer("conv2")
     up = [config.decoder_base_dim * m for m in (config.dim_mult[-1], *reversed(config.dim_mult))]
     # Wan 2.1's upsamplers halve the width themselves.
     into = up[:-1] if config.residual else [up[0], *(width // 2 for width in up[1:-1])]
