@@ -13,7 +13,7 @@ from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Condition
 from gwm.config import DiTConfig
 from gwm.convert import to_gwm
-from gwm.dit import DiT
+from gwm.dit import DiT, num_patches
 from gwm.masks import clip_mask
 from tests.tiny import lively
 
@@ -22,8 +22,8 @@ MODELS = Path(__file__).parents[1] / "configs" / "model"
 HEADS, LAYERS = 2, 2
 TEXT_TOKENS = 512  # diffusers takes the last 512 tokens for text, whatever comes before for the image
 IMAGE_TOKENS = 7  # 257 in earnest
-PATCHES = 4  # tokens per latent frame of `family_clip`
-ROWS, COLUMNS = 4, 4
+ROWS, COLUMNS = 4, 6  # rows are not columns
+PATCHES = ROWS * COLUMNS // 4  # tokens per latent frame of `family_clip`
 Clip = tuple[Tensor, Tensor, Condition]  # noised latents, noise levels, conditions
 
 
@@ -102,18 +102,19 @@ def their_velocity(theirs: Any, clip: Clip) -> Tensor:
     x, sigma, condition = clip
     whole = x if condition.given is None else torch.cat([x, condition.given], dim=2)
     one_level = bool((sigma == sigma[:, :1]).all())
-    timestep = 1000 * (sigma[:, 0] if one_level else sigma.repeat_interleave(PATCHES, 1))
+    timestep = 1000 * (sigma[:, 0] if one_level else sigma.repeat_interleave(x.shape[-2] * x.shape[-1] // 4, 1))
     return theirs(whole.transpose(1, 2), timestep, condition.text, condition.image)[0].transpose(1, 2)
 
 
 def our_velocity(ours: DiT, clip: Clip, pattern: ChunkPattern | None = None) -> Tensor:
     x, sigma, condition = clip
-    mask = None if pattern is None else clip_mask(x.shape[1], pattern, patches=PATCHES, device=x.device)
+    patches = num_patches(x, ours.config)
+    mask = None if pattern is None else clip_mask(x.shape[1], pattern, patches=patches, device=x.device)
     return ours(x, sigma, condition, positions=torch.arange(x.shape[1]), context=MaskedClip(mask)).velocity
 
 
 def save_text_encoder(folder: Path, *, width: int, seed: int = 0) -> Path:
-    """A umT5 of random weights that knows six words, in the layout of a diffusers pipeline."""
+    """A umT5 of random weights that knows few words, in the layout of a diffusers pipeline."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -121,7 +122,7 @@ def save_text_encoder(folder: Path, *, width: int, seed: int = 0) -> Path:
     from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
     torch.manual_seed(seed)
-    words = ["<pad>", "</s>", "<unk>", "a", "woman", "smiles", "talks", "&"]
+    words = ["<pad>", "</s>", "<unk>", "a", "woman", "smiles", "talks", "&", "'", "s", "A"]
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -132,6 +133,19 @@ def save_text_encoder(folder: Path, *, width: int, seed: int = 0) -> Path:
     shape = UMT5Config(vocab_size=len(words), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     UMT5EncoderModel(shape).save_pretrained(folder / "text_encoder")
     return folder
+
+
+def their_tokens(folder: Path, caption: str) -> Tensor:
+    """What diffusers' pipeline gives the transformer of a caption: 512 tokens, zeros after its own."""
+    from diffusers import WanPipeline
+    from transformers import AutoTokenizer, UMT5EncoderModel
+
+    parts: dict[str, Any] = {
+        "tokenizer": AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        "text_encoder": UMT5EncoderModel.from_pretrained(folder / "text_encoder"),
+    }
+    pipeline = WanPipeline(**parts, vae=None, scheduler=None, transformer=None)
+    return pipeline._get_t5_prompt_embeds(caption, max_sequence_length=512, device=torch.device("cpu"))[0]
 
 
 def save_image_encoder(folder: Path, *, width: int) -> Path:

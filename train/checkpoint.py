@@ -53,7 +53,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             OSError: the disk is full; likewise.
         """
         path = Path(path)
-        check_finite(checkpoint["state_dict"], source=f"checkpoint not written, an older {path} is kept")
+        check_finite(checkpoint["state_dict"], source=f"{path} is not written and an older one is kept")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         try:

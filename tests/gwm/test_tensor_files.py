@@ -153,7 +153,13 @@ def test_a_file_with_values_that_are_not_finite_is_an_error(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is empty"), (POINTER, "git-LFS"), (b'{"a": 1', "must be JSON"), (b"[1]", "holds a list"), (b"\xff", "JSON")],
+    [
+        (b"", "is empty"),
+        (POINTER, "git-LFS"),
+        (b'{"a": 1', "must be JSON"),
+        (b"[1]", "holds a list"),
+        (b"\xff", "JSON"),
+    ],
 )
 def test_json_that_cannot_be_read_is_an_error_with_its_file(tmp_path: Path, content: bytes, message: str):
     (tmp_path / "config.json").write_bytes(content)

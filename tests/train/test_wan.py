@@ -34,6 +34,7 @@ from tests.wan import (
     reduced,
     save_image_encoder,
     save_text_encoder,
+    their_tokens,
     their_velocity,
     with_voices,
 )
@@ -43,7 +44,7 @@ from train.published import export_diffusers
 from train.work import geometry
 
 FRAMES, SIDE, TEXT = 20, 32, 16
-CAPTION = "a woman smiles"
+CAPTION = "a woman\u2019s  \uff21 &amp;amp; smiles"  # which Wan reads as: a woman's A & smiles
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,9 @@ def test_a_causal_run_trains_on_latents_and_captions_of_the_published_encoders(h
         enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(stage, data)
-    assert torch.equal(data.clips[0]["text"], data.text(CAPTION).half().float())
+    text, expected = data.clips[0]["text"], their_tokens(hub, CAPTION)
+    torch.testing.assert_close(text, expected[: len(text)], rtol=1e-3, atol=1e-3)  # kept in half precision
+    assert len(text) == 8 and not expected[len(text) :].any()
     still = [key for key, value in stage.network.model.state_dict().items() if torch.equal(value, before[key])]
     # Behind a last layer of zeros a first layer has no gradient in the first step, and weight decay moves no bias.
     assert all("embedding.layers.0" in key or key.startswith("speech_encoder") for key in still), still
