@@ -98,8 +98,17 @@ def chosen_checkpoint(path: Path) -> Path:
         )
     raise FileNotFoundError(
         f"{path} must be a tensor file (.safetensors, .pth, .pt, .bin) or a folder with {STEM}{SAFETENSORS} or its "
-        f"index.json: none is there. {_hint(path)}"
+        f"index.json: none is there. {missing_hint(path)}"
     )
+
+
+def missing_hint(path: Path) -> str:
+    """What to do where `path` has no weights; a path of two parts that is not there may be a name of the hub."""
+    if path.exists():
+        return "Name the folder that has config.json."
+    if len(path.parts) == 2:
+        return f"If {path} is a name on the hub, download it first: hf download {path} --local-dir {path.name}"
+    return "Nothing is there: check the path."
 
 
 def tensor_names(path: Path) -> Collection[str]:
@@ -204,12 +213,3 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             f"version. {DOWNLOAD}"
         )
     return weights
-
-
-def _hint(path: Path) -> str:
-    """What people mean who name a folder without weights."""
-    if path.exists():
-        return "Name the folder that has config.json."
-    if len(path.parts) == 2:
-        return f"If {path} is a name on the hub, download it first: hf download {path} --local-dir {path.name}"
-    return "The folder itself does not exist."

@@ -1,5 +1,6 @@
 """What lies where weights should lie is read whole, or named in one sentence with its file and the remedy."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,17 @@ from gwm.tensor_files import check_finite, read_json, read_pickle, read_tensor_f
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 5676070424\n"
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
+
+
+def test_no_other_file_reads_weights():
+    """What reads them by itself would miss the checks. Names alone are read in gwm/wan/files.py."""
+    root = Path(__file__).parents[2]
+    packages = ("gwm", "data", "train", "distill", "evaluate", "serve", "kernels")
+    sources = [*root.glob("*.py"), *(path for package in packages for path in (root / package).rglob("*.py"))]
+    assert len(sources) > 100
+    reading = re.compile(r"torch\.load\(|\bload_file\(|\bsafe_open\(|\.from_pretrained\(")
+    found = {str(path.relative_to(root)) for path in sources if reading.search(path.read_text())}
+    assert found == {"gwm/tensor_files.py", "gwm/wan/files.py", "gwm/wan/pretrained.py", "gwm/wan/text.py"}
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])

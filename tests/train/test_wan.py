@@ -223,6 +223,27 @@ def test_a_bidirectional_model_goes_back_to_diffusers(hub: Path, tmp_path: Path)
     assert [key for key in loaded if not torch.equal(back[key], loaded[key])] == []
 
 
+def test_one_expert_of_two_is_trained_with_the_pipelines_other_parts(hub: Path, tmp_path: Path):
+    """Wan 2.2 A14B: init= names the expert, base= the folder with autoencoder and text encoder."""
+    folder = tmp_path / "A14B"
+    folder.mkdir()
+    parts = {path.name: path.name for path in hub.iterdir()} | {"transformer_2": "transformer"}
+    for name, source in parts.items():
+        (folder / name).symlink_to(hub / source)
+    with pytest.raises(InstantiationException, match=r"two transformers.*init=\S+/transformer_2 base="):
+        causal(folder, tmp_path, "resolution=32")
+    cfg = configured("causal", folder / "transformer_2", tmp_path, "resolution=32", f"base={folder}")
+    stage = instantiate(cfg.stage, _convert_="all")
+    assert torch.equal(stage.network.model.head.weight, load_wan(hub).head.weight)
+    assert stage.contract.vae.latents_mean == WAN2_1_VAE.latents_mean
+    assert cfg.data.text.folder == str(folder)
+
+
+def test_a_name_of_the_hub_says_how_to_download_it(tmp_path: Path):
+    with pytest.raises(InstantiationException, match=r"hf download Wan-AI/Wan2\.1-T2V-1\.3B-Diffusers --local-dir"):
+        causal(Path("Wan-AI/Wan2.1-T2V-1.3B-Diffusers"), tmp_path)
+
+
 def test_another_model_than_the_folders_is_an_error(hub: Path, tmp_path: Path):
     with pytest.raises(
         InstantiationException, match=r"another geometry than asked for; \(file, asked\): \{'ffn_dim': \(64, 65\)\}"
