@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from command.main import command
-from train.checkpoint import AtomicCheckpointIO, remember_config
+from train.checkpoint import AtomicCheckpointIO, read_checkpoint, remember_config
 from train.division import DividedBatch
 from train.finite import FiniteNumbers
 from train.measure import checkpoint_blocks
@@ -79,7 +78,7 @@ def fit(cfg: DictConfig, output: Path) -> None:
 def whole_stage(cfg: DictConfig, last: Path, trainer: L.Trainer) -> L.LightningModule:
     """The trained stage on this process alone, which need not ask others for their parts of it."""
     stage: L.LightningModule = instantiate(cfg.stage, _convert_="all")
-    stage.load_state_dict(torch.load(last, map_location="cpu", weights_only=False)["state_dict"])
+    stage.load_state_dict(read_checkpoint(last)["state_dict"])
     stage.trainer = trainer
     return stage
 

@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,6 +27,7 @@ from gwm.clip import teacher_forced_velocity
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.schedule import check_sigmas, sigma_steps
+from gwm.tensor_files import read_tensor_file
 from gwm.weights import fingerprint, write_json
 from train.network import load_dit
 from train.noise import gaussian_like, step_generator
@@ -157,12 +157,9 @@ def read_pairs_manifest(folder: Path, *, sigmas: Sequence[float]) -> dict[str, A
 
 def read_shard(path: Path) -> dict[str, Tensor]:
     """Raises:
-    ValueError: the file is damaged.
+    ValueError: the file is damaged or has values that are not finite.
     """
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read ({error}): delete it and run stage=ode_pairs again.") from error
+    return read_tensor_file(path, remedy="Delete it and run stage=ode_pairs again.")
 
 
 def _batch(clips: LatentClips, data: LatentData, number: int, device: str) -> LatentBatch:

@@ -37,7 +37,7 @@ def load_autoencoder(path: Path) -> Autoencoder:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: tensors are missing, foreign or misshaped; all of them are listed.
+        ValueError: tensors are missing, foreign, misshaped or not finite.
     """
     if not is_written_here(path):
         return load_wan_vae(path)

@@ -16,34 +16,38 @@ from torch import Tensor
 from gwm.condition.inputs import Condition
 from gwm.config import DiTConfig
 from gwm.dit import DiT
-from gwm.wan.files import SHARD_BYTES, component, read_tensors, write_tensors
+from gwm.wan.files import SHARD_BYTES, read_tensors, tensor_names, transformer_part, write_tensors
 from gwm.wan.geometry import read_geometry, to_diffusers
 from gwm.wan.keys import expected_tensors, layout_of
 from gwm.weights import check_keys, write_json
 
 ADDED = ("speech_encoder", "agent_embedding", "user_embedding", "action_embedding")  # parts that Wan does not have
+UNUSED = "norm_added_q"  # in some published I2V folders; diffusers leaves it out as well, nothing computes with it
 
 
-def load_wan(path: Path, *, config: DiTConfig | None = None) -> DiT:
-    """A transformer with a checkpoint's tensors, in the checkpoint's own precision.
+def load_wan(path: Path, *, config: DiTConfig | None = None, dtype: torch.dtype = torch.float32) -> DiT:
+    """A transformer with a checkpoint's tensors, all of them in `dtype`.
 
-    `path`: a diffusers pipeline or its transformer/, a folder of the original release, or one tensor file.
+    `path`: a diffusers pipeline or its transformer/, a folder of the original release, or one tensor file or index. Of
+    Wan 2.2 A14B, which has two transformers, the folder of one of them.
 
     Args:
         config: what the geometry must be; needed where no `config.json` says it. Voices and actions in it are added as
             by `with_conditions`.
+        dtype: float32 for training, bfloat16 for serving on GPUs. A checkpoint may mix precisions, as diffusers' own
+            do; the model computes in one.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: `config.json` differs from `config`, both are missing, or tensors are missing, foreign or misshaped;
-            all of them are listed.
+        ValueError: `path` has two transformers; `config.json` differs from `config`, both are missing, or tensors are
+            missing, foreign, misshaped, quantised or not finite.
     """
-    path = component(path, "transformer")
+    path = transformer_part(path)
     base = _agreed(path, None if config is None else without_added(config))
     own = to_gwm(read_tensors(path), base, source=str(path))
     with torch.device("meta"):
         model = DiT(base)
-    model.load_state_dict(own, assign=True)
+    model.load_state_dict({key: own.pop(key).to(dtype) for key in list(own)}, assign=True)
     return with_conditions(model, config or base)
 
 
@@ -112,6 +116,7 @@ def to_gwm(weights: Mapping[str, Tensor], config: DiTConfig, *, source: str) -> 
         ValueError: as `load_wan`.
     """
     expected = expected_tensors(config, layout_of(weights, source=source))
+    weights = {name: tensor for name, tensor in weights.items() if UNUSED not in name}
     check_keys(weights, {name: empty for name, (_, empty) in expected.items()}, source=source)
     with torch.device("meta"):
         shapes = {key: tensor.shape for key, tensor in DiT(config).state_dict().items()}
@@ -130,13 +135,19 @@ def to_foreign(model: DiT) -> dict[str, Tensor]:
 
 
 def _agreed(path: Path, config: DiTConfig | None) -> DiTConfig:
-    found = read_geometry(path / "config.json") if (path / "config.json").is_file() else None
-    if found is None and config is None:
-        raise ValueError(f"{path} has no config.json: pass the geometry, for instance model=wan2_1_1_3b.")
-    if found is not None and config is not None and found != config:
+    """The geometry of a folder, or of a file by the config.json beside it where no other is asked for."""
+    described = path / "config.json"
+    if path.is_file() and config is None:
+        described = path.parent / "config.json"
+    if not described.is_file():
+        if config is None:
+            raise ValueError(f"{path} has no config.json: pass the geometry, for instance model=wan2_1_1_3b.")
+        return config
+    found = read_geometry(described, names=tensor_names(path))
+    if config is not None and found != config:
         other = _differing(found, config)
-        raise ValueError(f"{path}/config.json has another geometry than asked for; (file, asked): {other}.")
-    return found or config  # type: ignore[return-value]  # one of them is there
+        raise ValueError(f"{described} has another geometry than asked for; (file, asked): {other}.")
+    return found
 
 
 def _differing(one: DiTConfig, other: DiTConfig) -> dict[str, tuple[Any, Any]]:

@@ -1,7 +1,6 @@
 """Weights between stages: a folder with `weights.safetensors` and a `config.json` that rebuilds the model."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +8,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gwm.json_text import json_text
+from gwm.tensor_files import check_finite, read_json, read_tensor_file
 
 FORMAT, VERSION = "gwm-weights", 1
+AGAIN = "Copy the whole folder again, or run the stage that wrote it."
+NAMES_SHOWN = 6  # of tensors that do not fit; the rest is counted
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -32,8 +34,10 @@ def save_weights(
     An existing folder is replaced file by file, each whole: a full disk leaves the old one readable.
 
     Raises:
+        ValueError: a tensor has values that are not finite; then nothing is written.
         OSError: the weights cannot be written, for instance because the disk is full.
     """
+    check_finite(weights, source=f"weights of kind={kind} for {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "weights.safetensors.partial"
     try:
@@ -49,7 +53,7 @@ def save_weights(
 def is_written_here(folder: Path) -> bool:
     """Whether `save_weights` wrote the folder: its `config.json` says so."""
     path = folder / "config.json"
-    return path.is_file() and json.loads(path.read_text()).get("format") == FORMAT
+    return path.is_file() and read_json(path).get("format") == FORMAT
 
 
 def read_header(folder: Path, *, kind: str) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def read_header(folder: Path, *, kind: str) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {folder} must be a folder written by a gwm stage or export.")
-    header = json.loads(path.read_text())
+    header = read_json(path, remedy=AGAIN)
     expected = {"format": FORMAT, "version": VERSION, "kind": kind}
     found = {key: header.get(key) for key in expected}
     if found != expected:
@@ -74,18 +78,21 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     """Load every tensor, by name and shape, in the model's own precision.
 
     Raises:
-        ValueError: a key is missing, foreign or has another shape; all of them are listed.
+        FileNotFoundError: the folder has no weights.
+        ValueError: the file is damaged, has values that are not finite, or a key is missing, foreign or misshaped.
     """
     path = folder / "weights.safetensors"
-    try:
-        weights = load_file(path)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): missing or truncated. Write it again.") from error
+    weights = read_tensor_file(path, remedy=AGAIN)
     check_keys(weights, model.state_dict(), source=str(path))
     model.load_state_dict({k: v.to(model.state_dict()[k].dtype) for k, v in weights.items()})
 
 
 def check_keys(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuse tensors that are not those of a model, by name and shape.
+
+    Raises:
+        ValueError: a key is missing, foreign or misshaped; the first of each are named, the others counted.
+    """
     missing = sorted(set(expected) - set(given))
     foreign = sorted(set(given) - set(expected))
     misshaped = [
@@ -95,8 +102,14 @@ def check_keys(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, s
     ]
     if missing or foreign or misshaped:
         raise ValueError(
-            f"{source} does not fit the model: missing keys {missing}, foreign keys {foreign}, misshaped {misshaped}."
+            f"{source} does not fit the model: missing keys {_first(missing)}, foreign keys {_first(foreign)}, "
+            f"misshaped {_first(misshaped)}."
         )
+
+
+def _first(names: list[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return f"{names[:NAMES_SHOWN]}" + (f" and {more} more" if more > 0 else "")
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:

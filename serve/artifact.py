@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gwm.autoencoder import Autoencoder, build_autoencoder
@@ -17,6 +16,7 @@ from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.folder_kind import folder_kind
 from gwm.no_text import NO_TEXT_FILE, read_no_text
+from gwm.tensor_files import read_tensor_file
 from gwm.weights import check_keys
 from serve.quantise import check_recipe, quantise
 
@@ -98,8 +98,8 @@ def load_artifact(
 
     Raises:
         FileNotFoundError, ValueError: as `read_manifest`.
-        ValueError: a tensor is missing, foreign or has another shape than the contract's models, or the blocks are
-            quantised in a way that the device cannot compute.
+        ValueError: a tensor is missing, foreign or has another shape than the contract's models or values that are not
+            finite, or the blocks are quantised in a way that the device cannot compute.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -111,7 +111,7 @@ def load_artifact(
     dit, vae = DiT(contract.dit), build_autoencoder(contract.vae)
     for model, network, place in ((dit, "dit", device), (vae, "vae", decode_device or device)):
         path = folder / file_name(network)
-        weights = load_file(path)
+        weights = read_tensor_file(path, remedy=f"Copy the folder again, or export it again: {EXPORT_COMMAND}")
         check_keys(weights, model.state_dict(), source=str(path))
         model.load_state_dict(weights)  # also widens stored bfloat16 to float32
         model.to(place, dtype).eval().requires_grad_(False)

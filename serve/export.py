@@ -22,6 +22,7 @@ from gwm.autoencoder import Autoencoder, load_autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.no_text import NO_TEXT_FILE, TOKENS, read_no_text
+from gwm.tensor_files import check_finite
 from gwm.weights import is_written_here, load_weights, read_header, write_json
 from serve.artifact import FORMAT, MANIFEST, VERSION, Artifact, describe, file_name
 from serve.fidelity import check_fidelity
@@ -82,7 +83,13 @@ def export(
 
 
 def write_artifact(out: Path, networks: Mapping[str, Mapping[str, Tensor]], **facts: Any) -> None:
-    """Write every file beside its old version, then move all into place: a full disk leaves an old artifact whole."""
+    """Write every file beside its old version, then move all into place: a full disk leaves an old artifact whole.
+
+    Raises:
+        ValueError: a tensor has values that are not finite; then nothing is written.
+    """
+    for name, weights in networks.items():
+        check_finite(weights, source=f"{name} of {out}")
     out.mkdir(parents=True, exist_ok=True)
     partials = {file_name(name): out / f"{file_name(name)}.partial" for name in networks}
     try:

@@ -115,7 +115,7 @@ def our_velocity(ours: DiT, clip: Clip, pattern: ChunkPattern | None = None) -> 
 
 
 def save_text_encoder(folder: Path, *, width: int, seed: int = 0) -> Path:
-    """A umT5 of random weights that knows six words, in the layout of a diffusers pipeline."""
+    """A umT5 of random weights that knows few words, in the layout of a diffusers pipeline."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -123,7 +123,7 @@ def save_text_encoder(folder: Path, *, width: int, seed: int = 0) -> Path:
     from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
     torch.manual_seed(seed)
-    words = ["<pad>", "</s>", "<unk>", "a", "woman", "smiles", "talks", "&"]
+    words = ["<pad>", "</s>", "<unk>", "a", "woman", "smiles", "talks", "&", "'", "s", "A"]
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -134,6 +134,19 @@ def save_text_encoder(folder: Path, *, width: int, seed: int = 0) -> Path:
     shape = UMT5Config(vocab_size=len(words), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     UMT5EncoderModel(shape).save_pretrained(folder / "text_encoder")
     return folder
+
+
+def their_tokens(folder: Path, caption: str) -> Tensor:
+    """What diffusers' pipeline gives the transformer of a caption: 512 tokens, zeros after its own."""
+    from diffusers import WanPipeline
+    from transformers import AutoTokenizer, UMT5EncoderModel
+
+    parts: dict[str, Any] = {
+        "tokenizer": AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        "text_encoder": UMT5EncoderModel.from_pretrained(folder / "text_encoder"),
+    }
+    pipeline = WanPipeline(**parts, vae=None, scheduler=None, transformer=None)
+    return pipeline._get_t5_prompt_embeds(caption, max_sequence_length=512, device=torch.device("cpu"))[0]
 
 
 def save_image_encoder(folder: Path, *, width: int) -> Path:

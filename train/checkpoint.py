@@ -10,6 +10,8 @@ import torch.distributed as dist
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
+from gwm.tensor_files import check_finite, read_pickle
+
 # What may change between two starts of the same run: how long it goes on, on what, and what only watches it.
 FREE_KEYS = (
     "trainer",
@@ -27,11 +29,33 @@ FREE_KEYS = (
 )
 
 
+def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
+    """A checkpoint of the project's own, on the CPU. It holds Python objects: never read one of unknown origin.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or its weights have values that are not finite.
+    """
+    remedy = "Put a copy of it back, or delete it: the stage then starts from its first step."
+    checkpoint = read_pickle(Path(path), remedy=remedy, trusted=True, mmap=mmap)
+    check_finite(checkpoint["state_dict"], source=str(path))
+    return checkpoint
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write beside the old checkpoint, then take its place: the last good one survives whatever happens."""
 
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        return read_checkpoint(path)
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """
+        Raises:
+            ValueError: a weight is not finite; the older checkpoint stays.
+            OSError: the disk is full; likewise.
+        """
         path = Path(path)
+        check_finite(checkpoint["state_dict"], source=f"{path} is not written and an older one is kept")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         try:

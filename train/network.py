@@ -1,7 +1,6 @@
 """Networks between stages: read what an earlier stage left, or say which command makes it."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.convert import load_wan
 from gwm.dit import DiT
+from gwm.tensor_files import read_json
+from gwm.wan.files import missing_hint
 from gwm.weights import is_written_here, load_weights, read_header
 
 log = logging.getLogger(__name__)
@@ -28,11 +29,9 @@ def require(folder: str | Path, *, stage: str) -> Path:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         name = folder.parent.parent.name
-        raise FileNotFoundError(
-            f"{folder} does not exist: this stage starts from what stage={stage} leaves. "
-            f"Make it with: python train.py stage={stage} name={name}"
-        )
-    gate = json.loads((folder / "config.json").read_text()).get("gate", {})
+        made = f"Make it with: python train.py stage={stage} name={name}" if name else missing_hint(folder)
+        raise FileNotFoundError(f"{folder} does not exist: this stage starts from what stage={stage} leaves. {made}")
+    gate = read_json(folder / "config.json").get("gate", {})
     failed = gate.get("failed")
     if gate.get("not_measured"):
         log.warning("%s was judged without %s, which nobody measured.", folder, ", ".join(gate["not_measured"]))

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 
 from gwm.dit import DiT
 from gwm.vae import VAE
+from train.checkpoint import read_checkpoint
 
 
 def shard(networks: nn.Module, mesh: DeviceMesh) -> None:
@@ -57,9 +57,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return {**state, "state": {number: _whole(values) for number, values in state["state"].items()}}
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        path = self.broadcast(checkpoint_path)
-        # Lightning forgets on its way here that train.py trusts its own checkpoints.
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=bool(weights_only))
+        checkpoint = read_checkpoint(self.broadcast(checkpoint_path), mmap=True)
         assert self.model is not None, "the model is set up before its weights are restored"
         set_model_state_dict(self.model, checkpoint["state_dict"], options=StateDictOptions(full_state_dict=True))
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):

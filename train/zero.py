@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gwm.optional import optional_module
+from train.checkpoint import read_checkpoint
 from train.measure import autocast
 from train.trainee import Trainee
 
@@ -115,9 +116,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        path = self.broadcast(checkpoint_path)
-        # Lightning forgets on its way here that train.py trusts its own checkpoints.
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=bool(weights_only))
+        return read_checkpoint(self.broadcast(checkpoint_path), mmap=True)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         Strategy.load_model_state_dict(self, checkpoint, strict)

@@ -7,6 +7,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from gwm.optional import optional_folder
+from gwm.tensor_files import read_tensor_file
 
 WEIGHTS_COMMAND = "pip install --no-deps stlpips-pytorch==0.0.2"
 WEIGHTS = "weights/vST0.0/alex_shift_tolerant.pth"
@@ -63,7 +64,7 @@ class PerceptualDistance(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         path = optional_folder("stlpips_pytorch", WEIGHTS_COMMAND) / WEIGHTS
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = read_tensor_file(path, remedy=f"Install it again: {WEIGHTS_COMMAND}")
         self.register_buffer("shift", weights["scaling_layer.shift"])
         self.register_buffer("scale", weights["scaling_layer.scale"])
         slices = _alexnet_slices()

@@ -1,13 +1,14 @@
 """Shapes of published Wan transformers, from and to the `config.json` beside their weights."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gwm.config import DiTConfig
+from gwm.tensor_files import read_json
 
 CLIP_DIM = 1280  # of the image encoder in Wan 2.1 I2V; its original config leaves it out
+CLIP_LAYER = "img_emb.proj."  # in the original release; only models that attend to CLIP have it
 # What Wan has fixed and some config.json repeat: another value is another architecture.
 DIFFUSERS_FIXED = {
     "patch_size": [1, 2, 2],
@@ -30,20 +31,32 @@ DIFFUSERS_FREE = (
 ORIGINAL_FREE = "model_type dim ffn_dim num_heads num_layers in_dim out_dim freq_dim eps".split()
 
 
-def read_geometry(path: Path) -> DiTConfig:
+def read_geometry(path: Path, *, names: Collection[str] = ()) -> DiTConfig:
     """The shape that a `config.json` of either layout describes.
+
+    Args:
+        names: of the checkpoint's tensors, by which the original release's image-to-video models are told apart: its
+            config.json is the same for Wan 2.1, which attends to CLIP, and for Wan 2.2, which does not.
 
     Raises:
         ValueError: it is not a Wan transformer's, or of an architecture that gwm does not have.
     """
-    values = json.loads(path.read_text())
+    values = read_json(path)
+    if "quantization_config" in values:
+        raise ValueError(
+            f"{path} has a quantization_config: the weights beside it are quantised. Take the release in bfloat16."
+        )
     kind = values.get("_class_name")
     if kind == "WanTransformer3DModel":
         return _from_diffusers(values, source=str(path))
     if kind == "WanModel":
-        return _from_original(values, source=str(path))
+        image_dim = CLIP_DIM if any(CLIP_LAYER in name for name in names) else 0
+        return _from_original(values, image_dim=image_dim, source=str(path))
+    name = "model_type" if kind is None and "model_type" in values else "_class_name"
+    remedy = "It is an autoencoder: pass it as vae=." if kind == "AutoencoderKLWan" else "Only Wan's are loaded."
     raise ValueError(
-        f"{path} has _class_name={kind!r}, must be WanTransformer3DModel (diffusers) or WanModel (original)."
+        f"{path} has {name}={values.get(name)!r}, must have _class_name WanTransformer3DModel (diffusers) or WanModel "
+        f"(original). {remedy}"
     )
 
 
@@ -89,7 +102,7 @@ def _from_diffusers(values: Mapping[str, Any], *, source: str) -> DiTConfig:
     )
 
 
-def _from_original(values: Mapping[str, Any], *, source: str) -> DiTConfig:
+def _from_original(values: Mapping[str, Any], *, image_dim: int, source: str) -> DiTConfig:
     _check(values, ORIGINAL_FIXED, ORIGINAL_FREE, source=source)
     if values["model_type"] not in ("t2v", "i2v", "ti2v"):
         raise ValueError(f"{source} has model_type={values['model_type']!r}, must be t2v, i2v or ti2v.")
@@ -101,7 +114,7 @@ def _from_original(values: Mapping[str, Any], *, source: str) -> DiTConfig:
         num_heads=values["num_heads"],
         num_layers=values["num_layers"],
         text_dim=ORIGINAL_FIXED["text_dim"],
-        image_dim=CLIP_DIM if values["model_type"] == "i2v" else 0,
+        image_dim=image_dim,
         freq_dim=values["freq_dim"],
         eps=values["eps"],
     )

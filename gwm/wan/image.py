@@ -1,7 +1,6 @@
 """What Wan 2.1's image-to-video models are given of the reference image: channels beside the latents, and tokens of
 CLIP, through transformers."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from gwm.autoencoder import Autoencoder
-from gwm.optional import optional_module
+from gwm.tensor_files import read_json
 from gwm.wan.files import folder_digest
+from gwm.wan.pretrained import load_encoder
 
-COMMAND = "pip install 'gwm[wan]'"
+KINDS = ("clip", "clip_vision_model")
 MASK_CHANNELS = 4  # one for each pixel frame of a latent frame: 1 where it is given
 
 
@@ -66,13 +66,12 @@ class CLIPImage:
         return self.__dict__ | {"_loaded": None}
 
     def _load(self) -> Any:
-        model = optional_module("transformers", COMMAND).CLIPVisionModel
-        loaded = model.from_pretrained(self.folder / "image_encoder", dtype=torch.float32)
-        return loaded.eval().requires_grad_(False).to(self.device)
+        folder = self.folder / "image_encoder"
+        return load_encoder("CLIPVisionModel", folder, kinds=KINDS, dtype=torch.float32).to(self.device)
 
     def _pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 s s"]:
         """As the pipeline's processor does; transformers' own needs torchvision in some versions."""
-        settings = json.loads(self._settings.read_text())
+        settings = read_json(self._settings)
         side = settings["crop_size"]["height"]
         small = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC), np.float32) / 255
         normal = (small - np.float32(settings["image_mean"])) / np.float32(settings["image_std"])

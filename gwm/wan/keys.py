@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gwm.config import DiTConfig
 from gwm.dit import DiT
+from gwm.wan.state_dict import described
 
 Layout = Literal["original", "diffusers"]
 
@@ -106,9 +107,9 @@ def layout_of(weights: Mapping[str, Tensor], *, source: str) -> Layout:
     """
     if "head.head.weight" in weights:
         return "original"
-    if "proj_out.weight" in weights:
+    if "condition_embedder.time_proj.weight" in weights:
         return "diffusers"
     raise ValueError(
-        f"{source} has neither head.head.weight (original release) nor proj_out.weight (diffusers): it is no Wan "
-        f"transformer. It has {len(weights)} tensors, among them {sorted(weights)[:3]}."
+        f"{source} has neither head.head.weight (original release) nor condition_embedder.time_proj.weight "
+        f"(diffusers): it is no Wan transformer. {described(weights)}"
     )

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from gwm.optional import optional_module
 from gwm.wan.files import component, folder_digest
+from gwm.wan.pretrained import COMMAND, check_part, load_encoder
 
-COMMAND = "pip install 'gwm[wan]'"
 MOST_TOKENS = 512  # as in training; what follows of a longer caption is not seen
+CLEANING = "ftfy"  # part of the encoder's name: captions that were encoded with another cleaning are encoded again
 
 
 class UMT5:
@@ -31,14 +32,14 @@ class UMT5:
                 "release, and name them with text.folder=."
             )
         parts = component(self.folder, "text_encoder"), self.folder / "tokenizer"
-        self.name = "-".join(["umt5", *map(folder_digest, parts)])
+        self.name = "-".join(["umt5", CLEANING, *map(folder_digest, parts)])
         self._loaded: tuple[Any, Any] | None = None
 
     @torch.no_grad()
     def __call__(self, caption: str) -> Float[Tensor, "s t"]:
         """At most 512 tokens; an empty caption has one, which ends it."""
         tokenizer, model = self._loaded = self._loaded or self._load()
-        tokens = tokenizer(_plain(caption), max_length=MOST_TOKENS, truncation=True, return_tensors="pt")
+        tokens = tokenizer(prompt_clean(caption), max_length=MOST_TOKENS, truncation=True, return_tensors="pt")
         tokens = tokens.to(self.device)
         return model(tokens.input_ids, tokens.attention_mask).last_hidden_state[0].float().cpu()
 
@@ -46,12 +47,21 @@ class UMT5:
         return self.__dict__ | {"_loaded": None}
 
     def _load(self) -> tuple[Any, Any]:
+        check_part(self.folder / "tokenizer")
         transformers = optional_module("transformers", COMMAND)
         tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder / "tokenizer")
-        model = transformers.UMT5EncoderModel.from_pretrained(self.folder / "text_encoder", dtype="auto")
-        return tokenizer, model.eval().requires_grad_(False).to(self.device)
+        model = load_encoder("UMT5EncoderModel", self.folder / "text_encoder", kinds=("umt5",), dtype="auto")
+        return tokenizer, model.to(self.device)
 
 
-def _plain(caption: str) -> str:
-    """Without HTML entities and repeated white space, as Wan's captions were in training."""
-    return " ".join(html.unescape(html.unescape(caption)).split())
+def prompt_clean(caption: str) -> str:
+    """The caption as Wan's tokenizer is given it: damaged encodings, typographic quotes, ligatures and full-width
+    letters made plain by ftfy, HTML entities resolved twice, white space single.
+
+    Source: Wan2.1 wan/modules/tokenizers.py, basic_clean and whitespace_clean; diffusers' `prompt_clean`.
+
+    Raises:
+        MissingPackageError: ftfy is not installed. diffusers would leave it out and make other tokens.
+    """
+    fixed = optional_module("ftfy", COMMAND).fix_text(caption)
+    return " ".join(html.unescape(html.unescape(fixed)).split())

@@ -1,6 +1,6 @@
 """Wan's autoencoders behind the interface of `gwm.vae.VAE`: diffusers' layers, the stream's state outside of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from gwm.optional import optional_module
 from gwm.wan.files import component, read_tensors
+from gwm.wan.state_dict import described
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE, WanVAEConfig, diffusers_arguments, read_vae_config
 from gwm.wan.vae_keys import diffusers_key
 from gwm.weights import check_keys
 
 RELEASED = {"Wan2.1_VAE.pth": WAN2_1_VAE, "Wan2.2_VAE.pth": WAN2_2_VAE}
+ORIGINAL, DIFFUSERS = "conv1.weight", "quant_conv.weight"  # the last convolution of the encoder, in both layouts
 COMMAND = "pip install 'gwm[wan]'"
 MEMORY_FRAMES = 2  # that a causal convolution of width 3 looks back on
 
@@ -113,39 +115,51 @@ class WanVAE(nn.Module):
 
 
 def load_wan_vae(path: Path, *, config: WanVAEConfig | None = None) -> WanVAE:
-    """A frozen autoencoder in evaluation mode, in the checkpoint's own precision.
+    """A frozen autoencoder in evaluation mode, in float32.
 
-    `path`: a diffusers pipeline or its vae/; or a folder of the original release or its file (Wan2.1_VAE.pth or
-    Wan2.2_VAE.pth).
+    `path`: a diffusers pipeline or its vae/; or a folder of the original release or its file.
 
     Args:
-        config: the shape; needed for a file of another name than published, as it does not say it.
+        config: the shape, where it is neither in a `config.json` nor one of the two that were published.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: there is no shape, or `config.json` differs from `config`, or tensors are missing, foreign or
-            misshaped; all of them are listed.
+        ValueError: `config.json` differs from `config`, it is no Wan autoencoder, or tensors are missing, foreign,
+            misshaped, quantised or not finite.
     """
     path = _file_of_release(component(path, "vae"))
-    if path.name in RELEASED and config is None:
-        config = RELEASED[path.name]
     if (path / "config.json").is_file():
         found = read_vae_config(path / "config.json")
         if config is not None and config != found:
             raise ValueError(f"{path}/config.json is another autoencoder than config={config}.")
         config = found
-    if config is None:
-        raise ValueError(
-            f"{path} must have a config.json or be called {' or '.join(RELEASED)}: else nothing says what it is."
-        )
-    weights, vae = read_tensors(path), WanVAE(config)
-    expected = vae.model.state_dict()
-    if "conv1.weight" in weights:  # the original release; what it should not have keeps its name, for the error
+    weights = read_tensors(path)
+    vae = WanVAE(config or _released(weights, source=str(path)))
+    expected, config = vae.model.state_dict(), vae.config
+    if ORIGINAL in weights:  # the original release; what it should not have keeps its name, for the error
         names = {key: diffusers_key(key, config) for key in weights}
         weights = {names[key] if names[key] in expected else key: tensor for key, tensor in weights.items()}
     check_keys(weights, expected, source=str(path))
-    vae.model.load_state_dict(weights, assign=True)
+    vae.model.load_state_dict({key: tensor.float() for key, tensor in weights.items()}, assign=True)
     return vae.eval().requires_grad_(False)
+
+
+def _released(weights: Mapping[str, Tensor], *, source: str) -> WanVAEConfig:
+    """The published shape that has as many latent channels."""
+    name = next((name for name in (ORIGINAL, DIFFUSERS) if name in weights), None)
+    if name is None:
+        raise ValueError(
+            f"{source} has neither {ORIGINAL} (original release) nor {DIFFUSERS} (diffusers): it is no Wan "
+            f"autoencoder. {described(weights)}"
+        )
+    channels = weights[name].shape[0] // 2  # mean and variance
+    shapes = {config.latent_channels: config for config in RELEASED.values()}
+    if channels not in shapes:
+        raise ValueError(
+            f"{source} has {channels} latent channels, must have one of {sorted(shapes)}, as the published "
+            "autoencoders have, or a config.json beside it."
+        )
+    return shapes[channels]
 
 
 def _file_of_release(path: Path) -> Path:

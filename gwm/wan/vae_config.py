@@ -1,12 +1,12 @@
 """Shapes of the published Wan autoencoders, from and to the `config.json` of diffusers."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from gwm.config import JsonConfig
+from gwm.tensor_files import read_json
 
 FAMILY = "wan"
 # Config.json of diffusers may repeat these; another value is another architecture.
@@ -112,9 +112,13 @@ def read_vae_config(path: Path) -> WanVAEConfig:
     Raises:
         ValueError: it is not a Wan autoencoder's, or of an architecture that gwm does not have.
     """
-    values = json.loads(path.read_text())
-    if values.get("_class_name") != "AutoencoderKLWan":
-        raise ValueError(f"{path} has _class_name={values.get('_class_name')!r}, must be AutoencoderKLWan.")
+    values = read_json(path)
+    kind = values.get("_class_name")
+    if kind != "AutoencoderKLWan":
+        raise ValueError(
+            f"{path} has _class_name={kind!r}, must be AutoencoderKLWan: it is no Wan autoencoder. Name a pipeline's "
+            "folder, its vae/ or the autoencoder's file with vae=, or with base=, from which vae and text are taken."
+        )
     given = {key: value for key, value in values.items() if not key.startswith("_") and key != "clip_output"}
     all_values = diffusers_arguments(WAN2_1_VAE) | FIXED | given
     all_values["decoder_base_dim"] = given.get("decoder_base_dim") or all_values["base_dim"]

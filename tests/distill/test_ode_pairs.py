@@ -113,7 +113,7 @@ def test_missing_pairs_name_the_command(tmp_path: Path):
 
 def test_a_damaged_shard_says_what_to_do(tmp_path: Path):
     (tmp_path / "torn").write_bytes(b"\x10\x00\x00")
-    with pytest.raises(ValueError, match="delete it and run stage=ode_pairs again"):
+    with pytest.raises(ValueError, match="Delete it and run stage=ode_pairs again"):
         read_shard(tmp_path / "torn")
 
 

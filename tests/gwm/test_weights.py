@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from gwm.weights import fingerprint, load_weights, read_header, save_weights
+from gwm.weights import check_keys, fingerprint, is_written_here, load_weights, read_header, save_weights
 
 
 def model() -> nn.Module:
@@ -32,7 +33,13 @@ def test_weights_come_back_to_the_bit_and_save_to_the_same_bytes(folder: Path, t
     assert read_header(folder, kind="toy")["gate"] == {"psnr": 30.0}
 
 
-def test_missing_foreign_and_misshaped_keys_are_all_listed(folder: Path):
+def test_of_many_keys_that_do_not_fit_the_first_are_named():
+    given = {f"layer{i}": torch.zeros(1) for i in range(90)}
+    with pytest.raises(ValueError, match=r"foreign keys \['layer0', .*'layer13'\] and 84 more, misshaped \[\]"):
+        check_keys(given, {}, source="x")
+
+
+def test_missing_foreign_and_misshaped_keys_are_named(folder: Path):
     other = nn.Sequential(nn.Linear(3, 5), nn.Linear(4, 2), nn.Linear(2, 2))
     del other[1].bias
     with pytest.raises(ValueError) as error:
@@ -61,13 +68,38 @@ def test_truncated_file_is_an_error(folder: Path, kept: float):
     path = folder / "weights.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content)) if 0 < kept < 1 else int(kept)])
-    with pytest.raises(ValueError, match="missing or truncated"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors is .*(empty|truncated).* run the stage that wrote it"):
         load_weights(folder, model())
 
 
 def test_missing_weights_are_an_error(folder: Path):
     (folder / "weights.safetensors").unlink()
-    with pytest.raises(ValueError, match="missing or truncated"):
+    with pytest.raises(FileNotFoundError, match=r"weights\.safetensors does not exist.* run the stage that wrote it"):
+        load_weights(folder, model())
+
+
+def test_a_damaged_config_is_an_error_with_its_file(folder: Path):
+    (folder / "config.json").write_text('{"format": ')
+    with pytest.raises(ValueError, match=r"config\.json must be JSON"):
+        read_header(folder, kind="toy")
+    with pytest.raises(ValueError, match=r"config\.json must be JSON"):
+        is_written_here(folder)
+
+
+def test_weights_that_are_not_finite_leave_the_old_ones(folder: Path):
+    before = (folder / "weights.safetensors").read_bytes()
+    weights = model().state_dict()
+    weights["0.bias"][1] = float("nan")
+    with pytest.raises(ValueError, match=r"kind=toy .*: 1 of 4 tensors .*0\.bias \(1 of 4 values\)"):
+        save_weights(folder, weights, kind="toy", config={})
+    assert (folder / "weights.safetensors").read_bytes() == before
+
+
+def test_weights_that_are_not_finite_are_not_loaded(folder: Path):
+    weights = model().state_dict()
+    weights["0.bias"][1] = float("nan")
+    save_file(weights, folder / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"weights\.safetensors: 1 of 4 tensors .*0\.bias"):
         load_weights(folder, model())
 
 

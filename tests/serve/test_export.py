@@ -106,6 +106,22 @@ def test_full_disk_leaves_the_old_artifact(run: Path, folder: Path, monkeypatch:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_weights_that_are_not_finite_are_neither_exported_nor_served(run: Path, folder: Path):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    path = run / "dmd" / "weights" / "weights.safetensors"
+    weights = load_file(path)
+    weights["head.weight"][0] = float("nan")
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=r"weights\.safetensors: 1 of .*head\.weight"):
+        export(str(run / "dmd/weights"), str(run / "autoencoder/weights"), str(folder))
+    with pytest.raises(ValueError, match=r"dit of .*: 1 of .*head\.weight"):
+        export_module.write_artifact(folder, {"dit": weights})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    edit_weights(folder, lambda tensors: tensors["head.weight"].fill_(float("inf")))
+    with pytest.raises(ValueError, match=r"dit\.safetensors: 1 of .*head\.weight"):
+        load_artifact(folder, device="cpu")
+
+
 def test_no_artifact_names_the_command(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"python train\.py stage=export"):
         load_artifact(tmp_path / "nothing")

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from gwm.condition.inputs import Condition
-from train.checkpoint import AtomicCheckpointIO, moved, remember_config
+from train.checkpoint import AtomicCheckpointIO, moved, read_checkpoint, remember_config
 
 
 def assert_kept(folder: Path) -> None:
@@ -23,13 +23,13 @@ def assert_kept(folder: Path) -> None:
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, room_bytes: int):
     """The size limit of a process stands in for the end of the disk: torch.save fails early, in the middle or late."""
     path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
-    io.save_checkpoint({"step": torch.tensor(1)}, path)
+    io.save_checkpoint({"step": torch.tensor(1), "state_dict": {}}, path)
     assert_kept(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, hard))
     try:
         with pytest.raises(OSError, match="last good one is kept"):
-            io.save_checkpoint({"step": torch.tensor(2), "weights": torch.ones(100_000)}, path)
+            io.save_checkpoint({"step": torch.tensor(2), "state_dict": {"w": torch.ones(100_000)}}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert_kept(tmp_path)
@@ -40,11 +40,39 @@ def test_a_disk_that_fills_up_while_flushing_keeps_the_last_good_checkpoint(tmp_
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
-    io.save_checkpoint({"step": torch.tensor(1)}, path)
+    io.save_checkpoint({"step": torch.tensor(1), "state_dict": {}}, path)
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="last good one is kept"):
-        io.save_checkpoint({"step": torch.tensor(2)}, path)
+        io.save_checkpoint({"step": torch.tensor(2), "state_dict": {}}, path)
     assert_kept(tmp_path)
+
+
+def test_a_diverged_model_does_not_replace_the_last_good_checkpoint(tmp_path: Path):
+    path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    io.save_checkpoint({"step": torch.tensor(1), "state_dict": {"w": torch.ones(2)}}, path)
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt is not written and an older one is kept: 1 of 1 tensors.* w \(2 of 2"
+    ):
+        io.save_checkpoint({"step": torch.tensor(2), "state_dict": {"w": torch.full((2,), float("nan"))}}, path)
+    assert_kept(tmp_path)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("kept", [0, 100, -100])
+def test_a_truncated_checkpoint_is_named_with_the_way_out(tmp_path: Path, kept: int, mmap: bool):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.ones(1000)}}, path)
+    assert read_checkpoint(path, mmap=mmap)["state_dict"]["w"].sum() == 1000
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"last\.ckpt .*(empty|truncated).*delete it: the stage then starts") as error:
+        read_checkpoint(path, mmap=mmap)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_a_diverged_model_is_not_gone_on_with(tmp_path: Path):
+    torch.save({"state_dict": {"w": torch.tensor([float("inf")])}}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt: 1 of 1 tensors"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
 
 
 def test_other_settings_are_named(tmp_path: Path):

@@ -40,7 +40,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 FRAMES = 12
-ROWS, COLUMNS = 2, 3  # latent cells; on a square picture, rows and columns could be exchanged
+ROWS, COLUMNS = 2, 3  # latent cells: rows are not columns
 
 
 @pytest.fixture(scope="module", params=PUBLISHED)
@@ -57,8 +57,8 @@ def latents(vae: WanVAE, num_frames: int = FRAMES) -> Tensor:
 
 
 def pixels(vae: WanVAE, num_frames: int) -> Tensor:
-    stride = vae.config.spatial_stride
-    return torch.rand(2, num_frames, 3, ROWS * stride, COLUMNS * stride) * 2 - 1
+    side = vae.config.spatial_stride
+    return torch.rand(2, num_frames, 3, ROWS * side, COLUMNS * side) * 2 - 1
 
 
 def statistics(config: Any, like: Tensor) -> list[Tensor]:
@@ -222,8 +222,42 @@ def test_missing_and_foreign_tensors_are_listed(vae: WanVAE, tmp_path: Path):
     torch.save(weights, tmp_path / "Wan_VAE.pth")
     with pytest.raises(ValueError, match=r"mid_block\.attentions\.0\.proj\.bias.*99"):
         load_wan_vae(tmp_path / "Wan_VAE.pth", config=vae.config)
-    with pytest.raises(ValueError, match=r"called Wan2\.1_VAE\.pth or Wan2\.2_VAE\.pth"):
-        load_wan_vae(tmp_path / "Wan_VAE.pth")
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+@pytest.mark.parametrize("wrapper", [None, "state_dict"])
+def test_a_published_autoencoder_is_known_by_its_tensors(family: str, wrapper: str | None, tmp_path: Path):
+    """Whatever its file is called; here with one tensor of the right shape, so that it ends where all are compared."""
+    channels = 2 * PUBLISHED[family].latent_channels
+    weights = {"model.conv1.weight": torch.zeros(channels, channels, 1, 1, 1)}
+    torch.save(weights if wrapper is None else {wrapper: weights}, tmp_path / "renamed.pt")
+    expected = f"conv_in.weight.*and {len(state_names(family)) - 1 - 6} more, foreign keys \\[\\]"
+    with pytest.raises(ValueError, match=expected), torch.device("meta"):
+        load_wan_vae(tmp_path / "renamed.pt")
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"conv1.weight": torch.zeros(8, 8, 1, 1, 1)}, r"4 latent channels, must have one of \[16, 48\]"),
+        ({"head.modulation": torch.zeros(1, 2, 8)}, r"no Wan autoencoder\. It seems to be a Wan transformer.*init="),
+    ],
+)
+def test_what_is_no_wan_autoencoder_is_an_error(tmp_path: Path, weights: dict[str, Tensor], message: str):
+    torch.save(weights, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=message):
+        load_wan_vae(tmp_path / "x.pth")
+
+
+def test_a_transformers_folder_is_no_autoencoder(tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "WanTransformer3DModel"}))
+    with pytest.raises(ValueError, match=r"WanTransformer3DModel.*with vae=, or with base="):
+        load_wan_vae(tmp_path)
+
+
+def state_names(family: str) -> list[str]:
+    with torch.device("meta"):
+        return list(WanVAE(PUBLISHED[family]).model.state_dict())
 
 
 def original_names(config: WanVAEConfig) -> Iterator[str]:
