@@ -6,6 +6,7 @@ A stage finds what it needs under runs/<name>/, resumes where it was stopped, an
 
 import logging
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import hydra
 import lightning as L
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
@@ -21,6 +23,7 @@ from train.checkpoint import AtomicCheckpointIO, remember_config
 from train.division import DividedBatch
 from train.measure import checkpoint_blocks
 from train.plan import show
+from train.recipe import HELP, check_recipe, guide, wants_guide
 
 # Advertising and notices about Lightning's own insides: nothing that a user could act on.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -78,7 +81,8 @@ def show_plan(cfg: DictConfig) -> None:
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> Any:
-    output = Path(cfg.output)
+    output, choices = Path(cfg.output), HydraConfig.get().runtime.choices
+    check_recipe(cfg, stage=choices.stage, model=choices.model)
     if cfg.plan:
         show_plan(cfg)
     elif "call" in cfg:  # a stage without training, such as export
@@ -89,4 +93,7 @@ def main(cfg: DictConfig) -> Any:
 
 
 if __name__ == "__main__":
+    if wants_guide(sys.argv[1:]):
+        asked = any(argument in HELP for argument in sys.argv[1:])
+        sys.exit(print(guide()) if asked else f"stage= is missing: it must name one of the stages below.\n\n{guide()}")
     main()
