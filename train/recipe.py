@@ -12,14 +12,20 @@ def check_recipe(cfg: DictConfig, *, stage: str, model: str) -> None:
     """Refuse settings that would be silently another model's, or silently nobody's.
 
     Raises:
-        ValueError: a published model without a recipe of its own, or `init` for a stage that starts from nothing.
+        ValueError: a published model without a recipe of its own, a stage that the recipe does not have, or `init` for
+            a stage that starts from nothing.
     """
-    if cfg.recipes and cfg.recipe_of != model:
-        named = f"experiment={' or experiment='.join(cfg.recipes)}"
+    if cfg.recipes and cfg.recipe.model != model:
+        named = " or ".join(f"experiment={name}" for name in cfg.recipes)
         raise ValueError(
             f"model={model} must come with a recipe of its own: learning rates, steps and sizes of "
-            f"{cfg.recipe_of or 'nano'} are not meant for it. Use, without model=: python train.py stage={stage} "
-            f"{named} base=DIR shards=DIR. One of your own in configs/experiment/ says recipe_of: {model}."
+            f"{cfg.recipe.model or 'model=nano'} are not meant for it. In place of model={model}: python train.py "
+            f"stage={stage} {named} base=DIR shards=DIR. Settings of your own, in configs/experiment/, are accepted "
+            f"with recipe.model={model}."
+        )
+    if cfg.recipe.stages and stage not in cfg.recipe.stages:
+        raise ValueError(
+            f"stage={stage} must be one of {list(cfg.recipe.stages)}: this recipe has no settings for another one."
         )
     if cfg.from_nothing and cfg.init is not None:
         raise ValueError(
