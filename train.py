@@ -17,6 +17,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import DictConfig
 
 from train.checkpoint import AtomicCheckpointIO, remember_config
@@ -55,7 +56,9 @@ def fit(cfg: DictConfig, output: Path) -> None:
     trainer.fit(stage, data, ckpt_path=last if goes_on else None, weights_only=False)
     trainer.save_checkpoint(last)
     if trainer.global_rank == 0:
-        trained = stage if trainer.world_size == 1 else whole_stage(cfg, last, trainer)
+        # Also of one device: a strategy that divides weights keeps them as parts.
+        whole = isinstance(trainer.strategy, SingleDeviceStrategy)
+        trained = stage if whole else whole_stage(cfg, last, trainer)
         instantiate(cfg.finish, _convert_="all")(trained, data, output)
 
 
@@ -79,8 +82,8 @@ def show_plan(cfg: DictConfig) -> None:
     show(work["build"], work["optimizer"], **cfg.planner)
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="train")
-def main(cfg: DictConfig) -> Any:
+def run(cfg: DictConfig) -> Any:
+    """One stage, or what is said of it; the measures of a sweep, in a sweep."""
     output, choices = Path(cfg.output), HydraConfig.get().runtime.choices
     check_recipe(cfg, stage=choices.stage, model=choices.model)
     if cfg.plan:
@@ -89,7 +92,12 @@ def main(cfg: DictConfig) -> Any:
         instantiate(cfg.call, _convert_="all")
     else:
         fit(cfg, output)
-    return instantiate(cfg.objective, _convert_="all") if "objective" in cfg else None  # for a sweep
+    return instantiate(cfg.objective, _convert_="all") if "objective" in cfg else None
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+def main(cfg: DictConfig) -> Any:
+    return run(cfg)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 SECONDS_A_DAY = 86_400
 FLOAT_BYTES = 4
-DEPTHS = (2, 3)  # of networks that are computed; deeper ones need as much more with every layer
+DEPTHS = (1, 2)  # layers of networks that are computed; every further layer needs as much as the second one
 PROBE_SIZES = (64, 128, 256)  # of parameters on which an optimizer shows what it keeps
 
 
@@ -109,7 +109,7 @@ class Needs(NamedTuple):
 
 
 def needs(build: WorkBuilder, *, at_once: int, precision: str, checkpointed: bool) -> Needs:
-    """Counted on networks of two and of three layers: each further layer adds what the third one does.
+    """Counted on networks of one and of two layers: each further layer adds what the second one does.
 
     Raises:
         ValueError: an unknown precision, or nothing to checkpoint.
@@ -118,12 +118,12 @@ def needs(build: WorkBuilder, *, at_once: int, precision: str, checkpointed: boo
     layers = _num_layers(build)
     if layers is None or layers <= max(DEPTHS):
         return _counted(build, **how)
-    two, three = (_counted(_of_depth(build, depth), **how) for depth in DEPTHS)
-    return Needs(*(tuple(a + (layers - 2) * (b - a) for a, b in zip(x, y)) for x, y in zip(two, three)))
+    one, two = (_counted(_of_depth(build, depth), **how) for depth in DEPTHS)
+    return Needs(*(tuple(a + (layers - 1) * (b - a) for a, b in zip(x, y)) for x, y in zip(one, two)))
 
 
 def _num_layers(build: WorkBuilder) -> int | None:
-    """Of the networks of a stage that is described by a contract; a discriminator names layers, so all must be there."""
+    """Of a stage that a contract describes; a discriminator names layers, so that all must be there."""
     if not isinstance(build, partial) or "contract" not in build.keywords or build.keywords.get("gan") is not None:
         return None
     return build.keywords["contract"].dit.num_layers
@@ -136,15 +136,16 @@ def _of_depth(build: Any, num_layers: int) -> WorkBuilder:
 
 def _counted(build: WorkBuilder, *, at_once: int, precision: str, checkpointed: bool) -> Needs:
     with FakeTensorMode(allow_non_fake_inputs=True):  # constants of modules, made on import
-        work = build(batch_size=at_once)
-        measured, block = [measure_pass(work, one, precision) for one in work.passes], ()
+        work, block = build(batch_size=at_once), ()
+        # Of the deepest network: beside two DiTs there may be a head without blocks.
+        if checkpointed and not max(checkpoint_blocks([model], reentrant=True) for model in work.trained):
+            raise ValueError("checkpointed=true needs a DiT: this stage has no blocks to compute again.")
+        kept, flops = zip(*(measure_pass(work, one, precision) for one in work.passes), strict=True)
         if checkpointed:
-            # Of the deepest network: beside two DiTs there may be a head without blocks.
-            if not max(checkpoint_blocks([model], reentrant=True) for model in work.trained):
-                raise ValueError("checkpointed=true needs a DiT: this stage has no blocks to compute again.")
-            block = tuple(whole for whole, _ in measured)
-            measured = [measure_pass(work, one, precision) for one in work.passes]
-        kept, flops = zip(*measured, strict=True)
+            whole = build(batch_size=at_once)
+            # What keeps nothing is not looked at again.
+            passes = zip(kept, whole.passes, strict=True)
+            block = tuple(measure_pass(whole, one, precision)[0] if some else 0 for some, one in passes)
         return Needs(_counts(work), kept, block, flops, (work.cache_bytes, work.host_bytes, work.tokens))
 
 

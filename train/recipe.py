@@ -53,7 +53,8 @@ def wants_guide(arguments: list[str]) -> bool:
     if any(argument in HELP for argument in arguments):
         return True
     named = any(argument.lstrip("+").startswith("stage=") for argument in arguments)
-    return not named and not any(argument.startswith("-") and argument not in ("-m", "--multirun") for argument in arguments)
+    of_hydra = any(argument.startswith("-") and argument not in ("-m", "--multirun") for argument in arguments)
+    return not named and not of_hydra
 
 
 def _described(group: str) -> list[tuple[str, str]]:
