@@ -6,13 +6,16 @@ A stage finds what it needs under runs/<name>/, resumes where it was stopped, an
 
 import logging
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import DictConfig
 
 from command.main import command
@@ -21,6 +24,7 @@ from train.division import DividedBatch
 from train.finite import FiniteNumbers
 from train.measure import checkpoint_blocks
 from train.plan import show
+from train.recipe import HELP, check_recipe, guide, wants_guide
 
 # Advertising and notices about Lightning's own insides: nothing that a user could act on.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -71,7 +75,9 @@ def fit(cfg: DictConfig, output: Path) -> None:
     trainer.fit(stage, data, ckpt_path=last if goes_on else None, weights_only=False)
     trainer.save_checkpoint(last)
     if trainer.global_rank == 0:
-        trained = stage if trainer.world_size == 1 else whole_stage(cfg, last, trainer)
+        # Also of one device: a strategy that divides weights keeps them as parts.
+        whole = isinstance(trainer.strategy, SingleDeviceStrategy)
+        trained = stage if whole else whole_stage(cfg, last, trainer)
         instantiate(cfg.finish, _convert_="all")(trained, data, output)
 
 
@@ -95,17 +101,26 @@ def show_plan(cfg: DictConfig) -> None:
     show(work["build"], work["optimizer"], **cfg.planner)
 
 
-@command("train", verbatim=PATHS, chain="stage")
-def main(cfg: DictConfig) -> Any:
-    output = Path(cfg.output)
+def run(cfg: DictConfig) -> Any:
+    """One stage, or what is said of it; the measures of a sweep, in a sweep."""
+    output, choices = Path(cfg.output), HydraConfig.get().runtime.choices
+    check_recipe(cfg, stage=choices.stage, model=choices.model)
     if cfg.plan:
         show_plan(cfg)
     elif "call" in cfg:  # a stage without training, such as export
         instantiate(cfg.call, _convert_="all")
     else:
         fit(cfg, output)
-    return instantiate(cfg.objective, _convert_="all") if "objective" in cfg else None  # for a sweep
+    return instantiate(cfg.objective, _convert_="all") if "objective" in cfg else None
+
+
+@command("train", verbatim=PATHS, chain="stage")
+def main(cfg: DictConfig) -> Any:
+    return run(cfg)
 
 
 if __name__ == "__main__":
+    if wants_guide(sys.argv[1:]):
+        asked = any(argument in HELP for argument in sys.argv[1:])
+        sys.exit(print(guide()) if asked else f"stage= is missing: it must name one of the stages below.\n\n{guide()}")
     main()

@@ -95,6 +95,16 @@ class StepData(L.LightningDataModule):
         )
 
     @property
+    def is_first_pass(self) -> bool:
+        """Whether the part of a batch that was handed out last is the batch's first one."""
+        return self._passes == 1 % self.split(self._num_devices)[1]
+
+    @property
+    def is_last_pass(self) -> bool:
+        """Whether the part of a batch that was handed out last is the batch's last one."""
+        return self._passes == 0
+
+    @property
     def _num_devices(self) -> int:
         return self.trainer.world_size if self.trainer else 1
 

@@ -32,11 +32,14 @@ class Guidance:
 
     def check(self, config: DiTConfig) -> None:
         """Raises:
-        ValueError: a scale for a condition that the model does not have.
+        ValueError: a scale of its own for a condition that the model does not have.
         """
         for name, scale, size in (("agent", self.agent, config.speech_dim), ("text", self.text, config.text_dim)):
-            if scale != 1 and not size:
-                raise ValueError(f"guidance.{name}={scale:g} must be 1: the model has no such condition to drop.")
+            if not size and scale not in (1, self.agent + self.text - scale):
+                raise ValueError(
+                    f"guidance.{name}={scale:g} must be 1, or equal to the other scale: the model has no such "
+                    "condition to drop."
+                )
 
 
 def guided_velocity(predict: Predict, condition: Condition, guidance: Guidance) -> Float[Tensor, "b f c h w"]:

@@ -18,6 +18,7 @@ from data.batch import LatentBatch, latent_data
 from distill.dmd import dmd_loss
 from distill.gan import GAN, Shown
 from distill.health import CollapseAlarm, clip_health, exit_shares, score_health
+from distill.passes import WindowsOfPasses, check_passes
 from distill.reward import Reward, reward_weights
 from distill.roles import RoleAdapters, check_frozen, keep_out_of_checkpoints, load_roles
 from distill.scores import DMDRules, critic_loss, scored_clip
@@ -36,12 +37,12 @@ log = logging.getLogger(__name__)
 
 class DMDStage(DiTStage):
     """Two optimizers: the critic learns the student's clips at every step, the student moves at every
-    `critic_per_student`-th. Teacher and critic are bidirectional and see the whole clip.
+    `critic_per_student`-th. Teacher and critic are bidirectional and see the whole clip. A batch may be computed in
+    several passes, whose gradients add up: both networks move after the last one.
 
     Source: Yin et al. 2023, arXiv:2311.18828; Huang et al. 2025, arXiv:2506.08009.
     """
 
-    hears = True
     exit_counts: Tensor
 
     def __init__(
@@ -100,13 +101,15 @@ class DMDStage(DiTStage):
         self.reward, self.validate_every = reward, validate_every
         self.exit: Exit = exit
         self.gradient: RolloutGradient = gradient
-        self.windows, self.rules, self.alarm = windows, rules, alarm
+        self.windows, self.rules, self.alarm = WindowsOfPasses(windows), rules, alarm
         self.critic_per_student, self.clip_norm, self.seed = critic_per_student, clip_norm, seed
         self.register_buffer("exit_counts", torch.zeros(len(sigmas), dtype=torch.long))
         self.health: dict[str, Tensor] | None = None  # of this step's student update, for the alarm
 
     def setup(self, stage: str) -> None:
         data = latent_data(self)
+        self.passes = data.split(self.trainer.world_size)[1]
+        check_passes(self.passes, gan=self.gan is not None, reward=self.reward is not None)
         self.windows.check(self.contract, data.num_frames)
         if self.reward is not None:
             self.reward.check(self.contract, data.batch_size)
@@ -126,6 +129,8 @@ class DMDStage(DiTStage):
             # Not Lightning's wrapper of it: `max_steps` goes on counting student and critic alone.
             head = self.optimizers(use_pl_optimizer=False)[2]  # type: ignore[index]
             self._update(self.head_loss(self.gan, window, batch, generators), self.gan.head, head, schedulers[2])
+        if not latent_data(self).is_last_pass:
+            self.health = None  # what watches looks once an update
 
     def student_loss(self, window: Window, batch: LatentBatch, generator: Generators) -> Float[Tensor, ""]:
         """DMD loss of the whole window at one noise level per sample."""
@@ -228,8 +233,11 @@ class DMDStage(DiTStage):
         return weights[:, None, None, None, None] * direction
 
     def _update(self, loss: Tensor, network: Trainee[Any], optimizer: Any, scheduler: Any) -> None:
-        optimizer.zero_grad()
-        self.manual_backward(loss)
+        if latent_data(self).is_first_pass:
+            optimizer.zero_grad()
+        self.manual_backward(loss / self.passes)
+        if not latent_data(self).is_last_pass:
+            return
         if self.gan is not None and network is self.gan.head:
             # FSDP divides DiTs alone and leaves this to us; where DDP has averaged already, nothing changes.
             for parameter in network.model.parameters():

@@ -38,7 +38,8 @@ class Validation(L.Callback):
     ) -> None:
         stage: Any = pl_module
         update, rest = divmod(batch.step, stage.critic_per_student)
-        if rest or update % self.every or not self.clips:
+        last_pass = trainer.datamodule.is_last_pass  # type: ignore[attr-defined]
+        if rest or update % self.every or not self.clips or not last_pass:
             return
         with isolate_rng():
             found = self.look(stage, trainer.datamodule)  # type: ignore[attr-defined]

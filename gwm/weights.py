@@ -50,6 +50,12 @@ def save_weights(
     write_json(folder / "config.json", header)
 
 
+def write_gate(folder: Path, gate: Mapping[str, Any]) -> None:
+    """Replace the gate that stands beside weights which `save_weights` wrote."""
+    path = folder / "config.json"
+    write_json(path, json.loads(path.read_text()) | {"gate": dict(gate)})
+
+
 def is_written_here(folder: Path) -> bool:
     """Whether `save_weights` wrote the folder: its `config.json` says so."""
     path = folder / "config.json"

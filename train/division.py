@@ -8,20 +8,17 @@ from data.steps import StepData
 
 
 class DividedBatch(L.Callback):
-    """Derives how many passes make an update, and lets a run go on with another number of them.
+    """Derives how many passes make an update, and lets a run go on with another number of them. A stage that steps its
+    optimizers itself adds the passes up itself.
 
     Raises:
-        ValueError: the batch cannot be divided so, or the stage steps its optimizers itself and needs several passes.
+        ValueError: the batch cannot be divided so.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        at_once, passes = _data(trainer).split(trainer.world_size)
-        if passes > 1 and not pl_module.automatic_optimization:
-            raise ValueError(
-                f"device_batch={at_once} on {trainer.world_size} devices needs {passes} passes an update, must need "
-                f"one: {type(pl_module).__name__} steps its optimizers itself. Raise device_batch or lower batch_size."
-            )
-        trainer.accumulate_grad_batches = passes
+        passes = _data(trainer).split(trainer.world_size)[1]
+        if pl_module.automatic_optimization:
+            trainer.accumulate_grad_batches = passes
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Count the run's passes as if they had always been as large as now: Lightning steps at multiples of them."""

@@ -1,4 +1,4 @@
-"""The end of every stage: write the weights, then measure on people and sentences that no training saw.
+"""The end of every stage: save the weights, then measure them on people and sentences that no training saw.
 
 A gate is stored with the weights it judges. Lip-sync is the correlation of the lip opening that a face mesh sees with
 the opening that was meant; its ceiling is the same measure on the renders themselves.
@@ -6,11 +6,12 @@ the opening that was meant; its ceiling is the same measure on the renders thems
 
 import json
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from data.batch import LatentData
 from data.clock import SAMPLES_PER_FRAME
@@ -24,7 +25,7 @@ from gwm.lora import merged
 from gwm.metrics.judge import Judge, Voices, means
 from gwm.metrics.lip_sync import moves
 from gwm.no_text import save_no_text
-from gwm.weights import save_weights, write_json
+from gwm.weights import save_weights, write_gate, write_json
 from train.generate import Played
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ MESH_STYLE = "anny"  # the rendered style whose faces the face mesh sees
 DEMANDED = ("lip_sync", "lip_sync_of_ceiling", "motion", "identity")  # what the gates of configs/stage are about
 WITH_CEILING = ("lip_sync", "border_flicker", "sync_confidence")
 SYNC = Path("weights/sync")  # the network that judges lip-sync where no truth is known
+NOT_JUDGED = "not judged: the stage was stopped after its weights were saved; run the same command again"
 
 
 @runtime_checkable
@@ -129,9 +131,10 @@ def judge_stage(
     return gate | ({"skipped": judge.skipped} if judge.skipped else {})
 
 
-def failures(gate: dict[str, Any], least: dict[str, float], before: dict[str, Any]) -> list[str]:
+def failures(gate: dict[str, Any], least: Mapping[str, float | None], before: Mapping[str, Any]) -> list[str]:
     """What a gate misses: `least` holds minima, as numbers or, for names ending in _of_before, as shares of the gate
-    of the stage before. A lip-sync of which swapped voices leave more than half was never there."""
+    of the stage before; a measure that this gate does not have demands nothing, nor does a minimum of None. A lip-sync
+    of which swapped voices leave more than half was never there."""
     missed = []
     if "lip_sync_swapped" in gate and gate["lip_sync_swapped"] > gate["lip_sync"] / 2:
         rule = f"must be <= {gate['lip_sync'] / 2:.3f}, half of it with the own voice"
@@ -139,9 +142,11 @@ def failures(gate: dict[str, Any], least: dict[str, float], before: dict[str, An
     for name, minimum in least.items():
         measure_name = name.removesuffix("_of_before")
         value = gate.get(measure_name)
-        if measure_name != name:
-            minimum = minimum * (before.get(measure_name) or 0.0)
-        if value is not None and not value >= minimum:  # NaN reaches nothing
+        relative = measure_name != name
+        if value is None or minimum is None or (relative and measure_name not in before):
+            continue
+        minimum = minimum * before[measure_name] if relative else minimum
+        if not value >= minimum:  # NaN reaches nothing
             error = gate.get(f"{measure_name}_error")
             spread = "" if error is None else f" +- {error:.3f}"
             missed.append(f"{measure_name}={value:.3f}{spread} must be >= {minimum:.3f}")
@@ -149,17 +154,62 @@ def failures(gate: dict[str, Any], least: dict[str, float], before: dict[str, An
 
 
 def finish(
-    stage: Stage, data: Any, output: Path, *, clips: int, batch_size: int, least: dict[str, float], before: str | None
+    stage: Stage,
+    data: Any,
+    output: Path,
+    *,
+    clips: int,
+    batch_size: int,
+    least: dict[str, float | None],
+    before: str | None,
 ) -> None:
-    """Save what the next stage starts from, with its gate; a failed gate is a warning here and in the next stage."""
+    """Save what the next stage starts from, then judge it; a failed gate is a warning here and in the next stage.
+
+    before: folder of the stage before, whose gate is compared with; where it has none, nothing is compared.
+    """
     model, facts = stage.weights()
     model = merged(model).eval()
-    gate = judge_stage(stage, model, facts, data, clips=clips, batch_size=batch_size)
-    earlier = json.loads(Path(before, "gate.json").read_text()) if before else {}
-    gate["failed"] = failures(gate, least, earlier)
     if isinstance(data, LatentData) and data.no_text is not None:
         save_no_text(output / "weights", data.no_text)
-    save_weights(output / "weights", model.state_dict(), gate=gate, **facts)
+    save_then_judge(
+        output,
+        model.state_dict(),
+        lambda: judge_stage(stage, model, facts, data, clips=clips, batch_size=batch_size),
+        least=least,
+        before=earlier_gate(before),
+        **facts,
+    )
+
+
+def earlier_gate(folder: str | None) -> dict[str, Any]:
+    """The gate of the stage before; empty where there is none, as before a published checkpoint."""
+    path = None if folder is None else Path(folder, "gate.json")
+    return json.loads(path.read_text()) if path is not None and path.is_file() else {}
+
+
+def save_then_judge(
+    output: Path,
+    weights: Mapping[str, Tensor],
+    judge: Callable[[], dict[str, Any]],
+    *,
+    least: Mapping[str, float | None],
+    before: Mapping[str, Any],
+    **facts: Any,
+) -> None:
+    """Weights first: a judgement that fails, or is killed, costs no training. Its gate then says why there is none.
+
+    facts: `kind`, `config` and what else stands beside the weights.
+    """
+    folder = output / "weights"
+    (output / "gate.json").unlink(missing_ok=True)  # of weights that are replaced now
+    save_weights(folder, weights, gate={"failed": [NOT_JUDGED]}, **facts)
+    try:
+        gate = judge()
+        gate["failed"] = failures(gate, least, before)
+    except Exception as error:
+        log.exception("%s is saved; judging it failed. The same command judges again.", folder)
+        gate = {"failed": [f"not judged: {type(error).__name__}: {error}"]}
+    write_gate(folder, gate)
     report_gate(output, gate)
 
 
@@ -167,7 +217,7 @@ def report_gate(output: Path, gate: dict[str, Any]) -> None:
     """Write a judged gate where the report looks for it, and say how it went."""
     write_json(output / "gate.json", gate)
     shown = "  ".join(f"{k}={v:.3g}" for k, v in gate.items() if isinstance(v, int | float))
-    log.info("gate of %s: %s", output, shown)
+    log.info("gate of %s: %s", output, shown or "nothing was measured")
     if gate.get("not_measured"):
         log.warning("gate of %s: not measured on %d clips: %s", output, gate["clips"], ", ".join(gate["not_measured"]))
     if gate["failed"]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -100,6 +101,13 @@ def _checkpointed(forward: Any, reentrant: bool) -> Any:
     def again(*inputs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*inputs)
-        return checkpoint(forward, *inputs, use_reentrant=reentrant, preserve_rng_state=False)
+        # Tensors one by one: a prompt's lie in a tuple, through which every block would go back to the one embedding.
+        tensors, structure = tree_flatten(inputs)
+        return checkpoint(
+            lambda *flat: forward(*tree_unflatten(flat, structure)),
+            *tensors,
+            use_reentrant=reentrant,
+            preserve_rng_state=False,
+        )
 
     return again

@@ -15,5 +15,15 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, *, warmup_steps: int, total_
         done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    scheduler = _ResumedLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class _ResumedLR(torch.optim.lr_scheduler.LambdaLR):
+    """Rates of a resumed run are those of its present schedule, also for the first step: a run that was to end there
+    has a rate of 0 in its checkpoint."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas):
+            group["lr"] = base * factor(self.last_epoch)

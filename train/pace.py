@@ -51,6 +51,8 @@ class Pace(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if not pl_module.automatic_optimization and not trainer.datamodule.is_last_pass:  # type: ignore[attr-defined]
+            return
         if pl_module.automatic_optimization:
             self._losses.append(outputs["loss"])
             if len(self._losses) < self.passes:

@@ -4,9 +4,11 @@
 the temporary tensors of single operations, and what the allocator wastes: leave 10 to 20 % of a device free.
 """
 
+import dataclasses
 import logging
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from data.steps import split_batch
+from gwm.dit import DiTBlock
 from gwm.lora import is_adapted
 from train.measure import PRECISIONS, checkpoint_blocks, measure_pass
 from train.peak import matmul_flops
@@ -24,6 +27,7 @@ log = logging.getLogger(__name__)
 
 SECONDS_A_DAY = 86_400
 FLOAT_BYTES = 4
+DEPTHS = (1, 2)  # layers of networks that are computed; every further layer needs as much as the second one
 PROBE_SIZES = (64, 128, 256)  # of parameters on which an optimizer shows what it keeps
 
 
@@ -67,8 +71,8 @@ class Plan:
         ]
 
 
-def optimizer_bytes(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> int:
-    """What an optimizer keeps for parameters of these sizes after its first step.
+def optimizer_bytes(factory: OptimizerFactory, num_elements: int, num_tensors: int) -> int:
+    """What an optimizer keeps after its first step for so many parameters in so many tensors.
 
     Found on three small parameters; no optimizer is made for the real ones.
 
@@ -83,7 +87,7 @@ def optimizer_bytes(factory: OptimizerFactory, parameters: list[nn.Parameter]) -
             f"the optimizer keeps {small}, {middle} and {large} bytes for {a}, {b} and {c} parameters: no fixed number "
             "for each. Plan with an elementwise one, such as AdamW, and correct by hand."
         )
-    return sum(per_element * p.numel() + small - per_element * a for p in parameters)
+    return per_element * num_elements + (small - per_element * a) * num_tensors
 
 
 def _state_bytes(factory: OptimizerFactory, size: int) -> int:
@@ -92,6 +96,57 @@ def _state_bytes(factory: OptimizerFactory, size: int) -> int:
     optimizer = factory([parameter])
     optimizer.step()
     return sum(value.nbytes for value in optimizer.state[parameter].values() if isinstance(value, Tensor))
+
+
+class Needs(NamedTuple):
+    """What one device computes and keeps for the samples that it takes at once."""
+
+    counts: tuple[int, ...]  # numbers trained, tensors of them, numbers frozen, numbers averaged, layers
+    kept: tuple[int, ...]  # bytes for the backward pass, of each pass
+    block: tuple[int, ...]  # bytes of all blocks that are computed again, of each pass; (): none is
+    flops: tuple[float, ...]  # of each pass
+    others: tuple[int, ...]  # bytes of the cache and on the host; tokens of the batch
+
+
+def needs(build: WorkBuilder, *, at_once: int, precision: str, checkpointed: bool) -> Needs:
+    """Counted on networks of one and of two layers: each further layer adds what the second one does.
+
+    Raises:
+        ValueError: an unknown precision, or nothing to checkpoint.
+    """
+    how: dict[str, Any] = {"at_once": at_once, "precision": precision, "checkpointed": checkpointed}
+    layers = _num_layers(build)
+    if layers is None or layers <= max(DEPTHS):
+        return _counted(build, **how)
+    one, two = (_counted(_of_depth(build, depth), **how) for depth in DEPTHS)
+    return Needs(*(tuple(a + (layers - 1) * (b - a) for a, b in zip(x, y)) for x, y in zip(one, two)))
+
+
+def _num_layers(build: WorkBuilder) -> int | None:
+    """Of a stage that a contract describes; a discriminator names layers, so that all must be there."""
+    if not isinstance(build, partial) or "contract" not in build.keywords or build.keywords.get("gan") is not None:
+        return None
+    return build.keywords["contract"].dit.num_layers
+
+
+def _of_depth(build: Any, num_layers: int) -> WorkBuilder:
+    contract = build.keywords["contract"]
+    return partial(build, contract=contract.replace(dit=dataclasses.replace(contract.dit, num_layers=num_layers)))
+
+
+def _counted(build: WorkBuilder, *, at_once: int, precision: str, checkpointed: bool) -> Needs:
+    with FakeTensorMode(allow_non_fake_inputs=True):  # constants of modules, made on import
+        work, block = build(batch_size=at_once), ()
+        # Of the deepest network: beside two DiTs there may be a head without blocks.
+        if checkpointed and not max(checkpoint_blocks([model], reentrant=True) for model in work.trained):
+            raise ValueError("checkpointed=true needs a DiT: this stage has no blocks to compute again.")
+        kept, flops = zip(*(measure_pass(work, one, precision) for one in work.passes), strict=True)
+        if checkpointed:
+            whole = build(batch_size=at_once)
+            # What keeps nothing is not looked at again.
+            passes = zip(kept, whole.passes, strict=True)
+            block = tuple(measure_pass(whole, one, precision)[0] if some else 0 for some, one in passes)
+        return Needs(_counts(work), kept, block, flops, (work.cache_bytes, work.host_bytes, work.tokens))
 
 
 def plan(
@@ -106,6 +161,7 @@ def plan(
     whole_weights: bool = False,
     checkpointed: bool,
     device_flops: float,
+    counted: Needs | None = None,
 ) -> Plan:
     """Needs of a run at `device_flops` operations a second on each of `devices`, which share every batch.
 
@@ -113,6 +169,7 @@ def plan(
     sharded: parameters, gradients, averages and optimizer are divided among the devices, as FSDP does.
     whole_weights: of these, parameters and averages are not, as in ZeRO-2, which keeps a copy that is.
     checkpointed: blocks keep their inputs alone; one of them at a time is computed again.
+    counted: `needs` of this stage, batch and precision, where they are known already.
 
     Raises:
         ValueError: fewer than one device, a batch that cannot be divided, an unknown precision, nothing to checkpoint.
@@ -121,45 +178,38 @@ def plan(
         raise ValueError(f"devices={devices} must be at least 1.")
     at_once, num_passes = split_batch(batch_size, device_batch, devices)
     share = devices if sharded else 1
-    with FakeTensorMode(allow_non_fake_inputs=True):  # constants of modules, made on import
-        work = build(batch_size=at_once)
-        measured = [measure_pass(work, one, precision) for one in work.passes]
-        if checkpointed:
-            # Of the deepest network: beside two DiTs there may be a head without blocks.
-            blocks = max(checkpoint_blocks([model], reentrant=True) for model in work.trained)
-            if not blocks:
-                raise ValueError("checkpointed=true needs a DiT: this stage has no blocks to compute again.")
-            again = [measure_pass(work, one, precision) for one in work.passes]
-            measured = [(kept + whole // blocks, flops) for (kept, flops), (whole, _) in zip(again, measured)]
-        trained = [p for model in work.trained for p in model.parameters() if p.requires_grad]
-        num_trained, num_frozen, num_averaged = _counts(work)
+    found = counted or needs(build, at_once=at_once, precision=precision, checkpointed=checkpointed)
+    num_trained, num_tensors, num_frozen, num_averaged, layers = found.counts
+    cache_bytes, host_bytes, tokens = found.others
     weights = FLOAT_BYTES * (num_trained + num_frozen + num_averaged)
-    flops = devices * num_passes * sum(flops for _, flops in measured)
+    flops = devices * num_passes * sum(found.flops)
+    again = [whole // layers for whole in found.block] or [0] * len(found.kept)
     return Plan(
         trained_parameters=num_trained,
         frozen_parameters=num_frozen,
         weight_bytes=weights + FLOAT_BYTES * num_trained // share if whole_weights else weights // share,
         gradient_bytes=FLOAT_BYTES * num_trained // share,
-        optimizer_bytes=optimizer_bytes(optimizer, trained) // share,
-        activation_bytes=max(kept for kept, _ in measured),
-        cache_bytes=work.cache_bytes,
-        tokens_per_step=devices * num_passes * work.tokens,
+        optimizer_bytes=optimizer_bytes(optimizer, num_trained, num_tensors) // share,
+        activation_bytes=max(kept + block for kept, block in zip(found.kept, again)),
+        cache_bytes=cache_bytes,
+        tokens_per_step=devices * num_passes * tokens,
         flops_per_step=flops,
         steps_per_day=SECONDS_A_DAY * device_flops * devices / flops,
-        host_bytes=work.host_bytes,
+        host_bytes=host_bytes,
     )
 
 
-def _counts(work: Work) -> tuple[int, int, int]:
-    """Numbers that are trained, that are frozen, and that running averages have of their own: an average shares what
-    adapters stand on, and has copies of all else."""
-    trained, averaged, frozen = 0, 0, {}
+def _counts(work: Work) -> tuple[int, ...]:
+    """Numbers that are trained and tensors that hold them, numbers that are frozen, and that running averages have of
+    their own: an average shares what adapters stand on, and has copies of all else. Blocks of the deepest network."""
+    trained, averaged, frozen = [], 0, {}
     for model in [*work.trained, *work.frozen]:
-        trained += sum(p.numel() for p in model.parameters() if p.requires_grad)
+        trained += [p.numel() for p in model.parameters() if p.requires_grad]
         frozen |= {StorageWeakRef(p.untyped_storage()): p.numel() for p in model.parameters() if not p.requires_grad}
     for model in work.trained:
         averaged += sum(p.numel() for p in model.parameters() if p.requires_grad or not is_adapted(model))
-    return trained, sum(frozen.values()), averaged
+    layers = max(sum(isinstance(part, DiTBlock) for part in model.modules()) for model in work.trained)
+    return sum(trained), len(trained), sum(frozen.values()), averaged, layers
 
 
 def show(

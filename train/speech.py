@@ -17,8 +17,7 @@ from data.voices import STRIDE, VoiceBatch, VoiceData
 from gwm.condition.speech import SpeechEncoder
 from gwm.config import AudioConfig
 from gwm.metrics.lip_sync import correlation, moves
-from gwm.weights import save_weights
-from train.gate import failures, report_gate
+from train.gate import save_then_judge
 from train.trainee import Trainee
 
 
@@ -70,9 +69,14 @@ def judge_speech(model: VisemeClassifier, voices: VoiceBatch) -> dict[str, Any]:
 
 
 def finish_speech(stage: SpeechStage, data: VoiceData, output: Path, *, clips: int, least: dict[str, float]) -> None:
-    """Save the encoder with its gate."""
+    """Save the encoder, then judge it."""
     model = stage.network.trained.eval()
-    gate = judge_speech(model, data.held_out(clips))
-    gate["failed"] = failures(gate, least, {})
-    save_weights(output / "weights", model.encoder.state_dict(), kind="speech", config=stage.audio.to_json(), gate=gate)
-    report_gate(output, gate)
+    facts: dict[str, Any] = {"kind": "speech", "config": stage.audio.to_json()}
+    save_then_judge(
+        output,
+        model.encoder.state_dict(),
+        lambda: judge_speech(model, data.held_out(clips)),
+        least=least,
+        before={},
+        **facts,
+    )

@@ -17,10 +17,13 @@ from train.trainee import Trainee
 class DiTStage(L.LightningModule):
     """A network under training and the contract under which it will be served; a stage adds its loss."""
 
-    hears = True
     contract: Contract
     network: Trainee[DiT]
     seed: int
+
+    @property
+    def hears(self) -> bool:
+        return self.contract.dit.speech_dim > 0
 
     def configure_optimizers(self) -> Any:  # Lightning's own union of a dozen types
         return self.network.optimizers()

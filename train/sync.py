@@ -15,8 +15,7 @@ from data.mouths import Mouth, MouthBatch, MouthData
 from gwm.config import AudioConfig
 from gwm.metrics.statistics import auc
 from gwm.metrics.sync_net import KIND, MAX_LAG, SyncNet, embeddings, lag_distance, sync_score
-from gwm.weights import save_weights
-from train.gate import failures, report_gate
+from train.gate import save_then_judge
 from train.trainee import Trainee
 
 TEMPERATURE = 0.07
@@ -89,9 +88,9 @@ def judge_sync(net: SyncNet, mouths: list[Mouth]) -> dict[str, Any]:
 
 
 def finish_sync(stage: SyncStage, data: MouthData, output: Path, *, split: str, least: dict[str, float]) -> None:
-    """Save the network with its gate."""
+    """Save the network, then judge it."""
     net = stage.network.trained.eval()
-    gate: dict[str, Any] = judge_sync(net, data.held_out(split))
-    gate["failed"] = failures(gate, least, {})
-    save_weights(output / "weights", net.state_dict(), kind=KIND, config=net.audio.to_json(), gate=gate)
-    report_gate(output, gate)
+    facts: dict[str, Any] = {"kind": KIND, "config": net.audio.to_json()}
+    save_then_judge(
+        output, net.state_dict(), lambda: judge_sync(net, data.held_out(split)), least=least, before={}, **facts
+    )

@@ -1,5 +1,6 @@
 """The two optimizers' rhythm, what the log says from the first step on, and what stops a run."""
 
+import copy
 import csv
 from functools import partial
 from pathlib import Path
@@ -11,16 +12,18 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from data.batch import LatentBatch
 from distill.gan import GAN
 from distill.health import CollapseAlarm, CollapseError
+from distill.passes import check_passes
 from distill.stage import DMDStage
 from distill.windows import FromReference, StreamingWindows, Window
-from tests.train.test_resume import RULES, LatentsInMemory, network, weights
+from tests.train.test_resume import BATCH, RULES, LatentsInMemory, network, weights
+from train.division import DividedBatch
 from train.noise import Generators
+from train.trainee import Trainee
 
 EVERY = 3  # critic updates per student update
 
@@ -65,11 +68,16 @@ def diary(folders: dict[str, str], *, alarm: CollapseAlarm | None = None, **chan
     return Diary(**(how | changes))
 
 
-def fit(stage: Diary, *, max_steps: int, resume: Path | None = None, **trainer: Any) -> Diary:
+def fit(
+    stage: Diary, *, max_steps: int, resume: Path | None = None, device_batch: int | None = None, **trainer: Any
+) -> Diary:
     """Train as train.py does, without its periodic checkpoints."""
     how = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    made = L.Trainer(max_steps=max_steps, max_epochs=-1, enable_checkpointing=False, **(how | trainer))
-    data = LatentsInMemory(shards=".", batch_size=2, num_workers=0, seed=0)
+    divided = [DividedBatch()]
+    made = L.Trainer(
+        max_steps=max_steps, max_epochs=-1, enable_checkpointing=False, callbacks=divided, **(how | trainer)
+    )  # fmt: skip
+    data = LatentsInMemory(shards=".", batch_size=BATCH, num_workers=0, seed=0, device_batch=device_batch)
     made.fit(stage, data, ckpt_path=resume, weights_only=False)
     return stage
 
@@ -194,10 +202,29 @@ def test_deepspeed_is_refused_with_the_alternative(tmp_path: Path):
         stage.configure_callbacks()
 
 
-def test_accumulating_gradients_is_refused(tmp_path: Path):
-    """Two losses at two rhythms: a framework that sums them would scale one of them wrongly."""
-    with pytest.raises(MisconfigurationException, match="accumulation is not supported for manual optimization"):
-        fit(diary(weights(tmp_path)), max_steps=2, accumulate_grad_batches=2)
+@pytest.mark.parametrize("windows", [FromReference(), StreamingWindows(stream_frames=7, overlap_frames=1)])
+def test_a_batch_in_two_passes_is_a_batch_in_one(tmp_path: Path, windows: Any):
+    """Both losses, at both rhythms; streams go on with their own samples. By plain gradient descent: Adam divides by
+    numbers that are as small as the rounding of sums in another order."""
+    descent = {"optimizer": partial(torch.optim.SGD, lr=0.01), "schedule_steps": 8, "warmup_steps": 2, "ema_decay": 0.9}
+    folders, states = weights(tmp_path), []
+    for at_once in (BATCH, BATCH // 2):
+        learner = partial(Trainee, **descent)
+        stage = diary(folders, windows=copy.deepcopy(windows), student=learner, critic=learner)
+        fit(stage, max_steps=6, device_batch=at_once)
+        passes = BATCH // at_once
+        assert stage.turns == {"student": sorted([0, 3] * passes), "critic": sorted([0, 1, 2, 3] * passes)}
+        states.append(stage.state_dict())
+    for key, value in states[0].items():
+        if key != "exit_counts":  # of passes
+            torch.testing.assert_close(states[1][key], value, rtol=1e-5, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("option", ["gan", "reward"])
+def test_what_needs_the_whole_batch_is_refused_in_passes(option: str):
+    check_passes(1, gan=True, reward=True)
+    with pytest.raises(ValueError, match=f"stage.{option} must be null where an update has 2 passes"):
+        check_passes(2, **{"gan": False, "reward": False, option: True})
 
 
 def test_a_ratio_below_one_is_an_error(tmp_path: Path):

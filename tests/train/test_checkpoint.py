@@ -1,16 +1,18 @@
 """A checkpoint is written whole or not at all, and a run goes on only as it began."""
 
 import errno
+import logging
 import os
 import resource
 from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from gwm.condition.inputs import Condition
 from train.checkpoint import AtomicCheckpointIO, moved, read_checkpoint, remember_config
+from train.optim import warmup_cosine
 
 
 def assert_kept(folder: Path) -> None:
@@ -90,3 +92,47 @@ def test_every_tensor_of_a_state_is_moved():
     state = {"stream": (3, Condition(agent=torch.zeros(1, 1, 1)), torch.zeros(2))}
     count, condition, tensor = moved(state, torch.device("meta"))["stream"]
     assert count == 3 and condition.agent.is_meta and tensor.is_meta and condition.user is None
+
+
+def run_of(steps: int, **changes: object) -> DictConfig:
+    """Settings of which one follows from a free one, as the length of a schedule does; a struct, as Hydra makes it."""
+    stage = {"shift": 2.0, "schedule_steps": "${trainer.max_steps}", **changes}
+    cfg = OmegaConf.create({"seed": 0, "stage": stage, "trainer": {"max_steps": steps}})
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def test_a_run_may_go_on_for_longer_and_says_what_its_schedule_does(tmp_path: Path, caplog):
+    remember_config(tmp_path, run_of(8))
+    with caplog.at_level(logging.WARNING):
+        remember_config(tmp_path, run_of(10))
+    assert "trainer.max_steps=10 (was 8)" in caplog.text and "schedule_steps=8" in caplog.text
+    caplog.clear()
+    remember_config(tmp_path, run_of(10))  # which is what it is now
+    assert not caplog.text
+
+
+def test_a_longer_run_may_keep_its_schedule_but_not_get_another_one(tmp_path: Path):
+    remember_config(tmp_path, run_of(8))
+    remember_config(tmp_path, run_of(10, schedule_steps=8))
+    with pytest.raises(ValueError, match=r"stage.schedule_steps=9 \(was 8\)"):
+        remember_config(tmp_path, run_of(10, schedule_steps=9))
+
+
+@pytest.mark.parametrize("total", [8, 12])
+def test_a_resumed_rate_is_that_of_the_present_schedule(total: int):
+    """Also right after the end of a shorter one, where the checkpoint has a rate of 0; and equal where nothing
+    changed."""
+
+    def scheduler(steps: int):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.3)
+        return warmup_cosine(optimizer, warmup_steps=2, total_steps=steps)["lr_scheduler"]["scheduler"]
+
+    first, expected, resumed = scheduler(8), scheduler(total), scheduler(total)
+    for _ in range(8):
+        first.optimizer.step(), first.step()
+        expected.optimizer.step(), expected.step()
+    resumed.optimizer.load_state_dict(first.optimizer.state_dict())
+    resumed.load_state_dict(first.state_dict())
+    assert resumed.optimizer.param_groups[0]["lr"] == expected.optimizer.param_groups[0]["lr"]
+    assert first.optimizer.param_groups[0]["lr"] == 0

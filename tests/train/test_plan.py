@@ -1,5 +1,6 @@
 """Plans are made without memory, and say what real runs need."""
 
+import dataclasses
 import resource
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,12 @@ from gwm.config import DiTConfig
 from gwm.contract import Contract
 from gwm.weights import read_header
 from tests.distill.test_roles import BOTH, adapted_weights, distinct_bytes
-from tests.tiny import DIT, PATCHES, SIZE, VAE_SHAPE, learning
+from tests.tiny import DIT, PATCHES, SIZE, VAE_SHAPE, contract, learning
 from tests.train.test_resume import FRAMES, HEAD, RULES, dmd, stage, weights
 from train import work
 from train.measure import SavedTensors, flop_counter
 from train.network import load_dit
-from train.plan import Plan, optimizer_bytes, plan
+from train.plan import DEPTHS, Plan, optimizer_bytes, plan
 from train.trainee import Trainee
 
 BATCH = 2
@@ -227,7 +228,23 @@ def test_an_optimizer_without_a_fixed_price_is_refused():
                 self.state[parameter]["outer"] = parameter[:, None] * parameter
 
     with pytest.raises(ValueError, match="no fixed number for each"):
-        optimizer_bytes(partial(Squares, lr=1e-2), [nn.Parameter(torch.zeros(3))])
+        optimizer_bytes(partial(Squares, lr=1e-2), 3, 1)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("stage", ["causal", "dmd"])
+def test_a_deep_network_is_planned_from_shallow_ones(monkeypatch, stage: str, checkpointed: bool):
+    """To the last byte and operation of the whole depth; with a text, whose embedding all blocks look at."""
+    dit = dataclasses.replace(DIT, num_layers=5, text_dim=8)
+    made = contract(FRAMES, dit=dit)
+    if stage == "causal":
+        build: Any = partial(work.causal, contract=made, num_frames=FRAMES)
+    else:
+        how: dict[str, Any] = {"context": "clean", "gradient": "replay", "rules": RULES, "critic_per_student": 3}
+        build = partial(distill_work.dmd, contract=made, num_frames=FRAMES, sigmas=[1.0, 0.5], **how)
+    found = planned(build, checkpointed=checkpointed)
+    monkeypatch.setattr("train.plan.DEPTHS", (dit.num_layers,))
+    assert max(DEPTHS) < dit.num_layers and planned(build, checkpointed=checkpointed) == found
 
 
 @pytest.mark.parametrize(

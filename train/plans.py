@@ -1,0 +1,87 @@
+"""What every stage of a recipe will need on 1, 8 and 64 devices, as JSON: python -m train.plans recipe=wan2_1_t2v_1_3b
+
+Nothing of it is allocated, and no weights are read. A stage is counted once; devices divide what was counted.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from gwm.weights import write_json
+from train.plan import Needs, needs, plan
+from train.work import WorkBuilder
+
+log = logging.getLogger(__name__)
+
+_KNOWN: dict[tuple[Any, ...], Needs] = {}
+NOWHERE = "planned"  # no folder has this name: the plan is of the configured model, not of one that lies around
+
+
+def stage_plans(recipe: str, stage: str, *, devices: Sequence[int], device_flops: float) -> dict[str, Any] | None:
+    """Plans of one stage by number of devices; None of a stage that trains nothing. Needs an initialised Hydra."""
+    options = [f"stage={stage}", f"experiment={recipe}", f"base={NOWHERE}", f"name={NOWHERE}"]
+    cfg = compose("train", options, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    if "work" not in cfg:
+        return None
+    work = instantiate(cfg.work, _convert_="all")
+    how: dict[str, Any] = {name: cfg.planner[name] for name in ("batch_size", "device_batch", "precision", "sharded")}
+    how |= {"whole_weights": cfg.planner.whole_weights, "checkpointed": cfg.planner.checkpointed}
+    counted = _needs(work["build"], OmegaConf.to_yaml(cfg.work.build, resolve=True), how)
+    flops = cfg.planner.utilization * device_flops
+    made = {
+        count: plan(work["build"], work["optimizer"], devices=count, device_flops=flops, counted=counted, **how)
+        for count in devices
+    }
+    rows = {
+        str(count): asdict(found) | {"device_bytes": found.device_bytes, "days": cfg.trainer.max_steps / steps}
+        for count, found in made.items()
+        for steps in [found.steps_per_day * _updates(cfg)]
+    }
+    return {"batch_size": how["batch_size"], "updates": cfg.trainer.max_steps, "devices": rows}
+
+
+def _needs(build: WorkBuilder, described: str, how: Mapping[str, Any]) -> Needs:
+    """Of stages whose work is the same, such as dmd and long, that of the first."""
+    key = described, how["device_batch"], how["precision"], how["checkpointed"]
+    if key not in _KNOWN:
+        _KNOWN[key] = needs(build, at_once=key[1], precision=key[2], checkpointed=key[3])
+    return _KNOWN[key]
+
+
+def _updates(cfg: DictConfig) -> float:
+    """Updates that a batch makes: `trainer.max_steps` counts those of both optimizers of DMD."""
+    return 1 + 1 / cfg.stage.critic_per_student if "critic_per_student" in cfg.stage else 1
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="plans")
+def main(cfg: DictConfig) -> None:
+    own = HydraConfig.instance().cfg
+    for recipe in cfg.recipes:
+        stages = compose("train", ["stage=causal", f"experiment={recipe}", f"base={NOWHERE}"]).recipe.stages
+        found = {}
+        for stage in stages:
+            row = stage_plans(recipe, stage, devices=cfg.devices, device_flops=cfg.device_flops)
+            if row is not None:
+                found[stage] = row
+                log.info("%s, stage=%s: %.1f GB a device of %d", recipe, stage, _gigabytes(row), cfg.devices[-1])
+        command = f"python -m train.plans 'recipes=[{recipe}]'"
+        facts = {"command": command, "device_flops": cfg.device_flops}
+        write_json(Path(cfg.out) / f"plan_{recipe}.json", facts | found)
+    HydraConfig.instance().cfg = own
+
+
+def _gigabytes(row: dict[str, Any]) -> float:
+    return list(row["devices"].values())[-1]["device_bytes"] / 1e9
+
+
+if __name__ == "__main__":
+    main()
