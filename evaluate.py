@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from command.main import command
+from configs.command.main import command
 from evaluate.cases import Case, test_cases
 from evaluate.endless import Series, drifts, hold
 from evaluate.examine import Result, examine, load_arrays, load_result, save_arrays, work_folder

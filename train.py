@@ -18,7 +18,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import DictConfig
 
-from command.main import command
+from configs.command.main import command
 from train.checkpoint import AtomicCheckpointIO, read_checkpoint, remember_config
 from train.division import DividedBatch
 from train.finite import FiniteNumbers

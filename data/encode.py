@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from command.main import command
+from configs.command.main import command
 from data.encoding import Encoders, encode_all
 from data.latents import NO_TEXT, write_no_text
 from data.manifest import (

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from command.main import command
+from configs.command.main import command
 from data.clock import FPS, SAMPLE_RATE
 from data.footage.batches import make_batches, plan_jobs
 from data.footage.ledger import Ledger, tally

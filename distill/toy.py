@@ -16,7 +16,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from command.main import command
+from configs.command.main import command
 from distill.gan import GAN, Head
 from distill.scores import DMDRules
 from distill.toy_chain import Chain, ExactTeacher, measures, toy_contract

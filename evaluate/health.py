@@ -13,7 +13,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from command.main import command
+from configs.command.main import command
 from evaluate.sections import HEALTH, logged
 from gwm.line_chart import Line
 from gwm.outputs import whole_file

@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from command.main import command
+from configs.command.main import command
 from distill.sweep import Member, chunk_ms, write_table
 from evaluate.cases import Case, test_cases
 from evaluate.examine import play

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from tqdm import tqdm
 
-from command.main import command
+from configs.command.main import command
 from evaluate.cases import Case, test_cases
 from evaluate.endless import DRIFTING, Series, by_minute
 from evaluate.sections import logged, losses

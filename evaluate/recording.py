@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from omegaconf import DictConfig
 
-from command.main import command
+from configs.command.main import command
 from gwm.face import FaceMesh
 from gwm.json_text import json_text
 from gwm.media import read_audio, read_video

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from command.main import command
+from configs.command.main import command
 from serve.live.agent import TurnTaking
 from serve.live.endpoints import Endpoint
 from serve.live.log_lines import log_to_stdout

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from command.main import command
+from configs.command.main import command
 from gwm.face import FaceMesh
 from gwm.images import read_image
 from gwm.media import container_of, read_audio, write_video

@@ -7,7 +7,7 @@ python -m serve.samples speech       prints the path of the recording
 import sys
 from pathlib import Path
 
-from command.refusal import refusals
+from configs.command.refusal import refusals
 from gwm.optional import optional_folder
 
 # Grace Hopper, U.S. Navy, public domain; ships with matplotlib.

@@ -71,7 +71,7 @@ def test_what_a_printed_command_sets_arrives(command: Command):
     `_target_` is a parameter of it, see `check_targets`."""
     for texts, cfg in command.jobs():
         before = consumed(command, cfg)
-        for index, override in enumerate(command.overrides):
+        for index, override in enumerate(configs.command.overrides):
             other = another(override, texts[index])
             if other is None:
                 continue

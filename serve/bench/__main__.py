@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from command.main import command
+from configs.command.main import command
 from serve.bench.case import Case
 from serve.bench.kernels import compare_kernels
 from serve.bench.ladder import climb, compare_batches, compare_blocks, compare_caches

@@ -19,7 +19,7 @@ import soxr
 import torch
 from omegaconf import DictConfig
 
-from command.main import command
+from configs.command.main import command
 from gwm.outputs import check_output
 from serve.bench.browser import knock, open_browser, open_page, start_talking
 from serve.bench.flash_and_beep import flash_minus_beep

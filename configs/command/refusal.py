@@ -15,7 +15,7 @@ from pathlib import Path
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TRACEBACK = "GWM_TRACEBACK"
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 RUN_FILE = "TORCHELASTIC_ERROR_FILE"  # <folder of a run on this machine>/<local rank>/error.json

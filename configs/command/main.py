@@ -15,8 +15,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from command.overrides import quoted
-from command.refusal import ROOT, refusals, root_cause, sentence, tell
+from configs.command.overrides import quoted
+from configs.command.refusal import ROOT, refusals, root_cause, sentence, tell
 
 CONFIGS = ROOT / "configs"
 UNKNOWN = re.compile(r"Could not override '(.+?)'")
@@ -34,7 +34,7 @@ def command(
 ) -> Callable[[Task], Callable[[], None]]:
     """Make a function of its settings the main function of a command; `configs/<config>.yaml` holds the settings.
 
-    verbatim: settings taken to the letter, such as paths (see `command.overrides.quoted`).
+    verbatim: settings taken to the letter, such as paths (see `configs.command.overrides.quoted`).
     chain: the setting whose values build on each other: with `-m` the first that fails ends the run. Members that vary
         other settings stand by themselves: the others go on, and the exit status is 1 in the end.
     """

@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from command.main import command
+from configs.command.main import command
 
 ROOT = Path(__file__).parents[2]
 

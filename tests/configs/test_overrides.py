@@ -8,8 +8,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from command.main import CONFIGS
-from command.overrides import quoted
+from configs.command.main import CONFIGS
+from configs.command.overrides import quoted
 
 NAMES = [
     "é.jpg", "漢字.jpg", "me (1).jpg", "a=b.jpg", "a,b.jpg", "a#b.jpg", "a & b.jpg", "it's.jpg", 'say "hi".jpg',

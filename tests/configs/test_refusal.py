@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from command import refusal
-from command.refusal import refusals, sentence
+from configs.command import refusal
+from configs.command.refusal import refusals, sentence
 from serve.samples import sample_path
 
 

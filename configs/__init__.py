@@ -1,0 +1,1 @@
+"""Settings of every command. Read `command` (what all command lines share)."""
