@@ -16,7 +16,7 @@ from torch import Tensor
 from gwm.condition.inputs import Condition
 from gwm.config import DiTConfig
 from gwm.dit import DiT
-from gwm.wan.files import SHARD_BYTES, read_tensors, tensor_names, transformer_part, write_tensors
+from gwm.wan.files import SHARD_BYTES, chosen_checkpoint, read_tensors, tensor_names, transformer_part, write_tensors
 from gwm.wan.geometry import read_geometry, to_diffusers
 from gwm.wan.keys import expected_tensors, layout_of
 from gwm.weights import check_keys, write_json
@@ -42,9 +42,11 @@ def load_wan(path: Path, *, config: DiTConfig | None = None, dtype: torch.dtype 
         ValueError: `path` has two transformers; `config.json` differs from `config`, both are missing, or tensors are
             missing, foreign, misshaped, quantised or not finite.
     """
-    path = transformer_part(path)
-    base = _agreed(path, None if config is None else without_added(config))
-    own = to_gwm(read_tensors(path), base, source=str(path))
+    part = transformer_part(path)
+    checkpoint = chosen_checkpoint(part)
+    asked = None if config is None else without_added(config)
+    base = _agreed(checkpoint, asked, alone=part.is_file())
+    own = to_gwm(read_tensors(checkpoint), base, source=str(checkpoint))
     with torch.device("meta"):
         model = DiT(base)
     model.load_state_dict({key: own.pop(key).to(dtype) for key in list(own)}, assign=True)
@@ -134,16 +136,15 @@ def to_foreign(model: DiT) -> dict[str, Tensor]:
     return {name: own[key].reshape(empty.shape) for name, (key, empty) in expected.items()}
 
 
-def _agreed(path: Path, config: DiTConfig | None) -> DiTConfig:
-    """The geometry of a folder, or of a file by the config.json beside it where no other is asked for."""
-    described = path / "config.json"
-    if path.is_file() and config is None:
-        described = path.parent / "config.json"
-    if not described.is_file():
-        if config is None:
-            raise ValueError(f"{path} has no config.json: pass the geometry, for instance model=wan2_1_1_3b.")
+def _agreed(checkpoint: Path, config: DiTConfig | None, *, alone: bool) -> DiTConfig:
+    """The geometry of the config.json beside a checkpoint. A file that was named `alone` need not belong to it, so what
+    is asked for counts more there."""
+    described = checkpoint.parent / "config.json"
+    if config is not None and (alone or not described.is_file()):
         return config
-    found = read_geometry(described, names=tensor_names(path))
+    if not described.is_file():
+        raise ValueError(f"{described} does not exist: pass the geometry, for instance model=wan2_1_1_3b.")
+    found = read_geometry(described, names=tensor_names(checkpoint))
     if config is not None and found != config:
         other = _differing(found, config)
         raise ValueError(f"{described} has another geometry than asked for; (file, asked): {other}.")

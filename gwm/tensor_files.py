@@ -51,10 +51,9 @@ def check_file(path: Path, *, remedy: str = DOWNLOAD) -> None:
     head = _head(path)
     if not head:
         raise ValueError(f"{path} is empty: 0 bytes. {remedy}")
-    if not _is_safetensors(head):
-        for start, (what, own_remedy) in NO_MODEL.items():
-            if head.lstrip().lower().startswith(start):
-                raise ValueError(f"{path} is {what}. {own_remedy}")
+    for start, (what, own_remedy) in NO_MODEL.items():
+        if head.lstrip().lower().startswith(start):
+            raise ValueError(f"{path} is {what}. {own_remedy}")
     if head.startswith(ZIP) and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} has no table of contents at its end: it is truncated. {remedy}")
     if _is_safetensors(head) or (path.suffix == ".safetensors" and not head.startswith(PICKLES)):

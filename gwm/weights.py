@@ -75,6 +75,11 @@ def read_header(folder: Path, *, kind: str) -> dict[str, Any]:
     header = read_json(path, remedy=AGAIN)
     expected = {"format": FORMAT, "version": VERSION, "kind": kind}
     found = {key: header.get(key) for key in expected}
+    if found | {"kind": kind} == expected and found != expected:
+        raise ValueError(
+            f"{path} has kind={found['kind']!r}, must be {kind!r}: the folder holds another part of a model. Name the "
+            f"weights folder of kind={kind}."
+        )
     if found != expected:
         raise ValueError(f"{path} has {found}, must be {expected}. Export it again with this version of gwm.")
     return header

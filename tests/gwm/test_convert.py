@@ -212,7 +212,7 @@ def test_another_geometry_than_asked_for_is_an_error(tmp_path: Path):
     with pytest.raises(ValueError, match=r"\{'num_layers': \(1, 30\)\}"):
         load_wan(tmp_path, config=dataclasses.replace(config, num_layers=30))
     (tmp_path / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"no config\.json"):
+    with pytest.raises(ValueError, match=r"config\.json does not exist: pass the geometry"):
         load_wan(tmp_path)
 
 

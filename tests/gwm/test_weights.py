@@ -50,12 +50,17 @@ def test_missing_foreign_and_misshaped_keys_are_named(folder: Path):
     assert "0.weight (4, 3) != (5, 3)" in message
 
 
-@pytest.mark.parametrize("change", [{"version": 2}, {"kind": "vae"}, {"format": "checkpoint"}])
-def test_another_version_kind_or_format_is_an_error(folder: Path, change: dict[str, object]):
+@pytest.mark.parametrize("change", [{"version": 2}, {"format": "checkpoint"}])
+def test_another_version_or_format_is_an_error(folder: Path, change: dict[str, object]):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=r"must be .*'version': 1.* Export it again"):
         read_header(folder, kind="toy")
+
+
+def test_another_part_is_an_error(folder: Path):
+    with pytest.raises(ValueError, match=r"config\.json has kind='toy', must be 'vae': the folder holds another part"):
+        read_header(folder, kind="vae")
 
 
 def test_missing_folder_is_an_error(tmp_path: Path):

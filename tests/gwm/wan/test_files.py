@@ -101,8 +101,9 @@ def test_a_file_or_an_index_that_is_named_is_read(tmp_path: Path):
 
 
 def test_a_variant_that_is_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    chosen_checkpoint(named(tmp_path, f"{STEM}.safetensors", f"{STEM}.fp16.safetensors"))
-    assert f"has also ['{STEM}.fp16.safetensors']: name the file" in caplog.text
+    with pytest.raises(ValueError, match="pass the geometry"):
+        load_wan(named(tmp_path, f"{STEM}.safetensors", f"{STEM}.fp16.safetensors"))
+    assert caplog.text.count(f"has also ['{STEM}.fp16.safetensors']: name the file") == 1
 
 
 def test_pickles_in_shards_are_read(tmp_path: Path):

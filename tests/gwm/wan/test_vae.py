@@ -183,6 +183,17 @@ def test_a_diffusers_folder_loads(vae: WanVAE, tmp_path: Path):
     assert torch.equal(loaded.encode(clip), vae.encode(clip))
 
 
+@pytest.mark.parametrize("variant", ["fp16", None])
+def test_a_folder_in_half_precision_is_computed_in_float32(vae: WanVAE, tmp_path: Path, variant: str | None):
+    copy.deepcopy(vae.model).half().save_pretrained(tmp_path / "vae", variant=variant, max_shard_size="200KB")
+    loaded = load_wan_vae(tmp_path)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    clip = pixels(vae, 5)
+    stored = copy.deepcopy(vae)
+    stored.model.load_state_dict({key: tensor.half() for key, tensor in vae.model.state_dict().items()})
+    assert torch.equal(loaded.encode(clip), stored.encode(clip))
+
+
 def test_the_original_release_is_what_diffusers_makes_of_it(vae: WanVAE, tmp_path: Path):
     theirs = vae.model.state_dict()
     weights = {name: theirs[diffusers_key(name, vae.config)] for name in original_names(vae.config)}
