@@ -7,14 +7,17 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+
+from gwm.tensor_files import check_finite, read_tensor_file
 
 NO_TEXT_FILE = "no_text.safetensors"
 TOKENS = "tokens"  # the file's only tensor
 
 
 def save_no_text(folder: Path, tokens: Float[Tensor, "q t"]) -> None:
+    check_finite({TOKENS: tokens}, source=f"tokens of the empty prompt for {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     save_file({TOKENS: tokens.detach().cpu().contiguous()}, folder / NO_TEXT_FILE)
 
@@ -22,7 +25,7 @@ def save_no_text(folder: Path, tokens: Float[Tensor, "q t"]) -> None:
 def read_no_text(folder: Path) -> Float[Tensor, "q t"] | None:
     """None where nobody saved them: the model has no text condition, or was trained by another version."""
     path = folder / NO_TEXT_FILE
-    return load_file(path)[TOKENS] if path.is_file() else None
+    return read_tensor_file(path, remedy="Copy the whole folder again.")[TOKENS] if path.is_file() else None
 
 
 def padded_text(text: Float[Tensor, "s t"], length: int) -> Float[Tensor, "m t"]:

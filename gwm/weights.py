@@ -53,7 +53,7 @@ def save_weights(
 def write_gate(folder: Path, gate: Mapping[str, Any]) -> None:
     """Replace the gate that stands beside weights which `save_weights` wrote."""
     path = folder / "config.json"
-    write_json(path, json.loads(path.read_text()) | {"gate": dict(gate)})
+    write_json(path, read_json(path) | {"gate": dict(gate)})
 
 
 def is_written_here(folder: Path) -> bool:

@@ -101,11 +101,11 @@ def _state_bytes(factory: OptimizerFactory, size: int) -> int:
 class Needs(NamedTuple):
     """What one device computes and keeps for the samples that it takes at once."""
 
-    counts: tuple[int, ...]  # numbers trained, tensors of them, numbers frozen, numbers averaged, layers
-    kept: tuple[int, ...]  # bytes for the backward pass, of each pass
-    block: tuple[int, ...]  # bytes of all blocks that are computed again, of each pass; (): none is
+    counts: tuple[float, ...]  # numbers trained, tensors of them, numbers frozen, numbers averaged, layers
+    kept: tuple[float, ...]  # bytes for the backward pass, of each pass
+    block: tuple[float, ...]  # bytes of all blocks that are computed again, of each pass; (): none is
     flops: tuple[float, ...]  # of each pass
-    others: tuple[int, ...]  # bytes of the cache and on the host; tokens of the batch
+    others: tuple[float, ...]  # bytes of the cache and on the host; tokens of the batch
 
 
 def needs(build: WorkBuilder, *, at_once: int, precision: str, checkpointed: bool) -> Needs:

@@ -45,7 +45,7 @@ class ServerOptions:
         one_of("tts", self.tts, VOICES)
         if self.device is not None and not DEVICE.fullmatch(self.device):
             raise ValueError(f"device={self.device!r} must be null, cpu, mps, cuda, or cuda: and a number.")
-        at_least("num_threads", self.num_threads, 1)
+        at_least("num_threads", 1 if self.num_threads is None else self.num_threads, 1)
         at_least("capacity", 1 if self.capacity is None else self.capacity, 1)
         at_least("requests_per_minute", self.requests_per_minute, 1)
         at_least("retry_after_s", self.retry_after_s, 0)
