@@ -101,11 +101,11 @@ def _state_bytes(factory: OptimizerFactory, size: int) -> int:
 class Needs(NamedTuple):
     """What one device computes and keeps for the samples that it takes at once."""
 
-    counts: tuple[float, ...]  # numbers trained, tensors of them, numbers frozen, numbers averaged, layers
-    kept: tuple[float, ...]  # bytes for the backward pass, of each pass
-    block: tuple[float, ...]  # bytes of all blocks that are computed again, of each pass; (): none is
+    counts: tuple[int, ...]  # numbers trained, tensors of them, numbers frozen, numbers averaged, layers
+    kept: tuple[int, ...]  # bytes for the backward pass, of each pass
+    block: tuple[int, ...]  # bytes of all blocks that are computed again, of each pass; (): none is
     flops: tuple[float, ...]  # of each pass
-    others: tuple[float, ...]  # bytes of the cache and on the host; tokens of the batch
+    others: tuple[int, ...]  # bytes of the cache and on the host; tokens of the batch
 
 
 def needs(build: WorkBuilder, *, at_once: int, precision: str, checkpointed: bool) -> Needs:
@@ -119,7 +119,11 @@ def needs(build: WorkBuilder, *, at_once: int, precision: str, checkpointed: boo
     if layers is None or layers <= max(DEPTHS):
         return _counted(build, **how)
     one, two = (_counted(_of_depth(build, depth), **how) for depth in DEPTHS)
-    return Needs(*(tuple(a + (layers - 1) * (b - a) for a, b in zip(x, y)) for x, y in zip(one, two)))
+
+    def whole(x: tuple[Any, ...], y: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(a + (layers - 1) * (b - a) for a, b in zip(x, y))
+
+    return Needs(*map(whole, one, two))
 
 
 def _num_layers(build: WorkBuilder) -> int | None:
