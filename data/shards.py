@@ -4,7 +4,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from data.storage import Location, open_bytes
 
 # Visually lossless, and full colour resolution: with 4:2:0, lips at 128 px lose their edge.
 CODEC, PIXEL_FORMAT = "libx264", "yuv444p"
+SIGNAL = ".npy"  # suffix of files with numbers for each pixel frame
 CODEC_OPTIONS = {"crf": "10", "preset": "veryfast"}
 
 
@@ -49,7 +50,7 @@ class Clip:
     reference: UInt8[np.ndarray, "h w 3"]  # the same identity outside the clip
     truth: Truth | None  # None: real footage
     info: dict[str, Any]  # identity and style, and what else its maker knows
-    action: Float[np.ndarray, "f k"] | None = None  # what was done: keys, camera, joints
+    signals: Mapping[str, Float[np.ndarray, "f _"]] = field(default_factory=dict)  # by name: keys, camera, joints
 
     @property
     def mouth(self) -> Float[np.ndarray, " f"]:
@@ -63,13 +64,13 @@ class Clip:
         return self.truth.mouth
 
     def acted(self, names: Sequence[str]) -> Float[np.ndarray, "f k"] | None:
-        """What was done, frame by frame: these facial actions of a rendered clip, in [0, 1]; without names, `action`.
+        """These facial actions of a rendered clip, in [0, 1], frame by frame; without names, the signal `action`.
 
         Raises:
             ValueError: the clip is real footage, or there is no such facial action.
         """
         if not names:
-            return self.action
+            return self.signals.get("action")
         if self.truth is None:
             raise ValueError(
                 f"clip {self.key} must be rendered to tell actions={list(names)}: nobody knows the truth of real "
@@ -108,10 +109,10 @@ def encode_sample(clip: Clip) -> dict[str, Any]:
         truth = io.BytesIO()
         np.savez_compressed(truth, **{name: getattr(clip.truth, name) for name in Truth.__slots__})
         sample["truth.npz"] = truth.getvalue()
-    if clip.action is not None:
-        action = io.BytesIO()
-        np.save(action, clip.action)
-        sample["action.npy"] = action.getvalue()
+    for name, values in clip.signals.items():
+        signal = io.BytesIO()
+        np.save(signal, values)
+        sample[f"{name}{SIGNAL}"] = signal.getvalue()
     return sample | {"json": json.dumps(clip.info).encode("ascii")}
 
 
@@ -125,7 +126,11 @@ def decode_sample(sample: Mapping[str, Any]) -> Clip:
         user=user,
         reference=np.asarray(Image.open(io.BytesIO(sample["reference.png"])).convert("RGB")),
         truth=_decode_truth(sample["truth.npz"]) if "truth.npz" in sample else None,
-        action=np.load(io.BytesIO(sample["action.npy"])) if "action.npy" in sample else None,
+        signals={
+            name.removesuffix(SIGNAL): np.load(io.BytesIO(data))
+            for name, data in sample.items()
+            if name.endswith(SIGNAL)
+        },
         info=json.loads(sample["json"]),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gwm.config import JsonConfig
+from gwm.json_config import JsonConfig
 
 FAMILY = "wan"
 # Config.json of diffusers may repeat these; another value is another architecture.

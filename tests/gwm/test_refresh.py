@@ -9,7 +9,7 @@ from gwm.attention import MaskedClip
 from gwm.chunks import ChunkPattern
 from gwm.masks import clip_mask
 from gwm.refresh import Told, refreshed
-from tests.tiny import DIT, FAR, PATCHES, latents, speech, tiny_dit
+from tests.tiny import DIT, FAR, PATCHES, declared, latents, speech, tiny_dit
 
 FP32 = 1e-5
 PATTERN = ChunkPattern(chunk_frames=2, window_chunks=4, sink_chunks=1, first_frames=1)
@@ -18,10 +18,10 @@ PATTERN = ChunkPattern(chunk_frames=2, window_chunks=4, sink_chunks=1, first_fra
 @pytest.mark.parametrize("numbers", [(0, 1, 2), (0, 7, 8)], ids=["from the start", "others forgotten"])
 @torch.no_grad()
 def test_a_refreshed_past_is_that_of_its_chunks_under_the_new_text(numbers: tuple[int, ...]):
-    model, sizes = tiny_dit(dataclasses.replace(DIT, text_dim=6)), (1, 2, 2)
+    model, sizes = tiny_dit(declared(DIT, text=6)), (1, 2, 2)
     old, new = torch.randn(2, 2, 3, 6)
     told = [
-        Told(number, latents(size), dataclasses.replace(speech(size), text=old))
+        Told(number, latents(size), speech(size).with_tokens(text=old))
         for number, size in zip(numbers, sizes, strict=True)
     ]
     made = refreshed(model, told, pattern=PATTERN, horizon_frames=FAR, text=new, reference=told[0].x0)
@@ -29,10 +29,10 @@ def test_a_refreshed_past_is_that_of_its_chunks_under_the_new_text(numbers: tupl
     starts = [PATTERN.chunk_start(number) for number in numbers]
     positions = torch.cat([torch.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)])
     mask = clip_mask(5, dataclasses.replace(PATTERN, window_chunks=9), patches=PATCHES, device=torch.device("cpu"))
-    heard = {name: torch.cat([vars(chunk.condition)[name] for chunk in told], dim=1) for name in ("agent", "user")}
+    heard = {name: torch.cat([chunk.condition[name] for chunk in told], dim=1) for name in ("agent", "user")}
     expected = model(
         torch.cat([chunk.x0 for chunk in told], dim=1), torch.zeros(2, 5),
-        dataclasses.replace(told[0].condition, **heard, text=new), positions=positions, context=MaskedClip(mask),
+        told[0].condition.with_frame(**heard).with_tokens(text=new), positions=positions, context=MaskedClip(mask),
         reference=told[0].x0,
     ).keys_values  # fmt: skip
     for layer, pair in enumerate(expected):
