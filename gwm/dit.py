@@ -270,7 +270,8 @@ class DiT(nn.Module):
 def _required(value: Tensor | None, name: str) -> Tensor:
     if value is None:
         raise ValueError(
-            f"{name} is None, but the model was built with this condition. Pass it; zeros drop a condition."
+            f"{name} is None, but the model was built with this condition. Pass it; zeros drop a voice or an action, "
+            "the empty prompt's tokens a text."
         )
     return value
 

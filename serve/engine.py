@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gwm.condition.inputs import Condition
+from gwm.no_text import padded_text
 from gwm.pixels import to_float
 from gwm.rollout import Emit, keep
 from serve.artifact import Artifact
@@ -52,6 +53,7 @@ class Engine:
 
         Raises:
             RuntimeError: the stream does not fit into memory; the message has its bytes.
+            ValueError: the artifact has a text condition and no tokens of the empty prompt.
         """
         if ranks is None:  # else each has a part of the cache
             check_memory(artifact, slots=1, undo_chunks=undo_chunks, text_tokens=text_tokens)
@@ -59,7 +61,8 @@ class Engine:
         self.rollout = rollout_of(artifact.dit, artifact.contract, ranks)
         if compile:
             self.rollout.model = Compiled(self.rollout.model)  # type: ignore[assignment]  # called like the network
-        self.text = self._no_text(text_tokens)
+        self.no_text = self._padded(artifact.no_text, text_tokens)
+        self.text = self.no_text
         self.hearing = Hearing(self.contract, like=self.rollout.cache.k, depth=undo_chunks)
         self.chunk_samples, self.lookahead_samples = self.hearing.chunk_samples, self.hearing.lookahead_samples
         self.chunk = GraphedChunk(self.rollout, self._silent_chunk(), capture=capture)
@@ -70,7 +73,7 @@ class Engine:
 
     @torch.no_grad()
     def start(self, portrait: UInt8[np.ndarray, "h w 3"], text: Float[Tensor, "1 s t"] | None = None) -> None:
-        """Forget everything and show this face; of models that are told a text, None tells them none.
+        """Forget everything and show this face; a model with a text condition has the empty prompt without `text`.
 
         Raises:
             ValueError: the portrait is not square in the artifact's resolution, or as `set_prompt`.
@@ -86,7 +89,7 @@ class Engine:
         if text is not None:
             self.set_prompt(text)
         elif self.text is not None:
-            self.text = self._no_text(self.text.shape[1])
+            self.text = self.no_text
         reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean))
         self.hearing.start(seed=self.seed)
         # Before the copy below: where the decoder has a device of its own, who reads that copy has waited for this too.
@@ -265,10 +268,16 @@ class Engine:
         """Of latents and conditions."""
         return self.rollout.cache.k.dtype
 
-    def _no_text(self, tokens: int) -> Float[Tensor, "1 s t"] | None:
-        """What a model that is told a text gets in place of one; None for other models."""
-        width = self.contract.dit.text_dim
-        return torch.zeros(1, tokens, width, device=self.device, dtype=self.dtype) if width else None
+    def _padded(self, no_text: Float[Tensor, "q t"] | None, tokens: int) -> Float[Tensor, "1 s t"] | None:
+        """The empty prompt in as many tokens as every text has; None for a model without a text condition."""
+        if not self.contract.dit.text_dim:
+            return None
+        if no_text is None:
+            raise ValueError(
+                f"no_text is None, must be the empty prompt's tokens with text_dim={self.contract.dit.text_dim}: a "
+                "stream without a prompt is generated under them, as in training. Export the artifact again."
+            )
+        return padded_text(no_text, tokens)[None].to(self.device, self.dtype)
 
     def _begin(self, reference: Float[Tensor, "1 1 c _ _"]) -> None:
         self._tell(Order.START, reference, *tensors_of(Condition(text=self.text)), value=self.seed)

@@ -23,7 +23,7 @@ def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int) -> int
     own = frames * patches * width + reference + (1 + undo_chunks) * state
     if not contract.dit.text_dim:
         return own
-    prompt = text_tokens * (2 * width + contract.dit.text_dim * element)
+    prompt = text_tokens * (2 * width + 2 * contract.dit.text_dim * element)  # the text, and the empty prompt
     history = 1 + (pattern.window_chunks - 2 + undo_chunks) * pattern.chunk_frames  # latent frames
     if contract.context == "noisy":
         history = 0

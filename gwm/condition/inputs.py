@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gwm.config import DiTConfig
+from gwm.no_text import padded_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +79,7 @@ class Condition:
                 "no_text is None, must be the tokens of the empty caption: a text is dropped to what training dropped "
                 "it to. Data keeps them beside the latents; pairs of an older stage=ode_pairs must be made again."
             )
-        nothing = torch.zeros_like(self.text[:1])
-        nothing[:, : len(self.no_text)] = self.no_text.to(nothing)
+        nothing = padded_text(self.no_text.to(self.text), self.text.shape[1])[None]
         where = torch.ones(len(self.text), dtype=torch.bool, device=self.text.device) if dropped is None else dropped
         return dataclasses.replace(self, text=torch.where(where[:, None, None], nothing, self.text))
 

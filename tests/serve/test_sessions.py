@@ -103,9 +103,9 @@ def test_an_interruption_is_a_new_generation_with_a_receipt(artifact: Artifact, 
 
 
 def told(contract: Contract) -> Artifact:
-    """An artifact whose model is told a text."""
+    """An artifact whose model has a text condition; its empty prompt is two tokens."""
     contract = contract.replace(dit=dataclasses.replace(contract.dit, text_dim=6))
-    return Artifact(contract, randomised(DiT(contract.dit)), randomised(VAE(contract.vae)))
+    return Artifact(contract, randomised(DiT(contract.dit)), randomised(VAE(contract.vae)), torch.randn(2, 6))
 
 
 def test_a_switch_holds_from_the_chunk_of_its_receipt(contract: Contract, portrait: np.ndarray, voices: Voices):
@@ -208,12 +208,16 @@ def test_the_bytes_of_a_slot_are_those_of_its_tensors(artifact: Artifact, portra
 def test_a_text_and_what_is_made_anew_under_another_count_too(contract: Contract, portrait: np.ndarray):
     models = told(contract)
     engine = Engine(models, seed=0, undo_chunks=1, text_tokens=4)
-    engine.start(portrait)
+    engine.start(portrait, torch.randn(1, 4, 6))
     for _ in range(contract.pattern.window_chunks + 2):
         engine.push(*np.zeros((2, engine.chunk_samples + engine.lookahead_samples), np.float32))
         engine.step()
     without = Artifact(contract, randomised(DiT(contract.dit)), models.vae)
-    tensors = [engine.text, *(z for layer in engine.rollout.prompt.layers for pair in layer for z in pair)]
+    tensors = [
+        engine.text,
+        engine.no_text,
+        *(z for layer in engine.rollout.prompt.layers for pair in layer for z in pair),
+    ]
     for chunk in engine.history.chunks:
         tensors += [chunk.x0, chunk.condition.agent, chunk.condition.user]
     more = slot_bytes(models, undo_chunks=1, text_tokens=4) - slot_bytes(without, undo_chunks=1, text_tokens=4)
