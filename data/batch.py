@@ -21,6 +21,7 @@ from data.steps import StepData
 from gwm.autoencoder import Autoencoder
 from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
+from gwm.no_text import padded_text
 from gwm.pixels import to_float
 
 TEXT_TOKENS = 512  # Wan's: shorter captions are followed by zeros, which its text attention sees
@@ -213,10 +214,14 @@ class LatentData(StepData):
                 f"{self.shards} have their whole audio window inside the clip. Make longer clips."
             )
 
+    @property
+    def no_text(self) -> Float[Tensor, "q t"] | None:
+        """Tokens of the empty caption; None where captions are not encoded."""
+        return read_no_text(self.latents)
+
     def train_dataloader(self) -> DataLoader[Any]:
-        no_text = read_no_text(self.latents)
         dataset = LatentClips(
-            self.clips, num_frames=self.num_frames, seed=self.seed, no_text=no_text, active=self.active
+            self.clips, num_frames=self.num_frames, seed=self.seed, no_text=self.no_text, active=self.active
         )
         return self.loader(dataset, len(self.clips), latent_batch)
 
@@ -244,5 +249,4 @@ def latent_batch(items: list[dict[str, Any]]) -> LatentBatch:
 
 def padded(text: Float[Tensor, "s t"]) -> Float[Tensor, "512 t"]:
     """TEXT_TOKENS tokens: the first ones of a longer text, zeros behind a shorter one."""
-    text = text[:TEXT_TOKENS]
-    return torch.cat([text, text.new_zeros(TEXT_TOKENS - len(text), text.shape[1])])
+    return padded_text(text, TEXT_TOKENS)

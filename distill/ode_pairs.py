@@ -107,7 +107,7 @@ def write_pairs(
     data.prepare_data()
     data.setup("fit")
     levels = solver_sigmas(sigmas, num_steps, shift=shift)
-    clips = LatentClips(data.clips, num_frames=data.num_frames, seed=data.seed)
+    clips = LatentClips(data.clips, num_frames=data.num_frames, seed=data.seed, no_text=data.no_text)
     for number in tqdm(range(part, num_shards, parts), desc="ode pairs", unit="shard"):
         path = folder / shard_name(number)
         if path.is_file():

@@ -3,6 +3,7 @@
 Two stages of the ladder are this class: `dmd` judges streams from their beginning, `long` windows of long ones.
 """
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -11,7 +12,6 @@ import lightning as L
 import torch
 from jaxtyping import Float
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from data.batch import LatentBatch, latent_data
@@ -26,9 +26,12 @@ from distill.validation import Validation
 from distill.windows import Window, Windows
 from gwm.contract import CommitMode, NoiseMode, Solver
 from gwm.dit import DiT
+from train.checkpoint import gathered, moved
 from train.noise import Generators, sample_generators, step_generator
 from train.stage import DiTStage
 from train.trainee import Trainee
+
+log = logging.getLogger(__name__)
 
 
 class DMDStage(DiTStage):
@@ -186,17 +189,19 @@ class DMDStage(DiTStage):
         return callbacks + ([Validation(every=self.validate_every)] if self.validate_every else [])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # One of several devices writes the checkpoint, and knows its own streams alone.
-        alone = self.trainer.world_size == 1
-        checkpoint |= {"windows": self.windows.state_dict() if alone else {}, "frozen": self.frozen}
+        host = torch.device("cpu")
+        checkpoint |= {"windows": gathered(moved(self.windows.state_dict(), host)), "frozen": self.frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_frozen(checkpoint["frozen"], self.frozen)
-        if self.trainer.world_size == 1:
-            # Lightning reads checkpoints into the host's memory.
-            here = self.trainer.strategy.root_device
-            state = apply_to_collection(checkpoint["windows"], Tensor, Tensor.to, here, allow_frozen=True)
-            self.windows.load_state_dict(state)
+        states, rank = checkpoint["windows"], self.trainer.global_rank
+        if len(states) == self.trainer.world_size:
+            self.windows.load_state_dict(moved(states[rank], self.trainer.strategy.root_device))
+        elif any(states):  # no device has another's samples
+            log.warning(
+                "The checkpoint has the streams of %d devices, this run has %d: all streams begin anew.",
+                *(len(states), self.trainer.world_size),
+            )
 
     def _window(self, batch: LatentBatch, gradient: RolloutGradient, generator: Generators) -> Window:
         shared = step_generator(self.seed, batch.step, self.device)

@@ -20,7 +20,6 @@ from distill.student_forcing import (
     go_on,
     student_rollout,
 )
-from gwm.cache import PastChunks
 from gwm.condition.inputs import Conditions, joined
 from gwm.contract import Contract
 from gwm.dit import Denoiser
@@ -125,7 +124,9 @@ class UniformWindows:
         places = (self.stream_frames - num_frames) // size + 1
         start = size * int(torch.randint(places, (), generator=shared, device=shared.device))
         condition = conversation(batch.condition, start + num_frames)
-        past = begin(model, contract, reference=batch.reference, condition=condition, gradient="none")
+        past = begin(
+            model, contract, reference=batch.reference, condition=condition, gradient="none", generator=generator
+        )  # fmt: skip
         if start:
             _, past = go_on(
                 model,
@@ -156,20 +157,20 @@ class UniformWindows:
 
 @dataclass(frozen=True)
 class _Stream:
-    """Where a stream of `StreamingWindows` has got to."""
+    """A stream of `StreamingWindows` between two windows."""
 
     past: StreamPast
     frames: int
-    tail: Float[Tensor, "b f c h w"]  # the last frames of the window before, and what was heard in them
-    heard: Conditions
+    tail: Float[Tensor, "b f c h w"]  # the last frames of the window before, and their conditions
+    heard: Condition
 
 
 class StreamingWindows:
     """Every step the next window of the streams of the step before, until `stream_frames`; then new ones.
 
     The last `overlap_frames` of a window lead the next one, without gradient, so that teacher and critic judge the
-    joint. Each window brings the voices and the text of its own batch: a stream hears many speakers, and what it has
-    behind it is told each new text as well (`gwm.refresh`).
+    joint. Each window has the voices and the text of its own batch: a stream hears many speakers, and its past is
+    computed again under each new text (`gwm.recache`).
     Source: Yang et al. 2025 (LongLive), arXiv:2509.22622, Sec. 3.2 (streaming long tuning).
     """
 
@@ -190,9 +191,12 @@ class StreamingWindows:
     ) -> Window:
         stream = self._stream
         if stream is None or stream.frames + batch.x0.shape[1] - self.overlap_frames > self.stream_frames:
-            past = begin(model, contract, reference=batch.reference, condition=batch.condition, gradient="none")
+            past = begin(
+                model, contract, reference=batch.reference, condition=batch.condition, gradient="none",
+                generator=generator,
+            )  # fmt: skip
             stream = _Stream(past, 0, batch.x0[:, :0], batch.condition.frames(slice(0, 0)))
-        past = stream.past.retold(model, batch.conditions.get("tokens.text")) if stream.frames else stream.past
+        past = stream.past.set_prompt(model, contract, batch.conditions.get("tokens.text"))
         room = batch.x0[:, stream.tail.shape[1] :]
         heard = batch.condition.frames(slice(0, room.shape[1]))
         rollout, past = go_on(
@@ -215,22 +219,10 @@ class StreamingWindows:
         _check_stream(contract, self.stream_frames, num_frames)
 
     def state_dict(self) -> dict[str, Any]:
-        if self._stream is None:
-            return {}
-        stream, chunks = self._stream, self._stream.past.chunks
-        return {
-            "reference": stream.past.reference,
-            "chunks": (chunks.pattern, chunks.horizon_frames, chunks.chunks, chunks.num_committed),
-            "told": stream.past.told,
-            "stream": (stream.frames, stream.tail, stream.heard),
-        }
+        return {} if self._stream is None else {"stream": self._stream}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if not state:
-            self._stream = None
-            return
-        past = StreamPast(state["reference"], PastChunks(*state["chunks"]), state["told"])
-        self._stream = _Stream(past, *state["stream"])
+        self._stream = state["stream"] if state else None
 
 
 def conversation(condition: Conditions, num_frames: int) -> Conditions:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gwm.autoencoder import Autoencoder
 from gwm.contract import CommitMode, Contract
+from gwm.no_text import read_no_text
 from gwm.schedule import sigma_steps
 from serve.artifact import Artifact
 from train.network import load_dit
@@ -68,7 +69,7 @@ class Rung:
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{folder} is missing. Make it with: {self.command(runs)}")
         model, contract = load_dit(folder, stage=self.stage)
-        return Artifact(self._served(contract), model.eval().requires_grad_(False), vae)
+        return Artifact(self._served(contract), model.eval().requires_grad_(False), vae, read_no_text(folder))
 
     def _served(self, contract: Contract) -> Contract:
         if self.many_steps:

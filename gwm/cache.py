@@ -147,9 +147,10 @@ class RingCache:
 
 
 class PromptCache:
-    """Keys and values of the text that a stream is told, and of an image, by layer; in storage that never moves.
+    """Keys and values of a stream's text, and of an image, by layer; in storage that never moves.
 
-    The first pass after `forget` makes them, and all later ones read them. Every text has as many tokens as the first.
+    The first pass after `forget` computes them, and all later ones read them. Every text has as many tokens as the
+    first.
     """
 
     def __init__(self, num_layers: int) -> None:
@@ -162,11 +163,11 @@ class PromptCache:
         return self._missing == 0
 
     def forget(self) -> None:
-        """Another text, or other weights: the next pass makes all of them anew, where the old ones are."""
+        """Another text, or other weights: the next pass computes all of them again, in the same storage."""
         self._missing = len(self.layers)
 
-    def learning(self, tokens: PromptTokens) -> "PromptCache":
-        """Itself, for a pass through all layers, each of which makes its own of these."""
+    def recompute(self, tokens: PromptTokens) -> "PromptCache":
+        """Itself, for a pass in which every layer computes its keys and values of `tokens`."""
         self._tokens, self._missing = tokens, len(self.layers)
         return self
 

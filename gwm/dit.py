@@ -269,7 +269,7 @@ class DiT(nn.Module):
             return cache
         text, *image = (embedding(condition[name]) for name, embedding in self.token_embeddings.items())
         tokens = PromptTokens(text, image[0] if image else None)
-        return tokens if cache is None else cache.learning(tokens)
+        return tokens if cache is None else cache.recompute(tokens)
 
 
 def num_patches(x: Float[Tensor, "b f c h w"], config: DiTConfig) -> int:

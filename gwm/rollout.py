@@ -52,7 +52,7 @@ class Rollout:
             dtype=weight.dtype,
         )
         self.prompt = PromptCache(contract.dit.num_layers)
-        self.tokens: dict[str, Tensor] = {}  # to which `prompt` belongs
+        self.prompt_tensors: dict[str, Tensor] = {}  # tokens that `prompt` is of
         self.frame = 0  # host copy of the cache's frame counter: it seeds the noise
         self.seed = 0
         # In one place for good, like the cache: a captured graph reads it there.
@@ -65,7 +65,7 @@ class Rollout:
         self.frame, self.seed = 0, seed
         self.reference.copy_(self.own(reference))
         self.prompt.forget()  # the weights may be others by now
-        self.tell(condition)
+        self.set_prompt(condition)
         self.velocity(self.reference, 0.0, condition.frames(slice(0, 0)).after_reference())
         self.cache.advance(reference.shape[1])
         self.frame += reference.shape[1]
@@ -76,21 +76,21 @@ class Rollout:
 
         `emit` is called with the latents as soon as they are final, before the pass that fixes them.
         """
-        self.tell(condition)
+        self.set_prompt(condition)
         x = self.generate(self.noises(), condition, emit)
         self.frame += x.shape[1]
         return x
 
-    def tell(self, condition: Conditions) -> None:
-        """Before a chunk: where its text or image is another tensor than before, the next pass looks at it anew."""
-        if not self.knows(condition):
-            self.tokens = dict(condition.tokens)
+    def set_prompt(self, condition: Conditions) -> None:
+        """Before a chunk: the next pass computes keys and values of its tokens, if they are new tensors."""
+        if not self.has_prompt(condition):
+            self.prompt_tensors = dict(condition.tokens)
             self.prompt.forget()
 
-    def knows(self, condition: Conditions) -> bool:
-        """Whether the tokens are the tensors that were told last; their numbers are not looked at."""
-        names = self.tokens.keys()
-        return condition.tokens.keys() == names and all(condition.tokens[n] is self.tokens[n] for n in names)
+    def has_prompt(self, condition: Conditions) -> bool:
+        """Whether the tokens are the tensors of the current prompt; their numbers are not compared."""
+        tokens, names = condition.tokens, self.prompt_tensors.keys()
+        return tokens.keys() == names and all(tokens[name] is self.prompt_tensors[name] for name in names)
 
     def noises(self) -> list[Float[Tensor, "b f c h w"]]:
         """All noise of the next chunk: what it starts from, and what `renoise` adds before each later step."""

@@ -1,4 +1,4 @@
-"""The folder that a server needs and nothing else: two weight files and the manifest that binds them."""
+"""The folder that a server needs and nothing else: weight files and the manifest that binds them."""
 
 import hashlib
 import json
@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import load_file
+from torch import Tensor
 
 from gwm.autoencoder import Autoencoder, build_autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.no_text import NO_TEXT_FILE, read_no_text
 from gwm.weights import check_keys
 from serve.quantise import check_recipe, quantise
 
@@ -31,6 +34,7 @@ class Artifact:
     contract: Contract
     dit: DiT
     vae: Autoencoder
+    no_text: Float[Tensor, "q t"] | None = None  # the empty prompt's tokens, of a model with a text condition
 
 
 def file_name(network: str) -> str:
@@ -68,7 +72,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"gwm: {EXPORT_COMMAND}"
         )
     _check_names(manifest, KEYS | OPTIONAL & set(manifest), source=str(path))
-    _check_names(manifest["files"], {file_name(network) for network in NETWORKS}, source=f"files of {path}")
+    files = {file_name(network) for network in NETWORKS}
+    if manifest["contract"]["dit"]["text_dim"]:
+        files.add(NO_TEXT_FILE)
+    _check_names(manifest["files"], files, source=f"files of {path}")
     for name, entry in manifest["files"].items():
         _check_file(folder / name, entry)
     return manifest
@@ -107,7 +114,7 @@ def load_artifact(
         model.to(place, dtype).eval().requires_grad_(False)
     if recipe is not None:
         quantise(dit, recipe)
-    return Artifact(contract, dit, vae)
+    return Artifact(contract, dit, vae, read_no_text(folder) if contract.dit.text_dim else None)
 
 
 def _check_names(given: Mapping[str, Any], expected: set[str], *, source: str) -> None:

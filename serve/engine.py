@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gwm.condition.inputs import Condition
+from gwm.no_text import padded_text
 from gwm.pixels import to_float
 from gwm.rollout import Emit, keep
 from serve.artifact import Artifact
@@ -18,10 +19,10 @@ from serve.decoder import StreamDecoder
 from serve.driver import Driver
 from serve.graphs import Capture, GraphedChunk
 from serve.hearing import Hearing
+from serve.history import History
 from serve.memory import check_memory
 from serve.parallel.division import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of, with_tensors
-from serve.recall import Recall
 from serve.undo import UndoLog
 
 
@@ -47,11 +48,12 @@ class Engine:
         """capture: how denoiser and decoder become CUDA graphs, as `serve.graphs.capture_cuda`; None: they run eagerly.
         undo_chunks: how far `rewind` can go back; each costs memory for a chunk's keys and values.
         ranks: processes that denoise together. The first has the engine that is driven; in all others `follow`.
-        text_tokens: of every text, for models that are told one (`switch`); 512 in Wan.
+        text_tokens: of every text, for models with a text condition (`set_prompt`); 512 in Wan.
         compile: let torch.compile generate the network's code, for minutes, at the first chunk.
 
         Raises:
             RuntimeError: the stream does not fit into memory; the message has its bytes.
+            ValueError: the artifact has a text condition and no tokens of the empty prompt.
         """
         if ranks is None:  # else each has a part of the cache
             check_memory(artifact, slots=1, undo_chunks=undo_chunks, text_tokens=text_tokens)
@@ -59,21 +61,22 @@ class Engine:
         self.rollout = rollout_of(artifact.dit, artifact.contract, ranks)
         if compile:
             self.rollout.model = Compiled(self.rollout.model)  # type: ignore[assignment]  # called like the network
-        self.text = self._no_text(text_tokens)
+        self.no_text = self._padded(artifact.no_text, text_tokens)
+        self.text = self.no_text
         self.hearing = Hearing(self.contract, like=self.rollout.cache.k, depth=undo_chunks)
         self.chunk_samples, self.lookahead_samples = self.hearing.chunk_samples, self.hearing.lookahead_samples
         self.chunk = GraphedChunk(self.rollout, self._silent_chunk(), capture=capture)
         self.decoder = StreamDecoder(artifact.vae, self.rollout.picture_shape, capture=capture)
         self.undo = UndoLog(self.rollout, self.decoder.state, undo_chunks)
         alone = self.text is not None and ranks is None  # of several processes each has a part of the memory
-        self.recall = Recall(artifact.dit, self.rollout, undo_chunks) if alone else None
+        self.history = History(artifact.dit, self.rollout, undo_chunks) if alone else None
 
     @torch.no_grad()
     def start(self, portrait: UInt8[np.ndarray, "h w 3"], text: Float[Tensor, "1 s t"] | None = None) -> None:
-        """Forget everything and show this face; of models that are told a text, None tells them none.
+        """Forget everything and show this face; a model with a text condition has the empty prompt without `text`.
 
         Raises:
-            ValueError: the portrait is not square in the artifact's resolution, or as `switch`.
+            ValueError: the portrait is not square in the artifact's resolution, or as `set_prompt`.
         """
         height, width, side = *portrait.shape[:2], self.contract.resolution
         if (height, width) != (side, side):
@@ -81,12 +84,12 @@ class Engine:
                 f"portrait of {height}x{width} px must be {side}x{side}, as the artifact was trained. Cut it out with "
                 "gwm.face.crop_to_face."
             )
-        if self.recall is not None:
-            self.recall.clear()
+        if self.history is not None:
+            self.history.clear()
         if text is not None:
-            self.switch(text)
+            self.set_prompt(text)
         elif self.text is not None:
-            self.text = self._no_text(self.text.shape[1])
+            self.text = self.no_text
         reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean))
         self.hearing.start(seed=self.seed)
         # Before the copy below: where the decoder has a device of its own, who reads that copy has waited for this too.
@@ -136,15 +139,15 @@ class Engine:
 
     def denoise(self, condition: Condition, emit: Emit = keep) -> Float[Tensor, "1 f c h w"]:
         """The next chunk's latents, fixed in the cache; `emit` gets them as soon as they are final."""
-        if not self.rollout.knows(condition):
+        if not self.rollout.has_prompt(condition):
             self._tell(Order.TEXT, *tensors_of(Condition(text=condition.text)))
         self._tell(Order.CHUNK, *tensors_of(condition.of_chunk()))
         self.undo.keep_keys()
-        if self.recall is not None and condition.text is not None:
-            self.recall.tell(condition.text)
+        if self.history is not None and condition.text is not None:
+            self.history.set_prompt(condition.text)
         latents = self.chunk.step(condition, emit)
-        if self.recall is not None:
-            self.recall.keep(latents, condition)
+        if self.history is not None:
+            self.history.append(latents, condition)
         return latents
 
     def decode(self, latents: Float[Tensor, "1 f c _ _"]) -> UInt8[np.ndarray, "t h w 3"]:
@@ -152,12 +155,12 @@ class Engine:
         self.undo.keep_decoder()
         return self.decoder(latents)
 
-    def switch(self, text: Float[Tensor, "1 s t"]) -> None:
-        """Tell the model another text, from the next chunk on that is taken. What it remembers is told it too, in one
-        pass for each chunk in sight, as in training; not with a noisy context, nor where several processes denoise.
+    def set_prompt(self, text: Float[Tensor, "1 s t"]) -> None:
+        """The prompt from the next chunk on that is taken. The visible past is computed again under it (recache), in
+        one pass for each chunk, as in training; not with a noisy context, nor where several processes denoise.
 
         Raises:
-            ValueError: the model is told no text, or texts of another shape.
+            ValueError: the model has no text condition, or takes texts of another shape.
         """
         expected = None if self.text is None else tuple(self.text.shape)
         if tuple(text.shape) != expected:
@@ -190,8 +193,8 @@ class Engine:
         self.undo.check(chunks)
         self._tell(Order.REWIND, value=chunks)
         self.undo.rewind_latents(chunks)
-        if self.recall is not None:
-            self.recall.rewind(chunks)
+        if self.history is not None:
+            self.history.rewind(chunks)
         self.undo.rewind_decoder(chunks)
         self.hearing.rewind(chunks)
 
@@ -265,18 +268,24 @@ class Engine:
         """Of latents and conditions."""
         return self.rollout.cache.k.dtype
 
-    def _no_text(self, tokens: int) -> Float[Tensor, "1 s t"] | None:
-        """What a model that is told a text gets in place of one; None for other models."""
-        width = self.contract.dit.text_dim
-        return torch.zeros(1, tokens, width, device=self.device, dtype=self.dtype) if width else None
+    def _padded(self, no_text: Float[Tensor, "q t"] | None, tokens: int) -> Float[Tensor, "1 s t"] | None:
+        """The empty prompt in as many tokens as every text has; None for a model without a text condition."""
+        if not self.contract.dit.text_dim:
+            return None
+        if no_text is None:
+            raise ValueError(
+                f"no_text is None, must be the empty prompt's tokens with text_dim={self.contract.dit.text_dim}: a "
+                "stream without a prompt is generated under them, as in training. Export the artifact again."
+            )
+        return padded_text(no_text, tokens)[None].to(self.device, self.dtype)
 
     def _begin(self, reference: Float[Tensor, "1 1 c _ _"]) -> None:
         self._tell(Order.START, reference, *tensors_of(Condition(text=self.text)), value=self.seed)
         self.undo.clear()
         silent = self._silent_chunk()
         self.rollout.start(reference, silent, seed=self.seed)
-        if self.recall is not None:
-            self.recall.keep(self.rollout.reference, silent.frames(slice(0, 0)).after_reference())
+        if self.history is not None:
+            self.history.append(self.rollout.reference, silent.frames(slice(0, 0)).after_reference())
 
     def _tell(self, order: Order, *tensors: Tensor, value: int = 0) -> None:
         if self.ranks is not None:

@@ -4,21 +4,24 @@ python train.py stage=export name=nano
 """
 
 import copy
+import dataclasses
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gwm.autoencoder import Autoencoder, load_autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.no_text import NO_TEXT_FILE, TOKENS, read_no_text
 from gwm.weights import is_written_here, load_weights, read_header, write_json
 from serve.artifact import FORMAT, MANIFEST, VERSION, Artifact, describe, file_name
 from serve.fidelity import check_fidelity
@@ -38,17 +41,19 @@ def export(
     quantise: str | None = None,
     least_db: float = 30.0,
     gate_s: float = 60.0,
+    text: Callable[[str], Tensor] | None = None,
 ) -> None:
     """Write the artifact of a student and the autoencoder whose latents it was trained on.
 
     dtype: how weights are stored. bfloat16 is half the size and changes the pixels.
     quantise: how the blocks are computed where they are served, a recipe of `serve.quantise`.
+    text: encoder of captions, for a student with a text condition whose folder lacks the empty prompt's tokens.
     least_db: what the worst chunk of a stream of `gate_s` seconds must have against the same without `quantise`.
 
     Raises:
         FileNotFoundError: a stage has not been run; the message has the command.
-        ValueError: another autoencoder than the student's, weights that do not fit their model, an unknown dtype or
-            recipe, or a worse chunk than `least_db`; then nothing is written.
+        ValueError: another autoencoder than the student's, weights that do not fit their model, no tokens of the empty
+            prompt, an unknown dtype or recipe, or a worse chunk than `least_db`; then nothing is written.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {sorted(DTYPES)}.")
@@ -61,13 +66,17 @@ def export(
             "of its latents differ. Train the student again, or export the autoencoder of the same run."
         )
     models = {"dit": _loaded(Path(student), DiT(contract.dit)), "vae": autoencoder}
+    no_text = _no_text(Path(student), text) if contract.dit.text_dim else None
     gates = {"dit": student_header["gate"], "vae": gate}
     facts: dict[str, Any] = {"contract": contract.to_json(), "gates": gates}
     if quantise is not None:
-        gates["quantised"] = _quantised_gate(Artifact(contract, **models), quantise, least_db=least_db, seconds=gate_s)
+        exact = Artifact(contract, **models, no_text=no_text)
+        gates["quantised"] = _quantised_gate(exact, quantise, least_db=least_db, seconds=gate_s)
         facts["quantised"] = quantise
     networks = {name: model.state_dict() for name, model in models.items()}
     stored = {name: {k: v.to(DTYPES[dtype]) for k, v in weights.items()} for name, weights in networks.items()}
+    if no_text is not None:
+        stored["no_text"] = {TOKENS: no_text}
     write_artifact(Path(out), stored, **facts)
     log.info("%s: %.1f MB", out, sum(file.stat().st_size for file in Path(out).glob("*.safetensors")) / 1e6)
 
@@ -108,6 +117,20 @@ def _autoencoder(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
     return load_autoencoder(folder), header["gate"]
 
 
+def _no_text(student: Path, text: Callable[[str], Tensor] | None) -> Float[Tensor, "q t"]:
+    """Tokens of the empty prompt, as training read them: in half precision, like those of all captions."""
+    found = read_no_text(student)
+    if found is not None:
+        return found
+    if text is None:
+        raise ValueError(
+            f"{student} has no {NO_TEXT_FILE}, must have the empty prompt's tokens: a stream without a prompt is "
+            "generated under them, as clips without a caption were. Train its last stage again, or name the text "
+            "encoder: +call.text={_target_: gwm.wan.text.UMT5, folder: DIR}."
+        )
+    return text("").half().float()
+
+
 def _loaded(folder: Path, model: nn.Module) -> Any:
     """The model with the stored weights, once they have proved to fit."""
     load_weights(folder, model)
@@ -118,7 +141,7 @@ def _quantised_gate(exact: Artifact, recipe: str, *, least_db: float, seconds: f
     """What quantising costs, measured on the GPU where there is one; `exact` stays where it is and as it is."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     exact, other = (
-        Artifact(exact.contract, copy.deepcopy(exact.dit).to(device), copy.deepcopy(exact.vae).to(device))
+        dataclasses.replace(exact, dit=copy.deepcopy(exact.dit).to(device), vae=copy.deepcopy(exact.vae).to(device))
         for _ in range(2)
     )
     quantise_blocks(other.dit, recipe)

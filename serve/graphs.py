@@ -86,7 +86,7 @@ class GraphedChunk:
         self.emitted: torch.cuda.Event | None = None  # inside the graph: latents are final, the commit is not
         self.replay = None
         if capture is not None:
-            self._tell(example)
+            self._set_prompt(example)
             self.replay = self._captured(capture)
 
     def step(self, condition: Condition, emit: Emit = keep) -> Float[Tensor, "b f c h w"]:
@@ -100,7 +100,7 @@ class GraphedChunk:
         for static, new in zip(self.noises, self._noises(), strict=True):
             static.copy_(new)
         self._set(condition)
-        self._tell(condition)
+        self._set_prompt(condition)
         self.replay()
         self.rollout.frame += self.latents.shape[1]
         emit(self.latents)
@@ -124,9 +124,9 @@ class GraphedChunk:
         rollout.cache.reset()
         return replay
 
-    def _tell(self, condition: Condition) -> None:
-        """A graph has no pass that makes keys and values of a text: another text has one before it, eagerly."""
-        self.rollout.tell(condition)
+    def _set_prompt(self, condition: Condition) -> None:
+        """The graph has no pass that computes keys and values of a text: a new text has one before it, eagerly."""
+        self.rollout.set_prompt(condition)
         if self.rollout.contract.dit.text_dim and not self.rollout.prompt.known:
             self.rollout.velocity(self.noises[0], 1.0, condition)
 

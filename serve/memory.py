@@ -11,7 +11,7 @@ MEMORY = Path("/proc/meminfo")
 
 def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int) -> int:
     """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's state; of a
-    model that is told a text also the text, its keys and values, and what they are made anew from (`serve.recall`)."""
+    model with a text condition also the text, its keys and values, and what recache needs (`serve.history`)."""
     contract, pattern = artifact.contract, artifact.contract.pattern
     patches = (contract.latent_size // contract.dit.patch) ** 2
     element = artifact.dit.head.weight.element_size()
@@ -23,11 +23,11 @@ def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int) -> int
     own = frames * patches * width + reference + (1 + undo_chunks) * state
     if not contract.dit.text_dim:
         return own
-    told = text_tokens * (2 * width + contract.dit.text_dim * element)
-    recalled = 1 + (pattern.window_chunks - 2 + undo_chunks) * pattern.chunk_frames  # latent frames
+    prompt = text_tokens * (2 * width + 2 * contract.dit.text_dim * element)  # the text, and the empty prompt
+    history = 1 + (pattern.window_chunks - 2 + undo_chunks) * pattern.chunk_frames  # latent frames
     if contract.context == "noisy":
-        recalled = 0
-    return own + told + recalled * (reference + (2 * contract.dit.speech_dim + contract.dit.action_dim) * element)
+        history = 0
+    return own + prompt + history * (reference + (2 * contract.dit.speech_dim + contract.dit.action_dim) * element)
 
 
 def host_bytes() -> int:

@@ -122,14 +122,14 @@ class Sessions:
         self.running[name].engine.push(agent, user)
         self._ready(name)
 
-    def switch(self, name: str, text: Float[Tensor, "1 s t"]) -> Receipt:
-        """Tell the model another text, from the next chunk on; no frame becomes stale.
+    def set_prompt(self, name: str, text: Float[Tensor, "1 s t"]) -> Receipt:
+        """The session's prompt from the next chunk on; no frame becomes stale.
 
         Raises:
-            ValueError: as `Engine.switch`.
+            ValueError: as `Engine.set_prompt`.
         """
         session = self.running[name]
-        session.engine.switch(text)
+        session.engine.set_prompt(text)
         return Receipt(session.generation, self.clock(), session.number)
 
     def interrupt(self, name: str) -> Receipt:

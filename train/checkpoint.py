@@ -1,10 +1,12 @@
 """Checkpoints that survive a full disk, and the rule by which a run is resumed."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
@@ -48,6 +50,33 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 str(path),
             ) from error
         os.replace(partial, path)
+
+
+def moved(state: Any, device: torch.device) -> Any:
+    """`state` with every tensor on `device`: in tuples, dictionaries and dataclasses, also frozen ones."""
+    if isinstance(state, torch.Tensor):
+        return state.to(device)
+    if isinstance(state, tuple):
+        return tuple(moved(part, device) for part in state)
+    if isinstance(state, dict):
+        return {name: moved(part, device) for name, part in state.items()}
+    if dataclasses.is_dataclass(state) and not isinstance(state, type):
+        parts = {field.name: moved(getattr(state, field.name), device) for field in dataclasses.fields(state)}
+        return dataclasses.replace(state, **parts)
+    return state
+
+
+def gathered(state: Any) -> list[Any]:
+    """The states of all devices in the order of their ranks, on the first one, which writes the checkpoint; nothing on
+    the others. They travel, and lie until they are written, in the host's memory. All devices must call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [state]
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup), "a group of all processes has this one"
+    states: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(state, states, group=group)
+    dist.destroy_process_group(group)
+    return states or []
 
 
 def remember_config(output: Path, cfg: DictConfig) -> None:

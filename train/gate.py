@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import nn
 
+from data.batch import LatentData
 from data.manifest import read_manifest
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_samples
@@ -21,6 +22,7 @@ from gwm.contract import Contract
 from gwm.lora import merged
 from gwm.metrics.judge import Judge, means
 from gwm.metrics.lip_sync import moves
+from gwm.no_text import save_no_text
 from gwm.weights import save_weights, write_json
 from train.generate import Played
 
@@ -132,6 +134,8 @@ def finish(
     gate = judge_stage(stage, model, facts, data, clips=clips, batch_size=batch_size)
     earlier = json.loads(Path(before, "gate.json").read_text()) if before else {}
     gate["failed"] = failures(gate, least, earlier)
+    if isinstance(data, LatentData) and data.no_text is not None:
+        save_no_text(output / "weights", data.no_text)
     save_weights(output / "weights", model.state_dict(), gate=gate, **facts)
     report_gate(output, gate)
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gwm.config import DiTConfig
+from gwm.no_text import padded_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +95,7 @@ class Conditions:
                 "training dropped it to. Data keeps them beside the latents; pairs of an older stage=ode_pairs must be "
                 "made again."
             )
-        nothing = torch.zeros_like(tokens[:1])
-        nothing[:, : len(self.nothing[name])] = self.nothing[name].to(nothing)
+        nothing = padded_text(self.nothing[name].to(tokens), tokens.shape[1])[None]
         if where is None:
             where = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         return self.with_tokens(**{name: torch.where(where[:, None, None], nothing, tokens)})

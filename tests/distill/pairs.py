@@ -21,9 +21,10 @@ SIGMAS = [1.0, 0.7, 0.4]
 
 
 class ClipsInMemory(LatentData):
-    def __init__(self) -> None:
+    def __init__(self, folder: Path = Path("nowhere")) -> None:
+        """folder: in which the empty caption's tokens are."""
         StepData.__init__(self, shards=".", batch_size=2, num_workers=0, seed=0)
-        self.num_frames = FRAMES
+        self.num_frames, self.latents = FRAMES, folder
         source = torch.Generator().manual_seed(3)
 
         def drawn(*shape: int) -> torch.Tensor:

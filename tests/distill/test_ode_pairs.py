@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from data.batch import LatentBatch
+from data.latents import write_no_text
 from distill.dmd import guided
 from distill.guidance import Guidance
 from distill.ode_pairs import read_pairs_manifest, read_shard, shard_name, solve, solver_sigmas
 from gwm.cache import PastChunks
 from gwm.sampler import sample
-from tests.distill.pairs import FRAMES, PATTERN, SIGMAS, TEACHER, save_teacher, write
+from tests.distill.pairs import FRAMES, PATTERN, SIGMAS, TEACHER, ClipsInMemory, save_teacher, write
 from tests.tiny import latents, speech, tiny_dit
 
 GUIDANCE = 2.0
@@ -114,3 +115,10 @@ def test_a_damaged_shard_says_what_to_do(tmp_path: Path):
     (tmp_path / "torn").write_bytes(b"\x10\x00\x00")
     with pytest.raises(ValueError, match="delete it and run stage=ode_pairs again"):
         read_shard(tmp_path / "torn")
+
+
+def test_pairs_keep_the_empty_captions_tokens(tmp_path: Path):
+    """Without them neither the pairs nor a student that learns from them could drop a text."""
+    write_no_text(tmp_path, torch.full((1, 6), 0.5))
+    folder = write(tmp_path / "pairs", save_teacher(tmp_path / "teacher"), data=ClipsInMemory(tmp_path))
+    assert torch.equal(read_shard(folder / shard_name(0))["no_text"], torch.full((1, 6), 0.5))

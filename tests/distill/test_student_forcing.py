@@ -1,5 +1,6 @@
 """Gradients of a rollout against the same gradient without any cache, in float64."""
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -8,12 +9,14 @@ from torch import Tensor
 
 from distill.student_forcing import RolloutGradient, StudentRollout, exit_step, student_rollout
 from gwm.attention import SelfAttention
-from gwm.cache import PastChunks
+from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.rollout import Rollout
+from gwm.sampler import frame_noise
 from tests.tiny import PATCHES, contract, latents, learning, speech, tiny_dit
 from train.measure import checkpoint_blocks
 
@@ -270,3 +273,36 @@ def test_unknown_choices_are_errors():
         exit_step("first", 4, torch.Generator())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="gradient='full' must be one of"):
         rolled(case(ONE), "full")  # type: ignore[arg-type]
+
+
+class InOrderOfTime(RingCache):
+    """The ring's keys and values as training has them: one after the other, without empty slots and without a mask."""
+
+    def visible(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, None]:
+        sinks, ring = (frames * self.patches for frames in (self.pattern.sink_frames, self.pattern.ring_frames))
+        token = torch.arange(int(self.frame) * self.patches + k.shape[1])
+        token = token[(token < sinks) | (token >= len(token) - ring)]
+        slots = torch.where(token < sinks, token, sinks + (token - sinks) % ring)
+        return self.k[layer][:, slots], self.v[layer][:, slots], None
+
+
+@pytest.mark.parametrize("pattern", [ONE, THREE], ids=str)
+@torch.no_grad()
+def test_a_trained_rollout_is_the_served_one_but_for_the_order_in_which_attention_adds_keys(
+    pattern: ChunkPattern, monkeypatch: pytest.MonkeyPatch
+):
+    torch.set_default_dtype(torch.float32)
+    model, rules, reference, condition = setting = case(pattern, noise="held")
+    steps = itertools.count()
+    monkeypatch.setattr(
+        "distill.student_forcing.gaussian_like", lambda x, _: frame_noise(x.shape, seed=0, frame=0, step=next(steps))
+    )
+    trained, size = rolled(setting, "none", leave_at=2).x0, pattern.chunk_frames
+    served = {}
+    for cache in (RingCache, InOrderOfTime):
+        rollout = Rollout(model, rules, batch_size=2, cache=cache)
+        rollout.start(reference, condition, seed=0)
+        parts = (slice(start, start + size) for start in range(0, NUM_FRAMES, size))
+        served[cache] = torch.cat([rollout.step(condition.frames(part)) for part in parts], dim=1)
+    assert torch.equal(served[InOrderOfTime], trained)
+    assert (served[RingCache] - trained).norm() < 4e-7 * trained.norm()

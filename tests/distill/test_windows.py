@@ -1,8 +1,10 @@
 """Windows of long streams are stretches of one and the same stream."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +16,15 @@ from distill.windows import FromReference, StreamingWindows, UniformWindows, Win
 from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Conditions
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.rollout import Rollout
+from gwm.sampler import frame_noise
+from serve.history import History
 from tests.tiny import DIT, FAR, contract, declared, latents, learning, speech, tiny_dit
 from train.noise import gaussian_like
 
-FRAMES, SIGMAS = 4, (1.0, 0.6)
+FRAMES, SIGMAS, SEED = 4, (1.0, 0.6), 11
 PATTERN = ChunkPattern(chunk_frames=2, window_chunks=3, sink_chunks=1, first_frames=1)
 RULES = contract(FRAMES, pattern=PATTERN, sigmas=SIGMAS)
 
@@ -107,8 +114,8 @@ def test_streaming_windows_are_one_stream_that_hears_one_batch_after_the_other()
     assert_same_gradients(model, made[1].x0[:, 2:], stream.x0[:, 4:6])
 
 
-def test_a_new_text_is_told_to_what_the_stream_has_behind_it():
-    """Against one pass over the whole stream under the second window's text, which has no cache to refresh."""
+def test_a_new_prompt_recaches_the_past():
+    """Against one pass over the whole stream under the second window's text, which has no cache."""
     model, windows = tiny_dit(declared(DIT, text=6)), StreamingWindows(stream_frames=8, overlap_frames=0)
     wide = contract(FAR, dit=model.config, sigmas=SIGMAS, pattern=dataclasses.replace(PATTERN, window_chunks=6))
     batches = [with_text(batch()) for _ in range(2)]
@@ -122,6 +129,86 @@ def test_a_new_text_is_told_to_what_the_stream_has_behind_it():
         reference=batches[0].reference, condition=heard, pattern=wide.pattern,
     )  # fmt: skip
     torch.testing.assert_close(second.x0, noise - velocity[:, FRAMES:])
+
+
+def as_served(model: DiT, rules: Contract, reference: Tensor, conditions: list[Condition], number: int) -> Tensor:
+    """What the engine, with its own draw, plays to sample `number` of these conditions, one after the other."""
+    rollout = Rollout(model, rules)
+    history, chunks = History(model, rollout, 0), []
+    own = [sample(condition, number) for condition in conditions]
+    rollout.start(reference[number : number + 1], own[0], seed=SEED)
+    history.append(rollout.reference, own[0].frames(slice(0, 0)).after_reference())
+    for heard in own:
+        assert heard.agent is not None and heard.text is not None
+        for start in range(0, heard.agent.shape[1], 2):
+            condition = heard.frames(slice(start, start + 2))
+            assert condition.text is not None
+            history.set_prompt(condition.text)
+            chunks.append(rollout.step(condition))
+            history.append(chunks[-1], condition)
+    return torch.cat(chunks, dim=1)
+
+
+def sample(condition: Condition, number: int) -> Condition:
+    parts = {name: value[number : number + 1] for name, value in vars(condition).items() if value is not None}
+    return dataclasses.replace(condition, **parts)
+
+
+@pytest.fixture
+def engines_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw k of the trainer is the engine's for step k of a held stream; a further draw would be another one."""
+    steps = itertools.count()
+
+    def drawn(x: Tensor, generator: object) -> Tensor:
+        return frame_noise((1, *x.shape[1:]), seed=SEED, frame=0, step=next(steps)).expand(x.shape)
+
+    monkeypatch.setattr("distill.student_forcing.gaussian_like", drawn)
+
+
+@pytest.mark.usefixtures("engines_draw")
+@pytest.mark.parametrize("window_chunks", [2, 3])
+@torch.no_grad()
+def test_streaming_windows_are_one_served_stream(window_chunks: int):
+    """One draw for the whole stream, prompts that change in one sample alone, and a window that forgets chunks: with
+    two chunks all but the reference and the newest."""
+    model = tiny_dit(dataclasses.replace(DIT, text_dim=6))
+    pattern = dataclasses.replace(PATTERN, window_chunks=window_chunks)
+    rules = contract(FRAMES, dit=model.config, sigmas=SIGMAS, pattern=pattern, noise="held")
+    texts = [first := torch.randn(2, 3, 6), first, torch.cat([first[:1], torch.randn(1, 3, 6)])]
+    batches = [dataclasses.replace(batch(step), text=text) for step, text in enumerate(texts)]
+    windows = StreamingWindows(stream_frames=3 * FRAMES, overlap_frames=0)
+    how: dict[str, Any] = {"leave_at": 1, "gradient": "none", "generator": generator(), "shared": generator()}
+    made = torch.cat([windows(model, rules, given, **how).x0 for given in batches], dim=1)
+    for number in range(2):
+        expected = as_served(model, rules, batches[0].reference, [given.condition for given in batches], number)
+        torch.testing.assert_close(made[number : number + 1], expected)
+
+
+@pytest.mark.usefixtures("engines_draw")
+@torch.no_grad()
+def test_a_uniform_window_is_a_stretch_of_a_served_stream():
+    """Frames before the window have the draw of the window."""
+    model = tiny_dit(dataclasses.replace(DIT, text_dim=6))
+    rules = contract(FRAMES, dit=model.config, sigmas=SIGMAS, pattern=PATTERN, noise="held")
+    given, windows = dataclasses.replace(batch(), text=torch.randn(2, 3, 6)), UniformWindows(stream_frames=3 * FRAMES)
+    how: dict[str, Any] = {"leave_at": 1, "gradient": "none", "generator": generator(), "shared": generator(101)}
+    start = 2 * int(torch.randint(5, (), generator=generator(101)))
+    assert start
+    made = windows(model, rules, given, **how).x0[:1]
+    expected = as_served(model, rules, given.reference, [conversation(given.condition, start + FRAMES)], 0)
+    torch.testing.assert_close(made, expected[:, start:])
+
+
+def test_a_checkpoint_has_the_streams_draw():
+    """A resumed stream goes on with it, bit for bit, and draws nothing."""
+    model, rules = tiny_dit(), RULES.replace(noise="held")
+    batches, how = [batch(step) for step in range(2)], {"leave_at": 1, "gradient": "none", "shared": generator()}
+    windows = StreamingWindows(stream_frames=8, overlap_frames=2)
+    windows(model, rules, batches[0], generator=generator(), **how)
+    resumed = StreamingWindows(stream_frames=8, overlap_frames=2)
+    resumed.load_state_dict(windows.state_dict())
+    expected = windows(model, rules, batches[1], generator=generator(8), **how)
+    assert torch.equal(resumed(model, rules, batches[1], generator=generator(9), **how).x0, expected.x0)
 
 
 def test_the_overlap_carries_no_gradient():
@@ -198,5 +285,15 @@ def test_a_recommitted_window_stops_at_the_window_before():
     for given in (batch(), batch()):
         made = windows(model, RULES, given, leave_at=1, gradient="recommit", generator=source, shared=source)
         made.x0.square().sum().backward()
-        kept = windows.state_dict()["chunks"][2]
+        kept = windows.state_dict()["stream"].past.chunks.chunks
         assert not any(tensor.requires_grad for chunk in kept for layer in chunk for tensor in layer)
+
+
+def test_an_unchanged_prompt_costs_no_pass(monkeypatch: pytest.MonkeyPatch):
+    model = tiny_dit(dataclasses.replace(DIT, text_dim=6))
+    given = dataclasses.replace(batch(), text=torch.randn(2, 3, 6))
+    rules, windows = RULES.replace(dit=model.config), StreamingWindows(stream_frames=8, overlap_frames=0)
+    monkeypatch.setattr("distill.student_forcing.recache", None)
+    for text in (given.text, given.text.clone()):
+        again = dataclasses.replace(given, text=text)
+        windows(model, rules, again, leave_at=0, gradient="none", generator=generator(), shared=generator())

@@ -135,14 +135,14 @@ def test_the_other_processes_are_told_a_text_once(way: str, portrait: np.ndarray
     def play(ranks: Ranks | None) -> tuple[np.ndarray, list] | None:
         engine = Engine(models, seed=7, ranks=ranks, text_tokens=4)
         if ranks is None:
-            engine.recall = None  # several processes do not make their memory anew
+            engine.history = None  # several processes do not recache
         elif ranks.rank:
             return engine.follow()
         orders = watched(engine)
         engine.start(portrait)
         engine.push(*voices)
         frames = [engine.step()]
-        engine.switch(text)
+        engine.set_prompt(text)
         frames += [engine.step(), engine.step()]
         engine.close()
         return np.concatenate(frames), orders

@@ -103,9 +103,9 @@ def test_an_interruption_is_a_new_generation_with_a_receipt(artifact: Artifact, 
 
 
 def told(contract: Contract) -> Artifact:
-    """An artifact whose model is told a text."""
+    """An artifact whose model has a text condition; its empty prompt is two tokens."""
     contract = contract.replace(dit=dataclasses.replace(contract.dit, text_dim=6))
-    return Artifact(contract, randomised(DiT(contract.dit)), randomised(VAE(contract.vae)))
+    return Artifact(contract, randomised(DiT(contract.dit)), randomised(VAE(contract.vae)), torch.randn(2, 6))
 
 
 def test_a_switch_holds_from_the_chunk_of_its_receipt(contract: Contract, portrait: np.ndarray, voices: Voices):
@@ -117,7 +117,7 @@ def test_a_switch_holds_from_the_chunk_of_its_receipt(contract: Contract, portra
         made.push("a", *voices)
         chunks = [made.step()]
         if switched:
-            receipt = made.switch("a", text)
+            receipt = made.set_prompt("a", text)
         streams.append(chunks + all_chunks(made))
     assert (receipt.generation, receipt.from_chunk) == (0, 1)
     same = [np.array_equal(a.frames, b.frames) for a, b in zip(*streams, strict=True)]
@@ -130,7 +130,7 @@ def test_a_slot_forgets_what_its_last_session_was_told(contract: Contract, portr
     for text in (torch.zeros(1, 4, 6), torch.randn(1, 4, 6), None):
         made.open("a", portrait, seed=1)
         if text is not None:
-            made.switch("a", text)
+            made.set_prompt("a", text)
         made.push("a", *voices)
         frames.append(made.step().frames)
         made.close("a")
@@ -139,9 +139,9 @@ def test_a_slot_forgets_what_its_last_session_was_told(contract: Contract, portr
 
 def test_a_text_of_another_shape_is_an_error(artifact: Artifact, contract: Contract):
     with pytest.raises(ValueError, match=r"text of shape \(1, 3, 6\) must be \(1, 4, 6\)"):
-        Engine(told(contract), seed=0, text_tokens=4).switch(torch.zeros(1, 3, 6))
+        Engine(told(contract), seed=0, text_tokens=4).set_prompt(torch.zeros(1, 3, 6))
     with pytest.raises(ValueError, match=r"text of shape \(1, 3, 6\) must be None"):
-        Engine(artifact, seed=0).switch(torch.zeros(1, 3, 6))
+        Engine(artifact, seed=0).set_prompt(torch.zeros(1, 3, 6))
 
 
 def test_rewound_chunks_come_again_in_a_new_generation(artifact: Artifact, portrait: np.ndarray, voices: Voices):
@@ -208,13 +208,17 @@ def test_the_bytes_of_a_slot_are_those_of_its_tensors(artifact: Artifact, portra
 def test_a_text_and_what_is_made_anew_under_another_count_too(contract: Contract, portrait: np.ndarray):
     models = told(contract)
     engine = Engine(models, seed=0, undo_chunks=1, text_tokens=4)
-    engine.start(portrait)
+    engine.start(portrait, torch.randn(1, 4, 6))
     for _ in range(contract.pattern.window_chunks + 2):
         engine.push(*np.zeros((2, engine.chunk_samples + engine.lookahead_samples), np.float32))
         engine.step()
     without = Artifact(contract, randomised(DiT(contract.dit)), models.vae)
-    tensors = [engine.text, *(z for layer in engine.rollout.prompt.layers for pair in layer for z in pair)]
-    for chunk in engine.recall.told:
+    tensors = [
+        engine.text,
+        engine.no_text,
+        *(z for layer in engine.rollout.prompt.layers for pair in layer for z in pair),
+    ]
+    for chunk in engine.history.chunks:
         tensors += [chunk.x0, chunk.condition.agent, chunk.condition.user]
     more = slot_bytes(models, undo_chunks=1, text_tokens=4) - slot_bytes(without, undo_chunks=1, text_tokens=4)
     assert more == sum(tensor.nbytes for tensor in tensors)

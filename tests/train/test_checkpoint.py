@@ -9,7 +9,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from train.checkpoint import AtomicCheckpointIO, remember_config
+from gwm.condition.inputs import Condition
+from train.checkpoint import AtomicCheckpointIO, moved, remember_config
 
 
 def assert_kept(folder: Path) -> None:
@@ -54,3 +55,10 @@ def test_other_settings_are_named(tmp_path: Path):
     changed = OmegaConf.merge(before, {"stage": {"shift": 3.0}})
     with pytest.raises(ValueError, match=r"stage.shift=3.0 \(was 2.0\)"):
         remember_config(tmp_path, changed)  # type: ignore[arg-type]
+
+
+def test_every_tensor_of_a_state_is_moved():
+    """Also in frozen dataclasses, inside tuples and dictionaries."""
+    state = {"stream": (3, Condition(agent=torch.zeros(1, 1, 1)), torch.zeros(2))}
+    count, condition, tensor = moved(state, torch.device("meta"))["stream"]
+    assert count == 3 and condition.agent.is_meta and tensor.is_meta and condition.user is None

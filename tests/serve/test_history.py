@@ -1,4 +1,4 @@
-"""A stream that is told another text goes on as if its visible past had been told so."""
+"""A stream whose prompt changes goes on as if its visible past had been generated under it."""
 
 import dataclasses
 
@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from gwm.cache import PastChunks
 from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Condition
-from gwm.refresh import Told, refreshed
+from gwm.recache import ChunkInputs, recache
 from gwm.sampler import step
 from serve.engine import Engine
 from tests.serve.conftest import tiny_contract
@@ -42,12 +43,12 @@ def play(made: Engine, chunks: int) -> list[tuple[Tensor, Condition]]:
     return played
 
 
-def expected(made: Engine, seen: list[Told], condition: Condition) -> Tensor:
-    """The next chunk behind an immutable past that has been told its text."""
+def expected(made: Engine, seen: list[ChunkInputs], condition: Condition) -> Tensor:
+    """The next chunk behind an immutable past that was recached under its text."""
     rollout, rules = made.rollout, made.contract
     assert condition.text is not None
-    place = {"pattern": rules.pattern, "horizon_frames": rules.horizon_frames, "reference": rollout.reference}
-    past = refreshed(rollout.model, seen, **place, text=condition.text)
+    before = PastChunks(rules.pattern, rules.horizon_frames, num_committed=seen[-1].number + 1)
+    past = recache(rollout.model, before, seen, text=condition.text, reference=rollout.reference)
     x, (_, again) = rollout.noises()[0], rollout.noises()
     for sigma, sigma_next in ((1.0, 0.6), (0.6, 0.0)):
         levels, positions = x.new_full((1, 1), sigma), torch.tensor([rollout.frame])
@@ -59,37 +60,37 @@ def expected(made: Engine, seen: list[Told], condition: Condition) -> Tensor:
 
 
 @torch.no_grad()
-def test_the_chunk_after_a_switch_sees_a_past_that_was_told_the_new_text(portrait: np.ndarray):
+def test_the_chunk_after_a_new_prompt_sees_a_recached_past(portrait: np.ndarray):
     made = engine(portrait)
     silent = Condition(agent=torch.zeros(1, 1, made.contract.dit.speech_dim)).frames(slice(0, 0)).after_reference()
     silent = dataclasses.replace(silent, user=silent.agent)
     chunks = [(made.rollout.reference, silent), *play(made, CHUNKS)]
-    seen = [Told(number, *chunks[number]) for number in (0, 1, CHUNKS)]
-    made.switch(torch.randn(TEXT))
+    seen = [ChunkInputs(number, *chunks[number]) for number in (0, 1, CHUNKS)]
+    made.set_prompt(torch.randn(TEXT))
     heard = made.take()
     wanted = expected(made, seen, heard)
     torch.testing.assert_close(made.denoise(heard), wanted, rtol=FP32, atol=FP32)
 
 
 @torch.no_grad()
-def test_a_stream_that_goes_back_behind_a_switch_remembers_the_new_text(portrait: np.ndarray):
-    """What the chunk before the switch saw comes back as it was told then, and must be told again."""
+def test_a_stream_that_goes_back_behind_a_new_prompt_is_recached_again(portrait: np.ndarray):
+    """Keys that the chunk before the new prompt saw come back under the old one."""
     first, second = torch.randn(2, *TEXT)
     made, other = engine(portrait), engine(portrait)
     for stream, chunks in ((made, CHUNKS), (other, CHUNKS - 1)):
-        stream.switch(first)
+        stream.set_prompt(first)
         play(stream, chunks)
-        stream.switch(second)
+        stream.set_prompt(second)
     play(made, 1)
     made.rewind(2)
     assert torch.equal(play(made, 1)[0][0], play(other, 1)[0][0])
 
 
 @torch.no_grad()
-def test_nothing_moves_without_a_switch(portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch):
-    """No pass is made again, also after chunks were taken back."""
+def test_nothing_moves_without_a_new_prompt(portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch):
+    """No key is computed again, also after chunks were taken back."""
     made = engine(portrait)
-    monkeypatch.setattr("serve.recall.refreshed", None)
+    monkeypatch.setattr("serve.history.recache", None)
     chunks = play(made, CHUNKS)
     made.rewind(2)
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(play(made, 2), chunks[-2:], strict=True))
@@ -100,7 +101,7 @@ def test_with_a_noisy_context_old_keys_stay(portrait: np.ndarray):
     made = engine(portrait, context="noisy")
     play(made, CHUNKS)
     before = made.rollout.cache.k.clone()
-    made.switch(torch.randn(TEXT))
-    assert made.recall is not None and made.text is not None
-    made.recall.tell(made.text)
+    made.set_prompt(torch.randn(TEXT))
+    assert made.history is not None and made.text is not None
+    made.history.set_prompt(made.text)
     assert torch.equal(made.rollout.cache.k, before)

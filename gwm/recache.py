@@ -1,4 +1,4 @@
-"""The past told anew. Keys and values carry the text under which they were made, so another text makes them again."""
+"""Recache: keys and values of a stream's past depend on its prompt, so a new prompt has them computed again."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,14 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gwm.cache import PastChunks
-from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Conditions
 from gwm.dit import Denoiser
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a chunk's clean keys and values were made of. Voices and actions are those of its own frames: they stay."""
+class ChunkInputs:
+    """What the clean keys and values of a stream's chunk `number` (0: its first) were computed from."""
 
     number: int
     x0: Float[Tensor, "b f c h w"]
@@ -24,22 +23,22 @@ class Told:
 
 
 @torch.no_grad()
-def refreshed(
+def recache(
     model: Denoiser,
-    chunks: Sequence[Told],
+    past: PastChunks,
+    inputs: Sequence[ChunkInputs],
     *,
-    pattern: ChunkPattern,
-    horizon_frames: int,
     text: Float[Tensor, "b s t"],
     reference: Float[Tensor, "b 1 c h w"],
 ) -> PastChunks:
-    """A stream's past as if `chunks`, all that it keeps, had been told `text`; made again one by one, oldest first.
+    """`past` at the same position, its keys and values computed again under `text`, oldest chunk first.
 
-    A chunk whose own past is forgotten by now is made again without it.
+    inputs: of all chunks that `past` keeps. Voices and actions belong to a chunk's own frames and stay. A chunk is
+    computed without those before it that are forgotten by now.
     Source: Yang et al. 2025 (LongLive), arXiv:2509.22622, Sec. 3.1 (KV recache).
     """
-    again = PastChunks(pattern, horizon_frames)
-    for chunk in chunks:
+    pattern, again = past.pattern, dataclasses.replace(past, chunks=())
+    for chunk in inputs:
         again = dataclasses.replace(again, num_committed=chunk.number)
         start, x0 = pattern.chunk_start(chunk.number), chunk.x0
         prediction = model(
@@ -51,4 +50,4 @@ def refreshed(
             reference=reference,
         )
         again = again.commit(prediction.keys_values)
-    return again
+    return dataclasses.replace(again, num_committed=past.num_committed)

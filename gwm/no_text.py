@@ -1,0 +1,31 @@
+"""Tokens of the empty prompt, kept beside the weights of every model with a text condition.
+
+A training clip without a caption has them, and so has a dropped text; a stream without a prompt must have the same.
+"""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+NO_TEXT_FILE = "no_text.safetensors"
+TOKENS = "tokens"  # the file's only tensor
+
+
+def save_no_text(folder: Path, tokens: Float[Tensor, "q t"]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({TOKENS: tokens.detach().cpu().contiguous()}, folder / NO_TEXT_FILE)
+
+
+def read_no_text(folder: Path) -> Float[Tensor, "q t"] | None:
+    """None where nobody saved them: the model has no text condition, or was trained by another version."""
+    path = folder / NO_TEXT_FILE
+    return load_file(path)[TOKENS] if path.is_file() else None
+
+
+def padded_text(text: Float[Tensor, "s t"], length: int) -> Float[Tensor, "m t"]:
+    """The first `length` tokens of a text; zeros behind a shorter one, as Wan has them."""
+    text = text[:length]
+    return torch.cat([text, text.new_zeros(length - len(text), text.shape[1])])

@@ -1,0 +1,61 @@
+"""Inputs of the chunks that a stream sees, from which a new prompt has their keys and values computed again."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gwm.cache import PastChunks
+from gwm.condition.inputs import Condition
+from gwm.dit import DiT
+from gwm.recache import ChunkInputs, recache
+from gwm.rollout import Rollout
+
+
+class History:
+    """Latents and conditions of the visible chunks, and of `depth` more that `rewind` could bring back.
+
+    It stays empty with a noisy context, whose keys and values cannot be computed again: their inputs are not kept.
+    """
+
+    def __init__(self, model: DiT, rollout: Rollout, depth: int) -> None:
+        self.model, self.rollout = model, rollout
+        pattern = rollout.contract.pattern
+        self.most, self.sinks = pattern.window_chunks - 1 + depth, pattern.sink_chunks
+        self.chunks: list[ChunkInputs] = []
+        self.text: Tensor | None = None  # under which all keys and values were computed; None: not all under one
+
+    def clear(self) -> None:
+        """A new stream."""
+        self.chunks.clear()
+
+    def append(self, latents: Float[Tensor, "1 f c _ _"], condition: Condition) -> None:
+        """The newest chunk."""
+        if self.rollout.contract.context == "noisy":
+            return
+        self.text = condition.text
+        number = self.chunks[-1].number + 1 if self.chunks else 0
+        self.chunks.append(ChunkInputs(number, latents.clone(), condition))
+        if len(self.chunks) > self.most:
+            del self.chunks[self.sinks]
+
+    def rewind(self, chunks: int) -> None:
+        """Forget the latest `chunks`. The keys and values that they had overwritten are back, under the old prompt."""
+        del self.chunks[len(self.chunks) - chunks :]
+        if not all(_same(chunk.condition.text, self.text) for chunk in self.chunks):
+            self.text = None
+
+    def set_prompt(self, text: Float[Tensor, "1 s t"]) -> None:
+        """Recache the visible chunks under `text`, before the first chunk that is generated under it."""
+        if not self.chunks or _same(text, self.text):
+            return
+        rollout, cache = self.rollout, self.rollout.cache
+        seen = cache.pattern.kept(tuple(self.chunks))
+        before = PastChunks(cache.pattern, cache.horizon_frames, num_committed=self.chunks[-1].number + 1)
+        past = recache(self.model, before, seen, text=text, reference=rollout.reference)
+        for chunk, keys_values in zip(seen, past.chunks, strict=True):
+            cache.put(cache.pattern.chunk_start(chunk.number), keys_values)
+
+
+def _same(text: Tensor | None, other: Tensor | None) -> bool:
+    """Compares numbers, for which the host must wait, only where the tensors are not one and the same."""
+    return text is other or (text is not None and other is not None and torch.equal(text, other))
