@@ -141,7 +141,7 @@ def begin(
     count = (len(contract.sigmas) if contract.solver == "renoise" else 1) if contract.noise == "held" else 0
     held = tuple(gaussian_like(reference, generator) for _ in range(count))
     chunks = PastChunks(contract.pattern, contract.sink_distance)
-    nothing = StreamPast(reference, chunks, text=condition.text, held_noise=held)
+    nothing = StreamPast(reference, chunks, text=condition.tokens.get("text"), held_noise=held)
     with torch.set_grad_enabled(gradient == "recommit"):
         return _commit(model, nothing, reference, condition.frames(slice(0, 0)).after_reference())
 
@@ -212,7 +212,7 @@ def _predict(model: Denoiser, past: StreamPast, x: Tensor, sigma: float, conditi
     return model(x, levels, condition, positions=positions, context=past.chunks, reference=past.reference)
 
 
-def _commit(model: Denoiser, past: StreamPast, x0: Tensor, condition: Condition) -> StreamPast:
+def _commit(model: Denoiser, past: StreamPast, x0: Tensor, condition: Conditions) -> StreamPast:
     inputs = ChunkInputs(past.chunks.num_committed, x0, condition)
     return past.commit(_predict(model, past, x0, 0.0, condition).keys_values, inputs)
 

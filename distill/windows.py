@@ -162,7 +162,7 @@ class _Stream:
     past: StreamPast
     frames: int
     tail: Float[Tensor, "b f c h w"]  # the last frames of the window before, and their conditions
-    heard: Condition
+    heard: Conditions
 
 
 class StreamingWindows:

@@ -22,7 +22,8 @@ from train.plan import Plan, plan
 
 FRAMES, TEXT = 1, 8
 REDUCED = [
-    "model.dim=32", "model.ffn_dim=48", "model.num_heads=2", "model.num_layers=1", f"model.conditions.text.width={TEXT}",
+    "model.dim=32", "model.ffn_dim=48", "model.num_heads=2", "model.num_layers=1",
+    f"model.conditions.text.width={TEXT}",
     "resolution=32", f"num_frames={FRAMES}", "stage.lora.student.rank=2", "stage.lora.critic.rank=2",
     "stage.alarm=null",
 ]  # fmt: skip

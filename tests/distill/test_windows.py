@@ -131,7 +131,7 @@ def test_a_new_prompt_recaches_the_past():
     torch.testing.assert_close(second.x0, noise - velocity[:, FRAMES:])
 
 
-def as_served(model: DiT, rules: Contract, reference: Tensor, conditions: list[Condition], number: int) -> Tensor:
+def as_served(model: DiT, rules: Contract, reference: Tensor, conditions: list[Conditions], number: int) -> Tensor:
     """What the engine, with its own draw, plays to sample `number` of these conditions, one after the other."""
     rollout = Rollout(model, rules)
     history, chunks = History(model, rollout, 0), []
@@ -149,7 +149,7 @@ def as_served(model: DiT, rules: Contract, reference: Tensor, conditions: list[C
     return torch.cat(chunks, dim=1)
 
 
-def sample(condition: Condition, number: int) -> Condition:
+def sample(condition: Conditions, number: int) -> Conditions:
     parts = {name: value[number : number + 1] for name, value in vars(condition).items() if value is not None}
     return dataclasses.replace(condition, **parts)
 
