@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from data.crops import moving_crops
 from data.encode import encode_shards
 from data.encoding import Encoders, ImageEncoder, TextEncoder
-from data.latents import OF_THE_CLIP, EncodedClips, read_no_text
+from data.latents import WHOLE, EncodedClips, read_no_text
 from data.shards import decode_frames, read_samples
 from data.steps import StepData
 from gwm.autoencoder import Autoencoder
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
 from gwm.no_text import padded_text
 from gwm.pixels import to_float
@@ -41,32 +41,16 @@ class PixelBatch:
 class LatentBatch:
     x0: Float[Tensor, "b f c h w"]
     reference: Float[Tensor, "b 1 c h w"]
-    agent: Float[Tensor, "b f k"]
-    user: Float[Tensor, "b f k"]
+    conditions: dict[str, Tensor]  # by the names of `Conditions.flat`; a dict, which Lightning moves between devices
     step: int  # this belongs to the step-th batch of the run
     first_slot: int = 0  # place of its first sample in that batch, of which each device and each pass has a part
-    text: Float[Tensor, "b s t"] | None = None
-    no_text: Float[Tensor, "q t"] | None = None  # tokens of the empty caption
-    action: Float[Tensor, "b f a"] | None = None  # those of a latent frame's pixel frames, one after the other
-    image: Float[Tensor, "b j i"] | None = None
-    given: Float[Tensor, "b f g h w"] | None = None
-    given_reference: Float[Tensor, "b 1 g h w"] | None = None
 
     def __len__(self) -> int:
         return len(self.x0)
 
     @property
-    def condition(self) -> Condition:
-        return Condition(
-            agent=self.agent,
-            user=self.user,
-            text=self.text,
-            no_text=self.no_text,
-            action=self.action,
-            image=self.image,
-            given=self.given,
-            given_reference=self.given_reference,
-        )
+    def condition(self) -> Conditions:
+        return Conditions.from_flat(self.conditions)
 
 
 class PixelClips(Dataset[UInt8[np.ndarray, "n t h w 3"]]):
@@ -142,8 +126,7 @@ def _pixel_batch(items: list[tuple[int, int, np.ndarray]]) -> PixelBatch:
     )
 
 
-PER_FRAME = ("x0", "agent", "user", "action")
-DRAWS = 20  # of crops until something is done in one; a character blinks in every third second
+DRAWS = 20  # of crops until a condition is active in one; a character blinks in every third second
 
 
 class LatentClips(Dataset[dict[str, Any]]):
@@ -156,27 +139,27 @@ class LatentClips(Dataset[dict[str, Any]]):
         num_frames: int,
         seed: int,
         no_text: Float[Tensor, "q t"] | None = None,
-        acting: bool = False,
+        active: str | None = None,
     ) -> None:
-        """no_text: tokens of the empty caption, where clips have captions. acting: take another crop of another clip
-        in place of one in which nothing is done, DRAWS times at most."""
+        """no_text: tokens of the empty caption, where clips have captions. active: name of a frame condition; a crop in
+        which it is zero is replaced by a crop of another clip, DRAWS times at most."""
         self.clips, self.num_frames, self.seed, self.no_text = clips, num_frames, seed, no_text
-        self.acting = acting
+        self.active = None if active is None else f"frame.{active}"
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
         step, slot, index = key
         rng = np.random.default_rng((self.seed, step, slot))
         clip, part = self._crop(index, rng)
-        for _ in range(DRAWS if self.acting and "action" in clip else 0):
-            if clip["action"][part].any():
+        for _ in range(DRAWS if self.active in clip else 0):
+            if clip[self.active][part].any():  # type: ignore[index]  # None is in no clip
                 break
             clip, part = self._crop(int(rng.integers(len(self.clips))), rng)
-        cut = {name: clip[name][part] for name in PER_FRAME if name in clip}
-        if "given" in clip:
-            cut["given"] = clip["given"][: self.num_frames]  # the image comes right before the crop
+        cut = {name: values if name.startswith(WHOLE) else values[part] for name, values in clip.items()}
+        for name in (name for name in clip if name.startswith("channels.")):
+            cut[name] = clip[name][: self.num_frames]  # the image comes right before the crop
         if self.no_text is not None:
-            cut["no_text"] = self.no_text
-        return cut | {name: clip[name] for name in OF_THE_CLIP if name in clip} | {"step": step, "slot": slot}
+            cut["nothing.text"] = self.no_text
+        return cut | {"step": step, "slot": slot}
 
     def _crop(self, index: int, rng: np.random.Generator) -> tuple[dict[str, Tensor], slice]:
         clip = self.clips[index]
@@ -207,16 +190,16 @@ class LatentData(StepData):
         text: TextEncoder | None = None,
         image: ImageEncoder | None = None,
         actions: Sequence[str] = (),
-        acting: bool = False,
+        active: str | None = None,
     ) -> None:
-        """actions: facial actions that are encoded. acting: as in `LatentClips`, for a stage that learns them."""
+        """actions: facial actions that are encoded. active: as in `LatentClips`, for a stage that learns them."""
         super().__init__(
             shards=shards, batch_size=batch_size, num_workers=num_workers, seed=seed, device_batch=device_batch
         )
         self.memory_bytes = int(memory_gb * 1e9)
         self.latents, self.vae, self.audio, self.text, self.image = Path(latents), vae, audio, text, image
         self.resolution, self.num_frames = resolution, num_frames
-        self.actions, self.acting = tuple(actions), acting
+        self.actions, self.active = tuple(actions), active
 
     def prepare_data(self) -> None:
         encoders = Encoders(self.vae, self.audio, self.resolution, self.text, self.image, self.actions)
@@ -237,8 +220,9 @@ class LatentData(StepData):
         return read_no_text(self.latents)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        options = {"seed": self.seed, "no_text": self.no_text, "acting": self.acting}
-        dataset = LatentClips(self.clips, num_frames=self.num_frames, **options)
+        dataset = LatentClips(
+            self.clips, num_frames=self.num_frames, seed=self.seed, no_text=self.no_text, active=self.active
+        )
         return self.loader(dataset, len(self.clips), latent_batch)
 
 
@@ -250,12 +234,17 @@ def latent_data(stage: L.LightningModule) -> LatentData:
 
 
 def latent_batch(items: list[dict[str, Any]]) -> LatentBatch:
-    if "text" in items[0]:
-        items = [item | {"text": padded(item["text"])} for item in items]
-    names = [name for name in (*PER_FRAME, "given", *OF_THE_CLIP) if name in items[0]]
-    stacked = {name: torch.stack([item[name] for item in items]) for name in names}
+    """Crops of clips as one batch; texts become equally long."""
+    if "tokens.text" in items[0]:
+        items = [item | {"tokens.text": padded(item["tokens.text"])} for item in items]
     first = items[0]
-    return LatentBatch(**stacked, no_text=first.get("no_text"), step=first["step"], first_slot=first["slot"])
+    conditions = {
+        name: value if name.startswith("nothing.") else torch.stack([item[name] for item in items])
+        for name, value in first.items()
+        if "." in name
+    }
+    x0, reference = (torch.stack([item[name] for item in items]) for name in ("x0", "reference"))
+    return LatentBatch(x0, reference, conditions, step=first["step"], first_slot=first["slot"])
 
 
 def padded(text: Float[Tensor, "s t"]) -> Float[Tensor, "512 t"]:

@@ -69,9 +69,9 @@ def encode_clip(
     encoder: ImageEncoder | None = None,
     actions: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """Latents of clip and reference image, features of both streams per pixel frame, motion per latent cell, actions
-    per pixel frame where there are any; with an image encoder also what an image-to-video model is given of the
-    reference image.
+    """Latents of clip and reference image, motion per latent cell, and conditions by their group and name: features of
+    both voices and other signals per pixel frame (`speech.`, `frame.`); with an image encoder also its tokens and the
+    channels that an image-to-video model is given of the reference image.
 
     Raises:
         ValueError: as `Clip.acted`.
@@ -87,17 +87,18 @@ def encode_clip(
     arrays = {
         "latents": latents,
         "reference": reference,
-        "agent": agent,
-        "user": user,
+        "speech.agent": agent,
+        "speech.user": user,
         "motion": torch.from_numpy(moving.reshape(rows, side, columns, side).mean((1, 3))),
     }
-    action = clip.acted(actions)
-    if action is not None:
-        arrays["action"] = torch.from_numpy(action)
+    acted = clip.acted(actions)
+    signals = dict(clip.signals) if acted is None else {**clip.signals, "action": acted}
+    arrays |= {f"frame.{name}": torch.from_numpy(values) for name, values in signals.items()}
     if encoder is None:
         return arrays
     own, after = image_channels(vae, image, len(latents))
-    return arrays | {"image": encoder(clip.reference), "given_reference": own[0].cpu(), "given": after[0].cpu()}
+    given = {"reference_channels.given": own[0].cpu(), "channels.given": after[0].cpu()}
+    return arrays | {"tokens.image": encoder(clip.reference)} | given
 
 
 def _features(
@@ -115,7 +116,7 @@ def encode_sample(sample: dict[str, Any], encoders: Encoders) -> dict[str, Any]:
     encoded = encode_clip(clip, encoders.vae, encoders.audio, encoder=encoders.image, actions=encoders.actions)
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in encoded.items()}
     if encoders.text is not None:
-        arrays["text"] = encoders.text(clip.info.get("caption") or "").numpy()
+        arrays["tokens.text"] = encoders.text(clip.info.get("caption") or "").numpy()
     buffer = io.BytesIO()
     np.savez(buffer, **{name: array.astype(np.float16) for name, array in arrays.items()})  # type: ignore[arg-type]
     return {"__key__": clip.key, MEMBER: buffer.getvalue(), "json": json_text(clip.info).encode()}

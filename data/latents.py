@@ -6,6 +6,7 @@ before the first batch.
 """
 
 import io
+import json
 import os
 import tarfile
 from collections import OrderedDict
@@ -25,7 +26,7 @@ from gwm.config import AudioConfig
 
 MEMBER = "latents.npz"  # of a sample
 INDEX_SUFFIX = ".index.npz"
-OF_THE_CLIP = ("reference", "text", "image", "given_reference")  # as a whole, not of its frames
+WHOLE = ("tokens.", "reference")  # prefixes of what belongs to a clip and not to its frames
 NO_TEXT = "no_text.npy"  # what the text encoder says of the empty caption
 
 
@@ -37,13 +38,13 @@ class ShardIndex:
     offset: Int[np.ndarray, " n"]  # bytes before a clip's arrays
     size: Int[np.ndarray, " n"]  # bytes
     num_frames: Int[np.ndarray, " n"]  # latent frames that have their whole audio window inside the clip
-    action_dim: Int[np.ndarray, " n"]  # numbers per latent frame; 0: the clip has no actions
+    signals: str  # JSON: of each clip, its signals and their numbers per latent frame
     motion: Float[np.ndarray, "h w"]  # summed over clips
 
 
 def write_index(shard: Path, audio: AudioConfig) -> ShardIndex:
     """Look through a shard and leave its index beside it."""
-    rows, motion = [], []
+    rows, motion, signals = [], [], []
     with tarfile.open(shard) as tar:
         for member in tar:
             if not member.name.endswith(f".{MEMBER}"):
@@ -51,18 +52,18 @@ def write_index(shard: Path, audio: AudioConfig) -> ShardIndex:
             file = tar.extractfile(member)
             assert file is not None, f"{member.name} of {shard} is no file"
             clip = decode_arrays(file.read())
-            stride = len(clip["agent"]) // len(clip["latents"])
+            stride = len(clip["speech.agent"]) // len(clip["latents"])
             heard = heard_frames(len(clip["latents"]), stride, audio)
-            actions = clip["action"].shape[1] * stride if "action" in clip else 0
-            rows.append((member.offset_data, member.size, max(0, heard.stop - heard.start), actions))
+            signals.append({n: x.shape[1] * stride for n, x in clip.items() if n.startswith("frame.")})
+            rows.append((member.offset_data, member.size, max(0, heard.stop - heard.start)))
             motion.append(clip["motion"].double().numpy())
-    columns = np.array(rows, np.int64).reshape(-1, 4).T
+    columns = np.array(rows, np.int64).reshape(-1, 3).T
     index = ShardIndex(
         bytes=shard.stat().st_size,
         offset=columns[0],
         size=columns[1],
         num_frames=columns[2],
-        action_dim=columns[3],
+        signals=json.dumps(signals),
         motion=np.sum(motion, axis=0) if motion else np.zeros((0, 0)),
     )
     path = _index_path(shard)
@@ -79,7 +80,7 @@ def read_index(shard: Path, audio: AudioConfig) -> ShardIndex:
     if path.is_file():
         with np.load(path) as arrays:
             fields: dict[str, Any] = dict(arrays)
-        fields["bytes"] = int(fields["bytes"])
+        fields |= {"bytes": int(fields["bytes"]), "signals": str(fields["signals"])}
         found = ShardIndex(**fields)
         if found.bytes == shard.stat().st_size:
             return found
@@ -110,7 +111,8 @@ class EncodedClips(Sequence[dict[str, Tensor]]):
         filled = [index for index in self._indices if len(index.offset)]
         self.motion = torch.from_numpy(sum(index.motion for index in filled) / len(self)).float()
         self.shortest = min(int(index.num_frames.min()) for index in filled)
-        self.action_dim = max(int(index.action_dim.max()) for index in filled)
+        clips = [signals for index in filled for signals in json.loads(index.signals)]
+        self.signals: dict[str, int] = {name: width for signals in clips for name, width in signals.items()}
         self._kept: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
         self.kept_bytes = 0
 
@@ -136,9 +138,8 @@ class EncodedClips(Sequence[dict[str, Tensor]]):
         with self._shards[shard].open("rb") as stream:
             stream.seek(index.offset[at])
             clip = with_windows(decode_arrays(stream.read(index.size[at])), self.audio)
-        if self.action_dim and "action" not in clip:  # where some clips have actions, the others do nothing
-            clip["action"] = clip["agent"].new_zeros(len(clip["x0"]), self.action_dim)
-        return clip
+        missing = {name: width for name, width in self.signals.items() if name not in clip}  # others do nothing
+        return clip | {name: clip["x0"].new_zeros(len(clip["x0"]), width) for name, width in missing.items()}
 
 
 def _bytes(clip: dict[str, Tensor]) -> int:
@@ -146,8 +147,7 @@ def _bytes(clip: dict[str, Tensor]) -> int:
 
 
 def decode_arrays(data: bytes) -> dict[str, Float[Tensor, "..."]]:
-    """An encoded clip in float32: latents, reference, agent, user, motion and, where known, text, action and what an
-    image-to-video model is given."""
+    """An encoded clip in float32: latents, reference, motion, and conditions as `encode_clip` names them."""
     with np.load(io.BytesIO(data)) as arrays:
         return {name: torch.from_numpy(arrays[name]).float() for name in arrays}
 
@@ -159,21 +159,25 @@ def heard_frames(num_frames: int, stride: int, audio: AudioConfig) -> slice:
 
 
 def with_windows(clip: dict[str, Tensor], audio: AudioConfig) -> dict[str, Tensor]:
-    """The latent frames of a clip whose audio windows lie inside it, as x0, with those windows."""
+    """The latent frames of a clip whose audio windows lie inside it, as x0, with their conditions by the names of
+    `Conditions.flat`."""
     latents = clip["latents"]
-    stride = len(clip["agent"]) // len(latents)
+    stride = len(clip["speech.agent"]) // len(latents)
     heard = heard_frames(len(latents), stride, audio)
     skip, x0 = heard.start * stride - audio.left_frames, latents[heard]
-    windows = {
-        name: chunk_windows(clip[name][None, skip:], audio, temporal_stride=stride)[0, : len(x0)]
-        for name in ("agent", "user")
-    }
-    found = {"x0": x0, **windows}
-    if "action" in clip:
-        found["action"] = clip["action"][heard.start * stride :][: len(x0) * stride].reshape(len(x0), -1)
-    if "given" in clip:  # of the image's clip, not of this one: it begins with the image, wherever this one is cut
-        found["given"] = clip["given"][: len(x0)]
-    return found | {name: clip[name] for name in OF_THE_CLIP if name in clip}
+    found = {"x0": x0}
+    for key, values in clip.items():
+        group, _, name = key.partition(".")
+        if group == "speech":
+            windows = chunk_windows(values[None, skip:], audio, temporal_stride=stride)
+            found[f"frame.{name}"] = windows[0, : len(x0)]
+        elif group == "frame":
+            found[key] = values[heard.start * stride :][: len(x0) * stride].reshape(len(x0), -1)
+        elif group == "channels":  # of the image's clip, which begins with the image, wherever this one is cut
+            found[key] = values[: len(x0)]
+        elif key.startswith(WHOLE):
+            found[key] = values
+    return found
 
 
 def write_no_text(folder: Path, tokens: Float[Tensor, "s t"]) -> None:

@@ -6,7 +6,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from gwm.media import EVERY_CPU
 # Visually lossless, and full colour resolution: with 4:2:0, lips at 128 px lose their edge.
 REMAKE = "delete the shard and make it again with the command in manifest.json beside it."
 CODEC, PIXEL_FORMAT = "libx264", "yuv444p"
+SIGNAL = ".npy"  # suffix of files with numbers for each pixel frame
 CODEC_OPTIONS = {"crf": "10", "preset": "veryfast"} | EVERY_CPU
 
 
@@ -64,7 +65,7 @@ class Clip:
     reference: UInt8[np.ndarray, "h w 3"]  # the same identity outside the clip
     truth: Truth | None  # None: real footage
     info: dict[str, Any]  # identity and style, and what else its maker knows
-    action: Float[np.ndarray, "f k"] | None = None  # what was done: keys, camera, joints
+    signals: Mapping[str, Float[np.ndarray, "f _"]] = field(default_factory=dict)  # by name: keys, camera, joints
 
     @property
     def mouth(self) -> Float[np.ndarray, " f"]:
@@ -78,13 +79,13 @@ class Clip:
         return self.truth.mouth
 
     def acted(self, names: Sequence[str]) -> Float[np.ndarray, "f k"] | None:
-        """What was done, frame by frame: these facial actions of a rendered clip, in [0, 1]; without names, `action`.
+        """These facial actions of a rendered clip, in [0, 1], frame by frame; without names, the signal `action`.
 
         Raises:
             ValueError: the clip is real footage, or there is no such facial action.
         """
         if not names:
-            return self.action
+            return self.signals.get("action")
         if self.truth is None:
             raise ValueError(
                 f"clip {self.key} must be rendered to tell actions={list(names)}: nobody knows the truth of real "
@@ -123,10 +124,10 @@ def encode_sample(clip: Clip) -> dict[str, Any]:
         truth = io.BytesIO()
         np.savez_compressed(truth, **{name: getattr(clip.truth, name) for name in Truth.__slots__})
         sample["truth.npz"] = truth.getvalue()
-    if clip.action is not None:
-        action = io.BytesIO()
-        np.save(action, clip.action)
-        sample["action.npy"] = action.getvalue()
+    for name, values in clip.signals.items():
+        signal = io.BytesIO()
+        np.save(signal, values)
+        sample[f"{name}{SIGNAL}"] = signal.getvalue()
     return sample | {"json": json_text(clip.info).encode("ascii")}
 
 
@@ -143,7 +144,11 @@ def decode_sample(sample: Mapping[str, Any]) -> Clip:
         user=_optional_part(sample, "user.flac", decode_audio),
         reference=_part(sample, "reference.png", _decode_png),
         truth=_optional_part(sample, "truth.npz", _decode_truth),
-        action=_optional_part(sample, "action.npy", lambda data: np.load(io.BytesIO(data))),
+        signals={
+            name.removesuffix(SIGNAL): _part(sample, name, lambda data: np.load(io.BytesIO(data)))
+            for name in sample
+            if name.endswith(SIGNAL)
+        },
         info=_part(sample, "json", json.loads),
     )
 

@@ -11,7 +11,7 @@ from data.batch import LatentBatch, latent_data
 from distill.guidance import Guidance, guided_velocity
 from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.dit import Denoiser, DiT
 from gwm.schedule import add_noise, clean_estimate, sigma_steps
 from train.flow import motion_map
@@ -47,7 +47,7 @@ def consistency_loss(
     average: Denoiser,
     teacher: Denoiser,
     reference: Float[Tensor, "b 1 c h w"],
-    condition: Condition,
+    condition: Conditions,
     weight: Float[Tensor, "h w"],
     generator: Generators,
 ) -> Float[Tensor, ""]:
@@ -60,7 +60,7 @@ def consistency_loss(
     x = add_noise(x0, gaussian_like(x0, generator), sigma)
     history = corrupt(x0, rules.history_noise, generator)
 
-    def predict(model: Denoiser, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+    def predict(model: Denoiser, x: Tensor, sigma: Tensor, condition: Conditions) -> Tensor:
         return teacher_forced_velocity(
             model, x, sigma, history=history, reference=reference, condition=condition, pattern=rules.pattern
         )

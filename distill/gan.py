@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill.scores import DMDRules
 from gwm.chunks import whole_clip
 from gwm.clip import clip_prediction
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.dit import Denoiser
 from gwm.schedule import add_noise
 from train.noise import Generators, gaussian_like
@@ -24,7 +24,7 @@ class Shown(NamedTuple):
 
     x0: Float[Tensor, "b f c h w"]
     reference: Float[Tensor, "b 1 c h w"]
-    condition: Condition
+    condition: Conditions
 
 
 class Head(nn.Module):

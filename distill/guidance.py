@@ -1,66 +1,71 @@
-"""Predictions pushed away from what the model says when it is not told something, for each condition apart."""
+"""Predictions pushed away from what the model says without a condition, for each condition apart."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from itertools import groupby
 
 from jaxtyping import Float
 from torch import Tensor
 
 from distill.dmd import guided
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 
-Predict = Callable[[Condition], Float[Tensor, "b f c h w"]]
+Predict = Callable[[Conditions], Float[Tensor, "b f c h w"]]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """How far predictions are pushed, in the standard form; 1 is as far as the condition itself goes.
+    """How far predictions are pushed along each condition, in the standard form; 1 is no guidance. With text and agent:
 
         v(-, -) + text (v(text, -) - v(-, -)) + agent (v(text, agent) - v(text, -))
 
-    where v(-, -) is told neither and the other side's voice, actions and images are always given. Equal scales s are
-    v(-, -) + s (v(text, agent) - v(-, -)), as if both were one condition. The Self-Forcing lineage writes
-    cond + g (cond - uncond): that is s = g + 1, so its 3.0 is 4.0 here.
+    where v(-, -) is without both; conditions without a scale are always given. Conditions act in the order in which the
+    model declares them. Equal scales s of neighbours give v(-, -) + s (v(text, agent) - v(-, -)), as if both were one
+    condition. The Self-Forcing lineage writes cond + g (cond - uncond): that is s = g + 1, so its 3.0 is 4.0 here.
 
-    Source: Ho and Salimans 2022, arXiv:2207.12598; for two conditions, one after the other, Brooks et al. 2023,
+    Source: Ho and Salimans 2022, arXiv:2207.12598; for several conditions, one after the other, Brooks et al. 2023,
     arXiv:2211.09800, Eq. 3.
     """
 
-    agent: float = 1.0  # on the character's own voice
-    text: float = 1.0
+    def __init__(self, **scales: float) -> None:
+        """scales: by name of the condition."""
+        self.scales: Mapping[str, float] = scales
 
     def check(self, config: DiTConfig) -> None:
         """Raises:
-        ValueError: a scale of its own for a condition that the model does not have.
+        ValueError: a scale of its own for a condition that the model does not have, or that cannot be dropped.
         """
-        for name, scale, size in (("agent", self.agent, config.speech_dim), ("text", self.text, config.text_dim)):
-            if not size and scale not in (1, self.agent + self.text - scale):
+        droppable = [spec.name for spec in config.conditions if spec.rate != "channels"]
+        shared = {1.0, *(scale for name, scale in self.scales.items() if name in droppable)}
+        for name, scale in self.scales.items():
+            if name not in droppable and scale not in shared:
                 raise ValueError(
-                    f"guidance.{name}={scale:g} must be 1, or equal to the other scale: the model has no such "
-                    "condition to drop."
+                    f"guidance.{name}={scale:g} must be 1, or equal to another scale: the model has no such condition "
+                    "to drop."
                 )
 
 
-def guided_velocity(predict: Predict, condition: Condition, guidance: Guidance) -> Float[Tensor, "b f c h w"]:
+def guided_velocity(predict: Predict, condition: Conditions, guidance: Guidance) -> Float[Tensor, "b f c h w"]:
     """`predict` under `condition`, pushed; as many passes as the scales need, one where all are 1."""
     return with_guidance(predict, condition, guidance)[1]
 
 
 def with_guidance(
-    predict: Predict, condition: Condition, guidance: Guidance
+    predict: Predict, condition: Conditions, guidance: Guidance
 ) -> tuple[Float[Tensor, "b f c h w"], Float[Tensor, "b f c h w"]]:
     """The prediction under `condition` as it is, and pushed."""
     conditional = predict(condition)
-    # A condition that is not there goes with the other one: dropping it changes nothing.
-    agent = guidance.text if condition.agent is None else guidance.agent
-    text = guidance.agent if condition.text is None else guidance.text
-    if agent == text == 1:
+    names = [name for name in (*condition.tokens, *condition.frame) if name in guidance.scales]
+    groups = [(scale, list(group)) for scale, group in groupby(names, key=lambda name: guidance.scales[name])]
+    if groups and groups[0][0] == 1:  # what is outermost and not pushed need not be dropped
+        groups = groups[1:]
+    if not groups:
         return conditional, conditional
-    silent = condition.without_agent()
-    if agent == text:
-        return conditional, guided(conditional, predict(silent.without_text()), agent)
-    told = predict(silent)
-    if text == 1:
-        return conditional, guided(conditional, told, agent)
-    return conditional, guided(told, predict(silent.without_text()), text) + agent * (conditional - told)
+    points, left = [conditional], condition
+    for _, group in reversed(groups):
+        for name in group:
+            left = left.dropped(name)
+        points.insert(0, predict(left))
+    pushed = guided(points[1], points[0], groups[0][0])
+    for (scale, _), without, given in zip(groups[1:], points[1:], points[2:], strict=False):
+        pushed = pushed + scale * (given - without)
+    return conditional, pushed

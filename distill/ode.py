@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.batch import LatentBatch, LatentData
-from distill.ode_pairs import read_pairs_manifest, read_shard, shard_name
+from distill.ode_pairs import pairs_batch, read_pairs_manifest, read_shard, shard_name
 from gwm.clip import teacher_forced_velocity
 from gwm.dit import DiT
 from gwm.schedule import clean_estimate
@@ -41,7 +41,7 @@ class _Shards(Dataset[PairBatch]):
         step, _, number = key
         pairs = read_shard(self.folder / shard_name(number))
         states, end = pairs.pop("states"), pairs.pop("end")
-        return PairBatch(LatentBatch(step=step, first_slot=0, **pairs), states, end)
+        return PairBatch(pairs_batch(pairs, step=step), states, end)
 
 
 class PairData(LatentData):

@@ -5,7 +5,6 @@ the data and depends on (seed, k) alone: a killed run goes on with the first sha
 share the work by number.
 """
 
-import dataclasses
 import itertools
 import json
 import logging
@@ -100,7 +99,7 @@ def write_pairs(
     folder = Path(out)
     facts = {
         "teacher": fingerprint(teacher.state_dict()), "sigmas": sigmas, "num_steps": num_steps, "shift": shift,
-        "guidance": dataclasses.asdict(guidance), "seed": seed, "num_frames": data.num_frames,
+        "guidance": dict(guidance.scales), "seed": seed, "num_frames": data.num_frames,
         "batch_size": data.batch_size,
         "contract": contract.to_json(),
     }  # fmt: skip
@@ -165,13 +164,18 @@ def read_shard(path: Path) -> dict[str, Tensor]:
 def _batch(clips: LatentClips, data: LatentData, number: int, device: str) -> LatentBatch:
     sampler = StepSampler(len(data.clips), batch_size=data.batch_size, seed=data.seed, first_step=number)
     batch = latent_batch([clips[key] for key in next(iter(sampler))])
-    return dataclasses.replace(batch, **{name: tensor.to(device) for name, tensor in _tensors(batch).items()})
+    return pairs_batch({name: tensor.to(device) for name, tensor in _tensors(batch).items()}, step=batch.step)
 
 
 def _tensors(batch: LatentBatch) -> dict[str, Tensor]:
-    """What of a batch is given: some data have no text and no actions."""
-    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    return {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+    """All tensors of a batch by name."""
+    return {"x0": batch.x0, "reference": batch.reference, **batch.conditions}
+
+
+def pairs_batch(tensors: dict[str, Tensor], *, step: int) -> LatentBatch:
+    """The batch whose tensors are stored with its pairs."""
+    conditions = {name: tensor for name, tensor in tensors.items() if "." in name}
+    return LatentBatch(tensors["x0"], tensors["reference"], conditions, step=step)
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:

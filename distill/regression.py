@@ -19,12 +19,12 @@ from torch import Tensor
 from data.batch import LatentBatch, LatentClips, latent_batch, latent_data
 from distill.student_forcing import RolloutGradient, student_rollout
 from gwm.clip import teacher_forced_velocity
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import Denoiser, DiT
 from gwm.schedule import clean_estimate
 from train.flow import motion_map
-from train.network import load_dit, told_actions
+from train.network import load_dit, with_actions
 from train.noise import gaussian_like, sample_generators, step_generator
 from train.stage import DiTStage
 from train.trainee import Trainee
@@ -45,7 +45,7 @@ def voice_map(
     told, untold = torch.zeros(()), torch.zeros(())
     for batch in batches:
         told = told + _error(model, contract, batch, batch.condition, seed=seed).mean(dim=(0, 1))
-        untold = untold + _error(model, contract, batch, batch.condition.without_agent(), seed=seed).mean(dim=(0, 1))
+        untold = untold + _error(model, contract, batch, batch.condition.dropped("agent"), seed=seed).mean(dim=(0, 1))
     share = 1 - _smooth(told) / _smooth(untold)
     return (share / TELLING_SHARE).clamp(0, 1)
 
@@ -79,13 +79,11 @@ def is_acting(batch: LatentBatch) -> Bool[Tensor, "b f"]:
     Raises:
         ValueError: the clips have no actions.
     """
-    if batch.action is None:
-        raise ValueError("action is None, must be there to be learnt: encode the latents with actions.")
-    return (batch.action != 0).any(dim=-1)
+    return (batch.condition["action"] != 0).any(dim=-1)
 
 
 def _error(
-    model: Denoiser, contract: Contract, batch: LatentBatch, condition: Condition, *, seed: int
+    model: Denoiser, contract: Contract, batch: LatentBatch, condition: Conditions, *, seed: int
 ) -> Float[Tensor, "b f h w"]:
     noise = gaussian_like(batch.x0, step_generator(seed, batch.step, batch.x0.device))
     sigma = noise.new_ones(noise.shape[:2])
@@ -127,16 +125,17 @@ class RegressionStage(DiTStage):
         super().__init__()
         before, contract = load_dit(init, stage="dmd")
         self.before = copy.deepcopy(before).eval().requires_grad_(False)
-        model, self.contract = told_actions(before, contract, actions)
+        model, self.contract = with_actions(before, contract, actions)
+        self.actions = self.contract.dit.names("action")
         self.network = network(model)
         self.teacher, self.motion_weight, self.seed = teacher, motion_weight, seed
         self.acting_weight = acting_weight
 
     def setup(self, stage: str) -> None:
         data = latent_data(self)
-        if data.actions != self.contract.actions:
+        if data.actions != self.actions:
             raise ValueError(
-                f"actions={list(data.actions)} of the data must be {list(self.contract.actions)}, what the student is "
+                f"actions={list(data.actions)} of the data must be {list(self.actions)}, what the student is "
                 "told. Set actions for both."
             )
         self.weight = motion_map(data.motion, self.motion_weight)
@@ -144,7 +143,7 @@ class RegressionStage(DiTStage):
         crops = LatentClips(data.clips, num_frames=data.num_frames, seed=self.seed)
         batches = [latent_batch([crops[k, 0, k]]) for k in range(min(MAP_CLIPS, len(data.clips)))]
         self.voiced = voice_map(teacher.eval(), contract, batches, seed=self.seed)
-        if self.contract.actions:
+        if self.actions:
             shown = acting_map(teacher, contract, batches, seed=self.seed)
             self.acting = self.acting_weight * motion_map(shown, self.motion_weight)
 

@@ -84,12 +84,12 @@ class LipSyncReward:
         Raises:
             ValueError: the clips have no voice.
         """
-        if window.condition.agent is None:
+        if "agent" not in window.condition.frame:
             raise ValueError("stage.reward must be null for a model that hears nothing: there is no lip-sync.")
         where = vae.mean
         pixels, _ = vae.decode(window.x0.to(where), vae.state_after(window.reference.to(where)))
         stride = contract.vae.temporal_stride
-        voices = own_features(window.condition.agent, contract.audio, temporal_stride=stride).cpu()
+        voices = own_features(window.condition["agent"], contract.audio, temporal_stride=stride).cpu()
         last = slice(-self.num_frames * stride, None)
         rewards = [self.judge(to_uint8(clip[last]), voice[last]) for clip, voice in zip(pixels, voices, strict=True)]
         return torch.tensor(rewards, device=window.x0.device)

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from distill.offload import offload
-from gwm.config import JsonConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.json_config import JsonConfig
 from gwm.lora import LoRAConfig, with_lora
 from gwm.low_rank import adapted_as
 from gwm.weights import fingerprint

@@ -11,7 +11,7 @@ from distill.dmd import Normaliser, dmd_direction, normaliser_scale
 from distill.guidance import Guidance, with_guidance
 from gwm.chunks import whole_clip
 from gwm.clip import clip_velocity
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.dit import Denoiser
 from gwm.schedule import add_noise, clean_estimate
 from train.flow import clean_weight, velocity_loss
@@ -54,7 +54,7 @@ def score(
     x: Float[Tensor, "b f c h w"],
     sigma: Float[Tensor, "b f"],
     reference: Float[Tensor, "b 1 c h w"],
-    condition: Condition,
+    condition: Conditions,
 ) -> Float[Tensor, "b f c h w"]:
     """Velocity of a clip by a model that sees all of it."""
     pattern = whole_clip(x.shape[1] + 1, first_frames=1)
@@ -69,7 +69,7 @@ def scored_clip(
     teacher: Denoiser,
     critic: Denoiser,
     reference: Float[Tensor, "b 1 c h w"],
-    condition: Condition,
+    condition: Conditions,
     chunk_frames: int,
     generator: Generators,
 ) -> ScoredClip:
@@ -95,7 +95,7 @@ def critic_loss(
     *,
     critic: Denoiser,
     reference: Float[Tensor, "b 1 c h w"],
-    condition: Condition,
+    condition: Conditions,
     generator: Generators,
 ) -> Float[Tensor, ""]:
     """Flow matching on the student's clips, at the noise levels of the student's loss."""

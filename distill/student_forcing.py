@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gwm.attention import Committed, KeysValues
 from gwm.cache import PastChunks
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import Denoiser, Prediction
 from gwm.recache import ChunkInputs, recache
@@ -90,7 +90,7 @@ def student_rollout(
     contract: Contract,
     *,
     reference: Float[Tensor, "b 1 c h w"],
-    condition: Condition,
+    condition: Conditions,
     leave_at: int,
     gradient: RolloutGradient,
     generator: Generators,
@@ -132,7 +132,7 @@ def begin(
     contract: Contract,
     *,
     reference: Float[Tensor, "b 1 c h w"],
-    condition: Condition,
+    condition: Conditions,
     gradient: RolloutGradient,
     generator: Generators,
 ) -> StreamPast:
@@ -141,7 +141,7 @@ def begin(
     count = (len(contract.sigmas) if contract.solver == "renoise" else 1) if contract.noise == "held" else 0
     held = tuple(gaussian_like(reference, generator) for _ in range(count))
     chunks = PastChunks(contract.pattern, contract.sink_distance)
-    nothing = StreamPast(reference, chunks, text=condition.text, held_noise=held)
+    nothing = StreamPast(reference, chunks, text=condition.tokens.get("text"), held_noise=held)
     with torch.set_grad_enabled(gradient == "recommit"):
         return _commit(model, nothing, reference, condition.frames(slice(0, 0)).after_reference())
 
@@ -151,7 +151,7 @@ def go_on(
     contract: Contract,
     past: StreamPast,
     *,
-    condition: Condition,
+    condition: Conditions,
     leave_at: int,
     gradient: RolloutGradient,
     generator: Generators,
@@ -161,7 +161,7 @@ def go_on(
     x0s, exits, size = [], [], contract.pattern.chunk_frames
     sigma, draw = contract.sigmas[leave_at], _noise_source(past, generator)
 
-    def last_step(x: Tensor, heard: Condition, before: StreamPast) -> tuple[Tensor, tuple[KeysValues, ...]]:
+    def last_step(x: Tensor, heard: Conditions, before: StreamPast) -> tuple[Tensor, tuple[KeysValues, ...]]:
         prediction = _predict(model, before, x, sigma, heard)
         return clean_estimate(x, prediction.velocity, x.new_full(x.shape[:2], sigma)), prediction.keys_values
 
@@ -192,7 +192,7 @@ def _noise_source(past: StreamPast, generator: Generators) -> NoiseSource:
 
 @torch.no_grad()
 def _noised(
-    model: Denoiser, contract: Contract, past: StreamPast, like: Tensor, condition: Condition, leave_at: int,
+    model: Denoiser, contract: Contract, past: StreamPast, like: Tensor, condition: Conditions, leave_at: int,
     draw: NoiseSource,
 ) -> Tensor:  # fmt: skip
     """A chunk's input to step `leave_at`."""
@@ -205,14 +205,14 @@ def _noised(
     return x
 
 
-def _predict(model: Denoiser, past: StreamPast, x: Tensor, sigma: float, condition: Condition) -> Prediction:
+def _predict(model: Denoiser, past: StreamPast, x: Tensor, sigma: float, condition: Conditions) -> Prediction:
     start = past.chunks.pattern.chunk_start(past.chunks.num_committed)
     positions = torch.arange(start, start + x.shape[1], device=x.device)
     levels = x.new_full(x.shape[:2], sigma)
     return model(x, levels, condition, positions=positions, context=past.chunks, reference=past.reference)
 
 
-def _commit(model: Denoiser, past: StreamPast, x0: Tensor, condition: Condition) -> StreamPast:
+def _commit(model: Denoiser, past: StreamPast, x0: Tensor, condition: Conditions) -> StreamPast:
     inputs = ChunkInputs(past.chunks.num_committed, x0, condition)
     return past.commit(_predict(model, past, x0, 0.0, condition).keys_values, inputs)
 

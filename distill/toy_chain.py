@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gwm.attention import Context
 from gwm.chunks import ChunkPattern
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig, DiTConfig, VAEConfig
 from gwm.contract import CommitMode, Contract
 from gwm.dit import Prediction
@@ -63,7 +63,7 @@ class ExactTeacher:
         self,
         x: Float[Tensor, "b f 1 1 1"],
         sigma: Float[Tensor, "b f"],
-        condition: Condition,
+        condition: Conditions,
         *,
         positions: Int[Tensor, "f"],
         context: Context,
@@ -81,8 +81,7 @@ class ExactTeacher:
 
 def toy_contract(chain: Chain, *, sigmas: tuple[float, ...], context: CommitMode) -> Contract:
     """What a student of the chain is: one number a frame, chunks of one frame that see the one before."""
-    features = AUDIO.window_features(VAEConfig.temporal_stride)
-    dit = DiTConfig(in_channels=1, patch=1, text_dim=0, speech_dim=features, speech_mels=AUDIO.num_mels)
+    dit = DiTConfig(in_channels=1, patch=1)
     return Contract(
         dit=dit,
         vae=VAEConfig(latent_channels=1, latents_mean=(0.0,), latents_std=(1.0,)),

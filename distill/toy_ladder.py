@@ -16,7 +16,7 @@ from distill.student_forcing import Exit, RolloutGradient, exit_step, student_ro
 from distill.toy_chain import Chain, measures
 from distill.toy_networks import ChainCritic, ChainStudent
 from gwm.clip import teacher_forced_velocity
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.schedule import add_noise, sigma_steps
 from train.finite import NotFiniteError
@@ -24,7 +24,7 @@ from train.flow import velocity_loss
 from train.noise import chunk_sigmas, gaussian_like, step_generator
 from train.trainee import Trainee
 
-NOTHING = Condition()
+NOTHING = Conditions()
 EVERYWHERE = torch.ones(1, 1)
 WARMUP = 20
 

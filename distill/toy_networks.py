@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from distill.toy_chain import ExactTeacher
 from gwm.attention import Context
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 from gwm.dit import Prediction
 from kernels.attention import Prefix, Visible
@@ -38,7 +38,7 @@ class ChainStudent(nn.Module):
         self,
         x: Float[Tensor, "b f 1 1 1"],
         sigma: Float[Tensor, "b f"],
-        condition: Condition,
+        condition: Conditions,
         *,
         positions: Int[Tensor, "f"],
         context: Context,
@@ -83,7 +83,7 @@ class ChainCritic(nn.Module):
         self,
         x: Float[Tensor, "b f 1 1 1"],
         sigma: Float[Tensor, "b f"],
-        condition: Condition,
+        condition: Conditions,
         *,
         positions: Int[Tensor, "f"],
         context: Context,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from distill.student_forcing import student_rollout
 from distill.toy_chain import Chain
 from distill.toy_networks import ChainStudent
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.outputs import whole_file
 
@@ -31,7 +31,7 @@ def draw(
             student,
             contract,
             reference=data[:, :1],
-            condition=Condition(),
+            condition=Conditions(),
             leave_at=len(contract.sigmas) - 1,
             gradient="none",
             generator=generator,

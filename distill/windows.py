@@ -4,7 +4,6 @@ A teacher knows clips of a few seconds. A long stream is therefore scored window
 of its own behind the same reference image.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -21,7 +20,7 @@ from distill.student_forcing import (
     go_on,
     student_rollout,
 )
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions, joined
 from gwm.contract import Contract
 from gwm.dit import Denoiser
 from train.noise import Generators
@@ -33,7 +32,7 @@ class Window:
 
     x0: Float[Tensor, "b f c h w"]
     reference: Float[Tensor, "b 1 c h w"]
-    condition: Condition
+    condition: Conditions
     sigma_exit: float
 
 
@@ -163,7 +162,7 @@ class _Stream:
     past: StreamPast
     frames: int
     tail: Float[Tensor, "b f c h w"]  # the last frames of the window before, and their conditions
-    heard: Condition
+    heard: Conditions
 
 
 class StreamingWindows:
@@ -197,7 +196,7 @@ class StreamingWindows:
                 generator=generator,
             )  # fmt: skip
             stream = _Stream(past, 0, batch.x0[:, :0], batch.condition.frames(slice(0, 0)))
-        past = stream.past.set_prompt(model, contract, batch.text)
+        past = stream.past.set_prompt(model, contract, batch.conditions.get("tokens.text"))
         room = batch.x0[:, stream.tail.shape[1] :]
         heard = batch.condition.frames(slice(0, room.shape[1]))
         rollout, past = go_on(
@@ -226,34 +225,22 @@ class StreamingWindows:
         self._stream = state["stream"] if state else None
 
 
-def conversation(condition: Condition, num_frames: int) -> Condition:
+def conversation(condition: Conditions, num_frames: int) -> Conditions:
     """Conditions for longer than a clip: when a sample's voices end, those of the next sample of the batch follow."""
 
-    def longer(stream: Tensor | None) -> Tensor | None:
-        if stream is None:
-            return None
+    def longer(stream: Tensor) -> Tensor:
         turns = -(-num_frames // stream.shape[1])
         return torch.cat([stream.roll(-turn, dims=0) for turn in range(turns)], dim=1)[:, :num_frames]
 
-    streams = {"agent": condition.agent, "user": condition.user, "action": condition.action}
-    return dataclasses.replace(condition, **{name: longer(stream) for name, stream in streams.items()})
-
-
-def joined(first: Condition, second: Condition) -> Condition:
-    """Conditions of frames that follow each other; the text is the second's."""
-
-    def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        return None if a is None or b is None else torch.cat([a, b], dim=1)
-
-    streams = {name: both(vars(first)[name], vars(second)[name]) for name in ("agent", "user", "action")}
-    return dataclasses.replace(second, **streams)
+    return condition.per_frame(longer)
 
 
 def _check_stream(contract: Contract, stream_frames: int, num_frames: int) -> None:
-    if contract.dit.given_channels or contract.dit.image_dim:
+    ending = [spec.name for spec in contract.dit.conditions if spec.rate == "channels" or spec.encoder == "image"]
+    if ending:
         raise ValueError(
-            f"given_channels={contract.dit.given_channels}, image_dim={contract.dit.image_dim} must be 0: what an "
-            "image-to-video model is given ends with its image's clip, and streams go on. Use stage/windows=reference."
+            f"the model must have no conditions {ending}: what an image-to-video model is given ends with its image's "
+            "clip, and streams go on. Use stage/windows=reference."
         )
     if stream_frames < num_frames:
         raise ValueError(f"stream_frames={stream_frames} must be >= num_frames={num_frames}, a window's length.")

@@ -15,7 +15,7 @@ from distill.roles import RoleAdapters
 from distill.scores import DMDRules, score
 from distill.student_forcing import RolloutGradient, student_rollout
 from gwm.clip import teacher_forced_velocity
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.lora import with_lora
@@ -27,7 +27,7 @@ def consistency(contract: Contract, *, batch_size: int, num_frames: int, guidanc
     clips = clips_of(contract, batch_size, num_frames)
     student, teacher = DiT(contract.dit), DiT(contract.dit).requires_grad_(False)
 
-    def predict(model: DiT, condition: Condition) -> Tensor:
+    def predict(model: DiT, condition: Conditions) -> Tensor:
         return teacher_forced_velocity(
             model, clips.x0, clips.sigma, history=clips.x0, reference=clips.reference, condition=condition,
             pattern=contract.pattern,
@@ -65,7 +65,7 @@ def dmd(
     host_bytes = keep_on_host(teacher, [critic]) if offload else 0
     discriminator = None if gan is None else _Discriminator(gan, rules, clips, critic)
 
-    def scored(model: DiT, x: Tensor, condition: Condition) -> Tensor:
+    def scored(model: DiT, x: Tensor, condition: Conditions) -> Tensor:
         return score(model, x, clips.sigma, clips.reference, condition)
 
     def rollout(how: RolloutGradient) -> Tensor:

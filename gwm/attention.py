@@ -117,7 +117,7 @@ class CrossAttention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
         self.norm_q = nn.RMSNorm(config.dim, eps=config.eps)
         self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
-        self.image = ImageKeysValues(config) if config.image_dim else None
+        self.image = ImageKeysValues(config) if len(config.of_rate("tokens")) > 1 else None
 
     def forward(self, x: Float[Tensor, "b l d"], prompt: Prompt) -> Float[Tensor, "b l d"]:
         q = rms_norm(self.q(x), self.norm_q).unflatten(-1, (self.num_heads, -1))

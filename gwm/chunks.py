@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from gwm.config import JsonConfig
+from gwm.json_config import JsonConfig
 
 T = TypeVar("T")
 

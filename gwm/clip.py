@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gwm.attention import MaskedClip
 from gwm.chunks import ChunkPattern
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.dit import Denoiser, Prediction, num_patches
 from gwm.masks import clip_mask, teacher_forcing_mask
 
@@ -20,7 +20,7 @@ def clip_prediction(
     sigma: Float[Tensor, "b f"],
     *,
     reference: Float[Tensor, "b 1 c h w"],
-    condition: Condition,
+    condition: Conditions,
     pattern: ChunkPattern,
 ) -> Prediction:
     """What the model makes of a noised clip behind its reference, whose frames see each other as `pattern` says."""
@@ -45,7 +45,7 @@ def clip_velocity(
     sigma: Float[Tensor, "b f"],
     *,
     reference: Float[Tensor, "b 1 c h w"],
-    condition: Condition,
+    condition: Conditions,
     pattern: ChunkPattern,
 ) -> Float[Tensor, "b f c h w"]:
     """Velocity of a noised clip without its reference; `condition` is of the clip's frames."""
@@ -60,7 +60,7 @@ def teacher_forced_velocity(
     *,
     history: Float[Tensor, "b f c h w"],
     reference: Float[Tensor, "b 1 c h w"],
-    condition: Condition,
+    condition: Conditions,
     pattern: ChunkPattern,
 ) -> Float[Tensor, "b f c h w"]:
     """Velocity of a noised clip in which every chunk sees the clean `history` before it, as when it is served.

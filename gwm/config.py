@@ -1,39 +1,11 @@
 """The shape of every model, as frozen dataclasses that are saved as JSON next to the weights."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-Config = TypeVar("Config", bound="JsonConfig")  # not `Self`: beartype knows it only in classes it decorates itself
-
-
-class JsonConfig:
-    """JSON in, JSON out, and no unknown key ever."""
-
-    @classmethod
-    def from_json(cls: type[Config], values: Mapping[str, Any]) -> Config:
-        """Build from a decoded JSON object; lists become tuples.
-
-        Raises:
-            ValueError: a key is missing or unknown; the message lists both.
-        """
-        known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # every subclass is a dataclass
-        unknown = sorted(set(values) - set(known))
-        missing = sorted(
-            n
-            for n, f in known.items()
-            if n not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        )
-        if unknown or missing:
-            raise ValueError(
-                f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}; known keys are {sorted(known)}. "
-                "The file was written by another version of gwm or edited by hand."
-            )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+from gwm.condition.spec import ConditionSpec, Rate, in_order
+from gwm.json_config import JsonConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,19 +64,15 @@ class DiTConfig(JsonConfig):
     """Shape of the video DiT (Wan with optional per-frame conditions)."""
 
     in_channels: int = 16
-    given_channels: int = 0  # laid beside the noised ones, never predicted: mask and image of Wan 2.1 I2V
     dim: int = 1536
     ffn_dim: int = 8960
     num_heads: int = 12
     num_layers: int = 30
     patch: int = 2  # patch is 1 x patch x patch
-    text_dim: int = 4096  # 0: no text cross-attention
+    conditions: tuple[ConditionSpec, ...] = ()  # tokens, channels, frame; in this order
     around_reference: bool = False  # the reference latent beside every frame, and its difference to x0 as the output
     place_grid: int = 0  # rows, and columns, of a learned embedding of each patch's place; 0: rotary embedding alone
-    image_dim: int = 0  # width of an image encoder's tokens, seen beside the text (Wan 2.1 I2V); 0: none
-    speech_dim: int = 0  # numbers in each audio stream's window of a latent frame; 0: no audio conditions
-    speech_mels: int = 40  # of them per hop
-    action_dim: int = 0  # numbers per latent frame of an action; 0: no actions
+    speech_mels: int = 40  # numbers per hop of what the speech encoder hears
     freq_dim: int = 256
     eps: float = 1e-6
 
@@ -115,10 +83,53 @@ class DiTConfig(JsonConfig):
             )
         if self.head_dim < 6:
             raise ValueError(f"dim / num_heads = {self.head_dim} must be >= 6: one RoPE pair for each of t, h and w.")
-        if self.image_dim and not self.text_dim:
+        names = [spec.name for spec in self.conditions]
+        if len(set(names)) < len(names) or self.conditions != in_order(self.conditions):
+            raise ValueError(f"conditions={names} must have different names, with tokens first, then channels, frame.")
+        encoders = [spec.encoder for spec in self.of_rate("tokens")]
+        if encoders not in ([], ["text"], ["text", "image"]):
             raise ValueError(
-                f"image_dim={self.image_dim} must be 0 with text_dim=0: image tokens are seen by the text attention."
+                f"token conditions have encoders={encoders}, must be text, or text and image: image tokens are seen by "
+                "the text attention."
             )
+        if len({spec.width for spec in self.conditions if spec.encoder == "speech"}) > 1:
+            raise ValueError("all conditions with encoder=speech must have one width: they share the encoder.")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "DiTConfig":
+        parts = tuple(ConditionSpec.from_json(spec) for spec in values.get("conditions", ()))
+        # The literal name: zero-argument super() does not survive slots=True.
+        return JsonConfig.from_json.__func__(  # type: ignore[attr-defined]
+            cls, {**values, "conditions": parts}
+        )
+
+    def of_rate(self, rate: Rate) -> tuple[ConditionSpec, ...]:
+        """Conditions of a rate, in order."""
+        return tuple(spec for spec in self.conditions if spec.rate == rate)
+
+    def condition(self, name: str) -> ConditionSpec | None:
+        """The declaration of a condition; None: the model does not have it."""
+        return next((spec for spec in self.conditions if spec.name == name), None)
+
+    def width(self, name: str) -> int:
+        """Width of a condition; 0 of one that the model does not have."""
+        spec = self.condition(name)
+        return 0 if spec is None else spec.width
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """What a condition calls the numbers of a pixel frame; () where it has no names or is none."""
+        spec = self.condition(name)
+        return () if spec is None else spec.names
+
+    @property
+    def given_channels(self) -> int:
+        """Channels beside the noised ones."""
+        return sum(spec.width for spec in self.of_rate("channels"))
+
+    @property
+    def speech_width(self) -> int:
+        """Numbers in the audio window of a latent frame; 0 of a model without speech."""
+        return next((spec.width for spec in self.conditions if spec.encoder == "speech"), 0)
 
     @property
     def head_dim(self) -> int:

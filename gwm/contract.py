@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 
 from gwm.autoencoder import AutoencoderConfig, autoencoder_config
 from gwm.chunks import ChunkPattern
-from gwm.config import AudioConfig, DiTConfig, JsonConfig
+from gwm.config import AudioConfig, DiTConfig
+from gwm.json_config import JsonConfig
 from gwm.schedule import check_sigmas
 
 Solver = Literal["ode", "renoise"]
@@ -32,7 +33,6 @@ class Contract(JsonConfig):
     fps: int = FRAMES_PER_SECOND
     noise: NoiseMode = "fresh"  # held: every frame of a stream starts from the same noise, so that less of it flickers
     sink_ahead_frames: int = 0  # sinks seem to come so many frames after the chunk that looks; 0: they lie behind it
-    actions: tuple[str, ...] = ()  # facial actions that the model is told of every pixel frame; (): none, or others
 
     def __post_init__(self) -> None:
         check_sigmas(self.sigmas)
@@ -61,23 +61,24 @@ class Contract(JsonConfig):
                 f"place_grid={self.dit.place_grid} must be resolution / (VAE stride * patch) = "
                 f"{self.resolution // multiple}, or 0 for none."
             )
-        window, heard = self.audio.window_features(self.vae.temporal_stride), self.dit.speech_dim
+        window, heard = self.audio.window_features(self.vae.temporal_stride), self.dit.speech_width
         if heard and (heard, self.dit.speech_mels) != (window, self.audio.num_mels):
             raise ValueError(
-                f"speech_dim={heard}, speech_mels={self.dit.speech_mels} must be the audio window's "
-                f"{window} numbers, {self.audio.num_mels} per hop; or speech_dim=0 of a model that hears nothing."
+                f"speech conditions of width={heard}, speech_mels={self.dit.speech_mels} must be the audio window's "
+                f"{window} numbers, {self.audio.num_mels} per hop; or declare no condition with encoder=speech."
             )
         if self.dit.in_channels != self.vae.latent_channels:
             raise ValueError(
                 f"in_channels={self.dit.in_channels} must be the autoencoder's latent_channels="
                 f"{self.vae.latent_channels}: the model was made for other latents. Choose another of the two."
             )
-        told = self.vae.temporal_stride * len(self.actions)
-        if self.actions and self.dit.action_dim != told:
-            raise ValueError(
-                f"action_dim={self.dit.action_dim} must be {told}, as actions={list(self.actions)} are told of each of "
-                f"a latent frame's {self.vae.temporal_stride} pixel frames. Train a model with these actions."
-            )
+        for spec in self.dit.conditions:
+            numbers = self.vae.temporal_stride * len(spec.names)
+            if spec.names and spec.width != numbers:
+                raise ValueError(
+                    f"condition {spec.name}: width={spec.width} must be {numbers}, one of each of "
+                    f"names={list(spec.names)} for each of a latent frame's {self.vae.temporal_stride} pixel frames."
+                )
         self.pattern.num_chunks(self.horizon_frames + 1)
 
     @classmethod

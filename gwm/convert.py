@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import nothing_given
 from gwm.config import DiTConfig
 from gwm.dit import DiT
 from gwm.wan.files import SHARD_BYTES, chosen_checkpoint, read_tensors, tensor_names, transformer_part, write_tensors
@@ -21,7 +21,7 @@ from gwm.wan.geometry import read_geometry, to_diffusers
 from gwm.wan.keys import expected_tensors, layout_of
 from gwm.weights import check_keys, write_json
 
-ADDED = ("speech_encoder", "agent_embedding", "user_embedding", "action_embedding")  # parts that Wan does not have
+ADDED = ("speech_encoder", "frame_embeddings")  # parts that Wan does not have
 UNUSED = "norm_added_q"  # in some published I2V folders; diffusers leaves it out as well, nothing computes with it
 
 
@@ -32,7 +32,7 @@ def load_wan(path: Path, *, config: DiTConfig | None = None, dtype: torch.dtype 
     Wan 2.2 A14B, which has two transformers, the folder of one of them.
 
     Args:
-        config: what the geometry must be; needed where no `config.json` says it. Voices and actions in it are added as
+        config: what the geometry must be; needed where no `config.json` says it. Frame conditions in it are added as
             by `with_conditions`.
         dtype: float32 for training, bfloat16 for serving on GPUs. A checkpoint may mix precisions, as diffusers' own
             do; the model computes in one.
@@ -55,11 +55,14 @@ def load_wan(path: Path, *, config: DiTConfig | None = None, dtype: torch.dtype 
 
 def without_added(config: DiTConfig) -> DiTConfig:
     """The shape without what Wan does not have."""
-    return dataclasses.replace(config, speech_dim=0, speech_mels=DiTConfig().speech_mels, action_dim=0)
+    theirs = tuple(
+        dataclasses.replace(spec, drop_rate=0.0, names=()) for spec in config.conditions if spec.rate != "frame"
+    )
+    return dataclasses.replace(config, conditions=theirs, speech_mels=DiTConfig().speech_mels)
 
 
 def with_conditions(model: DiT, config: DiTConfig) -> DiT:
-    """The same tensors in a model of shape `config`, with the voices and actions that it adds. Their last layers are
+    """The same tensors in a model of shape `config`, with the frame conditions that it adds. Their last layers are
     zero: until they are trained, every velocity is that of `model`.
 
     Raises:
@@ -67,9 +70,7 @@ def with_conditions(model: DiT, config: DiTConfig) -> DiT:
     """
     differing = _differing(without_added(model.config), without_added(config))
     if differing:
-        raise ValueError(
-            f"config must differ from the model's in voices and actions alone, and differs in {differing}."
-        )
+        raise ValueError(f"config must differ from the model's in frame conditions alone, and differs in {differing}.")
     with torch.device("meta"):
         extended = DiT(config)
     extended.load_state_dict(model.state_dict(), assign=True, strict=False)  # what is left out is made below
@@ -82,15 +83,13 @@ def with_conditions(model: DiT, config: DiTConfig) -> DiT:
 
 @torch.no_grad()
 def without_conditions(model: DiT) -> DiT:
-    """A Wan transformer that does what `model` does when no voice and no action is given.
+    """A Wan transformer that does what `model` does when no frame condition is given.
 
     What zeros add to the time embedding is the same at every noise level: it becomes part of a bias.
     """
     weights = model.state_dict()
     bias = weights["time_embedding.2.bias"]
-    zeros = {"agent": model.config.speech_dim, "user": model.config.speech_dim, "action": model.config.action_dim}
-    nothing = Condition(**{name: bias.new_zeros(1, 1, features) for name, features in zeros.items()})
-    for part in model.added(nothing):
+    for part in model.added(nothing_given(model.config, 1, like=bias)):
         bias = bias + part[0, 0]
     with torch.device("meta"):
         plain = DiT(without_added(model.config))
@@ -103,7 +102,7 @@ def save_diffusers(model: DiT, folder: Path, *, shard_bytes: int = SHARD_BYTES) 
     """Write a folder that diffusers' `WanTransformer3DModel.from_pretrained` reads.
 
     Raises:
-        ValueError: the model has parts that Wan does not have (voices, actions); all their tensors are listed.
+        ValueError: the model has parts that Wan does not have (frame conditions); all their tensors are listed.
     """
     weights = to_foreign(model)
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from gwm.attention import Context, CrossAttention, KeysValues, Prompt, PromptTokens, SelfAttention
 from gwm.cache import PromptCache
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
+from gwm.condition.spec import ConditionSpec
 from gwm.condition.speech import SpeechEncoder
 from gwm.config import DiTConfig
 from gwm.rope import Rotation, rotation
@@ -37,7 +38,7 @@ class Denoiser(Protocol):
         self,
         x: Float[Tensor, "b f c h w"],
         sigma: Float[Tensor, "b f"],
-        condition: Condition,
+        condition: Conditions,
         *,
         positions: Int[Tensor, "f"],
         context: Context,
@@ -75,6 +76,19 @@ class FrameEmbedding(nn.Module):
         return self.layers(condition)
 
 
+def token_embedding(spec: ConditionSpec, dim: int) -> nn.Sequential:
+    """Tokens of a text or of an image encoder to the width of the model, as Wan 2.1 has them."""
+    if spec.encoder == "text":
+        return nn.Sequential(nn.Linear(spec.width, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
+    return nn.Sequential(  # the exact GELU here, its approximation everywhere else
+        nn.LayerNorm(spec.width),
+        nn.Linear(spec.width, spec.width),
+        nn.GELU(),
+        nn.Linear(spec.width, dim),
+        nn.LayerNorm(dim),
+    )
+
+
 class DiTBlock(nn.Module):
     """Self-attention, optional text cross-attention and MLP, modulated by one vector per latent frame."""
 
@@ -83,8 +97,9 @@ class DiTBlock(nn.Module):
         self.norm1 = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
         self.norm2 = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
         self.attention = SelfAttention(config, layer)
-        self.text_norm = nn.LayerNorm(config.dim, eps=config.eps) if config.text_dim else None
-        self.text_attention = CrossAttention(config, layer) if config.text_dim else None
+        has_tokens = bool(config.of_rate("tokens"))
+        self.text_norm = nn.LayerNorm(config.dim, eps=config.eps) if has_tokens else None
+        self.text_attention = CrossAttention(config, layer) if has_tokens else None
         self.ffn = nn.Sequential(
             nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim)
         )
@@ -141,28 +156,14 @@ class DiT(nn.Module):
             nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
         )
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
-        self.text_embedding = (
-            nn.Sequential(nn.Linear(config.text_dim, config.dim), nn.GELU("tanh"), nn.Linear(config.dim, config.dim))
-            if config.text_dim
-            else None
+        tokens, frame = config.of_rate("tokens"), config.of_rate("frame")
+        self.token_embeddings = nn.ModuleDict({spec.name: token_embedding(spec, config.dim) for spec in tokens})
+        self.speech_encoder = None
+        if config.speech_width:
+            self.speech_encoder = SpeechEncoder(config.speech_width, config.speech_mels).requires_grad_(False)
+        self.frame_embeddings = nn.ModuleDict(
+            {spec.name: FrameEmbedding(self._features(spec), config.dim) for spec in frame}
         )
-        self.image_embedding = (
-            nn.Sequential(  # as Wan: the exact GELU here, its approximation everywhere else
-                nn.LayerNorm(config.image_dim),
-                nn.Linear(config.image_dim, config.image_dim),
-                nn.GELU(),
-                nn.Linear(config.image_dim, config.dim),
-                nn.LayerNorm(config.dim),
-            )
-            if config.image_dim
-            else None
-        )
-        self.speech_encoder, self.agent_embedding, self.user_embedding = None, None, None
-        if config.speech_dim:
-            self.speech_encoder = SpeechEncoder(config.speech_dim, config.speech_mels).requires_grad_(False)
-            self.agent_embedding = FrameEmbedding(self.speech_encoder.features, config.dim)
-            self.user_embedding = FrameEmbedding(self.speech_encoder.features, config.dim)
-        self.action_embedding = FrameEmbedding(config.action_dim, config.dim) if config.action_dim else None
         self.blocks = nn.ModuleList(DiTBlock(config, layer) for layer in range(config.num_layers))
         self.norm_out = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
         self.modulation_out = nn.Parameter(torch.randn(2, config.dim) / config.dim**0.5)
@@ -174,7 +175,7 @@ class DiT(nn.Module):
         self,
         x: Float[Tensor, "b f c h w"],
         sigma: Float[Tensor, "b f"],
-        condition: Condition,
+        condition: Conditions,
         *,
         positions: Int[Tensor, "f"],
         context: Context,
@@ -188,15 +189,15 @@ class DiT(nn.Module):
         prompt_cache: keeps what every pass would make anew of text and image; for sampling, without gradient.
 
         Raises:
-            ValueError: a condition or the reference latent that the model was built with is None.
+            ValueError: a condition that the model was built with, or the reference's latent, is not given.
         """
         rows, columns = x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch
         inputs = [x]
         if self.config.around_reference:
-            reference = _required(reference, "reference")
+            if reference is None:
+                raise ValueError("reference is None, must be the reference's latent: the model predicts around it.")
             inputs.append(reference.to(x.dtype).expand_as(x))
-        if self.config.given_channels:
-            inputs.append(_required(condition.given, "given"))
+        inputs += [condition[spec.name] for spec in self.config.of_rate("channels")]
         patches = rearrange(
             torch.cat(inputs, dim=2),
             "b f c (h i) (w j) -> b f (h w) (c i j)",
@@ -235,45 +236,40 @@ class DiT(nn.Module):
             assert isinstance(block, DiTBlock)
             block.attention.pack()
 
-    def _frame_embedding(self, sigma: Float[Tensor, "b f"], condition: Condition) -> Float[Tensor, "b f d"]:
+    def _frame_embedding(self, sigma: Float[Tensor, "b f"], condition: Conditions) -> Float[Tensor, "b f d"]:
         embedding = self.time_embedding(sinusoid(sigma, self.config.freq_dim).to(self.head.weight.dtype))
         for part in self.added(condition):
             embedding = embedding + part
         return embedding
 
-    def added(self, condition: Condition) -> list[Float[Tensor, "b f d"]]:
+    def added(self, condition: Conditions) -> list[Float[Tensor, "b f d"]]:
         """What each condition of a latent frame adds to its time embedding.
 
         Raises:
-            ValueError: a condition that the model was built with is None.
+            ValueError: a condition that the model was built with is not given.
         """
         parts = []
-        if self.speech_encoder is not None and self.agent_embedding is not None and self.user_embedding is not None:
-            parts.append(self.agent_embedding(self.speech_encoder(_required(condition.agent, "agent"))))
-            parts.append(self.user_embedding(self.speech_encoder(_required(condition.user, "user"))))
-        if self.action_embedding is not None:
-            parts.append(self.action_embedding(_required(condition.action, "action")))
+        for spec in self.config.of_rate("frame"):
+            values = condition[spec.name]
+            if spec.encoder == "speech" and self.speech_encoder is not None:
+                values = self.speech_encoder(values)
+            parts.append(self.frame_embeddings[spec.name](values))
         return parts
 
-    def _prompt(self, condition: Condition, cache: PromptCache | None) -> Prompt | None:
-        if self.text_embedding is None:
+    def _features(self, spec: ConditionSpec) -> int:
+        """Width of a frame condition as its embedding sees it."""
+        if spec.encoder == "speech" and self.speech_encoder is not None:
+            return self.speech_encoder.features
+        return spec.width
+
+    def _prompt(self, condition: Conditions, cache: PromptCache | None) -> Prompt | None:
+        if not self.token_embeddings:
             return None
         if cache is not None and cache.known:
             return cache
-        text, image = self.text_embedding(_required(condition.text, "text")), None
-        if self.image_embedding is not None:
-            image = self.image_embedding(_required(condition.image, "image"))
-        tokens = PromptTokens(text, image)
+        text, *image = (embedding(condition[name]) for name, embedding in self.token_embeddings.items())
+        tokens = PromptTokens(text, image[0] if image else None)
         return tokens if cache is None else cache.recompute(tokens)
-
-
-def _required(value: Tensor | None, name: str) -> Tensor:
-    if value is None:
-        raise ValueError(
-            f"{name} is None, but the model was built with this condition. Pass it; zeros drop a voice or an action, "
-            "the empty prompt's tokens a text."
-        )
-    return value
 
 
 def num_patches(x: Float[Tensor, "b f c h w"], config: DiTConfig) -> int:

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gwm.config import JsonConfig
 from gwm.dit import DiT
+from gwm.json_config import JsonConfig
 
 LAYERS = ("q", "k", "v", "o", "0", "2")  # within a block: the projections of both attentions, both layers of the MLP
 
@@ -34,7 +34,7 @@ class LoRAConfig(JsonConfig):
     rank: int
     alpha: float | None = None  # the adapters' product is multiplied by alpha / rank; None: by 1
     layers: tuple[str, ...] = LAYERS  # last parts of their names
-    trained: tuple[str, ...] = ("agent_embedding", "user_embedding", "action_embedding")  # whole, not by adapters
+    trained: tuple[str, ...] = ("frame_embeddings",)  # whole, not by adapters
 
     def __post_init__(self) -> None:
         if self.rank < 1:

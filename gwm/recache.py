@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gwm.cache import PastChunks
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.dit import Denoiser
 
 
@@ -19,7 +19,7 @@ class ChunkInputs:
 
     number: int
     x0: Float[Tensor, "b f c h w"]
-    condition: Condition
+    condition: Conditions
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def recache(
         prediction = model(
             x0,
             x0.new_zeros(x0.shape[:2]),
-            dataclasses.replace(chunk.condition, text=text),
+            chunk.condition.with_tokens(text=text),
             positions=torch.arange(start, start + x0.shape[1], device=x0.device),
             context=again,
             reference=reference,

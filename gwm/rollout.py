@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gwm.cache import PromptCache, RingCache
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT, num_patches
 from gwm.sampler import frame_noise, step
@@ -52,14 +52,14 @@ class Rollout:
             dtype=weight.dtype,
         )
         self.prompt = PromptCache(contract.dit.num_layers)
-        self.prompt_tensors: tuple[Tensor | None, Tensor | None] = (None, None)  # text and image that `prompt` is of
+        self.prompt_tensors: dict[str, Tensor] = {}  # tokens that `prompt` is of
         self.frame = 0  # host copy of the cache's frame counter: it seeds the noise
         self.seed = 0
         # In one place for good, like the cache: a captured graph reads it there.
         self.reference = torch.zeros(batch_size, 1, *self.chunk_shape[2:], device=weight.device, dtype=weight.dtype)
 
     @torch.no_grad()
-    def start(self, reference: Float[Tensor, "b 1 c h w"], condition: Condition, *, seed: int) -> None:
+    def start(self, reference: Float[Tensor, "b 1 c h w"], condition: Conditions, *, seed: int) -> None:
         """Forget everything and put the reference image's latent into the sink; of `condition` only the text counts."""
         self.cache.reset()
         self.frame, self.seed = 0, seed
@@ -71,7 +71,7 @@ class Rollout:
         self.frame += reference.shape[1]
 
     @torch.no_grad()
-    def step(self, condition: Condition, emit: Emit = keep) -> Float[Tensor, "b f c h w"]:
+    def step(self, condition: Conditions, emit: Emit = keep) -> Float[Tensor, "b f c h w"]:
         """Generate the next chunk under the conditions of its frames and fix it in the cache.
 
         `emit` is called with the latents as soon as they are final, before the pass that fixes them.
@@ -81,15 +81,16 @@ class Rollout:
         self.frame += x.shape[1]
         return x
 
-    def set_prompt(self, condition: Condition) -> None:
-        """Before a chunk: the next pass computes keys and values of its text and image, if they are new tensors."""
+    def set_prompt(self, condition: Conditions) -> None:
+        """Before a chunk: the next pass computes keys and values of its tokens, if they are new tensors."""
         if not self.has_prompt(condition):
-            self.prompt_tensors = condition.text, condition.image
+            self.prompt_tensors = dict(condition.tokens)
             self.prompt.forget()
 
-    def has_prompt(self, condition: Condition) -> bool:
-        """Whether text and image are the tensors of the current prompt; their numbers are not compared."""
-        return condition.text is self.prompt_tensors[0] and condition.image is self.prompt_tensors[1]
+    def has_prompt(self, condition: Conditions) -> bool:
+        """Whether the tokens are the tensors of the current prompt; their numbers are not compared."""
+        tokens, names = condition.tokens, self.prompt_tensors.keys()
+        return tokens.keys() == names and all(tokens[name] is self.prompt_tensors[name] for name in names)
 
     def noises(self) -> list[Float[Tensor, "b f c h w"]]:
         """All noise of the next chunk: what it starts from, and what `renoise` adds before each later step."""
@@ -108,7 +109,7 @@ class Rollout:
 
     @torch.no_grad()
     def generate(
-        self, noises: Sequence[Float[Tensor, "b f c h w"]], condition: Condition, emit: Emit = keep
+        self, noises: Sequence[Float[Tensor, "b f c h w"]], condition: Conditions, emit: Emit = keep
     ) -> Float[Tensor, "b f c h w"]:
         """All a chunk does on the device: it reads and moves the cache, and nothing waits for the host.
 
@@ -130,7 +131,9 @@ class Rollout:
         return x
 
     @torch.no_grad()
-    def velocity(self, x: Float[Tensor, "b f c h w"], sigma: float, condition: Condition) -> Float[Tensor, "b f c h w"]:
+    def velocity(
+        self, x: Float[Tensor, "b f c h w"], sigma: float, condition: Conditions
+    ) -> Float[Tensor, "b f c h w"]:
         """One pass of the network over the current chunk, whose keys and values it puts in place."""
         positions = self.cache.positions(x.shape[1])
         levels = x.new_full(x.shape[:2], sigma)

@@ -76,7 +76,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     _check_names(manifest, KEYS | OPTIONAL & set(manifest), source=str(path))
     files = {file_name(network) for network in NETWORKS}
-    if manifest["contract"]["dit"]["text_dim"]:
+    if any(spec["encoder"] == "text" for spec in manifest["contract"]["dit"]["conditions"]):
         files.add(NO_TEXT_FILE)
     _check_names(manifest["files"], files, source=f"files of {path}")
     for name, entry in manifest["files"].items():
@@ -117,7 +117,7 @@ def load_artifact(
         model.to(place, dtype).eval().requires_grad_(False)
     if recipe is not None:
         quantise(dit, recipe)
-    return Artifact(contract, dit, vae, read_no_text(folder) if contract.dit.text_dim else None)
+    return Artifact(contract, dit, vae, read_no_text(folder) if contract.dit.width("text") else None)
 
 
 def _check_names(given: Mapping[str, Any], expected: set[str], *, source: str) -> None:

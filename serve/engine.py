@@ -1,6 +1,5 @@
 """A live stream: two voices in, pixels out, chunk by chunk, with the same sampler as in training."""
 
-import dataclasses
 import time
 from collections.abc import Iterator
 
@@ -9,7 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.no_text import padded_text
 from gwm.pixels import to_float
 from gwm.rollout import Emit, keep
@@ -129,22 +128,22 @@ class Engine:
         while self.ready:
             yield self.step()
 
-    def take(self) -> Condition:
+    def take(self) -> Conditions:
         """What the next chunk hears and does; the stream of sound moves on by a chunk.
 
         Raises:
             RuntimeError: the engine is not `ready`.
         """
-        return dataclasses.replace(self.hearing.take(), text=self.text)
+        return self._with_prompt(self.hearing.take())
 
-    def denoise(self, condition: Condition, emit: Emit = keep) -> Float[Tensor, "1 f c h w"]:
+    def denoise(self, condition: Conditions, emit: Emit = keep) -> Float[Tensor, "1 f c h w"]:
         """The next chunk's latents, fixed in the cache; `emit` gets them as soon as they are final."""
         if not self.rollout.has_prompt(condition):
-            self._tell(Order.TEXT, *tensors_of(Condition(text=condition.text)))
+            self._tell(Order.TEXT, *tensors_of(condition.only_tokens()))
         self._tell(Order.CHUNK, *tensors_of(condition.of_chunk()))
         self.undo.keep_keys()
-        if self.history is not None and condition.text is not None:
-            self.history.set_prompt(condition.text)
+        if self.history is not None and "text" in condition.tokens:
+            self.history.set_prompt(condition["text"])
         latents = self.chunk.step(condition, emit)
         if self.history is not None:
             self.history.append(latents, condition)
@@ -205,14 +204,14 @@ class Engine:
         reference = self.rollout.reference.new_empty(1, 1, *self.rollout.picture_shape[2:])
         while (order := self.ranks.hear())[0] is not Order.STOP:
             if order[0] is Order.START:
-                told, *text = self.ranks.receive([reference, *tensors_of(Condition(text=self.text))])
+                told, *text = self.ranks.receive([reference, *tensors_of(self._with_prompt(Conditions()))])
                 self.seed, self.text = order[1], text[0] if text else None
                 self._begin(told)
             elif order[0] is Order.TEXT:
-                (self.text,) = self.ranks.receive(tensors_of(Condition(text=self.text)))
+                (self.text,) = self.ranks.receive(tensors_of(self._with_prompt(Conditions())))
             elif order[0] is Order.CHUNK:
                 heard = with_tensors(chunk, self.ranks.receive(tensors_of(chunk)))
-                self.denoise(dataclasses.replace(heard, text=self.text))
+                self.denoise(self._with_prompt(heard))
             else:
                 self.undo.rewind_latents(order[1])
 
@@ -270,17 +269,17 @@ class Engine:
 
     def _padded(self, no_text: Float[Tensor, "q t"] | None, tokens: int) -> Float[Tensor, "1 s t"] | None:
         """The empty prompt in as many tokens as every text has; None for a model without a text condition."""
-        if not self.contract.dit.text_dim:
+        if not self.contract.dit.width("text"):
             return None
         if no_text is None:
             raise ValueError(
-                f"no_text is None, must be the empty prompt's tokens with text_dim={self.contract.dit.text_dim}: a "
+                f"no_text is None, must be the empty prompt's tokens of width {self.contract.dit.width('text')}: a "
                 "stream without a prompt is generated under them, as in training. Export the artifact again."
             )
         return padded_text(no_text, tokens)[None].to(self.device, self.dtype)
 
     def _begin(self, reference: Float[Tensor, "1 1 c _ _"]) -> None:
-        self._tell(Order.START, reference, *tensors_of(Condition(text=self.text)), value=self.seed)
+        self._tell(Order.START, reference, *tensors_of(self._with_prompt(Conditions())), value=self.seed)
         self.undo.clear()
         silent = self._silent_chunk()
         self.rollout.start(reference, silent, seed=self.seed)
@@ -291,6 +290,10 @@ class Engine:
         if self.ranks is not None:
             self.ranks.tell(order, *tensors, value=value)
 
-    def _silent_chunk(self) -> Condition:
+    def _silent_chunk(self) -> Conditions:
         """Conditions in the shape of a chunk's."""
-        return dataclasses.replace(self.hearing.nothing(), text=self.text)
+        return self._with_prompt(self.hearing.nothing())
+
+    def _with_prompt(self, condition: Conditions) -> Conditions:
+        """`condition` and the current prompt, of a model with a text condition."""
+        return condition if self.text is None else condition.with_tokens(text=self.text)

@@ -67,7 +67,7 @@ def export(
             "of its latents differ. Train the student again, or export the autoencoder of the same run."
         )
     models = {"dit": _loaded(Path(student), DiT(contract.dit)), "vae": autoencoder}
-    no_text = _no_text(Path(student), text) if contract.dit.text_dim else None
+    no_text = _no_text(Path(student), text) if contract.dit.width("text") else None
     gates = {"dit": student_header["gate"], "vae": gate}
     facts: dict[str, Any] = {"contract": contract.to_json(), "gates": gates}
     if quantise is not None:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.rollout import Emit, Rollout, keep
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class GraphedChunk:
     graph (on a CPU, or where capture failed) the same body runs eagerly: the twin that defines the result.
     """
 
-    def __init__(self, rollout: Rollout, example: Condition, *, capture: Capture | None) -> None:
+    def __init__(self, rollout: Rollout, example: Conditions, *, capture: Capture | None) -> None:
         """Capture at once, with conditions shaped like `example`; the rollout is empty afterwards.
 
         capture: None for the eager twin.
@@ -80,8 +80,7 @@ class GraphedChunk:
         self.rollout = rollout
         self.noises = rollout.noises()
         self.drawn: tuple[tuple[int, int], list[Tensor]] | None = None  # noise of the next chunk, and whose it is
-        own = vars(example.of_chunk()).items()
-        self.condition = Condition(**{k: None if v is None else v.clone() for k, v in own})
+        self.condition = example.of_chunk().map(torch.clone)
         self.latents = self.noises[0].new_empty(rollout.picture_shape)
         self.emitted: torch.cuda.Event | None = None  # inside the graph: latents are final, the commit is not
         self.replay = None
@@ -89,7 +88,7 @@ class GraphedChunk:
             self._set_prompt(example)
             self.replay = self._captured(capture)
 
-    def step(self, condition: Condition, emit: Emit = keep) -> Float[Tensor, "b f c h w"]:
+    def step(self, condition: Conditions, emit: Emit = keep) -> Float[Tensor, "b f c h w"]:
         """The next chunk's latents. Those of a graph stay valid until the next chunk has been emitted.
 
         Raises:
@@ -124,10 +123,10 @@ class GraphedChunk:
         rollout.cache.reset()
         return replay
 
-    def _set_prompt(self, condition: Condition) -> None:
+    def _set_prompt(self, condition: Conditions) -> None:
         """The graph has no pass that computes keys and values of a text: a new text has one before it, eagerly."""
         self.rollout.set_prompt(condition)
-        if self.rollout.contract.dit.text_dim and not self.rollout.prompt.known:
+        if self.rollout.contract.dit.of_rate("tokens") and not self.rollout.prompt.known:
             self.rollout.velocity(self.noises[0], 1.0, condition)
 
     def _body(self) -> None:
@@ -138,15 +137,13 @@ class GraphedChunk:
         if self.emitted is not None:
             self.emitted.record()
 
-    def _set(self, condition: Condition) -> None:
-        heard = vars(condition.of_chunk())
-        for name, static in vars(self.condition).items():
-            new = heard[name]
-            shapes = tuple(None if x is None else tuple(x.shape) for x in (static, new))
+    def _set(self, condition: Conditions) -> None:
+        new = condition.of_chunk().flat()
+        for name, static in self.condition.flat().items():
+            shapes = tuple(static.shape), tuple(new[name].shape) if name in new else None
             if shapes[0] != shapes[1]:
                 raise ValueError(
-                    f"condition.{name} has shape {shapes[1]}, the graph was captured with {shapes[0]}. Pass conditions "
+                    f"condition {name} has shape {shapes[1]}, the graph was captured with {shapes[0]}. Pass conditions "
                     "of one chunk, or make an engine for this shape."
                 )
-            if static is not None and new is not None:
-                static.copy_(new)
+            static.copy_(new[name])

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from gwm.blinks import EYELIDS, blinking
 from gwm.condition.audio import chunk_windows, continued_features, history_samples
-from gwm.condition.inputs import Condition, nothing_given
+from gwm.condition.inputs import Conditions, nothing_given
 from gwm.contract import Contract
 from gwm.transfer import to_device
+
+VOICES: tuple[str, ...] = ("agent", "user")  # the conditions that sound becomes, in the order of its streams
 
 
 class Hearing:
@@ -30,7 +32,7 @@ class Hearing:
         self.chunk_samples = contract.chunk_pixel_frames * audio.frame_samples
         self.lookahead_samples = audio.lookahead_frames * audio.frame_samples
         self.taken: deque[Float[Tensor, "2 t"]] = deque(maxlen=depth)
-        self.action_shape = contract.chunk_pixel_frames, contract.dit.action_dim // contract.vae.temporal_stride
+        self.action_shape = contract.chunk_pixel_frames, contract.dit.width("action") // contract.vae.temporal_stride
         self.start(seed=0)
 
     def start(self, *, seed: int) -> None:
@@ -83,11 +85,11 @@ class Hearing:
                 raise ValueError(
                     f"action of shape {action.shape} must be {(rows, columns)} or {(1, columns)}: a chunk has {rows} "
                     f"pixel frames, of each of which the model is told {columns} numbers, "
-                    f"{list(self.contract.actions) or 'whose names the artifact does not have'}."
+                    f"{list(self.contract.dit.names('action')) or 'whose names the artifact does not have'}."
                 )
         self.action = action
 
-    def take(self) -> Condition:
+    def take(self) -> Conditions:
         """What the next chunk hears and does; the stream moves on by a chunk.
 
         Raises:
@@ -101,8 +103,12 @@ class Hearing:
         samples = self.samples[:, : self.past_samples + self.chunk_samples + self.lookahead_samples]
         audio, stride = self.contract.audio, self.contract.vae.temporal_stride
         windows = chunk_windows(continued_features(samples, audio), audio, temporal_stride=stride)
-        agent, user = to_device(windows, self.like.device, self.like.dtype)[:, None]
-        condition = Condition(agent=agent, user=user, action=self._action())
+        voices = dict(zip(VOICES, to_device(windows, self.like.device, self.like.dtype)[:, None], strict=True))
+        action, specs = self._action(), self.contract.dit.of_rate("frame")
+        frame = dict(self.nothing().frame)
+        frame |= {spec.name: voices[spec.name] for spec in specs if spec.encoder == "speech"}
+        frame |= {} if action is None else {"action": action}
+        condition = Conditions(frame=frame)
         self.taken.append(self.samples[:, : self.chunk_samples])
         self.samples = self.samples[:, self.chunk_samples :]
         self.num_chunks += 1
@@ -114,7 +120,7 @@ class Hearing:
         self.samples = torch.cat([*sound, self.samples], dim=1)
         self.num_chunks -= chunks
 
-    def nothing(self) -> Condition:
+    def nothing(self) -> Conditions:
         """Conditions in the shape of a chunk's, of which none is given."""
         return nothing_given(self.contract.dit, self.contract.pattern.chunk_frames, like=self.like)
 
@@ -127,7 +133,7 @@ class Hearing:
         if self.action is not None:
             action[:] = self.action
         else:
-            lids = [name in EYELIDS for name in self.contract.actions]
+            lids = [name in EYELIDS for name in self.contract.dit.names("action")]
             if any(lids):
                 action[:, lids] = blinking(self.seed, self.num_chunks * rows, rows)[:, None]
         told = torch.from_numpy(action).reshape(1, self.contract.pattern.chunk_frames, -1)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gwm.cache import PastChunks
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.dit import DiT
 from gwm.recache import ChunkInputs, recache
 from gwm.rollout import Rollout
@@ -28,11 +28,11 @@ class History:
         """A new stream."""
         self.chunks.clear()
 
-    def append(self, latents: Float[Tensor, "1 f c _ _"], condition: Condition) -> None:
+    def append(self, latents: Float[Tensor, "1 f c _ _"], condition: Conditions) -> None:
         """The newest chunk."""
         if self.rollout.contract.context == "noisy":
             return
-        self.text = condition.text
+        self.text = condition.tokens.get("text")
         number = self.chunks[-1].number + 1 if self.chunks else 0
         self.chunks.append(ChunkInputs(number, latents.clone(), condition))
         if len(self.chunks) > self.most:
@@ -41,7 +41,7 @@ class History:
     def rewind(self, chunks: int) -> None:
         """Forget the latest `chunks`. The keys and values that they had overwritten are back, under the old prompt."""
         del self.chunks[len(self.chunks) - chunks :]
-        if not all(_same(chunk.condition.text, self.text) for chunk in self.chunks):
+        if not all(_same(chunk.condition.tokens.get("text"), self.text) for chunk in self.chunks):
             self.text = None
 
     def set_prompt(self, text: Float[Tensor, "1 s t"]) -> None:

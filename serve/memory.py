@@ -21,13 +21,14 @@ def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int) -> int
     state = sum(part.nbytes for part in artifact.vae.initial_state(latent.to(artifact.vae.mean.dtype)))
     reference = latent.numel() * element
     own = frames * patches * width + reference + (1 + undo_chunks) * state
-    if not contract.dit.text_dim:
+    if not contract.dit.of_rate("tokens"):
         return own
-    prompt = text_tokens * (2 * width + 2 * contract.dit.text_dim * element)  # the text, and the empty prompt
+    prompt = text_tokens * (2 * width + 2 * contract.dit.width("text") * element)  # the text, and the empty prompt
     history = 1 + (pattern.window_chunks - 2 + undo_chunks) * pattern.chunk_frames  # latent frames
+    heard = sum(spec.width for spec in contract.dit.of_rate("frame"))
     if contract.context == "noisy":
         history = 0
-    return own + prompt + history * (reference + (2 * contract.dit.speech_dim + contract.dit.action_dim) * element)
+    return own + prompt + history * (reference + heard * element)
 
 
 def host_bytes() -> int:

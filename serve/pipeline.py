@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from serve.engine import Engine
 
 Frames = UInt8[np.ndarray, "f h w 3"]
@@ -104,7 +104,9 @@ class Pipeline:
         self.denoiser.thread.shutdown()
         self.decoder.thread.shutdown()
 
-    def _denoise(self, condition: Condition, latents: Future, before: Future | None, two_before: Future | None) -> None:
+    def _denoise(
+        self, condition: Conditions, latents: Future, before: Future | None, two_before: Future | None
+    ) -> None:
         for earlier in (before, two_before):  # also hands over what went wrong there
             if earlier is not None:
                 earlier.result()

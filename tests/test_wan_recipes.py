@@ -32,7 +32,13 @@ run_train = runpy.run_path(str(ROOT / "train.py"))["run"]
 PAGE = ROOT / "docs" / "wan.md"
 # Two layers less wide, a second of video, two updates: nothing of this is in a recipe but its size.
 REDUCED = [
-    *("model.dim=256", "model.num_heads=2", "model.num_layers=1", "model.ffn_dim=64", f"model.text_dim={TEXT}"),
+    *(
+        "model.dim=256",
+        "model.num_heads=2",
+        "model.num_layers=1",
+        "model.ffn_dim=64",
+        f"model.conditions.text.width={TEXT}",
+    ),
     *("num_frames=3", "data.batch_size=2", "trainer.max_steps=2", "trainer.accelerator=cpu"),
 ]
 OF_STAGE = {
@@ -88,7 +94,7 @@ def run_smaller(command: Command, places: dict[str, str]) -> None:
     if stage == "export":
         smaller = [*smaller, "call.dtype=float32"]
     if recipe_of(command) == "wan2_1_i2v_14b":
-        smaller.append(f"model.image_dim={TEXT}")
+        smaller.append(f"model.conditions.image.width={TEXT}")
     if recipe_of(command) == "wan2_2_ti2v_5b" and stage in ("dmd", "long"):
         smaller += ["stage.lora.student.rank=2", "stage.lora.critic.rank=2"]
     run_train(composed("train", [text.replace("runs/tiny", places["RUNS"]) for text in [*given, *smaller]]))
@@ -104,7 +110,7 @@ def check_recipe_runs(recipe: str, shards: Path, folder: Path) -> None:
     artifact = load_artifact(runs / "artifact")
     assert artifact.contract.sigmas == (1.0, 0.9375, 0.8333, 0.625)
     assert artifact.contract.pattern.chunk_frames == 3
-    assert bool(artifact.contract.dit.speech_dim) == (recipe != "wan2_1_t2v_1_3b_text")
+    assert bool(artifact.contract.dit.speech_width) == (recipe != "wan2_1_t2v_1_3b_text")
     stages = [command.arguments[0].removeprefix("stage=") for command in commands]
     for before, after in pairwise(stages[:-1]):
         first, second = (load_file(runs / stage / "weights" / "weights.safetensors") for stage in (before, after))

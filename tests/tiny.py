@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from gwm.chunks import ChunkPattern
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
+from gwm.condition.spec import ConditionSpec, in_order
 from gwm.config import AudioConfig, DiTConfig, VAEConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
@@ -17,14 +18,35 @@ PATCHES = 4  # tokens per latent frame: the grid in patches of 2 x 2
 AUDIO = AudioConfig(num_mels=3, hops_per_frame=1)
 SPEECH = AUDIO.window_features(VAEConfig.temporal_stride)
 VAE_SHAPE = VAEConfig(latent_channels=4, channels=(4, 6, 8), latents_mean=(0.1,) * 4, latents_std=(0.7,) * 4)
+
+
+def voices(width: int) -> tuple[ConditionSpec, ...]:
+    """Both sides of a conversation; the model's own can be dropped."""
+    agent = ConditionSpec(name="agent", rate="frame", width=width, encoder="speech", drop_rate=0.1)
+    return agent, ConditionSpec(name="user", rate="frame", width=width, encoder="speech")
+
+
+def declared(
+    config: DiTConfig, *, text: int = 0, image: int = 0, given: int = 0, action: int = 0, names: tuple[str, ...] = ()
+) -> DiTConfig:
+    """The config with these conditions more, by width."""
+    widths = {"text": ("tokens", text, "text"), "image": ("tokens", image, "image")}
+    widths |= {"given": ("channels", given, "linear"), "action": ("frame", action, "linear")}
+    more = [
+        ConditionSpec(name=name, rate=rate, width=width, encoder=encoder, names=names if name == "action" else ())
+        for name, (rate, width, encoder) in widths.items()
+        if width
+    ]
+    return dataclasses.replace(config, conditions=in_order([*config.conditions, *more]))
+
+
 DIT = DiTConfig(
     in_channels=4,
     dim=32,
     ffn_dim=48,
     num_heads=2,
     num_layers=2,
-    text_dim=0,
-    speech_dim=SPEECH,
+    conditions=voices(SPEECH),
     speech_mels=3,
     freq_dim=16,
 )
@@ -60,9 +82,9 @@ def latents(num_frames: int, batch_size: int = 2) -> Tensor:
     return torch.randn(batch_size, num_frames, DIT.in_channels, SIZE, SIZE)
 
 
-def speech(num_frames: int, batch_size: int = 2) -> Condition:
+def speech(num_frames: int, batch_size: int = 2) -> Conditions:
     agent, user = torch.randn(2, batch_size, num_frames, SPEECH)
-    return Condition(agent=agent, user=user)
+    return Conditions(frame={"agent": agent, "user": user})
 
 
 def contract(num_frames: int = 6, **changes: object) -> Contract:
@@ -83,5 +105,5 @@ def contract(num_frames: int = 6, **changes: object) -> Contract:
 
 def with_eyelids(rules: Contract) -> Contract:
     """Of a model that is told when to blink."""
-    dit = dataclasses.replace(rules.dit, action_dim=rules.vae.temporal_stride)
-    return rules.replace(dit=dit, actions=("eyeBlinkLeft",))
+    dit = declared(rules.dit, action=rules.vae.temporal_stride, names=("eyeBlinkLeft",))
+    return rules.replace(dit=dit)

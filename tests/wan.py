@@ -10,12 +10,13 @@ from torch import Tensor
 
 from gwm.attention import MaskedClip
 from gwm.chunks import ChunkPattern
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
+from gwm.condition.spec import specs_of
 from gwm.config import DiTConfig
-from gwm.convert import to_gwm
+from gwm.convert import to_gwm, without_added
 from gwm.dit import DiT, num_patches
 from gwm.masks import clip_mask
-from tests.tiny import lively
+from tests.tiny import declared, lively, voices
 
 FAMILIES = ("wan2_1_1_3b", "wan2_1_14b", "wan2_1_i2v_14b", "wan2_2_ti2v_5b")
 MODELS = Path(__file__).parents[1] / "configs" / "model"
@@ -24,11 +25,18 @@ TEXT_TOKENS = 512  # diffusers takes the last 512 tokens for text, whatever come
 IMAGE_TOKENS = 7  # 257 in earnest
 ROWS, COLUMNS = 4, 6  # latent grid of `family_clip`: on a square one, rows and columns could be exchanged
 PATCHES = 6  # tokens per latent frame
-Clip = tuple[Tensor, Tensor, Condition]  # noised latents, noise levels, conditions
+Clip = tuple[Tensor, Tensor, Conditions]  # noised latents, noise levels, conditions
 
 
 def published(family: str) -> DiTConfig:
-    return DiTConfig(**yaml.safe_load((MODELS / f"{family}.yaml").read_text())["model"])
+    """Shape and conditions of a published model: what its yaml says, without what gwm adds."""
+    values = yaml.safe_load((MODELS / f"{family}.yaml").read_text())
+    named = values["defaults"][0]["/condition@model.conditions"]
+    declared = {}
+    for group in named:
+        if group != "voices":
+            declared |= yaml.safe_load((MODELS.parent / "condition" / f"{group}.yaml").read_text())
+    return without_added(DiTConfig(**values["model"], conditions=specs_of(declared)))
 
 
 def reduced(family: str) -> DiTConfig:
@@ -42,12 +50,12 @@ def reduced(family: str) -> DiTConfig:
 
 def diffusers_config(config: DiTConfig) -> dict[str, Any]:
     """The published config.json of the family, written down independently of `gwm.wan.geometry`."""
-    image = {"image_dim": 1280, "added_kv_proj_dim": config.dim} if config.image_dim else {}
+    image = {"image_dim": 1280, "added_kv_proj_dim": config.dim} if config.width("image") else {}
     return {
         "patch_size": (1, 2, 2),
         "num_attention_heads": config.num_heads,
         "attention_head_dim": 128,
-        "in_channels": {(16, 0): 16, (16, 1280): 36, (48, 0): 48}[config.in_channels, config.image_dim],
+        "in_channels": {(16, 0): 16, (16, 1280): 36, (48, 0): 48}[config.in_channels, config.width("image")],
         "out_channels": config.in_channels,
         "text_dim": 4096,
         "freq_dim": 256,
@@ -82,29 +90,38 @@ def in_gwm(theirs: Any, config: DiTConfig) -> DiT:
 def family_clip(config: DiTConfig, num_frames: int, batch_size: int = 2) -> Clip:
     """Noised latents, one noise level per clip, and all conditions that the family has."""
     shape = (batch_size, num_frames)
-    given = torch.randn(*shape, config.given_channels, ROWS, COLUMNS) if config.given_channels else None
-    image = torch.randn(batch_size, IMAGE_TOKENS, config.image_dim) if config.image_dim else None
-    condition = Condition(text=torch.randn(batch_size, TEXT_TOKENS, config.text_dim), image=image, given=given)
+    tokens = {"text": torch.randn(batch_size, TEXT_TOKENS, config.width("text"))}
+    channels = {}
+    if config.width("image"):
+        tokens["image"] = torch.randn(batch_size, IMAGE_TOKENS, config.width("image"))
+    if config.given_channels:
+        channels["given"] = torch.randn(*shape, config.given_channels, ROWS, COLUMNS)
+    condition = Conditions(tokens=tokens, channels=channels)
     sigma = torch.tensor([0.375, 0.8125])[:batch_size, None].expand(shape)
     return torch.randn(*shape, config.in_channels, ROWS, COLUMNS), sigma, condition
 
 
-def with_voices(clip: Clip, *, speech_dim: int, action_dim: int, scale: float = 1.0) -> Clip:
+def with_added(config: DiTConfig, *, speech: int, action: int, mels: int = 3) -> DiTConfig:
+    """The config with what gwm adds: two voices and an action."""
+    config = dataclasses.replace(config, conditions=(*config.conditions, *voices(speech)), speech_mels=mels)
+    return declared(config, action=action) if action else config
+
+
+def with_voices(clip: Clip, *, speech: int, action: int, scale: float = 1.0) -> Clip:
     """The clip with two voices and actions; at scale 0 none of them is given."""
     x, sigma, condition = clip
-    agent, user = scale * torch.randn(2, *x.shape[:2], speech_dim)
-    action = scale * torch.randn(*x.shape[:2], action_dim)
-    return x, sigma, dataclasses.replace(condition, agent=agent, user=user, action=action)
+    agent, user = scale * torch.randn(2, *x.shape[:2], speech)
+    return x, sigma, condition.with_frame(agent=agent, user=user, action=scale * torch.randn(*x.shape[:2], action))
 
 
 def their_velocity(theirs: Any, clip: Clip) -> Tensor:
     """diffusers has channels before frames, and a timestep per clip or per token."""
     x, sigma, condition = clip
-    whole = x if condition.given is None else torch.cat([x, condition.given], dim=2)
+    whole = torch.cat([x, *condition.channels.values()], dim=2)
     one_level = bool((sigma == sigma[:, :1]).all())
     patches = (x.shape[-2] // 2) * (x.shape[-1] // 2)
     timestep = 1000 * (sigma[:, 0] if one_level else sigma.repeat_interleave(patches, 1))
-    return theirs(whole.transpose(1, 2), timestep, condition.text, condition.image)[0].transpose(1, 2)
+    return theirs(whole.transpose(1, 2), timestep, condition["text"], condition.tokens.get("image"))[0].transpose(1, 2)
 
 
 def our_velocity(ours: DiT, clip: Clip, pattern: ChunkPattern | None = None) -> Tensor:

@@ -36,10 +36,8 @@ class BidirectionalStage(DiTStage):
         num_steps: int,
         shift: float,
         motion_weight: float,
-        drop_agent: float,
         network: partial[Trainee[DiT]],
         seed: int,
-        drop_text: float = 0.0,
         init: str | None = None,
     ) -> None:
         """init: weights of an earlier run, or a published checkpoint; None: a model from nothing."""
@@ -49,7 +47,6 @@ class BidirectionalStage(DiTStage):
         self.contract = contract.replace(sigmas=tuple(sigma_steps(num_steps, shift=shift)))
         self.network = network(dit)
         self.shift, self.motion_weight, self.seed = shift, motion_weight, seed
-        self.drop = {"agent": drop_agent, "text": drop_text}
 
     def setup(self, stage: str) -> None:
         self.weight = motion_map(latent_data(self).motion, self.motion_weight)
@@ -63,7 +60,7 @@ class BidirectionalStage(DiTStage):
             add_noise(batch.x0, noise, sigma),
             sigma,
             reference=batch.reference,
-            condition=without_some(batch.condition, batch.x0, **self.drop, generator=generators),
+            condition=without_some(batch.condition, batch.x0, config=self.contract.dit, generator=generators),
             pattern=self.contract.pattern,
         )
         levels = clean_weight(sigma, self.contract.dit)

@@ -44,11 +44,9 @@ class CausalStage(DiTStage):
         num_steps: int,
         shift: float,
         motion_weight: float,
-        drop_agent: float,
         history_noise: float,
         network: partial[Trainee[DiT]],
         seed: int,
-        drop_text: float = 0.0,
         history_exposure: float = 0.0,
         history_blur: float = 0.0,
         forcing: Forcing = "teacher",
@@ -66,7 +64,6 @@ class CausalStage(DiTStage):
         self.contract = contract.replace(pattern=pattern, sigmas=tuple(sigma_steps(num_steps, shift=shift)))
         self.network = network(model)
         self.shift, self.motion_weight = shift, motion_weight
-        self.drop = {"agent": drop_agent, "text": drop_text}
         self.history_noise, self.seed = history_noise, seed
         self.history = {"exposure": history_exposure, "blur": history_blur}
         self.forcing: Forcing = forcing
@@ -94,7 +91,7 @@ class CausalStage(DiTStage):
             add_noise(batch.x0, noise, sigma),
             sigma,
             reference=batch.reference,
-            condition=without_some(batch.condition, batch.x0, **self.drop, generator=generators),
+            condition=without_some(batch.condition, batch.x0, config=self.contract.dit, generator=generators),
             pattern=pattern,
         )
         levels = clean_weight(sigma, self.contract.dit)

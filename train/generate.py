@@ -30,9 +30,9 @@ def clip_batch(
     """Latents and conditions of whole clips, and the pixel frame of the clips at which they begin."""
     encoded = []
     for clip in clips:
-        arrays = encode_clip(clip, vae, contract.audio, encoder=image, actions=contract.actions)
+        arrays = encode_clip(clip, vae, contract.audio, encoder=image, actions=contract.dit.names("action"))
         if text is not None:
-            arrays["text"] = text(clip.info.get("caption") or "")
+            arrays["tokens.text"] = text(clip.info.get("caption") or "")
         encoded.append(with_windows(arrays, contract.audio) | {"step": 0, "slot": 0})
     stride = contract.vae.temporal_stride
     return latent_batch(encoded), -(-contract.audio.left_frames // stride) * stride
@@ -74,7 +74,7 @@ def play_clips(
     for at in range(0, len(clips), batch_size):
         batch, start = clip_batch(clips[at : at + batch_size], vae, contract, text, image)
         if swap_voices:
-            batch.agent = batch.agent.roll(1, dims=0)
+            batch.conditions["frame.agent"] = batch.conditions["frame.agent"].roll(1, dims=0)
         latents = stream(model, contract, batch, num_frames=batch.x0.shape[1], seed=seed)
         frames += [to_uint8(played) for played in vae.decode(latents, vae.state_after(batch.reference))[0]]
         starts += [start] * len(latents)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gwm.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder
 from gwm.chunks import whole_clip
+from gwm.condition.spec import ConditionSpec, specs_of
 from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.convert import load_wan
@@ -116,25 +117,28 @@ def load_dit(folder: str | Path, *, stage: str, base: Base | None = None) -> tup
     return model, Contract.from_json(header["contract"])
 
 
-def told_actions(model: DiT, contract: Contract, names: Sequence[str]) -> tuple[DiT, Contract]:
-    """The same model with an input for facial actions, which says nothing before it is trained; one that is told these
-    already stays as it is.
+def with_actions(model: DiT, contract: Contract, names: Sequence[str]) -> tuple[DiT, Contract]:
+    """The same model with a condition for actions, which adds nothing before it is trained; one that already has these
+    stays as it is.
 
     Raises:
-        ValueError: the model is told other actions.
+        ValueError: the model has other actions.
     """
-    if contract.actions == tuple(names):
+    if contract.dit.names("action") == tuple(names):
         return model, contract
-    if contract.dit.action_dim:
+    if contract.dit.condition("action") is not None:
         raise ValueError(
-            f"actions={list(names)} must be {list(contract.actions)}, those that the model is told already, in "
-            f"{contract.dit.action_dim} numbers per latent frame. Start from a model without actions."
+            f"actions={list(names)} must be {list(contract.dit.names('action'))}, those that the model has already, in "
+            f"{contract.dit.width('action')} numbers per latent frame. Start from a model without actions."
         )
-    dit = dataclasses.replace(contract.dit, action_dim=contract.vae.temporal_stride * len(names))
-    told = DiT(dit)
-    new = {name: weight for name, weight in told.state_dict().items() if name.startswith("action_embedding.")}
-    told.load_state_dict(model.state_dict() | new)
-    return told, contract.replace(dit=dit, actions=tuple(names))
+    spec = ConditionSpec(
+        name="action", rate="frame", width=contract.vae.temporal_stride * len(names), names=tuple(names)
+    )
+    dit = dataclasses.replace(contract.dit, conditions=(*contract.dit.conditions, spec))
+    extended = DiT(dit)
+    new = extended.frame_embeddings["action"].state_dict(prefix="frame_embeddings.action.")
+    extended.load_state_dict(model.state_dict() | new)
+    return extended, contract.replace(dit=dit)
 
 
 def dit_facts(contract: Contract) -> dict[str, Any]:
@@ -142,12 +146,17 @@ def dit_facts(contract: Contract) -> dict[str, Any]:
     return {"kind": "dit", "config": contract.dit.to_json(), "contract": contract.to_json()}
 
 
-def dit_config(vae: AutoencoderConfig, audio: AudioConfig, **shape: Any) -> DiTConfig:
-    """A DiT that fits an autoencoder and its audio features, without text, where `shape` says nothing else."""
-    fitting: dict[str, Any] = {
-        "in_channels": vae.latent_channels,
-        "text_dim": 0,
-        "speech_dim": audio.window_features(vae.temporal_stride),
-        "speech_mels": audio.num_mels,
-    }
-    return DiTConfig(**(fitting | shape))
+def dit_config(
+    vae: AutoencoderConfig,
+    audio: AudioConfig,
+    *,
+    conditions: Mapping[str, Mapping[str, Any] | None] | None = None,
+    **shape: Any,
+) -> DiTConfig:
+    """A DiT that fits an autoencoder and its audio features, where `shape` says nothing else.
+
+    conditions: fields of `ConditionSpec` by name; the width of a speech condition may be left out.
+    """
+    window = audio.window_features(vae.temporal_stride)
+    specs = specs_of(conditions or {}, speech=window)
+    return DiTConfig(**{"in_channels": vae.latent_channels, "speech_mels": audio.num_mels, "conditions": specs} | shape)

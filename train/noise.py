@@ -15,7 +15,8 @@ from torch import Tensor
 
 from data.batch import LatentBatch, PixelBatch
 from gwm.chunks import ChunkPattern
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
+from gwm.config import DiTConfig
 from gwm.schedule import shift_sigma
 
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]  # of a whole batch, or of each of its samples
@@ -70,13 +71,13 @@ def dropped(x0: Float[Tensor, "b f c h w"], chance: float, generator: Generators
 
 
 def without_some(
-    condition: Condition, x0: Float[Tensor, "b f c h w"], *, agent: float, text: float, generator: Generators
-) -> Condition:
+    condition: Conditions, x0: Float[Tensor, "b f c h w"], *, config: DiTConfig, generator: Generators
+) -> Conditions:
     """Conditions of which each sample loses each by its own chance, so that all of guidance's branches are learnt."""
-    condition = condition.without_agent(dropped(x0, agent, generator))
-    if condition.text is None or text == 0:
-        return condition
-    return condition.without_text(dropped(x0, text, generator))
+    for spec in config.conditions:
+        if spec.drop_rate:
+            condition = condition.dropped(spec.name, dropped(x0, spec.drop_rate, generator))
+    return condition
 
 
 def corrupt(

@@ -17,7 +17,7 @@ from data.batch import TEXT_TOKENS
 from gwm.autoencoder import AutoencoderConfig, autoencoder_config
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.clip import clip_velocity, teacher_forced_velocity
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig, DiTConfig, VAEConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
@@ -61,7 +61,7 @@ class RandomClips:
     x0: Float[Tensor, "b f c h w"]
     reference: Float[Tensor, "b 1 c h w"]
     sigma: Float[Tensor, "b f"]
-    condition: Condition
+    condition: Conditions
 
     @property
     def tokens(self) -> int:
@@ -75,33 +75,31 @@ class RandomClips:
 def random_clips(config: DiTConfig, *, batch_size: int, num_frames: int, height: int, width: int) -> RandomClips:
     """`num_frames` latent frames after the reference image, with every condition that the config has."""
     shape = (config.in_channels, height, width)
-    agent, user = (
-        torch.randn(batch_size, num_frames, config.speech_dim) if config.speech_dim else None for _ in range(2)
-    )
-    text = torch.randn(batch_size, TEXT_TOKENS, config.text_dim) if config.text_dim else None
-    no_text = torch.randn(1, config.text_dim) if config.text_dim else None
-    image = torch.randn(batch_size, IMAGE_TOKENS, config.image_dim) if config.image_dim else None
-    action = torch.randn(batch_size, num_frames, config.action_dim) if config.action_dim else None
-    beside = (config.given_channels, height, width)
-    own, given = (
-        torch.randn(batch_size, count, *beside) if config.given_channels else None for count in (1, num_frames)
-    )
     return RandomClips(
         config,
         torch.randn(batch_size, num_frames, *shape),
         torch.randn(batch_size, 1, *shape),
         torch.rand(batch_size, num_frames),
-        Condition(
-            agent=agent,
-            user=user,
-            action=action,
-            text=text,
-            no_text=no_text,
-            image=image,
-            given=given,
-            given_reference=own,
-        ),
+        random_conditions(config, batch_size=batch_size, num_frames=num_frames, height=height, width=width),
     )
+
+
+def random_conditions(
+    config: DiTConfig, *, batch_size: int, num_frames: int, height: int, width: int, text_tokens: int = TEXT_TOKENS
+) -> Conditions:
+    """Every condition that the config declares."""
+    counts = {"text": text_tokens, "image": IMAGE_TOKENS}
+    flat = {}
+    for spec in config.conditions:
+        if spec.rate == "frame":
+            flat[f"frame.{spec.name}"] = torch.randn(batch_size, num_frames, spec.width)
+        elif spec.rate == "tokens":
+            flat[f"tokens.{spec.name}"] = torch.randn(batch_size, counts[spec.encoder], spec.width)
+            flat[f"nothing.{spec.name}"] = torch.randn(1, spec.width)
+        else:
+            flat[f"channels.{spec.name}"] = torch.randn(batch_size, num_frames, spec.width, height, width)
+            flat[f"reference_channels.{spec.name}"] = torch.randn(batch_size, 1, spec.width, height, width)
+    return Conditions.from_flat(flat)
 
 
 def planned_contract(

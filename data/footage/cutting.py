@@ -168,7 +168,7 @@ def _clip(
         user=None,
         reference=reference,
         truth=None,
-        action=None if side.actions is None else side.actions.at(moments),
+        signals={} if side.actions is None else {"action": side.actions.at(moments)},
         info={
             "identity": source.person,
             "style": STYLE,

@@ -1,9 +1,8 @@
-"""What the model receives besides latents: per latent frame (two voices, actions, given channels) and per clip (text,
-image)."""
+"""Values of a model's conditions for the latent frames of one forward pass."""
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,86 +13,134 @@ from gwm.no_text import padded_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condition:
-    """Conditions of the latent frames of one forward pass; None where the model has no such condition.
+class Conditions:
+    """Conditions by name, apart by rate (`gwm.condition.spec`). A model without a condition has no such name.
 
-    Zeros in a voice or an action mean "not given" (dropped for guidance, or the reference image); silence is not zero.
+    Zeros of a frame condition mean "not given" (dropped for guidance, or the reference image); silence is not zero.
     """
 
-    agent: Float[Tensor, "b f k"] | None = None  # windows of the character's own voice
-    user: Float[Tensor, "b f k"] | None = None  # windows of the other side's voice: what makes a listener nod
-    action: Float[Tensor, "b f a"] | None = None  # keys, camera, joint commands
-    given: Float[Tensor, "b f g h w"] | None = (
-        None  # channels laid beside the noised ones: mask and image of Wan 2.1 I2V
-    )
-    given_reference: Float[Tensor, "b 1 g h w"] | None = None  # the same of the reference image's own frame
-    text: Float[Tensor, "b s t"] | None = None
-    no_text: Float[Tensor, "q t"] | None = None  # what a dropped text becomes: the tokens of the empty caption
-    image: Float[Tensor, "b j i"] | None = None  # tokens of an image encoder
+    frame: Mapping[str, Float[Tensor, "b f _"]] = field(default_factory=dict)
+    channels: Mapping[str, Float[Tensor, "b f _ h w"]] = field(default_factory=dict)
+    reference_channels: Mapping[str, Float[Tensor, "b 1 _ h w"]] = field(
+        default_factory=dict
+    )  # of the reference image's frame
+    tokens: Mapping[str, Float[Tensor, "b _ _"]] = field(default_factory=dict)
+    nothing: Mapping[str, Float[Tensor, "_ _"]] = field(default_factory=dict)  # tokens that stand for dropped ones
 
-    def frames(self, part: slice) -> "Condition":
+    def __getitem__(self, name: str) -> Tensor:
+        """
+        Raises:
+            ValueError: there is no condition of this name.
+        """
+        for values in (self.frame, self.channels, self.tokens):
+            if name in values:
+                return values[name]
+        raise ValueError(
+            f"condition {name!r} is not given, but the model was built with it; given are {sorted(self.names)}. Pass "
+            "it; zeros drop a condition."
+        )
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.frame, *self.channels, *self.tokens]
+
+    def frames(self, part: slice) -> "Conditions":
         """The same conditions for a slice of the latent frames."""
-        return self._per_frame(lambda stream: stream[:, part])
+        return self.per_frame(lambda stream: stream[:, part])
 
-    def of_chunk(self) -> "Condition":
-        """Without text and image, which are the same in every chunk."""
-        return dataclasses.replace(self, text=None, image=None)
+    def of_chunk(self) -> "Conditions":
+        """Without tokens, which are the same in every chunk."""
+        return dataclasses.replace(self, tokens={})
 
-    def after_reference(self) -> "Condition":
-        """Prepend the reference image's frame, which hears nothing, does nothing and has its own given channels.
+    def only_tokens(self) -> "Conditions":
+        return Conditions(tokens=self.tokens)
 
-        Raises:
-            ValueError: there are given channels, but not those of the reference image.
-        """
-        given = self.given
-        if given is not None:
-            if self.given_reference is None:
-                raise ValueError(
-                    "given_reference is None, must be set with given: the reference's frame needs them too."
-                )
-            given = torch.cat([self.given_reference, given], dim=1)
-        return dataclasses.replace(self._per_frame(_after_zeros), given=given)
-
-    def repeat_clip(self, first_frames: int) -> "Condition":
-        """The conditions of [clean clip | noised clip without its first frames], for teacher forcing."""
-        return self._per_frame(lambda stream: torch.cat([stream, stream[:, first_frames:]], dim=1))
-
-    def without_agent(self, dropped: Bool[Tensor, "b"] | None = None) -> "Condition":
-        """Drop the agent's voice where `dropped`, or everywhere: the unconditional branch of guidance."""
-        if self.agent is None:
-            return self
-        keep = 0.0 if dropped is None else (~dropped)[:, None, None].to(self.agent.dtype)
-        return dataclasses.replace(self, agent=self.agent * keep)
-
-    def without_text(self, dropped: Bool[Tensor, "b"] | None = None) -> "Condition":
-        """Tell nothing where `dropped`, or everywhere: the empty caption's tokens and zeros behind them, as a clip
-        without a caption has. Zeros alone would be a text that no training saw.
+    def after_reference(self) -> "Conditions":
+        """Prepend the reference image's frame, whose frame conditions are not given and which has its own channels.
 
         Raises:
-            ValueError: there is a text, but nothing to put in its place.
+            ValueError: there are channels, but not those of the reference image.
         """
-        if self.text is None:
-            return self
-        if self.no_text is None:
+        missing = sorted(set(self.channels) - set(self.reference_channels))
+        if missing:
             raise ValueError(
-                "no_text is None, must be the tokens of the empty caption: a text is dropped to what training dropped "
-                "it to. Data keeps them beside the latents; pairs of an older stage=ode_pairs must be made again."
+                f"reference_channels has no {missing}, must have them beside channels: the reference's frame needs "
+                "them too."
             )
-        nothing = padded_text(self.no_text.to(self.text), self.text.shape[1])[None]
-        where = torch.ones(len(self.text), dtype=torch.bool, device=self.text.device) if dropped is None else dropped
-        return dataclasses.replace(self, text=torch.where(where[:, None, None], nothing, self.text))
+        channels = {name: torch.cat([self.reference_channels[name], own], 1) for name, own in self.channels.items()}
+        frame = {name: _after_zeros(stream) for name, stream in self.frame.items()}
+        return dataclasses.replace(self, frame=frame, channels=channels)
 
-    def _per_frame(self, change: Callable[[Tensor], Tensor]) -> "Condition":
-        streams = {"agent": self.agent, "user": self.user, "action": self.action, "given": self.given}
-        changed = {name: change(stream) for name, stream in streams.items() if stream is not None}
-        return dataclasses.replace(self, **changed)
+    def repeat_clip(self, first_frames: int) -> "Conditions":
+        """The conditions of [clean clip | noised clip without its first frames], for teacher forcing."""
+        return self.per_frame(lambda stream: torch.cat([stream, stream[:, first_frames:]], dim=1))
+
+    def dropped(self, name: str, where: Bool[Tensor, "b"] | None = None) -> "Conditions":
+        """Without a condition where `where`, or everywhere: zeros of a frame condition, and `nothing` with zeros behind
+        it of tokens, as a clip without a caption has. Zeros alone would be a text that no training saw.
+
+        Raises:
+            ValueError: there are tokens of this name, but nothing to put in their place.
+        """
+        if name in self.frame:
+            stream = self.frame[name]
+            keep = 0.0 if where is None else (~where)[:, None, None].to(stream.dtype)
+            return dataclasses.replace(self, frame={**self.frame, name: stream * keep})
+        if name not in self.tokens:
+            return self
+        tokens = self.tokens[name]
+        if name not in self.nothing:
+            raise ValueError(
+                f"nothing has no {name!r}, must have the tokens of the empty one: a condition is dropped to what "
+                "training dropped it to. Data keeps them beside the latents; pairs of an older stage=ode_pairs must be "
+                "made again."
+            )
+        nothing = padded_text(self.nothing[name].to(tokens), tokens.shape[1])[None]
+        if where is None:
+            where = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+        return self.with_tokens(**{name: torch.where(where[:, None, None], nothing, tokens)})
+
+    def with_frame(self, **frame: Float[Tensor, "b f _"]) -> "Conditions":
+        """The same with these frame conditions."""
+        return dataclasses.replace(self, frame={**self.frame, **frame})
+
+    def with_tokens(self, **tokens: Float[Tensor, "b _ _"]) -> "Conditions":
+        """The same with these tokens."""
+        return dataclasses.replace(self, tokens={**self.tokens, **tokens})
+
+    def per_frame(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
+        """Every condition of latent frames changed alike."""
+        frame, channels = ({n: change(x) for n, x in v.items()} for v in (self.frame, self.channels))
+        return dataclasses.replace(self, frame=frame, channels=channels)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
+        """Every tensor changed alike."""
+        groups = {group: {n: change(x) for n, x in values.items()} for group, values in vars(self).items()}
+        return Conditions(**groups)
+
+    def flat(self) -> dict[str, Tensor]:
+        """All tensors by group and name, such as `frame.agent`: to be stored, sent or compared."""
+        return {f"{group}.{name}": x for group, values in vars(self).items() for name, x in values.items()}
+
+    @classmethod
+    def from_flat(cls, tensors: Mapping[str, Tensor]) -> "Conditions":
+        """Inverse of `flat`."""
+        groups: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            group, name = key.split(".", 1)
+            groups.setdefault(group, {})[name] = tensor
+        return cls(**groups)
 
 
-def nothing_given(config: DiTConfig, num_frames: int, *, like: Tensor) -> Condition:
-    """Voices and actions of frames in which a model hears and does nothing, with the device and precision of `like`."""
-    voice = like.new_zeros(1, num_frames, config.speech_dim)
-    action = like.new_zeros(1, num_frames, config.action_dim) if config.action_dim else None
-    return Condition(agent=voice, user=voice, action=action)
+def joined(first: Conditions, second: Conditions) -> Conditions:
+    """Frame conditions, which both have, of latent frames that follow each other; tokens are the second's."""
+    frame = {n: torch.cat([x, second.frame[n]], dim=1) for n, x in first.frame.items() if n in second.frame}
+    return dataclasses.replace(second, frame=frame, channels={}, reference_channels={})
+
+
+def nothing_given(config: DiTConfig, num_frames: int, *, like: Tensor) -> Conditions:
+    """Frame conditions of which none is given, with the device and precision of `like`."""
+    return Conditions(frame={spec.name: like.new_zeros(1, num_frames, spec.width) for spec in config.of_rate("frame")})
 
 
 def _after_zeros(stream: Tensor) -> Tensor:

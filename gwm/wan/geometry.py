@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gwm.condition.spec import ConditionSpec
 from gwm.config import DiTConfig
 from gwm.tensor_files import read_json
 
@@ -71,13 +72,23 @@ def to_diffusers(config: DiTConfig) -> dict[str, Any]:
         "num_layers": config.num_layers,
         "in_channels": config.in_channels + config.given_channels,
         "out_channels": config.in_channels,
-        "text_dim": config.text_dim,
+        "text_dim": config.width("text"),
         "freq_dim": config.freq_dim,
         "eps": config.eps,
-        "image_dim": config.image_dim or None,
-        "added_kv_proj_dim": config.dim if config.image_dim else None,
+        "image_dim": config.width("image") or None,
+        "added_kv_proj_dim": config.dim if config.width("image") else None,
         "rope_max_seq_len": 1024,
     }
+
+
+def wan_conditions(*, text: int, image: int, channels: int) -> tuple[ConditionSpec, ...]:
+    """What Wan declares, by width; 0: the model does not have it."""
+    specs = [ConditionSpec(name="text", rate="tokens", width=text, encoder="text")]
+    if image:
+        specs.append(ConditionSpec(name="image", rate="tokens", width=image, encoder="image"))
+    if channels:
+        specs.append(ConditionSpec(name="given", rate="channels", width=channels))
+    return tuple(specs)
 
 
 def _from_diffusers(values: Mapping[str, Any], *, source: str) -> DiTConfig:
@@ -90,13 +101,13 @@ def _from_diffusers(values: Mapping[str, Any], *, source: str) -> DiTConfig:
         )
     return DiTConfig(
         in_channels=values["out_channels"],
-        given_channels=values["in_channels"] - values["out_channels"],
+        conditions=wan_conditions(
+            text=values["text_dim"], image=image_dim, channels=values["in_channels"] - values["out_channels"]
+        ),
         dim=dim,
         ffn_dim=values["ffn_dim"],
         num_heads=values["num_attention_heads"],
         num_layers=values["num_layers"],
-        text_dim=values["text_dim"],
-        image_dim=image_dim,
         freq_dim=values["freq_dim"],
         eps=values["eps"],
     )
@@ -108,13 +119,15 @@ def _from_original(values: Mapping[str, Any], *, image_dim: int, source: str) ->
         raise ValueError(f"{source} has model_type={values['model_type']!r}, must be t2v, i2v or ti2v.")
     return DiTConfig(
         in_channels=values["out_dim"],
-        given_channels=values["in_dim"] - values["out_dim"],
+        conditions=wan_conditions(
+            text=ORIGINAL_FIXED["text_dim"],
+            image=image_dim,
+            channels=values["in_dim"] - values["out_dim"],
+        ),
         dim=values["dim"],
         ffn_dim=values["ffn_dim"],
         num_heads=values["num_heads"],
         num_layers=values["num_layers"],
-        text_dim=ORIGINAL_FIXED["text_dim"],
-        image_dim=image_dim,
         freq_dim=values["freq_dim"],
         eps=values["eps"],
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gwm.config import JsonConfig
+from gwm.json_config import JsonConfig
 from gwm.tensor_files import read_json
 
 FAMILY = "wan"

@@ -8,6 +8,7 @@ from torch import nn
 
 from gwm.autoencoder import Autoencoder, build_autoencoder
 from gwm.chunks import ChunkPattern
+from gwm.condition.spec import ConditionSpec
 from gwm.config import AudioConfig, DiTConfig, VAEConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
@@ -17,26 +18,34 @@ FAR = 10**6  # a horizon that no benchmark reaches: baselines do not move their 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIGMAS = {1: (1.0,), 2: (1.0, 0.6), 4: (1.0, 0.9, 0.75, 0.5)}
 
+
+def prompted(width: int) -> tuple[ConditionSpec, ...]:
+    """A text of tokens of this width, and nothing else."""
+    return (ConditionSpec(name="text", rate="tokens", width=width, encoder="text"),)
+
+
 # What characters that are trained here have in common. All other shapes hear nothing.
 CHARACTER: dict[str, Any] = {
-    "text_dim": 0,
     "in_channels": 64,
     "around_reference": True,
-    "speech_dim": AUDIO.window_features(4),
+    "conditions": tuple(
+        ConditionSpec(name=name, rate="frame", width=AUDIO.window_features(4), encoder="speech")
+        for name in ("agent", "user")
+    ),
     "speech_mels": AUDIO.num_mels,
 }
 SHAPES: dict[str, dict[str, Any]] = {
     "nano": {"dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 4, **CHARACTER},
     "character": {"dim": 384, "ffn_dim": 1536, "num_heads": 6, "num_layers": 8, **CHARACTER},
-    "one_layer": {"dim": 32, "ffn_dim": 64, "num_heads": 2, "num_layers": 1, "text_dim": 0, "in_channels": 4},
-    "small_wan": {"dim": 192, "ffn_dim": 768, "num_heads": 6, "num_layers": 4, "text_dim": 64},
-    "wan2_1_1_3b": {"dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30, "text_dim": 4096},
+    "one_layer": {"dim": 32, "ffn_dim": 64, "num_heads": 2, "num_layers": 1, "in_channels": 4},
+    "small_wan": {"dim": 192, "ffn_dim": 768, "num_heads": 6, "num_layers": 4, "conditions": prompted(64)},
+    "wan2_1_1_3b": {"dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30, "conditions": prompted(4096)},
     "wan2_2_5b": {
         "dim": 3072,
         "ffn_dim": 14336,
         "num_heads": 24,
         "num_layers": 30,
-        "text_dim": 4096,
+        "conditions": prompted(4096),
         "in_channels": 48,
     },
 }

@@ -49,7 +49,7 @@ def absent(case: Case) -> dict[str, str]:
         reasons["flashdreams"] = "its blocks have one size, and the reference image is a block of one frame"
     if not find_spec("diffusers"):
         reasons["diffusers"] = f"not installed: {DIFFUSERS}"
-    elif not case.contract().dit.text_dim:
+    elif not case.contract().dit.width("text"):
         reasons["diffusers"] = "its Wan model attends to a text, which this shape has not"
     return reasons
 
@@ -73,13 +73,13 @@ def diffusers_runs(case: Case, device: torch.device) -> dict[str, Callable[[], o
             attention_head_dim=shape.head_dim,
             in_channels=shape.in_channels,
             out_channels=shape.in_channels,
-            text_dim=shape.text_dim,
+            text_dim=shape.width("text"),
             ffn_dim=shape.ffn_dim,
             num_layers=shape.num_layers,
         )
     dtype = DTYPES[case.dtype]
     model = model.to(dtype).eval().requires_grad_(False)
-    text = torch.randn(1, case.text_tokens, shape.text_dim, device=device, dtype=dtype)
+    text = torch.randn(1, case.text_tokens, shape.width("text"), device=device, dtype=dtype)
     level = torch.full((1,), 600, device=device)
 
     def passes(num_frames: int, count: int) -> Callable[[], object]:

@@ -43,7 +43,7 @@ def pass_work(case: Case) -> Work:
     dit, pattern, size = contract.dit, contract.pattern, torch.finfo(DTYPES[case.dtype]).bits // 8
     new = pattern.chunk_frames * case.patches
     visible = (pattern.sink_frames + pattern.ring_frames) * case.patches
-    d, f, text = dit.dim, dit.ffn_dim, case.text_tokens if dit.text_dim else 0
+    d, f, text = dit.dim, dit.ffn_dim, case.text_tokens if dit.of_rate("tokens") else 0
     products = 2 * (4 + (2 if text else 0)) * new * d * d + 4 * new * d * f
     weights = (4 + (2 if text else 0)) * d * d + 2 * d * f
     inputs = (8 + (4 if text else 0)) * new * d + 2 * new * (d + f)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gwm.autoencoder import Autoencoder
 from gwm.cache import RingCache
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import nothing_given
 from gwm.dit import DiT
 from gwm.rollout import Rollout
 from kernels.dispatch import Policy, by_device, using
@@ -47,11 +47,13 @@ class Subject:
         if options.compile:
             self.rollout.model = Compiled(dit)  # type: ignore[assignment]  # called like the network
         like = {"device": weight.device, "dtype": weight.dtype}
-        speech = torch.zeros(batch_size, contract.pattern.chunk_frames, contract.dit.speech_dim, **like)
-        text = (
-            torch.randn(batch_size, case.text_tokens, contract.dit.text_dim, **like) if contract.dit.text_dim else None
-        )
-        self.condition = Condition(agent=speech, user=speech, text=text)
+        silent = nothing_given(contract.dit, contract.pattern.chunk_frames, like=weight)
+        silent = silent.map(lambda x: x.expand(batch_size, -1, -1))
+        tokens = {
+            spec.name: torch.randn(batch_size, case.text_tokens, spec.width, **like)
+            for spec in contract.dit.of_rate("tokens")
+        }
+        self.condition = silent.with_tokens(**tokens)
         self.reference = torch.randn(batch_size, 1, *self.rollout.chunk_shape[2:], **like)
         self.noise = self.rollout.noises()[0]
         with using(options.kernels):

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 
 WAYS = ("ulysses", "tensor")  # strips of rows outside of attention, or all tokens and parts of the weights
 
@@ -77,12 +77,11 @@ class Ranks:
         return got
 
 
-def tensors_of(condition: Condition) -> list[Tensor]:
+def tensors_of(condition: Conditions) -> list[Tensor]:
     """The conditions that are there."""
-    return [tensor for tensor in vars(condition).values() if tensor is not None]
+    return list(condition.flat().values())
 
 
-def with_tensors(example: Condition, tensors: Sequence[Tensor]) -> Condition:
+def with_tensors(example: Conditions, tensors: Sequence[Tensor]) -> Conditions:
     """Inverse of `tensors_of`, for conditions of the same kinds as `example`."""
-    names = [name for name, tensor in vars(example).items() if tensor is not None]
-    return Condition(**dict(zip(names, tensors, strict=True)))
+    return Conditions.from_flat(dict(zip(example.flat(), tensors, strict=True)))

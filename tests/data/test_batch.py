@@ -59,8 +59,10 @@ def test_windows_sit_on_their_latent_frames():
     samples[0, 17 * 1000 + 900] = 1.0
     features = frame_features(samples, audio)[0]
     latents = torch.arange(12.0)[:, None, None, None].expand(12, 1, 1, 1)
-    clip = with_windows({"latents": latents, "reference": latents[:1], "agent": features, "user": features}, audio)
-    loud = (clip["agent"] > -0.999).any(dim=1)
+    clip = with_windows(
+        {"latents": latents, "reference": latents[:1], "speech.agent": features, "speech.user": features}, audio
+    )
+    loud = (clip["frame.agent"] > -0.999).any(dim=1)
     assert clip["x0"].flatten().tolist() == list(range(1, 11))
     # Latent frame i is pixel frames 4i..4i+3 and sees 4i-4..4i+7; the click rings on in frame 18 through the window.
     expected = [any(4 * i - 4 <= frame <= 4 * i + 7 for frame in (17, 18)) for i in range(1, 11)]
@@ -73,15 +75,15 @@ def test_a_crop_keeps_latents_and_windows_together():
     clip = {
         "x0": count[:, None, None, None],
         "reference": torch.zeros(1, 1, 1, 1),
-        "agent": count[:, None],
-        "user": -count[:, None],
+        "frame.agent": count[:, None],
+        "frame.user": -count[:, None],
     }
     items = [LatentClips([clip], num_frames=4, seed=0)[step, 0, 0] for step in range(20)]
     starts = set()
     for item in items:
-        assert torch.equal(item["x0"].flatten(), item["agent"].flatten())
-        assert torch.equal(item["agent"], -item["user"])
-        starts.add(float(item["agent"][0]))
+        assert torch.equal(item["x0"].flatten(), item["frame.agent"].flatten())
+        assert torch.equal(item["frame.agent"], -item["frame.user"])
+        starts.add(float(item["frame.agent"][0]))
     assert len(starts) > 3
     assert latent_batch(items[:3]).x0.shape == (3, 4, 1, 1, 1)
     assert np.isfinite(latent_batch(items[:3]).step)

@@ -27,7 +27,7 @@ def clip(number: int, *, caption: str | None = None, action: np.ndarray | None =
     voice = rng.normal(0, 0.1, 1000 * FRAMES).astype(np.float32)
     return Clip(
         key=f"{number:04d}", frames=frames, agent=voice, user=None, reference=frames[0], truth=None, info=info,
-        action=action,
+        signals={} if action is None else {"action": action},
     )  # fmt: skip
 
 
@@ -130,15 +130,16 @@ def test_captions_and_actions_reach_the_batch(shards: Path, encoders: Encoders, 
     clips = EncodedClips(tmp_path, "train", AUDIO, memory_bytes=0)
     dataset = LatentClips(clips, num_frames=1, seed=0, no_text=read_no_text(tmp_path))
     batch: LatentBatch = latent_batch([dataset[0, slot, slot] for slot in range(3)])
-    assert batch.text is not None and batch.text.shape == (3, 512, 2) and batch.condition.text is batch.text
-    assert batch.text[0, :2].tolist() == [[0, 1], [97, 0]] and batch.text[1, 0].tolist() == [0, 1]
-    assert not batch.text[0, 2:].any() and not batch.text[1, 1:].any()
-    assert batch.no_text is not None and batch.no_text.tolist() == [[0, 1]]
-    dropped = batch.condition.without_text().text
-    assert dropped is not None and torch.equal(dropped[0], batch.text[1])  # that of a clip without caption
+    condition = batch.condition
+    text = condition["text"]
+    assert text.shape == (3, 512, 2)
+    assert text[0, :2].tolist() == [[0, 1], [97, 0]] and text[1, 0].tolist() == [0, 1]
+    assert not text[0, 2:].any() and not text[1, 1:].any()
+    assert condition.nothing["text"].tolist() == [[0, 1]]
+    assert torch.equal(condition.dropped("text")["text"][0], text[1])  # that of a clip without caption
     # The second clip's only latent frame with a whole audio window is its second: pixel frames 4 to 7.
-    assert batch.action is not None and batch.action[1, 0].tolist() == list(range(8, 16))
-    assert not batch.action[[0, 2]].any() and batch.action.shape == (3, 1, 8)
+    assert condition["action"][1, 0].tolist() == list(range(8, 16))
+    assert not condition["action"][[0, 2]].any() and condition["action"].shape == (3, 1, 8)
 
 
 def test_facial_actions_of_renders_are_what_the_truth_says(shards: Path, encoders: Encoders, tmp_path: Path):
@@ -149,15 +150,15 @@ def test_facial_actions_of_renders_are_what_the_truth_says(shards: Path, encoder
     truth = Truth(
         mouth=still[:, 0], actions=acted, pose=still, gaze=still[:, :2], agent_speaking=quiet, user_speaking=quiet
     )
-    rendered = dataclasses.replace(clip(0), truth=truth, action=np.ones((FRAMES, 2)))
+    rendered = dataclasses.replace(clip(0), truth=truth, signals={"action": np.ones((FRAMES, 2))})
     names = ("eyeBlinkRight", "eyeBlinkLeft")
     told = dataclasses.replace(encoders, actions=names)
     manifest = encode_shards(make(tmp_path / "rendered", [[rendered]]), tmp_path / "out", told)
     clips = EncodedClips(tmp_path / "out", "train", AUDIO, memory_bytes=0)
     batch = latent_batch([LatentClips(clips, num_frames=1, seed=0)[0, 0, 0]])
-    assert batch.action is not None and manifest.generator["actions"] == list(names)
+    assert manifest.generator["actions"] == list(names)
     expected = torch.from_numpy(acted[4:8][:, [9, 8]].astype(np.float16)).float()
-    assert torch.equal(batch.action[0, 0], expected.flatten())
+    assert torch.equal(batch.condition["action"][0, 0], expected.flatten())
     with pytest.raises(ValueError, match="latents made with another actions, must"):
         encode_shards(tmp_path / "rendered", tmp_path / "out", dataclasses.replace(told, actions=names[:1]))
     with pytest.raises(ValueError, match=r"clip 0000 must be rendered to tell actions=\['eyeBlinkRight'"):
@@ -179,8 +180,8 @@ def test_crops_in_which_something_is_done_are_found(shards: Path, encoders: Enco
     encode_shards(shards, tmp_path, encoders)
     clips = EncodedClips(tmp_path, "train", AUDIO, memory_bytes=0)
     for acting in (True, False):
-        crops = LatentClips(clips, num_frames=1, seed=0, acting=acting)
-        done = [bool(crops[step, 0, 3]["action"].any()) for step in range(8)]
+        crops = LatentClips(clips, num_frames=1, seed=0, active="action" if acting else None)
+        done = [bool(crops[step, 0, 3]["frame.action"].any()) for step in range(8)]
         assert all(done) if acting else not any(done)
 
 

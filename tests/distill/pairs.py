@@ -34,7 +34,7 @@ class ClipsInMemory(LatentData):
         self.clips = [
             {
                 "x0": drawn(FRAMES + 3, *picture), "reference": drawn(1, *picture),
-                "agent": drawn(FRAMES + 3, SPEECH), "user": drawn(FRAMES + 3, SPEECH),
+                "frame.agent": drawn(FRAMES + 3, SPEECH), "frame.user": drawn(FRAMES + 3, SPEECH),
             }
             for _ in range(5)
         ]  # fmt: skip

@@ -47,8 +47,8 @@ def shaken(folder: Path, num_levels: int, guidance: float) -> ConsistencyStage:
 
 def batch() -> LatentBatch:
     heard = speech(FRAMES)
-    assert heard.agent is not None and heard.user is not None
-    return LatentBatch(x0=latents(FRAMES), reference=latents(1), agent=heard.agent, user=heard.user, step=STEP)
+    assert heard["agent"] is not None and heard["user"] is not None
+    return LatentBatch(x0=latents(FRAMES), reference=latents(1), conditions=heard.flat(), step=STEP)
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -68,7 +68,7 @@ def test_loss_is_the_distance_to_the_average_on_the_teachers_step(tmp_path: Path
     )
 
     def velocity(model: DiT, x: Tensor, level: Tensor, *, agent: bool = True) -> Tensor:
-        heard = data.condition if agent else data.condition.without_agent()
+        heard = data.condition if agent else data.condition.dropped("agent")
         return teacher_forced_velocity(
             model, x, level[..., 0, 0, 0], history=data.x0, reference=data.reference, condition=heard, pattern=PATTERN
         )

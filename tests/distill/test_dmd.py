@@ -5,7 +5,7 @@ from torch import Tensor
 
 from distill.dmd import Normaliser, dmd_direction, dmd_loss, guided
 from distill.guidance import Guidance, guided_velocity
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from tests.tiny import latents, speech
 
 FP32 = 1e-5
@@ -113,17 +113,17 @@ def test_guidance_is_in_the_standard_form():
 
 
 def test_guidance_drops_the_agents_voice_and_keeps_the_users():
-    heard: list[Condition] = []
+    heard: list[Conditions] = []
 
-    def predict(condition: Condition) -> Tensor:
+    def predict(condition: Conditions) -> Tensor:
         heard.append(condition)
-        assert condition.agent is not None
-        return condition.agent.mean() * torch.ones(2, 3, 4, 4, 4)
+        assert condition["agent"] is not None
+        return condition["agent"].mean() * torch.ones(2, 3, 4, 4, 4)
 
     condition = speech(3)
-    assert condition.agent is not None
+    assert condition["agent"] is not None
     made = guided_velocity(predict, condition, Guidance(agent=3.0))
-    torch.testing.assert_close(made, 3 * condition.agent.mean() * torch.ones_like(made), rtol=FP32, atol=FP32)
-    assert heard[1].user is condition.user
+    torch.testing.assert_close(made, 3 * condition["agent"].mean() * torch.ones_like(made), rtol=FP32, atol=FP32)
+    assert heard[1]["user"] is condition["user"]
     guided_velocity(predict, condition, Guidance())
     assert len(heard) == 3  # scale 1 needs one pass

@@ -31,8 +31,8 @@ def test_pairs_are_what_the_teacher_streams_behind_clean_data():
     """Each chunk by the sampler, with a cache that has committed the data before it; states are its way stations."""
     teacher, condition, levels = tiny_dit(), speech(FRAMES), solver_sigmas(SIGMAS, 5, shift=2.0)
     x0, reference = latents(FRAMES), latents(1)
-    assert condition.agent is not None and condition.user is not None
-    batch = LatentBatch(x0, reference, condition.agent, condition.user, step=0)
+    assert condition["agent"] is not None and condition["user"] is not None
+    batch = LatentBatch(x0, reference, condition.flat(), step=0)
     made = solve(
         teacher, TEACHER, batch, sigmas=SIGMAS, levels=levels, guidance=Guidance(agent=GUIDANCE),
         generator=torch.Generator().manual_seed(5),
@@ -43,7 +43,7 @@ def test_pairs_are_what_the_teacher_streams_behind_clean_data():
         part = slice(start, start + 2)
         clean = reference if start < 0 else x0[:, part]
         heard = condition.frames(slice(0, 0)).after_reference() if start < 0 else condition.frames(part)
-        silent = heard.without_agent()
+        silent = heard.dropped("agent")
         at = torch.arange(clean.shape[1]) + 1 + start
 
         if start >= 0:

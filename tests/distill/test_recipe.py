@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from data.batch import TEXT_TOKENS, LatentBatch
 from distill.stage import DMDStage
+from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.lora import LoRAConfig, with_lora
 from gwm.weights import save_weights
@@ -21,7 +22,8 @@ from train.plan import Plan, plan
 
 FRAMES, TEXT = 1, 8
 REDUCED = [
-    "model.dim=32", "model.ffn_dim=48", "model.num_heads=2", "model.num_layers=1", f"model.text_dim={TEXT}",
+    "model.dim=32", "model.ffn_dim=48", "model.num_heads=2", "model.num_layers=1",
+    f"model.conditions.text.width={TEXT}",
     "resolution=32", f"num_frames={FRAMES}", "stage.lora.student.rank=2", "stage.lora.critic.rank=2",
     "stage.alarm=null",
 ]  # fmt: skip
@@ -41,10 +43,14 @@ def saved_networks(cfg: DictConfig, folder: Path) -> Contract:
 
 
 def batch(contract: Contract) -> LatentBatch:
-    grid, speech = (16, contract.latent_size, contract.latent_size), (1, FRAMES, contract.dit.speech_dim)
+    grid, speech = (16, contract.latent_size, contract.latent_size), (1, FRAMES, contract.dit.speech_width)
+    heard = Conditions(
+        frame={"agent": torch.randn(speech), "user": torch.randn(speech)},
+        tokens={"text": torch.randn(1, TEXT_TOKENS, TEXT)},
+        nothing={"text": torch.randn(1, TEXT)},
+    )
     return LatentBatch(
-        x0=torch.randn(1, FRAMES, *grid), reference=torch.randn(1, 1, *grid), agent=torch.randn(speech),
-        user=torch.randn(speech), step=0, text=torch.randn(1, TEXT_TOKENS, TEXT), no_text=torch.randn(1, TEXT),
+        x0=torch.randn(1, FRAMES, *grid), reference=torch.randn(1, 1, *grid), step=0, conditions=heard.flat(),
     )  # fmt: skip
 
 
@@ -63,7 +69,7 @@ def test_the_recipe_trains_adapters_and_the_voices_alone(tmp_path: Path):
     for network in (stage.network, stage.critic):
         learning = {name for name, p in network.model.named_parameters() if p.grad is not None}
         assert {name.rpartition(".")[2] for name in learning if "embedding" not in name} == {"down", "up"}
-        assert {name.partition(".")[0] for name in learning} == {"blocks", "agent_embedding", "user_embedding"}
+        assert {name.partition(".")[0] for name in learning} == {"blocks", "frame_embeddings"}
 
 
 def planned(cfg: DictConfig) -> Plan:

@@ -45,9 +45,7 @@ def ladders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, dict
             folders = weights(folder)
             pattern = ChunkPattern(chunk_frames=chunk, window_chunks=3, sink_chunks=1, first_frames=1)
             torch.manual_seed(2)
-            causal = CausalStage(
-                init=folders["bidirectional"], pattern=pattern, num_steps=2, drop_agent=0.5, network=network(), **FLOW
-            )
+            causal = CausalStage(init=folders["bidirectional"], pattern=pattern, num_steps=2, network=network(), **FLOW)
             folders["causal"] = left(run(causal, max_steps=2, folder=folder / "c"), folder / "causal")
             few = ConsistencyStage(
                 init=folders["causal"], sigmas=[1.0, 0.5], num_levels=4, guidance=Guidance(), network=network(), **FLOW

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from data.batch import LatentBatch
 from distill.regression import TELLING_SHARE, RegressionStage, acting_map, voice_map
 from distill.student_forcing import student_rollout
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.dit import Prediction
 from gwm.weights import save_weights
 from tests.tiny import DIT, SIZE, contract, learning, speech, tiny_dit
-from train.network import dit_facts, told_actions
+from train.network import dit_facts, with_actions
 from train.noise import sample_generators
 from train.trainee import Trainee
 
@@ -24,9 +24,9 @@ RULES = contract(FRAMES, sigmas=(1.0,), noise="held")
 
 def batch(rows: int = SIZE) -> LatentBatch:
     heard = speech(FRAMES)
-    assert heard.agent is not None and heard.user is not None
+    assert heard["agent"] is not None and heard["user"] is not None
     x0, reference = (torch.randn(2, frames, DIT.in_channels, rows, SIZE) for frames in (FRAMES, 1))
-    return LatentBatch(x0=x0, reference=reference, agent=heard.agent, user=heard.user, step=7)
+    return LatentBatch(x0=x0, reference=reference, conditions=heard.flat(), step=7)
 
 
 class Known(nn.Module):
@@ -38,9 +38,9 @@ class Known(nn.Module):
         super().__init__()
         self.told, self.untold = told, untold
 
-    def forward(self, x: Tensor, sigma: Tensor, condition: Condition, **place: Any) -> Prediction:
-        assert condition.agent is not None
-        off = self.told if condition.agent.any() else self.untold
+    def forward(self, x: Tensor, sigma: Tensor, condition: Conditions, **place: Any) -> Prediction:
+        assert condition["agent"] is not None
+        off = self.told if condition["agent"].any() else self.untold
         clean = torch.cat([x[:, :1], x[:, 1 : 1 + FRAMES], x[:, 1 : 1 + FRAMES]], dim=1)
         return Prediction(x - clean - off, ())
 
@@ -70,9 +70,8 @@ def acting_batch() -> LatentBatch:
 def test_actions_show_where_frames_with_one_are_told_less():
     """Errors of 1 in all cells, and of 3 in the last rows of frames with an action."""
     data = acting_batch()
-    assert data.action is not None
     off = torch.ones(2, FRAMES, 1, SIZE, SIZE)
-    off[:, :, :, SIZE // 2 :][(data.action != 0).any(-1)] = 3**0.5
+    off[:, :, :, SIZE // 2 :][(data.condition["action"] != 0).any(-1)] = 3**0.5
     model: Any = Known(torch.cat([off[:, :1], off, off], dim=1), off)
     found = acting_map(model, RULES, [data], seed=0)
     torch.testing.assert_close(found[[0, -1]], torch.tensor([[0.0], [2.0]]).expand(2, SIZE), rtol=1e-4, atol=1e-4)
@@ -141,17 +140,17 @@ def test_a_student_that_is_given_actions_is_at_first_what_it_was(tmp_path: Path)
         for model in (made.network.model, made.before)
     )  # fmt: skip
     assert torch.equal(now, before)
-    assert made.contract.actions == ("eyeBlinkLeft",) and made.contract.dit.action_dim == 4
-    assert made.before.action_embedding is None
+    assert made.contract.dit.names("action") == ("eyeBlinkLeft",) and made.contract.dit.width("action") == 4
+    assert "action" not in made.before.frame_embeddings
     assert made.before.state_dict().keys() < made.network.model.state_dict().keys()
 
 
 def test_who_is_told_other_actions_already_is_refused(tmp_path: Path):
-    model, rules = told_actions(tiny_dit(), RULES, ["eyeBlinkLeft"])
-    assert told_actions(model, rules, ("eyeBlinkLeft",)) == (model, rules)
+    model, rules = with_actions(tiny_dit(), RULES, ["eyeBlinkLeft"])
+    assert with_actions(model, rules, ("eyeBlinkLeft",)) == (model, rules)
     for other in ([], ["jawOpen"]):
         with pytest.raises(ValueError, match=r"must be \['eyeBlinkLeft'\], those that the model is told already"):
-            told_actions(model, rules, other)
+            with_actions(model, rules, other)
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")

@@ -12,7 +12,7 @@ from distill import reward as rewarding
 from distill.reward import LipSyncReward, reward_weights, synchrony
 from distill.windows import Window
 from gwm.condition.audio import chunk_windows, frame_features, own_features
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
 from gwm.contract import Contract
 from gwm.metrics.sync_net import MAX_LAG
@@ -115,7 +115,7 @@ def test_each_clip_is_judged_with_its_own_voice_and_only_at_its_end(monkeypatch)
     found = made(Window(x0, latents(1), condition, 1.0), contract(3), Pixels())
     assert found.tolist() == [pytest.approx(127.5, abs=1), pytest.approx(191, abs=1)]
     audio = contract(3).audio
-    voices = own_features(condition.agent, audio, temporal_stride=4)
+    voices = own_features(condition["agent"], audio, temporal_stride=4)
     for sample, (frames, voice) in enumerate(heard):
         assert len(frames) == len(voice) == 8
         assert torch.equal(voice, voices[sample, 4:])
@@ -161,4 +161,4 @@ def test_what_cannot_be_weighed_is_refused_at_the_start(batch_size, num_frames, 
 def test_a_model_that_hears_nothing_has_no_lip_sync():
     made = LipSyncReward.__new__(LipSyncReward)
     with pytest.raises(ValueError, match=r"stage\.reward must be null"):
-        made(Window(latents(3), latents(1), Condition(), 1.0), contract(3), None)  # type: ignore[arg-type]
+        made(Window(latents(3), latents(1), Conditions(), 1.0), contract(3), None)  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ def test_a_student_of_its_own_costs_one_base_more(tmp_path: Path):
     """What it starts from may then be anything: here weights that have nothing in common with the teacher's."""
     made = stage(weights(tmp_path), lora=BOTH | {"student_base": "own"})
     own = trained_bytes(made.network.model) + trained_bytes(made.critic.model)
-    embeddings = distinct_bytes(made.network.model.agent_embedding, made.network.model.user_embedding)
+    embeddings = distinct_bytes(made.network.model.frame_embeddings)
     # What is trained whole is not kept a second time, as it is where the teacher needs it.
     assert distinct_bytes(made) == 2 * distinct_bytes(made.teacher) - embeddings + 2 * own
 

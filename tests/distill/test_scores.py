@@ -8,13 +8,13 @@ from distill.dmd import Normaliser, dmd_loss
 from distill.guidance import Guidance
 from distill.scores import DMDRules, ScoredClip, critic_loss, score, scored_clip
 from gwm.attention import Context
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 from gwm.dit import Prediction
 from tests.tiny import latents, speech, tiny_dit
 
 ROUND = 1e-5  # float32
-SHAPE = DiTConfig(in_channels=1, patch=1, text_dim=0)
+SHAPE = DiTConfig(in_channels=1, patch=1)
 LINEAGE = 3.0  # Self-Forcing's guidance_scale: cond + 3 (cond - uncond)
 
 # Two samples of two frames of one number each.
@@ -31,11 +31,11 @@ class Table:
         self.config, self.heard, self.unheard = SHAPE, heard, unheard
 
     def __call__(
-        self, x: Tensor, sigma: Tensor, condition: Condition, *, positions: Tensor, context: Context,
+        self, x: Tensor, sigma: Tensor, condition: Conditions, *, positions: Tensor, context: Context,
         reference: Tensor | None = None,
     ) -> Prediction:  # fmt: skip
-        assert condition.agent is not None
-        x0 = (self.heard if condition.agent.any() else self.unheard)[..., None, None, None]
+        assert condition["agent"] is not None
+        x0 = (self.heard if condition["agent"].any() else self.unheard)[..., None, None, None]
         velocity = (x[:, 1:] - x0) / sigma[:, 1:, None, None, None]
         return Prediction(torch.cat([torch.zeros_like(x[:, :1]), velocity], dim=1), ())
 
@@ -57,7 +57,7 @@ def scored(how: DMDRules, *, critic: Tensor = CRITIC) -> ScoredClip:
         teacher=Table(CONDITIONAL, UNCONDITIONAL),
         critic=Table(critic, critic),
         reference=torch.zeros(2, 1, 1, 1, 1),
-        condition=Condition(agent=torch.ones(2, 2, 1), user=torch.ones(2, 2, 1)),
+        condition=Conditions(frame={"agent": torch.ones(2, 2, 1), "user": torch.ones(2, 2, 1)}),
         chunk_frames=1,
         generator=torch.Generator().manual_seed(0),
     )
@@ -128,7 +128,10 @@ def test_scoring_builds_no_graph_even_through_networks_that_learn():
 
 def test_the_critic_learns_the_flow_to_the_students_clips():
     """A critic that knows the clip has no loss; one that is off by d in x0 has (d / sigma)^2."""
-    clip, heard = X0[..., None, None, None], Condition(agent=torch.ones(2, 2, 1), user=torch.ones(2, 2, 1))
+    clip, heard = (
+        X0[..., None, None, None],
+        Conditions(frame={"agent": torch.ones(2, 2, 1), "user": torch.ones(2, 2, 1)}),
+    )
     shown = {"reference": torch.zeros(2, 1, 1, 1, 1), "condition": heard}
 
     def loss(says: Tensor) -> float:

@@ -12,7 +12,7 @@ from gwm.attention import SelfAttention
 from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.rollout import Rollout
@@ -26,7 +26,7 @@ ONE = ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=1, first_frames=
 THREE = ChunkPattern(chunk_frames=3, window_chunks=2, sink_chunks=1, first_frames=1)
 SIGMAS = (1.0, 0.7, 0.4)
 
-Case = tuple[DiT, Contract, Tensor, Condition]
+Case = tuple[DiT, Contract, Tensor, Conditions]
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,12 @@ from distill.toy_chain import Chain, ExactTeacher, measures, toy_contract
 from distill.toy_ladder import Recipe, sampled, teacher_forced, trainee
 from distill.toy_networks import ChainCritic, ChainStudent
 from gwm.clip import teacher_forced_velocity
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.schedule import add_noise
 
 CHAIN = Chain(num_frames=3, flip=0.2, spread=0.2)
 CONTRACT = toy_contract(CHAIN, sigmas=(1.0, 0.5), context="clean")
-NOTHING = Condition()
+NOTHING = Conditions()
 
 
 def drawn(count: int, seed: int = 0) -> Tensor:

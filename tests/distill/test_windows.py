@@ -15,13 +15,13 @@ from distill.student_forcing import StudentRollout, student_rollout
 from distill.windows import FromReference, StreamingWindows, UniformWindows, Window, conversation, joined
 from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.rollout import Rollout
 from gwm.sampler import frame_noise
 from serve.history import History
-from tests.tiny import DIT, FAR, contract, latents, learning, speech, tiny_dit
+from tests.tiny import DIT, FAR, contract, declared, latents, learning, speech, tiny_dit
 from train.noise import gaussian_like
 
 FRAMES, SIGMAS, SEED = 4, (1.0, 0.6), 11
@@ -38,20 +38,20 @@ def double() -> Iterator[None]:
 
 def batch(step: int = 0) -> LatentBatch:
     heard = speech(FRAMES)
-    assert heard.agent is not None and heard.user is not None
-    return LatentBatch(x0=latents(FRAMES), reference=latents(1), agent=heard.agent, user=heard.user, step=step)
+    assert heard["agent"] is not None and heard["user"] is not None
+    return LatentBatch(x0=latents(FRAMES), reference=latents(1), conditions=heard.flat(), step=step)
 
 
 def generator(seed: int = 7) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def whole(model: torch.nn.Module, reference: Tensor, condition: Condition, source: torch.Generator) -> StudentRollout:
+def whole(model: torch.nn.Module, reference: Tensor, condition: Conditions, source: torch.Generator) -> StudentRollout:
     """One stream over all frames of `condition`, each chunk to its last step, with every chunk's gradient."""
-    assert condition.agent is not None
+    assert condition["agent"] is not None
     return student_rollout(
         model, RULES, reference=reference, condition=condition, leave_at=1, gradient="detach", generator=source,
-        num_frames=condition.agent.shape[1],
+        num_frames=condition["agent"].shape[1],
     )  # fmt: skip
 
 
@@ -64,6 +64,12 @@ def gradients(model: torch.nn.Module, x0: Tensor) -> list[Tensor]:
 def assert_same_gradients(model: torch.nn.Module, made: Tensor, expected: Tensor) -> None:
     for a, b in zip(gradients(model, made), gradients(model, expected), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def with_text(clips: LatentBatch, text: Tensor | None = None) -> LatentBatch:
+    """text: of the batch; None: a random one."""
+    text = torch.randn(2, 3, 6) if text is None else text
+    return dataclasses.replace(clips, conditions={**clips.conditions, "tokens.text": text})
 
 
 def test_a_uniform_window_is_a_stretch_of_the_stream_from_its_reference():
@@ -81,7 +87,7 @@ def test_a_uniform_window_is_a_stretch_of_the_stream_from_its_reference():
             model, RULES, given, leave_at=1, gradient="detach", generator=generator(seed), shared=generator(seed + 100)
         )
         torch.testing.assert_close(made.x0, stream.x0[:, start:])
-        torch.testing.assert_close(made.condition.agent, condition.frames(slice(start, None)).agent)
+        torch.testing.assert_close(made.condition["agent"], condition.frames(slice(start, None))["agent"])
         assert_same_gradients(model, made.x0, stream.x0[:, start:])
     assert len(starts) > 2
 
@@ -105,16 +111,16 @@ def test_streaming_windows_are_one_stream_that_hears_one_batch_after_the_other()
     for number, window in enumerate(made):
         part = slice(2 * number, 2 * number + FRAMES)
         torch.testing.assert_close(window.x0, stream.x0[:, part])
-        torch.testing.assert_close(window.condition.agent, heard.frames(part).agent)
+        torch.testing.assert_close(window.condition["agent"], heard.frames(part)["agent"])
         assert torch.equal(window.reference, batches[0].reference)
     assert_same_gradients(model, made[1].x0[:, 2:], stream.x0[:, 4:6])
 
 
 def test_a_new_prompt_recaches_the_past():
     """Against one pass over the whole stream under the second window's text, which has no cache."""
-    model, windows = tiny_dit(dataclasses.replace(DIT, text_dim=6)), StreamingWindows(stream_frames=8, overlap_frames=0)
+    model, windows = tiny_dit(declared(DIT, text=6)), StreamingWindows(stream_frames=8, overlap_frames=0)
     wide = contract(FAR, dit=model.config, sigmas=SIGMAS, pattern=dataclasses.replace(PATTERN, window_chunks=6))
-    batches = [dataclasses.replace(batch(), text=torch.randn(2, 3, 6)) for _ in range(2)]
+    batches = [with_text(batch()) for _ in range(2)]
     how = {"leave_at": 0, "gradient": "detach", "shared": generator()}
     first, second = (windows(model, wide, given, generator=generator(5), **how) for given in batches)
     heard, source = joined(first.condition, second.condition), generator(5)
@@ -127,7 +133,7 @@ def test_a_new_prompt_recaches_the_past():
     torch.testing.assert_close(second.x0, noise - velocity[:, FRAMES:])
 
 
-def as_served(model: DiT, rules: Contract, reference: Tensor, conditions: list[Condition], number: int) -> Tensor:
+def as_served(model: DiT, rules: Contract, reference: Tensor, conditions: list[Conditions], number: int) -> Tensor:
     """What the engine, with its own draw, plays to sample `number` of these conditions, one after the other."""
     rollout = Rollout(model, rules)
     history, chunks = History(model, rollout, 0), []
@@ -135,19 +141,16 @@ def as_served(model: DiT, rules: Contract, reference: Tensor, conditions: list[C
     rollout.start(reference[number : number + 1], own[0], seed=SEED)
     history.append(rollout.reference, own[0].frames(slice(0, 0)).after_reference())
     for heard in own:
-        assert heard.agent is not None and heard.text is not None
-        for start in range(0, heard.agent.shape[1], 2):
+        for start in range(0, heard["agent"].shape[1], 2):
             condition = heard.frames(slice(start, start + 2))
-            assert condition.text is not None
-            history.set_prompt(condition.text)
+            history.set_prompt(condition["text"])
             chunks.append(rollout.step(condition))
             history.append(chunks[-1], condition)
     return torch.cat(chunks, dim=1)
 
 
-def sample(condition: Condition, number: int) -> Condition:
-    parts = {name: value[number : number + 1] for name, value in vars(condition).items() if value is not None}
-    return dataclasses.replace(condition, **parts)
+def sample(condition: Conditions, number: int) -> Conditions:
+    return condition.map(lambda x: x[number : number + 1])
 
 
 @pytest.fixture
@@ -167,11 +170,11 @@ def engines_draw(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_streaming_windows_are_one_served_stream(window_chunks: int):
     """One draw for the whole stream, prompts that change in one sample alone, and a window that forgets chunks: with
     two chunks all but the reference and the newest."""
-    model = tiny_dit(dataclasses.replace(DIT, text_dim=6))
+    model = tiny_dit(declared(DIT, text=6))
     pattern = dataclasses.replace(PATTERN, window_chunks=window_chunks)
     rules = contract(FRAMES, dit=model.config, sigmas=SIGMAS, pattern=pattern, noise="held")
     texts = [first := torch.randn(2, 3, 6), first, torch.cat([first[:1], torch.randn(1, 3, 6)])]
-    batches = [dataclasses.replace(batch(step), text=text) for step, text in enumerate(texts)]
+    batches = [with_text(batch(step), text) for step, text in enumerate(texts)]
     windows = StreamingWindows(stream_frames=3 * FRAMES, overlap_frames=0)
     how: dict[str, Any] = {"leave_at": 1, "gradient": "none", "generator": generator(), "shared": generator()}
     made = torch.cat([windows(model, rules, given, **how).x0 for given in batches], dim=1)
@@ -184,9 +187,9 @@ def test_streaming_windows_are_one_served_stream(window_chunks: int):
 @torch.no_grad()
 def test_a_uniform_window_is_a_stretch_of_a_served_stream():
     """Frames before the window have the draw of the window."""
-    model = tiny_dit(dataclasses.replace(DIT, text_dim=6))
+    model = tiny_dit(declared(DIT, text=6))
     rules = contract(FRAMES, dit=model.config, sigmas=SIGMAS, pattern=PATTERN, noise="held")
-    given, windows = dataclasses.replace(batch(), text=torch.randn(2, 3, 6)), UniformWindows(stream_frames=3 * FRAMES)
+    given, windows = with_text(batch()), UniformWindows(stream_frames=3 * FRAMES)
     how: dict[str, Any] = {"leave_at": 1, "gradient": "none", "generator": generator(), "shared": generator(101)}
     start = 2 * int(torch.randint(5, (), generator=generator(101)))
     assert start
@@ -220,7 +223,7 @@ def test_a_stream_at_its_end_gives_way_to_a_new_one():
     made = streamed(StreamingWindows(stream_frames=8, overlap_frames=2), model, batches)
     assert torch.equal(made[2].reference, batches[0].reference)
     assert torch.equal(made[3].reference, batches[3].reference)
-    torch.testing.assert_close(made[3].condition.agent, batches[3].agent)
+    torch.testing.assert_close(made[3].condition["agent"], batches[3].condition["agent"])
 
 
 def test_a_stream_goes_on_after_a_checkpoint(tmp_path: Path):
@@ -246,11 +249,10 @@ def test_windows_from_the_reference_are_student_forcing():
 
 def test_a_conversation_hands_over_to_the_next_sample_of_the_batch():
     agent = torch.arange(6.0).view(3, 2, 1)
-    made = conversation(Condition(agent=agent, user=-agent), 5)
+    made = conversation(Conditions(frame={"agent": agent, "user": -agent}), 5)
     expected = torch.tensor([[0, 1, 2, 3, 4], [2, 3, 4, 5, 0], [4, 5, 0, 1, 2]], dtype=agent.dtype)[..., None]
-    assert made.agent is not None and made.user is not None
-    assert torch.equal(made.agent, expected)
-    assert torch.equal(made.user, -expected)
+    assert torch.equal(made["agent"], expected)
+    assert torch.equal(made["user"], -expected)
 
 
 @pytest.mark.parametrize(
@@ -271,8 +273,8 @@ def test_impossible_windows_are_errors(windows: UniformWindows | StreamingWindow
     "windows", [UniformWindows(stream_frames=8), StreamingWindows(stream_frames=8, overlap_frames=0)]
 )
 def test_streams_of_an_image_to_video_model_are_an_error(windows: UniformWindows | StreamingWindows):
-    rules = RULES.replace(dit=dataclasses.replace(DIT, given_channels=20))
-    with pytest.raises(ValueError, match=r"given_channels=20, image_dim=0 must be 0.*stage/windows=reference"):
+    rules = RULES.replace(dit=declared(DIT, given=20))
+    with pytest.raises(ValueError, match=r"must have no conditions \['given'\].*stage/windows=reference"):
         windows.check(rules, FRAMES)
 
 
@@ -287,10 +289,11 @@ def test_a_recommitted_window_stops_at_the_window_before():
 
 
 def test_an_unchanged_prompt_costs_no_pass(monkeypatch: pytest.MonkeyPatch):
-    model = tiny_dit(dataclasses.replace(DIT, text_dim=6))
-    given = dataclasses.replace(batch(), text=torch.randn(2, 3, 6))
+    model = tiny_dit(declared(DIT, text=6))
+    given = with_text(batch())
     rules, windows = RULES.replace(dit=model.config), StreamingWindows(stream_frames=8, overlap_frames=0)
     monkeypatch.setattr("distill.student_forcing.recache", None)
-    for text in (given.text, given.text.clone()):
-        again = dataclasses.replace(given, text=text)
+    text = given.conditions["tokens.text"]
+    for same in (text, text.clone()):
+        again = with_text(given, same)
         windows(model, rules, again, leave_at=0, gradient="none", generator=generator(), shared=generator())

@@ -11,7 +11,7 @@ from torch import Tensor
 from gwm.attention import MaskedClip
 from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.dit import DiT
 from gwm.masks import clip_mask
 from gwm.rope import rotate, time_rotation
@@ -26,7 +26,7 @@ PATTERNS = [
     for window, sinks in ((3, 0), (3, 1), (4, 2), (2, 1))
 ]
 SINKS = [pattern for pattern in PATTERNS if pattern.sink_chunks]
-Clip = tuple[Tensor, Tensor, Condition]  # x, sigma, condition
+Clip = tuple[Tensor, Tensor, Conditions]  # x, sigma, condition
 
 
 def wrapping(pattern: ChunkPattern) -> int:

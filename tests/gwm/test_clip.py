@@ -8,7 +8,7 @@ from gwm.attention import MaskedClip
 from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.clip import clip_velocity, teacher_forced_velocity
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.dit import DiT
 from tests.tiny import DIT, FAR, PATCHES, latents, speech, tiny_dit
 
@@ -28,7 +28,7 @@ class Inputs:
     sigma: Tensor
     history: Tensor
     reference: Tensor
-    condition: Condition
+    condition: Conditions
 
     def teacher_forced(self, model: DiT, pattern: ChunkPattern) -> Tensor:
         return teacher_forced_velocity(

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from gwm.chunks import ChunkPattern
-from gwm.config import AudioConfig, DiTConfig, JsonConfig, VAEConfig
+from gwm.config import AudioConfig, DiTConfig, VAEConfig
+from gwm.json_config import JsonConfig
 from tests.tiny import AUDIO, DIT, VAE_SHAPE
 
 CONFIGS = [AUDIO, DIT, VAE_SHAPE, ChunkPattern(chunk_frames=3)]

@@ -5,7 +5,7 @@ import pytest
 
 from gwm.chunks import ChunkPattern
 from gwm.contract import Contract
-from tests.tiny import contract
+from tests.tiny import contract, declared
 
 THREE = ChunkPattern(chunk_frames=3, window_chunks=2, sink_chunks=1, first_frames=1)
 NO_SINK = ChunkPattern(chunk_frames=1, window_chunks=2, sink_chunks=0, first_frames=1)
@@ -49,25 +49,19 @@ def test_impossible_contract_is_an_error(change: dict[str, object], message: str
         contract(**change)
 
 
-def test_a_manifest_without_actions_is_of_a_model_that_is_told_none():
-    """As all were before there were any."""
-    values = contract().to_json()
-    del values["actions"]
-    assert Contract.from_json(values) == contract() and contract().actions == ()
-
-
-def test_actions_fill_the_models_input():
+def test_named_numbers_fill_a_conditions_width():
     rules = contract()
-    told = rules.replace(dit=dataclasses.replace(rules.dit, action_dim=8), actions=("eyeBlinkLeft", "eyeBlinkRight"))
-    assert Contract.from_json(json.loads(json.dumps(told.to_json()))) == told
-    with pytest.raises(ValueError, match=r"action_dim=8 must be 4, as actions=\['jawOpen'\] are told"):
-        told.replace(actions=("jawOpen",))
+    acting = rules.replace(dit=declared(rules.dit, action=8, names=("eyeBlinkLeft", "eyeBlinkRight")))
+    assert Contract.from_json(json.loads(json.dumps(acting.to_json()))) == acting
+    assert acting.dit.names("action") == ("eyeBlinkLeft", "eyeBlinkRight") and rules.dit.names("action") == ()
+    with pytest.raises(ValueError, match=r"condition action: width=8 must be 4, one of each of names=\['jawOpen'\]"):
+        rules.replace(dit=declared(rules.dit, action=8, names=("jawOpen",)))
 
 
 def test_speech_of_another_length_is_an_error():
     rules = contract()
     wide = type(rules.audio)(num_mels=rules.audio.num_mels + 1, hops_per_frame=1)
-    with pytest.raises(ValueError, match=r"speech_dim=36, speech_mels=3 must be the audio window's 48 numbers"):
+    with pytest.raises(ValueError, match="speech conditions of width=36, speech_mels=3 must be the audio window's 48"):
         rules.replace(audio=wide)
 
 

@@ -26,6 +26,7 @@ from tests.wan import (
     published,
     reduced,
     their_velocity,
+    with_added,
     with_voices,
 )
 
@@ -37,7 +38,7 @@ PARAMETERS = {
 }
 MODEL_TYPES = {"wan2_1_1_3b": "t2v", "wan2_1_14b": "t2v", "wan2_1_i2v_14b": "i2v", "wan2_2_ti2v_5b": "ti2v"}
 SHARD = "8MB"
-VOICES = {"speech_dim": 24, "speech_mels": 3, "action_dim": 3}
+WIDTHS = {"speech": 24, "action": 3}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -132,7 +133,7 @@ def test_a_checkpoint_in_half_precision_serves_and_learns(tmp_path: Path):
     model = load_wan(tmp_path / "one.safetensors", config=config, dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     x, sigma, condition = family_clip(config, 1)
-    condition = dataclasses.replace(condition, text=condition.text.bfloat16())  # type: ignore[union-attr]
+    condition = condition.with_tokens(text=condition["text"].bfloat16())
     whole = model(x.bfloat16(), sigma, condition, positions=torch.arange(1), context=MaskedClip(None)).velocity
     whole.float().square().mean().backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
@@ -217,8 +218,8 @@ def test_another_geometry_than_asked_for_is_an_error(tmp_path: Path):
 
 
 def test_what_wan_does_not_have_cannot_be_written_as_wan(tmp_path: Path):
-    model = DiT(dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=1, **VOICES))
-    with pytest.raises(ValueError, match=r"agent_embedding\.layers\.0\.bias"):
+    model = DiT(with_added(dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=1), **WIDTHS))
+    with pytest.raises(ValueError, match=r"frame_embeddings\.agent\.layers\.0\.bias"):
         save_diffusers(model, tmp_path)
 
 
@@ -227,8 +228,8 @@ def test_added_conditions_change_nothing_until_they_are_trained(theirs: Any, tmp
     """Step 0 of a model that hears two voices and takes actions is the published model: diffusers says the same."""
     theirs.save_pretrained(tmp_path / "transformer")
     config = read_geometry(tmp_path / "transformer" / "config.json")
-    model = load_wan(tmp_path, config=dataclasses.replace(config, **VOICES)).eval()
-    clip = with_voices(family_clip(config, 3), speech_dim=24, action_dim=3)
+    model = load_wan(tmp_path, config=with_added(config, **WIDTHS)).eval()
+    clip = with_voices(family_clip(config, 3), **WIDTHS)
     torch.testing.assert_close(our_velocity(model, clip), their_velocity(theirs, clip), rtol=0, atol=1e-5)
     frozen = {name.partition(".")[0] for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"speech_encoder"}
@@ -240,20 +241,20 @@ def test_a_model_without_its_conditions_does_what_it_did_when_none_was_given(tmp
     from diffusers import WanTransformer3DModel
 
     base = dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=1)
-    model = lively(DiT(dataclasses.replace(base, **VOICES)))
+    model = lively(DiT(with_added(base, **WIDTHS)))
     assert isinstance(model, DiT)
-    clip = with_voices(family_clip(base, 3), speech_dim=24, action_dim=3, scale=0.0)
+    clip = with_voices(family_clip(base, 3), **WIDTHS, scale=0.0)
     save_diffusers(without_conditions(model), tmp_path)
     back = WanTransformer3DModel.from_pretrained(tmp_path)
     expected = our_velocity(model, clip)
     close = 1e-5 * expected.abs().max().item()
     torch.testing.assert_close(their_velocity(back, clip), expected, rtol=0, atol=close)
-    heard = with_voices(clip, speech_dim=24, action_dim=3, scale=1.0)
+    heard = with_voices(clip, **WIDTHS, scale=1.0)
     assert (our_velocity(model, heard) - expected).abs().max() > 1e-2
 
 
 def test_conditions_cannot_be_added_to_another_shape():
     config = dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=1)
-    wider = dataclasses.replace(config, ffn_dim=8, **VOICES)
+    wider = with_added(dataclasses.replace(config, ffn_dim=8), **WIDTHS)
     with pytest.raises(ValueError, match=rf"differs in {{'ffn_dim': \({config.ffn_dim}, 8\)}}"):
         with_conditions(DiT(config), wider)

@@ -10,7 +10,7 @@ from gwm.attention import MaskedClip
 from gwm.cache import PastChunks
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.clip import clip_velocity, teacher_forced_velocity
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.dit import Branch, DiT, DiTBlock, sinusoid
 from gwm.rope import rotation
 from tests.tiny import DIT, PATCHES, SIZE, SPEECH, latents, speech, tiny_dit
@@ -19,7 +19,7 @@ FP32 = 1e-5
 FRAMES = 3
 
 
-def velocity(model: DiT, x: Tensor, sigma: Tensor, condition: Condition, mask: Tensor | None = None) -> Tensor:
+def velocity(model: DiT, x: Tensor, sigma: Tensor, condition: Conditions, mask: Tensor | None = None) -> Tensor:
     positions = torch.arange(x.shape[1])
     return model(x, sigma, condition, positions=positions, context=MaskedClip(mask)).velocity
 
@@ -87,7 +87,7 @@ def test_untrained_speech_does_not_disturb_the_model():
 @pytest.mark.parametrize("stream", ["agent", "user"])
 def test_both_voices_are_heard(stream: str):
     model, x, sigma, condition = tiny_dit(), latents(FRAMES), torch.rand(2, FRAMES), speech(FRAMES)
-    other = dataclasses.replace(condition, **{stream: torch.randn(2, FRAMES, SPEECH)})
+    other = condition.with_frame(**{stream: torch.randn(2, FRAMES, SPEECH)})
     assert (velocity(model, x, sigma, condition) - velocity(model, x, sigma, other)).abs().max() > 1e-2
 
 
@@ -108,8 +108,8 @@ def test_patches_enter_and_leave_as_in_wan():
 
 def test_missing_condition_is_an_error():
     model, x, sigma = tiny_dit(), latents(FRAMES), torch.rand(2, FRAMES)
-    with pytest.raises(ValueError, match=r"user is None"):
-        velocity(model, x, sigma, dataclasses.replace(speech(FRAMES), user=None))
+    with pytest.raises(ValueError, match=r"condition 'user' is not given"):
+        velocity(model, x, sigma, Conditions(frame={"agent": speech(FRAMES)["agent"]}))
 
 
 AROUND = dataclasses.replace(DIT, around_reference=True)

@@ -81,7 +81,7 @@ def test_adapters_and_added_conditions_alone_are_trained():
     learning = {name for name, p in model.named_parameters() if p.grad is not None}
     ends = {name.rpartition(".")[2] for name in learning if "embedding" not in name}
     assert ends == {"down", "up"}
-    assert {name.partition(".")[0] for name in learning} == {"blocks", "agent_embedding", "user_embedding"}
+    assert {name.partition(".")[0] for name in learning} == {"blocks", "frame_embeddings"}
     assert len(list(adapters(model))) == 2 * 6  # blocks; four projections and two layers of the MLP in each
 
 

@@ -17,10 +17,11 @@ def test_tokens_of_the_empty_prompt_come_back_as_they_were_saved(tmp_path: Path)
 
 def test_an_absent_prompt_is_what_a_dropped_text_becomes():
     tokens = torch.randn(2, 6)
-    condition = dataclasses.replace(speech(1), text=torch.randn(2, 4, 6), no_text=tokens).without_text()
+    condition = speech(1).with_tokens(text=torch.randn(2, 4, 6))
+    dropped = dataclasses.replace(condition, nothing={"text": tokens}).dropped("text")
     expected = torch.cat([tokens, torch.zeros(2, 6)])
     assert torch.equal(padded_text(tokens, 4), expected)
-    assert condition.text is not None and torch.equal(condition.text, torch.stack([expected, expected]))
+    assert torch.equal(dropped["text"], torch.stack([expected, expected]))
 
 
 def test_a_long_text_keeps_its_first_tokens():

@@ -1,31 +1,31 @@
 """Keys and values of a text that are kept are those that every pass would make anew."""
 
-import dataclasses
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.dit import DiT
 from gwm.rollout import Rollout
-from tests.tiny import DIT, contract, latents, speech, tiny_dit
+from tests.tiny import DIT, contract, declared, latents, speech, tiny_dit
 
 CHUNKS, SWITCH = 6, 3  # another text from the second on
-SHAPES = {"text": {"text_dim": 8}, "image": {"text_dim": 8, "image_dim": 6}}
+SHAPES = {"text": {"text": 8}, "image": {"text": 8, "image": 6}}
 
 
-def conditions(dit: Any) -> list[Condition]:
+def conditions(dit: Any) -> list[Conditions]:
     """What is told at first, and after the switch."""
     made = []
     for _ in range(2):
-        image = torch.randn(2, 4, dit.image_dim) if dit.image_dim else None
-        made.append(dataclasses.replace(speech(1), text=torch.randn(2, 3, dit.text_dim), image=image))
+        counts = {"text": 3, "image": 4}
+        tokens = {spec.name: torch.randn(2, counts[spec.name], spec.width) for spec in dit.of_rate("tokens")}
+        made.append(speech(1).with_tokens(**tokens))
     return made
 
 
-def play(rollout: Rollout, reference: Tensor, told: list[Condition]) -> Tensor:
+def play(rollout: Rollout, reference: Tensor, told: list[Conditions]) -> Tensor:
     rollout.start(reference, told[0], seed=0)
     return torch.cat([rollout.step(told[k >= SWITCH]) for k in range(CHUNKS)], dim=1)
 
@@ -41,7 +41,7 @@ def counted(model: DiT) -> list[str]:
 @pytest.mark.parametrize("kind", SHAPES)
 @torch.no_grad()
 def test_a_stream_is_told_what_every_pass_would_be_told_anew(kind: str):
-    dit = dataclasses.replace(DIT, **SHAPES[kind])
+    dit = declared(DIT, **SHAPES[kind])
     model, reference, told = tiny_dit(dit), latents(1), conditions(dit)
     kept, anew = (Rollout(model, contract(dit=dit), batch_size=2) for _ in range(2))
     anew.model = lambda *inputs, prompt_cache, **named: model(*inputs, **named)
@@ -50,7 +50,7 @@ def test_a_stream_is_told_what_every_pass_would_be_told_anew(kind: str):
 
 @torch.no_grad()
 def test_keys_are_made_once_for_a_text():
-    dit = dataclasses.replace(DIT, text_dim=8)
+    dit = declared(DIT, text=8)
     model = tiny_dit(dit)
     calls = counted(model)
     play(Rollout(model, contract(dit=dit), batch_size=2), latents(1), conditions(dit))
@@ -60,7 +60,7 @@ def test_keys_are_made_once_for_a_text():
 @torch.no_grad()
 def test_another_text_takes_the_place_of_the_first():
     """A captured graph reads it where the first one was."""
-    dit = dataclasses.replace(DIT, text_dim=8)
+    dit = declared(DIT, text=8)
     rollout, told = Rollout(tiny_dit(dit), contract(dit=dit), batch_size=2), conditions(dit)
 
     def places() -> list[int]:
@@ -75,16 +75,16 @@ def test_another_text_takes_the_place_of_the_first():
 @torch.no_grad()
 def test_a_text_of_another_length_is_an_error():
     """Its keys would not fit where a captured graph reads them."""
-    dit = dataclasses.replace(DIT, text_dim=8)
+    dit = declared(DIT, text=8)
     rollout, told = Rollout(tiny_dit(dit), contract(dit=dit), batch_size=2), conditions(dit)
     rollout.start(latents(1), told[0], seed=0)
     with pytest.raises(ValueError, match=r"keys and values of \[1\] tokens must be of \[3\]"):
-        rollout.step(dataclasses.replace(told[1], text=torch.randn(2, 1, 8)))
+        rollout.step(told[1].with_tokens(text=torch.randn(2, 1, 8)))
 
 
 @torch.no_grad()
 def test_a_stream_that_starts_again_sees_weights_that_changed_meanwhile():
-    dit = dataclasses.replace(DIT, text_dim=8)
+    dit = declared(DIT, text=8)
     model, reference, told = tiny_dit(dit), latents(1), conditions(dit)
     rollout = Rollout(model, contract(dit=dit), batch_size=2)
     play(rollout, reference, told)

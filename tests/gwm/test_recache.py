@@ -10,7 +10,7 @@ from gwm.cache import PastChunks
 from gwm.chunks import ChunkPattern
 from gwm.masks import clip_mask
 from gwm.recache import ChunkInputs, recache
-from tests.tiny import DIT, FAR, PATCHES, latents, speech, tiny_dit
+from tests.tiny import DIT, FAR, PATCHES, declared, latents, speech, tiny_dit
 
 FP32 = 1e-5
 PATTERN = ChunkPattern(chunk_frames=2, window_chunks=4, sink_chunks=1, first_frames=1)
@@ -19,7 +19,7 @@ PATTERN = ChunkPattern(chunk_frames=2, window_chunks=4, sink_chunks=1, first_fra
 @pytest.mark.parametrize("numbers", [(0, 1, 2), (0, 7, 8)], ids=["from the start", "others forgotten"])
 @torch.no_grad()
 def test_a_recached_past_is_that_of_its_chunks_under_the_new_prompt(numbers: tuple[int, ...]):
-    model, sizes = tiny_dit(dataclasses.replace(DIT, text_dim=6)), (1, 2, 2)
+    model, sizes = tiny_dit(declared(DIT, text=6)), (1, 2, 2)
     old, new = torch.randn(2, 2, 3, 6)
     inputs = [
         ChunkInputs(number, latents(size), dataclasses.replace(speech(size), text=old))
@@ -46,7 +46,7 @@ def test_a_recached_past_is_that_of_its_chunks_under_the_new_prompt(numbers: tup
 @torch.no_grad()
 def test_a_recached_stream_stays_where_it_is():
     """Of a window of two chunks only the reference is kept, which says nothing about how long the stream is."""
-    model = tiny_dit(dataclasses.replace(DIT, text_dim=6))
+    model = tiny_dit(declared(DIT, text=6))
     pattern = dataclasses.replace(PATTERN, window_chunks=2)
     image = ChunkInputs(0, latents(1), dataclasses.replace(speech(1), text=torch.randn(2, 3, 6)))
     past = PastChunks(pattern, FAR, num_committed=6)

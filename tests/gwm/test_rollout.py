@@ -5,7 +5,7 @@ from torch import Tensor
 from gwm.cache import PastChunks
 from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.rollout import Rollout
@@ -19,10 +19,10 @@ ONE = ChunkPattern(chunk_frames=1, window_chunks=4, sink_chunks=1, first_frames=
 THREE = ChunkPattern(chunk_frames=3, window_chunks=2, sink_chunks=1, first_frames=1)
 
 
-def play(rollout: Rollout, reference: Tensor, condition: Condition, *, seed: int = SEED) -> Tensor:
+def play(rollout: Rollout, reference: Tensor, condition: Conditions, *, seed: int = SEED) -> Tensor:
     rollout.start(reference, condition, seed=seed)
     size = rollout.contract.pattern.chunk_frames
-    parts = [slice(start, start + size) for start in range(0, len(condition.agent[0]), size)]
+    parts = [slice(start, start + size) for start in range(0, len(condition["agent"][0]), size)]
     return torch.cat([rollout.step(condition.frames(part)) for part in parts], dim=1)
 
 
@@ -34,7 +34,7 @@ def noises(rules: Contract, step: int) -> Tensor:
     return torch.cat([frame_noise(shape, seed=SEED, frame=start, step=step) for start in starts], dim=1)
 
 
-def recomputed(model: DiT, rules: Contract, made: Tensor, reference: Tensor, condition: Condition) -> Tensor:
+def recomputed(model: DiT, rules: Contract, made: Tensor, reference: Tensor, condition: Conditions) -> Tensor:
     """The same clip in one masked pass per step, each chunk's past being what the stream made."""
     x = noises(rules, 0)
     for k, sigma in enumerate(rules.sigmas):
@@ -105,7 +105,7 @@ def test_same_seed_same_latents_and_a_restart_forgets():
 def test_no_future_speech_reaches_the_past_of_a_stream():
     rules, model, reference, condition = contract(NUM_FRAMES), tiny_dit(), latents(1), speech(NUM_FRAMES)
     first = play(Rollout(model, rules, batch_size=2), reference, condition)
-    condition.agent[:, 3:] = torch.randn_like(condition.agent[:, 3:])
+    condition["agent"][:, 3:] = torch.randn_like(condition["agent"][:, 3:])
     after = play(Rollout(model, rules, batch_size=2), reference, condition)
     assert torch.equal(after[:, :3], first[:, :3])
     assert not torch.equal(after[:, 3], first[:, 3])

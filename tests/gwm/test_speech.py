@@ -36,6 +36,6 @@ def test_video_training_leaves_the_ear_alone():
         x, torch.full((2, 2), 0.5), condition, positions=torch.arange(2), context=MaskedClip(None), reference=x[:, :1]
     )
     prediction.velocity.square().mean().backward()
-    assert DIT.speech_dim and model.agent_embedding is not None and model.speech_encoder is not None
-    assert all(p.grad is not None for p in model.agent_embedding.parameters())
+    assert DIT.speech_width and model.speech_encoder is not None
+    assert all(p.grad is not None for p in model.frame_embeddings["agent"].parameters())
     assert all(p.grad is None for p in model.speech_encoder.parameters())

@@ -7,7 +7,7 @@ import torch
 from gwm.attention import MaskedClip
 from gwm.rollout import Rollout
 from kernels.dispatch import fused_only, reference_only, using
-from tests.tiny import DIT, contract, latents, speech, tiny_dit
+from tests.tiny import DIT, contract, declared, latents, speech, tiny_dit
 
 FP32 = 1e-5
 NUM_CHUNKS = 5  # round the ring, and beyond the horizon, so that sinks have turned
@@ -30,13 +30,13 @@ def test_a_stream_through_the_kernels_is_the_stream_through_the_references():
 
 @torch.no_grad()
 def test_a_model_with_text_goes_through_all_three_sites():
-    model, sites = tiny_dit(dataclasses.replace(DIT, text_dim=8)), []
+    model, sites = tiny_dit(declared(DIT, text=8)), []
 
     def watched(name: str, x: object, reference: object, fused: object) -> object:
         sites.append(name)
         return fused
 
-    condition = dataclasses.replace(speech(2, 1), text=torch.randn(1, 3, 8))
+    condition = speech(2, 1).with_tokens(text=torch.randn(1, 3, 8))
     x, sigma, place = latents(2, 1), torch.rand(1, 2), {"positions": torch.arange(2), "context": MaskedClip(None)}
     expected = model(x, sigma, condition, **place).velocity
     model.pack()  # as on a GPU

@@ -15,6 +15,7 @@ from gwm.weights import save_weights
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.export import export
+from tests.tiny import voices as spoken
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -28,11 +29,9 @@ def tiny_contract(**changes: int) -> Contract:
     audio = AudioConfig(num_mels=8, hops_per_frame=2)
     vae = VAEConfig(channels=(8, 8, 16), latents_std=(0.5,) * 64)
     shape = {"dim": 48, "ffn_dim": 64, "num_heads": 4, "num_layers": 2}
-    speech_dim = audio.window_features(vae.temporal_stride)
     dit = DiTConfig(
         in_channels=vae.latent_channels,
-        text_dim=0,
-        speech_dim=speech_dim,
+        conditions=spoken(audio.window_features(vae.temporal_stride)),
         speech_mels=audio.num_mels,
         around_reference=True,
         place_grid=2,

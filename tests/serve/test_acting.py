@@ -1,6 +1,5 @@
 """What a character does without being heard to: lids that close by themselves, and actions that a caller decides."""
 
-import dataclasses
 from functools import partial
 
 import numpy as np
@@ -16,7 +15,7 @@ from serve.engine import Engine
 from serve.pipeline import Pipeline
 from tests.serve.conftest import randomised, started, tiny_contract
 from tests.serve.test_engine import as_clip, denoised
-from tests.tiny import with_eyelids
+from tests.tiny import declared, with_eyelids
 from train.generate import clip_batch, stream
 
 Voices = tuple[np.ndarray, np.ndarray]
@@ -130,7 +129,7 @@ def test_who_is_told_no_actions_cannot_act(artifact: Artifact):
 def test_actions_without_a_name_are_not_given_until_somebody_acts(portrait: np.ndarray, voices: Voices):
     """Keys of a world: nobody but the caller knows them."""
     rules = tiny_contract(chunk_frames=1)
-    rules = rules.replace(dit=dataclasses.replace(rules.dit, action_dim=8))
+    rules = rules.replace(dit=declared(rules.dit, action=8))
     engine = begun(artifact_of(rules), portrait, voices)
     first = engine.take().action
     engine.act(np.array([[1.0, 2.0]], np.float32))

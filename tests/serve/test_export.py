@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.rollout import Rollout
@@ -23,10 +23,10 @@ CONDITION_FRAMES = 6
 def sample(dit: DiT, vae: VAE, contract: Contract) -> torch.Tensor:
     """Pixels of the training side's sampler; past the window, so that the ring has turned."""
     generator = torch.Generator().manual_seed(3)
-    shape = (1, CONDITION_FRAMES, contract.dit.speech_dim)
+    shape = (1, CONDITION_FRAMES, contract.dit.speech_width)
     agent, user = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
     reference = vae.encode_image(torch.rand(1, 3, 32, 32, generator=generator) * 2 - 1)
-    condition, size = Condition(agent=agent, user=user), contract.pattern.chunk_frames
+    condition, size = Conditions(frame={"agent": agent, "user": user}), contract.pattern.chunk_frames
     rollout = Rollout(dit, contract)
     rollout.start(reference, condition, seed=5)
     parts = [condition.frames(slice(at, at + size)) for at in range(0, CONDITION_FRAMES, size)]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from gwm.chunks import ChunkPattern
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.rollout import Rollout
 from serve.graphs import GraphedChunk, capture_cuda, capture_on
-from tests.tiny import DIT, contract, latents, speech, tiny_dit
+from tests.tiny import DIT, contract, declared, latents, speech, tiny_dit
 
 NUM_CHUNKS = 9  # twice round the ring and beyond the horizon
 
@@ -21,16 +21,16 @@ def rollout(device: str = "cpu") -> Rollout:
     return Rollout(tiny_dit(dit).to(device), contract(4, dit=dit), batch_size=2)
 
 
-def moved(condition: Condition, device: str) -> Condition:
-    return Condition(agent=condition.agent.to(device), user=condition.user.to(device))
+def moved(condition: Conditions, device: str) -> Conditions:
+    return condition.map(lambda x: x.to(device))
 
 
-def play(stream: Rollout, step: Callable[[Condition], Tensor], condition: Condition, reference: Tensor) -> Tensor:
+def play(stream: Rollout, step: Callable[[Conditions], Tensor], condition: Conditions, reference: Tensor) -> Tensor:
     stream.start(reference, condition, seed=3)
     return torch.cat([step(speech_at(condition, at)).clone() for at in range(NUM_CHUNKS)], dim=1)
 
 
-def speech_at(condition: Condition, at: int) -> Condition:
+def speech_at(condition: Conditions, at: int) -> Conditions:
     return condition.frames(slice(at, at + 1))
 
 
@@ -58,7 +58,7 @@ def test_a_graph_is_handed_held_noise_of_several_frames():
     condition, reference = speech(6), latents(1)
     chunk = GraphedChunk(stream, condition.frames(slice(0, 3)), capture=recorded)
 
-    def played(step: Callable[[Condition], Tensor], seed: int) -> Tensor:
+    def played(step: Callable[[Conditions], Tensor], seed: int) -> Tensor:
         stream.start(reference, condition, seed=seed)
         return torch.cat([step(condition.frames(part)).clone() for part in (slice(0, 3), slice(3, 6))], dim=1)
 
@@ -97,7 +97,7 @@ def test_noise_that_was_drawn_ahead_is_not_that_of_a_stream_that_went_back():
 @torch.no_grad()
 def test_another_text_is_looked_at_before_the_graph_is_replayed():
     """What is replayed makes no keys of a text: it only reads those that are there."""
-    dit = dataclasses.replace(DIT, text_dim=8)
+    dit = declared(DIT, text=8)
     stream, heard, reference = Rollout(tiny_dit(dit), contract(4, dit=dit)), speech(NUM_CHUNKS, 1), latents(1, 1)
     texts = torch.randn(2, 1, 3, 8).unbind(0)
     conditions = [
@@ -114,7 +114,7 @@ def test_another_text_is_looked_at_before_the_graph_is_replayed():
 
         return replay
 
-    def played(step: Callable[[Condition], Tensor]) -> Tensor:
+    def played(step: Callable[[Conditions], Tensor]) -> Tensor:
         stream.start(reference, conditions[0], seed=3)
         return torch.cat([step(condition).clone() for condition in conditions], dim=1)
 
@@ -151,7 +151,7 @@ def test_conditions_of_another_shape_are_an_error():
     stream = rollout()
     chunk = GraphedChunk(stream, speech(1), capture=recorded)
     stream.start(latents(1), speech(1), seed=0)
-    with pytest.raises(ValueError, match=r"condition.agent has shape \(2, 2, "):
+    with pytest.raises(ValueError, match=r"condition frame.agent has shape \(2, 2, "):
         chunk.step(speech(2))
 
 

@@ -1,7 +1,5 @@
 """A stream whose prompt changes goes on as if its visible past had been generated under it."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from torch import Tensor
 
 from gwm.cache import PastChunks
 from gwm.chunks import ChunkPattern
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.recache import ChunkInputs, recache
 from gwm.sampler import step
 from serve.engine import Engine
@@ -33,7 +31,7 @@ def engine(portrait: np.ndarray, context: str = "clean") -> Engine:
     return made
 
 
-def play(made: Engine, chunks: int) -> list[tuple[Tensor, Condition]]:
+def play(made: Engine, chunks: int) -> list[tuple[Tensor, Conditions]]:
     """Latents of the next chunks and what they heard."""
     played = []
     for _ in range(chunks):
@@ -43,12 +41,11 @@ def play(made: Engine, chunks: int) -> list[tuple[Tensor, Condition]]:
     return played
 
 
-def expected(made: Engine, seen: list[ChunkInputs], condition: Condition) -> Tensor:
+def expected(made: Engine, seen: list[ChunkInputs], condition: Conditions) -> Tensor:
     """The next chunk behind an immutable past that was recached under its text."""
     rollout, rules = made.rollout, made.contract
-    assert condition.text is not None
     before = PastChunks(rules.pattern, rules.horizon_frames, num_committed=seen[-1].number + 1)
-    past = recache(rollout.model, before, seen, text=condition.text, reference=rollout.reference)
+    past = recache(rollout.model, before, seen, text=condition["text"], reference=rollout.reference)
     x, (_, again) = rollout.noises()[0], rollout.noises()
     for sigma, sigma_next in ((1.0, 0.6), (0.6, 0.0)):
         levels, positions = x.new_full((1, 1), sigma), torch.tensor([rollout.frame])
@@ -62,8 +59,7 @@ def expected(made: Engine, seen: list[ChunkInputs], condition: Condition) -> Ten
 @torch.no_grad()
 def test_the_chunk_after_a_new_prompt_sees_a_recached_past(portrait: np.ndarray):
     made = engine(portrait)
-    silent = Condition(agent=torch.zeros(1, 1, made.contract.dit.speech_dim)).frames(slice(0, 0)).after_reference()
-    silent = dataclasses.replace(silent, user=silent.agent)
+    silent = nothing_given(made.contract.dit, 1, like=made.rollout.reference).frames(slice(0, 0)).after_reference()
     chunks = [(made.rollout.reference, silent), *play(made, CHUNKS)]
     seen = [ChunkInputs(number, *chunks[number]) for number in (0, 1, CHUNKS)]
     made.set_prompt(torch.randn(TEXT))

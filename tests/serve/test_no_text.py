@@ -1,6 +1,5 @@
 """A stream without a prompt is generated under the empty prompt, from the trained folder to the engine."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.dit import DiT
 from gwm.no_text import NO_TEXT_FILE, save_no_text
 from gwm.vae import VAE
@@ -17,12 +16,13 @@ from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.export import export
 from tests.serve.conftest import randomised, tiny_contract
+from tests.tiny import declared
 from train.network import dit_facts
 
 TOKENS = 4  # of every text
 NO_TEXT = torch.full((2, 6), 0.5)
 RULES = tiny_contract(chunk_frames=1)
-RULES = RULES.replace(dit=dataclasses.replace(RULES.dit, text_dim=6))
+RULES = RULES.replace(dit=declared(RULES.dit, text=6))
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_stream_without_a_prompt_has_the_text_of_a_clip_without_a_caption(
     save_no_text(Path(weights[0]), NO_TEXT)
     export(*weights)
     artifact = load_artifact(weights[2], device="cpu")
-    dropped = Condition(text=torch.randn(1, TOKENS, 6), no_text=NO_TEXT).without_text().text
+    dropped = Conditions(tokens={"text": torch.randn(1, TOKENS, 6)}, nothing={"text": NO_TEXT}).dropped("text")["text"]
     assert dropped is not None
     made = first_chunk(artifact, portrait, None)
     assert torch.equal(made, first_chunk(artifact, portrait, dropped))
@@ -88,5 +88,5 @@ def test_an_artifact_that_lost_the_tokens_is_refused(weights: tuple[str, str, st
 
 def test_an_engine_without_the_tokens_is_refused():
     artifact = Artifact(RULES, randomised(DiT(RULES.dit)), randomised(VAE(RULES.vae)))
-    with pytest.raises(ValueError, match="no_text is None, must be the empty prompt's tokens with text_dim=6"):
+    with pytest.raises(ValueError, match="no_text is None, must be the empty prompt's tokens of width 6"):
         Engine(artifact, seed=0)

@@ -21,7 +21,7 @@ from serve.parallel.division import TIMEOUT, join, rollout_of
 from serve.parallel.ranks import WAYS, Order, Ranks
 from tests.serve.conftest import randomised, tiny_contract
 from tests.serve.test_sessions import told
-from tests.tiny import DIT, contract, latents, speech, tiny_dit, with_eyelids
+from tests.tiny import DIT, contract, declared, latents, speech, tiny_dit, with_eyelids
 
 FP32 = 1e-5  # products of other shapes are added up in another order
 CONTEXT = multiprocessing.get_context("fork")  # models and inputs are there already
@@ -76,10 +76,10 @@ def stream(rollout: Rollout, condition: object, reference: torch.Tensor) -> torc
 @torch.no_grad()
 def test_several_processes_make_the_stream_of_one(way: str, chunk_frames: int):
     """With text and around the reference: every path of the model is divided."""
-    dit = dataclasses.replace(DIT, text_dim=8, around_reference=True)
+    dit = declared(dataclasses.replace(DIT, around_reference=True), text=8)
     pattern = dataclasses.replace(contract().pattern, chunk_frames=chunk_frames)
     rules, model = contract(4, dit=dit, pattern=pattern), tiny_dit(dit)
-    condition = dataclasses.replace(speech(NUM_CHUNKS * chunk_frames, 1), text=torch.randn(1, 3, 8))
+    condition = speech(NUM_CHUNKS * chunk_frames, 1).with_tokens(text=torch.randn(1, 3, 8))
     reference = latents(1, 1)
     expected = stream(Rollout(model, rules), condition, reference)
     got = on_ranks(lambda ranks: stream(rollout_of(model, rules, ranks), condition, reference).numpy(), way=way)

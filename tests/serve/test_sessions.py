@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -14,6 +12,7 @@ from serve.memory import slot_bytes
 from serve.scheduler import CapacityError, first_come
 from serve.sessions import Chunk, Sessions
 from tests.serve.conftest import randomised
+from tests.tiny import declared
 
 Voices = tuple[np.ndarray, np.ndarray]
 
@@ -105,7 +104,7 @@ def test_an_interruption_is_a_new_generation_with_a_receipt(artifact: Artifact, 
 
 def told(contract: Contract) -> Artifact:
     """An artifact whose model has a text condition; its empty prompt is two tokens."""
-    contract = contract.replace(dit=dataclasses.replace(contract.dit, text_dim=6))
+    contract = contract.replace(dit=declared(contract.dit, text=6))
     return Artifact(contract, randomised(DiT(contract.dit)), randomised(VAE(contract.vae)), torch.randn(2, 6))
 
 

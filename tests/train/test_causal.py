@@ -26,7 +26,7 @@ OTHERS = [
 def stage(folder: Path, **changes: Any) -> CausalStage:
     how: dict[str, Any] = {
         "init": weights(folder)["bidirectional"], "pattern": SERVED, "num_steps": 2, "shift": 2.0, "motion_weight": 0.0,
-        "drop_agent": 0.0, "history_noise": 0.0, "network": network(), "seed": 0,
+        "history_noise": 0.0, "network": network(), "seed": 0,
     }  # fmt: skip
     made = CausalStage(**(how | changes))
     made.weight = torch.ones(SIZE, SIZE)
@@ -39,10 +39,10 @@ def batch(*, step: int = 0, first_slot: int = 0, count: int = 4) -> LatentBatch:
     for slot in range(first_slot, first_slot + count):
         source = torch.Generator().manual_seed(slot)
         shapes = {"x0": (3, DIT.in_channels, SIZE, SIZE), "reference": (1, DIT.in_channels, SIZE, SIZE)}
-        shapes |= dict.fromkeys(("agent", "user"), (3, DIT.speech_dim))
+        shapes |= dict.fromkeys(("frame.agent", "frame.user"), (3, DIT.speech_width))
         rows.append({name: torch.randn(shape, generator=source) for name, shape in shapes.items()})
-    return LatentBatch(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]}, step=step,
-                       first_slot=first_slot)  # fmt: skip
+    x0, reference, agent, user = (torch.stack([row[name] for row in rows]) for name in rows[0])
+    return LatentBatch(x0, reference, {"frame.agent": agent, "frame.user": user}, step=step, first_slot=first_slot)
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -89,7 +89,7 @@ def test_a_worse_history_changes_the_loss(tmp_path: Path, changes: dict[str, flo
 @pytest.mark.parametrize("forcing", ["teacher", "diffusion"])
 def test_a_batch_may_be_divided_as_devices_allow(tmp_path: Path, forcing: str):
     """The mean of the parts' losses is the whole batch's loss: each sample brings its own randomness."""
-    made = stage(tmp_path, forcing=forcing, history_noise=0.3, history_exposure=0.2, drop_agent=0.5, patterns=OTHERS)
+    made = stage(tmp_path, forcing=forcing, history_noise=0.3, history_exposure=0.2, patterns=OTHERS)
     whole = made.training_step(batch(), 0)
     for parts in ([(0, 2), (2, 2)], [(0, 1), (1, 1), (2, 1), (3, 1)]):
         losses = [made.training_step(batch(first_slot=first, count=count), 0) for first, count in parts]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from train.checkpoint import AtomicCheckpointIO, moved, read_checkpoint, remember_config
 from train.optim import warmup_cosine
 
@@ -89,9 +89,9 @@ def test_other_settings_are_named(tmp_path: Path):
 
 def test_every_tensor_of_a_state_is_moved():
     """Also in frozen dataclasses, inside tuples and dictionaries."""
-    state = {"stream": (3, Condition(agent=torch.zeros(1, 1, 1)), torch.zeros(2))}
+    state = {"stream": (3, Conditions(frame={"agent": torch.zeros(1, 1, 1)}), torch.zeros(2))}
     count, condition, tensor = moved(state, torch.device("meta"))["stream"]
-    assert count == 3 and condition.agent.is_meta and tensor.is_meta and condition.user is None
+    assert count == 3 and condition["agent"].is_meta and tensor.is_meta
 
 
 def run_of(steps: int, **changes: object) -> DictConfig:

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from gwm.chunks import ChunkPattern
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
+from gwm.condition.spec import ConditionSpec
+from gwm.config import DiTConfig
 from tests.tiny import latents
 from train.noise import chunk_sigmas, clip_sigmas, corrupt, dropped, gaussian_like, step_generator, without_some
 
@@ -85,14 +87,16 @@ def test_as_many_samples_lose_the_condition_as_asked(chance: float):
 
 def test_voice_and_text_are_dropped_apart_each_by_its_own_chance():
     count = 2000
-    condition = Condition(agent=torch.ones(count, 1, 1), text=torch.ones(count, 1, 1), no_text=torch.zeros(1, 1))
-    x0 = torch.zeros(count, 1, 1, 1, 1)
-    some = without_some(condition, x0, agent=0.1, text=0.3, generator=step_generator(0, 0, CPU))
-    assert some.agent is not None and some.text is not None
-    silent, untold = (some.agent == 0).flatten(), (some.text == 0).flatten()
+    condition = Conditions(
+        frame={"agent": torch.ones(count, 1, 1)},
+        tokens={"text": torch.ones(count, 1, 1)},
+        nothing={"text": torch.zeros(1, 1)},
+    )
+    agent = ConditionSpec(name="agent", rate="frame", width=1, drop_rate=0.1)
+    text = ConditionSpec(name="text", rate="tokens", width=1, encoder="text", drop_rate=0.3)
+    x0, config = torch.zeros(count, 1, 1, 1, 1), DiTConfig(conditions=(text, agent))
+    some = without_some(condition, x0, config=config, generator=step_generator(0, 0, CPU))
+    silent, untold = (some["agent"] == 0).flatten(), (some["text"] == 0).flatten()
     assert silent.float().mean().item() == pytest.approx(0.1, abs=0.02)
     assert untold.float().mean().item() == pytest.approx(0.3, abs=0.03)
     assert untold[silent].float().mean().item() == pytest.approx(0.3, abs=0.1)  # independent
-    voice_alone = Condition(agent=torch.ones(count, 1, 1))
-    again = without_some(voice_alone, x0, agent=0.1, text=0.3, generator=step_generator(0, 0, CPU))
-    assert again.agent is not None and torch.equal(again.agent, some.agent)  # a model without text draws as before

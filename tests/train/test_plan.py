@@ -16,9 +16,10 @@ from distill.guidance import Guidance
 from distill.stage import DMDStage
 from gwm.config import DiTConfig
 from gwm.contract import Contract
+from gwm.wan.geometry import wan_conditions
 from gwm.weights import read_header
 from tests.distill.test_roles import BOTH, adapted_weights, distinct_bytes
-from tests.tiny import DIT, PATCHES, SIZE, VAE_SHAPE, contract, learning
+from tests.tiny import DIT, PATCHES, SIZE, VAE_SHAPE, contract, declared, learning
 from tests.train.test_resume import FRAMES, HEAD, RULES, dmd, stage, weights
 from train import work
 from train.measure import SavedTensors, flop_counter
@@ -83,10 +84,10 @@ def batch_of(module: Any) -> Any:
     if not hasattr(module, "contract"):
         return PixelBatch(torch.rand(BATCH, 8, 3, 16, 16), step=0)
     module.weight = torch.ones(SIZE, SIZE)
-    grid, speech = (DIT.in_channels, SIZE, SIZE), module.contract.dit.speech_dim
+    grid, speech = (DIT.in_channels, SIZE, SIZE), module.contract.dit.speech_width
     return LatentBatch(
         x0=torch.randn(BATCH, FRAMES, *grid), reference=torch.randn(BATCH, 1, *grid),
-        agent=torch.randn(BATCH, FRAMES, speech), user=torch.randn(BATCH, FRAMES, speech), step=0,
+        conditions={f"frame.{name}": torch.randn(BATCH, FRAMES, speech) for name in ("agent", "user")}, step=0,
     )  # fmt: skip
 
 
@@ -140,7 +141,7 @@ def test_arithmetic_is_that_of_the_formula(tmp_path: Path):
     tokens, frames = BATCH * (FRAMES + 1) * PATCHES, BATCH * (FRAMES + 1)
     d, f = config.dim, config.ffn_dim
     block = tokens * (4 * d * d + 2 * d * f) + 2 * BATCH * ((FRAMES + 1) * PATCHES) ** 2 * d
-    ear, hops = module.network.model.speech_encoder, config.speech_dim // config.speech_mels
+    ear, hops = module.network.model.speech_encoder, config.speech_width // config.speech_mels
     heard = ear.features
     embedding = frames * (config.freq_dim * d + d * d + 6 * d * d + 2 * (heard * d + d * d))
     ends = 2 * tokens * d * config.patch_features
@@ -172,7 +173,9 @@ def test_fake_and_real_operations_are_counted_alike(tmp_path: Path):
 
 def test_a_plan_allocates_nothing():
     """Two blocks of the 14 B geometry: 3 GB of weights, 40 GB of activations and as much again for the optimizer."""
-    config = DiTConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=2, text_dim=4096)
+    config = DiTConfig(
+        dim=5120, ffn_dim=13824, num_heads=40, num_layers=2, conditions=wan_conditions(text=4096, image=0, channels=0)
+    )
     build = partial(work.geometry, config, num_frames=20, height=60, width=104, pattern=None)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = planned(build, batch_size=1, precision="bf16-mixed")
@@ -212,7 +215,7 @@ def test_passes_cost_time_and_no_memory(tmp_path: Path):
 
 def test_checkpoints_make_activations_nearly_independent_of_depth():
     def kept(num_layers: int, checkpointed: bool) -> int:
-        config = DiTConfig(in_channels=4, dim=64, ffn_dim=128, num_heads=2, num_layers=num_layers, text_dim=0)
+        config = DiTConfig(in_channels=4, dim=64, ffn_dim=128, num_heads=2, num_layers=num_layers)
         build = partial(work.geometry, config, batch_size=2, num_frames=3, height=8, width=8, pattern=None)
         return planned(build, checkpointed=checkpointed).activation_bytes
 
@@ -235,7 +238,7 @@ def test_an_optimizer_without_a_fixed_price_is_refused():
 @pytest.mark.parametrize("stage", ["causal", "dmd"])
 def test_a_deep_network_is_planned_from_shallow_ones(monkeypatch, stage: str, checkpointed: bool):
     """To the last byte and operation of the whole depth; with a text, whose embedding all blocks look at."""
-    dit = dataclasses.replace(DIT, num_layers=5, text_dim=8)
+    dit = declared(dataclasses.replace(DIT, num_layers=5), text=8)
     made = contract(FRAMES, dit=dit)
     if stage == "causal":
         build: Any = partial(work.causal, contract=made, num_frames=FRAMES)

@@ -92,19 +92,24 @@ class LatentsInMemory(LatentData):
     @property
     def drawn(self) -> Drawn:
         shape = (DIT.in_channels, SIZE, SIZE)
-        speech = (FRAMES, DIT.speech_dim)
-        return Drawn({"x0": (FRAMES, *shape), "reference": (1, *shape), "agent": speech, "user": speech})
+        speech = (FRAMES, DIT.speech_width)
+        return Drawn({"x0": (FRAMES, *shape), "reference": (1, *shape), "frame.agent": speech, "frame.user": speech})
 
     def prepare_data(self) -> None: ...
 
     def setup(self, stage: str) -> None: ...
 
     def train_dataloader(self) -> DataLoader[Any]:
-        names = ("x0", "reference", "agent", "user")
+        voices = ("frame.agent", "frame.user")
         return self.loader(
             self.drawn,
             10,
-            lambda items: LatentBatch(**{n: stacked(items, n) for n in names}, **place(items)),
+            lambda items: LatentBatch(
+                stacked(items, "x0"),
+                stacked(items, "reference"),
+                {n: stacked(items, n) for n in voices},
+                **place(items),
+            ),
         )
 
 
@@ -144,14 +149,14 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
         shape = {"dim": 16, "ffn_dim": 24, "num_heads": 2, "num_layers": 1}
         return BidirectionalStage(
             vae=folders["autoencoder"], speech=folders["speech"], audio=AUDIO, model=shape, resolution=8 * SIZE,
-            num_frames=FRAMES, num_steps=2, drop_agent=0.5, network=network(), **flow,
+            num_frames=FRAMES, num_steps=2, network=network(), **flow,
         )  # fmt: skip
     if name == "speech":
         return SpeechStage(audio=AUDIO, network=network())
     if name == "causal":
         pattern = ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=1, first_frames=1)
         return CausalStage(
-            init=folders["bidirectional"], pattern=pattern, num_steps=2, drop_agent=0.5, history_noise=0.3,
+            init=folders["bidirectional"], pattern=pattern, num_steps=2, history_noise=0.3,
             network=network(), **flow,
         )  # fmt: skip
     if name == "consistency":

@@ -18,8 +18,8 @@ from data.actions import ACTION_NAMES
 from data.batch import padded
 from data.manifest import Manifest, SplitManifest, write_manifest
 from data.shards import Clip, Truth, encode_sample, write_shard
-from gwm.condition.inputs import Condition
-from gwm.convert import load_wan
+from gwm.condition.inputs import Conditions
+from gwm.convert import load_wan, without_added
 from gwm.lora import merged
 from gwm.wan.text import UMT5
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
@@ -94,7 +94,7 @@ def configured(stage: str, hub: Path, runs: Path, *more: str, model: str = "wan2
         "model.num_heads=2",
         "model.num_layers=1",
         "model.ffn_dim=64",
-        f"model.text_dim={TEXT}",
+        f"model.conditions.text.width={TEXT}",
     )
     return composed("train", [f"stage={stage}", f"model={model}", f"init={hub}", f"runs={runs}", *reduction, *more])
 
@@ -105,8 +105,8 @@ def causal(hub: Path, runs: Path, *more: str) -> CausalStage:
 
 
 def spoken_clip(stage: CausalStage) -> Any:
-    clip = torch.randn(2, 3, 16, 4, 4), torch.rand(2, 3), Condition(text=torch.randn(2, 512, TEXT))
-    return with_voices(clip, speech_dim=stage.contract.dit.speech_dim, action_dim=1)
+    clip = torch.randn(2, 3, 16, 4, 4), torch.rand(2, 3), Conditions(tokens={"text": torch.randn(2, 512, TEXT)})
+    return with_voices(clip, speech=stage.contract.dit.speech_width, action=1)
 
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def test_step_zero_of_a_causal_stage_is_the_published_model(hub: Path, tmp_path:
     made = our_velocity(stage.network.model, clip)
     torch.testing.assert_close(made, their_velocity(theirs, clip), rtol=0, atol=1e-5)
     assert stage.contract.vae.latents_mean == WAN2_1_VAE.latents_mean
-    assert stage.network.model.agent_embedding is not None
+    assert "agent" in stage.network.model.frame_embeddings
 
 
 def test_a_causal_run_trains_on_latents_and_captions_of_the_published_encoders(hub: Path, shards: Path, tmp_path: Path):
@@ -135,12 +135,12 @@ def test_a_causal_run_trains_on_latents_and_captions_of_the_published_encoders(h
         enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(stage, data)
-    text, expected = data.clips[0]["text"], their_tokens(hub, CAPTION)
+    text, expected = data.clips[0]["tokens.text"], their_tokens(hub, CAPTION)
     torch.testing.assert_close(text, expected[: len(text)], rtol=1e-3, atol=1e-3)  # kept in half precision
     assert len(text) == 8 and not expected[len(text) :].any()
     still = [key for key, value in stage.network.model.state_dict().items() if torch.equal(value, before[key])]
     # Behind a last layer of zeros a first layer has no gradient in the first step, and weight decay moves no bias.
-    assert all("embedding.layers.0" in key or key.startswith("speech_encoder") for key in still), still
+    assert all(".layers.0." in key or key.startswith("speech_encoder") for key in still), still
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -153,13 +153,19 @@ def test_a_dropped_caption_is_the_empty_caption_of_the_text_encoder(hub: Path, s
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     empty = padded(UMT5(str(hub))("").half().float())
-    assert torch.equal(padded(batch.no_text), empty) and not torch.equal(batch.text[0], empty)
+    assert torch.equal(padded(batch.conditions["nothing.text"]), empty) and not torch.equal(
+        batch.condition["text"][0], empty
+    )
     losses = []
-    for chance, text in [(0.0, empty[None]), (1.0, batch.text), (0.0, batch.text)]:
-        stage = causal(hub, tmp_path, f"stage.drop_text={chance}")
+    for chance, text in [(0.0, empty[None]), (0.999999, batch.condition["text"]), (0.0, batch.condition["text"])]:
+        stage = causal(hub, tmp_path, f"model.conditions.text.drop_rate={chance}")
         lively(stage.network.model.head)
         stage.weight = torch.ones(4, 4)
-        losses.append(stage.training_step(dataclasses.replace(batch, text=text), 0).item())
+        losses.append(
+            stage.training_step(
+                dataclasses.replace(batch, conditions={**batch.conditions, "tokens.text": text}), 0
+            ).item()
+        )
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -173,7 +179,13 @@ def test_an_image_to_video_model_is_given_its_image(shards: Path, tmp_path: Path
     theirs.save_pretrained(hub / "transformer")
     AutoencoderKLWan(base_dim=4).save_pretrained(hub / "vae")
     save_image_encoder(save_text_encoder(hub, width=TEXT), width=TEXT)
-    more = (f"data.shards={shards}", "resolution=32", "num_frames=2", "data.batch_size=1", f"model.image_dim={TEXT}")
+    more = (
+        f"data.shards={shards}",
+        "resolution=32",
+        "num_frames=2",
+        "data.batch_size=1",
+        f"model.conditions.image.width={TEXT}",
+    )
     cfg = configured("causal", hub, tmp_path, *more, model=family)
     stage, data = (instantiate(part, _convert_="all") for part in (cfg.stage, cfg.data))
     data.prepare_data()
@@ -261,9 +273,8 @@ def test_a_run_is_planned_before_anything_is_downloaded(family: str):
     """For the autoencoder for whose latents the family was made."""
     cfg = composed("train", ["stage=causal", f"model={family}", "init=/nowhere", "resolution=480"])
     contract = instantiate(cfg.work.build.contract, _convert_="all")
-    assert contract.dit == dataclasses.replace(
-        published(family), speech_dim=contract.dit.speech_dim, speech_mels=contract.audio.num_mels
-    )
+    assert without_added(contract.dit) == published(family)
+    assert [spec.name for spec in contract.dit.of_rate("frame")] == ["agent", "user"]
     assert contract.vae == (WAN2_2_VAE if family == "wan2_2_ti2v_5b" else WAN2_1_VAE)
 
 

@@ -77,7 +77,9 @@ def test_encoded_footage_trains_with_unknown_voices_dropped(shards: Path, talks:
     vae = tiny_vae()
     encode_shards(shards, tmp_path, Encoders(vae, AUDIO, 64))
     encoded = EncodedClips(tmp_path, "train", AUDIO, memory_bytes=0)
-    assert len(encoded) == len(talks) and all(not clip["agent"].any() and not clip["user"].any() for clip in encoded)
+    assert len(encoded) == len(talks) and all(
+        not clip["frame.agent"].any() and not clip["frame.user"].any() for clip in encoded
+    )
     module = LatentData(
         shards=str(shards),
         latents=str(tmp_path),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gwm.convert import load_wan
 from gwm.wan.files import STEM, chosen_checkpoint, read_tensors, write_tensors
+from gwm.wan.geometry import wan_conditions
 from tests.wan import family_clip, in_diffusers, our_velocity, reduced, their_velocity
 
 TINY = {"num_layers": 1, "ffn_dim": 32, "text_dim": 16}
@@ -68,8 +69,7 @@ def test_a_folder_of_two_precisions_becomes_one_model_of_one(theirs: Any, tmp_pa
     model = load_wan(tmp_path, dtype=dtype)
     assert {p.dtype for p in model.parameters()} == {dtype}
     x, sigma, condition = family_clip(model.config, 2)
-    assert condition.text is not None
-    clip = x.to(dtype), sigma, dataclasses.replace(condition, text=condition.text.to(dtype))
+    clip = x.to(dtype), sigma, condition.with_tokens(text=condition["text"].to(dtype))
     close = 1e-5 if dtype == torch.float32 else 2e-2
     expected = their_velocity(mixed.float(), (x, sigma, condition))
     torch.testing.assert_close(our_velocity(model, clip).float(), expected, rtol=0, atol=close)
@@ -175,7 +175,8 @@ def test_an_image_to_video_expert_without_clip_is_read_from_the_original_release
     for name, image_dim in (("high_noise_model", 0), ("low_noise_model", 0), ("wan2_1", 1280)):
         folder = tmp_path / name
         folder.mkdir()
-        config = dataclasses.replace(whole, num_layers=1, ffn_dim=32, image_dim=image_dim)
+        conditions = wan_conditions(text=4096, image=image_dim, channels=20)
+        config = dataclasses.replace(whole, num_layers=1, ffn_dim=32, conditions=conditions)
         write_tensors(folder, original(config), shard_bytes=10**7)
         (folder / "config.json").write_text(json.dumps(values))
         assert load_wan(folder).config == config

@@ -1,7 +1,6 @@
 """gwm's DiT is the published transformer: against diffusers, for every family, with every way to see the past."""
 
 import copy
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from gwm.attention import MaskedClip
 from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern, whole_clip
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.dit import DiT
 from gwm.masks import teacher_forcing_mask
 from tests.tiny import FAR
@@ -45,8 +44,7 @@ def test_fp32_is_diffusers(pair: tuple[Any, DiT]):
 def test_bf16_is_diffusers(pair: tuple[Any, DiT]):
     theirs, ours = pair
     x, sigma, condition = family_clip(ours.config, FRAMES)
-    low = {name: None if z is None else z.bfloat16() for name, z in vars(condition).items()}
-    clip = x.bfloat16(), sigma, Condition(**low)
+    clip = x.bfloat16(), sigma, condition.map(torch.Tensor.bfloat16)
     expected = their_velocity(copy.deepcopy(theirs).bfloat16(), clip)
     made = our_velocity(copy.deepcopy(ours).bfloat16(), clip)
     assert made.dtype == expected.dtype == torch.bfloat16
@@ -140,6 +138,7 @@ def test_image_tokens_and_given_channels_are_seen():
     ours = in_gwm(in_diffusers(config), config)
     x, sigma, condition = family_clip(config, 2)
     before = our_velocity(ours, (x, sigma, condition))
-    for name in ("image", "given"):
-        other = dataclasses.replace(condition, **{name: torch.zeros_like(getattr(condition, name))})
+    for name in ("tokens.image", "channels.given"):
+        flat = condition.flat()
+        other = Conditions.from_flat(flat | {name: torch.zeros_like(flat[name])})
         assert (our_velocity(ours, (x, sigma, other)) - before).abs().max() > 1e-2

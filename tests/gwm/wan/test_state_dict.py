@@ -11,11 +11,14 @@ from torch import Tensor
 
 from gwm.config import DiTConfig
 from gwm.convert import load_wan
+from gwm.wan.geometry import wan_conditions
 from gwm.wan.keys import expected_tensors
 from gwm.wan.state_dict import plain_names
 from tests.wan import reduced
 
-CONFIG: DiTConfig = dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=1, ffn_dim=32, text_dim=16)
+CONFIG: DiTConfig = dataclasses.replace(
+    reduced("wan2_1_1_3b"), num_layers=1, ffn_dim=32, conditions=wan_conditions(text=16, image=0, channels=0)
+)
 Spelling = Callable[[str], str]
 
 

@@ -6,31 +6,31 @@ import pytest
 import torch
 
 from gwm.chunks import ChunkPattern
-from gwm.condition.inputs import Condition
+from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 from gwm.rollout import Rollout
 from serve.bench.counters import Counts, counting
 from serve.undo import UndoLog
-from tests.tiny import DIT, PATCHES, contract, latents, speech, tiny_dit
+from tests.tiny import DIT, PATCHES, contract, declared, latents, speech, tiny_dit
 
 NO_SINKS = ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=0, first_frames=1)
 
 
 def steady(
     *, pattern: ChunkPattern | None = None, dit: DiTConfig = DIT, sigmas: tuple[float, ...] = (1.0, 0.6)
-) -> tuple[Rollout, Condition]:
+) -> tuple[Rollout, Conditions]:
     """A stream whose window is full, and what it hears."""
     changes = {} if pattern is None else {"pattern": pattern}
     rollout = Rollout(tiny_dit(dit), contract(6, dit=dit, sigmas=sigmas, **changes))
-    text = torch.randn(1, 3, dit.text_dim) if dit.text_dim else None
-    condition = dataclasses.replace(speech(rollout.contract.pattern.chunk_frames, 1), text=text)
+    tokens = {spec.name: torch.randn(1, 3, spec.width) for spec in dit.of_rate("tokens")}
+    condition = speech(rollout.contract.pattern.chunk_frames, 1).with_tokens(**tokens)
     rollout.start(latents(1, 1), condition, seed=0)
     for _ in range(5):
         rollout.step(condition)
     return rollout, condition
 
 
-def counts(rollout: Rollout, condition: Condition) -> Counts:
+def counts(rollout: Rollout, condition: Conditions) -> Counts:
     cache, noises = rollout.cache, rollout.noises()
     with counting([cache.k, cache.v]) as made:
         rollout.generate(noises, condition)
@@ -62,12 +62,12 @@ def test_sinks_are_turned_once_a_chunk_and_not_once_a_pass():
     assert extra[0] == extra[1] > 0
 
 
-@pytest.mark.parametrize(("text_dim", "packed", "most"), [(0, False, 12), (8, True, 15)])
-def test_a_block_is_at_most_15_kernel_calls(text_dim: int, packed: bool, most: int):
+@pytest.mark.parametrize(("text", "packed", "most"), [(0, False, 12), (8, True, 15)])
+def test_a_block_is_at_most_15_kernel_calls(text: int, packed: bool, most: int):
     """As on a GPU: with a text the three projections must be one product."""
     calls = []
     for num_layers in (2, 3):
-        rollout, condition = steady(dit=dataclasses.replace(DIT, num_layers=num_layers, text_dim=text_dim))
+        rollout, condition = steady(dit=declared(dataclasses.replace(DIT, num_layers=num_layers), text=text))
         if packed:
             rollout.model.pack()
         calls.append(counts(rollout, condition).kernel_calls)

@@ -16,9 +16,9 @@ CHUNKS = 5  # round the ring
 def test_options_change_the_way_and_not_the_stream(options: Options):
     models = random_models(CASE.contract(), device=torch.device("cpu"), dtype=torch.float32)
     plain, other = Subject(CASE, models, Options()), Subject(CASE, models, options)
-    text = plain.condition.text
+    text = plain.condition["text"]
     other.reference.copy_(plain.reference.expand_as(other.reference))
-    other.condition.text.copy_(text.expand_as(other.condition.text))
+    other.condition["text"].copy_(text.expand_as(other.condition["text"]))
     streams = []
     for subject in (plain, other):
         subject.start()

@@ -1,0 +1,70 @@
+"""Conditions: what a model is given besides noised latents. Each is declared once, as a `ConditionSpec` of its config;
+dropout, guidance, batches, plans, converters and the engine loop over these declarations."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from gwm.json_config import JsonConfig
+
+Rate = Literal["tokens", "channels", "frame"]
+Encoder = Literal["text", "image", "linear", "speech"]
+ENCODERS: Mapping[Rate, tuple[Encoder, ...]] = {
+    "tokens": ("text", "image"),
+    "channels": ("linear",),
+    "frame": ("linear", "speech"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConditionSpec(JsonConfig):
+    """One condition of a model.
+
+    Declare outer conditions of guidance before inner ones: with text before voice, text guidance compares text alone
+    with nothing, and voice guidance both with text alone.
+    """
+
+    name: str
+    rate: Rate  # tokens: of the whole clip, by cross-attention; channels: beside the noised ones; frame: a vector each
+    width: int  # numbers of a token, of a latent frame; or channels
+    encoder: Encoder = "linear"  # what comes before the embedding; speech: the frozen speech encoder
+    drop_rate: float = 0.0  # chance that a training sample loses the condition, so that guidance can leave it out
+    names: tuple[str, ...] = ()  # of the numbers of one pixel frame, for callers who set them; (): they have none
+
+    def __post_init__(self) -> None:
+        if self.rate not in get_args(Rate):
+            raise ValueError(f"condition {self.name}: rate={self.rate!r} must be one of {get_args(Rate)}.")
+        if self.encoder not in ENCODERS[self.rate]:
+            raise ValueError(
+                f"condition {self.name}: encoder={self.encoder!r} must be one of {ENCODERS[self.rate]} "
+                f"with rate={self.rate}."
+            )
+        if self.width < 1:
+            raise ValueError(f"condition {self.name}: width={self.width} must be at least 1.")
+        if not 0 <= self.drop_rate < 1:
+            raise ValueError(f"condition {self.name}: drop_rate={self.drop_rate} must be in [0, 1).")
+        if self.names and self.width % len(self.names):
+            raise ValueError(
+                f"condition {self.name}: width={self.width} must be a multiple of {len(self.names)}, the number of "
+                f"names={list(self.names)}: each pixel frame of a latent frame has a number for each name."
+            )
+
+
+def specs_of(declared: Mapping[str, Mapping[str, Any] | None], **widths: int) -> tuple[ConditionSpec, ...]:
+    """Specs in the order in which they act: tokens, channels, frame; within a rate, as declared.
+
+    Args:
+        declared: the fields of each spec by its name, as a config has them; None takes a condition out.
+        widths: of encoders, for specs that leave their width to the rest of the model.
+    """
+    specs = []
+    for name, fields in declared.items():
+        if fields is not None:
+            width = fields.get("width") or widths[fields.get("encoder", "linear")]
+            specs.append(ConditionSpec.from_json({"name": name, **fields, "width": width}))
+    return in_order(specs)
+
+
+def in_order(specs: Iterable[ConditionSpec]) -> tuple[ConditionSpec, ...]:
+    """Specs by rate: tokens, channels, frame."""
+    return tuple(sorted(specs, key=lambda spec: get_args(Rate).index(spec.rate)))
