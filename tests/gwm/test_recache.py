@@ -22,7 +22,7 @@ def test_a_recached_past_is_that_of_its_chunks_under_the_new_prompt(numbers: tup
     model, sizes = tiny_dit(declared(DIT, text=6)), (1, 2, 2)
     old, new = torch.randn(2, 2, 3, 6)
     inputs = [
-        ChunkInputs(number, latents(size), dataclasses.replace(speech(size), text=old))
+        ChunkInputs(number, latents(size), speech(size).with_tokens(text=old))
         for number, size in zip(numbers, sizes, strict=True)
     ]
     past = PastChunks(PATTERN, FAR, num_committed=numbers[-1] + 1)
@@ -31,10 +31,10 @@ def test_a_recached_past_is_that_of_its_chunks_under_the_new_prompt(numbers: tup
     starts = [PATTERN.chunk_start(number) for number in numbers]
     positions = torch.cat([torch.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)])
     mask = clip_mask(5, dataclasses.replace(PATTERN, window_chunks=9), patches=PATCHES, device=torch.device("cpu"))
-    heard = {name: torch.cat([vars(chunk.condition)[name] for chunk in inputs], dim=1) for name in ("agent", "user")}
+    heard = {name: torch.cat([chunk.condition[name] for chunk in inputs], dim=1) for name in ("agent", "user")}
     expected = model(
         torch.cat([chunk.x0 for chunk in inputs], dim=1), torch.zeros(2, 5),
-        dataclasses.replace(inputs[0].condition, **heard, text=new), positions=positions, context=MaskedClip(mask),
+        inputs[0].condition.with_frame(**heard).with_tokens(text=new), positions=positions, context=MaskedClip(mask),
         reference=inputs[0].x0,
     ).keys_values  # fmt: skip
     for layer, pair in enumerate(expected):
@@ -48,7 +48,7 @@ def test_a_recached_stream_stays_where_it_is():
     """Of a window of two chunks only the reference is kept, which says nothing about how long the stream is."""
     model = tiny_dit(declared(DIT, text=6))
     pattern = dataclasses.replace(PATTERN, window_chunks=2)
-    image = ChunkInputs(0, latents(1), dataclasses.replace(speech(1), text=torch.randn(2, 3, 6)))
+    image = ChunkInputs(0, latents(1), speech(1).with_tokens(text=torch.randn(2, 3, 6)))
     past = PastChunks(pattern, FAR, num_committed=6)
     made = recache(model, past, [image], text=torch.randn(2, 3, 6), reference=image.x0)
     assert (made.num_committed, len(made.chunks)) == (6, 1)
