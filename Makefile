@@ -18,12 +18,16 @@ export MALLOC_ARENA_MAX = 1
 RUN := runs/$(NAME)
 STAGES := autoencoder,bidirectional,causal,consistency,dmd,export
 
-.PHONY: help setup setup-dev run character-256 serve bench-gpu test lint clean
+# Of the tests' order, chosen once: another each time, so that no test comes to depend on those before it.
+SEED := $(shell echo $$RANDOM)
+
+.PHONY: help setup setup-dev run character-256 serve bench-gpu test acceptance lint clean
 help:
 	@echo "make run    set up, make data, run every stage at nano scale, evaluate, end with $(RUN)/talk.mp4"
 	@echo "make character-256  a character at 256 x 256, from data to report; for a GPU, resumable"
 	@echo "make serve  talk with the shipped character in a browser"
-	@echo "make test   set up and run every test"
+	@echo "make test   set up and run every test but acceptance"
+	@echo "make acceptance  run the commands of README and docs as they are printed, at nano scale"
 	@echo "make setup  the environment alone: .venv (TORCH_INDEX=https://... for another build of torch)"
 	@echo "make setup-dev  and what tests, linters, Wan checkpoints and the Optuna sweeper need"
 	@echo "make bench-gpu  every case that a GPU is rented for, most wanted first; JSON in serve/results/"
@@ -68,7 +72,13 @@ serve: setup
 	@$(PY) -m serve
 
 test: setup-dev
-	@$(PY) -m pytest
+	@echo "random order; the same again: make test SEED=$(SEED)"
+	@$(PY) -m pytest -n 2 --dist loadfile --random-order --random-order-seed=$(SEED)
+
+# Without such tests there is nothing to run; where they exist, running none is a failure (pytest's exit code 5).
+acceptance: setup-dev
+	@if grep -rq --include='*.py' 'mark\.acceptance' tests; then $(PY) -m pytest -m acceptance; \
+	else echo "no test has the marker acceptance"; fi
 
 lint: setup-dev
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright && PYTHONPATH=. $(VENV)/bin/lint-imports

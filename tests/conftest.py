@@ -1,5 +1,6 @@
 """What must happen before any module of the project is imported, and a fixed seed for every test."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -31,6 +32,12 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: garbage collections look only at what tests make."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
