@@ -1,6 +1,7 @@
 """How a distillation is doing, in numbers that move before the pictures do, and the alarm that stops it."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class CollapseAlarm(L.Callback):
     patience: so many student updates in a row. every: student updates between two copies of a healthy state.
     """
 
-    def __init__(self, *, folder: str, limits: dict[str, tuple[float, float]], patience: int, every: int) -> None:
+    def __init__(self, *, folder: str, limits: Mapping[str, Sequence[int | float]], patience: int, every: int) -> None:
         if min(patience, every) < 1:
             raise ValueError(f"patience={patience} and every={every} must be >= 1: they count student updates.")
         self.good = Path(folder) / "good.ckpt"

@@ -159,6 +159,8 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     own = copy.deepcopy(cfg)
     OmegaConf.set_struct(own, False)
     own.pop("hydra")
+    if "call" in own:  # nothing is trained
+        own.trainer.max_steps = 0
     plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -203,7 +205,7 @@ def inputs(command: Command, cfg: DictConfig) -> set[str]:
     read = consumed(command, cfg)
     if command.script == "train.py":
         read = {key: value for key, value in read.items() if key in ("stage", "data", "call")}
-    return set(below(read, ""))
+    return set(below(read, "")) - {cfg.get("output")}
 
 
 def outputs(command: Command, cfg: DictConfig) -> set[str]:

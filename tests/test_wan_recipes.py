@@ -96,7 +96,7 @@ def run_smaller(command: Command, places: dict[str, str]) -> None:
     if recipe_of(command) == "wan2_1_i2v_14b":
         smaller.append(f"model.conditions.image.width={TEXT}")
     if recipe_of(command) == "wan2_2_ti2v_5b" and stage in ("dmd", "long"):
-        smaller += ["stage.lora.student.rank=2", "stage.lora.critic.rank=2"]
+        smaller += ["published.lora.student.rank=2", "published.lora.critic.rank=2"]
     run_train(composed("train", [text.replace("runs/tiny", places["RUNS"]) for text in [*given, *smaller]]))
 
 

@@ -21,11 +21,15 @@ from train.work import WorkBuilder
 
 log = logging.getLogger(__name__)
 
-_KNOWN: dict[tuple[Any, ...], Needs] = {}
 NOWHERE = "planned"  # no folder has this name: the plan is of the configured model, not of one that lies around
 
 
-def stage_plans(recipe: str, stage: str, *, devices: Sequence[int], device_flops: float) -> dict[str, Any] | None:
+Known = dict[tuple[Any, ...], Needs]  # what was counted already, by the description of the work
+
+
+def stage_plans(
+    recipe: str, stage: str, *, devices: Sequence[int], device_flops: float, known: Known
+) -> dict[str, Any] | None:
     """Plans of one stage by number of devices; None of a stage that trains nothing. Needs an initialised Hydra."""
     options = [f"stage={stage}", f"experiment={recipe}", f"base={NOWHERE}", f"name={NOWHERE}"]
     cfg = compose("train", options, return_hydra_config=True)
@@ -35,7 +39,7 @@ def stage_plans(recipe: str, stage: str, *, devices: Sequence[int], device_flops
     work = instantiate(cfg.work, _convert_="all")
     how: dict[str, Any] = {name: cfg.planner[name] for name in ("batch_size", "device_batch", "precision", "sharded")}
     how |= {"whole_weights": cfg.planner.whole_weights, "checkpointed": cfg.planner.checkpointed}
-    counted = _needs(work["build"], OmegaConf.to_yaml(cfg.work.build, resolve=True), how)
+    counted = _needs(work["build"], OmegaConf.to_yaml(cfg.work.build, resolve=True), how, known)
     flops = cfg.planner.utilization * device_flops
     made = {
         count: plan(work["build"], work["optimizer"], devices=count, device_flops=flops, counted=counted, **how)
@@ -49,12 +53,12 @@ def stage_plans(recipe: str, stage: str, *, devices: Sequence[int], device_flops
     return {"batch_size": how["batch_size"], "updates": cfg.trainer.max_steps, "devices": rows}
 
 
-def _needs(build: WorkBuilder, described: str, how: Mapping[str, Any]) -> Needs:
+def _needs(build: WorkBuilder, described: str, how: Mapping[str, Any], known: Known) -> Needs:
     """Of stages whose work is the same, such as dmd and long, that of the first."""
     key = described, how["device_batch"], how["precision"], how["checkpointed"]
-    if key not in _KNOWN:
-        _KNOWN[key] = needs(build, at_once=key[1], precision=key[2], checkpointed=key[3])
-    return _KNOWN[key]
+    if key not in known:
+        known[key] = needs(build, at_once=key[1], precision=key[2], checkpointed=key[3])
+    return known[key]
 
 
 def _updates(cfg: DictConfig) -> float:
@@ -67,9 +71,9 @@ def main(cfg: DictConfig) -> None:
     own = HydraConfig.instance().cfg
     for recipe in cfg.recipes:
         stages = compose("train", ["stage=causal", f"experiment={recipe}", f"base={NOWHERE}"]).recipe.stages
-        found = {}
+        found, known = {}, Known()
         for stage in stages:
-            row = stage_plans(recipe, stage, devices=cfg.devices, device_flops=cfg.device_flops)
+            row = stage_plans(recipe, stage, devices=cfg.devices, device_flops=cfg.device_flops, known=known)
             if row is not None:
                 found[stage] = row
                 log.info("%s, stage=%s: %.1f GB a device of %d", recipe, stage, _gigabytes(row), cfg.devices[-1])
