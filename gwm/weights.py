@@ -44,6 +44,12 @@ def save_weights(
     write_json(folder / "config.json", header)
 
 
+def update_header(folder: Path, **facts: Any) -> None:
+    """Change what lies beside the weights that `save_weights` wrote."""
+    path = folder / "config.json"
+    write_json(path, {**json.loads(path.read_text()), **facts})
+
+
 def is_written_here(folder: Path) -> bool:
     """Whether `save_weights` wrote the folder: its `config.json` says so."""
     path = folder / "config.json"

@@ -7,7 +7,7 @@ the opening that was meant; its ceiling is the same measure on the renders thems
 import json
 import logging
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from torch import nn
@@ -20,13 +20,20 @@ from data.storage import Location
 from gwm.autoencoder import autoencoder_config
 from gwm.contract import Contract
 from gwm.lora import merged
+from gwm.metrics.identity import share, stranger_similarity
 from gwm.metrics.judge import Judge, means
 from gwm.metrics.lip_sync import moves
+from gwm.metrics.statistics import standard_error
 from gwm.no_text import save_no_text
-from gwm.weights import save_weights, write_json
+from gwm.weights import save_weights, update_header, write_json
 from train.generate import Played
 
 log = logging.getLogger(__name__)
+
+RULED = ("lip_sync", "motion", "identity")  # measures that gates rule
+OF_BEFORE = "_of_before"
+SURE = 1.96  # standard errors on both sides of a mean: 95 %
+OUTCOMES = {"failed": "failed", "undecided": "is undecided on so few people", "unmeasured": "was not measured"}
 
 
 @runtime_checkable
@@ -57,8 +64,8 @@ def held_out(shards: Location, resolution: int, count: int) -> list[Clip]:
 
 
 def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: int) -> dict[str, float]:
-    """Means over clips of what a stage made of them, and the standard error of the lip-sync's: it differs much between
-    clips of seconds, and a few of them tell little."""
+    """Means over clips of what a stage made of them, and the standard errors of those that gates rule, person by
+    person: they differ much between people, and a few clips tell little."""
     rows = []
     for frames, clip, start in zip(played[0], clips, played[1], strict=True):
         part = slice(start, start + len(frames))
@@ -70,9 +77,12 @@ def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: in
             chunk_frames=chunk_frames,
         )
         rows.append(row)
-    synced = [row["lip_sync"] for row in rows if "lip_sync" in row]
-    error = {"lip_sync_error": float(np.std(synced, ddof=1) / len(synced) ** 0.5)} if len(synced) > 1 else {}
-    return means(rows) | error
+    found, people = means(rows), [str(clip.info["identity"]) for clip in clips]
+    for name in RULED:
+        error = standard_error(np.array([row.get(name, np.nan) for row in rows]), people)
+        if np.isfinite(error):
+            found[f"{name}_error"] = error
+    return found
 
 
 def border_frames(facts: dict[str, Any], num_frames: int) -> int:
@@ -88,7 +98,8 @@ def border_frames(facts: dict[str, Any], num_frames: int) -> int:
 def judge_stage(
     stage: Stage, model: nn.Module, facts: dict[str, Any], data: Any, *, clips: int, batch_size: int
 ) -> dict[str, Any]:
-    """Means of a model, ceilings on renders, and what of its lip-sync is left with swapped voices."""
+    """Means of a model with their errors, ceilings on renders, the floor of identity on other people, the shares
+    between, and what of its lip-sync is left with swapped voices."""
     chosen = held_out(data.shards, data.resolution, clips)
     if not chosen:
         return {"clips": 0}
@@ -98,45 +109,102 @@ def judge_stage(
     renders = [clip.frames[s : s + len(f)] for f, s, clip in zip(*played, chosen, strict=True)]
     gate: dict[str, Any] = {"clips": len(chosen), **measure(judge, played, chosen, **chunk)}
     ceiling = measure(judge, (renders, played[1]), chosen, **chunk)
-    gate |= {f"{name}_ceiling": ceiling[name] for name in ("lip_sync", "border_flicker")}
-    gate["lip_sync_of_ceiling"] = gate["lip_sync"] / max(ceiling["lip_sync"], 1e-6)
+    gate |= {f"{name}_ceiling": ceiling[name] for name in ("lip_sync", "border_flicker", "identity") if name in ceiling}
+    if judge.embedding is not None:
+        faces = {str(clip.info["identity"]): clip.reference for clip in chosen}
+        gate["identity_floor"] = stranger_similarity(faces, judge.embedding)
+    gate |= shares(gate)
     if stage.hears:
         swapped = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=True)
         gate["lip_sync_swapped"] = measure(judge, swapped, chosen, **chunk)["lip_sync"]
     return gate | ({"skipped": judge.skipped} if judge.skipped else {})
 
 
-def failures(gate: dict[str, Any], least: dict[str, float], before: dict[str, Any]) -> list[str]:
-    """What a gate misses: `least` holds minima, as numbers or, for names ending in _of_before, as shares of the gate
-    of the stage before. A lip-sync of which swapped voices leave more than half was never there."""
-    missed = []
-    if "lip_sync_swapped" in gate and gate["lip_sync_swapped"] > gate["lip_sync"] / 2:
-        rule = f"must be <= {gate['lip_sync'] / 2:.3f}, half of it with the own voice"
-        missed.append(f"lip_sync_swapped={gate['lip_sync_swapped']:.3f} {rule}")
-    for name, minimum in least.items():
-        measure_name = name.removesuffix("_of_before")
-        value = gate.get(measure_name)
-        if measure_name != name:
-            minimum = minimum * before.get(measure_name, 0.0)
-        if value is not None and value < minimum:
-            error = gate.get(f"{measure_name}_error")
-            spread = "" if error is None else f" +- {error:.3f}"
-            missed.append(f"{measure_name}={value:.3f}{spread} must be >= {minimum:.3f}")
-    return missed
+def shares(gate: dict[str, Any]) -> dict[str, float]:
+    """Lip-sync from 0, and identity from another person, to the renders', with their errors."""
+    made = {}
+    for name, called in (("lip_sync", "lip_sync_of_ceiling"), ("identity", "identity_share")):
+        floor, ceiling = gate.get(f"{name}_floor", 0.0 if name == "lip_sync" else None), gate.get(f"{name}_ceiling")
+        if name not in gate or floor is None or ceiling is None or not ceiling > floor:
+            continue
+        made[called] = share(gate[name], floor=floor, ceiling=ceiling)
+        if f"{name}_error" in gate:
+            made[f"{called}_error"] = gate[f"{name}_error"] / (ceiling - floor)
+    return made
+
+
+class Rule(NamedTuple):
+    """What a gate demands, against what was found; kept where `margin` >= 0."""
+
+    text: str
+    margin: float
+    error: float  # standard error of the margin; 0: unknown
+
+    @property
+    def failed(self) -> bool:
+        return not self.margin + SURE * self.error >= 0  # also where it is not a number
+
+    @property
+    def undecided(self) -> bool:
+        return self.error > 0 and abs(self.margin) <= SURE * self.error
+
+
+def rules(gate: dict[str, Any], least: dict[str, float], before: dict[str, Any]) -> list[Rule]:
+    """`least` holds minima, as numbers or, for names ending in _of_before, as shares of the gate of the stage before;
+    those that were not measured are in `unmeasured`. A lip-sync of which swapped voices leave more than half was never
+    there."""
+    found = []
+    if "lip_sync_swapped" in gate:
+        limit = gate["lip_sync"] / 2
+        text = f"lip_sync_swapped={gate['lip_sync_swapped']:.3f} must be <= {limit:.3f}, half of it with the own voice"
+        found.append(Rule(text, limit - gate["lip_sync_swapped"], 0.0))
+    for name in set(least) - set(unmeasured(gate, least, before)):
+        measured, of_before = name.removesuffix(OF_BEFORE), name.endswith(OF_BEFORE)
+        value, error = gate[measured], gate.get(f"{measured}_error", 0.0)
+        minimum = least[name] * (before[measured] if of_before else 1.0)
+        both = float(np.hypot(error, least[name] * before.get(f"{measured}_error", 0.0) if of_before else 0.0))
+        spread = f" +- {error:.3f}" if error else ""
+        found.append(Rule(f"{measured}={value:.3f}{spread} must be >= {minimum:.3f}", value - minimum, both))
+    return sorted(found)
+
+
+def unmeasured(gate: dict[str, Any], least: dict[str, float], before: dict[str, Any]) -> list[str]:
+    """Rules of `least` without a number here, or in the gate of the stage before."""
+    names = {name: name.removesuffix(OF_BEFORE) for name in least}
+    return sorted(
+        rule for rule, name in names.items() if name not in gate or (rule.endswith(OF_BEFORE) and name not in before)
+    )
+
+
+def verdict(gate: dict[str, Any], least: dict[str, float], before: dict[str, Any]) -> dict[str, list[str]]:
+    """What is missed for sure; what is undecided, as its 95 % interval holds the minimum; what was not measured."""
+    found = rules(gate, least, before)
+    return {
+        "failed": [rule.text for rule in found if rule.failed],
+        "undecided": [rule.text for rule in found if rule.undecided],
+        "unmeasured": unmeasured(gate, least, before),
+    }
+
+
+def earlier_gate(before: str | None) -> dict[str, Any]:
+    """The gate of the stage before; empty where there is none, as of a published checkpoint."""
+    path = Path(before or "", "gate.json")
+    return json.loads(path.read_text()) if before and path.is_file() else {}
 
 
 def finish(
     stage: Stage, data: Any, output: Path, *, clips: int, batch_size: int, least: dict[str, float], before: str | None
 ) -> None:
-    """Save what the next stage starts from, with its gate; a failed gate is a warning here and in the next stage."""
+    """Save what the next stage starts from, then judge it and keep the gate beside it. A failed gate is a warning here
+    and in the next stage; an error while judging leaves the weights, with an empty gate."""
     model, facts = stage.weights()
-    model = merged(model).eval()
-    gate = judge_stage(stage, model, facts, data, clips=clips, batch_size=batch_size)
-    earlier = json.loads(Path(before, "gate.json").read_text()) if before else {}
-    gate["failed"] = failures(gate, least, earlier)
+    model, folder = merged(model).eval(), output / "weights"
     if isinstance(data, LatentData) and data.no_text is not None:
-        save_no_text(output / "weights", data.no_text)
-    save_weights(output / "weights", model.state_dict(), gate=gate, **facts)
+        save_no_text(folder, data.no_text)
+    save_weights(folder, model.state_dict(), gate={}, **facts)
+    gate = judge_stage(stage, model, facts, data, clips=clips, batch_size=batch_size)
+    gate |= verdict(gate, least, earlier_gate(before))
+    update_header(folder, gate=gate)
     report_gate(output, gate)
 
 
@@ -145,5 +213,6 @@ def report_gate(output: Path, gate: dict[str, Any]) -> None:
     write_json(output / "gate.json", gate)
     shown = "  ".join(f"{k}={v:.3g}" for k, v in gate.items() if isinstance(v, int | float))
     log.info("gate of %s: %s", output, shown)
-    if gate["failed"]:
-        log.warning("gate of %s failed: %s", output, "; ".join(gate["failed"]))
+    for outcome, words in OUTCOMES.items():
+        if gate.get(outcome):
+            log.warning("gate of %s %s: %s", output, words, "; ".join(gate[outcome]))

@@ -17,8 +17,8 @@ from data.voices import STRIDE, VoiceBatch, VoiceData
 from gwm.condition.speech import SpeechEncoder
 from gwm.config import AudioConfig
 from gwm.metrics.lip_sync import correlation, moves
-from gwm.weights import save_weights
-from train.gate import failures, report_gate
+from gwm.weights import save_weights, update_header
+from train.gate import report_gate, verdict
 from train.trainee import Trainee
 
 
@@ -64,13 +64,14 @@ def judge_speech(model: VisemeClassifier, voices: VoiceBatch) -> dict[str, Any]:
     heard, meant = model(voices.windows).softmax(dim=-1), voices.visemes
     pairs = [(jaw(h), jaw(m)) for h, m in zip(heard, meant, strict=True)]
     scores = [correlation(h, m) for h, m in pairs if moves(m)]
-    return {"clips": len(scores), "jaw": float(np.mean(scores))}
+    return {"clips": len(scores), **({"jaw": float(np.mean(scores))} if scores else {})}
 
 
 def finish_speech(stage: SpeechStage, data: VoiceData, output: Path, *, clips: int, least: dict[str, float]) -> None:
-    """Save the encoder with its gate."""
-    model = stage.network.trained.eval()
+    """Save the encoder, then judge it and keep the gate beside it."""
+    model, folder = stage.network.trained.eval(), output / "weights"
+    save_weights(folder, model.encoder.state_dict(), kind="speech", config=stage.audio.to_json(), gate={})
     gate = judge_speech(model, data.held_out(clips))
-    gate["failed"] = failures(gate, least, {})
-    save_weights(output / "weights", model.encoder.state_dict(), kind="speech", config=stage.audio.to_json(), gate=gate)
+    gate |= verdict(gate, least, {})
+    update_header(folder, gate=gate)
     report_gate(output, gate)

@@ -15,8 +15,8 @@ from data.mouths import Mouth, MouthBatch, MouthData
 from gwm.config import AudioConfig
 from gwm.metrics.statistics import auc
 from gwm.metrics.sync_net import KIND, MAX_LAG, SyncNet, embeddings, lag_distance, sync_score
-from gwm.weights import save_weights
-from train.gate import failures, report_gate
+from gwm.weights import save_weights, update_header
+from train.gate import report_gate, verdict
 from train.trainee import Trainee
 
 TEMPERATURE = 0.07
@@ -87,9 +87,10 @@ def judge_sync(net: SyncNet, mouths: list[Mouth]) -> dict[str, int | float]:
 
 
 def finish_sync(stage: SyncStage, data: MouthData, output: Path, *, split: str, least: dict[str, float]) -> None:
-    """Save the network with its gate."""
-    net = stage.network.trained.eval()
+    """Save the network, then judge it and keep the gate beside it."""
+    net, folder = stage.network.trained.eval(), output / "weights"
+    save_weights(folder, net.state_dict(), kind=KIND, config=net.audio.to_json(), gate={})
     gate: dict[str, Any] = judge_sync(net, data.held_out(split))
-    gate["failed"] = failures(gate, least, {})
-    save_weights(output / "weights", net.state_dict(), kind=KIND, config=net.audio.to_json(), gate=gate)
+    gate |= verdict(gate, least, {})
+    update_header(folder, gate=gate)
     report_gate(output, gate)
