@@ -36,6 +36,7 @@ from evaluate.sections import (
 )
 from evaluate.speed import measure_speed
 from evaluate.summary import compare, numbers
+from gwm.metrics.identity import stranger_similarity
 from gwm.metrics.judge import Judge
 from gwm.metrics.sync_net import KIND
 from gwm.outputs import check_output
@@ -98,7 +99,17 @@ def measured(folder: Path, cases: list[Case], judge: Judge, cfg: DictConfig) -> 
     results = examined(artifact, cases, judge, work, seed=cfg.seed, seeds=cfg.seeds)
     series = held(artifact, cases, judge, work / "long.npz", cfg)
     series_of = {"long_series": {name: values.tolist() for name, values in series.items()}}
-    return {"artifact": str(folder), **numbers(results), "long": drifts(series), **series_of}, results, series
+    facts = {"long": drifts(series), "floor": floors(cases, judge)}
+    return {"artifact": str(folder), **numbers(results), **facts, **series_of}, results, series
+
+
+def floors(cases: Sequence[Case], judge: Judge) -> dict[str, float]:
+    """What measures have on unrelated data: identity, between different people. Nothing where it cannot be measured."""
+    if judge.embedding is None:
+        return {}
+    references = {case.person: case.reference for case in cases if case.mouth is not None}
+    found = stranger_similarity(references, judge.embedding)
+    return {"identity": found} if np.isfinite(found) else {}
 
 
 def summary_line(report: dict[str, Any], found: Sequence[Verdict]) -> str:

@@ -94,6 +94,11 @@ class Clip:
         return self.truth.actions[:, [index(name) for name in names]]
 
     @property
+    def person(self) -> str:
+        """Who is in it; of footage whose people are not known, somebody else in every clip."""
+        return str(self.info.get("identity", self.key))
+
+    @property
     def voices(self) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
         """Agent and user as a server would hear them: silence where nothing is known."""
         silence = np.zeros(len(self.frames) * SAMPLES_PER_FRAME, np.float32)

@@ -25,6 +25,7 @@ class Case:
 
     key: str
     style: str
+    person: str
     reference: UInt8[np.ndarray, "h w 3"]
     render: UInt8[np.ndarray, "f h w 3"]
     mouth: Float[np.ndarray, " f"] | None  # the opening that was meant; None where nobody knows it
@@ -55,6 +56,7 @@ def case_of(clip: Clip) -> Case:
     return Case(
         key=clip.key,
         style=clip.info["style"],
+        person=clip.person,
         reference=clip.reference.copy(),  # a decoded picture is read-only, which torch warns about
         render=clip.frames,
         mouth=clip.mouth if measured else None,

@@ -31,6 +31,7 @@ class Result:
 
     key: str
     style: str
+    person: str  # whose clips are no independent measurements
     rows: dict[str, dict[str, float]]  # metrics by name
     curves: dict[str, dict[str, Float[np.ndarray, " f"]]]  # by name
     features: dict[str, dict[str, Float[np.ndarray, "k c"]]]  # picture, motion; empty without the backbone
@@ -38,7 +39,7 @@ class Result:
 
     def save(self, path: Path) -> None:
         """Write whole or not at all."""
-        facts = json.dumps({"key": self.key, "style": self.style, "rows": self.rows})
+        facts = json.dumps({"key": self.key, "style": self.style, "person": self.person, "rows": self.rows})
         arrays: dict[str, np.ndarray] = {"facts": np.array(facts), "frames": self.frames}
         for kind, sides in (("curves", self.curves), ("features", self.features)):
             arrays |= {f"{kind}/{side}/{name}": v for side, part in sides.items() for name, v in part.items()}
@@ -126,7 +127,8 @@ def examine(
         for side, value in control.items():
             if np.isfinite(value):
                 rows[side]["user_response_shuffled"] = value
-    return Result(key=case.key, style=case.style, rows=rows, curves=curves, features=features, frames=frames)
+    facts = {"key": case.key, "style": case.style, "person": case.person}
+    return Result(**facts, rows=rows, curves=curves, features=features, frames=frames)
 
 
 def over_time(frames: UInt8[np.ndarray, "f h w 3"]) -> dict[str, Float[np.ndarray, " f"]]:

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import numpy as np
 
 from evaluate.summary import LEAST_PAIRS
+from gwm.metrics.identity import share as share_of
 
-Of = Literal["mean", "median", "ceiling", "chance"]
+Of = Literal["mean", "median", "share", "chance"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +18,8 @@ class Gate:
 
     measure: of clips, or of a long stream as `endless.drifts` names it.
     of: what the bounds are for. mean: of all clips; median: of all clips, where one that was misread must not decide;
-        ceiling: the mean as a share of the renders'; chance: the mean's 95 % interval must hold 0, and needs no bound.
+        share: the mean's way from the floor (0 where the report has none) to the renders', the ceiling;
+        chance: the mean's 95 % interval must hold 0, and needs no bound.
     """
 
     measure: str
@@ -31,45 +33,51 @@ class Gate:
         if self.of == "chance":
             return "not told from 0"
         sides = [f"{sign} {bound:g}" for sign, bound in ((">=", self.least), ("<=", self.most)) if bound is not None]
-        return " and ".join(sides) + (" of the ceiling" if self.of == "ceiling" else "")
+        return " and ".join(sides) + (" of the way to the ceiling" if self.of == "share" else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """A gate and what was found. None: not measured; the ceiling is the same measure on renders."""
+    """A gate and what was found. None: not measured; the ceiling is the same measure on renders, the floor on unrelated
+    data."""
 
     measure: str
     asked: str
     number: float | None
+    floor: float | None
     ceiling: float | None
-    share: float | None  # of the ceiling, where the rule is about that
+    share: float | None  # of the way from floor to ceiling, where the rule is about that
     reached: bool | None  # None: no rule, not measured, or on too few clips to tell chance
 
     def __str__(self) -> str:
-        share = "" if self.share is None else f" ({self.share:.2f} of the ceiling)"
+        share = "" if self.share is None else f" ({self.share:.2f} of the way to the ceiling)"
         return f"{self.measure}={self.number:.3g}{share}, asked {self.asked}"
 
 
 def verdicts(gates: Sequence[Gate], report: Mapping[str, Any]) -> list[Verdict]:
-    """Every gate against `report`, as `summary.numbers` makes it, with `long` of `endless.drifts`."""
+    """Every gate against `report`: what `summary.numbers` makes, with `long` of `endless.drifts` and each `floor`."""
     return [_verdict(gate, report) for gate in gates]
 
 
 def _verdict(gate: Gate, report: Mapping[str, Any]) -> Verdict:
     number, ceiling = _number(gate, report, "model"), _number(gate, report, "renders")
-    share = number / ceiling if gate.of == "ceiling" and number is not None and ceiling else None
+    floor = report["floor"].get(gate.measure)
+    share = None
+    if gate.of == "share" and number is not None and ceiling:
+        share = share_of(number, floor=floor or 0.0, ceiling=ceiling)
     facts: dict[str, Any] = {
         "measure": gate.measure,
         "asked": gate.asked,
         "number": number,
+        "floor": floor,
         "ceiling": ceiling,
         "share": share,
     }
-    judged = share if gate.of == "ceiling" else number
+    judged = share if gate.of == "share" else number
     if gate.of == "chance" and number is not None:
         interval = report["intervals"]["model"][gate.measure]
         holds = bool(interval["low"] <= 0 <= interval["high"])
-        return Verdict(**facts, reached=holds if interval["count"] >= LEAST_PAIRS else None)
+        return Verdict(**facts, reached=holds if interval["groups"] >= LEAST_PAIRS else None)
     if judged is None or not gate.asked:
         return Verdict(**facts, reached=None)
     low, high = (-np.inf if gate.least is None else gate.least), (np.inf if gate.most is None else gate.most)

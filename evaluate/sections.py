@@ -28,9 +28,11 @@ def metrics_table(report: Mapping[str, Any]) -> Table:
     for name, got in report["intervals"]["model"].items():
         ceiling = report["renders"].get(name)
         rows.append([name, got["mean"], got["low"], got["high"], ceiling, got["count"]])
-    rows += [[name, value, None, None, 0.0, report["clips"]] for name, value in report["frechet"].items()]
+    floors = report["frechet_floor"]
+    rows += [[name, value, None, None, floors.get(name), report["clips"]] for name, value in report["frechet"].items()]
     columns = ["metric", "model", "95 % from", "to", "renders", "clips"]
-    note = "".join(f"{metric} skipped: {command}. " for metric, command in report["skipped"].items())
+    note = "Intervals: people resampled, with all their clips. Frechet distances of renders: of two halves of them. "
+    note += "".join(f"{metric} skipped: {command}. " for metric, command in report["skipped"].items())
     if report["sync_network"]:
         areas = "AUC {auc:.3f} by clips of {clips} unseen people, {auc_window:.3f} by windows of 0.2 s"
         note += f"The network of sync_* tells matched from shifted sound: {areas.format(**report['sync_network'])}."
@@ -38,9 +40,10 @@ def metrics_table(report: Mapping[str, Any]) -> Table:
 
 
 def gates_table(found: Sequence[Verdict]) -> Table:
-    columns = ["measure", "asked", "reached", "number", "ceiling", "share of it"]
-    rows = [[v.measure, v.asked or "-", v.reached, v.number, v.ceiling, v.share] for v in found]
-    note = "Ceiling: the same measure on the renders. A dash: not measured in this suite, or nothing is asked."
+    columns = ["measure", "asked", "reached", "number", "floor", "ceiling", "share"]
+    rows = [[v.measure, v.asked or "-", v.reached, v.number, v.floor, v.ceiling, v.share] for v in found]
+    note = "Ceiling: the same measure on the renders. Floor: on unrelated data, such as another person's picture; 0 "
+    note += "where none is named. Share: the way from floor to ceiling. A dash: not measured here, or nothing is asked."
     return Table(title="What a character must reach", columns=columns, rows=rows, note=note)
 
 
@@ -60,7 +63,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def comparison_table(differences: Sequence[Difference], name: str) -> Table:
-    note = "Interval: 95 % of the mean difference, clips resampled in pairs. Not told: chance, or too few clips."
+    note = "Interval: 95 % of the mean difference, people resampled. Not told: chance, or too few people."
     columns = [field.name for field in fields(Difference)]
     return Table(title=f"Against {name}", columns=columns, rows=[list(astuple(row)) for row in differences], note=note)
 

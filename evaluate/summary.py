@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from evaluate.examine import SIDES, Result
-from gwm.metrics.frechet import frechet
+from gwm.metrics.frechet import LEAST_VECTORS, frechet
 from gwm.metrics.statistics import Interval, bootstrap
 
 Goal = Literal["more", "less", "zero", "render"]  # render: the render's own value is the best one
@@ -37,12 +37,13 @@ GOALS: dict[str, Goal] = {
     "border_flicker": "render",
     "seed_diversity": "more",
 }
-LEAST_PAIRS = 5  # clips below which nothing is called better, worse, or chance
+FRECHETS = {"picture": "frechet_alexnet", "motion": "frechet_motion_alexnet"}  # features and names of distances
+LEAST_PAIRS = 5  # people below which nothing is called better, worse, or chance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """A metric of two models on the same clips; interval of the mean difference, 95 %, clips resampled in pairs."""
+    """A metric of two models on the same clips; 95 % interval of the mean difference, people resampled."""
 
     metric: str
     model: float
@@ -59,6 +60,11 @@ def column(results: Sequence[Result], side: str, metric: str) -> Float[np.ndarra
     return np.array([result.rows[side].get(metric, np.nan) for result in results])
 
 
+def people(results: Sequence[Result]) -> list[str]:
+    """Whom every clip shows."""
+    return [result.person for result in results]
+
+
 def metric_names(results: Sequence[Result]) -> list[str]:
     """Metrics that some clip has, in the order of GOALS."""
     found = {name for result in results for row in result.rows.values() for name in row}
@@ -68,20 +74,38 @@ def metric_names(results: Sequence[Result]) -> list[str]:
 def intervals(results: Sequence[Result]) -> dict[str, dict[str, Interval]]:
     """Mean and interval of every metric, of model and renders."""
     names = metric_names(results)
-    table = {side: {name: bootstrap(column(results, side, name)) for name in names} for side in SIDES}
+    table = {side: {name: bootstrap(column(results, side, name), people(results)) for name in names} for side in SIDES}
     return {side: {name: got for name, got in row.items() if got.count} for side, row in table.items()}
 
 
 def frechets(results: Sequence[Result]) -> dict[str, float]:
     """Frechet distances of the model's pictures and motion from the renders' of the same clips."""
-    names = {"picture": "frechet_alexnet", "motion": "frechet_motion_alexnet"}
     usable = [result for result in results if result.features["model"]]
     if not usable:
         return {}
     sides = {
-        kind: [np.concatenate([result.features[side][kind] for result in usable]) for side in SIDES] for kind in names
+        kind: [np.concatenate([result.features[side][kind] for result in usable]) for side in SIDES]
+        for kind in FRECHETS
     }
-    return {names[kind]: frechet(model, renders) for kind, (model, renders) in sides.items()}
+    return {FRECHETS[kind]: frechet(model, renders) for kind, (model, renders) in sides.items()}
+
+
+def frechet_floors(results: Sequence[Result]) -> dict[str, float]:
+    """What two halves of the renders, of different people, are apart: no model can be told from them below that.
+    Nothing with too few clips for two halves."""
+    usable = [result for result in results if result.features["model"]]
+    halves: list[list[Result]] = [[], []]
+    number = {person: k for k, person in enumerate(sorted(set(people(usable))))}
+    for result in usable:
+        halves[number[result.person] % 2].append(result)
+    if not all(halves):
+        return {}
+    floors = {}
+    for kind, name in FRECHETS.items():
+        first, second = (np.concatenate([r.features["renders"][kind] for r in half]) for half in halves)
+        if min(len(first), len(second)) >= LEAST_VECTORS:
+            floors[name] = frechet(first, second)
+    return floors
 
 
 def numbers(results: Sequence[Result]) -> dict[str, Any]:
@@ -92,6 +116,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         **{side: {name: got.mean for name, got in table[side].items()} for side in SIDES},
         "intervals": {side: {name: asdict(got) for name, got in table[side].items()} for side in SIDES},
         "frechet": frechets(results),
+        "frechet_floor": frechet_floors(results),
         "rows": {result.key: result.rows for result in results},
     }
 
@@ -120,10 +145,12 @@ def _difference(name: str, results: Sequence[Result], baseline: Sequence[Result]
     both = np.isfinite(model) & np.isfinite(other)
     if not both.any():
         return None
-    got = bootstrap((model - other)[both])
+    who = people(results)
+    got = bootstrap(np.where(both, model - other, np.nan), who)
     renders = np.nan_to_num(column(results, "renders", name))  # seeds have no render: the goal is not "render" then
-    gain = bootstrap((merit(model, renders, GOALS[name]) - merit(other, renders, GOALS[name]))[both])
-    told = gain.count >= LEAST_PAIRS and (gain.low > 0 or gain.high < 0)
+    merits = [merit(side, renders, GOALS[name]) for side in (model, other)]
+    gain = bootstrap(np.where(both, merits[0] - merits[1], np.nan), who)
+    told = gain.groups >= LEAST_PAIRS and (gain.low > 0 or gain.high < 0)
     return Difference(
         metric=name,
         model=float(model[both].mean()),

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -22,8 +22,10 @@ from data.storage import Location
 from gwm.autoencoder import autoencoder_config
 from gwm.contract import Contract
 from gwm.lora import merged
+from gwm.metrics.identity import share, stranger_similarity
 from gwm.metrics.judge import Judge, Voices, means
 from gwm.metrics.lip_sync import moves
+from gwm.metrics.statistics import standard_error
 from gwm.no_text import save_no_text
 from gwm.weights import save_weights, write_gate, write_json
 from train.generate import Played
@@ -31,9 +33,13 @@ from train.generate import Played
 log = logging.getLogger(__name__)
 
 MESH_STYLE = "anny"  # the rendered style whose faces the face mesh sees
-DEMANDED = ("lip_sync", "lip_sync_of_ceiling", "motion", "identity")  # what the gates of configs/stage are about
-WITH_CEILING = ("lip_sync", "border_flicker", "sync_confidence")
+DEMANDED = ("lip_sync", "lip_sync_of_ceiling", "motion", "identity_share")  # what the gates of configs/stage are about
+WITH_CEILING = ("lip_sync", "border_flicker", "sync_confidence", "identity")
 SYNC = Path("weights/sync")  # the network that judges lip-sync where no truth is known
+RULED = ("lip_sync", "motion", "identity")  # measures that gates rule
+OF_BEFORE = "_of_before"
+SURE = 1.96  # standard errors on both sides of a mean: 95 %
+OUTCOMES = {"failed": "failed", "undecided": "is undecided on so few people", "not_measured": "was not measured"}
 NOT_JUDGED = "not judged: the stage was stopped after its weights were saved; run the same command again"
 
 
@@ -68,8 +74,8 @@ def held_out(shards: Location, resolution: int, count: int) -> list[Clip]:
 
 
 def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: int) -> dict[str, float]:
-    """Means over clips of what a stage made of them, and the standard error of the lip-sync's: it differs much between
-    clips of seconds, and a few of them tell little."""
+    """Means over clips of what a stage made of them, and the standard errors of those that gates rule, person by
+    person: they differ much between people, and a few clips tell little."""
     rows = []
     for frames, clip, start in zip(played[0], clips, played[1], strict=True):
         part = slice(start, start + len(frames))
@@ -88,9 +94,12 @@ def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: in
             else None,
         )
         rows.append(row)
-    synced = [row["lip_sync"] for row in rows if "lip_sync" in row]
-    error = {"lip_sync_error": float(np.std(synced, ddof=1) / len(synced) ** 0.5)} if len(synced) > 1 else {}
-    return means(rows) | error
+    found, people = means(rows), [clip.person for clip in clips]
+    for name in RULED:
+        error = standard_error(np.array([row.get(name, np.nan) for row in rows]), people)
+        if np.isfinite(error):
+            found[f"{name}_error"] = error
+    return found
 
 
 def border_frames(facts: dict[str, Any], num_frames: int) -> int:
@@ -106,7 +115,8 @@ def border_frames(facts: dict[str, Any], num_frames: int) -> int:
 def judge_stage(
     stage: Stage, model: nn.Module, facts: dict[str, Any], data: Any, *, clips: int, batch_size: int
 ) -> dict[str, Any]:
-    """Means of a model, ceilings on the clips themselves, and what of its lip-sync is left with swapped voices.
+    """Means of a model with their errors, ceilings on the clips themselves, the floor of identity on other people, the
+    shares between, and what of its lip-sync is left with swapped voices.
 
     `not_measured` names what a gate can demand and these clips cannot show: nothing is known of it. On footage nobody
     knows where the mouth should be; a network judges there whether it follows the voice.
@@ -122,8 +132,10 @@ def judge_stage(
     gate: dict[str, Any] = {"clips": len(chosen), **measure(judge, played, chosen, **chunk)}
     ceiling = measure(judge, (renders, played[1]), chosen, **chunk)
     gate |= {f"{name}_ceiling": ceiling[name] for name in WITH_CEILING if name in ceiling}
-    if "lip_sync" in gate:
-        gate["lip_sync_of_ceiling"] = gate["lip_sync"] / max(ceiling["lip_sync"], 1e-6)
+    if judge.embedding is not None:
+        faces = {clip.person: clip.reference for clip in chosen}
+        gate["identity_floor"] = stranger_similarity(faces, judge.embedding)
+    gate |= shares(gate)
     if stage.hears and "lip_sync" in gate:
         swapped = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=True)
         gate["lip_sync_swapped"] = measure(judge, swapped, chosen, **chunk)["lip_sync"]
@@ -131,26 +143,73 @@ def judge_stage(
     return gate | ({"skipped": judge.skipped} if judge.skipped else {})
 
 
-def failures(gate: dict[str, Any], least: Mapping[str, float | None], before: Mapping[str, Any]) -> list[str]:
-    """What a gate misses: `least` holds minima, as numbers or, for names ending in _of_before, as shares of the gate
-    of the stage before; a measure that this gate does not have demands nothing, nor does a minimum of None. A lip-sync
-    of which swapped voices leave more than half was never there."""
-    missed = []
-    if "lip_sync_swapped" in gate and gate["lip_sync_swapped"] > gate["lip_sync"] / 2:
-        rule = f"must be <= {gate['lip_sync'] / 2:.3f}, half of it with the own voice"
-        missed.append(f"lip_sync_swapped={gate['lip_sync_swapped']:.3f} {rule}")
-    for name, minimum in least.items():
-        measure_name = name.removesuffix("_of_before")
-        value = gate.get(measure_name)
-        relative = measure_name != name
-        if value is None or minimum is None or (relative and measure_name not in before):
+def shares(gate: dict[str, Any]) -> dict[str, float]:
+    """Lip-sync from 0, and identity from another person, to the renders', with their errors."""
+    made = {}
+    for name, called in (("lip_sync", "lip_sync_of_ceiling"), ("identity", "identity_share")):
+        floor, ceiling = gate.get(f"{name}_floor", 0.0 if name == "lip_sync" else None), gate.get(f"{name}_ceiling")
+        if name not in gate or floor is None or ceiling is None or not ceiling > floor:
             continue
-        minimum = minimum * before[measure_name] if relative else minimum
-        if not value >= minimum:  # NaN reaches nothing
-            error = gate.get(f"{measure_name}_error")
-            spread = "" if error is None else f" +- {error:.3f}"
-            missed.append(f"{measure_name}={value:.3f}{spread} must be >= {minimum:.3f}")
-    return missed
+        made[called] = share(gate[name], floor=floor, ceiling=ceiling)
+        if f"{name}_error" in gate:
+            made[f"{called}_error"] = gate[f"{name}_error"] / (ceiling - floor)
+    return made
+
+
+class Rule(NamedTuple):
+    """What a gate demands, against what was found; kept where `margin` >= 0."""
+
+    text: str
+    margin: float
+    error: float  # standard error of the margin; 0: unknown
+
+    @property
+    def failed(self) -> bool:
+        return not self.margin + SURE * self.error >= 0  # also where it is not a number
+
+    @property
+    def undecided(self) -> bool:
+        return self.error > 0 and abs(self.margin) <= SURE * self.error
+
+
+def rules(gate: Mapping[str, Any], least: Mapping[str, float | None], before: Mapping[str, Any]) -> list[Rule]:
+    """`least` holds minima, as numbers or, for names ending in _of_before, as shares of the gate of the stage before;
+    None demands nothing, and those without a number are in `unmeasured`. A lip-sync of which swapped voices leave more
+    than half was never there."""
+    found = []
+    if "lip_sync_swapped" in gate:
+        limit = gate["lip_sync"] / 2
+        text = f"lip_sync_swapped={gate['lip_sync_swapped']:.3f} must be <= {limit:.3f}, half of it with the own voice"
+        found.append(Rule(text, limit - gate["lip_sync_swapped"], 0.0))
+    missing = unmeasured(gate, least, before)
+    for name, limit in ((name, limit) for name, limit in least.items() if limit is not None and name not in missing):
+        measured, of_before = name.removesuffix(OF_BEFORE), name.endswith(OF_BEFORE)
+        value, error = gate[measured], gate.get(f"{measured}_error", 0.0)
+        minimum = limit * (before[measured] if of_before else 1.0)
+        both = float(np.hypot(error, limit * before.get(f"{measured}_error", 0.0) if of_before else 0.0))
+        spread = f" +- {error:.3f}" if error else ""
+        found.append(Rule(f"{measured}={value:.3f}{spread} must be >= {minimum:.3f}", value - minimum, both))
+    return sorted(found)
+
+
+def unmeasured(gate: Mapping[str, Any], least: Mapping[str, float | None], before: Mapping[str, Any]) -> list[str]:
+    """Rules of `least` without a number here, or in the gate of the stage before."""
+    names = {name: name.removesuffix(OF_BEFORE) for name, limit in least.items() if limit is not None}
+    return sorted(
+        rule for rule, name in names.items() if name not in gate or (rule.endswith(OF_BEFORE) and name not in before)
+    )
+
+
+def verdict(
+    gate: Mapping[str, Any], least: Mapping[str, float | None], before: Mapping[str, Any]
+) -> dict[str, list[str]]:
+    """What is missed for sure; what is undecided, as its 95 % interval holds the minimum; what was not measured."""
+    found = rules(gate, least, before)
+    return {
+        "failed": [rule.text for rule in found if rule.failed],
+        "undecided": [rule.text for rule in found if rule.undecided],
+        "not_measured": sorted({*gate.get("not_measured", ()), *unmeasured(gate, least, before)}),
+    }
 
 
 def finish(
@@ -196,19 +255,15 @@ def save_then_judge(
     before: Mapping[str, Any],
     **facts: Any,
 ) -> None:
-    """Weights first: a judgement that fails, or is killed, costs no training. Its gate then says why there is none.
+    """Weights first: a judgement that ends in an error, or is killed, costs no training, and the gate says so.
 
     facts: `kind`, `config` and what else stands beside the weights.
     """
     folder = output / "weights"
     (output / "gate.json").unlink(missing_ok=True)  # of weights that are replaced now
     save_weights(folder, weights, gate={"failed": [NOT_JUDGED]}, **facts)
-    try:
-        gate = judge()
-        gate["failed"] = failures(gate, least, before)
-    except Exception as error:
-        log.exception("%s is saved; judging it failed. The same command judges again.", folder)
-        gate = {"failed": [f"not judged: {type(error).__name__}: {error}"]}
+    gate = judge()
+    gate |= verdict(gate, least, before)
     write_gate(folder, gate)
     report_gate(output, gate)
 
@@ -218,7 +273,6 @@ def report_gate(output: Path, gate: dict[str, Any]) -> None:
     write_json(output / "gate.json", gate)
     shown = "  ".join(f"{k}={v:.3g}" for k, v in gate.items() if isinstance(v, int | float))
     log.info("gate of %s: %s", output, shown or "nothing was measured")
-    if gate.get("not_measured"):
-        log.warning("gate of %s: not measured on %d clips: %s", output, gate["clips"], ", ".join(gate["not_measured"]))
-    if gate["failed"]:
-        log.warning("gate of %s failed: %s", output, "; ".join(gate["failed"]))
+    for outcome, words in OUTCOMES.items():
+        if gate.get(outcome):
+            log.warning("gate of %s %s: %s", output, words, "; ".join(gate[outcome]))

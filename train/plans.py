@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from configs.command.main import command
 from gwm.weights import write_json
 from train.plan import Needs, needs, plan
 from train.work import WorkBuilder
@@ -66,7 +66,7 @@ def _updates(cfg: DictConfig) -> float:
     return 1 + 1 / cfg.stage.critic_per_student if "critic_per_student" in cfg.stage else 1
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="plans")
+@command("plans", verbatim=("out",))
 def main(cfg: DictConfig) -> None:
     own = HydraConfig.instance().cfg
     for recipe in cfg.recipes:

@@ -13,6 +13,7 @@ from gwm.contract import FRAMES_PER_SECOND
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCALE = {"s": 1e-3, "%": 1.0}  # of a value in a file, by the unit on the page; JSON has milliseconds
+FRACTION = re.compile(r"\**[-+]?\d+\.\d+\**( (ms|s|dB|GB|MB|%))?")
 Row = tuple[str, ...]
 
 
@@ -115,7 +116,10 @@ def test_every_table_of_measurements_names_its_source():
         for before, rows in tables(page.read_text())
         if not before.startswith("Source:")
         and rows[0][:2] != ("claim", "value")
-        and sum(bool(re.fullmatch(r"\**[-+]?\d+\.\d+\**.{0,12}", cell)) for row in rows[1:] for cell in row) >= 3
+        and sum(
+            bool(re.fullmatch(r"\**[-+]?\d+\.\d+\**( (ms|s|dB|GB|MB|%))?", cell)) for row in rows[1:] for cell in row
+        )
+        >= 3
     ]
     assert unsourced == []
 

@@ -31,7 +31,9 @@ def cases() -> list[Case]:
         render = rng.integers(0, 256, (FRAMES, SIDE, SIDE, 3), dtype=np.uint8)
         agent, user = rng.normal(0, 0.1, (2, 1000 * FRAMES)).astype(np.float32)
         voices = Voices(agent=agent, user=user, listening=np.zeros(FRAMES, bool))
-        made.append(Case(key=key, style="anny", reference=render[0], render=render, mouth=None, voices=voices))
+        made.append(
+            Case(key=key, style="anny", person=key, reference=render[0], render=render, mouth=None, voices=voices)
+        )
     return made
 
 

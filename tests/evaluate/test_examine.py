@@ -23,7 +23,7 @@ def case(key: str = "a", *, listening: bool = False, seed: int = 0) -> Case:
     sound = rng.normal(0, 0.1, 1000 * FRAMES).astype(np.float32)
     voices = Voices(agent=sound, user=-sound, listening=np.full(FRAMES, listening))
     mouth = np.zeros(FRAMES, np.float32)
-    return Case(key=key, style="anny", reference=render[0], render=render, mouth=mouth, voices=voices)
+    return Case(key=key, style="anny", person=key, reference=render[0], render=render, mouth=mouth, voices=voices)
 
 
 class Judged:
@@ -123,16 +123,21 @@ def test_listening_is_where_only_the_user_speaks_and_the_mouth_is_shut():
     )
     pixels, sound = np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4000, np.float32)
     facts = {"key": "k", "reference": pixels[0], "frames": pixels, "mouth": truth.mouth, "voices": (sound, sound)}
-    clip = SimpleNamespace(truth=truth, info={"style": "clay"}, **facts)
+    clip = SimpleNamespace(truth=truth, info={"style": "clay", "identity": "p"}, **facts)
     assert case_of(clip).voices.listening.tolist() == [False, True, False, False]
     assert case_of(clip).mouth is None
-    assert case_of(SimpleNamespace(truth=truth, info={"style": "anny"}, **facts)).mouth is truth.mouth
+    assert case_of(SimpleNamespace(truth=truth, info={"style": "anny", "identity": "p"}, **facts)).mouth is truth.mouth
 
 
 def test_real_footage_has_no_truth():
     pixels, sound = np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4000, np.float32)
     clip = SimpleNamespace(
-        truth=None, key="k", info={"style": "footage"}, reference=pixels[0], frames=pixels, voices=(sound, sound)
+        truth=None,
+        key="k",
+        info={"style": "footage", "identity": "p"},
+        reference=pixels[0],
+        frames=pixels,
+        voices=(sound, sound),
     )
     assert case_of(clip).mouth is None
     assert not case_of(clip).voices.listening.any()

@@ -18,8 +18,8 @@ def report(models: list[dict[str, float]], render: dict[str, float], long: dict[
     nothing = {"model": {}, "renders": {}}
     sides = [{"model": model, "renders": render} for model in models]
     facts = {"style": "anny", "curves": nothing, "features": nothing, "frames": FRAMES}
-    results = [Result(key=str(k), rows=rows, **facts) for k, rows in enumerate(sides)]
-    return {**numbers(results), "long": long}
+    results = [Result(key=str(k), person=str(k), rows=rows, **facts) for k, rows in enumerate(sides)]
+    return {**numbers(results), "long": long, "floor": {"identity": 0.5}}
 
 
 def test_shipped_gates_are_the_issues():
@@ -28,9 +28,9 @@ def test_shipped_gates_are_the_issues():
         cfg = compose("evaluate", overrides=["artifact=a", "shards=s"])
     gates: list[Gate] = instantiate(cfg.gates, _convert_="all")
     assert {gate.measure: gate.asked for gate in gates if gate.asked} == {
-        "lip_sync": ">= 0.9 of the ceiling",
+        "lip_sync": ">= 0.9 of the way to the ceiling",
         "lag_frames": ">= -1 and <= 1",
-        "identity": ">= 0.9 of the ceiling",
+        "identity": ">= 0.9 of the way to the ceiling",
         "false_mouth": "<= 0.05",
         "border_flicker": "<= 1.1",
         "identity_drift": ">= -0.05 and <= 0.05",
@@ -41,9 +41,16 @@ def test_shipped_gates_are_the_issues():
 
 def test_a_share_is_of_the_renders():
     found = report([{"lip_sync": 0.8}], {"lip_sync": 0.85}, {})
-    high, low = verdicts([Gate(measure="lip_sync", of="ceiling", least=limit) for limit in (0.95, 0.90)], found)
+    high, low = verdicts([Gate(measure="lip_sync", of="share", least=limit) for limit in (0.95, 0.90)], found)
     assert (high.number, high.ceiling, high.share) == (0.8, 0.85, pytest.approx(0.8 / 0.85))
     assert (high.reached, low.reached) == (False, True)
+
+
+def test_an_identity_is_the_share_between_a_stranger_and_the_same_person():
+    """0.7 of 0.9 looks near; half of the way from 0.5, which any other person has, it is not."""
+    found = report([{"identity": 0.7}], {"identity": 0.9}, {})
+    (verdict,) = verdicts([Gate(measure="identity", of="share", least=0.6)], found)
+    assert (verdict.floor, verdict.share, verdict.reached) == (0.5, pytest.approx(0.5), False)
 
 
 def test_one_lag_that_was_misread_does_not_decide():
@@ -74,12 +81,13 @@ def test_chance_is_an_interval_that_holds_zero(shift, reached):
 def test_the_line_says_what_is_missed_and_what_was_not_measured():
     found = report([{"lip_sync": 0.4, "false_mouth": 0.01, "blinks_per_minute": 9.0}], {"lip_sync": 0.8}, {})
     gates = [
-        Gate(measure="lip_sync", of="ceiling", least=0.9),
+        Gate(measure="lip_sync", of="share", least=0.9),
         Gate(measure="false_mouth", most=0.05),
         Gate(measure="identity_drift", least=-0.05),
         Gate(measure="blinks_per_minute"),
     ]
     assert summary(verdicts(gates, found)) == (
-        "1 of 2 gates reached; missed: lip_sync=0.4 (0.50 of the ceiling), asked >= 0.9 of the ceiling; "
+        "1 of 2 gates reached; missed: lip_sync=0.4 (0.50 of the way to the ceiling), asked >= 0.9 of the way to "
+        "the ceiling; "
         "not measured: identity_drift"
     )

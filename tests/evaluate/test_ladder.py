@@ -44,7 +44,15 @@ def case(key: str) -> Case:
     render = rng.integers(0, 256, (FRAMES, SIDE, SIDE, 3), dtype=np.uint8)
     sound = rng.normal(0, 0.1, 1000 * FRAMES).astype(np.float32)
     voices = Voices(agent=sound, user=-sound, listening=np.zeros(FRAMES, bool))
-    return Case(key=key, style="anny", reference=render[0], render=render, mouth=np.arange(FRAMES) / 1.0, voices=voices)
+    return Case(
+        key=key,
+        style="anny",
+        person=key,
+        reference=render[0],
+        render=render,
+        mouth=np.arange(FRAMES) / 1.0,
+        voices=voices,
+    )
 
 
 def save(runs: Path, rung: Rung) -> None:

@@ -50,21 +50,27 @@ def test_one_loss_of_a_batch_is_drawn():
 
 
 def test_gates_are_shown_with_what_is_asked_and_the_ceiling():
-    facts = {"measure": "identity", "asked": ">= 0.9 of the ceiling", "number": 0.6, "ceiling": 0.8, "share": 0.75}
+    facts = {"measure": "identity", "asked": ">= 0.9", "number": 0.6, "floor": 0.4, "ceiling": 0.8, "share": 0.5}
     table = gates_table([Verdict(**facts, reached=False)])
     row = dict(zip(table.columns, table.rows[0], strict=True))
     assert row == {
-        "measure": "identity", "asked": ">= 0.9 of the ceiling", "reached": False, "number": 0.6, "ceiling": 0.8,
-        "share of it": 0.75,
+        "measure": "identity", "asked": ">= 0.9", "reached": False, "number": 0.6, "floor": 0.4, "ceiling": 0.8,
+        "share": 0.5,
     }  # fmt: skip
 
 
 def test_a_skipped_metric_is_named_with_its_command_and_is_no_number():
     interval = {"mean": 30.0, "low": 29.0, "high": 31.0, "count": 4}
-    report = {"intervals": {"model": {"psnr": interval}}, "renders": {"psnr": 50.0}, "frechet": {}, "clips": 4}
+    report = {
+        "intervals": {"model": {"psnr": interval}},
+        "renders": {"psnr": 50.0},
+        "frechet": {"fid": 3.0},
+        "clips": 4,
+    }
+    report |= {"frechet_floor": {"fid": 2.4}}
     trust = {"auc": 0.9963, "auc_window": 0.9268, "clips": 14}
     table = metrics_table(report | {"skipped": {"identity": "pip install dlib-bin"}, "sync_network": trust})
-    assert [row[0] for row in table.rows] == ["psnr"]
-    assert table.note.startswith("identity skipped: pip install dlib-bin. ")
+    assert [(row[0], row[1], row[4]) for row in table.rows] == [("psnr", 30.0, 50.0), ("fid", 3.0, 2.4)]
+    assert "identity skipped: pip install dlib-bin. " in table.note
     assert "AUC 0.996 by clips of 14 unseen people, 0.927 by windows" in table.note
     assert "AUC" not in metrics_table(report | {"skipped": {"sync_confidence": "train"}, "sync_network": {}}).note

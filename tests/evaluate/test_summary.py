@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 
 from evaluate.examine import Result
-from evaluate.summary import compare, frechets, intervals
+from evaluate.summary import compare, frechet_floors, frechets, intervals
+from gwm.metrics.frechet import frechet
 
 FRAMES = np.zeros((2, 4, 4, 3), np.uint8)
 
 
-def result(key: str, model: dict[str, float], renders: dict[str, float], features: Any = None) -> Result:
+def result(
+    key: str, model: dict[str, float], renders: dict[str, float], features: Any = None, person: str = ""
+) -> Result:
     nothing = {"model": {}, "renders": {}}
-    rows = {"model": model, "renders": renders}
-    return Result(key=key, style="anny", rows=rows, curves=nothing, features=features or nothing, frames=FRAMES)
+    facts = {"key": key, "style": "anny", "person": person or key, "rows": {"model": model, "renders": renders}}
+    return Result(**facts, curves=nothing, features=features or nothing, frames=FRAMES)
 
 
 def results(values: list[float], *, metric: str = "psnr", render: float = 50.0) -> list[Result]:
@@ -70,3 +73,17 @@ def test_frechet_distances_need_the_backbone():
     same = result("a", {}, {}, {"model": part, "renders": part})
     assert frechets([same]) == pytest.approx({"frechet_alexnet": 0, "frechet_motion_alexnet": 0}, abs=1e-6)
     assert frechets(results([1.0])) == {}
+
+
+def test_the_floor_of_a_frechet_distance_is_that_of_two_halves_of_the_people():
+    """No person is in both halves: two clips of one person are nearer than two people."""
+    rng = np.random.default_rng(0)
+    clips = []
+    for number in range(8):
+        part = {"picture": rng.normal(size=(4, 4)), "motion": rng.normal(size=(4, 4))}
+        clips.append(result(str(number), {}, {}, {"model": part, "renders": part}, person=str(number // 2)))
+    halves = [[c.features["renders"]["picture"] for c in clips if int(c.person) % 2 == half] for half in (0, 1)]
+    expected = frechet(*(np.concatenate(half) for half in halves))
+    assert frechet_floors(clips)["frechet_alexnet"] == pytest.approx(expected)
+    assert expected > 0.1
+    assert frechet_floors(clips[:2]) == {}  # one person
