@@ -11,6 +11,7 @@ import json
 import logging
 import multiprocessing
 import os
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -48,8 +49,8 @@ WIDE_SHARE, EXPRESSION_SHARE, GLANCE_SHARE, FRAMING_SHARE = 0.4, 0.4, 0.3, 0.35 
 class Person:
     """One character's pictures of a pair; see `data.characters.flow.Motion` for flow, label, visible and person."""
 
-    frames: list[UInt8[np.ndarray, "n"]]  # JPEG; `picture` decodes one
-    reference: UInt8[np.ndarray, "n"]
+    frames: list[UInt8[np.ndarray, " _"]]  # JPEG; `picture` decodes one
+    reference: UInt8[np.ndarray, " _"]
     flow: Float[np.ndarray, "f 64 64 2"]
     label: UInt8[np.ndarray, "f 64 64"]
     visible: Bool[np.ndarray, "f 64 64"]
@@ -67,7 +68,7 @@ class Pair:
     people: tuple[Person, Person]
 
 
-def picture(jpeg: UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "h w 3"]:
+def picture(jpeg: UInt8[np.ndarray, " n"]) -> UInt8[np.ndarray, "h w 3"]:
     """Raises: ValueError: these bytes are no JPEG."""
     decoded = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
     if decoded is None:
@@ -86,7 +87,7 @@ def read_pair(path: Path) -> Pair:
             stored = {name: file[name] for name in file.files}
         people = [_read_person(stored, name) for name in PEOPLE]
         return Pair(stored["actions"], stored["gaze"], (people[0], people[1]))
-    except (KeyError, OSError, ValueError, EOFError) as error:
+    except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as a pair ({error}): delete it and run data.motion again.") from error
 
 

@@ -153,6 +153,7 @@ def measure_drawn(codec: MotionAutoencoder, cases: list[Case]) -> dict[str, Any]
             row |= {
                 "mouth_follows": correlation(changes[0], case.opening),
                 "mouth_ceiling": correlation(changes[1], case.opening),
+                "mouth_of_render": float(changes[0].std() / changes[1].std()),
             }
         rows.append(row)
     return summary(rows)
@@ -213,10 +214,11 @@ def main(cfg: DictConfig) -> None:
     out, start = Path(cfg.out), time.time()
     out.mkdir(parents=True, exist_ok=True)
     codec, drawer, measure = load_motion(Path(cfg.weights)), MotionRenderer(Renderer(SIDE)), Measure()
-    settings = {"frames": cfg.frames, "head_motion": cfg.head_motion}
-    people = [make_case(drawer, k, style="anny", **settings) for k in range(cfg.people)]
+    moving, frames = cfg.head_motion, cfg.frames
+    people = [make_case(drawer, k, style="anny", frames=frames, head_motion=moving) for k in range(cfg.people)]
     styles = [CARTOON_STYLES[k % len(CARTOON_STYLES)] for k in range(cfg.drawn)]
-    drawn = [make_case(drawer, k, style=style, **settings) for k, style in enumerate(styles)]
+    # Drawn heads stay still: only then is a change around the mouth that of the mouth.
+    drawn = [make_case(drawer, k, style=style, frames=frames, head_motion=0.0) for k, style in enumerate(styles)]
     photographs = read_photographs(list(cfg.photographs), measure.mesh)
     speaking = [case for case in people if moves(case.opening)]
     report: dict[str, Any] = {

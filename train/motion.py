@@ -188,7 +188,7 @@ def fit_basis(model: MotionNetwork, data: MotionData) -> None:
             if not person.flat:
                 parts = draw_pictures(pair, person, len(person.frames), None)
                 fit.add(torch.from_numpy(parts["code"]), torch.from_numpy(parts["flow"]))
-    model.decoder.basis.fields.copy_(fit.solve())
+    model.decoder.basis.set(fit.solve())
 
 
 @torch.no_grad()

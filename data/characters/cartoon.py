@@ -103,8 +103,8 @@ def cartoon_flow(
 
     y, x = np.mgrid[0:cells, 0:cells]
     place = np.stack([x, y], -1) - (cells - 1) / 2
-    drawing = (place - shift(pose)) @ tilt(pose[2]).T
-    return drawing @ tilt(reference_pose[2]) + shift(reference_pose) - place
+    drawing = (place - shift(pose)) @ tilt(float(pose[2])).T
+    return drawing @ tilt(float(reference_pose[2])) + shift(reference_pose) - place
 
 
 class CartoonRenderer:

@@ -68,10 +68,11 @@ class MotionRenderer:
             frames = self.renderer.render(who, actions, pose, gaze)
             heads, person = np.ones(frames.shape[:3], bool), np.ones(reference.shape[:2], bool)
             return _drawn_motion(frames, heads, reference, person, pose, reference_pose)
-        scene = self.renderer.scene_of(who)
-        drawn = [self.renderer.frame(scene, *f) for f in zip(animate(scene.face, actions), pose, gaze, strict=True)]
-        (flow, label, visible), person = self._flows(scene, actions, pose, reference_pose)
-        return Motion(np.stack(drawn), reference, flow, label, visible, person)
+        frames = self.renderer.render(who, actions, pose, gaze)
+        with self.renderer.context:
+            scene = self.renderer.scene_of(who)
+            (flow, label, visible), person = self._flows(scene, actions, pose, reference_pose)
+        return Motion(frames, reference, flow, label, visible, person)
 
     def _flows(
         self, scene: Scene, actions: np.ndarray, pose: np.ndarray, reference_pose: np.ndarray

@@ -94,9 +94,10 @@ class Renderer:
         """Frames of a performance: yaw, pitch, roll in radians, gaze in [-1, 1] per axis."""
         if isinstance(who, CartoonIdentity):
             return self.cartoons.render(who, actions, pose, gaze)
-        scene = self.scene_of(who)
-        shapes = animate(scene.face, actions)
-        return np.stack([self.frame(scene, *frame) for frame in zip(shapes, pose, gaze, strict=True)])
+        with self.context:  # of several renderers in a process, each has its own
+            scene = self.scene_of(who)
+            shapes = animate(scene.face, actions)
+            return np.stack([self.frame(scene, *frame) for frame in zip(shapes, pose, gaze, strict=True)])
 
     def mouth(self, who: Identity | CartoonIdentity, actions: Float[np.ndarray, "f 52"]) -> Float[np.ndarray, "f"]:
         """True opening of the lips in [0, 1]."""

@@ -63,6 +63,8 @@ def sketch(seed: int) -> SketchIdentity:
     skins = ((250, 220, 195), (225, 170, 130), (160, 105, 70), (95, 60, 45), (255, 235, 120))
     skin = skins[rng.integers(len(skins))] if rng.random() < 0.6 else colour(70)
     dark = tuple(int(0.55 * c) for c in skin)
+    low = colour()
+    background = (low, colour()) if rng.random() < 0.4 else (low, low)
     return SketchIdentity(
         name=f"sketch-{seed}",
         head=(float(rng.uniform(0.24, 0.42)), float(rng.uniform(0.32, 0.46)), float(rng.choice([2, 2, 2.6, 4]))),
@@ -72,7 +74,7 @@ def sketch(seed: int) -> SketchIdentity:
         ears=float(rng.uniform(0.03, 0.09) if rng.random() < 0.6 else 0),
         outline=int(rng.choice([0, 0, 2, 4, 6])),
         shirt=colour(),
-        background=(colour(), colour()) if rng.random() < 0.4 else (colour(),) * 2,
+        background=background,
         eye=str(rng.choice(EYE_KINDS)),
         eye_size=float(rng.uniform(0.018, 0.06)),
         eye_apart=float(rng.uniform(0.08, 0.16)),

@@ -17,6 +17,7 @@ TOGETHER = ("jawOpen", "mouthClose", "mouthFunnel", "mouthPucker", "mouthSmileLe
             "eyeBlinkRight", "yaw", "pitch", "roll")  # fmt: skip
 PRODUCTS = [(place(a), place(b)) for a, b in combinations_with_replacement(TOGETHER, 2)]
 FEATURES = WIDTH + len(PRODUCTS)
+RANK = 48  # fields that are kept: 0.8 MB in half precision
 RIDGE = 20.0
 
 
@@ -27,17 +28,26 @@ def features(code: Float[Tensor, "n 57"]) -> Float[Tensor, "n k"]:
 
 
 class FlowBasis(nn.Module):
-    """`fields[k]` is the flow, in cells, of feature k; fitted before training and then kept."""
+    """The flow, in cells, of each feature, as sums of `RANK` fields; fitted before training and then kept."""
 
+    shares: Tensor
     fields: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("fields", torch.zeros(FEATURES, 2, GRID, GRID))
+        self.register_buffer("shares", torch.zeros(FEATURES, RANK))
+        self.register_buffer("fields", torch.zeros(RANK, 2, GRID, GRID))
+
+    @torch.no_grad()
+    def set(self, flows: Float[Tensor, "k 2 64 64"]) -> None:
+        """Keep what `RANK` fields can say of one flow for each feature: the best there is in squares."""
+        left, size, right = torch.linalg.svd(flows.flatten(1), full_matrices=False)
+        self.shares.copy_(left[:, :RANK] * size[:RANK])
+        self.fields.copy_(right[:RANK].view_as(self.fields))
 
     def forward(self, code: Float[Tensor, "n 57"], gain: Float[Tensor, "n k"]) -> Float[Tensor, "n 2 64 64"]:
         """Flow of a code for a person whose features count `gain` times the average's."""
-        return ((features(code) * gain) @ self.fields.flatten(1)).view(-1, 2, GRID, GRID)
+        return ((features(code) * gain) @ self.shares @ self.fields.flatten(1)).view(-1, 2, GRID, GRID)
 
 
 class RidgeFit:

@@ -215,13 +215,13 @@ class FrameEncoder(nn.Module):
             NormalisedResidual(128),
             NormalisedResidual(128),
             *_normalised(128),
-            conv(128, 64),
+            conv(128, 32),
             nn.AvgPool2d(2),
             nn.SiLU(),
             nn.Flatten(),
-            nn.Linear(64 * (GRID // 8) ** 2, 256),
+            nn.Linear(32 * (GRID // 8) ** 2, 192),
             nn.SiLU(),
-            nn.Linear(256, WIDTH),
+            nn.Linear(192, WIDTH),
         )
 
     def forward(

@@ -6,7 +6,7 @@ import torch
 
 from data.actions import ACTION_NAMES
 from gwm.autoencoders.motion.animate import animated, layers
-from gwm.autoencoders.motion.basis import FEATURES, FlowBasis, RidgeFit, features
+from gwm.autoencoders.motion.basis import FEATURES, RANK, FlowBasis, RidgeFit, features
 from gwm.autoencoders.motion.canvas import draw, draw_with_opencv, draw_with_tensors
 from gwm.autoencoders.motion.code import ACTIONS, NAMES, from_latents, mirror, physical, place, standardise, to_latents
 from gwm.autoencoders.motion.codec import MotionAutoencoder
@@ -26,7 +26,7 @@ def codec() -> MotionAutoencoder:
     for weight in network.parameters():
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, 0, 0.1)
-    network.decoder.basis.fields.normal_(0, 0.2)
+    network.decoder.basis.set(torch.randn(FEATURES, 2, 64, 64) * 0.2)
     return MotionAutoencoder(network)
 
 
@@ -69,12 +69,13 @@ def test_mirroring_twice_changes_nothing_and_once_exchanges_sides():
 
 def test_the_ridge_finds_the_fields_that_made_the_flow():
     generator = torch.Generator().manual_seed(0)
-    truth = torch.randn(FEATURES, 2, 64, 64, generator=generator)
+    factors = (torch.randn(*shape, generator=generator) for shape in ((FEATURES, RANK), (RANK, 2 * 64 * 64)))
+    truth = torch.matmul(*factors).view(FEATURES, 2, 64, 64) / RANK**0.5
     fit = RidgeFit()
     code = torch.randn(1000, 57, generator=generator)
     fit.add(code, (features(code) @ truth.flatten(1)).view(-1, 2, 64, 64))
     basis = FlowBasis()
-    basis.fields.copy_(fit.solve())
+    basis.set(fit.solve())
     unseen = torch.randn(20, 57, generator=generator)
     flow = basis(unseen, torch.ones(20, FEATURES))
     expected = (features(unseen) @ truth.flatten(1)).view_as(flow)
