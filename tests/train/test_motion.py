@@ -70,6 +70,16 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does_and_can_be_exported(folde
     torch.testing.assert_close(codec.network.decoder.basis.fields, fields.half().float())
 
 
+def test_a_resumed_run_computes_in_the_precision_it_began_with(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for measured, ckpt in ((True, None), (False, tmp_path / "half.ckpt")):
+        monkeypatch.setattr("train.motion.bf16_is_faster", lambda device, measured=measured: measured)
+        trainer = run(folder, 1, ckpt)
+        trainer.save_checkpoint(tmp_path / "half.ckpt")
+        assert trainer.lightning_module.bf16 == 1
+
+
 def test_exact_flow_costs_nothing_and_half_of_it_half_the_motion(folder: Path):
     b = batch(folder)
     content, gate = torch.zeros(len(b.code), 1, 64, 64), torch.ones(len(b.code), 1, 1, 1)

@@ -142,6 +142,7 @@ def test_the_background_is_kept_and_filled_from_around():
     image = torch.zeros(1, 3, 96, 96)
     image[:, 0] = torch.linspace(-1, 1, 96)[None, None, :]
     share = torch.zeros(1, 1, 96, 96)
+    share[..., 26:64, 26:64] = 0.6  # a soft edge, in which nothing may change either
     share[..., 30:60, 30:60] = 1
     person = torch.where(share == 1, torch.ones_like(image), image)
     filled = background(person, share)
