@@ -57,7 +57,7 @@ def framed(image: Image.Image, size: int, *, whole: bool) -> tuple[UInt8[np.ndar
     scale = size / found[1]
     sides = [max(2, 2 * round(n * scale / 2)) for n in pixels.shape[1::-1]]  # even, as H.264 wants
     picture = np.asarray(Image.fromarray(pixels).resize((sides[0], sides[1]), Image.Resampling.LANCZOS))
-    square = square_around(found[0] * scale, size)
+    square = square_around(found[0] * scale, float(size))
     return (picture, square) if whole else (square.cut(picture), Square(0, 0, size))
 
 
