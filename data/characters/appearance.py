@@ -28,7 +28,10 @@ VIVID_TONES = np.array([[0.5, 0.05, 0.15], [0.05, 0.15, 0.5], [0.1, 0.4, 0.2], [
 IRIS_TONES = np.array(
     [[0.07, 0.03, 0.012], [0.10, 0.22, 0.42], [0.12, 0.22, 0.09], [0.2, 0.13, 0.04], [0.2, 0.25, 0.28]]
 )
+FRAME_TONES = np.array([[0.01, 0.01, 0.01], [0.08, 0.03, 0.01], [0.35, 0.24, 0.1], [0.4, 0.4, 0.42], [0.2, 0.02, 0.03]])
 HAIR_KINDS = ("bald", "crop", "short", "volume", "curly", "bob", "long", "bun", "mohawk", "beanie")
+GLASSES_KINDS = ("none", "round", "square", "cat", "large")
+GLASSES_CHANCES = (0.78, 0.06, 0.08, 0.04, 0.04)
 HAIR_CHANCES = (0.08, 0.12, 0.18, 0.1, 0.12, 0.12, 0.12, 0.08, 0.03, 0.05)
 
 
@@ -55,6 +58,9 @@ class Identity:
     ambient: float
     background: tuple[Colour, Colour]
     background_seed: int
+    glasses: str = "none"  # one of GLASSES_KINDS
+    glasses_colour: Colour = (0.02, 0.02, 0.02)
+    clutter: float = 0.0  # contrast of things behind the person; 0: a soft gradient alone
 
 
 def _tone(table: np.ndarray, rng: np.random.Generator, spread: float) -> Colour:
@@ -116,4 +122,6 @@ def human(seed: int) -> Identity:
         ambient=float(rng.uniform(0.25, 0.5)),
         background=(_free(rng), _free(rng)),
         background_seed=int(rng.integers(2**31)),
+        glasses=str(rng.choice(GLASSES_KINDS, p=GLASSES_CHANCES)),
+        glasses_colour=_pick(FRAME_TONES, rng, 0.3),
     )

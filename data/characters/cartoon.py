@@ -89,6 +89,24 @@ def cartoon_mouth(who: CartoonIdentity, actions: Float[np.ndarray, "f 52"]) -> F
     return np.array([opening for _, _, opening in _variants(who, actions)], np.float32)
 
 
+def cartoon_flow(
+    pose: Float[np.ndarray, "3"], reference_pose: Float[np.ndarray, "3"], cells: int
+) -> Float[np.ndarray, "n n 2"]:
+    """Where the reference shows each of `cells` x `cells` places of a frame, minus the place, in cells (x, y down):
+    the drawing is tilted about the middle and shifted, once for each pose."""
+
+    def tilt(roll: float) -> np.ndarray:
+        return np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
+
+    def shift(p: np.ndarray) -> np.ndarray:
+        return cells * SHIFT_PER_RADIAN * np.array([p[0], -p[1]])
+
+    y, x = np.mgrid[0:cells, 0:cells]
+    place = np.stack([x, y], -1) - (cells - 1) / 2
+    drawing = (place - shift(pose)) @ tilt(float(pose[2])).T
+    return drawing @ tilt(float(reference_pose[2])) + shift(reference_pose) - place
+
+
 class CartoonRenderer:
     """Draws sprites once per mouth and eyes, then moves them with the head."""
 

@@ -63,7 +63,7 @@ def _grid_faces(rows: int, columns: int) -> np.ndarray:
     return np.concatenate([np.stack([a, a + 1, a + columns], 1), np.stack([a + 1, a + columns + 1, a + columns], 1)])
 
 
-def _grid(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> _Piece:
+def grid(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> _Piece:
     """A sheet from rows and columns of points, its normals on the side from which the rows run down to the right."""
     faces = _grid_faces(*x.shape)
     vertices = np.stack([x, y, z], -1).reshape(-1, 3).astype(np.float32)
@@ -89,13 +89,13 @@ def _drape(face: np.ndarray, *, bottom: float, volume: float, opening: float) ->
     tuck = 1 - 0.3 * np.clip((z - bottom) / -0.05 + 1, 0, 1)  # the ends turn in
     x = side * np.sin(angle) * wide * (1 - 0.42 * fold) * (0.9 + 0.1 * tuck)
     y = middle + 1.15 * side * np.cos(angle) * wide - 0.022 * np.sin(np.pi * fold) + 0.02 * fold
-    return _grid(x, y, z + 0 * x)
+    return grid(x, y, z + 0 * x)
 
 
 def _ball(centre: tuple[float, float, float], radius: float) -> _Piece:
     around, down = np.linspace(0, 2 * np.pi, 25)[None], np.linspace(0.01, np.pi - 0.01, 13)[:, None]
     x, y, z = np.sin(down) * np.cos(around), np.sin(down) * np.sin(around), np.cos(down) + 0 * around
-    ball = _grid(centre[0] + radius * x, centre[1] + radius * y, centre[2] + radius * z)
+    ball = grid(centre[0] + radius * x, centre[1] + radius * y, centre[2] + radius * z)
     outwards = np.stack([x, y, z], -1).reshape(-1, 3).astype(np.float32)
     return _Piece(ball.vertices, outwards, ball.faces)
 

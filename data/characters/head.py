@@ -62,7 +62,8 @@ def load_head() -> Head:
         teeth = part == PARTS.index(name)
         centre = mean[teeth].mean(0)
         shrink = np.array([0.76, 0.88, 0.88], np.float32)
-        mean[teeth] = centre + shrink * (mean[teeth] - centre) + np.array([0, 0.004, 0], np.float32)
+        shift = (0, 0.002, -0.006) if name == "teeth_upper" else (0, 0.004, 0)
+        mean[teeth] = centre + shrink * (mean[teeth] - centre) + np.array(shift, np.float32)
     actions = data["actions"].astype(np.float32)
     upper, lower = _lip_middles(mean, data["lips"].astype(np.float32), actions[index("jawOpen")])
     return Head(

@@ -1,5 +1,7 @@
 """Draw characters: 3-D heads through OpenGL without a screen (EGL), flat ones through `cartoon`."""
 
+from dataclasses import dataclass
+
 import moderngl
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -24,6 +26,24 @@ CAMERA_METRES = 0.9
 NECK = (0.0, 0.075, -0.085)  # the head turns around here
 GAZE_RADIANS = np.array([0.4, 0.22])  # a gaze of 1; upright less, as the lids do not follow the eyes
 SUPERSAMPLING = 2  # per axis; on a software rasteriser faster than 4x multisampling, and better
+
+
+@dataclass(frozen=True)
+class Framing:
+    """Where the picture lies against the usual framing: shifts in widths of the frame, zoom about the middle."""
+
+    right: float = 0.0
+    down: float = 0.0
+    zoom: float = 1.0
+
+    def matrix(self) -> Float[np.ndarray, "4 4"]:
+        """To be applied to clip coordinates after the projection."""
+        matrix = np.diag([self.zoom, self.zoom, 1.0, 1.0])
+        matrix[0, 3], matrix[1, 3] = 2 * self.right, -2 * self.down
+        return matrix
+
+
+CENTRED = Framing()
 
 
 def identity(seed: int, style: str) -> Identity | CartoonIdentity:
@@ -56,11 +76,13 @@ class Renderer:
         self.canvas = self.context.simple_framebuffer((SUPERSAMPLING * resolution, SUPERSAMPLING * resolution), 4)
         self.surface_program = self.context.program(SURFACE_VERTEX, SURFACE_FRAGMENT)
         self.eye_program = self.context.program(EYE_VERTEX, EYE_FRAGMENT)
+        self.turning = [self.surface_program, self.eye_program]  # programs that share the camera and the head's turn
         self.background_program = self.context.program(BACKGROUND_VERTEX, BACKGROUND_FRAGMENT)
         corners = self.context.buffer(np.array([-1, -1, 3, -1, -1, 3], "f4").tobytes())
         self.backdrop = self.context.vertex_array(self.background_program, [(corners, "2f", "corner")])
         self.scene: Scene | None = None
         self.cartoons = CartoonRenderer(resolution)
+        self.framing = CENTRED
 
     def render(
         self,
@@ -72,9 +94,10 @@ class Renderer:
         """Frames of a performance: yaw, pitch, roll in radians, gaze in [-1, 1] per axis."""
         if isinstance(who, CartoonIdentity):
             return self.cartoons.render(who, actions, pose, gaze)
-        scene = self._scene(who)
-        shapes = animate(scene.face, actions)
-        return np.stack([self._frame(scene, *frame) for frame in zip(shapes, pose, gaze, strict=True)])
+        with self.context:  # of several renderers in a process, each has its own
+            scene = self.scene_of(who)
+            shapes = animate(scene.face, actions)
+            return np.stack([self.frame(scene, *frame) for frame in zip(shapes, pose, gaze, strict=True)])
 
     def mouth(self, who: Identity | CartoonIdentity, actions: Float[np.ndarray, "f 52"]) -> Float[np.ndarray, "f"]:
         """True opening of the lips in [0, 1]."""
@@ -82,8 +105,10 @@ class Renderer:
             return cartoon_mouth(who, actions)
         return mouth_opening(neutral(who.shape), actions)
 
-    def _scene(self, who: Identity) -> Scene:
+    def scene_of(self, who: Identity) -> Scene:
+        """The uploaded scene of a person, seen by the camera of the present framing."""
         if self.scene is not None and self.scene.who is who:
+            self._set_camera(self.scene.face)
             return self.scene
         if self.scene is not None:
             self.scene.release()
@@ -96,19 +121,24 @@ class Renderer:
         return self.scene
 
     def _set_camera(self, face: Float[np.ndarray, "v 3"]) -> None:
-        """Eyes and mouth of every face where `gwm.face` has them."""
+        """Eyes and mouth of every face where `gwm.face` has them, then the framing."""
         eyes, mouth = eyes_and_lips(face)
         height = (eyes - mouth) / (MOUTH_AT - EYES_AT)
         centre = (0.0, 0.0, eyes - (0.5 - EYES_AT) * height)
-        for program in (self.surface_program, self.eye_program):
-            _matrix(program, "projection").write(_projection(height).T.astype("f4").tobytes())
+        projection = self.framing.matrix() @ _projection(height)
+        for program in self.turning:
+            set_matrix(program, "projection", projection)
             program["shift"], program["pivot"] = centre, NECK
 
-    def _frame(self, scene: Scene, vertices: np.ndarray, pose: np.ndarray, gaze: np.ndarray) -> np.ndarray:
+    def set_turn(self, pose: Float[np.ndarray, "3"]) -> None:
+        """Turn the head of the scene: yaw, pitch, roll in radians."""
+        for program in self.turning:
+            set_matrix(program, "turn", turn_matrix(*pose))
+
+    def frame(self, scene: Scene, vertices: np.ndarray, pose: np.ndarray, gaze: np.ndarray) -> np.ndarray:
+        """Draw one picture of a scene."""
         scene.move(vertices)
-        turn = _turn(*pose).T.astype("f4").tobytes()
-        for program in (self.surface_program, self.eye_program):
-            _matrix(program, "turn").write(turn)
+        self.set_turn(pose)
         self.eye_program["gaze"] = tuple(np.tan(GAZE_RADIANS * gaze))
         self.canvas.use()
         self.canvas.clear(depth=1.0)
@@ -118,10 +148,11 @@ class Renderer:
         return _downsample(np.frombuffer(self.canvas.read(components=3, alignment=1), np.uint8).reshape(side, side, 3))
 
 
-def _matrix(program: moderngl.Program, name: str) -> moderngl.Uniform:
+def set_matrix(program: moderngl.Program, name: str, matrix: np.ndarray) -> None:
+    """Write a matrix, given by rows, to a program's uniform."""
     uniform = program[name]
     assert isinstance(uniform, moderngl.Uniform), name
-    return uniform
+    uniform.write(matrix.T.astype("f4").tobytes())
 
 
 def _downsample(canvas: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h//2 w//2 3"]:
@@ -143,7 +174,7 @@ def _projection(height: Real, near: float = 0.1, far: float = 5.0) -> Float[np.n
     return matrix @ view
 
 
-def _turn(yaw: Real, pitch: Real, roll: Real) -> Float[np.ndarray, "3 3"]:
+def turn_matrix(yaw: Real, pitch: Real, roll: Real) -> Float[np.ndarray, "3 3"]:
     """Rotation of the head: yaw > 0 looks to image right, pitch > 0 up, roll > 0 tilts clockwise in the image."""
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
     around_up = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])

@@ -6,11 +6,14 @@ material that needs its own mathematics, have their own program.
 
 _PLACE = """
 uniform mat4 projection; uniform mat3 turn; uniform vec3 pivot; uniform vec3 shift;
-vec4 place(vec3 position) {
-    vec3 p = turn * (position - pivot) + pivot - shift;
+vec4 seen(mat3 turn, vec3 position, float follow) {
+    vec3 p = mix(position - pivot, turn * (position - pivot), follow) + pivot - shift;
     return projection * vec4(p.x, p.z, -p.y, 1.0);
 }
-vec3 facing(vec3 normal) { vec3 n = turn * normal; return vec3(n.x, n.z, -n.y); }  // right, up, towards the camera
+vec3 facing(vec3 normal, float follow) {  // right, up, towards the camera
+    vec3 n = mix(normal, turn * normal, follow);
+    return vec3(n.x, n.z, -n.y);
+}
 """
 
 _LIGHT = """
@@ -27,10 +30,11 @@ vec4 lit(vec3 albedo, vec3 n, float shine, float gloss) {
 
 SURFACE_VERTEX = f"""#version 330
 {_PLACE}
-in vec3 position; in vec3 normal; in vec2 uv; in vec4 paint; in float shine;
+in vec3 position; in vec3 normal; in vec2 uv; in vec4 paint; in float shine; in float follow;
 out vec3 v_normal; out vec2 v_uv; out vec4 v_paint; out float v_shine;
 void main() {{
-    v_normal = facing(normal); v_uv = uv; v_paint = paint; v_shine = shine; gl_Position = place(position);
+    v_normal = facing(normal, follow); v_uv = uv; v_paint = paint; v_shine = shine;
+    gl_Position = seen(turn, position, follow);
 }}
 """
 
@@ -49,7 +53,7 @@ EYE_VERTEX = f"""#version 330
 {_PLACE}
 in vec3 position; in vec3 normal; in vec3 eye;
 out vec3 v_normal; out vec3 v_eye;
-void main() {{ v_normal = facing(normal); v_eye = position - eye; gl_Position = place(position); }}
+void main() {{ v_normal = facing(normal, 1.0); v_eye = position - eye; gl_Position = seen(turn, position, 1.0); }}
 """
 
 EYE_FRAGMENT = f"""#version 330
@@ -63,6 +67,22 @@ void main() {{
     c = mix(c, iris * (0.55 + 0.9 * smoothstep(0.89, 0.96, a)), smoothstep(0.865, 0.885, a));
     colour = lit(mix(c, vec3(0.006), smoothstep(0.962, 0.972, a)) * 0.95, normalize(v_normal), 0.8, 90.0);
 }}
+"""
+
+FLOW_VERTEX = f"""#version 330
+{_PLACE}
+uniform mat3 reference_turn;
+in vec3 position; in vec3 reference; in float follow;
+out vec3 v_reference;
+void main() {{
+    v_reference = seen(reference_turn, reference, follow).xyw; gl_Position = seen(turn, position, follow);
+}}
+"""
+
+# Where the reference shows this point of the head, in [-1, 1] with y up; its distance in metres; what is drawn.
+FLOW_FRAGMENT = """#version 330
+in vec3 v_reference; out vec4 colour; uniform float label;
+void main() { colour = vec4(v_reference.xy / v_reference.z, v_reference.z, label); }
 """
 
 BACKGROUND_VERTEX = """#version 330

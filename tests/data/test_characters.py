@@ -171,3 +171,14 @@ def test_normals_of_a_head_point_outwards():
     skull = skin[(head.mean[skin, 2] > 0.05)]
     outwards = head.mean[skull] - np.array([0, 0.08, 0.0])
     assert (np.einsum("vc,vc->v", normals(head.mean)[skull], outwards) > 0).mean() > 0.95
+
+
+def test_two_renderers_of_one_process_do_not_disturb_each_other():
+    """Each has a context of its own, and drawing happens in the current one."""
+    who, actions = identity(4, "anny"), acting(1, jawOpen=[0.4])
+    first = Renderer(64)
+    alone = drawn(first, who, actions)
+    second = Renderer(64)
+    drawn(second, identity(5, "anny"), actions)
+    assert np.array_equal(drawn(first, who, actions), alone)
+    assert np.array_equal(drawn(second, who, actions), alone)

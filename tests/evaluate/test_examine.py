@@ -57,7 +57,7 @@ def played(monkeypatch) -> list[tuple[int, float]]:
 def test_footage_is_not_taken_for_a_drawing():
     clip = SimpleNamespace(
         key="a", frames=np.zeros((2, 4, 4, 3), np.uint8), reference=np.zeros((4, 4, 3), np.uint8), truth=None,
-        voices=(np.zeros(2000), np.zeros(2000)), info={"style": "footage"},
+        voices=(np.zeros(2000), np.zeros(2000)), info={"style": "footage"}, person="a",
     )  # fmt: skip
     filmed = case_of(clip)
     assert filmed.footage and not filmed.drawn and not filmed.speaks
@@ -122,7 +122,14 @@ def test_listening_is_where_only_the_user_speaks_and_the_mouth_is_shut():
         mouth=np.array([0.0, 0.0, 0.3, 0.0]),
     )
     pixels, sound = np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4000, np.float32)
-    facts = {"key": "k", "reference": pixels[0], "frames": pixels, "mouth": truth.mouth, "voices": (sound, sound)}
+    facts = {
+        "key": "k",
+        "person": "p",
+        "reference": pixels[0],
+        "frames": pixels,
+        "mouth": truth.mouth,
+        "voices": (sound, sound),
+    }
     clip = SimpleNamespace(truth=truth, info={"style": "clay", "identity": "p"}, **facts)
     assert case_of(clip).voices.listening.tolist() == [False, True, False, False]
     assert case_of(clip).mouth is None
@@ -135,6 +142,7 @@ def test_real_footage_has_no_truth():
         truth=None,
         key="k",
         info={"style": "footage", "identity": "p"},
+        person="p",
         reference=pixels[0],
         frames=pixels,
         voices=(sound, sound),

@@ -1,0 +1,242 @@
+"""How well the motion autoencoder moves people whom no training saw.
+
+python -m evaluate.autoencoder weights=runs/motion/motion/weights out=runs/motion/eval [people=20] [photographs=[a.jpg]]
+
+report.json: means over people with 95 % intervals, for exact codes decoded and for pictures encoded and decoded.
+Openings and blinks are compared with the renders' own, which a correlation does not do. sheet.png: what it looks like.
+codes-K.npz: code and voice of a performance, for python -m serve.animate.
+"""
+
+import json
+import logging
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from omegaconf import DictConfig
+from PIL import Image
+from tqdm import tqdm
+
+from data.actions import index
+from data.characters.cartoon import CARTOON_STYLES
+from data.characters.flow import Motion, MotionRenderer
+from data.characters.renderer import Renderer, identity
+from data.clips import derive_seed
+from data.motion import reference_pose
+from data.performance import Performance, perform
+from gwm.autoencoders.motion.code import standardise, to_latents
+from gwm.autoencoders.motion.codec import MotionAutoencoder, load_motion
+from gwm.face import FaceMesh, crop_to_face
+from gwm.media import read_image
+from gwm.metrics.distance import psnr
+from gwm.metrics.face_track import eye_contrast, face_track, lip_gap, seen
+from gwm.metrics.identity import FaceEmbedding, identity_similarity
+from gwm.metrics.lip_sync import correlation, lip_sync, moves
+from gwm.metrics.statistics import bootstrap
+from gwm.weights import write_json
+
+log = logging.getLogger(__name__)
+
+SIDE = 256
+BLINK = index("eyeBlinkLeft")
+SPARSE = slice(None, None, 12)  # an identity costs 0.1 s
+MOUTH = (slice(None), slice(148, 243), slice(64, 192))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A performance acted by one character."""
+
+    act: Performance
+    motion: Motion
+    code: Float[torch.Tensor, "f 57"]
+    opening: Float[np.ndarray, " f"]  # that was meant
+    stranger: UInt8[np.ndarray, "h w 3"]  # the reference of somebody else
+
+    @property
+    def latents(self) -> Float[torch.Tensor, "1 f 57 2 2"]:
+        return to_latents(self.code[None])
+
+
+class Measure:
+    """Face mesh and embedding, loaded once."""
+
+    def __init__(self) -> None:
+        self.mesh = FaceMesh()
+        self.embedding = FaceEmbedding(self.mesh)
+
+    def __call__(self, frames: UInt8[np.ndarray, "f h w 3"], case: Case) -> dict[str, float]:
+        """Of one clip, in the units of `gwm.metrics`; `_of_render` are shares of what the render itself has."""
+        truth = case.motion.frames
+        track, true_track = face_track(frames, self.mesh), face_track(truth, self.mesh)
+        gap, true_gap = lip_gap(track), lip_gap(true_track)
+        row = {
+            "faces_found": seen(track),
+            "psnr": float(psnr(frames, truth).mean()),
+            "psnr_mouth": float(psnr(np.ascontiguousarray(frames[MOUTH]), np.ascontiguousarray(truth[MOUTH])).mean()),
+            "identity": self.identity(frames, case.motion.reference),
+        }
+        if moves(case.opening):
+            sync, ceiling = lip_sync(gap, case.opening), lip_sync(true_gap, case.opening)
+            row |= {"lip_sync": sync.correlation, "lag_frames": float(sync.lag_frames)}
+            row["lip_sync_of_render"] = sync.correlation / max(ceiling.correlation, 1e-6)
+            row["opening_of_render"] = float(np.nanstd(gap) / np.nanstd(true_gap))
+        if case.act.actions[:, BLINK].max() > 0.5:
+            contrast, true_contrast = eye_contrast(frames, track), eye_contrast(truth, true_track)
+            row["blink_follows"] = correlation(contrast, true_contrast)
+            row["blink_of_render"] = float(np.nanstd(contrast) / np.nanstd(true_contrast))
+        return row
+
+    def identity(self, frames: UInt8[np.ndarray, "f h w 3"], reference: UInt8[np.ndarray, "h w 3"]) -> float:
+        return float(np.nanmean(identity_similarity(frames[SPARSE], reference, self.embedding)))
+
+
+def make_case(drawer: MotionRenderer, number: int, *, style: str, frames: int, head_motion: float) -> Case:
+    """The `number`-th held-out performance; the same number gives the same."""
+    act = perform(derive_seed(77, "test", "clip", number), frames, "test")
+    who, other = (identity(derive_seed(77, "test", "identity", style, number, k), style) for k in range(2))
+    own = reference_pose(np.random.default_rng(derive_seed(77, "reference", number)), head_motion)
+    pose = np.float32(head_motion) * act.pose
+    motion = drawer.render(who, act.actions, pose, act.gaze, own)
+    rest = np.zeros((1, act.actions.shape[1]), np.float32)
+    stranger = drawer.renderer.render(other, rest, own[None], np.zeros((1, 2), np.float32))[0]
+    code = standardise(*(torch.from_numpy(x) for x in (act.actions, pose - own, act.gaze)))
+    return Case(act, motion, code, drawer.renderer.mouth(who, act.actions), stranger)
+
+
+def decode(codec: MotionAutoencoder, reference: UInt8[np.ndarray, "s s 3"], latents: torch.Tensor) -> np.ndarray:
+    frames, _ = codec.decode(latents, codec.begin(codec.encode_reference(torch.from_numpy(reference.copy()))))
+    return frames[0].numpy()
+
+
+def measure_people(codec: MotionAutoencoder, cases: list[Case], measure: Measure) -> dict[str, Any]:
+    """Means and intervals by person, for both ways to codes, beside the renders' own."""
+    rows: dict[str, list[dict[str, float]]] = {"exact": [], "encoded": [], "render": []}
+    for case in tqdm(cases, desc="people", unit="clip"):
+        reference = codec.encode_reference(torch.from_numpy(case.motion.reference.copy()))
+        read = codec.encode(torch.from_numpy(case.motion.frames), reference)
+        floor = measure.identity(case.motion.frames, case.stranger)
+        own = measure(case.motion.frames, case)
+        for name, latents in (("exact", case.latents), ("encoded", read)):
+            row = measure(decode(codec, case.motion.reference, latents), case)
+            row["identity_share"] = (row["identity"] - floor) / (own["identity"] - floor)
+            rows[name].append(row)
+        rows["render"].append(own | {"identity_floor": floor})
+    return {name: summary(of) for name, of in rows.items()}
+
+
+def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean, interval and count of every measure."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = {}
+    for name in names:
+        interval = bootstrap(np.array([row[name] for row in rows if name in row]))
+        table[name] = {k: round(getattr(interval, k), 4) for k in ("mean", "low", "high", "count")}
+    return table
+
+
+def measure_drawn(codec: MotionAutoencoder, cases: list[Case]) -> dict[str, Any]:
+    """Drawn characters: whether the mouth's pixels leave rest when the drawn mouth opens, and how far."""
+    rows = []
+    for case in cases:
+        made = decode(codec, case.motion.reference, case.latents)
+        row = {"psnr": float(psnr(made, case.motion.frames).mean())}
+        changes = [mouth_change(frames, case.motion.reference) for frames in (made, case.motion.frames)]
+        if moves(case.opening):
+            row |= {
+                "mouth_follows": correlation(changes[0], case.opening),
+                "mouth_ceiling": correlation(changes[1], case.opening),
+                "mouth_of_render": float(changes[0].std() / changes[1].std()),
+            }
+        rows.append(row)
+    return summary(rows)
+
+
+def mouth_change(
+    frames: UInt8[np.ndarray, "f h w 3"], reference: UInt8[np.ndarray, "h w 3"]
+) -> Float[np.ndarray, " f"]:
+    """Mean distance of the mouth's pixels from the reference's."""
+    return np.abs(frames[MOUTH].astype(np.float32) - reference[MOUTH[1:]]).mean((1, 2, 3))
+
+
+def measure_photographs(
+    codec: MotionAutoencoder, photographs: dict[str, np.ndarray], case: Case, measure: Measure
+) -> dict[str, dict[str, float]]:
+    """Photographs driven by a performance: lips against the opening that was meant, and identity."""
+    table = {}
+    for name, photograph in photographs.items():
+        frames = decode(codec, photograph, case.latents)
+        track = face_track(frames, measure.mesh)
+        table[name] = {
+            "lip_sync": lip_sync(lip_gap(track), case.opening).correlation,
+            "opening": float(np.nanstd(lip_gap(track))),
+            "identity": measure.identity(frames, photograph),
+            "faces_found": seen(track),
+        }
+    return table
+
+
+def sheet(codec: MotionAutoencoder, cases: list[Case], photographs: dict[str, np.ndarray], columns: int) -> Image.Image:
+    """Renders above what is decoded from their codes; then photographs that are driven by the first of them."""
+    strips = []
+    for case in cases:
+        picks = telling(case, columns)
+        made = decode(codec, case.motion.reference, case.latents)
+        for frames in (case.motion.frames, made):
+            strips.append(np.concatenate([case.motion.reference, *frames[picks]], axis=1))
+    picks = telling(cases[0], columns)
+    for photograph in photographs.values():
+        made = decode(codec, photograph, cases[0].latents)
+        strips.append(np.concatenate([photograph, *made[picks]], axis=1))
+    return Image.fromarray(np.concatenate(strips))
+
+
+def telling(case: Case, count: int) -> np.ndarray:
+    """The moments with the widest mouth, the deepest blink, and others equally far apart."""
+    spread = np.linspace(0, len(case.opening) - 1, count).round().astype(int)
+    spread[1], spread[-1] = int(case.opening.argmax()), int(case.act.actions[:, BLINK].argmax())
+    return spread
+
+
+def read_photographs(paths: list[str], mesh: FaceMesh) -> dict[str, np.ndarray]:
+    return {Path(path).stem: crop_to_face(read_image(path), SIDE, mesh) for path in paths}
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="autoencoder")
+def main(cfg: DictConfig) -> None:
+    out, start = Path(cfg.out), time.time()
+    out.mkdir(parents=True, exist_ok=True)
+    codec, drawer, measure = load_motion(Path(cfg.weights)), MotionRenderer(Renderer(SIDE)), Measure()
+    moving, frames = cfg.head_motion, cfg.frames
+    people = [make_case(drawer, k, style="anny", frames=frames, head_motion=moving) for k in range(cfg.people)]
+    styles = [CARTOON_STYLES[k % len(CARTOON_STYLES)] for k in range(cfg.drawn)]
+    # Drawn heads stay still: only then is a change around the mouth that of the mouth.
+    drawn = [make_case(drawer, k, style=style, frames=frames, head_motion=0.0) for k, style in enumerate(styles)]
+    photographs = read_photographs(list(cfg.photographs), measure.mesh)
+    speaking = [case for case in people if moves(case.opening)]
+    report: dict[str, Any] = {
+        "command": " ".join(["python -m evaluate.autoencoder", *sys.argv[1:]]),
+        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "date": time.strftime("%Y-%m-%d"),
+        "people": measure_people(codec, people, measure),
+        "drawn": measure_drawn(codec, drawn),
+        "photographs": measure_photographs(codec, photographs, speaking[0], measure),
+    }
+    report["seconds"] = round(time.time() - start, 1)
+    write_json(out / "report.json", report)
+    shown = [*speaking[: cfg.shown], *[case for case in drawn if moves(case.opening)][: cfg.shown]]
+    sheet(codec, shown, photographs, cfg.columns).save(out / "sheet.png")
+    for number, case in enumerate(speaking[: cfg.shown]):
+        np.savez(out / f"codes-{number}.npz", code=case.code.numpy(), voice=case.act.agent)
+    log.info("%s: %s", out, json.dumps({k: v["mean"] for k, v in report["people"]["exact"].items()}))
+
+
+if __name__ == "__main__":
+    main()

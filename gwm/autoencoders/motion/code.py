@@ -1,0 +1,85 @@
+"""The code of a pixel frame: facial actions, head pose and gaze, all zero where the picture is its reference.
+
+Actions are ARKit's blend shapes in [0, 1], in the order of `data.actions`; the pose is yaw, pitch and roll in radians
+minus the reference's; gaze is in [-1, 1], x and y. Each number is divided by a constant of its own, about its root
+mean square over rendered speech, and not shifted: the code of the reference is exactly zero, so a latent says how the
+picture *moves*, and whatever depends on it can be made to vanish at rest.
+
+Latents are `b f 57 2 2`: the four pixel frames of a latent frame are the cells of its 2x2 grid, row by row.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+FRAMES = 4  # pixel frames of a latent frame
+# Root mean squares over 250 performances of 4 s (2026-11-28), at least 0.1; 0.2 for actions that speech does not have.
+SCALES: dict[str, float] = {
+    "browDownLeft": 0.2, "browDownRight": 0.2, "browInnerUp": 0.26, "browOuterUpLeft": 0.18,
+    "browOuterUpRight": 0.18, "cheekPuff": 0.2, "cheekSquintLeft": 0.1, "cheekSquintRight": 0.1,
+    "eyeBlinkLeft": 0.17, "eyeBlinkRight": 0.17, "eyeLookDownLeft": 0.2, "eyeLookDownRight": 0.2,
+    "eyeLookInLeft": 0.2, "eyeLookInRight": 0.2, "eyeLookOutLeft": 0.2, "eyeLookOutRight": 0.2, "eyeLookUpLeft": 0.2,
+    "eyeLookUpRight": 0.2, "eyeSquintLeft": 0.2, "eyeSquintRight": 0.2, "eyeWideLeft": 0.2, "eyeWideRight": 0.2,
+    "jawForward": 0.2, "jawLeft": 0.2, "jawOpen": 0.28, "jawRight": 0.2, "mouthClose": 0.2, "mouthDimpleLeft": 0.1,
+    "mouthDimpleRight": 0.1, "mouthFrownLeft": 0.2, "mouthFrownRight": 0.2, "mouthFunnel": 0.19, "mouthLeft": 0.2,
+    "mouthLowerDownLeft": 0.1, "mouthLowerDownRight": 0.1, "mouthPressLeft": 0.1, "mouthPressRight": 0.1,
+    "mouthPucker": 0.2, "mouthRight": 0.2, "mouthRollLower": 0.1, "mouthRollUpper": 0.1, "mouthShrugLower": 0.1,
+    "mouthShrugUpper": 0.2, "mouthSmileLeft": 0.14, "mouthSmileRight": 0.14, "mouthStretchLeft": 0.14,
+    "mouthStretchRight": 0.14, "mouthUpperUpLeft": 0.1, "mouthUpperUpRight": 0.1, "noseSneerLeft": 0.2,
+    "noseSneerRight": 0.2, "tongueOut": 0.1,
+    "yaw": 0.1, "pitch": 0.07, "roll": 0.05, "gazeX": 0.15, "gazeY": 0.1,
+}  # fmt: skip
+NAMES: tuple[str, ...] = tuple(SCALES)
+WIDTH = len(NAMES)
+ACTIONS = slice(0, 52)
+POSE = slice(52, 55)
+GAZE = slice(55, 57)
+
+
+def place(name: str) -> int:
+    """Which number of a code has this name.
+
+    Raises:
+        ValueError: none has.
+    """
+    if name not in SCALES:
+        raise ValueError(f"name={name!r} must be one of {NAMES}.")
+    return NAMES.index(name)
+
+
+def mirror() -> tuple[list[int], Float[Tensor, "57"]]:
+    """Order and signs that turn the code of a picture into that of its mirror image."""
+    swapped = [name.replace("Left", "?").replace("Right", "Left").replace("?", "Right") for name in NAMES]
+    signs = torch.ones(WIDTH)
+    signs[[place("yaw"), place("roll"), place("gazeX")]] = -1
+    return [place(name) for name in swapped], signs
+
+
+def standardise(
+    actions: Float[Tensor, "*b 52"], pose: Float[Tensor, "*b 3"], gaze: Float[Tensor, "*b 2"]
+) -> Float[Tensor, "*b 57"]:
+    """Codes; `pose` is relative to the reference, which has no actions and looks at the camera."""
+    raw = torch.cat([actions, pose, gaze], dim=-1).float()
+    return raw / torch.tensor(list(SCALES.values()), device=raw.device)
+
+
+def physical(code: Float[Tensor, "*b 57"]) -> Float[Tensor, "*b 57"]:
+    """Actions in [0, 1], radians and gaze: what `standardise` was given, side by side."""
+    return code * torch.tensor(list(SCALES.values()), device=code.device)
+
+
+def to_latents(code: Float[Tensor, "b t 57"]) -> Float[Tensor, "b f 57 2 2"]:
+    """Four pixel frames are the 2x2 cells of a latent frame.
+
+    Raises:
+        ValueError: the number of frames is no multiple of four.
+    """
+    if code.shape[1] % FRAMES:
+        raise ValueError(f"num_frames={code.shape[1]} must be a multiple of {FRAMES}: a latent frame holds as many.")
+    return rearrange(code, "b (f h w) c -> b f c h w", h=2, w=2)
+
+
+def from_latents(latents: Float[Tensor, "b f 57 2 2"]) -> Float[Tensor, "b 4*f 57"]:
+    """Inverse of `to_latents`."""
+    return rearrange(latents, "b f c h w -> b (f h w) c")

@@ -1,0 +1,35 @@
+"""The face's square of a larger picture, and its place there: only the square moves, and its border does not."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+
+@dataclass(frozen=True)
+class Square:
+    """In px of the picture; it may reach over the picture's edge, which is repeated there."""
+
+    left: int
+    top: int
+    side: int
+
+    def cut(self, picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
+        rows = np.arange(self.top, self.top + self.side).clip(0, picture.shape[0] - 1)
+        columns = np.arange(self.left, self.left + self.side).clip(0, picture.shape[1] - 1)
+        return picture[rows[:, None], columns]
+
+    def paste(self, square: UInt8[np.ndarray, "s s 3"], picture: UInt8[np.ndarray, "h w 3"]) -> np.ndarray:
+        """A copy of the picture with the square in its place, as far as it lies inside."""
+        out = picture.copy()
+        top, left = max(self.top, 0), max(self.left, 0)
+        inside = square[top - self.top :, left - self.left :]
+        target = out[top : self.top + self.side, left : self.left + self.side]
+        target[:] = inside[: target.shape[0], : target.shape[1]]
+        return out
+
+
+def square_around(middle: Float[np.ndarray, "2"], side: float) -> Square:
+    """From middle (x, y) and side of `gwm.face.face_square`."""
+    left, top = np.round(middle - side / 2).astype(int)
+    return Square(int(left), int(top), max(1, round(side)))

@@ -1,0 +1,170 @@
+"""The motion autoencoder's promises, with random weights: rest is the portrait, a stream is the clip."""
+
+import numpy as np
+import pytest
+import torch
+
+from data.actions import ACTION_NAMES
+from gwm.autoencoders.motion.animate import animated, layers
+from gwm.autoencoders.motion.basis import FEATURES, RANK, FlowBasis, RidgeFit, features
+from gwm.autoencoders.motion.canvas import draw, draw_with_opencv, draw_with_tensors
+from gwm.autoencoders.motion.code import ACTIONS, NAMES, from_latents, mirror, physical, place, standardise, to_latents
+from gwm.autoencoders.motion.codec import MotionAutoencoder
+from gwm.autoencoders.motion.config import MotionConfig
+from gwm.autoencoders.motion.network import MotionNetwork
+from gwm.autoencoders.motion.paste import Square
+from gwm.autoencoders.motion.warp import Window, background, places, places_in, whole
+
+TINY = MotionConfig(half=8, quarter=8, eighth=8, sixteenth=8, hidden=16, warped=6)
+
+
+@pytest.fixture(scope="module")
+def codec() -> MotionAutoencoder:
+    """Weights that move and redraw everything."""
+    torch.manual_seed(0)
+    network = MotionNetwork(TINY)
+    for weight in network.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, 0, 0.1)
+    network.decoder.basis.set(torch.randn(FEATURES, 2, 64, 64) * 0.2)
+    return MotionAutoencoder(network)
+
+
+def portrait(side: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+def latents(frames: int, strength: float = 1.0) -> torch.Tensor:
+    return strength * torch.randn(1, frames, 57, 2, 2, generator=torch.Generator().manual_seed(1))
+
+
+def test_actions_are_those_of_the_data():
+    assert NAMES[ACTIONS] == ACTION_NAMES
+
+
+def test_latents_hold_four_frames_row_by_row():
+    code = torch.arange(8 * 57).view(1, 8, 57).float()
+    packed = to_latents(code)
+    assert torch.equal(packed[0, 1, :, 1, 0], code[0, 6])
+    assert torch.equal(from_latents(packed), code)
+    with pytest.raises(ValueError, match="num_frames=7"):
+        to_latents(code[:, :7])
+
+
+def test_codes_are_their_parts_in_units_of_their_own():
+    parts = torch.rand(3, 52), torch.rand(3, 3), torch.rand(3, 2)
+    code = standardise(*parts)
+    torch.testing.assert_close(physical(code), torch.cat(parts, 1))
+    assert code[0, place("jawOpen")] == pytest.approx(float(parts[0][0, ACTION_NAMES.index("jawOpen")]) / 0.28)
+
+
+def test_mirroring_twice_changes_nothing_and_once_exchanges_sides():
+    order, signs = mirror()
+    code = torch.randn(2, 57)
+    once = code[:, order] * signs
+    assert torch.equal(once[:, order] * signs, code)
+    assert torch.equal(once[:, place("eyeBlinkLeft")], code[:, place("eyeBlinkRight")])
+    assert torch.equal(once[:, place("yaw")], -code[:, place("yaw")])
+
+
+def test_the_ridge_finds_the_fields_that_made_the_flow():
+    generator = torch.Generator().manual_seed(0)
+    factors = (torch.randn(*shape, generator=generator) for shape in ((FEATURES, RANK), (RANK, 2 * 64 * 64)))
+    truth = torch.matmul(*factors).view(FEATURES, 2, 64, 64) / RANK**0.5
+    fit = RidgeFit()
+    code = torch.randn(1000, 57, generator=generator)
+    fit.add(code, (features(code) @ truth.flatten(1)).view(-1, 2, 64, 64))
+    basis = FlowBasis()
+    basis.set(fit.solve())
+    unseen = torch.randn(20, 57, generator=generator)
+    flow = basis(unseen, torch.ones(20, FEATURES))
+    expected = (features(unseen) @ truth.flatten(1)).view_as(flow)
+    assert (flow - expected).square().mean() < 1e-3 * expected.square().mean()
+
+
+@pytest.mark.parametrize("side", [64, 250, 333, 720])
+@pytest.mark.parametrize("paint", [draw_with_opencv, draw_with_tensors])
+def test_at_rest_the_portrait_comes_back_to_the_bit(codec: MotionAutoencoder, side: int, paint):
+    reference = codec.encode_reference(portrait(side))
+    memory = codec.begin(reference)
+    assert not reference.latent.any()
+    (picture, *_) = paint(memory.constant[1], codec.change(torch.zeros(4, 57), memory))
+    assert torch.equal(picture, portrait(side))
+
+
+def test_opencv_and_tensors_draw_the_same(codec: MotionAutoencoder):
+    """To the rounding of places to 1/32 px, on a smooth picture."""
+    y, x = np.mgrid[0:300, 0:300] / 300
+    smooth = torch.from_numpy((127 + 100 * np.stack([np.sin(5 * x), np.cos(4 * y), x * y], -1)).astype(np.uint8))
+    memory = codec.begin(codec.encode_reference(smooth))
+    change = codec.change(from_latents(latents(1, 0.3))[0], memory)
+    first, second = (paint(memory.constant[1], change).int() for paint in (draw_with_opencv, draw_with_tensors))
+    assert (first - smooth).abs().float().mean() > 3
+    assert (first - second).abs().float().mean() < 0.5
+
+
+def test_a_stream_is_the_clip_to_the_bit(codec: MotionAutoencoder):
+    memory = codec.begin(codec.encode_reference(portrait(96)))
+    clip = latents(3)
+    together, _ = codec.decode(clip, memory)
+    parts = []
+    for one in clip.split(1, dim=1):
+        pictures, memory = codec.decode(one, memory)
+        parts.append(pictures)
+    assert memory.moving == ()
+    assert torch.equal(torch.cat(parts, 1), together)
+
+
+def test_training_sees_what_is_drawn(codec: MotionAutoencoder):
+    """The differentiable picture at 256 px and the canvas of that size agree."""
+    y, x = np.mgrid[0:256, 0:256] / 256
+    smooth = torch.from_numpy((127 + 100 * np.stack([np.sin(5 * x), np.cos(4 * y), x * y], -1)).astype(np.uint8))
+    memory, code = codec.begin(codec.encode_reference(smooth)), from_latents(latents(1, 0.3))[0]
+    known = memory.constant[0].repeated(4)
+    decoder = codec.network.decoder
+    with torch.no_grad():
+        coarse = decoder.coarse(code, known)
+        _, trained = animated(decoder, code, coarse, known, layers(known), whole(4))
+    drawn = draw(memory.constant[1], codec.change(code, memory)).permute(0, 3, 1, 2) / 127.5 - 1
+    inner = (..., slice(12, -12), slice(12, -12))  # convolutions see other borders
+    assert (trained.clamp(-1, 1) - drawn)[inner].abs().mean() < 0.02
+
+
+def test_a_window_of_places_is_cut_from_all_of_them():
+    flow = torch.randn(3, 2, 64, 64)
+    window = Window(torch.tensor([[0, 0], [10, 5], [40, 40]]), 24, 24)
+    for side in (64, 128, 256):
+        expected = window.cut(places(flow, side).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        torch.testing.assert_close(places_in(flow, side, window), expected, rtol=0, atol=1e-6)
+
+
+def test_the_background_is_kept_and_filled_from_around():
+    image = torch.zeros(1, 3, 96, 96)
+    image[:, 0] = torch.linspace(-1, 1, 96)[None, None, :]
+    share = torch.zeros(1, 1, 96, 96)
+    share[..., 26:64, 26:64] = 0.6  # a soft edge, in which nothing may change either
+    share[..., 30:60, 30:60] = 1
+    person = torch.where(share == 1, torch.ones_like(image), image)
+    filled = background(person, share)
+    assert torch.equal(filled[share.expand_as(filled) < 1], person[share.expand_as(person) < 1])
+    assert (filled - image)[share.expand_as(image) == 1].abs().max() < 0.35
+
+
+def test_a_square_that_is_pasted_back_leaves_no_seam(codec: MotionAutoencoder):
+    """The whole picture outside the square, and the square's own border, stay to the bit; its middle moves."""
+    picture = portrait(300).numpy()[:200]
+    square = Square(left=-20, top=30, side=160)
+    cut = square.cut(picture)
+    memory = codec.begin(codec.encode_reference(torch.from_numpy(cut.copy()), pasted=True))
+    frame = codec.decode(latents(1), memory)[0][0, 1].numpy()
+    pasted = square.paste(frame, picture)
+    assert np.array_equal(frame[0], cut[0]) and np.array_equal(frame[:, -1], cut[:, -1])
+    outside = np.ones(picture.shape[:2], bool)
+    outside[31:189, :139] = False
+    assert np.array_equal(pasted[outside], picture[outside])
+    assert (pasted[60:150, 20:100] != picture[60:150, 20:100]).any()
+
+
+def test_a_portrait_that_is_not_square_is_refused(codec: MotionAutoencoder):
+    with pytest.raises(ValueError, match="60x60 px must be square and at least 64"):
+        codec.encode_reference(portrait(60))
