@@ -23,6 +23,7 @@ GOOD: dict[str, Any] = {
         "answer_ms": {part: {"p50": 200.0} for part in ("total", "turn", "stt", "llm", "tts", "chunk", "pacing")},
         "silent_after_interruption_ms": {"max": 30.0},
         "lead_ms": {"max": 290.0},
+        "stalls": 0,
         "errors": [],
     },
     "flash_minus_beep_ms": {
@@ -66,6 +67,7 @@ def test_a_good_run_reaches_everything():
         ("alone.answer_ms.total", {"p50": 1_751.0}, "end of speech"),
         ("alone.silent_after_interruption_ms", {"max": 151.0}, "silent after"),
         ("alone.lead_ms", {"max": 301.0}, "engine ahead"),
+        ("alone.stalls", 1, "stalls"),
         ("alone.errors", ["The voice does not work"], "errors"),
     ],
 )
@@ -86,7 +88,8 @@ def test_a_report_of_measured_numbers_is_kept_as_json(tmp_path: Path):
 
 def test_what_was_not_measured_is_said_to_be_so():
     report = with_value("alone.answer_ms", {})
-    report["alone"]["video_minus_audio_ms"] = {"count": 0, "moved": 0.0}
+    report["alone"] |= {"video_minus_audio_ms": {"count": 0, "moved": 0.0}, "stalls": None}
+    assert judged(report, "stalls") is None
     assert judged(report, "end of speech") is None and judged(report, "its parts") is None
     assert judged(report, "picture behind sound, by the browser") is None
     assert judged(report, "the same, moved over the run, by the browser") is None
