@@ -64,7 +64,8 @@ def plan_split(
     styles: tuple[str, ...],
     anny_share: float,
 ) -> list[ClipPlan]:
-    """The clips of one split. The split's name is in every seed, so no identity is in two splits."""
+    """The clips of one split. The split's name is in every seed, so no identity is in two splits; sentences and
+    voices belong to one each (`data.speech`)."""
     others = [style for style in styles if style != MAIN_STYLE]
     plans = []
     for index in range(num_clips):

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import hydra
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from configs.command.main import command
 from data.actions import ACTION_NAMES, index
 from data.characters.appearance import Identity
 from data.characters.cartoon import CARTOON_STYLES
@@ -250,7 +250,7 @@ def _run(draw: functools.partial, jobs: list[tuple[Split, int]], workers: int) -
         yield from pool.map(draw, jobs)
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="motion")
+@command("motion", verbatim=("out",))
 def main(cfg: DictConfig) -> None:
     settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     make(**settings)

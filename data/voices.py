@@ -80,6 +80,6 @@ class VoiceData(StepData):
         return self.loader(voices, 1, voice_batch)
 
     def held_out(self, count: int) -> VoiceBatch:
-        """Sentences that no training hears, in voices that it may hear."""
+        """Sentences and voices that no training hears."""
         how = {"num_frames": self.num_frames, "split": "val", "audio": self.audio}
         return voice_batch([(0, voice((self.seed, index), **how)) for index in range(count)])

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -24,6 +23,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from tqdm import tqdm
 
+from configs.command.main import command
 from data.actions import index
 from data.characters.cartoon import CARTOON_STYLES
 from data.characters.flow import Motion, MotionRenderer
@@ -33,13 +33,14 @@ from data.motion import reference_pose
 from data.performance import Performance, perform
 from gwm.autoencoders.motion.code import standardise, to_latents
 from gwm.autoencoders.motion.codec import MotionAutoencoder, load_motion
-from gwm.face import FaceMesh, crop_to_face
-from gwm.media import read_image
+from gwm.face import FaceMesh
+from gwm.images import read_image
 from gwm.metrics.distance import psnr
 from gwm.metrics.face_track import eye_contrast, face_track, lip_gap, seen
 from gwm.metrics.identity import FaceEmbedding, identity_similarity
 from gwm.metrics.lip_sync import correlation, lip_sync, moves
 from gwm.metrics.statistics import bootstrap
+from gwm.portraits import crop_to_face
 from gwm.weights import write_json
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,8 @@ def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     names = dict.fromkeys(name for row in rows for name in row)
     table = {}
     for name in names:
-        interval = bootstrap(np.array([row[name] for row in rows if name in row]))
+        values = [row[name] for row in rows if name in row]
+        interval = bootstrap(np.array(values), [str(person) for person in range(len(values))])  # one clip a person
         table[name] = {k: round(getattr(interval, k), 4) for k in ("mean", "low", "high", "count")}
     return table
 
@@ -209,7 +211,7 @@ def read_photographs(paths: list[str], mesh: FaceMesh) -> dict[str, np.ndarray]:
     return {Path(path).stem: crop_to_face(read_image(path), SIDE, mesh) for path in paths}
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="autoencoder")
+@command("autoencoder", verbatim=("weights", "out"))
 def main(cfg: DictConfig) -> None:
     out, start = Path(cfg.out), time.time()
     out.mkdir(parents=True, exist_ok=True)

@@ -11,18 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
-import hydra
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from omegaconf import DictConfig
 from PIL import Image
 
+from configs.command.main import command
 from gwm.autoencoders.motion.code import FRAMES, WIDTH, to_latents
 from gwm.autoencoders.motion.codec import load_motion
 from gwm.autoencoders.motion.paste import Square, square_around
 from gwm.face import FaceMesh, face_square
-from gwm.media import SAMPLE_RATE, read_image, to_rgb, write_video
+from gwm.images import read_image, to_rgb
+from gwm.media import SAMPLE_RATE, write_video
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def animate(weights: str, *, image: str, codes: str, out: str, size: int, whole:
     log.info("%s: a latent frame of %d px took %.0f ms (p95 %.0f)", out, size, *np.percentile(times, [50, 95]))
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="animate")
+@command("animate", verbatim=("weights", "image", "codes", "out"))
 def main(cfg: DictConfig) -> None:
     animate(cfg.weights, image=cfg.image, codes=cfg.codes, out=cfg.out, size=cfg.size, whole=cfg.whole)
 

@@ -51,6 +51,7 @@ def make_shards(
         "clips_per_identity": clips_per_identity,
         "head_motion": head_motion,
     }
+    command = " ".join(["python -m data.characters", f"out={out}", *(f"{k}={v}" for k, v in generator.items())])
     settings = Manifest(
         kind="pixels",
         fps=FPS,
@@ -59,8 +60,8 @@ def make_shards(
         num_frames=num_frames,
         splits={},
         seed=seed,
-        command=" ".join(["python -m data.characters", f"out={out}", *(f"{k}={v}" for k, v in generator.items())]),
-        generator=generator,
+        command=command,
+        generator=generator | {"voices": "of their split"},  # shards of before have voices of training in all splits
     )
     plan = functools.partial(
         plan_split,

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from data.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from data.speech.espeak import VOICES, Phoneme, Speech, say
+from data.speech.espeak import Phoneme, Speech, say, voices_of
 from data.speech.sentences import Split, sentence
 
 Role = Literal["agent", "user"]
@@ -105,10 +105,11 @@ class Dialogue:
         return [utterance for utterance in self.utterances if utterance.role == role]
 
 
-def random_manner(rng: np.random.Generator) -> Manner:
-    """A voice with its own pace, height and liveliness."""
+def random_manner(rng: np.random.Generator, split: Split) -> Manner:
+    """A voice of the split with its own pace, height and liveliness."""
+    voices = voices_of(split)
     return Manner(
-        voice=VOICES[rng.integers(len(VOICES))],
+        voice=voices[rng.integers(len(voices))],
         rate_wpm=int(rng.integers(125, 185)),
         pitch=int(rng.integers(35, 66)),
         pitch_range=int(rng.integers(35, 75)),
@@ -140,7 +141,7 @@ def converse(rng: np.random.Generator, *, num_frames: int, split: Split) -> Dial
     """
     scene = list(SCENES)[rng.choice(len(SCENES), p=list(SCENES.values()))]
     clip_s = num_frames / FPS
-    manners: dict[Role, Manner] = {"agent": random_manner(rng), "user": random_manner(rng)}
+    manners: dict[Role, Manner] = {"agent": random_manner(rng, split), "user": random_manner(rng, split)}
     if scene == "idle":
         return Dialogue([], manners["agent"].voice, 0, num_frames)
     role: Role = "user" if scene == "listen" or (scene == "turn" and rng.random() < 0.5) else "agent"

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from scipy.signal import resample_poly
 
 from data.clock import SAMPLE_RATE
+from data.speech.sentences import Split
 
 ESPEAK_RATE = 22_050
 UP, DOWN = 160, 147  # 22050 * 160 / 147 = 24000
@@ -31,6 +32,13 @@ TIMBRES = (
     "rob", "robert", "sandro", "shelby", "steph", "travis", "victor", "zac",
 )  # fmt: skip
 VOICES = tuple(f"{accent}+{timbre}" for accent in ACCENTS for timbre in TIMBRES)
+
+
+def voices_of(split: Split) -> tuple[str, ...]:
+    """Voices that are heard in one split and in no other: of ten timbres one is for val and one for test."""
+    split_at: dict[int, Split] = {8: "val", 9: "test"}
+    timbres = [timbre for place, timbre in enumerate(TIMBRES) if split_at.get(place % 10, "train") == split]
+    return tuple(f"{accent}+{timbre}" for accent in ACCENTS for timbre in timbres)
 
 
 @dataclass(frozen=True, slots=True)

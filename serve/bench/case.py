@@ -1,9 +1,11 @@
 """What is timed: a model's shape, the picture's size, and how the stream is cut. Nothing is downloaded."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from gwm.autoencoder import Autoencoder, build_autoencoder
@@ -17,6 +19,16 @@ AUDIO = AudioConfig()
 FAR = 10**6  # a horizon that no benchmark reaches: baselines do not move their sinks
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIGMAS = {1: (1.0,), 2: (1.0, 0.6), 4: (1.0, 0.9, 0.75, 0.5)}
+
+MODELS = Path(__file__).parents[2] / "configs" / "model"
+NOT_SHAPE = ("defaults", "place_grid")  # conditions are declared here; places fit pictures of one size alone
+
+
+def model_shape(name: str) -> dict[str, Any]:
+    """The shape that configs/model has under this name, without its conditions."""
+    values: Any = OmegaConf.to_container(OmegaConf.load(MODELS / f"{name}.yaml"))
+    shape = values["model"] if "model" in values else values  # published models name their encoders as well
+    return {key: value for key, value in shape.items() if key not in NOT_SHAPE}
 
 
 def prompted(width: int) -> tuple[ConditionSpec, ...]:
@@ -35,19 +47,12 @@ CHARACTER: dict[str, Any] = {
     "speech_mels": AUDIO.num_mels,
 }
 SHAPES: dict[str, dict[str, Any]] = {
-    "nano": {"dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 4, **CHARACTER},
+    "nano": CHARACTER | model_shape("nano"),
     "character": {"dim": 384, "ffn_dim": 1536, "num_heads": 6, "num_layers": 8, **CHARACTER},
     "one_layer": {"dim": 32, "ffn_dim": 64, "num_heads": 2, "num_layers": 1, "in_channels": 4},
     "small_wan": {"dim": 192, "ffn_dim": 768, "num_heads": 6, "num_layers": 4, "conditions": prompted(64)},
-    "wan2_1_1_3b": {"dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30, "conditions": prompted(4096)},
-    "wan2_2_5b": {
-        "dim": 3072,
-        "ffn_dim": 14336,
-        "num_heads": 24,
-        "num_layers": 30,
-        "conditions": prompted(4096),
-        "in_channels": 48,
-    },
+    "wan2_1_1_3b": {**model_shape("wan2_1_1_3b"), "conditions": prompted(4096)},
+    "wan2_2_5b": {**model_shape("wan2_2_ti2v_5b"), "conditions": prompted(4096)},
 }
 
 

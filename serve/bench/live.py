@@ -87,7 +87,7 @@ def conversation(events: list[dict[str, Any]]) -> dict[str, Any]:
     leads = [report["lead_ms"] for report in reports]
     parts = sorted({name for turn in turns for name in turn if name.endswith("_ms")})
     return {
-        "stalls": reports[-1]["stalls"] - reports[0]["stalls"] if reports else 0,
+        "stalls": reports[-1]["stalls"] - reports[0]["stalls"] if reports else None,
         "lead_ms": spread(leads),
         "answers": len(turns),
         "answer_ms": {part.removesuffix("_ms"): spread([t[part] for t in turns if part in t]) for part in parts},

@@ -86,7 +86,9 @@ def _conversation(seen: dict[str, Any]) -> Iterator[Row]:
     yield Row("its parts, medians in ms", "each", told or "-", len(parts) == len(PARTS) if answers else None)
     yield _at_most("silent after an interruption, slowest", seen["silent_after_interruption_ms"].get("max"), SILENT_MS)
     yield _at_most("engine ahead of playout, most", seen["lead_ms"].get("max"), LEAD_MS)
-    yield Row("stalls of sound and picture", "0", str(seen["stalls"]), seen["stalls"] == 0)
+    stalls = seen["stalls"]
+    measured = "-" if stalls is None else str(stalls)
+    yield Row("stalls of sound and picture", "0", measured, None if stalls is None else stalls == 0)
     yield Row("errors told to the visitor", "0", str(len(seen["errors"])), not seen["errors"])
 
 

@@ -7,7 +7,8 @@ from openfacefx import VISEMES
 from data.actions import ACTION_NAMES
 from data.clock import FPS, SAMPLE_RATE
 from data.speech import sentences, visemes
-from data.speech.espeak import ACCENTS, TIMBRES, say
+from data.speech.dialogue import converse
+from data.speech.espeak import ACCENTS, TIMBRES, say, voices_of
 
 PANGRAM = "My mother bought five big apples from the farm, but nobody remembered the purple boat."
 
@@ -111,3 +112,18 @@ def test_the_grammar_gives_thousands_of_sentences_of_at_most_14_words():
     rng = np.random.default_rng(0)
     drawn = [sentences.sentence(rng, kind="statement", split="train") for _ in range(1000)]
     assert len(set(drawn)) > 900 and {3, 8, 14} <= {len(text.split()) for text in drawn} <= set(range(3, 15))
+
+
+def test_splits_share_no_voice_and_leave_none_out():
+    timbres = {split: {voice.split("+")[1] for voice in voices_of(split)} for split in sentences.SPLIT_BUCKETS}
+    assert set().union(*timbres.values()) == set(TIMBRES)
+    assert sum(map(len, timbres.values())) == len(TIMBRES) and min(map(len, timbres.values())) >= 5
+
+
+@pytest.mark.parametrize("split", sentences.SPLIT_BUCKETS)
+def test_both_sides_of_a_conversation_have_voices_of_their_split(split, monkeypatch):
+    heard = []
+    monkeypatch.setattr("data.speech.dialogue.say", lambda text, **how: heard.append(how["voice"]) or say(text, **how))
+    for seed in range(4):
+        converse(np.random.default_rng(seed), num_frames=48, split=split)
+    assert heard and set(heard) <= set(voices_of(split))

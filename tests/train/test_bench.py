@@ -1,5 +1,6 @@
 """The benchmark's numbers belong together, and its configurations compose."""
 
+import dataclasses
 import json
 import runpy
 from functools import partial
@@ -11,7 +12,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
+from gwm.config import DiTConfig
+from serve.bench.case import SHAPES, Case
 from tests.tiny import DIT
+from tests.wan import published
 from train import work
 from train.bench import bench
 from train.plan import plan
@@ -62,6 +66,25 @@ def test_the_wan_geometry_is_that_of_its_1_3_b_model():
         made = build()
     assert sum(p.numel() for p in made.trained[0].parameters()) == 1_418_996_800
     assert made.tokens == 20 * 30 * 52
+
+
+def test_nano_is_one_shape_wherever_it_is_timed():
+    """Training speed was once that of a fifth layer, and of a model that does not see its reference."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        timed = instantiate(compose("bench_train").geometry.dit)
+        cfg = compose("train", ["stage=causal"])
+    trained = instantiate(cfg.work.build.contract, vae=str(CONFIGS.parent / "weights" / "vae"), _convert_="all").dit
+    served = Case(shape="nano", height=128, width=128).contract().dit
+    assert timed == trained
+    assert dataclasses.replace(served, place_grid=trained.place_grid) == trained
+
+
+def test_wan_is_one_shape_wherever_it_is_timed():
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        timed = instantiate(compose("bench_train", ["geometry=wan2_1_1_3b"]).geometry.dit)
+    assert timed == published("wan2_1_1_3b") == DiTConfig(**SHAPES["wan2_1_1_3b"])
 
 
 def test_a_missing_gpu_is_named():

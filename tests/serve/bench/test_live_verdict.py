@@ -88,7 +88,8 @@ def test_a_report_of_measured_numbers_is_kept_as_json(tmp_path: Path):
 
 def test_what_was_not_measured_is_said_to_be_so():
     report = with_value("alone.answer_ms", {})
-    report["alone"]["video_minus_audio_ms"] = {"count": 0, "moved": 0.0}
+    report["alone"] |= {"video_minus_audio_ms": {"count": 0, "moved": 0.0}, "stalls": None}
+    assert judged(report, "stalls") is None
     assert judged(report, "end of speech") is None and judged(report, "its parts") is None
     assert judged(report, "picture behind sound, by the browser") is None
     assert judged(report, "the same, moved over the run, by the browser") is None
