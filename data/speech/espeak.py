@@ -5,8 +5,12 @@ espeak-ng is GPL-3: it is never linked or shipped, only loaded at run time from 
 
 import _ctypes
 import ctypes
+import shutil
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 import numpy as np
@@ -107,6 +111,19 @@ class _Recorder:
         return Speech(samples.astype(np.float32), [(ipa, start, stop) for ipa, start, stop in spans if stop > start])
 
 
+@cache
+def _private_folder() -> TemporaryDirectory[str]:
+    """Holds a copy of the library for this process; deleted when the process ends.
+
+    Closing a library forgets its state only if nobody else in the process has the same file open.
+    """
+    import espeakng_loader  # optional and GPL: only in this file
+
+    folder = TemporaryDirectory(prefix="gwm-espeak-")
+    shutil.copy(espeakng_loader.get_library_path(), folder.name)
+    return folder
+
+
 def say(text: str, *, voice: str, rate_wpm: int = 165, pitch: int = 50, pitch_range: int = 50) -> Speech:
     """Synthesise `text`; the same arguments give the same samples in any process and any order.
 
@@ -127,9 +144,9 @@ def say(text: str, *, voice: str, rate_wpm: int = 165, pitch: int = 50, pitch_ra
         raise ValueError(f"text={text!r} must contain a letter or a digit: there is nothing to pronounce in it.")
     if find_spec("espeakng_loader") is None:
         raise RuntimeError("espeakng-loader is missing: the embedded voices need it. Run: pip install 'gwm[data]'")
-    import espeakng_loader  # optional and GPL: only here
+    import espeakng_loader
 
-    library = ctypes.CDLL(str(espeakng_loader.get_library_path()))
+    library = ctypes.CDLL(str(Path(_private_folder().name) / Path(espeakng_loader.get_library_path()).name))
     recorder = _Recorder()
     callback = _SYNTH_CALLBACK(recorder.receive)  # must outlive the call: espeak keeps only the pointer
     try:

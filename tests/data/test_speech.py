@@ -1,5 +1,8 @@
+import _ctypes
+import ctypes
 import itertools
 
+import espeakng_loader
 import numpy as np
 import pytest
 from openfacefx import VISEMES
@@ -22,6 +25,16 @@ def test_the_same_words_give_the_same_samples_whatever_was_said_before(speech):
     """espeak keeps state between utterances; clips must not depend on the worker that made them."""
     say("Something else was said in between.", voice="en-gb-x-rp+m3", pitch=80)
     assert np.array_equal(say(PANGRAM, voice="en-us+f2").samples, speech.samples)
+
+
+def test_the_same_words_give_the_same_samples_whoever_else_has_the_library_open(speech):
+    """A voice of the live server keeps it open: closing it does not reset it then."""
+    library = ctypes.CDLL(str(espeakng_loader.get_library_path()))
+    try:
+        again = [say(PANGRAM, voice="en-us+f2").samples for _ in range(2)]
+    finally:
+        _ctypes.dlclose(library._handle)
+    assert all(np.array_equal(samples, speech.samples) for samples in again)
 
 
 def test_phonemes_cover_the_audio_without_gaps(speech):
