@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def check_job(command: Command, cfg: DictConfig) -> None:
     if command.script != "train.py":
         return
     choices = HydraConfig.get().runtime.choices
-    check_recipe(cfg, stage=choices.stage, model=choices.model)
+    check_recipe(cfg, stage=choices["stage"], model=choices["model"])
     if "call" not in cfg:
         split_batch(cfg.data.batch_size, cfg.device_batch, cfg.planner.devices if cfg.plan else command.devices)
 
@@ -180,11 +181,13 @@ def check_job(command: Command, cfg: DictConfig) -> None:
 def consumed(command: Command, cfg: DictConfig) -> dict[str, Any]:
     """What the entry point reads of its configuration."""
     keys = set(re.findall(r"cfg\.(\w+)", command.source))
+    if "cfg[" in command.source:  # by names in quotes, or by those of a class
+        keys |= set(re.findall(r'"(\w+)"', command.source))
+        for name in re.findall(r"in (\w+)\.__slots__", command.source):
+            keys |= set(getattr(import_module(command.script), name).__slots__)
     if command.script == "train.py":
-        keys |= {"pace", "checkpoint"}  # by a variable
-        if "call" in cfg:
-            keys = {"call"}
-    if re.search(r"to_container\(cfg|\*\*cfg|\(cfg\)$", command.source, re.MULTILINE):
+        keys = {"call"} if "call" in cfg else keys
+    if re.search(r"to_container\(cfg|\*\*cfg|instantiate\(cfg,", command.source):
         keys = set(map(str, cfg))
     return {key: value for key, value in resolved(cfg).items() if key in keys}
 

@@ -40,13 +40,52 @@ def names(command: Command) -> str:
     return f"{command.where} {command.script} {' '.join(command.arguments)}"
 
 
+def another(override: Override, text: str) -> str | None:
+    """The override with another value; None where it chooses a file, or nothing else of its kind."""
+    key, _, value = text.partition("=")
+    name = key.lstrip("+~")
+    if (CONFIGS / name).is_dir():
+        return None
+    found: Any = override.value()
+    if override.is_sweep_override() or value == "null":
+        return None
+    if isinstance(found, bool):
+        return f"{key}={str(not found).lower()}"
+    if isinstance(found, int | float):
+        return f"{key}={found * 2 + 1}"
+    if isinstance(found, list):
+        return f"{key}={value[:-1]},{value[1:]}" if len(found) else None
+    return None if isinstance(found, dict) else f"{key}={value}_other".replace("'_other", "_other'")
+
+
+def distinct() -> list[Command]:
+    """Each command once, where it is printed first."""
+    return list({(c.script, c.arguments, c.devices): c for c in reversed(COMMANDS)}.values())
+
+
+def settings() -> list[Any]:
+    """Settings of all commands, each once for a program and the files that its command chooses."""
+    found = {}
+    for command in distinct():
+        overrides = command.overrides if command.config_name else []
+        others = [another(one, one.input_line or "") for one in overrides]
+        files = tuple(one.input_line for one, other in zip(overrides, others, strict=True) if other is None)
+        for index, override in enumerate(overrides):
+            if others[index] is not None:
+                place = command.script, files, override.key_or_group
+                found[place] = pytest.param(
+                    command, index, id=f"{command.script} {override.input_line} {command.where}"
+                )
+    return list(found.values())
+
+
 def test_there_are_commands_to_check():
     scripts = [command.script for command in COMMANDS]
     assert scripts.count("train.py") > 30
     assert {"evaluate.py", "serve", "serve.generate", "data.characters", "data.ingest"} <= set(scripts)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=names)
+@pytest.mark.parametrize("command", distinct(), ids=names)
 def test_a_printed_command_composes_and_divides_its_batch(command: Command):
     if command.config_name is None:
         assert "__main__" in command.source
@@ -65,37 +104,24 @@ def test_what_a_printed_command_reads_is_made_by_an_earlier_one():
             made |= outputs(command, cfg)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=names)
-def test_what_a_printed_command_sets_arrives(command: Command):
+@pytest.mark.parametrize(("command", "index"), settings())
+def test_what_a_printed_command_sets_arrives(command: Command, index: int):
     """With another value, what the entry point reads is another, beside the setting itself; and a setting below a
     `_target_` is a parameter of it, see `check_targets`."""
-    for texts, cfg in command.jobs():
-        before = consumed(command, cfg)
-        for index, override in enumerate(configs.command.overrides):
-            other = another(override, texts[index])
-            if other is None:
-                continue
-            changed = composed(str(command.config_name), [*texts[:index], other, *texts[index + 1 :]])
-            assert consumed(command, changed) != before, f"{texts[index]} of {names(command)} changes nothing"
-        break  # members of a multirun have the same settings
+    texts, cfg = next(command.jobs())  # members of a multirun have the same settings
+    before = consumed(command, cfg)
+    other = str(another(command.overrides[index], texts[index]))
+    changed = composed(str(command.config_name), [*texts[:index], other, *texts[index + 1 :]])
+    assert consumed(command, changed) != before, f"{texts[index]} of {names(command)} changes nothing"
 
 
-def another(override: Override, text: str) -> str | None:
-    """The override with another value; None where it chooses a file, or nothing else of its kind."""
-    key, _, value = text.partition("=")
-    name = key.lstrip("+~")
-    if (CONFIGS / name).is_dir() or ("." not in name and (CONFIGS / "stage" / name).is_dir()):
-        return None
-    found: Any = override.value()
-    if override.is_sweep_override() or value == "null":
-        return None
-    if isinstance(found, bool):
-        return f"{key}={str(not found).lower()}"
-    if isinstance(found, int | float):
-        return f"{key}={found * 2 + 1}"
-    if isinstance(found, list):
-        return f"{key}={value[:-1]},{value[1:]}" if len(found) else None
-    return None if isinstance(found, dict) else f"{key}={value}_other".replace("'_other", "_other'")
+def test_a_setting_that_nobody_reads_would_be_found():
+    """Else the test above would prove nothing."""
+    for script, words in {"train.py": ("stage=dmd",), "evaluate.py": ("artifact=A", "shards=S")}.items():
+        command = Command("here", script, (*words, "+nobody=1"))
+        (_, plain), (_, other) = (next(c.jobs()) for c in (Command("here", script, words), command))
+        assert consumed(command, plain) == consumed(command, other)
+        assert "seed" in consumed(command, plain)
 
 
 @pytest.mark.parametrize("stage", sorted(path.stem for path in (CONFIGS / "stage").glob("*.yaml")))

@@ -118,6 +118,7 @@ def check_recipe_runs(recipe: str, shards: Path, folder: Path) -> None:
         assert any(not torch.equal(first[name], second[name]) for name in first), f"{after} left what {before} had"
 
 
+@pytest.mark.slow
 def test_a_text_recipe_runs_from_the_hubs_folder_to_an_artifact(shards: Path, tmp_path: Path):
     check_recipe_runs("wan2_1_t2v_1_3b_text", shards, tmp_path)
 

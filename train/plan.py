@@ -119,11 +119,8 @@ def needs(build: WorkBuilder, *, at_once: int, precision: str, checkpointed: boo
     if layers is None or layers <= max(DEPTHS):
         return _counted(build, **how)
     one, two = (_counted(_of_depth(build, depth), **how) for depth in DEPTHS)
-
-    def whole(x: tuple[Any, ...], y: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(a + (layers - 1) * (b - a) for a, b in zip(x, y))
-
-    return Needs(*map(whole, one, two))
+    fields: Any = (tuple(a + (layers - 1) * (b - a) for a, b in zip(x, y)) for x, y in zip(one, two))
+    return Needs(*fields)
 
 
 def _num_layers(build: WorkBuilder) -> int | None:
