@@ -79,7 +79,7 @@ class MotionStage(L.LightningModule):
         config: MotionConfig,
         init: str | None,
         code_noise: float,
-        encoder_stride: int,
+        every: int,
         weights: dict[str, float],
         network: partial[Trainee[MotionNetwork]],
         seed: int,
@@ -90,7 +90,7 @@ class MotionStage(L.LightningModule):
             load_weights(Path(init), model)
         self.network, self.fitted = network(model), init is not None
         self.weighting, self.code_noise, self.seed = Weights(**weights), code_noise, seed
-        self.encoder_stride = encoder_stride  # it reads one picture of so many: it matters less than the decoder
+        self.every = every  # the encoder and the perceptual loss, which are slow, see one picture of so many
         self.perceptual = PerceptualDistance() if self.weighting.perceptual else None
         self.register_buffer("bf16", torch.tensor(-1))  # 0 or 1 once measured: a resumed run computes as it began
         self.register_buffer("code_weight", code_weights(), persistent=False)
@@ -106,7 +106,7 @@ class MotionStage(L.LightningModule):
         generator = torch.Generator().manual_seed(hash((self.seed, batch.step, batch.first_slot)) % 2**63)
         window = draw_window(len(batch.code), generator, config.top, config.left)
         noise = self.code_noise * torch.randn(batch.code.shape, generator=generator).to(batch.code)
-        seen = slice(None, None, self.encoder_stride)
+        seen = slice(None, None, self.every)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.bf16)):
             made = decode_batch(model, batch, batch.code + noise, window)
             read = model.encoder(batch.frames[seen], batch.reference[batch.owner[seen]])
@@ -116,13 +116,14 @@ class MotionStage(L.LightningModule):
             "flow": flow_loss(made.coarse, batch, flow_weight(batch)),
             "coarse": moved_small(made.coarse.flow, batch),
             "warped": picture_loss(made.warped[inner], truth[inner], weight, self.weighting.gradient),
+            "redrawn": made.share.mean(),
             "person": person_loss(made.people, batch),
             "code": code_loss(read, batch.code[seen], self.code_weight),
         }
         picture = picture_loss(made.picture[inner], truth[inner], weight, self.weighting.gradient)
         loss = picture + sum(getattr(self.weighting, name) * term for name, term in terms.items())
         if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual(made.picture[inner].clamp(-1, 1), truth[inner]).mean()
+            terms["perceptual"] = self.perceptual(made.picture[inner][seen].clamp(-1, 1), truth[inner][seen]).mean()
             loss = loss + self.weighting.perceptual * terms["perceptual"]
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": term for name, term in terms.items()} | {"train/picture": picture})

@@ -28,6 +28,7 @@ class Weights:
     warped: float  # the picture before anything is added: what can be moved shall be moved
     gradient: float
     perceptual: float
+    redrawn: float  # share of a picture whose detail is taken away: while the flow is poor, blur is cheap
     person: float
     code: float
 
@@ -108,6 +109,7 @@ class Decoded:
     coarse: Coarse
     warped: Float[Tensor, "n 3 h w"]  # a window of each picture before anything is added
     picture: Float[Tensor, "n 3 h w"]
+    share: Float[Tensor, "n 1 h w"]
 
 
 def decode_batch(model: MotionNetwork, batch: MotionBatch, code: Float[Tensor, "n 57"], window: Window) -> Decoded:
@@ -115,5 +117,4 @@ def decode_batch(model: MotionNetwork, batch: MotionBatch, code: Float[Tensor, "
     people = model.reference(batch.reference)
     features, parts = people.of(batch.owner), layers(people).of(batch.owner)
     coarse = model.decoder.coarse(code, features)
-    warped, picture = animated(model.decoder, code, coarse, features, parts, window)
-    return Decoded(people, coarse, warped, picture)
+    return Decoded(people, coarse, *animated(model.decoder, code, coarse, features, parts, window))

@@ -19,7 +19,16 @@ from train.motion_loss import code_loss, code_weights, draw_window, flow_loss, f
 from train.trainee import Trainee
 
 TINY = MotionConfig(half=8, quarter=8, eighth=8, sixteenth=8, hidden=16, warped=6)
-WEIGHTS = {"flow": 0.3, "coarse": 1.0, "warped": 0.3, "gradient": 2.0, "perceptual": 0.0, "person": 0.2, "code": 0.2}
+WEIGHTS = {
+    "flow": 0.3,
+    "coarse": 1.0,
+    "warped": 0.3,
+    "gradient": 2.0,
+    "perceptual": 0.0,
+    "redrawn": 0.1,
+    "person": 0.2,
+    "code": 0.2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +47,7 @@ def stage() -> MotionStage:
     torch.manual_seed(0)
     optimizer = partial(torch.optim.AdamW, lr=1e-3)
     network = partial(Trainee, optimizer=optimizer, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
-    return MotionStage(
-        config=TINY, init=None, code_noise=0.05, encoder_stride=2, weights=WEIGHTS, network=network, seed=0
-    )
+    return MotionStage(config=TINY, init=None, code_noise=0.05, every=2, weights=WEIGHTS, network=network, seed=0)
 
 
 def run(folder: Path, steps: int, ckpt: Path | None = None) -> L.Trainer:

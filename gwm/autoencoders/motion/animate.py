@@ -59,12 +59,12 @@ def animated(
     features: Features,
     parts: Layers,
     window: Window,
-) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]]:
-    """A window of each picture at the working size: what is warped alone, and the whole."""
+) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"], Float[Tensor, "n 1 h w"]]:
+    """A window of each picture at the working size: what is warped alone, the whole, and the share of redrawing."""
     warped = layered(features.image, parts.share, parts.behind, places_in(coarse.flow, SIDE, window), window)
     residual, share = _fine(decoder, code, coarse, features, window)
     fade = window.cut(taper(decoder.config).to(code.device).expand(len(code), -1, -1, -1))
-    return warped, redraw(warped, fade * residual, fade * share, low_pass(warped, SIDE / REDRAWN))
+    return warped, redraw(warped, fade * residual, fade * share, low_pass(warped, SIDE / REDRAWN)), fade * share
 
 
 def fine_at_working_size(

@@ -124,7 +124,7 @@ def test_training_sees_what_is_drawn(codec: MotionAutoencoder):
     decoder = codec.network.decoder
     with torch.no_grad():
         coarse = decoder.coarse(code, known)
-        _, trained = animated(decoder, code, coarse, known, layers(known), whole(4))
+        _, trained, _ = animated(decoder, code, coarse, known, layers(known), whole(4))
     drawn = draw(memory.constant[1], codec.change(code, memory)).permute(0, 3, 1, 2) / 127.5 - 1
     inner = (..., slice(12, -12), slice(12, -12))  # convolutions see other borders
     assert (trained.clamp(-1, 1) - drawn)[inner].abs().mean() < 0.02
