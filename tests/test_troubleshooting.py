@@ -17,7 +17,7 @@ def messages() -> list[str]:
 
 def sentences() -> list[str]:
     """All strings of the source with values left open, and the page's script."""
-    folders = ("command", "data", "distill", "evaluate", "gwm", "kernels", "serve", "train")
+    folders = ("configs", "data", "distill", "evaluate", "gwm", "kernels", "serve", "train")
     files = [*ROOT.glob("*.py"), *(path for name in folders for path in (ROOT / name).rglob("*.py"))]
     found = []
     for path in files:
