@@ -17,7 +17,7 @@ STAGES = ("autoencoder", "bidirectional", "causal", "consistency", "dmd", "expor
 
 def command(*arguments: str) -> str:
     """Run a command of the project; its output."""
-    environment = os.environ | {"HYDRA_FULL_ERROR": "1", "OMP_NUM_THREADS": "2"}
+    environment = os.environ | {"HYDRA_FULL_ERROR": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
     )
