@@ -146,7 +146,7 @@ def commands_of(line: str, where: str) -> list[Command]:
             devices, rest = int(rest[1]), rest[2:]
         if rest[:1] == ["-m"]:
             rest = rest[1:]
-        if rest:
+        if rest and rest[0] != "-c":  # a check of the set-up
             found.append(Command(where, rest[0], tuple(rest[1:]), devices))
     return found
 

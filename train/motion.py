@@ -27,6 +27,7 @@ from gwm.autoencoders.motion.network import Features, MotionNetwork, conv
 from gwm.autoencoders.motion.warp import places, sample, whole
 from gwm.metrics.distance import PerceptualDistance
 from gwm.weights import load_weights, save_weights, write_json
+from train.checkpoint import read_checkpoint
 from train.motion_loss import (
     EDGE_PX,
     MOUTH,
@@ -211,7 +212,7 @@ def held_out(model: MotionNetwork, data: MotionData, pairs: int) -> dict[str, fl
 
 def export(checkpoint: str, out: str, *, config: MotionConfig) -> None:
     """The averaged weights of a run that goes on, in half precision, as `finish_motion` writes them at its end."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+    state = read_checkpoint(Path(checkpoint))["state_dict"]
     prefix = "network.average.module."
     model = MotionNetwork(config)
     model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})

@@ -63,8 +63,6 @@ def read_character(path: Path, resolution: int) -> Character:
             f"{path} has missing fields {sorted(missing)} and foreign fields {sorted(map(str, foreign))}, must have "
             f"name, image, personality and may have voice, start_script."
         )
-    if wrong := sorted(key for key, value in values.items() if not isinstance(value, str | None)):
-        raise ValueError(f"{path} must have text in {wrong}. Put the value in quotes.")
     if not NAME.fullmatch(path.stem):
         raise ValueError(f"{path.name} must be named with a-z, 0-9 and -, up to 40 of them: the name is part of a URL.")
     for name in sorted(FIELDS - {"voice"}):

@@ -121,4 +121,4 @@ def test_pairs_keep_the_empty_captions_tokens(tmp_path: Path):
     """Without them neither the pairs nor a student that learns from them could drop a text."""
     write_no_text(tmp_path, torch.full((1, 6), 0.5))
     folder = write(tmp_path / "pairs", save_teacher(tmp_path / "teacher"), data=ClipsInMemory(tmp_path))
-    assert torch.equal(read_shard(folder / shard_name(0))["no_text"], torch.full((1, 6), 0.5))
+    assert torch.equal(read_shard(folder / shard_name(0))["nothing.text"], torch.full((1, 6), 0.5))

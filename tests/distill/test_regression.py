@@ -64,7 +64,8 @@ def acting_batch() -> LatentBatch:
     """The second frame of the first clip and the last one of the second are acted."""
     action = torch.zeros(2, FRAMES, 4)
     action[0, 1], action[1, -1, 2] = 1, 0.5
-    return dataclasses.replace(batch(), action=action)
+    clips = batch()
+    return dataclasses.replace(clips, conditions={**clips.conditions, "frame.action": action})
 
 
 def test_actions_show_where_frames_with_one_are_told_less():
@@ -82,7 +83,7 @@ def test_a_map_of_actions_needs_frames_with_and_without_one():
     model: Any = Known(same, same)
     with pytest.raises(ValueError, match="0 frames with an action and 8 without one must both be some"):
         acting_map(model, RULES, [dataclasses.replace(data, action=torch.zeros(2, FRAMES, 4))], seed=0)
-    with pytest.raises(ValueError, match="encode the latents with actions"):
+    with pytest.raises(ValueError, match="condition 'action' is not given"):
         acting_map(model, RULES, [batch()], seed=0)
 
 
@@ -149,7 +150,7 @@ def test_who_is_told_other_actions_already_is_refused(tmp_path: Path):
     model, rules = with_actions(tiny_dit(), RULES, ["eyeBlinkLeft"])
     assert with_actions(model, rules, ("eyeBlinkLeft",)) == (model, rules)
     for other in ([], ["jawOpen"]):
-        with pytest.raises(ValueError, match=r"must be \['eyeBlinkLeft'\], those that the model is told already"):
+        with pytest.raises(ValueError, match=r"must be \['eyeBlinkLeft'\], those that the model has already"):
             with_actions(model, rules, other)
 
 

@@ -37,7 +37,7 @@ def lids(engine: Engine) -> np.ndarray:
     """Of the chunks that are ready, frame by frame."""
     taken = []
     while engine.ready:
-        action = engine.take().action
+        action = engine.take()["action"]
         assert action is not None
         taken.append(action.flatten().numpy())
     return np.concatenate(taken)
@@ -66,7 +66,7 @@ def test_latents_of_a_told_engine_are_the_trainers_to_the_bit(told: Artifact, po
     assert clip.truth is not None
     clip.truth.actions[before:, 8] = blinking(SEED, 0, len(clip.frames) - before)
     batch, _ = clip_batch([clip], told.vae, told.contract)
-    assert batch.action is not None and batch.action.any()
+    assert batch.condition["action"].any()
     trained = stream(told.dit, told.contract, batch, num_frames=batch.x0.shape[1], seed=SEED)
     assert torch.equal(made, trained)
 
@@ -109,7 +109,7 @@ def test_who_acts_decides_from_the_next_chunk_on(told: Artifact, portrait: np.nd
     taken = []
     for action in actions:
         engine.act(action)
-        taken.append(engine.take().action)
+        taken.append(engine.take()["action"])
     expected = [blinking(SEED, 0, size), np.full(size, 0.25), each[:, 0], blinking(SEED, 3 * size, size)]
     for got, wanted in zip(taken, expected, strict=True):
         assert got is not None and np.allclose(got.flatten().numpy(), wanted)
@@ -131,8 +131,8 @@ def test_actions_without_a_name_are_not_given_until_somebody_acts(portrait: np.n
     rules = tiny_contract(chunk_frames=1)
     rules = rules.replace(dit=declared(rules.dit, action=8))
     engine = begun(artifact_of(rules), portrait, voices)
-    first = engine.take().action
+    first = engine.take()["action"]
     engine.act(np.array([[1.0, 2.0]], np.float32))
-    second = engine.take().action
+    second = engine.take()["action"]
     assert first is not None and second is not None
     assert not first.any() and second.flatten().tolist() == [1, 2, 1, 2, 1, 2, 1, 2]

@@ -101,8 +101,7 @@ def test_another_text_is_looked_at_before_the_graph_is_replayed():
     stream, heard, reference = Rollout(tiny_dit(dit), contract(4, dit=dit)), speech(NUM_CHUNKS, 1), latents(1, 1)
     texts = torch.randn(2, 1, 3, 8).unbind(0)
     conditions = [
-        dataclasses.replace(heard.frames(slice(at, at + 1)), text=texts[at >= NUM_CHUNKS // 2])
-        for at in range(NUM_CHUNKS)
+        heard.frames(slice(at, at + 1)).with_tokens(text=texts[at >= NUM_CHUNKS // 2]) for at in range(NUM_CHUNKS)
     ]
 
     def capture(body: Callable[[], None]) -> Callable[[], None]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gwm.cache import PastChunks
 from gwm.chunks import ChunkPattern
-from gwm.condition.inputs import Conditions
+from gwm.condition.inputs import Conditions, nothing_given
 from gwm.recache import ChunkInputs, recache
 from gwm.sampler import step
 from serve.engine import Engine

@@ -221,6 +221,6 @@ def test_a_text_and_what_is_made_anew_under_another_count_too(contract: Contract
         *(z for layer in engine.rollout.prompt.layers for pair in layer for z in pair),
     ]
     for chunk in engine.history.chunks:
-        tensors += [chunk.x0, chunk.condition.agent, chunk.condition.user]
+        tensors += [chunk.x0, *chunk.condition.frame.values()]
     more = slot_bytes(models, undo_chunks=1, text_tokens=4) - slot_bytes(without, undo_chunks=1, text_tokens=4)
     assert more == sum(tensor.nbytes for tensor in tensors)

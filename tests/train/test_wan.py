@@ -193,7 +193,7 @@ def test_an_image_to_video_model_is_given_its_image(shards: Path, tmp_path: Path
     batch = next(iter(data.train_dataloader()))
     clip = torch.cat([batch.reference, batch.x0], 1), torch.full((1, 3), 0.5), batch.condition.after_reference()
     expected = their_velocity(theirs, clip)
-    assert expected.std() > 0.1 and clip[2].given[:, :, :4].mean((2, 3, 4)).tolist() == [[1, 0, 0]]
+    assert expected.std() > 0.1 and clip[2]["given"][:, :, :4].mean((2, 3, 4)).tolist() == [[1, 0, 0]]
     torch.testing.assert_close(our_velocity(stage.network.model, clip), expected, rtol=0, atol=1e-5)
 
 
