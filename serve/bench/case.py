@@ -41,8 +41,8 @@ CHARACTER: dict[str, Any] = {
     "in_channels": 64,
     "around_reference": True,
     "conditions": tuple(
-        ConditionSpec(name=name, rate="frame", width=AUDIO.window_features(4), encoder="speech")
-        for name in ("agent", "user")
+        ConditionSpec(name=name, rate="frame", width=AUDIO.window_features(4), encoder="speech", drop_rate=drop_rate)
+        for name, drop_rate in (("agent", 0.1), ("user", 0.0))
     ),
     "speech_mels": AUDIO.num_mels,
 }

@@ -116,9 +116,7 @@ def test_dmd_gradient_with_both_scales_is_the_one_worked_out_by_hand():
 
 def test_scales_of_conditions_that_the_model_lacks_are_errors():
     Guidance(agent=3.0).check(DIT)
-    with pytest.raises(
-        ValueError, match=r"guidance\.text=4 must be 1, or equal to another scale: the model has no such"
-    ):
+    with pytest.raises(ValueError, match=r"guidance\.text=4 must be 1, or equal to another scale"):
         Guidance(text=4.0).check(DIT)
     with pytest.raises(ValueError, match=r"guidance\.agent=2 must be 1"):
         Guidance(agent=2.0).check(dataclasses.replace(DIT, conditions=()))

@@ -20,7 +20,7 @@ from train.measure import checkpoint_blocks
 from train.network import dit_facts
 from train.plan import Plan, plan
 
-FRAMES, TEXT = 1, 8
+FRAMES, TEXT = 3, 8
 REDUCED = [
     "model.dim=32", "model.ffn_dim=48", "model.num_heads=2", "model.num_layers=1",
     f"model.conditions.text.width={TEXT}",

@@ -82,7 +82,8 @@ def test_a_map_of_actions_needs_frames_with_and_without_one():
     data, same = acting_batch(), torch.ones(1)
     model: Any = Known(same, same)
     with pytest.raises(ValueError, match="0 frames with an action and 8 without one must both be some"):
-        acting_map(model, RULES, [dataclasses.replace(data, action=torch.zeros(2, FRAMES, 4))], seed=0)
+        still = {**data.conditions, "frame.action": torch.zeros(2, FRAMES, 4)}
+        acting_map(model, RULES, [dataclasses.replace(data, conditions=still)], seed=0)
     with pytest.raises(ValueError, match="condition 'action' is not given"):
         acting_map(model, RULES, [batch()], seed=0)
 

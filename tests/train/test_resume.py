@@ -87,7 +87,10 @@ class LatentsInMemory(LatentData):
         self.motion = torch.ones(SIZE, SIZE)
         self.text = self.image = None
         self.actions = ()
-        self.clips = [self.drawn[0, 0, index] for index in range(10)]
+        self.clips = [
+            {name: value for name, value in self.drawn[0, 0, index].items() if isinstance(value, torch.Tensor)}
+            for index in range(10)
+        ]
 
     @property
     def drawn(self) -> Drawn:
@@ -146,7 +149,9 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
             gradient=1.0, change=1.0, network=network(), seed=0,
         )  # fmt: skip
     if name == "bidirectional":
-        shape = {"dim": 16, "ffn_dim": 24, "num_heads": 2, "num_layers": 1}
+        voices = {"agent": {"rate": "frame", "encoder": "speech", "drop_rate": 0.5}}
+        voices |= {"user": {"rate": "frame", "encoder": "speech"}}
+        shape = {"dim": 16, "ffn_dim": 24, "num_heads": 2, "num_layers": 1, "conditions": voices}
         return BidirectionalStage(
             vae=folders["autoencoder"], speech=folders["speech"], audio=AUDIO, model=shape, resolution=8 * SIZE,
             num_frames=FRAMES, num_steps=2, network=network(), **flow,
