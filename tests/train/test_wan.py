@@ -227,7 +227,7 @@ def test_a_bidirectional_model_goes_back_to_diffusers(hub: Path, tmp_path: Path)
     stage = instantiate(configured("bidirectional", hub, tmp_path, "resolution=32").stage, _convert_="all")
     weights = tmp_path / "bidirectional" / "weights"
     save_weights(weights, stage.network.model.state_dict(), gate={}, **dit_facts(stage.contract))
-    call = configured("export_diffusers", hub, tmp_path).call
+    call = configured("export_diffusers", hub, tmp_path, f"init={weights}").call
     assert call._target_.endswith(export_diffusers.__name__)
     instantiate(call)
     back = WanTransformer3DModel.from_pretrained(tmp_path / "diffusers" / "transformer").state_dict()

@@ -149,7 +149,7 @@ def test_a_long_sentence_is_heard_from_its_first_clause_on_and_without_a_gap():
     loud = np.flatnonzero(np.concatenate(conversation.voice))
     assert loud[0] < 2.2 * Hum.sample_rate  # 1.2 s on an idle machine
     assert len(loud) == (len(answer) - 2) * SAMPLES_PER_LETTER
-    assert np.diff(loud).max() < 0.6 * Hum.sample_rate  # a breath; with the rest in one piece it is more than a second
+    assert np.diff(loud).max() < 0.8 * Hum.sample_rate  # a breath; with the rest in one piece it is more than a second
     assert conversation.words == answer.split()
     assert conversation.memory == [("user", "How does this work?"), ("assistant", answer)]
 
