@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from gwm.dit import DiTBlock
+from gwm.dit import Branch, DiTBlock
 from train.work import Pass, Work
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}  # of products; weights stay in float32
@@ -101,13 +101,22 @@ def _checkpointed(forward: Any, reentrant: bool) -> Any:
     def again(*inputs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*inputs)
+        if not reentrant:
+            return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)
         # Tensors one by one: a prompt's lie in a tuple, through which every block would go back to the one embedding.
         tensors, structure = tree_flatten(inputs)
         return checkpoint(
-            lambda *flat: forward(*tree_unflatten(flat, structure)),
+            lambda *flat: _whole_stream(*forward(*tree_unflatten(flat, structure))),
             *tensors,
-            use_reentrant=reentrant,
+            use_reentrant=True,
             preserve_rng_state=False,
         )
 
     return again
+
+
+def _whole_stream(x: Tensor, branch: Branch, keys_values: Any) -> tuple[Tensor, Branch, Any]:
+    """A block's output as it is while gradients are recorded, also where they are not, as in a reentrant forward."""
+    if branch.y is not None and branch.gate is not None:
+        x = x + branch.gate * branch.y
+    return x, Branch(), keys_values
