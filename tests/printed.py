@@ -187,7 +187,7 @@ def consumed(command: Command, cfg: DictConfig) -> dict[str, Any]:
             keys |= set(getattr(import_module(command.script), name).__slots__)
     if command.script == "train.py":
         keys = {"call"} if "call" in cfg else keys
-    if re.search(r"to_container\(cfg|\*\*cfg|instantiate\(cfg,", command.source):
+    if re.search(r"to_container\(cfg|\*\*cfg(?!\.)|instantiate\(cfg,", command.source):
         keys = set(map(str, cfg))
     return {key: value for key, value in resolved(cfg).items() if key in keys}
 

@@ -63,7 +63,7 @@ def _needs(build: WorkBuilder, described: str, how: Mapping[str, Any], known: Kn
 
 def _updates(cfg: DictConfig) -> float:
     """Updates that a batch makes: `trainer.max_steps` counts those of both optimizers of DMD."""
-    return 1 + 1 / cfg.stage.critic_per_student if "critic_per_student" in cfg.stage else 1
+    return 1 + 1 / cfg.stage.critic_per_student if "critic_per_student" in cfg.stage else 1.0
 
 
 @command("plans", verbatim=("out",))
