@@ -186,7 +186,7 @@ def _shallow(cfg: DictConfig) -> list[str]:
     return [f"model.num_layers={layers}"]
 
 
-@pytest.mark.slow
+@pytest.mark.acceptance
 def test_every_printed_stage_can_be_planned():
     for cfg, name in planned().values():
         work = instantiate(cfg.work, _convert_="all")

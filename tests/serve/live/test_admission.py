@@ -9,6 +9,7 @@ from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.refusals import FullError, NotHereError
 from serve.live.session import Session, Timeouts
+from tests.serve.live import turned_clock
 from tests.serve.live.level_face import BEAT, LevelFace
 
 
@@ -136,4 +137,4 @@ def test_a_session_ends_whole_when_whoever_closes_it_goes_away():
         await session.close("again")
         assert left == [True]
 
-    asyncio.run(run())
+    turned_clock.run(run())

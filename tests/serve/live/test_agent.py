@@ -1,8 +1,10 @@
-"""The whole pipeline with a face that draws loudness, a voice that hums, and rules that answer."""
+"""The whole pipeline with a face that draws loudness, a voice that hums, and rules that answer.
+
+Seconds are those of a turned clock: what a thread or a busy machine takes does not count.
+"""
 
 import asyncio
 import socket
-import time
 from collections.abc import Awaitable, Callable
 
 import numpy as np
@@ -26,10 +28,9 @@ from serve.live.performer import Performer
 from serve.live.recogniser import SAMPLE_RATE
 from serve.live.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.turns import Event
-from serve.live.voices import Voice
+from tests.serve.live import turned_clock
 from tests.serve.live.level_face import BEAT, LevelFace
 
-SPEED = 10  # times real time
 SAMPLES_PER_LETTER = 1_200
 
 
@@ -40,6 +41,19 @@ class Hum:
 
     def speak(self, text: str) -> np.ndarray:
         return np.full(SAMPLES_PER_LETTER * len(text), 0.5, np.float32)
+
+
+class Slow(LowPriority):
+    """Synthesis takes so many seconds, as `seconds` says of the sound."""
+
+    def __init__(self, seconds: Callable[[np.ndarray], float]) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    async def run(self, function: Callable[..., np.ndarray], *args: object, **kwargs: object) -> np.ndarray:
+        sound = await super().run(function, *args, **kwargs)
+        await asyncio.sleep(self.seconds(sound))
+        return sound
 
 
 class Deaf:
@@ -61,7 +75,7 @@ class Conversation:
     async def play(self, seconds: float) -> None:
         for _ in range(round(seconds * 50)):
             self.voice.append(self.performer.playout.advance(480).voice)
-            await asyncio.sleep(0.02 / SPEED)
+            await asyncio.sleep(0.02)
 
     async def play_until(self, condition: Callable[[], object]) -> None:
         for _ in range(200):
@@ -94,16 +108,18 @@ class Conversation:
 
 
 def happened(
-    script: Callable[[Conversation], Awaitable[None]], llm: FrameProcessor | None = None, voice: Voice | None = None
+    script: Callable[[Conversation], Awaitable[None]],
+    llm: FrameProcessor | None = None,
+    speaking: LowPriority | None = None,
 ) -> Conversation:
     async def run() -> Conversation:
         pool = LowPriority()
-        stt, tts = LocalSTT(Deaf(), pool), LocalTTS(voice or Hum(), pool, sample_rate=24_000)
+        stt, tts = LocalSTT(Deaf(), pool), LocalTTS(Hum(), speaking or pool, sample_rate=24_000)
         conversation = Conversation(Services(stt, llm or RuleLLM(name="Noa"), tts))
         await conversation.run(script)
         return conversation
 
-    return asyncio.run(run())
+    return turned_clock.run(run())
 
 
 def test_an_answer_is_performed_captioned_and_remembered():
@@ -120,25 +136,16 @@ def test_an_answer_is_performed_captioned_and_remembered():
     assert heard == len(answer) - 2  # a sentence, a clause and the rest, without the spaces between them
 
 
-def test_a_voice_that_takes_its_time_is_not_lost(monkeypatch: pytest.MonkeyPatch):
+def test_a_voice_that_takes_its_time_is_not_lost():
     """pipecat's own time-out is 3 s; a busy machine needs longer for a long sentence."""
-    monkeypatch.setattr("serve.live.services.LocalTTS._speak", slowly(LocalTTS._speak, 3.3))
 
     async def script(conversation: Conversation) -> None:
         await conversation.agent.speak("Here I am.")
         await conversation.play_until(lambda: conversation.states[-1:] == ["listening"])
 
-    conversation = happened(script)
+    conversation = happened(script, speaking=Slow(lambda sound: 3.3))
     assert conversation.words == ["Here", "I", "am."]
     assert not [event for event in conversation.events if event["type"] == "error"]
-
-
-def slowly(speak: Callable[[LocalTTS, str], np.ndarray], seconds: float) -> Callable[[LocalTTS, str], np.ndarray]:
-    def wait_and_speak(service: LocalTTS, text: str) -> np.ndarray:
-        time.sleep(seconds)
-        return speak(service, text)
-
-    return wait_and_speak
 
 
 def test_what_was_said_unasked_is_remembered_too():

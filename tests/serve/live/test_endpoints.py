@@ -17,11 +17,13 @@ from serve.live.endpoint_speech import EndpointSTT, EndpointTTS
 from serve.live.endpoints import Caller, Endpoint
 from serve.live.low_priority import LowPriority
 from serve.live.services import LocalSTT, LocalTTS, RuleLLM
+from tests.serve.live import turned_clock
 from tests.serve.live.remote_kit import Remote, Reply, always, refusal, streamed
 from tests.serve.live.server_kit import nothing_left_behind
 from tests.serve.live.test_agent import Conversation, Deaf, Hum
 
 NAMES = {"stt": "Speech recognition", "llm": "The language model", "tts": "The voice"}
+GRACE_S = 0.005  # for what is on its way between two sockets of this process
 
 
 async def well(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
@@ -72,7 +74,7 @@ def happened(
             await conversation.run(lambda talk: script(talk, remote))
             return conversation
 
-    return asyncio.run(run()), remote
+    return turned_clock.run(run(), grace_s=GRACE_S), remote
 
 
 def test_a_conversation_through_a_server_with_any_voice(monkeypatch: pytest.MonkeyPatch):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from serve.bench.browser import BROWSERS, open_browser, open_page
 from serve.live import small_talk
-from tests.serve.live.server_kit import GREETING, serving
+from tests.serve.live.server_kit import DEADLINE_S, GREETING, serving
 
 PHONES = ((390, 844), (360, 640))
 TABS = 12
@@ -26,7 +26,7 @@ pytestmark = [
 
 
 async def until(page: Any, condition: str) -> None:
-    for _ in range(400):
+    for _ in range(round(10 * DEADLINE_S)):
         if await page.evaluate(condition):
             return
         await asyncio.sleep(0.1)
