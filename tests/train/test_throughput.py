@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 from data.batch import PixelBatch, StepData
 from tests.tiny import DIT
 from train import work
-from train.division import DividedBatch
-from train.pace import Pace
+from train.accumulation import Accumulation
 from train.plan import plan
+from train.throughput import Throughput
 
 BATCH, PASS_S = 4, 0.05
 BUILD = partial(work.geometry, DIT, num_frames=3, height=4, width=4, pattern=None)
@@ -80,14 +80,14 @@ class StepsItself(Slow):
 
 @pytest.fixture(autouse=True)
 def turned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.pace.perf_counter", clock)
+    monkeypatch.setattr("train.throughput.perf_counter", clock)
 
 
 def run(module: L.LightningModule, *, device_batch: int | None, build: Any = None) -> dict[str, float]:
-    pace = Pace(build=build, precision="32-true", device_flops=1e9)
+    throughput = Throughput(build=build, precision="32-true", device_flops=1e9)
     trainer = L.Trainer(
         accelerator="cpu", max_steps=4, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, callbacks=[DividedBatch(), pace],
+        enable_checkpointing=False, callbacks=[Accumulation(), throughput],
     )  # fmt: skip
     trainer.fit(module, Data(shards=".", batch_size=BATCH, num_workers=0, seed=0, device_batch=device_batch))
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
