@@ -20,7 +20,7 @@ class WanVAEConfig(JsonConfig):
     Its latents are normalised with `latents_mean` and `latents_std`, as the transformers were trained.
     """
 
-    family: Literal["wan"] = FAMILY  # in a contract's JSON, tells this shape from that of gwm's own autoencoder
+    family: Literal["wan"] = FAMILY  # in a contract's JSON, distinguishes this shape from that of gwm's own autoencoder
     latent_channels: int
     base_dim: int
     decoder_base_dim: int
