@@ -56,9 +56,9 @@ class Engine:
             ValueError: the artifact has a text condition and no tokens of the empty prompt.
         """
         if ranks is None:  # else each has a part of the cache
-            check_memory(artifact, slots=1, undo_chunks=undo_chunks, text_tokens=text_tokens)
+            check_memory(artifact, slots=artifact.num_passes, undo_chunks=undo_chunks, text_tokens=text_tokens)
         self.contract, self.vae, self.seed, self.ranks = artifact.contract, artifact.vae, seed, ranks
-        self.rollout = rollout_of(artifact.dit, artifact.contract, ranks)
+        self.rollout = rollout_of(artifact.dit, artifact.contract, ranks, artifact.guided)
         if compile:
             self.rollout.model = Compiled(self.rollout.model)  # type: ignore[assignment]  # called like the network
         self.text_tokens = text_tokens
