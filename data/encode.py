@@ -120,8 +120,8 @@ def encoded_shards(out: Path, settings: dict[str, Any]) -> tuple[dict[str, Shard
 def main(cfg: DictConfig) -> None:
     vae = load_autoencoder(Path(cfg.vae))
     text, image = instantiate(cfg.text), instantiate(cfg.image)
-    told = {"text": text, "image": image, "actions": tuple(cfg.actions)}
-    encoders = Encoders(vae.to(cfg.device), instantiate(cfg.audio), cfg.resolution, **told)
+    others = {"text": text, "image": image, "actions": tuple(cfg.actions)}
+    encoders = Encoders(vae.to(cfg.device), instantiate(cfg.audio), cfg.resolution, **others)
     manifest = encode_shards(locate(cfg.shards), Path(cfg.out), encoders, workers=cfg.workers)
     for split, entry in manifest.splits.items():
         log.info("%s: %d clips in %d shards", split, entry.num_samples, len(entry.shards))

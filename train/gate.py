@@ -75,7 +75,7 @@ def held_out(shards: Location, resolution: int, count: int) -> list[Clip]:
 
 def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: int) -> dict[str, float]:
     """Means over clips of what a stage made of them, and the standard errors of those that gates rule, person by
-    person: they differ much between people, and a few clips tell little."""
+    person: they differ much between people, and a few clips say little."""
     rows = []
     for frames, clip, start in zip(played[0], clips, played[1], strict=True):
         part = slice(start, start + len(frames))
