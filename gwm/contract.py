@@ -106,6 +106,16 @@ class Contract(JsonConfig):
         return -self.sink_ahead_frames or self.horizon_frames
 
     @property
+    def hears(self) -> bool:
+        """Whether a condition comes from sound. A stream of a model that hears nothing needs none, silence included."""
+        return self.dit.speech_width > 0
+
+    @property
+    def lookahead_samples(self) -> int:
+        """Sound after a chunk that must be known before the chunk is generated."""
+        return self.audio.lookahead_frames * self.audio.frame_samples if self.hears else 0
+
+    @property
     def chunk_pixel_frames(self) -> int:
         return self.pattern.chunk_frames * self.vae.temporal_stride
 

@@ -225,8 +225,8 @@ def test_a_text_and_what_is_made_anew_under_another_count_too(contract: Contract
         engine.step()
     without = Artifact(contract, randomised(DiT(contract.dit)), models.vae)
     tensors = [
-        engine.text,
-        engine.no_text,
+        engine.prompt.text,
+        engine.prompt.nothing,
         *(z for layer in engine.rollout.prompt.layers for pair in layer for z in pair),
     ]
     for chunk in engine.history.chunks:
