@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gwm.autoencoders.motion.config import MotionConfig
 from gwm.config import VAEConfig
 from gwm.vae import VAE
 from gwm.wan.vae import WanVAE, load_wan_vae
@@ -15,7 +16,7 @@ from gwm.wan.vae_config import FAMILY, WanVAEConfig
 from gwm.weights import is_written_here, load_weights, read_header
 
 Autoencoder = VAE | WanVAE
-AutoencoderConfig = VAEConfig | WanVAEConfig
+AutoencoderConfig = VAEConfig | WanVAEConfig | MotionConfig
 
 
 def autoencoder_config(values: Mapping[str, Any]) -> AutoencoderConfig:
@@ -24,11 +25,18 @@ def autoencoder_config(values: Mapping[str, Any]) -> AutoencoderConfig:
     Raises:
         ValueError: a key is missing or unknown.
     """
-    return (WanVAEConfig if values.get("family") == FAMILY else VAEConfig).from_json(values)
+    families = {FAMILY: WanVAEConfig, "motion": MotionConfig}
+    return families.get(values.get("family", ""), VAEConfig).from_json(values)
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
-    """An autoencoder of this shape with random weights."""
+    """An autoencoder of this shape with random weights.
+
+    Raises:
+        ValueError: the motion autoencoder, which is loaded by `gwm.autoencoders.motion.codec.load_motion`.
+    """
+    if isinstance(config, MotionConfig):
+        raise ValueError("family='motion' must be another one here: its autoencoder needs the reference image itself.")
     return WanVAE(config) if isinstance(config, WanVAEConfig) else VAE(config)
 
 

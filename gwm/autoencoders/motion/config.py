@@ -19,6 +19,10 @@ class MotionConfig(JsonConfig):
     top: int = 8  # cells of the 64x64 grid in which a residual is made: rows from here down,
     left: int = 6  # columns from here to the same distance from the right
 
+    latent_channels = 57
+    spatial_stride = 128  # of the working size: latents are 2x2, the four pixel frames of a latent frame
+    temporal_stride = 4
+
     def __post_init__(self) -> None:
         if self.family != "motion":
             raise ValueError(f"family={self.family!r} must be 'motion': other families have configs of their own.")

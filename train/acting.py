@@ -1,0 +1,119 @@
+"""The gate of models of motion latents: sampled codes against exact ones, on sentences and voices of no training.
+
+Nothing is decoded, so identity and pictures are not judged: the autoencoder's own gate does that.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.batch import latent_batch
+from data.latents import heard_frames
+from data.performances import PerformanceData
+from gwm.autoencoders.motion.code import FRAMES, from_latents, physical
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.lora import merged
+from gwm.metrics.acting import RATIOS, Code, distances, measure
+from gwm.metrics.statistics import sign_flip_p, standard_error
+from train.gate import earlier_gate, save_then_judge
+from train.generate import stream
+from train.stage import DiTStage
+
+
+def finish_acting(
+    stage: DiTStage,
+    data: PerformanceData,
+    output: Path,
+    *,
+    people: int,
+    seconds: float,
+    batch_size: int,
+    least: dict[str, float | None],
+    before: str | None,
+) -> None:
+    """Save what the next stage starts from, then judge it, as `train.gate.finish` does with pictures.
+
+    seconds: of a performance; a model that sees whole clips plays the first of them.
+    """
+    model, facts = stage.weights()
+    model = merged(model).eval()
+    assert isinstance(model, DiT), type(model)
+    clips, acts = data.held_out(people, seconds)
+
+    def judge() -> dict[str, Any]:
+        own, swapped = (
+            play(model, stage.contract, clips, batch_size=batch_size, seed=stage.seed, swap_voices=swap)
+            for swap in (False, True)
+        )
+        start = heard_frames(data.acting.num_frames // FRAMES, FRAMES, data.audio).start * FRAMES
+        part = slice(start, start + len(own[0]))
+        heard = [(act.user[1000 * part.start : 1000 * part.stop], listens(act)[part]) for act in acts]
+        return judge_acting(own, swapped, [codes(clip["x0"])[: len(own[0])] for clip in clips], heard)
+
+    save_then_judge(output, model.state_dict(), judge, least=least, before=earlier_gate(before), **facts)
+
+
+def listens(act: Any) -> np.ndarray:
+    return act.user_speaking & ~act.agent_speaking
+
+
+def codes(x0: Float[Tensor, "f 57 2 2"]) -> Code:
+    return physical(from_latents(x0[None])[0]).numpy()
+
+
+@torch.no_grad()
+def play(
+    model: DiT, contract: Contract, clips: list[dict[str, Tensor]], *, batch_size: int, seed: int, swap_voices: bool
+) -> list[Code]:
+    """Codes of every clip as the model streams it.
+
+    swap_voices: every clip hears, on both sides, what another clip hears.
+    """
+    size, made = contract.pattern.chunk_frames, []
+    for at in range(0, len(clips), batch_size):
+        batch = latent_batch([clip | {"step": 0, "slot": 0} for clip in clips[at : at + batch_size]])
+        if swap_voices:
+            batch.conditions = {name: values.roll(1, dims=0) for name, values in batch.conditions.items()}
+        # One that sees whole clips has learnt no second one behind the first.
+        num_frames = size if size == contract.horizon_frames else batch.x0.shape[1]
+        latents = stream(model, contract, batch, num_frames=num_frames, seed=seed + at)
+        made += [codes(one.float().cpu()) for one in latents]
+    return made
+
+
+def judge_acting(
+    own: list[Code], swapped: list[Code], truth: list[Code], heard: list[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Any]:
+    """Means over people; measures over the data's, and how near those are to 1 (`_likeness`, 1 at most); what is
+    left with swapped voices; and how sure it is that heads answer the user (`answer_sure`, 1 less the p-value).
+
+    heard: of each person the user's voice, and the frames in which the person only listens.
+    """
+    rows, of_swapped, of_truth = (
+        [measure(code, meant, *voice) for code, meant, voice in zip(made, truth, heard, strict=True)]
+        for made in (own, swapped, truth)
+    )
+    got, data = table(rows), table(of_truth)
+    people = [str(number) for number in range(len(rows))]
+    gate: dict[str, Any] = {"clips": len(rows), "lip_sync": float(np.nanmean(got["lip_sync"]))}
+    gate["lip_sync_error"] = standard_error(got["lip_sync"], people)
+    gate["lip_sync_swapped"] = float(np.nanmean(table(of_swapped)["lip_sync"]))
+    for name in RATIOS:
+        ratio = float(np.nanmean(got[name]) / max(np.nanmean(data[name]), 1e-9))
+        gate |= {f"{name}_of_data": ratio, f"{name}_likeness": min(ratio, 1 / max(ratio, 1e-9))}
+    gate["false_mouth"] = float(np.nanmean(got["false_mouth"]))
+    told = got["response"] - table(of_swapped)["response"]
+    gate |= {f"response{what}": float(np.nanmean(rows["response"])) for what, rows in (("", got), ("_of_truth", data))}
+    gate |= {"answer": float(np.nanmean(told)), "answer_sure": 1 - sign_flip_p(told)}
+    gate["listeners"] = int(np.isfinite(told).sum())
+    return gate | distances(own, truth)
+
+
+def table(rows: list[dict[str, float]]) -> dict[str, Float[np.ndarray, " k"]]:
+    """Columns of rows with equal keys."""
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
