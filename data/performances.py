@@ -146,7 +146,7 @@ class PerformanceData(ClipData):
             raise ValueError(f"pool={pool} and crops={crops} must be positive: crops are cut of performances.")
         self.audio, self.acting, self.num_frames, self.fresh = audio, acting, num_frames, batch_size / crops
         least, most = weights_px
-        self.motion = torch.tensor(list(SHIFTS_PX.values())).clamp(least, most)[:, None, None]
+        self.motion = torch.tensor(list(SHIFTS_PX.values())).clamp(least, most)[:, None, None].expand(-1, 2, 2)
         self.clips = self.pool = Performances(acting, audio, split="train", seed=seed, pool=pool)
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from data.batch import latent_batch
 from data.latents import heard_frames
+from data.performance import Performance
 from data.performances import PerformanceData
 from gwm.autoencoders.motion.code import FRAMES, from_latents, physical
 from gwm.contract import Contract
@@ -58,11 +59,13 @@ def finish_acting(
     save_then_judge(output, model.state_dict(), judge, least=least, before=earlier_gate(before), **facts)
 
 
-def listens(act: Any) -> np.ndarray:
+def listens(act: Performance) -> Bool[np.ndarray, " f"]:
+    """Frames in which the user alone speaks."""
     return act.user_speaking & ~act.agent_speaking
 
 
-def codes(x0: Float[Tensor, "f 57 2 2"]) -> Code:
+def codes(x0: Float[Tensor, "n 57 2 2"]) -> Code:
+    """Of the pixel frames of `n` latent ones."""
     return physical(from_latents(x0[None])[0]).numpy()
 
 
@@ -98,20 +101,31 @@ def judge_acting(
         [measure(code, meant, *voice) for code, meant, voice in zip(made, truth, heard, strict=True)]
         for made in (own, swapped, truth)
     )
-    got, data = table(rows), table(of_truth)
-    people = [str(number) for number in range(len(rows))]
-    gate: dict[str, Any] = {"clips": len(rows), "lip_sync": float(np.nanmean(got["lip_sync"]))}
-    gate["lip_sync_error"] = standard_error(got["lip_sync"], people)
-    gate["lip_sync_swapped"] = float(np.nanmean(table(of_swapped)["lip_sync"]))
+    got, data, other = table(rows), table(of_truth), table(of_swapped)
+    told = got["response"] - other["response"]
+    gate: dict[str, Any] = {
+        "clips": len(rows),
+        "listeners": int(np.isfinite(told).sum()),
+        "lip_sync": mean(got["lip_sync"]),
+        "lip_sync_error": standard_error(got["lip_sync"], [str(number) for number in range(len(rows))]),
+        "lip_sync_swapped": mean(other["lip_sync"]),
+        "false_mouth": mean(got["false_mouth"]),
+        "response": mean(got["response"]),
+        "response_of_truth": mean(data["response"]),
+        "answer": mean(told),
+        "answer_sure": 1 - sign_flip_p(told),
+    }
     for name in RATIOS:
-        ratio = float(np.nanmean(got[name]) / max(np.nanmean(data[name]), 1e-9))
-        gate |= {f"{name}_of_data": ratio, f"{name}_likeness": min(ratio, 1 / max(ratio, 1e-9))}
-    gate["false_mouth"] = float(np.nanmean(got["false_mouth"]))
-    told = got["response"] - table(of_swapped)["response"]
-    gate |= {f"response{what}": float(np.nanmean(rows["response"])) for what, rows in (("", got), ("_of_truth", data))}
-    gate |= {"answer": float(np.nanmean(told)), "answer_sure": 1 - sign_flip_p(told)}
-    gate["listeners"] = int(np.isfinite(told).sum())
-    return gate | distances(own, truth)
+        ratio = mean(got[name]) / mean(data[name]) if mean(data[name]) else float("nan")
+        gate |= {f"{name}_of_data": ratio, f"{name}_likeness": min(ratio, 1 / ratio) if ratio else 0.0}
+    # What these clips cannot show is not in the gate, and so counts as not measured.
+    return {name: value for name, value in (gate | distances(own, truth)).items() if np.isfinite(value)}
+
+
+def mean(values: Float[np.ndarray, " k"]) -> float:
+    """Of those that are finite; NaN without one."""
+    found = values[np.isfinite(values)]
+    return float(found.mean()) if len(found) else float("nan")
 
 
 def table(rows: list[dict[str, float]]) -> dict[str, Float[np.ndarray, " k"]]:
