@@ -18,7 +18,7 @@ from data.encoding import Encoders, ImageEncoder, TextEncoder
 from data.latents import WHOLE, EncodedClips, read_no_text
 from data.shards import decode_frames, read_samples
 from data.steps import StepData
-from gwm.autoencoder import Autoencoder
+from gwm.autoencoders.protocol import Autoencoder
 from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
 from gwm.no_text import padded_text

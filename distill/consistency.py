@@ -31,7 +31,7 @@ def adjacent_sigmas(
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyRules:
-    """What is jumped over, and how far apart its rungs are."""
+    """What is jumped over, and how far apart its noise levels are."""
 
     levels: Float[Tensor, "n"]  # noise levels of the teacher's steps, falling, without 0
     guidance: Guidance  # of the teacher

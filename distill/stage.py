@@ -1,6 +1,6 @@
 """DMD with student forcing. The student learns on its own past what teacher and critic say of its clips.
 
-Two stages of the ladder are this class: `dmd` judges streams from their beginning, `long` windows of long ones.
+Two stages are this class: `dmd` judges streams from their beginning, `long` windows of long ones.
 """
 
 import logging

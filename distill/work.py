@@ -78,7 +78,7 @@ def dmd(
     def student_loss() -> Tensor:
         x0 = rollout(gradient)
         with torch.no_grad():
-            guided_velocity(lambda told: scored(teacher, x0, told), clips.condition, rules.guidance)
+            guided_velocity(lambda condition: scored(teacher, x0, condition), clips.condition, rules.guidance)
             scored(critic, x0, clips.condition)
         return clips.loss(x0) if discriminator is None else clips.loss(x0) + discriminator.student_loss(x0)
 

@@ -1,27 +1,25 @@
-"""A talking clip from one image and one recording.
+"""A clip from an image and what the model is given: a recording, a prompt, or several at their times.
 
 python -m serve.generate artifact=runs/nano/artifact image=me.jpg audio=speech.mp3 out=talk.mp4
+python -m serve.generate artifact=A image=sea.jpg crop=false seconds=30 prompt="a calm sea" out=sea.mp4
+python -m serve.generate ... prompts='[{at: 0, text: "a calm sea"}, {at: 5, text: "a storm, at night"}]'
 torchrun --nproc-per-node=4 -m serve.generate ...       one stream on four GPUs
 """
 
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from omegaconf import DictConfig
-from PIL import Image, ImageOps
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 from tqdm import tqdm
 
 from configs.command.main import command
-from gwm.face import FaceMesh
-from gwm.images import read_image
-from gwm.media import container_of, read_audio, write_video
-from gwm.outputs import check_output
-from gwm.portraits import crop_to_face, warn_if_enlarged
+from gwm.media import write_video
 from serve.artifact import load_artifact
 from serve.driver import Driver
 from serve.engine import Engine
@@ -29,83 +27,79 @@ from serve.graphs import capture_cuda
 from serve.parallel.division import join
 from serve.parallel.ranks import Ranks
 from serve.pipeline import Pipeline, second_device
+from serve.prompts import applied_at, check_prompts, encoded, text_encoder
+from serve.request import ClipRequest
 from serve.threads import choose_threads
 
 log = logging.getLogger(__name__)
 
 
-def read_portrait(path: str | Path, resolution: int, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:
-    """The square around the face of an image, or its centre square without `crop`.
-
-    Raises:
-        ValueError: the file is no image, or shows no face that could be cut out.
-    """
-    image = read_image(path)
-    if not crop:
-        warn_if_enlarged(float(min(image.size)), resolution, f"{path}")
-        return np.array(ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS))
-    try:
-        return crop_to_face(image, resolution, FaceMesh())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error} Or take its centre square as it is: crop=false.") from error
-
-
-def read_voices(audio: str | Path, user: str | Path | None) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
-    """Both sides of a conversation, the shorter one continued with silence; without `user` the other side is silent."""
-    agent = read_audio(audio)
-    other = np.zeros_like(agent) if user is None else read_audio(user)
-    length = max(len(agent), len(other))
-    return np.pad(agent, (0, length - len(agent))), np.pad(other, (0, length - len(other)))
-
-
-def generate(
-    artifact: str,
-    *,
-    image: str,
-    audio: str,
-    out: str,
-    user: str | None = None,
-    seed: int = 0,
-    crop: bool = True,
-    parallel: str = "ulysses",
-) -> None:
+def generate(request: ClipRequest) -> None:
     """Write the clip and log how long it is and how fast it was made. With torchrun all processes but the first help.
 
     Raises:
-        FileNotFoundError: there is no artifact.
-        ValueError: artifact, image, sound or `out` cannot be used; the message names the file.
+        FileNotFoundError: there is no artifact, or no text encoder for the prompt.
+        ValueError: artifact, image, sound, prompt or `out` cannot be used; the message names the setting.
         OSError: the clip cannot be written; nothing is left of it.
     """
-    ranks = join(parallel)
+    if request.negative_prompt is not None:
+        raise ValueError(
+            f"negative_prompt={request.negative_prompt!r} must be left out: {request.artifact} is distilled, and its "
+            "few steps have no guidance that could lead away from a text. Leave it out."
+        )
+    ranks = join(request.parallel)
     if ranks is None or not ranks.rank:
-        container_of(out)
-        check_output(Path(out))
-    engine = _engine(artifact, ranks, seed=seed)
+        request.check_out()
+    engine = _engine(request.artifact, ranks, seed=request.seed)
     if ranks is not None and ranks.rank:
         return engine.follow()
-    choose_threads(engine)
+    with closing(engine):
+        _write(engine, request)
+
+
+def _write(engine: Engine, request: ClipRequest) -> None:
     contract = engine.contract
-    agent, other = read_voices(audio, user)
-    portrait = read_portrait(image, contract.resolution, crop=crop)
+    voices = request.voices(contract)
+    num_frames = request.num_frames(contract, voices)
+    prompts, portrait = _prompts(engine, request, num_frames), request.portrait(contract.resolution)
+    choose_threads(engine)
     times: list[float] = []
 
     def frames() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        total = -(-len(agent) // engine.chunk_samples)
+        total = -(-num_frames // contract.chunk_pixel_frames)
+        agent, user = (None, None) if voices is None else (voices.agent, voices.user)
         with _driver(engine) as driver:
-            made = engine.stream(portrait, agent, other, driver=driver)
+            made = engine.stream(portrait, agent, user, num_frames=num_frames, prompts=prompts, driver=driver)
             for pixels, ms in (chunks := tqdm(made, desc="generate", total=total, unit="chunk")):
                 times.append(ms)
                 chunks.set_postfix_str(f"{ms:.0f} of {contract.chunk_ms:.0f} ms")
                 yield from pixels
 
-    sound = (agent + other).clip(-1, 1)
-    with closing(engine):
-        write_video(out, frames(), sound, fps=contract.fps, sample_rate=contract.audio.sample_rate)
+    sound = None if voices is None else (voices.agent + voices.user).clip(-1, 1)
+    write_video(request.out, frames(), sound, fps=contract.fps, sample_rate=contract.audio.sample_rate)
     log.info(
         "%s: %.1f s; a chunk of %.0f ms took %.0f ms (p95 %.0f ms), the first with the portrait %.0f ms",
-        *(out, len(agent) / contract.audio.sample_rate, contract.chunk_ms),
+        *(request.out, num_frames / contract.fps, contract.chunk_ms),
         *(*np.percentile(times, [50, 95]), times[0]),
     )
+
+
+def _prompts(engine: Engine, request: ClipRequest, num_frames: int) -> dict[float, Float[Tensor, "1 s t"]]:
+    """Tokens of all prompts by their times; the log has from when on each holds."""
+    prompts, contract = request.timed_prompts(), engine.contract
+    check_prompts(prompts, contract, artifact=request.artifact, num_frames=num_frames)
+    if not prompts:
+        return {}
+    encoder = text_encoder(request.text_encoder, request.artifact)
+    tokens = {one.at_s: encoded(encoder, one.text, num_tokens=engine.text_tokens) for one in prompts}
+    for one in prompts:
+        applied = applied_at(contract, one.at_s)
+        log.info(
+            "prompt %r, asked for at %.2f s, holds from chunk %d at %.2f s; recache of the chunks before: %s",
+            *(one.text, one.at_s, applied.chunk, applied.media_s),
+            "yes" if applied.chunk and engine.history is not None and contract.context == "clean" else "no",
+        )
+    return tokens
 
 
 def _engine(artifact: str, ranks: Ranks | None, *, seed: int) -> Engine:
@@ -121,10 +115,13 @@ def _driver(engine: Engine) -> AbstractContextManager[Driver]:
     return Pipeline(engine) if engine.device.type == "cuda" else nullcontext(engine)
 
 
-@command("generate", verbatim=("artifact", "image", "audio", "user", "out"))
+PATHS_AND_TEXTS = ("artifact", "image", "audio", "user", "out", "prompt", "negative_prompt", "text_encoder")
+
+
+@command("generate", verbatim=PATHS_AND_TEXTS)
 def main(cfg: DictConfig) -> None:
-    names = ("image", "audio", "out", "user", "seed", "crop", "parallel")
-    generate(cfg.artifact, **{name: cfg[name] for name in names})
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    generate(ClipRequest(**values))
 
 
 if __name__ == "__main__":

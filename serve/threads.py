@@ -26,12 +26,12 @@ def choose_threads(engine: Engine) -> int:
     """
     if engine.device.type != "cpu" or VARIABLE in os.environ:
         return torch.get_num_threads()
-    side, chunk = engine.contract.resolution, np.zeros(engine.chunk_samples, np.float32)
+    side = engine.contract.resolution
     engine.start(np.zeros((side, side, 3), np.uint8))
-    engine.push(np.zeros(engine.lookahead_samples, np.float32), np.zeros(engine.lookahead_samples, np.float32))
+    engine.push_silence(engine.lookahead_samples)
 
     def step() -> None:
-        engine.push(chunk, chunk)
+        engine.push_silence(engine.chunk_samples)
         engine.step()
 
     chosen = fastest(step, most=len(os.sched_getaffinity(0)))

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.batch import LatentBatch, latent_data
-from gwm.autoencoder import AutoencoderConfig
+from gwm.autoencoders.protocol import AutoencoderConfig
 from gwm.clip import clip_velocity
 from gwm.config import AudioConfig
 from gwm.dit import DiT

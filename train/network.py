@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gwm.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder
+from gwm.autoencoders.families import load_autoencoder
+from gwm.autoencoders.protocol import Autoencoder, AutoencoderConfig
 from gwm.chunks import whole_clip
 from gwm.condition.spec import ConditionSpec, specs_of
 from gwm.config import AudioConfig, DiTConfig

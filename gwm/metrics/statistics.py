@@ -1,4 +1,4 @@
-"""How sure a mean is, and how well two groups are told apart."""
+"""How sure a mean is, and how well two groups can be separated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -53,7 +53,7 @@ class FlashFace:
 
 
 class Beeper:
-    """A voice that beeps for so many seconds, whatever it is told to say; each beep fills one frame."""
+    """A voice that beeps for so many seconds, whatever its text is; each beep fills one frame."""
 
     sample_rate = RATE
 

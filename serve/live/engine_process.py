@@ -70,7 +70,8 @@ class Engines:
         engine = self.engines[session]
         if hush:
             engine.hush()
-        engine.push(agent, user)
+        if engine.contract.hears:
+            engine.push(agent, user)
         return engine.step() if engine.ready else None
 
     def stop(self, session: str) -> None:

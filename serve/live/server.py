@@ -33,7 +33,7 @@ def beat_of(contract: Contract, lead_ms: float) -> Beat:
     audio = contract.audio
     return Beat(
         chunk_samples=contract.chunk_pixel_frames * audio.frame_samples,
-        lookahead_samples=audio.lookahead_frames * audio.frame_samples,
+        lookahead_samples=contract.lookahead_samples,
         frame_samples=audio.frame_samples,
         sample_rate=audio.sample_rate,
         lead_samples=round(lead_ms * audio.sample_rate / 1000),

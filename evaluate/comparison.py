@@ -1,9 +1,10 @@
-"""One table of the whole distillation ladder: what each rung reaches on held-out people, and what it costs.
+"""One table of all stages of distillation: what each variant reaches on held-out people, and what it costs.
 
-python -m evaluate.ladder runs=runs/nano shards=shards/nano [lengths_s=[10,60,600]]
+python -m evaluate.comparison runs=runs/nano shards=shards/nano [lengths_s=[10,60,600]]
 
-A rung that nobody has trained is a row with the command that makes it. A second call goes on where the first stopped.
-Rungs of many steps, which would take hours of a CPU, are streamed for at most many_steps_longest_s=60 of `lengths_s`.
+A variant that nobody has trained is a row with the command that makes it. A second call goes on where the first
+stopped. Variants of many steps, which would take hours of a CPU, are streamed for at most many_steps_longest_s=60 of
+`lengths_s`.
 """
 
 import json
@@ -24,9 +25,9 @@ from distill.sweep import Member, chunk_ms, write_table
 from evaluate.cases import Case, test_cases
 from evaluate.examine import play
 from evaluate.lengths import LENGTH_COLUMNS, at_lengths, length_rows
-from evaluate.rungs import Rung, kept_folder
 from evaluate.speed import machine
-from gwm.autoencoder import Autoencoder
+from evaluate.variants import Variant, kept_folder
+from gwm.autoencoders.protocol import Autoencoder
 from gwm.metrics.judge import Judge, means
 from gwm.report import Cell, Section, Table
 from gwm.weights import write_json
@@ -63,8 +64,8 @@ def judged(artifact: Artifact, case: Case, judge: Judge, *, seed: int) -> dict[s
 
 
 @dataclass(frozen=True)
-class Climb:
-    """What all rungs are measured with."""
+class Comparison:
+    """What all variants are measured with."""
 
     runs: Path
     out: Path
@@ -75,10 +76,10 @@ class Climb:
     lengths_s: list[int]
     data: str  # what the cases were drawn from
 
-    def __call__(self, rung: Rung, artifact: Artifact, bar: tqdm) -> dict[str, Any]:
-        """Everything that is measured of one rung; `lengths` where streams are wanted."""
+    def __call__(self, variant: Variant, artifact: Artifact, bar: tqdm) -> dict[str, Any]:
+        """Everything that is measured of one variant; `lengths` where streams are wanted."""
         facts = {"seed": self.seed, "vae": self.vae.config, "skipped": self.judge.skipped, "data": self.data}
-        folder = kept_folder(self.out, rung, self.runs, **facts)
+        folder = kept_folder(self.out, variant, self.runs, **facts)
         rows = []
         for number, case in enumerate(self.cases):
             measure = partial(judged, artifact, case, self.judge, seed=self.seed + number)
@@ -88,30 +89,30 @@ class Climb:
         time = kept(folder / "time.json", lambda: {"ms": chunk_ms(artifact.dit, contract), "machine": machine()})
         found: dict[str, Any] = means(rows) | {"ms_per_chunk": time["ms"], "chunk_frames": contract.chunk_pixel_frames}
         found["ms_per_second"] = time["ms"] * 1000 / contract.chunk_ms
-        if streamed := rung.streamed(self.lengths_s):
+        if streamed := variant.streamed(self.lengths_s):
             how = {"seed": self.seed, "lengths_s": streamed}
             path = folder / f"lengths_{'_'.join(map(str, streamed))}.json"
             found["lengths"] = kept(path, lambda: at_lengths(artifact, self.cases, self.judge, **how))
         return found
 
 
-def member(number: int, rung: Rung, found: Mapping[str, Any], error: str) -> Member:
-    """The rung as a row of the table."""
-    facts = {"rung": rung.run, "stage": rung.stage, "steps": str(rung.steps), "context": rung.context}
+def member(number: int, variant: Variant, found: Mapping[str, Any], error: str) -> Member:
+    """The variant as a row of the table."""
+    facts = {"variant": variant.run, "stage": variant.stage, "steps": str(variant.steps), "context": variant.context}
     numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
     return Member(number, facts, numbers, error)
 
 
-def shares(rungs: Sequence[Rung], found: Sequence[Mapping[str, Any]]) -> list[list[Cell]]:
+def shares(variants: Sequence[Variant], found: Sequence[Mapping[str, Any]]) -> list[list[Cell]]:
     """What every student keeps of the causal model's measures, with what it should."""
-    causal = next((row for rung, row in zip(rungs, found, strict=True) if rung.stage == CAUSAL and row), None)
+    causal = next((row for variant, row in zip(variants, found, strict=True) if variant.stage == CAUSAL and row), None)
     if causal is None:
         return []
     rows: list[list[Cell]] = []
-    for rung, row in zip(rungs, found, strict=True):
-        if rung.sigmas is None or not row:
+    for variant, row in zip(variants, found, strict=True):
+        if variant.sigmas is None or not row:
             continue
-        cells: list[Cell] = [rung.run]
+        cells: list[Cell] = [variant.run]
         for name, limit, side in KEPT:
             share = row[name] / max(causal[name], 1e-9) if name in row and name in causal else None
             reached = None if share is None else (share >= limit if side == "least" else share <= limit)
@@ -120,73 +121,82 @@ def shares(rungs: Sequence[Rung], found: Sequence[Mapping[str, Any]]) -> list[li
     return rows
 
 
-def sections(rungs: Sequence[Rung], found: Sequence[Mapping[str, Any]], climb: Climb) -> list[Section]:
+def sections(variants: Sequence[Variant], found: Sequence[Mapping[str, Any]], comparison: Comparison) -> list[Section]:
     """What the report shows beside the table."""
     named = [f"{name} {side} {limit:.0%}" for name, limit, side in KEPT]
-    columns = ["rung", *(column for name in named for column in (name, "reached"))]
+    columns = ["variant", *(column for name in named for column in (name, "reached"))]
     note = f"Shares of the causal model's with many steps. Time: {machine()}. "
-    note += "".join(f"{metric} skipped: {command}. " for metric, command in climb.judge.skipped.items())
-    made: list[Section] = [Table(title="What a student keeps", columns=columns, rows=shares(rungs, found), note=note)]
-    lengths = {rung.run: row["lengths"] for rung, row in zip(rungs, found, strict=True) if "lengths" in row}
+    note += "".join(f"{metric} skipped: {command}. " for metric, command in comparison.judge.skipped.items())
+    made: list[Section] = [
+        Table(title="What a student keeps", columns=columns, rows=shares(variants, found), note=note)
+    ]
+    lengths = {variant.run: row["lengths"] for variant, row in zip(variants, found, strict=True) if "lengths" in row}
     if lengths:
-        there = [rung for rung, row in zip(rungs, found, strict=True) if row]
-        rows, note = length_rows(lengths), " ".join(["10 s before each length.", *not_streamed(there, climb.lengths_s)])
+        there = [variant for variant, row in zip(variants, found, strict=True) if row]
+        rows, note = (
+            length_rows(lengths),
+            " ".join(["10 s before each length.", *not_streamed(there, comparison.lengths_s)]),
+        )
         made.append(Table(title="Along one stream", columns=LENGTH_COLUMNS, rows=rows, note=note))
     return made
 
 
-def not_streamed(rungs: Sequence[Rung], lengths_s: Sequence[int]) -> list[str]:
-    """A sentence for every rung that is not streamed for all lengths: for which ones it is not, and why."""
+def not_streamed(variants: Sequence[Variant], lengths_s: Sequence[int]) -> list[str]:
+    """A sentence for every variant that is not streamed for all lengths: for which ones it is not, and why."""
     return [
-        f"{rung.run} is not streamed for {', '.join(map(str, left))} s: its {rung.steps} steps are streamed for "
-        f"at most {rung.longest_s} s."
-        for rung in rungs
-        if (left := sorted(set(lengths_s) - set(rung.streamed(lengths_s))))
+        f"{variant.run} is not streamed for {', '.join(map(str, left))} s: its {variant.steps} steps are streamed for "
+        f"at most {variant.longest_s} s."
+        for variant in variants
+        if (left := sorted(set(lengths_s) - set(variant.streamed(lengths_s))))
     ]
 
 
-def climbed(rungs: Sequence[Rung], climb: Climb) -> None:
-    """Measure all rungs; table.csv, table.html, pareto.svg and ladder.json are written anew after each."""
+def compare_all(variants: Sequence[Variant], comparison: Comparison) -> None:
+    """Measure all variants; table.csv, table.html, pareto.svg and comparison.json are written anew after each."""
     found: list[Mapping[str, Any]] = []
     errors: list[str] = []
-    with tqdm(total=len(rungs) * len(climb.cases), desc="ladder", unit="clip") as bar:
-        for rung in rungs:
-            bar.set_postfix_str(rung.run)
+    with tqdm(total=len(variants) * len(comparison.cases), desc="comparison", unit="clip") as bar:
+        for variant in variants:
+            bar.set_postfix_str(variant.run)
             try:
-                artifact = rung.load(climb.runs, climb.vae)
+                artifact = variant.load(comparison.runs, comparison.vae)
             except (FileNotFoundError, ValueError) as error:  # a row that says so
-                bar.update(len(climb.cases))
+                bar.update(len(comparison.cases))
                 found.append({})
                 errors.append(str(error))
             else:
-                found.append(climb(rung, artifact, bar))
+                found.append(comparison(variant, artifact, bar))
                 errors.append("")
-            write(rungs[: len(found)], found, errors, climb)
-    log.info("%d of %d rungs: %s", errors.count(""), len(rungs), climb.out / "table.html")
+            write(variants[: len(found)], found, errors, comparison)
+    log.info("%d of %d variants: %s", errors.count(""), len(variants), comparison.out / "table.html")
 
 
-def write(rungs: Sequence[Rung], found: Sequence[Mapping[str, Any]], errors: Sequence[str], climb: Climb) -> None:
+def write(
+    variants: Sequence[Variant], found: Sequence[Mapping[str, Any]], errors: Sequence[str], comparison: Comparison
+) -> None:
     """What is known so far."""
-    rows = list(zip(rungs, found, errors, strict=True))
+    rows = list(zip(variants, found, errors, strict=True))
     members = [member(number, *row) for number, row in enumerate(rows)]
-    write_table(climb.out, members, quality="lip_sync", sections=sections(rungs, found, climb))
-    named = {rung.run: {**row, "error": error} for rung, row, error in rows}
-    write_json(climb.out / "ladder.json", {"machine": machine(), "clips": len(climb.cases), "rungs": named})
+    write_table(comparison.out, members, quality="lip_sync", sections=sections(variants, found, comparison))
+    named = {variant.run: {**row, "error": error} for variant, row, error in rows}
+    write_json(
+        comparison.out / "comparison.json", {"machine": machine(), "clips": len(comparison.cases), "variants": named}
+    )
 
 
-@command("ladder", verbatim=("runs", "shards", "out", "vae"))
+@command("comparison", verbatim=("runs", "shards", "out", "vae"))
 def main(cfg: DictConfig) -> None:
-    rungs: list[Rung] = instantiate(cfg.rungs, _convert_="all")
+    variants: list[Variant] = instantiate(cfg.variants, _convert_="all")
     runs, shards, vae = Path(cfg.runs), Path(cfg.shards), load_vae(cfg.vae)
-    there = [rung for rung in rungs if rung.weights(runs).is_dir()]
+    there = [variant for variant in variants if variant.weights(runs).is_dir()]
     if not there:
-        commands = "\n".join(rung.command(runs) for rung in rungs)
-        raise FileNotFoundError(f"runs={runs} has no rung of the ladder. Make some with:\n{commands}")
+        commands = "\n".join(variant.command(runs) for variant in variants)
+        raise FileNotFoundError(f"runs={runs} has no variant of the comparison. Make some with:\n{commands}")
     resolution = there[0].load(runs, vae).contract.resolution
     cases = test_cases(shards, resolution, clips=cfg.clips, listeners=0, drawn=0)
     data = (shards / "manifest.json").read_text()
     judge = Judge(thorough=True, sync=Path("weights/sync"))
-    climbed(rungs, Climb(runs, Path(cfg.out), vae, cases, judge, cfg.seed, list(cfg.lengths_s), data))
+    compare_all(variants, Comparison(runs, Path(cfg.out), vae, cases, judge, cfg.seed, list(cfg.lengths_s), data))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import lightning as L
 from data.steps import StepData
 
 
-class DividedBatch(L.Callback):
+class Accumulation(L.Callback):
     """Derives how many passes make an update, and lets a run go on with another number of them. A stage that steps its
     optimizers itself adds the passes up itself.
 

@@ -1,4 +1,4 @@
-"""The ladder's table: every rung is a row, what is missing says how to make it, what was measured is kept."""
+"""The comparison's table: every variant is a row, what is missing says how to make it, what was measured is kept."""
 
 import csv
 import json
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluate import ladder, lengths
+from evaluate import lengths
 from evaluate.cases import Case
-from evaluate.ladder import Climb, climbed, shares
+from evaluate.comparison import Comparison, compare_all, shares
 from evaluate.lengths import looks, meant_opening
-from evaluate.rungs import Rung
+from evaluate.variants import Variant
 from gwm.metrics.judge import Voices
 from gwm.weights import save_weights
 from tests.tiny import contract, tiny_dit, tiny_vae
@@ -23,9 +23,9 @@ from train.network import dit_facts
 pytestmark = pytest.mark.usefixtures("unchecked")  # the judge is a stand-in
 
 SIDE, FRAMES = 32, 12
-CAUSAL = Rung(stage="causal", run="causal", many_steps=3)
-STUDENT = Rung(stage="dmd", run="dmd", sigmas=[1.0, 0.6])
-MISSING = Rung(stage="dmd", run="dmd1", sigmas=[1.0], context="noisy")
+CAUSAL = Variant(stage="causal", run="causal", many_steps=3)
+STUDENT = Variant(stage="dmd", run="dmd", sigmas=[1.0, 0.6])
+MISSING = Variant(stage="dmd", run="dmd1", sigmas=[1.0], context="noisy")
 
 
 class Judged:
@@ -55,46 +55,50 @@ def case(key: str) -> Case:
     )
 
 
-def save(runs: Path, rung: Rung) -> None:
-    save_weights(rung.weights(runs), tiny_dit().state_dict(), gate={}, **dit_facts(contract()))
+def save(runs: Path, variant: Variant) -> None:
+    save_weights(variant.weights(runs), tiny_dit().state_dict(), gate={}, **dit_facts(contract()))
 
 
-def climb(runs: Path, **changes: Any) -> Climb:
+def compared(runs: Path, **changes: Any) -> Comparison:
     how = {
-        "runs": runs, "out": runs / "ladder", "vae": tiny_vae(), "cases": [case("a"), case("bb")], "judge": Judged(),
+        "runs": runs, "out": runs / "comparison",
+        "vae": tiny_vae(), "cases": [case("a"), case("bb")], "judge": Judged(),
         "seed": 0, "lengths_s": [], "data": "",
     }  # fmt: skip
-    return Climb(**(how | changes))
+    return Comparison(**(how | changes))
 
 
 def test_a_missing_rung_is_a_row_with_its_command_and_kept_clips_are_not_measured_again(tmp_path: Path):
-    for rung in (CAUSAL, STUDENT):
-        save(tmp_path, rung)
-    first = climb(tmp_path)
-    climbed([CAUSAL, STUDENT, MISSING], first)
-    with (tmp_path / "ladder" / "table.csv").open(newline="") as file:
+    for variant in (CAUSAL, STUDENT):
+        save(tmp_path, variant)
+    first = compared(tmp_path)
+    compare_all([CAUSAL, STUDENT, MISSING], first)
+    with (tmp_path / "comparison" / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["rung"], row["steps"], row["context"], row["finished"]) for row in rows] == [
+    assert [(row["variant"], row["steps"], row["context"], row["finished"]) for row in rows] == [
         ("causal", "3", "clean", "True"), ("dmd", "2", "clean", "True"), ("dmd1", "1", "noisy", "False"),
     ]  # fmt: skip
     command = f"python train.py stage=dmd name={tmp_path.name} runs={tmp_path} output={tmp_path / 'dmd1'} "
     assert rows[2]["error"].endswith(command + "stage.sigmas=[1.0] stage.context=noisy")
-    assert float(rows[0]["ms_per_chunk"]) > 0 and "What a student keeps" in (tmp_path / "ladder/table.html").read_text()
-    assert first.judge.calls == 4  # two rungs, two clips
-    again = climb(tmp_path)
-    climbed([CAUSAL, STUDENT], again)
+    assert (
+        float(rows[0]["ms_per_chunk"]) > 0
+        and "What a student keeps" in (tmp_path / "comparison/table.html").read_text()
+    )
+    assert first.judge.calls == 4  # two variants, two clips
+    again = compared(tmp_path)
+    compare_all([CAUSAL, STUDENT], again)
     assert again.judge.calls == 0
-    found = json.loads((tmp_path / "ladder" / "ladder.json").read_text())["rungs"]
+    found = json.loads((tmp_path / "comparison" / "comparison.json").read_text())["variants"]
     assert found["causal"]["lip_sync"] == pytest.approx(float(rows[0]["lip_sync"]))
     save(tmp_path, STUDENT)  # other weights in the same place
-    climbed([CAUSAL, STUDENT], again)
+    compare_all([CAUSAL, STUDENT], again)
     assert again.judge.calls == 2
 
 
 def test_a_run_that_is_not_what_the_rung_says_is_an_error_row(tmp_path: Path):
     save(tmp_path, MISSING)  # it has two steps and a clean context
-    climbed([MISSING], climb(tmp_path))
-    error = json.loads((tmp_path / "ladder" / "ladder.json").read_text())["rungs"]["dmd1"]["error"]
+    compare_all([MISSING], compared(tmp_path))
+    error = json.loads((tmp_path / "comparison" / "comparison.json").read_text())["variants"]["dmd1"]["error"]
     assert error.startswith("run=dmd1 has sigmas, context ((1.0, 0.6), 'clean'), must have ((1.0,), 'noisy')")
 
 
@@ -109,7 +113,7 @@ def test_many_steps_replace_the_models_own(tmp_path: Path):
 @pytest.mark.parametrize("wrong", [{}, {"sigmas": [1.0], "many_steps": 2}])
 def test_a_rung_has_its_own_steps_or_many(wrong: dict[str, Any]):
     with pytest.raises(ValueError, match="either sigmas="):
-        Rung(stage="dmd", run="dmd", **wrong)
+        Variant(stage="dmd", run="dmd", **wrong)
 
 
 def test_what_a_student_keeps_is_a_share_of_the_causal_models():
@@ -130,18 +134,18 @@ def test_a_rung_is_streamed_for_no_longer_than_it_says_and_the_table_says_so(
 ):
     """Many steps of a ten-minute stream would take most of an hour."""
     many = replace(CAUSAL, longest_s=60)
-    for rung in (many, STUDENT):
-        save(tmp_path, rung)
+    for variant in (many, STUDENT):
+        save(tmp_path, variant)
     asked: list[list[int]] = []
 
     def streamed(*_: Any, lengths_s: list[int], **__: Any) -> dict[str, dict[str, float]]:
         asked.append(lengths_s)
         return {str(length): {"motion": 1.0} for length in lengths_s}
 
-    monkeypatch.setattr(ladder, "at_lengths", streamed)
-    climbed([many, STUDENT], climb(tmp_path, lengths_s=[10, 60, 600]))
+    monkeypatch.setattr("evaluate.comparison.at_lengths", streamed)
+    compare_all([many, STUDENT], compared(tmp_path, lengths_s=[10, 60, 600]))
     assert asked == [[10, 60], [10, 60, 600]]
-    page = (tmp_path / "ladder" / "table.html").read_text()
+    page = (tmp_path / "comparison" / "table.html").read_text()
     assert "causal is not streamed for 600 s: its 3 steps are streamed for at most 60 s." in page
     assert "dmd is not streamed" not in page
     assert replace(many, longest_s=5).streamed([10, 60]) == []  # then no stream at all
@@ -192,4 +196,4 @@ def test_lip_sync_of_a_stream_is_against_the_voice_of_that_moment(monkeypatch: p
     assert set(found["10"]) == {"faces_found", "lip_sync", "motion", "saturation"}  # no identity without a network
     rows = lengths.length_rows({"dmd": found})
     assert [row[:2] for row in rows] == [["dmd", 10], ["dmd", 15]] and len(rows[0]) == len(lengths.LENGTH_COLUMNS)
-    assert ladder.LENGTH_COLUMNS[0] == "rung"
+    assert lengths.LENGTH_COLUMNS[0] == "variant"

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from distill.toy_chain import ExactTeacher
+from distill.toy.chain import ExactTeacher
 from gwm.attention import Context
 from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig

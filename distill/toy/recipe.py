@@ -1,4 +1,4 @@
-"""The ladder on the toy chain: teacher forcing on data, consistency, DMD; each through the project's own losses."""
+"""The stages on the toy chain: teacher forcing on data, consistency, DMD; each through the project's own losses."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from distill.gan import GAN, Shown
 from distill.guidance import Guidance
 from distill.scores import DMDRules, critic_loss, scored_clip
 from distill.student_forcing import Exit, RolloutGradient, exit_step, student_rollout
-from distill.toy_chain import Chain, measures
-from distill.toy_networks import ChainCritic, ChainStudent
+from distill.toy.chain import Chain, measures
+from distill.toy.networks import ChainCritic, ChainStudent
 from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
@@ -27,6 +27,16 @@ from train.trainee import Trainee
 NOTHING = Conditions()
 EVERYWHERE = torch.ones(1, 1)
 WARMUP = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Flow matching on data before distillation."""
+
+    steps: int
+    rate: float
+    batch_size: int
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)

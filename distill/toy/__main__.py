@@ -19,10 +19,21 @@ from omegaconf import DictConfig
 from configs.command.main import command
 from distill.gan import GAN, Head
 from distill.scores import DMDRules
-from distill.toy_chain import Chain, ExactTeacher, measures, toy_contract
-from distill.toy_ladder import WARMUP, Jump, Recipe, adam, distilled, made_consistent, sampled, teacher_forced, trainee
-from distill.toy_networks import ChainCritic, ChainStudent
-from distill.toy_picture import draw
+from distill.toy.chain import Chain, ExactTeacher, measures, toy_contract
+from distill.toy.networks import ChainCritic, ChainStudent
+from distill.toy.picture import draw
+from distill.toy.recipe import (
+    WARMUP,
+    Jump,
+    Recipe,
+    Start,
+    adam,
+    distilled,
+    made_consistent,
+    sampled,
+    teacher_forced,
+    trainee,
+)
 from gwm.contract import CommitMode, Contract, Solver
 from gwm.weights import write_json
 from train.trainee import Trainee
@@ -32,16 +43,6 @@ log = logging.getLogger(__name__)
 LAST_LOW = 0.3  # a noise level of which few values lie between the two states
 
 Measures = dict[str, dict[str, float]]  # by row
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """What the ladder stands on: steps of flow matching on data before distillation."""
-
-    steps: int
-    rate: float
-    batch_size: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Variant:
 
 
 class Toy:
-    """The ladder on one chain: data -> many steps -> few steps -> distilled; every rung starts from a copy."""
+    """The stages on one chain: data -> many steps -> few steps -> distilled; every variant starts from a copy."""
 
     def __init__(self, chain: Chain, start: Start) -> None:
         self.chain, self.start = chain, start
@@ -152,7 +153,7 @@ def run(
     *, chain: Chain, start: Start, jump: Jump, rules: DMDRules, recipe: Recipe, sigmas: list[float],
     context: CommitMode, compare: bool, out: str,
 ) -> Measures:  # fmt: skip
-    """Climb the ladder, measure every rung, and leave a table (JSON) and a picture in `out`, anew after every row."""
+    """Make and measure every variant, and leave a table (JSON) and a picture in `out`, anew after every row."""
     torch.set_num_threads(1)  # the networks are too small for two
     levels, few, began, folder = tuple(sigmas), f"{len(sigmas)} steps", process_time(), Path(out)
     toy, found = Toy(chain, start), {}

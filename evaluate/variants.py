@@ -1,4 +1,4 @@
-"""The rungs of the distillation ladder: what each is, where its weights are, and which command makes them."""
+"""The variants that `evaluate.comparison` compares: each with its weights and the command that makes them."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gwm.autoencoder import Autoencoder
+from gwm.autoencoders.protocol import Autoencoder
 from gwm.contract import CommitMode, Contract
 from gwm.no_text import read_no_text
 from gwm.schedule import sigma_steps
@@ -18,7 +18,7 @@ VERSION = 1  # of what is measured: results of another version are measured agai
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rung:
+class Variant:
     """A model in the folder `run`, which has few steps of its own, or takes `many_steps`; streamed for `longest_s`."""
 
     stage: str
@@ -41,7 +41,7 @@ class Rung:
         return tuple(sigma_steps(self.many_steps, shift=SHIFT) if self.many_steps else self.sigmas or ())
 
     def streamed(self, lengths_s: Sequence[int]) -> list[int]:
-        """Those of the lengths that this rung is streamed for."""
+        """Those of the lengths that this variant is streamed for."""
         return [length for length in lengths_s if self.longest_s is None or length <= self.longest_s]
 
     def weights(self, runs: Path) -> Path:
@@ -78,14 +78,14 @@ class Rung:
         if declared != (self.levels, self.context):
             raise ValueError(
                 f"run={self.run} has sigmas, context {declared}, must have {(self.levels, self.context)}: train "
-                "another, or change the rung."
+                "another, or change the variant."
             )
         return contract
 
 
-def kept_folder(out: Path, rung: Rung, runs: Path, **settings: object) -> Path:
+def kept_folder(out: Path, variant: Variant, runs: Path, **settings: object) -> Path:
     """Where results of these weights under these settings are kept: others never meet in a folder."""
-    digest = hashlib.sha256((rung.weights(runs) / "weights.safetensors").read_bytes())
-    facts = [VERSION, rung.levels, rung.context, settings]
+    digest = hashlib.sha256((variant.weights(runs) / "weights.safetensors").read_bytes())
+    facts = [VERSION, variant.levels, variant.context, settings]
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     return out / "kept" / digest.hexdigest()[:12]

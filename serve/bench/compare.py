@@ -16,7 +16,7 @@ from serve.bench.timing import Run, Stopwatch, percentiles, ratios, take_turns
 BATCHES = (1, 2, 4)
 
 
-def rungs(device: torch.device, *, compile: bool) -> dict[str, Options]:
+def variants(device: torch.device, *, compile: bool) -> dict[str, Options]:
     """From what other engines do to all that this one does on this device; each adds one thing."""
     made = {
         "concatenate cache": Options(cache="concatenate", kernels=reference_only),
@@ -32,9 +32,9 @@ def rungs(device: torch.device, *, compile: bool) -> dict[str, Options]:
     return made
 
 
-def climb(case: Case, stopwatch: Stopwatch, *, rounds: int, compile: bool) -> dict[str, Any]:
-    """Milliseconds of a chunk (steps and commit) on every rung, and each rung against the last engine rung."""
-    options = rungs(stopwatch.device, compile=compile)
+def compare_variants(case: Case, stopwatch: Stopwatch, *, rounds: int, compile: bool) -> dict[str, Any]:
+    """Milliseconds of a chunk (steps and commit) on every variant, and each variant against the last engine variant."""
+    options = variants(stopwatch.device, compile=compile)
     times = take_turns(_runs(case, stopwatch.device, options), stopwatch, rounds=rounds)
     base = "ring + kernels + packed + graph" if stopwatch.device.type == "cuda" else "ring"
     return _report(case, stopwatch, times, base=base)

@@ -17,7 +17,7 @@ from train.work import WorkBuilder
 WINDOW = 20  # updates over which speed is averaged
 
 
-class Pace(L.Callback):
+class Throughput(L.Callback):
     """Logs train/batch_loss (mean over passes and devices) and, averaged over the last updates, speed/step_ms,
     samples_per_s, tokens_per_s and mfu.
 

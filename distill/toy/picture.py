@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from distill.student_forcing import student_rollout
-from distill.toy_chain import Chain
-from distill.toy_networks import ChainStudent
+from distill.toy.chain import Chain
+from distill.toy.networks import ChainStudent
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.outputs import whole_file
