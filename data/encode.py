@@ -27,7 +27,7 @@ from data.manifest import (
     write_manifest,
 )
 from data.storage import Location, locate
-from gwm.autoencoder import load_autoencoder
+from gwm.autoencoders.families import load_autoencoder
 from gwm.weights import fingerprint
 
 log = logging.getLogger(__name__)

@@ -48,7 +48,7 @@ def consistency_loss(
     teacher: Denoiser,
     reference: Float[Tensor, "b 1 c h w"],
     condition: Conditions,
-    weight: Float[Tensor, "h w"],
+    weight: Float[Tensor, "*k h w"],
     generator: Generators,
 ) -> Float[Tensor, ""]:
     """Distance in x0 of the student to its running average one Euler step of the causal teacher further down.

@@ -27,7 +27,7 @@ from evaluate.examine import play
 from evaluate.lengths import LENGTH_COLUMNS, at_lengths, length_rows
 from evaluate.speed import machine
 from evaluate.variants import Variant, kept_folder
-from gwm.autoencoder import Autoencoder
+from gwm.autoencoders.protocol import Autoencoder
 from gwm.metrics.judge import Judge, means
 from gwm.report import Cell, Section, Table
 from gwm.weights import write_json

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gwm.autoencoder import Autoencoder
+from gwm.autoencoders.protocol import Autoencoder
 from gwm.contract import CommitMode, Contract
 from gwm.no_text import read_no_text
 from gwm.schedule import sigma_steps

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from gwm.autoencoder import AutoencoderConfig, autoencoder_config
+from gwm.autoencoders.families import autoencoder_config
+from gwm.autoencoders.protocol import AutoencoderConfig
 from gwm.chunks import ChunkPattern
 from gwm.config import AudioConfig, DiTConfig
 from gwm.json_config import JsonConfig

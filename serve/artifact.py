@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gwm.autoencoder import Autoencoder, build_autoencoder
+from gwm.autoencoders.families import build_autoencoder
+from gwm.autoencoders.protocol import Autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.folder_kind import folder_kind
@@ -116,12 +117,14 @@ def load_artifact(
     if recipe is not None:
         check_recipe(recipe, device)
     dit, vae = DiT(contract.dit), build_autoencoder(contract.vae)
-    for model, network, place in ((dit, "dit", device), (vae, "vae", decode_device or device)):
+    for model, network in ((dit, "dit"), (vae, "vae")):
         path = folder / file_name(network)
         weights = read_tensor_file(path, remedy=f"Copy the folder again, or export it again: {EXPORT_COMMAND}")
         check_keys(weights, model.state_dict(), source=str(path))
         model.load_state_dict(weights)  # also widens stored bfloat16 to float32
-        model.to(place, dtype).eval().requires_grad_(False)
+        model.eval().requires_grad_(False)
+    dit.to(device, dtype)
+    vae.to(decode_device or device).compute_in(dtype)
     if recipe is not None:
         quantise(dit, recipe)
     return Artifact(contract, dit, vae, read_no_text(folder) if contract.dit.width("text") else None)

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gwm.condition.inputs import Conditions
-from gwm.pixels import to_float
+from gwm.pixels import to_tensor
 from gwm.rollout import Emit, keep
 from serve.artifact import Artifact
 from serve.compiled import Compiled
@@ -66,8 +66,9 @@ class Engine:
         self.hearing = Hearing(self.contract, like=self.rollout.cache.k, depth=undo_chunks)
         self.chunk_samples, self.lookahead_samples = self.hearing.chunk_samples, self.hearing.lookahead_samples
         self.chunk = GraphedChunk(self.rollout, self._silent_chunk(), capture=capture)
-        self.decoder = StreamDecoder(artifact.vae, self.rollout.picture_shape, capture=capture)
-        self.undo = UndoLog(self.rollout, self.decoder.state, undo_chunks)
+        size = (self.contract.resolution, self.contract.resolution)
+        self.decoder = StreamDecoder(artifact.vae, self.rollout.picture_shape, size=size, capture=capture)
+        self.undo = UndoLog(self.rollout, self.decoder.memory.moving, undo_chunks)
         alone = self.prompt.text is not None and ranks is None  # of several processes each has a part of the memory
         self.history = History(artifact.dit, self.rollout, undo_chunks) if alone else None
 
@@ -89,11 +90,11 @@ class Engine:
         self.prompt.start()
         if text is not None:
             self.prompt.set(text)
-        reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean))
+        reference = self.vae.encode_reference(to_tensor(portrait)[None])
         self.hearing.start(seed=self.seed)
         # Before the copy below: where the decoder has a device of its own, who reads that copy has waited for this too.
         self.decoder.start(reference)
-        self._begin(reference.to(self.device))
+        self._begin(reference.latent.to(self.rollout.cache.k))
 
     def push(self, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
         """Append what the character says and what it hears: any number of samples, the same of both.

@@ -5,19 +5,19 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from gwm.autoencoders.haar import HaarAutoencoder, HaarConfig
 from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Conditions
 from gwm.condition.spec import ConditionSpec, in_order
-from gwm.config import AudioConfig, DiTConfig, VAEConfig
+from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.vae import VAE
 
 SIZE = 4  # rows and columns of the latent grid
 PATCHES = 4  # tokens per latent frame: the grid in patches of 2 x 2
 AUDIO = AudioConfig(num_mels=3, hops_per_frame=1)
-SPEECH = AUDIO.window_features(VAEConfig.temporal_stride)
-VAE_SHAPE = VAEConfig(latent_channels=4, channels=(4, 6, 8), latents_mean=(0.1,) * 4, latents_std=(0.7,) * 4)
+SPEECH = AUDIO.window_features(HaarConfig.temporal_stride)
+VAE_SHAPE = HaarConfig(latent_channels=4, channels=(4, 6, 8), latents_mean=(0.1,) * 4, latents_std=(0.7,) * 4)
 
 
 def voices(width: int) -> tuple[ConditionSpec, ...]:
@@ -67,9 +67,9 @@ def tiny_dit(config: DiTConfig = DIT) -> DiT:
     return model
 
 
-def tiny_vae(config: VAEConfig = VAE_SHAPE) -> VAE:
-    vae = lively(VAE(config))
-    assert isinstance(vae, VAE)
+def tiny_vae(config: HaarConfig = VAE_SHAPE) -> HaarAutoencoder:
+    vae = lively(HaarAutoencoder(config))
+    assert isinstance(vae, HaarAutoencoder)
     return vae
 
 
@@ -94,7 +94,7 @@ def contract(num_frames: int = 6, **changes: object) -> Contract:
         "vae": VAE_SHAPE,
         "audio": AUDIO,
         "pattern": ChunkPattern(chunk_frames=1, window_chunks=4, sink_chunks=1, first_frames=1),
-        "resolution": SIZE * VAEConfig.spatial_stride,
+        "resolution": SIZE * HaarConfig.spatial_stride,
         "sigmas": (1.0, 0.6),
         "solver": "renoise",
         "context": "clean",

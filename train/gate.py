@@ -19,7 +19,7 @@ from data.manifest import read_manifest
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_samples
 from data.storage import Location
-from gwm.autoencoder import autoencoder_config
+from gwm.autoencoders.families import autoencoder_config
 from gwm.contract import Contract
 from gwm.lora import merged
 from gwm.metrics.identity import share, stranger_similarity

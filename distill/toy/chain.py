@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gwm.attention import Context
+from gwm.autoencoders.haar import HaarConfig
 from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Conditions
-from gwm.config import AudioConfig, DiTConfig, VAEConfig
+from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import CommitMode, Contract
 from gwm.dit import Prediction
 
@@ -84,10 +85,10 @@ def toy_contract(chain: Chain, *, sigmas: tuple[float, ...], context: CommitMode
     dit = DiTConfig(in_channels=1, patch=1)
     return Contract(
         dit=dit,
-        vae=VAEConfig(latent_channels=1, latents_mean=(0.0,), latents_std=(1.0,)),
+        vae=HaarConfig(latent_channels=1, latents_mean=(0.0,), latents_std=(1.0,)),
         audio=AUDIO,
         pattern=ChunkPattern(chunk_frames=1, window_chunks=2, sink_chunks=0, first_frames=1),
-        resolution=VAEConfig.spatial_stride,
+        resolution=HaarConfig.spatial_stride,
         sigmas=sigmas,
         solver="renoise",
         context=context,

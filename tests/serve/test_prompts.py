@@ -12,7 +12,7 @@ from PIL import Image
 
 from gwm.condition.inputs import Conditions
 from gwm.media import read_video, write_video
-from gwm.pixels import to_float
+from gwm.pixels import to_tensor
 from gwm.rollout import Rollout
 from gwm.wan.text import UMT5
 from serve.artifact import Artifact, load_artifact
@@ -73,7 +73,7 @@ def test_a_model_that_hears_nothing_streams_what_its_rollout_makes(sea: Artifact
     text = torch.cat([sea.no_text, torch.zeros(TOKENS - len(sea.no_text), TEXT)])[None]
     frame = {"action": torch.zeros(1, size, 4 * len(ACTIONS))}
     condition, rollout = Conditions(frame=frame, tokens={"text": text}), Rollout(sea.dit, sea.contract)
-    rollout.start(sea.vae.encode_image(to_float(portrait)[None]), condition, seed=3)
+    rollout.start(sea.vae.encode_reference(to_tensor(portrait)[None]).latent, condition, seed=3)
     for latents in made:
         assert torch.equal(latents, rollout.step(condition))
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
+from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.no_text import save_no_text
-from gwm.vae import VAE
 from gwm.weights import save_weights
 from serve.export import export
 from tests.serve.conftest import randomised, tiny_contract
@@ -32,7 +32,8 @@ def world(folder: Path, *, chunk_frames: int = 1) -> Path:
     student, vae, out = folder / "dmd" / "weights", folder / "autoencoder" / "weights", folder / "artifact"
     torch.manual_seed(0)
     save_weights(student, randomised(DiT(rules.dit)).state_dict(), gate={}, **dit_facts(rules))
-    save_weights(vae, randomised(VAE(rules.vae)).state_dict(), kind="vae", config=rules.vae.to_json(), gate={})
+    facts = {"kind": "autoencoder", "config": rules.vae.to_json(), "gate": {}}
+    save_weights(vae, randomised(HaarAutoencoder(rules.vae)).state_dict(), **facts)
     save_no_text(student, torch.full((2, TEXT), 0.5))
     export(str(student), str(vae), str(out))
     return out

@@ -42,7 +42,7 @@ def shards(tmp_path: Path) -> Path:
 
 def test_a_declared_camera_is_learnt(shards: Path, tmp_path: Path):
     vae = tiny_vae()
-    save_weights(tmp_path / "vae", vae.state_dict(), kind="vae", config=vae.config.to_json(), gate={})
+    save_weights(tmp_path / "vae", vae.state_dict(), kind="autoencoder", config=vae.config.to_json(), gate={})
     cfg = composed(
         "train",
         ["stage=bidirectional", CAMERA, f"vae={tmp_path}/vae", f"shards={shards}", f"runs={tmp_path}", "num_frames=2",

@@ -128,7 +128,9 @@ def weights(tmp_path: Path) -> dict[str, str]:
     """Folders of an autoencoder, an ear, a bidirectional and a causal model, all random."""
     torch.manual_seed(1)
     folders = {name: tmp_path / name / "weights" for name in ("autoencoder", "speech", "bidirectional", "causal")}
-    save_weights(folders["autoencoder"], tiny_vae().state_dict(), kind="vae", config=VAE_SHAPE.to_json(), gate={})
+    save_weights(
+        folders["autoencoder"], tiny_vae().state_dict(), kind="autoencoder", config=VAE_SHAPE.to_json(), gate={}
+    )
     ear = SpeechEncoder(SPEECH, AUDIO.num_mels)
     save_weights(folders["speech"], ear.state_dict(), kind="speech", config=AUDIO.to_json(), gate={})
     patterns = {

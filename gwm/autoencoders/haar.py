@@ -1,4 +1,4 @@
-"""Streaming autoencoder of gwm: four pixel frames in, one latent frame out, and back.
+"""Family `haar`: four pixel frames in, one latent frame out, and back; 8x8 pixels a cell.
 
 Four frames are folded into channels, so that one 2-D convolution serves all four: that is what makes decoding
 affordable on a CPU. They are folded as Haar wavelets over time (as in the Cosmos tokenizer, arXiv:2501.03575), with
@@ -8,17 +8,45 @@ convolutions add to it. Time enters the decoder through memory blocks, which see
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from gwm.config import VAEConfig
+from gwm.autoencoders.protocol import Memory, Reference
+from gwm.json_config import JsonConfig
+from gwm.pixels import as_bytes, as_float
 
 # One tensor per memory block: the features of the latest latent frame, `b c h w`. Owned by the caller.
-VAEState = tuple[Float[Tensor, "b _ _ _"], ...]
+HaarState = tuple[Float[Tensor, "b _ _ _"], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HaarConfig(JsonConfig):
+    """Shape of the autoencoder: 8x8 in space, 4 in time, every latent frame is 4 pixel frames."""
+
+    family: Literal["haar"] = "haar"
+    latent_channels: int = 64  # principal components of patches keep 0.93 of the lip-sync with 64, 0.67 with 32
+    channels: tuple[int, ...] = (32, 64, 128)  # width at 1/2, 1/4 and 1/8 of the pixel grid
+    latents_mean: tuple[float, ...] = (0.0,) * 64  # of the training data, per channel: latents leave the encoder
+    latents_std: tuple[float, ...] = (1.0,) * 64  # with mean 0 and mean square 1, which the noise schedule assumes
+
+    spatial_stride = 8
+    temporal_stride = 4
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != 3:
+            raise ValueError(f"channels={self.channels} must have 3 entries: one width each at 1/2, 1/4 and 1/8.")
+        for name in ("latents_mean", "latents_std"):
+            if len(getattr(self, name)) != self.latent_channels:
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} entries, must have latent_channels={self.latent_channels}."
+                )
+
 
 _R = 2**0.5
 HAAR = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [_R, -_R, 0, 0], [0, 0, _R, -_R]]) / 2  # orthonormal
@@ -93,7 +121,7 @@ def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 class Encoder(nn.Module):
     """Each pack of four frames on its own: encoding a stream needs no state. At first it adds nothing."""
 
-    def __init__(self, config: VAEConfig) -> None:
+    def __init__(self, config: HaarConfig) -> None:
         super().__init__()
         c1, c2, c3 = config.channels
         self.patch = nn.Conv2d(BANDS, config.latent_channels, 8, stride=8)
@@ -117,7 +145,7 @@ class Decoder(nn.Module):
     """Latent frames to bands of packs of four; causal, with one memory block at 1/8 and one at 1/4. At first the
     convolutions add nothing to the patches."""
 
-    def __init__(self, config: VAEConfig) -> None:
+    def __init__(self, config: HaarConfig) -> None:
         super().__init__()
         c1, c2, c3 = config.channels
         self.unpatch = nn.ConvTranspose2d(config.latent_channels, BANDS, 8, stride=8)
@@ -136,7 +164,7 @@ class Decoder(nn.Module):
 
     def forward(
         self, latents: Float[Tensor, "b f c h w"], state: Sequence[Tensor]
-    ) -> tuple[Float[Tensor, "b f 12 8*h 8*w"], VAEState]:
+    ) -> tuple[Float[Tensor, "b f 12 8*h 8*w"], HaarState]:
         frames, latents = latents.shape[:2], _channels_last(latents.flatten(0, 1))
         patches = self.unpatch(latents)
         x = self.into(latents).unflatten(0, frames)
@@ -146,7 +174,7 @@ class Decoder(nn.Module):
         return (patches + self.out(x.flatten(0, 1))).unflatten(0, frames), (low, high)
 
 
-class VAE(nn.Module):
+class HaarAutoencoder(nn.Module):
     """8x8x4 autoencoder; a still picture is a pack of four equal frames.
 
     Latents are normalised with the statistics in the config. Decoding a clip chunk by chunk gives, to the bit, what
@@ -156,7 +184,7 @@ class VAE(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: VAEConfig) -> None:
+    def __init__(self, config: HaarConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
@@ -164,8 +192,45 @@ class VAE(nn.Module):
         self.register_buffer("mean", torch.tensor(config.latents_mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config.latents_std)[:, None, None], persistent=False)
 
-    def encode(self, pixel_frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f c h//8 w//8"]:
-        """Pixel frames in [-1, 1] to normalised latents.
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.mean.dtype
+
+    def encode_reference(self, image: UInt8[Tensor, "b h w 3"]) -> Reference:
+        frame = as_float(image).to(self.mean)[:, None]
+        return self.from_latent(self.encode_pixels(frame.expand(-1, self.config.temporal_stride, -1, -1, -1)))
+
+    def encode(
+        self, pixel_frames: UInt8[Tensor, "b t h w 3"], reference: Reference
+    ) -> Float[Tensor, "b f c h//8 w//8"]:
+        """Latents do not depend on the reference."""
+        return self.encode_pixels(as_float(pixel_frames).to(self.mean))
+
+    def begin(self, reference: Reference) -> Memory:
+        """As before any stream: zeros."""
+        return Memory(constant=(), moving=self.initial_state(reference.latent))
+
+    def decode(
+        self, latents: Float[Tensor, "b f c h w"], memory: Memory
+    ) -> tuple[UInt8[Tensor, "b 4*f 8*h 8*w 3"], Memory]:
+        pixel_frames, moving = self.decode_pixels(latents, memory.moving)
+        return as_bytes(pixel_frames), Memory(memory.constant, moving)
+
+    def from_latent(self, latent: Float[Tensor, "b 1 c h w"]) -> Reference:
+        return Reference(latent, features=())
+
+    def fuse(self) -> None:
+        """There are no faster layers."""
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        self.to(dtype)
+
+    def encode_pixels(self, pixel_frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f c h//8 w//8"]:
+        """Pixel frames in [-1, 1] to normalised latents, with gradient.
 
         Raises:
             ValueError: the number of frames is no multiple of 4, or height or width no multiple of 8.
@@ -180,28 +245,15 @@ class VAE(nn.Module):
         latents = self.encoder(bands.flatten(0, 1)).unflatten(0, bands.shape[:2])
         return (latents - self.mean) / self.std
 
-    def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 c h//8 w//8"]:
-        return self.encode(image[:, None].expand(-1, self.config.temporal_stride, -1, -1, -1))
-
-    def encode_after(
-        self, image: Float[Tensor, "b 3 h w"], pixel_frames: Float[Tensor, "b t 3 h w"]
-    ) -> Float[Tensor, "b f c h//8 w//8"]:
-        """Latents of pixel frames that follow a reference image; here they do not depend on it."""
-        return self.encode(pixel_frames)
-
-    def initial_state(self, latents: Float[Tensor, "b f c h w"]) -> VAEState:
+    def initial_state(self, latents: Float[Tensor, "b f c h w"]) -> HaarState:
         """State before the first latent frame of a stream whose latents have this shape, device and dtype."""
         b, _, _, h, w = latents.shape
         low, high = self.config.channels[2], self.config.channels[1]
         return latents.new_zeros(b, low, h, w), latents.new_zeros(b, high, 2 * h, 2 * w)
 
-    def state_after(self, reference: Float[Tensor, "b 1 c h w"]) -> VAEState:
-        """State of a stream that follows a reference image; here as before any stream."""
-        return self.initial_state(reference)
-
-    def decode(
+    def decode_pixels(
         self, latents: Float[Tensor, "b f c h w"], state: Sequence[Tensor] | None = None
-    ) -> tuple[Float[Tensor, "b 4*f 3 8*h 8*w"], VAEState]:
+    ) -> tuple[Float[Tensor, "b 4*f 3 8*h 8*w"], HaarState]:
         """Latents to pixel frames (about [-1, 1], not clamped), and the state to pass with the next chunk."""
         parts, state = [], self.initial_state(latents) if state is None else state
         # One by one: PyTorch's CPU convolutions add up in another order for one small picture than for several.
@@ -212,7 +264,7 @@ class VAE(nn.Module):
 
     def decode_at_once(
         self, latents: Float[Tensor, "b f c h w"], state: Sequence[Tensor]
-    ) -> tuple[Float[Tensor, "b 4*f 3 8*h 8*w"], VAEState]:
-        """As `decode`, but for the last bits, in one run through the layers; for training on many small crops."""
+    ) -> tuple[Float[Tensor, "b 4*f 3 8*h 8*w"], HaarState]:
+        """As `decode_pixels`, but for the last bits, in one run through the layers: for training on small crops."""
         bands, new_state = self.decoder(latents * self.std + self.mean, state)
         return from_bands(bands), new_state
