@@ -108,7 +108,7 @@ class Engine:
         self.hearing.push(agent, user)
 
     def push_silence(self, samples: int) -> None:
-        """Append silence of both voices, where the model hears."""
+        """Append silence, where the model hears."""
         if self.contract.hears:
             silence = np.zeros(samples, np.float32)
             self.push(silence, silence)
@@ -227,8 +227,7 @@ class Engine:
         self._tell(Order.STOP)
 
     def finish(self, num_frames: int | None = None) -> None:
-        """End the stream with the chunk of its last pixel frame, by default the frame in which the pushed sound ends.
-        Where the sound does not suffice, silence follows it."""
+        """End the stream with the chunk of its last pixel frame; as `Hearing.finish`."""
         self.hearing.finish(num_frames)
 
     def stream(
@@ -255,8 +254,7 @@ class Engine:
             num_frames = -(-(0 if agent is None else len(agent)) // self.contract.audio.frame_samples)
         if num_frames < 1:
             raise ValueError("agent has 0 samples, must have at least one: without sound there is nothing to show.")
-        begin, driver, left = time.perf_counter(), driver or self, num_frames
-        texts = dict(prompts or {})
+        begin, driver, left, texts = time.perf_counter(), driver or self, num_frames, dict(prompts or {})
         driver.start(portrait, texts.pop(0.0, None))
         for at_s, text in texts.items():
             self.set_prompt(text, at_s=at_s)
