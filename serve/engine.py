@@ -11,12 +11,13 @@ from torch import Tensor
 from gwm.condition.inputs import Conditions
 from gwm.pixels import to_tensor
 from gwm.rollout import Emit, keep
+from serve.applied import Applied
 from serve.artifact import Artifact
 from serve.compiled import Compiled
 from serve.decoder import StreamDecoder
 from serve.driver import Driver
 from serve.graphs import Capture, GraphedChunk
-from serve.hearing import Applied, Hearing
+from serve.hearing import Hearing
 from serve.history import History
 from serve.memory import check_memory
 from serve.parallel.division import rollout_of
@@ -189,8 +190,8 @@ class Engine:
         self.hearing.act(action)
         return self.hearing.next_chunk()
 
-    def rewind(self, chunks: int) -> Applied:
-        """Go back by the latest `chunks`, as if they had never been; their sound waits again. The prompt stays.
+    def rewind(self, chunks: int, *, keep_sound: bool = True) -> Applied:
+        """Go back by the latest `chunks`, as if they had never been. Their sound waits again, or is lost; prompts stay.
 
         Raises:
             ValueError: more chunks than are kept, or than there were since `start`.
@@ -201,7 +202,7 @@ class Engine:
         if self.history is not None:
             self.history.rewind(chunks)
         self.undo.rewind_decoder(chunks)
-        self.hearing.rewind(chunks)
+        self.hearing.rewind(chunks, keep_sound=keep_sound)
         return self.hearing.next_chunk()
 
     def follow(self) -> None:

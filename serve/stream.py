@@ -17,10 +17,10 @@ from jaxtyping import Float, UInt8
 from gwm.media import read_audio
 from gwm.no_text import padded_text
 from serve.actions import action_rows
+from serve.applied import Applied
 from serve.artifact import load_artifact
 from serve.engine import Engine
 from serve.graphs import capture_on
-from serve.hearing import Applied
 from serve.prompts import Texts
 from serve.request import read_portrait
 
