@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from gwm.autoencoder import load_autoencoder
+from gwm.autoencoders.families import load_autoencoder
 from gwm.chunks import whole_clip
 from gwm.config import DiTConfig
 from gwm.contract import Contract
@@ -159,6 +159,6 @@ def guided_by(artifact: Artifact, sampling: Sampling) -> Artifact:
 
 
 def placed(device: torch.device, artifact: Artifact) -> Artifact:
-    for model in (artifact.dit, artifact.vae):
-        model.to(device).eval().requires_grad_(False)
+    artifact.dit.to(device).eval().requires_grad_(False)
+    artifact.vae.to(device)
     return artifact

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gwm.autoencoder import load_autoencoder
+from gwm.autoencoders.families import load_autoencoder
 from gwm.chunks import whole_clip
 from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
@@ -19,6 +19,7 @@ from gwm.media import write_video
 from gwm.no_text import padded_text
 from gwm.pixels import to_uint8
 from gwm.wan.text import MOST_TOKENS
+from gwm.wan.vae import WanVAE
 from serve.artifact import Artifact
 from serve.many_steps import guided_by, led_away, passes_shown, placed
 from serve.parallel.division import rollout_of
@@ -96,7 +97,8 @@ def whole_clip_frames(
     rollout = rollout_of(artifact.dit, artifact.contract, None, artifact.guided, grid=grid)
     condition = Conditions(tokens={"text": text.to(rollout.reference)})
     rollout.start(None, condition, seed=seed)
-    return to_uint8(artifact.vae.decode(rollout.step(condition).to(artifact.vae.mean))[0][0])
+    assert isinstance(artifact.vae, WanVAE), "published pipelines have Wan's"
+    return to_uint8(artifact.vae.decode_pixels(rollout.step(condition).to(artifact.vae.mean))[0][0])
 
 
 def grid_of(request: ClipRequest, artifact: Artifact) -> tuple[int, int]:

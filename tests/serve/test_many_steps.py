@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from gwm.attention import MaskedClip
-from gwm.autoencoder import load_autoencoder
+from gwm.autoencoders.families import load_autoencoder
+from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.chunks import whole_clip
 from gwm.condition.inputs import Conditions
 from gwm.convert import load_wan
@@ -23,7 +24,6 @@ from gwm.media import read_audio, read_video, write_video
 from gwm.pixels import to_uint8
 from gwm.sampler import frame_noise
 from gwm.schedule import sigma_steps
-from gwm.vae import VAE
 from gwm.wan.text import UMT5
 from gwm.weights import save_weights
 from serve.artifact import Artifact
@@ -53,7 +53,7 @@ def shown(frames: np.ndarray, folder: Path, sound: np.ndarray | None, *, fps: in
 
 
 def test_a_bidirectional_stage_is_sampled_as_one_clip_of_the_wanted_length(
-    run: Path, trained: tuple[DiT, VAE], asked: dict[str, Any], portrait: np.ndarray, tmp_path: Path
+    run: Path, trained: tuple[DiT, HaarAutoencoder], asked: dict[str, Any], portrait: np.ndarray, tmp_path: Path
 ):
     """Of another length than it was trained with; its autoencoder is found beside it."""
     rules = tiny_contract(chunk_frames=1).replace(pattern=whole_clip(FRAMES + 1, first_frames=1), horizon_frames=FRAMES)
@@ -116,7 +116,7 @@ def test_a_published_pipeline_makes_a_guided_clip_of_a_text(hub: Path, tmp_path:
     for sigma, below in ((1.0, middle), (middle, 0.0)):
         away = velocity("talks", x, sigma)
         x = x + (below - sigma) * (away + 3 * (velocity("a woman smiles", x, sigma) - away))
-    expected = shown(to_uint8(vae.decode(x)[0][0]), tmp_path, None, fps=16)
+    expected = shown(to_uint8(vae.decode_pixels(x)[0][0]), tmp_path, None, fps=16)
     found, fps = read_video(out)
     assert fps == 16 and len(found) == 9  # of eight that were asked for
     assert np.abs(found.astype(int) - expected).mean() < 0.5
