@@ -89,19 +89,20 @@ def _values(override: Override) -> list[str]:
 
 def printed_in(path: Path) -> list[Command]:
     """Fenced and indented blocks, and code within lines."""
-    commands, fenced, joined = [], False, ""
+    commands, joined = [], ""
+    language: str | None = None  # of the fenced block that a line is in
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if line.startswith("```"):
-            fenced = not fenced and line.strip() in ("```", "```bash", "```sh")
+            language = line.strip("` ") if language is None else None
             continue
-        if fenced or line.startswith("    "):
+        if language in ("", "bash", "sh") or (language is None and line.startswith("    ")):
             joined += line.strip()
             if joined.endswith("\\"):
                 joined = joined[:-1]
                 continue
             commands += commands_of(joined, f"{path.name}:{number}")
             joined = ""
-        else:
+        elif language is None:
             for code in re.findall(r"`((?:python|torchrun) [^`]+)`", line):
                 commands += commands_of(code, f"{path.name}:{number}")
     return commands
