@@ -12,7 +12,7 @@ from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.no_text import padded_text
 from gwm.wan.text import UMT5
-from serve.hearing import Applied
+from serve.applied import Applied
 
 Tokens = Float[Tensor, "s t"]
 

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gwm.autoencoders.families import load_autoencoder
 from gwm.chunks import whole_clip
 from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
@@ -19,7 +18,7 @@ from gwm.media import write_video
 from gwm.no_text import padded_text
 from gwm.pixels import to_uint8
 from gwm.wan.text import MOST_TOKENS
-from gwm.wan.vae import WanVAE
+from gwm.wan.vae import WanVAE, load_wan_vae
 from serve.artifact import Artifact
 from serve.many_steps import guided_by, led_away, passes_shown, placed
 from serve.parallel.division import rollout_of
@@ -65,7 +64,7 @@ def load_published(request: ClipRequest, *, device: torch.device) -> Artifact:
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     folder = Path(request.artifact)
-    model, autoencoder = load_wan(folder, dtype=dtype), load_autoencoder(folder)
+    model, autoencoder = load_wan(folder, dtype=dtype), load_wan_vae(folder)
     names = [spec.name for spec in model.config.conditions]
     if names != ["text"]:
         raise ValueError(
@@ -97,7 +96,7 @@ def whole_clip_frames(
     rollout = rollout_of(artifact.dit, artifact.contract, None, artifact.guided, grid=grid)
     condition = Conditions(tokens={"text": text.to(rollout.reference)})
     rollout.start(None, condition, seed=seed)
-    assert isinstance(artifact.vae, WanVAE), "published pipelines have Wan's"
+    assert isinstance(artifact.vae, WanVAE), "as `load_published` made it"
     return to_uint8(artifact.vae.decode_pixels(rollout.step(condition).to(artifact.vae.mean))[0][0])
 
 

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from gwm.attention import MaskedClip
-from gwm.autoencoders.families import load_autoencoder
 from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.chunks import whole_clip
 from gwm.condition.inputs import Conditions
@@ -25,6 +24,7 @@ from gwm.pixels import to_uint8
 from gwm.sampler import frame_noise
 from gwm.schedule import sigma_steps
 from gwm.wan.text import UMT5
+from gwm.wan.vae import load_wan_vae
 from gwm.weights import save_weights
 from serve.artifact import Artifact
 from serve.engine import Engine
@@ -102,7 +102,7 @@ def test_a_published_pipeline_makes_a_guided_clip_of_a_text(hub: Path, tmp_path:
     out, size = str(tmp_path / "clip.mp4"), {"height": 32, "width": 48, "seconds": 0.5, "seed": 3}
     words = {"prompt": "a woman smiles", "negative_prompt": "talks"}
     generate(ClipRequest(artifact=str(hub), out=out, steps=2, guidance=3, **size, **words))
-    model, vae, encoder = load_wan(hub), load_autoencoder(hub), UMT5(str(hub))
+    model, vae, encoder = load_wan(hub), load_wan_vae(hub), UMT5(str(hub))
     x = frame_noise((1, FRAMES, 16, 4, 6), seed=3, frame=0, step=0)
 
     def velocity(caption: str, x: Tensor, sigma: float) -> Tensor:
