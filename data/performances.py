@@ -1,9 +1,9 @@
 """Performances that nobody renders, as exact codes of the motion autoencoder: what models of its latents learn from.
 
-They are made while training goes on. A performance is made 60 times as fast as it plays (one core of a 2-core EPYC,
-2026-11-28: 35 of these 60 times are speech synthesis; features of both voices alone would be 280 times), which is
-less than training reads, so crops are cut from a pool of the performances made last. The pool moves on a little with
-every step: no shards have to be made before, none fill the disk, and training never ends up where it began.
+They are made while training goes on, by workers. One core makes 170 times as much as it could play (CPU time, EPYC,
+2026-11-28; two thirds of it is speech synthesis, features of both voices take a sixth), and the recipe reads 270 times
+as much (bidirectional stage, 5.9 M parameters). Crops are therefore cut from a pool of the performances made last,
+which moves on with every step: no shards have to be made before, none fill the disk, and none that left comes back.
 """
 
 from collections import OrderedDict

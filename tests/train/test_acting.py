@@ -11,7 +11,6 @@ import torch
 
 from data.performances import Acting, PerformanceData
 from distill.consistency import ConsistencyStage
-from distill.guidance import Guidance
 from distill.scores import DMDRules
 from distill.stage import DMDStage
 from distill.windows import FromReference
@@ -20,11 +19,13 @@ from gwm.autoencoders.motion.config import MotionConfig
 from gwm.chunks import ChunkPattern
 from gwm.condition.speech import SpeechEncoder
 from gwm.contract import Contract
+from gwm.guidance import Guidance
 from gwm.weights import read_header, save_weights
-from tests.tiny import AUDIO, SPEECH
-from train.acting import codes, finish_acting, judge_acting, listens
+from tests.tiny import AUDIO, SPEECH, lively
+from train.acting import codes, finish_acting, judge_acting, listens, play
 from train.bidirectional import BidirectionalStage
 from train.causal import CausalStage
+from train.network import load_dit
 from train.trainee import Trainee
 
 FRAMES = 3
@@ -146,3 +147,17 @@ def test_too_much_is_as_unlike_as_too_little(people: Any):
     truth, heard = people
     gate = judge_acting([2 * code for code in truth], truth, truth, heard)
     assert gate["head_of_data"] == pytest.approx(2) and gate["head_likeness"] == pytest.approx(0.5)
+
+
+def test_swapped_voices_are_what_the_next_clip_hears(folder: Path):
+    model, contract = load_dit(folder / "causal" / "weights", stage="causal")
+    clips, _ = data().held_out(2, 2.0)
+    names = [name for name in clips[0] if name.startswith("frame.")]
+    by_hand = [clip | {name: other[name] for name in names} for clip, other in zip(clips, clips[::-1], strict=True)]
+    own, swapped, expected = (
+        play(lively(model).eval(), contract, given, batch_size=2, seed=0, swap_voices=swap)
+        for given, swap in ((clips, False), (clips, True), (by_hand, False))
+    )
+    assert len(own[0]) == 4 * len(clips[0]["x0"]) and len(names) == 2
+    for mine, theirs, other in zip(swapped, expected, own, strict=True):
+        assert np.array_equal(mine, theirs) and not np.array_equal(mine, other)
