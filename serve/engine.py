@@ -75,13 +75,12 @@ class Engine:
         """Forget everything and show this face; a model with a text condition has the empty prompt without `text`.
 
         Raises:
-            ValueError: the portrait is not square in the artifact's resolution, or as `set_prompt`.
+            ValueError: the portrait has not the artifact's resolution, or as `set_prompt`.
         """
-        height, width, side = *portrait.shape[:2], self.contract.resolution
-        if (height, width) != (side, side):
+        if portrait.shape[:2] != self.contract.resolution.shape:
             raise ValueError(
-                f"portrait of {height}x{width} px must be {side}x{side}, as the artifact was trained. Cut it out with "
-                "gwm.portraits.crop_to_face."
+                f"portrait of {portrait.shape[0]}x{portrait.shape[1]} px must be {self.contract.resolution}, height x "
+                "width, as the artifact was trained. Cut it out with gwm.portraits.crop_to_face or crop_to_centre."
             )
         if self.history is not None:
             self.history.clear()

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from omegaconf import DictConfig
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from configs.command.main import command
@@ -21,7 +20,8 @@ from gwm.face import FaceMesh
 from gwm.images import read_image
 from gwm.media import container_of, read_audio, write_video
 from gwm.outputs import check_output
-from gwm.portraits import crop_to_face, warn_if_enlarged
+from gwm.portraits import crop_to_centre, crop_to_face
+from gwm.resolution import Resolution
 from serve.artifact import load_artifact
 from serve.driver import Driver
 from serve.engine import Engine
@@ -34,20 +34,19 @@ from serve.threads import choose_threads
 log = logging.getLogger(__name__)
 
 
-def read_portrait(path: str | Path, resolution: int, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:
-    """The square around the face of an image, or its centre square without `crop`.
+def read_portrait(path: str | Path, resolution: Resolution, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:
+    """The part around the face of an image (`gwm.portraits.crop_to_face`), or around its centre without `crop`.
 
     Raises:
         ValueError: the file is no image, or shows no face that could be cut out.
     """
     image = read_image(path)
     if not crop:
-        warn_if_enlarged(float(min(image.size)), resolution, f"{path}")
-        return np.array(ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS))
+        return crop_to_centre(image, resolution, f"{path}")
     try:
         return crop_to_face(image, resolution, FaceMesh())
     except ValueError as error:
-        raise ValueError(f"{path}: {error} Or take its centre square as it is: crop=false.") from error
+        raise ValueError(f"{path}: {error} Or take its centre as it is: crop=false.") from error
 
 
 def read_voices(audio: str | Path, user: str | Path | None) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:

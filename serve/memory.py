@@ -13,14 +13,13 @@ def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int) -> int
     """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's state; of a
     model with a text condition also the text, its keys and values, and what recache needs (`serve.history`)."""
     contract, pattern = artifact.contract, artifact.contract.pattern
-    patches = (contract.latent_size // contract.dit.patch) ** 2
     element = artifact.dit.head.weight.element_size()
     width = contract.dit.num_layers * contract.dit.dim * element
     frames = 2 * (pattern.sink_frames + pattern.ring_frames + undo_chunks * pattern.chunk_frames) + pattern.sink_frames
-    latent = torch.empty(1, 1, contract.dit.in_channels, contract.latent_size, contract.latent_size, device="meta")
+    latent = torch.empty(1, 1, contract.dit.in_channels, *contract.latent_grid, device="meta")
     state = sum(part.nbytes for part in artifact.vae.initial_state(latent.to(artifact.vae.mean.dtype)))
     reference = latent.numel() * element
-    own = frames * patches * width + reference + (1 + undo_chunks) * state
+    own = frames * contract.num_patches * width + reference + (1 + undo_chunks) * state
     if not contract.dit.of_rate("tokens"):
         return own
     prompt = text_tokens * (2 * width + 2 * contract.dit.width("text") * element)  # the text, and the empty prompt

@@ -178,8 +178,8 @@ class Sessions:
 
     def _measured(self) -> float:
         """Seconds of a chunk on this machine now, when nothing else of ours runs."""
-        engine, side, took = self.free[0], self.contract.resolution, []
-        engine.start(np.zeros((side, side, 3), np.uint8))
+        engine, took = self.free[0], []
+        engine.start(self.contract.resolution.black())
         silence = np.zeros(2 * MEASURED_CHUNKS * engine.chunk_samples, np.float32)
         engine.push(silence, silence)
         engine.finish()

@@ -26,8 +26,8 @@ def choose_threads(engine: Engine) -> int:
     """
     if engine.device.type != "cpu" or VARIABLE in os.environ:
         return torch.get_num_threads()
-    side, chunk = engine.contract.resolution, np.zeros(engine.chunk_samples, np.float32)
-    engine.start(np.zeros((side, side, 3), np.uint8))
+    chunk = np.zeros(engine.chunk_samples, np.float32)
+    engine.start(engine.contract.resolution.black())
     engine.push(np.zeros(engine.lookahead_samples, np.float32), np.zeros(engine.lookahead_samples, np.float32))
 
     def step() -> None:

@@ -21,6 +21,7 @@ from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig, DiTConfig, VAEConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.resolution import Resolution
 from gwm.vae import VAE
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
 from gwm.weights import is_written_here, read_header
@@ -108,7 +109,7 @@ def planned_contract(
     vae: str,
     model: dict[str, Any],
     audio: AudioConfig,
-    resolution: int,
+    resolution: Resolution,
     num_frames: int,
     pattern: ChunkPattern,
     inherits: bool = False,
@@ -144,8 +145,8 @@ def planned_autoencoder(folder: Path, model: dict[str, Any]) -> AutoencoderConfi
 
 def clips_of(contract: Contract, batch_size: int, num_frames: int) -> RandomClips:
     """A random batch on a contract's grid."""
-    side = contract.latent_size
-    return random_clips(contract.dit, batch_size=batch_size, num_frames=num_frames, height=side, width=side)
+    height, width = contract.latent_grid
+    return random_clips(contract.dit, batch_size=batch_size, num_frames=num_frames, height=height, width=width)
 
 
 def bidirectional(contract: Contract, *, batch_size: int, num_frames: int) -> Work:

@@ -17,7 +17,7 @@ from gwm.wan.vae_config import WAN2_1_VAE
 from serve.decoder import StreamDecoder
 from serve.graphs import capture_cuda
 from tests.serve.test_graphs import recorded
-from tests.tiny import SIZE, lively, tiny_vae
+from tests.tiny import GRID, lively, tiny_vae
 
 NUM_CHUNKS = 3
 
@@ -33,7 +33,7 @@ def vae(request: pytest.FixtureRequest) -> Autoencoder:
 
 
 def noise(vae: VAE | WanVAE, num_frames: int) -> Tensor:
-    return torch.randn(1, num_frames, vae.config.latent_channels, SIZE, SIZE, device=vae.mean.device)
+    return torch.randn(1, num_frames, vae.config.latent_channels, *GRID, device=vae.mean.device)
 
 
 def played(decoder: StreamDecoder, reference: Tensor, clip: Tensor) -> np.ndarray:

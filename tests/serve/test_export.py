@@ -25,7 +25,7 @@ def sample(dit: DiT, vae: VAE, contract: Contract) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     shape = (1, CONDITION_FRAMES, contract.dit.speech_width)
     agent, user = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
-    reference = vae.encode_image(torch.rand(1, 3, 32, 32, generator=generator) * 2 - 1)
+    reference = vae.encode_image(torch.rand(1, 3, 32, 48, generator=generator) * 2 - 1)
     condition, size = Conditions(frame={"agent": agent, "user": user}), contract.pattern.chunk_frames
     rollout = Rollout(dit, contract)
     rollout.start(reference, condition, seed=5)
