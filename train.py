@@ -19,8 +19,8 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import DictConfig
 
 from configs.command.main import command
+from train.accumulation import Accumulation
 from train.checkpoint import AtomicCheckpointIO, read_checkpoint, remember_config
-from train.division import DividedBatch
 from train.finite import FiniteNumbers
 from train.measure import checkpoint_blocks
 from train.plan import show
@@ -64,7 +64,7 @@ def fit(cfg: DictConfig, output: Path) -> None:
     if cfg.checkpoint_blocks and not checkpoint_blocks([stage]):
         raise ValueError("checkpoint_blocks=true needs a DiT: this stage has no blocks to compute again.")
     data: L.LightningDataModule = instantiate(cfg.data, device_batch=cfg.device_batch, _convert_="all")
-    callbacks = [DividedBatch(), *(instantiate(cfg[name], _convert_="all") for name in ("pace", "checkpoint"))]
+    callbacks = [Accumulation(), *(instantiate(cfg[name], _convert_="all") for name in ("throughput", "checkpoint"))]
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         _convert_="all",

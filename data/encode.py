@@ -27,7 +27,7 @@ from data.manifest import (
     write_manifest,
 )
 from data.storage import Location, locate
-from gwm.autoencoder import load_autoencoder
+from gwm.autoencoders.families import load_autoencoder
 from gwm.resolution import Resolution
 from gwm.weights import fingerprint
 
@@ -121,8 +121,8 @@ def encoded_shards(out: Path, settings: dict[str, Any]) -> tuple[dict[str, Shard
 def main(cfg: DictConfig) -> None:
     vae = load_autoencoder(Path(cfg.vae))
     text, image = instantiate(cfg.text), instantiate(cfg.image)
-    told = {"text": text, "image": image, "actions": tuple(cfg.actions)}
-    encoders = Encoders(vae.to(cfg.device), instantiate(cfg.audio), Resolution.parse(cfg.resolution), **told)
+    others = {"text": text, "image": image, "actions": tuple(cfg.actions)}
+    encoders = Encoders(vae.to(cfg.device), instantiate(cfg.audio), Resolution.parse(cfg.resolution), **others)
     manifest = encode_shards(locate(cfg.shards), Path(cfg.out), encoders, workers=cfg.workers)
     for split, entry in manifest.splits.items():
         log.info("%s: %d clips in %d shards", split, entry.num_samples, len(entry.shards))

@@ -20,13 +20,14 @@ from data.manifest import Shard
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_shard, write_shard
 from data.storage import Location, beside
-from gwm.autoencoder import Autoencoder
+from gwm.autoencoders.protocol import Autoencoder
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig
 from gwm.json_text import json_text
-from gwm.pixels import to_float
+from gwm.pixels import to_float, to_tensor
 from gwm.resolution import Resolution
 from gwm.wan.image import image_channels
+from gwm.wan.vae import WanVAE
 
 
 @runtime_checkable
@@ -77,17 +78,15 @@ def encode_clip(
     Raises:
         ValueError: as `Clip.acted`.
     """
-    here = vae.mean.device
-    image = to_float(clip.reference)[None].to(here)
-    latents = vae.encode_after(image, to_float(clip.frames)[None].to(here))[0].cpu()
-    reference = vae.encode_image(image)[0].cpu()
+    reference = vae.encode_reference(to_tensor(clip.reference)[None])
+    latents = vae.encode(to_tensor(clip.frames)[None], reference)[0].cpu()
     agent, user = (_features(samples, len(clip.frames), audio) for samples in (clip.agent, clip.user))
     side = vae.config.spatial_stride
     moving = motion(clip.frames)
     rows, columns = moving.shape[0] // side, moving.shape[1] // side
     arrays = {
         "latents": latents,
-        "reference": reference,
+        "reference": reference.latent[0].cpu(),
         "speech.agent": agent,
         "speech.user": user,
         "motion": torch.from_numpy(moving.reshape(rows, side, columns, side).mean((1, 3))),
@@ -97,7 +96,9 @@ def encode_clip(
     arrays |= {f"frame.{name}": torch.from_numpy(values) for name, values in signals.items()}
     if encoder is None:
         return arrays
-    own, after = image_channels(vae, image, len(latents))
+    if not isinstance(vae, WanVAE):
+        raise ValueError(f"image={encoder.name} must be null with a {vae.config.family} autoencoder: only Wan's.")
+    own, after = image_channels(vae, to_float(clip.reference)[None].to(vae.device), len(latents))
     given = {"reference_channels.given": own[0].cpu(), "channels.given": after[0].cpu()}
     return arrays | {"tokens.image": encoder(clip.reference)} | given
 

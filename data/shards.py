@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Truth:
-    """What the renderer was told, per frame; see `data.performance.Performance` for ranges and units."""
+    """What the renderer drew, per frame; see `data.performance.Performance` for ranges and units."""
 
     mouth: Float[np.ndarray, " f"]  # lip opening in [0, 1], 0 is closed
     actions: Float[np.ndarray, "f 52"]
@@ -88,7 +88,7 @@ class Clip:
             return self.signals.get("action")
         if self.truth is None:
             raise ValueError(
-                f"clip {self.key} must be rendered to tell actions={list(names)}: nobody knows the truth of real "
+                f"clip {self.key} must be rendered to have actions={list(names)}: nobody knows the truth of real "
                 "footage. Set actions=[]."
             )
         return self.truth.actions[:, [index(name) for name in names]]

@@ -20,7 +20,7 @@ from train.trainee import Trainee
 
 
 class Shown(NamedTuple):
-    """A clip with what the critic is told about it."""
+    """A clip with the critic's conditions."""
 
     x0: Float[Tensor, "b f c h w"]
     reference: Float[Tensor, "b 1 c h w"]
@@ -91,7 +91,7 @@ class GAN(nn.Module):
         """softplus(D(real) - D(fake)) times the weight, whose gradient reaches `fake.x0` and no weights; and its
         health.
 
-        gan_gap: mean D(real) - D(fake); about 0 where the head cannot tell them. gan_norm: root mean square of the
+        gan_gap: mean D(real) - D(fake); about 0 where the head fails. gan_norm: root mean square of the
         gradient in the unit of `dmd_norm`.
         """
         clip = fake.x0.detach().requires_grad_()
@@ -116,9 +116,9 @@ class GAN(nn.Module):
 
     def _features(self, clip: Shown, sigma: Tensor, noise: Tensor, critic: Denoiser) -> Float[Tensor, "b l k"]:
         """What the chosen layers make of a noised clip."""
-        told = {"reference": clip.reference, "condition": clip.condition}
+        given = {"reference": clip.reference, "condition": clip.condition}
         pattern = whole_clip(noise.shape[1] + 1, first_frames=1)
-        prediction = clip_prediction(critic, add_noise(clip.x0, noise, sigma), sigma, pattern=pattern, **told)
+        prediction = clip_prediction(critic, add_noise(clip.x0, noise, sigma), sigma, pattern=pattern, **given)
         values = [prediction.keys_values[layer][1].flatten(2) for layer in self.layers]
         return torch.cat(values, dim=-1)
 

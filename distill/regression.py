@@ -1,9 +1,9 @@
 """Stage 4b: where the voice decides nothing, the student's streams return to the data.
 
-Distribution matching gives every patch detail of its own. Where nothing that the model is told decides it, neighbours
+Distribution matching gives every patch detail of its own. Where no condition decides it, neighbours
 disagree, and the picture breaks into blocks; there the mean of the data is better, and one step can learn it: by
 regression, on the student's own past. Where the voice explains what happens the student stays what it is, since a mean
-hardly opens its mouth. What no voice decides but the data knows, such as blinks, the student is told from here on, as
+hardly opens its mouth. What no voice decides but the data knows, such as blinks, the student is given from here on, as
 an action of each pixel frame.
 """
 
@@ -42,11 +42,11 @@ def voice_map(
     The share is 1 - error(voice) / error(no voice) of x0 predicted from noise and the clean past, each error averaged
     over 3x3 cells.
     """
-    told, untold = torch.zeros(()), torch.zeros(())
+    given, without = torch.zeros(()), torch.zeros(())
     for batch in batches:
-        told = told + _error(model, contract, batch, batch.condition, seed=seed).mean(dim=(0, 1))
-        untold = untold + _error(model, contract, batch, batch.condition.dropped("agent"), seed=seed).mean(dim=(0, 1))
-    share = 1 - _smooth(told) / _smooth(untold)
+        given = given + _error(model, contract, batch, batch.condition, seed=seed).mean(dim=(0, 1))
+        without = without + _error(model, contract, batch, batch.condition.dropped("agent"), seed=seed).mean(dim=(0, 1))
+    share = 1 - _smooth(given) / _smooth(without)
     return (share / TELLING_SHARE).clamp(0, 1)
 
 
@@ -54,7 +54,7 @@ def voice_map(
 def acting_map(
     model: Denoiser, contract: Contract, batches: Iterable[LatentBatch], *, seed: int
 ) -> Float[Tensor, "h w"]:
-    """By how much more a model that is told no actions errs in frames with one than in frames without, at least 0.
+    """By how much more a model without actions errs in frames with one than in frames without, at least 0.
 
     Raises:
         ValueError: there are no actions in these batches, or nothing but.
@@ -87,8 +87,8 @@ def _error(
 ) -> Float[Tensor, "b f h w"]:
     noise = gaussian_like(batch.x0, step_generator(seed, batch.step, batch.x0.device))
     sigma = noise.new_ones(noise.shape[:2])
-    told = {"reference": batch.reference, "condition": condition}
-    velocity = teacher_forced_velocity(model, noise, sigma, history=batch.x0, pattern=contract.pattern, **told)
+    given = {"reference": batch.reference, "condition": condition}
+    velocity = teacher_forced_velocity(model, noise, sigma, history=batch.x0, pattern=contract.pattern, **given)
     return (clean_estimate(noise, velocity, sigma) - batch.x0).square().mean(dim=2)
 
 

@@ -13,14 +13,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from distill.windows import Window
-from gwm.autoencoder import Autoencoder
+from gwm.autoencoders.protocol import Autoencoder
 from gwm.condition.audio import own_features
 from gwm.contract import Contract
 from gwm.face import FaceMesh
 from gwm.metrics.face_track import Track, face_track, mouth_crops, seen
 from gwm.metrics.judge import LEAST_SEEN
 from gwm.metrics.sync_net import CROP_PX, MAX_LAG, WINDOW_FRAMES, SyncNet, lag_distance, load_sync_net, windows
-from gwm.pixels import to_float, to_uint8
+from gwm.pixels import to_float
+from gwm.transfer import to_host
 
 TRACKED = 4  # the mesh, which is what costs, looks at one frame in so many: between them a head moves little
 
@@ -86,12 +87,14 @@ class LipSyncReward:
         """
         if "agent" not in window.condition.frame:
             raise ValueError("stage.reward must be null for a model that hears nothing: there is no lip-sync.")
-        where = vae.mean
-        pixels, _ = vae.decode(window.x0.to(where), vae.state_after(window.reference.to(where)))
+        latents, reference = (x.to(vae.device, vae.dtype) for x in (window.x0, window.reference))
+        pixels, _ = vae.decode(latents, vae.begin(vae.from_latent(reference)))
         stride = contract.vae.temporal_stride
         voices = own_features(window.condition["agent"], contract.audio, temporal_stride=stride).cpu()
         last = slice(-self.num_frames * stride, None)
-        rewards = [self.judge(to_uint8(clip[last]), voice[last]) for clip, voice in zip(pixels, voices, strict=True)]
+        rewards = [
+            self.judge(to_host(clip[last]).numpy(), voice[last]) for clip, voice in zip(pixels, voices, strict=True)
+        ]
         return torch.tensor(rewards, device=window.x0.device)
 
     def judge(self, frames: UInt8[np.ndarray, "f h w 3"], voice: Float[Tensor, "f k"]) -> float:

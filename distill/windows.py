@@ -28,7 +28,7 @@ from train.noise import Generators
 
 @dataclass(frozen=True)
 class Window:
-    """Generated frames, and what teacher and critic are told about them."""
+    """Generated frames, and the conditions of teacher and critic."""
 
     x0: Float[Tensor, "b f c h w"]
     reference: Float[Tensor, "b 1 c h w"]

@@ -40,6 +40,7 @@ from gwm.metrics.face_track import eye_contrast, face_track, lip_gap, seen
 from gwm.metrics.identity import FaceEmbedding, identity_similarity
 from gwm.metrics.lip_sync import correlation, lip_sync, moves
 from gwm.metrics.statistics import bootstrap
+from gwm.pixels import to_tensor
 from gwm.portraits import crop_to_face
 from gwm.resolution import Resolution
 from gwm.weights import write_json
@@ -114,7 +115,7 @@ def make_case(drawer: MotionRenderer, number: int, *, style: str, frames: int, h
 
 
 def decode(codec: MotionAutoencoder, reference: UInt8[np.ndarray, "s s 3"], latents: torch.Tensor) -> np.ndarray:
-    frames, _ = codec.decode(latents, codec.begin(codec.encode_reference(torch.from_numpy(reference.copy()))))
+    frames, _ = codec.decode(latents, codec.begin(codec.encode_reference(to_tensor(reference)[None])))
     return frames[0].numpy()
 
 
@@ -122,8 +123,8 @@ def measure_people(codec: MotionAutoencoder, cases: list[Case], measure: Measure
     """Means and intervals by person, for both ways to codes, beside the renders' own."""
     rows: dict[str, list[dict[str, float]]] = {"exact": [], "encoded": [], "render": []}
     for case in tqdm(cases, desc="people", unit="clip"):
-        reference = codec.encode_reference(torch.from_numpy(case.motion.reference.copy()))
-        read = codec.encode(torch.from_numpy(case.motion.frames), reference)
+        reference = codec.encode_reference(to_tensor(case.motion.reference)[None])
+        read = codec.encode(to_tensor(case.motion.frames)[None], reference)
         floor = measure.identity(case.motion.frames, case.stranger)
         own = measure(case.motion.frames, case)
         for name, latents in (("exact", case.latents), ("encoded", read)):

@@ -66,7 +66,7 @@ class Stream(Iterator[UInt8[np.ndarray, "f h w 3"]]):
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         cache = self.engine.rollout.cache
-        decoder = {f"decoder/{number}": part for number, part in enumerate(self.engine.decoder.state)}
+        decoder = {f"decoder/{number}": part for number, part in enumerate(self.engine.decoder.memory.moving)}
         return {"k": cache.k, "v": cache.v, "sink_k": cache.sink_k, "frame": cache.frame, **decoder}
 
 

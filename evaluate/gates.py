@@ -31,7 +31,7 @@ class Gate:
     def asked(self) -> str:
         """The rule in words; empty where there is none."""
         if self.of == "chance":
-            return "not told from 0"
+            return "not distinguished from 0"
         sides = [f"{sign} {bound:g}" for sign, bound in ((">=", self.least), ("<=", self.most)) if bound is not None]
         return " and ".join(sides) + (" of the way to the ceiling" if self.of == "share" else "")
 
@@ -47,7 +47,7 @@ class Verdict:
     floor: float | None
     ceiling: float | None
     share: float | None  # of the way from floor to ceiling, where the rule is about that
-    reached: bool | None  # None: no rule, not measured, or on too few clips to tell chance
+    reached: bool | None  # None: no rule, not measured, or on too few clips to exclude chance
 
     def __str__(self) -> str:
         share = "" if self.share is None else f" ({self.share:.2f} of the way to the ceiling)"
@@ -97,8 +97,8 @@ def _number(gate: Gate, report: Mapping[str, Any], side: str) -> float | None:
 
 def summary(found: Sequence[Verdict]) -> str:
     """How many gates are reached, and which are not."""
-    told = [verdict for verdict in found if verdict.reached is not None]
-    line = f"{sum(bool(verdict.reached) for verdict in told)} of {len(told)} gates reached"
-    missed = "; ".join(str(verdict) for verdict in told if not verdict.reached)
+    judged = [verdict for verdict in found if verdict.reached is not None]
+    line = f"{sum(bool(verdict.reached) for verdict in judged)} of {len(judged)} gates reached"
+    missed = "; ".join(str(verdict) for verdict in judged if not verdict.reached)
     unknown = ", ".join(verdict.measure for verdict in found if verdict.asked and verdict.reached is None)
     return line + (f"; missed: {missed}" if missed else "") + (f"; not measured: {unknown}" if unknown else "")

@@ -79,13 +79,13 @@ def at_lengths(
 
 
 def length_rows(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[list[str | int | float | None]]:
-    """Rung, seconds and measures of every rung that was streamed, for a table."""
+    """Variant, seconds and measures of every variant that was streamed, for a table."""
     names = ("lip_sync", "identity", "motion", "saturation", "faces_found")
     return [
-        [rung, int(length), *(row.get(name) for name in names)]
-        for rung, lengths in found.items()
+        [variant, int(length), *(row.get(name) for name in names)]
+        for variant, lengths in found.items()
         for length, row in lengths.items()
     ]
 
 
-LENGTH_COLUMNS = ("rung", "seconds", "lip_sync", "identity", "motion", "saturation", "faces_found")
+LENGTH_COLUMNS = ("variant", "seconds", "lip_sync", "identity", "motion", "saturation", "faces_found")

@@ -35,7 +35,9 @@ def metrics_table(report: Mapping[str, Any]) -> Table:
     note += "".join(f"{metric} skipped: {command}. " for metric, command in report["skipped"].items())
     if report["sync_network"]:
         areas = "AUC {auc:.3f} by clips of {clips} unseen people, {auc_window:.3f} by windows of 0.2 s"
-        note += f"The network of sync_* tells matched from shifted sound: {areas.format(**report['sync_network'])}."
+        note += (
+            f"The network of sync_* distinguishes matched from shifted sound: {areas.format(**report['sync_network'])}."
+        )
     return Table(title="Held-out people, characters and sentences", columns=columns, rows=rows, note=note)
 
 
@@ -63,7 +65,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def comparison_table(differences: Sequence[Difference], name: str) -> Table:
-    note = "Interval: 95 % of the mean difference, people resampled. Not told: chance, or too few people."
+    note = "Interval: 95 % of the mean difference, people resampled. Undecided: chance, or too few people."
     columns = [field.name for field in fields(Difference)]
     return Table(title=f"Against {name}", columns=columns, rows=[list(astuple(row)) for row in differences], note=note)
 

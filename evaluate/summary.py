@@ -52,7 +52,7 @@ class Difference:
     low: float
     high: float
     clips: int
-    verdict: str  # better, worse, or "not told" where the interval of what counts holds 0
+    verdict: str  # better, worse, or "undecided" where the interval of what counts holds 0
 
 
 def column(results: Sequence[Result], side: str, metric: str) -> Float[np.ndarray, " k"]:
@@ -91,7 +91,7 @@ def frechets(results: Sequence[Result]) -> dict[str, float]:
 
 
 def frechet_floors(results: Sequence[Result]) -> dict[str, float]:
-    """What two halves of the renders, of different people, are apart: no model can be told from them below that.
+    """What two halves of the renders, of different people, are apart: below it, no model differs from them.
     Nothing with too few clips for two halves."""
     usable = [result for result in results if result.features["model"]]
     halves: list[list[Result]] = [[], []]
@@ -150,7 +150,7 @@ def _difference(name: str, results: Sequence[Result], baseline: Sequence[Result]
     renders = np.nan_to_num(column(results, "renders", name))  # seeds have no render: the goal is not "render" then
     merits = [merit(side, renders, GOALS[name]) for side in (model, other)]
     gain = bootstrap(np.where(both, merits[0] - merits[1], np.nan), who)
-    told = gain.groups >= LEAST_PAIRS and (gain.low > 0 or gain.high < 0)
+    decided = gain.groups >= LEAST_PAIRS and (gain.low > 0 or gain.high < 0)
     return Difference(
         metric=name,
         model=float(model[both].mean()),
@@ -159,5 +159,5 @@ def _difference(name: str, results: Sequence[Result], baseline: Sequence[Result]
         low=got.low,
         high=got.high,
         clips=got.count,
-        verdict=("better" if gain.mean > 0 else "worse") if told else "not told",
+        verdict=("better" if gain.mean > 0 else "worse") if decided else "undecided",
     )

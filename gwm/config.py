@@ -9,28 +9,6 @@ from gwm.json_config import JsonConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VAEConfig(JsonConfig):
-    """Shape of the streaming autoencoder: 8x8 in space, 4 in time, every latent frame is 4 pixel frames."""
-
-    latent_channels: int = 64  # principal components of patches keep 0.93 of the lip-sync with 64, 0.67 with 32
-    channels: tuple[int, ...] = (32, 64, 128)  # width at 1/2, 1/4 and 1/8 of the pixel grid
-    latents_mean: tuple[float, ...] = (0.0,) * 64  # of the training data, per channel: latents leave the encoder
-    latents_std: tuple[float, ...] = (1.0,) * 64  # with mean 0 and mean square 1, which the noise schedule assumes
-
-    spatial_stride = 8
-    temporal_stride = 4
-
-    def __post_init__(self) -> None:
-        if len(self.channels) != 3:
-            raise ValueError(f"channels={self.channels} must have 3 entries: one width each at 1/2, 1/4 and 1/8.")
-        for name in ("latents_mean", "latents_std"):
-            if len(getattr(self, name)) != self.latent_channels:
-                raise ValueError(
-                    f"{name} has {len(getattr(self, name))} entries, must have latent_channels={self.latent_channels}."
-                )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class AudioConfig(JsonConfig):
     """Log-mel features of one audio stream and the window of them that one latent frame sees."""
 

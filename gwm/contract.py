@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from gwm.autoencoder import AutoencoderConfig, autoencoder_config
+from gwm.autoencoders.families import autoencoder_config
+from gwm.autoencoders.protocol import AutoencoderConfig
 from gwm.chunks import ChunkPattern
 from gwm.config import AudioConfig, DiTConfig
 from gwm.json_config import JsonConfig
@@ -111,6 +112,16 @@ class Contract(JsonConfig):
     def sink_distance(self) -> int:
         """Latent frames from the first sink to a chunk's last frame, at most; negative: always, and ahead."""
         return -self.sink_ahead_frames or self.horizon_frames
+
+    @property
+    def hears(self) -> bool:
+        """Whether a condition comes from sound. A stream of a model that hears nothing needs none, silence included."""
+        return self.dit.speech_width > 0
+
+    @property
+    def lookahead_samples(self) -> int:
+        """Sound after a chunk that must be known before the chunk is generated."""
+        return self.audio.lookahead_frames * self.audio.frame_samples if self.hears else 0
 
     @property
     def chunk_pixel_frames(self) -> int:

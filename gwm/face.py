@@ -78,7 +78,7 @@ class _Square:
 
 
 class _Network:
-    """One tflite model: an RGB square in, its outputs told apart by their last axis."""
+    """One tflite model: an RGB square in, its outputs recognised by their last axis."""
 
     def __init__(self, path: Path) -> None:
         runtime = optional_module("ai_edge_litert.interpreter", RUNTIME_COMMAND)

@@ -122,12 +122,13 @@ def ogg_links(path: Path) -> list[Path | bytes]:
 def write_video(
     path: str | Path,
     pixel_frames: Iterable[UInt8[np.ndarray, "h w 3"]],
-    audio: Float[np.ndarray, " t"],
+    audio: Float[np.ndarray, " t"] | None,
     *,
     fps: int = 24,
     sample_rate: int = SAMPLE_RATE,
 ) -> None:
-    """A film in which picture and sound start together and last equally long, in the container of its suffix.
+    """A film in which picture and sound start together and last equally long, in the container of its suffix; without
+    `audio` it has no sound.
 
     Frames may come from a generator and are encoded as they come. Sound is cut, or continued with silence, at the end
     of the last frame. The file appears only when it is complete; an existing one stays until then.
@@ -150,6 +151,8 @@ def write_video(
     with whole_file(Path(path).absolute()) as partial:
         with av.open(str(partial), "w", format=kind.name, options=kind.options) as container:
             picture = _add_picture(container, kind, height, width, fps)
+            if audio is None:
+                return _mux(container, picture, None, chain([first], frames), np.zeros(0, np.float32))
             sound = container.add_stream(kind.sound, rate=sample_rate, layout="mono", bit_rate=AUDIO_BITS_PER_SECOND)
             assert isinstance(sound, AudioStream)
             _mux(container, picture, sound, chain([first], frames), audio.astype(np.float32))
@@ -181,7 +184,7 @@ def _add_picture(container: OutputContainer, kind: Container, height: int, width
 def _mux(
     container: OutputContainer,
     picture: VideoStream,
-    sound: AudioStream,
+    sound: AudioStream | None,
     pixel_frames: Iterable[UInt8[np.ndarray, "h w 3"]],
     audio: Float[np.ndarray, " t"],
 ) -> None:
@@ -190,19 +193,24 @@ def _mux(
     Every time stamp is counted from 0. The encoder puts 1024 samples of its own before the first (AAC priming), at
     negative times, and the container's edit list skips them.
     """
-    rate, step = sound.rate, sound.rate // int(picture.codec_context.framerate)
+    fps = int(picture.codec_context.framerate)
+    rate = fps if sound is None else sound.rate
+    step = rate // fps
     for number, pixels in enumerate(pixel_frames):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
         frame.pts, frame.time_base = number, Fraction(step, rate)
         container.mux(picture.encode(frame))
+        if sound is None:
+            continue
         samples = audio[number * step : (number + 1) * step]
         samples = np.pad(samples, (0, step - len(samples)))
         part = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
         part.sample_rate, part.pts, part.time_base = rate, number * step, Fraction(1, rate)
         container.mux(sound.encode(part))
     container.mux(picture.encode())
-    container.mux(sound.encode())
+    if sound is not None:
+        container.mux(sound.encode())
 
 
 def read_video(path: str | Path) -> tuple[UInt8[np.ndarray, "f h w 3"], float]:

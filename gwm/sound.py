@@ -105,7 +105,7 @@ def mono_blocks(
             samples[~_usable(samples)] = 0
             mono = (track.gain * track.weights[_layout(frame)]).astype(np.float32) @ samples
             moment = frame.time
-            # No time stamp: a resampler that is told the rounded times of containers inserts and removes samples.
+            # No time stamp: a resampler that is given the rounded times of containers inserts and removes samples.
             mixed = av.AudioFrame.from_ndarray(mono[None], format="flt", layout="mono")
             mixed.sample_rate = rate
             for _, block in _resampled(resampler, mixed):

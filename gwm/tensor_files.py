@@ -1,7 +1,7 @@
 """One tensor file of any origin: its tensors, or one sentence with the file, what is wrong with it and the remedy.
 
 Every reader of weights in the project goes through `read_tensor_file` or, for files that a library reads itself,
-through `check_file`. The format is told by the first bytes, not by the name.
+through `check_file`. The format is recognised by the first bytes, not by the name.
 """
 
 import json

@@ -24,6 +24,7 @@ from gwm.autoencoders.motion.paste import Square, square_around
 from gwm.face import FaceMesh, face_square
 from gwm.images import read_image, to_rgb
 from gwm.media import SAMPLE_RATE, write_video
+from gwm.pixels import to_tensor
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def animate(weights: str, *, image: str, codes: str, out: str, size: int, whole:
     codec = load_motion(Path(weights))
     code, voice = read_codes(codes)
     picture, square = framed(read_image(image), size, whole=whole)
-    memory = codec.begin(codec.encode_reference(torch.from_numpy(square.cut(picture).copy()), pasted=whole))
+    memory = codec.begin(codec.encode_reference(to_tensor(square.cut(picture))[None], pasted=whole))
     times: list[float] = []
 
     def frames() -> Iterator[UInt8[np.ndarray, "h w 3"]]:

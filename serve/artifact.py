@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gwm.autoencoder import Autoencoder, build_autoencoder
+from gwm.autoencoders.families import build_autoencoder
+from gwm.autoencoders.protocol import Autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.folder_kind import folder_kind
+from gwm.guided_rollout import Guided
 from gwm.no_text import NO_TEXT_FILE, read_no_text
 from gwm.tensor_files import read_tensor_file
 from gwm.weights import check_keys
@@ -36,6 +38,12 @@ class Artifact:
     dit: DiT
     vae: Autoencoder
     no_text: Float[Tensor, "q t"] | None = None  # the empty prompt's tokens, of a model with a text condition
+    guided: Guided | None = None  # guidance of its steps; a distilled student has none
+
+    @property
+    def num_passes(self) -> int:
+        """Of the network for a step."""
+        return 1 if self.guided is None else self.guided.guidance.num_passes(self.contract.dit)
 
 
 def file_name(network: str) -> str:
@@ -109,12 +117,14 @@ def load_artifact(
     if recipe is not None:
         check_recipe(recipe, device)
     dit, vae = DiT(contract.dit), build_autoencoder(contract.vae)
-    for model, network, place in ((dit, "dit", device), (vae, "vae", decode_device or device)):
+    for model, network in ((dit, "dit"), (vae, "vae")):
         path = folder / file_name(network)
         weights = read_tensor_file(path, remedy=f"Copy the folder again, or export it again: {EXPORT_COMMAND}")
         check_keys(weights, model.state_dict(), source=str(path))
         model.load_state_dict(weights)  # also widens stored bfloat16 to float32
-        model.to(place, dtype).eval().requires_grad_(False)
+        model.eval().requires_grad_(False)
+    dit.to(device, dtype)
+    vae.to(decode_device or device).compute_in(dtype)
     if recipe is not None:
         quantise(dit, recipe)
     return Artifact(contract, dit, vae, read_no_text(folder) if contract.dit.width("text") else None)

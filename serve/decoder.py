@@ -5,46 +5,43 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gwm.autoencoder import Autoencoder
-from gwm.pixels import rounded
+from gwm.autoencoders.protocol import Autoencoder, Memory, Reference
 from gwm.transfer import to_host
-from gwm.wan.fused import fuse
-from gwm.wan.vae import WanVAE
 from serve.graphs import Capture, captured
 
 
 class StreamDecoder:
-    """Latents to pixel frames, chunk by chunk: `start` it with the reference image's latent, then call it.
+    """Latents to pixel frames, chunk by chunk: `start` it with a reference image, then call it.
 
-    What it remembers is zeros at first and moves on in place. Behind a reference image all latent frames are decoded
-    alike: what a decoder does differently with the first of all, it does in `start`, and one graph holds for every
-    chunk. Without a graph the same body runs eagerly: the twin that defines the result.
+    Its memory is that of a black image at first and moves on in place. Behind a reference image all latent frames are
+    decoded alike: what a decoder does differently with the first of all, it does in `begin`, and one graph holds for
+    every chunk. Without a graph the same body runs eagerly: the twin that defines the result.
     """
 
-    def __init__(self, vae: Autoencoder, shape: tuple[int, ...], *, capture: Capture | None) -> None:
-        """shape: of a chunk's latents, `1 f c h w`. capture: None for the eager twin."""
-        self.vae, (_, num_frames, _, rows, columns) = vae, shape
-        time, space = vae.config.temporal_stride, vae.config.spatial_stride
-        self.latents = torch.zeros(shape, device=vae.mean.device, dtype=vae.mean.dtype)
-        self.state = vae.initial_state(self.latents)
-        pixels = (num_frames * time, rows * space, columns * space, 3)
-        self.frames = torch.zeros(pixels, device=vae.mean.device, dtype=torch.uint8)
-        if isinstance(vae, WanVAE) and self.device.type == "cuda":
-            fuse(vae.model.decoder)
+    def __init__(
+        self, vae: Autoencoder, shape: tuple[int, ...], *, size: tuple[int, int], capture: Capture | None
+    ) -> None:
+        """shape: of a chunk's latents, `1 f c h w`. size: height and width of the reference image, and so of frames.
+        capture: None for the eager twin."""
+        self.vae, self.size = vae, size
+        vae.fuse()
+        self.latents = torch.zeros(shape, device=vae.device, dtype=vae.dtype)
+        self.frames = torch.zeros(shape[1] * vae.config.temporal_stride, *size, 3, device=vae.device, dtype=torch.uint8)
+        blank = blank_memory(vae, size)
+        self.memory = Memory(*(tuple(x.clone() for x in part) for part in (blank.constant, blank.moving)))
         self.replay = None
         if capture is not None:
             self.replay = captured("decoder", self._body, capture, self.device)
-            for part in self.state:  # what was decoded meanwhile is not of any stream
-                part.zero_()
+            self._remember(blank)  # what was decoded meanwhile is not of any stream
 
     @property
     def device(self) -> torch.device:
         return self.latents.device
 
     @torch.no_grad()
-    def start(self, reference: Float[Tensor, "1 1 c h w"]) -> None:
+    def start(self, reference: Reference) -> None:
         """Forget the stream before; the next chunk follows this reference image."""
-        self._remember(self.vae.state_after(reference))
+        self._remember(self.vae.begin(reference))
 
     def __call__(self, latents: Float[Tensor, "1 f c _ _"]) -> UInt8[np.ndarray, "t h w 3"]:
         """Pixel frames of the next chunk."""
@@ -57,10 +54,18 @@ class StreamDecoder:
 
     @torch.no_grad()
     def _body(self) -> None:
-        pixel_frames, state = self.vae.decode(self.latents, self.state)
-        self.frames.copy_(rounded(pixel_frames[0]))
-        self._remember(state)
-
-    def _remember(self, state: tuple[Tensor, ...]) -> None:
-        for static, new in zip(self.state, state, strict=True):
+        pixel_frames, memory = self.vae.decode(self.latents, self.memory)
+        self.frames.copy_(pixel_frames[0])
+        for static, new in zip(self.memory.moving, memory.moving, strict=True):
             static.copy_(new)
+
+    def _remember(self, memory: Memory) -> None:
+        kept, new = ((*of.constant, *of.moving) for of in (self.memory, memory))
+        for static, made in zip(kept, new, strict=True):
+            static.copy_(made)
+
+
+@torch.no_grad()
+def blank_memory(vae: Autoencoder, size: tuple[int, int]) -> Memory:
+    """Of a stream behind a black image of this height and width."""
+    return vae.begin(vae.encode_reference(torch.zeros(1, *size, 3, dtype=torch.uint8)))

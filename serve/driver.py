@@ -1,16 +1,17 @@
-"""The two ways through a recording: an engine by itself, or a pipeline around one."""
+"""The two ways through a stream: an engine by itself, or a pipeline around one."""
 
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 
 @runtime_checkable
 class Driver(Protocol):
     """What shows a face and works through the chunks that are ready: an engine, or a pipeline around one."""
 
-    def start(self, portrait: UInt8[np.ndarray, "h w 3"]) -> None: ...
+    def start(self, portrait: UInt8[np.ndarray, "h w 3"], text: Float[Tensor, "1 s t"] | None = None) -> None: ...
 
     def chunks(self) -> Iterator[UInt8[np.ndarray, "f h w 3"]]: ...

@@ -1,7 +1,7 @@
-"""A live stream: two voices in, pixels out, chunk by chunk, with the same sampler as in training."""
+"""A live stream: conditions in, pixels out, chunk by chunk, with the same sampler as in training."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -9,9 +9,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gwm.condition.inputs import Conditions
-from gwm.no_text import padded_text
-from gwm.pixels import to_float
+from gwm.pixels import to_tensor
 from gwm.rollout import Emit, keep
+from serve.applied import Applied
 from serve.artifact import Artifact
 from serve.compiled import Compiled
 from serve.decoder import StreamDecoder
@@ -22,15 +22,17 @@ from serve.history import History
 from serve.memory import check_memory
 from serve.parallel.division import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of, with_tensors
+from serve.prompts import Prompt, applied_at
 from serve.undo import UndoLog
 
 
 class Engine:
     """`start` with a portrait, then `push` sound as it comes and `step` while `ready`; `finish` at the end.
 
-    A chunk is ready when the sound of its own frames and of the declared lookahead is there. Before the stream there
-    is silence. Pixels depend on artifact, seed, portrait, sound and actions, and not on how the sound was cut into
-    pushes. Eyelids that the artifact can be told close by themselves, at times that the seed decides (`act`).
+    A chunk is ready when the sound of its own frames and of the declared lookahead is there; of a model that hears
+    nothing, always. Before the stream there is silence. Pixels depend on artifact, seed, portrait, sound, prompts and
+    actions, and not on how the sound was cut into pushes. Eyelids that the artifact can be told close by themselves, at
+    times that the seed decides (`act`).
     """
 
     def __init__(
@@ -55,19 +57,20 @@ class Engine:
             ValueError: the artifact has a text condition and no tokens of the empty prompt.
         """
         if ranks is None:  # else each has a part of the cache
-            check_memory(artifact, slots=1, undo_chunks=undo_chunks, text_tokens=text_tokens)
+            check_memory(artifact, slots=artifact.num_passes, undo_chunks=undo_chunks, text_tokens=text_tokens)
         self.contract, self.vae, self.seed, self.ranks = artifact.contract, artifact.vae, seed, ranks
-        self.rollout = rollout_of(artifact.dit, artifact.contract, ranks)
+        self.rollout = rollout_of(artifact.dit, artifact.contract, ranks, artifact.guided)
         if compile:
             self.rollout.model = Compiled(self.rollout.model)  # type: ignore[assignment]  # called like the network
-        self.no_text = self._padded(artifact.no_text, text_tokens)
-        self.text = self.no_text
+        self.text_tokens = text_tokens
+        self.prompt = Prompt(self.contract, artifact.no_text, num_tokens=text_tokens, like=self.rollout.cache.k)
         self.hearing = Hearing(self.contract, like=self.rollout.cache.k, depth=undo_chunks)
         self.chunk_samples, self.lookahead_samples = self.hearing.chunk_samples, self.hearing.lookahead_samples
         self.chunk = GraphedChunk(self.rollout, self._silent_chunk(), capture=capture)
-        self.decoder = StreamDecoder(artifact.vae, self.rollout.picture_shape, capture=capture)
-        self.undo = UndoLog(self.rollout, self.decoder.state, undo_chunks)
-        alone = self.text is not None and ranks is None  # of several processes each has a part of the memory
+        size = self.contract.resolution.shape
+        self.decoder = StreamDecoder(artifact.vae, self.rollout.picture_shape, size=size, capture=capture)
+        self.undo = UndoLog(self.rollout, self.decoder.memory.moving, undo_chunks)
+        alone = self.prompt.text is not None and ranks is None  # of several processes each has a part of the memory
         self.history = History(artifact.dit, self.rollout, undo_chunks) if alone else None
 
     @torch.no_grad()
@@ -84,31 +87,31 @@ class Engine:
             )
         if self.history is not None:
             self.history.clear()
+        self.prompt.start()
         if text is not None:
-            self.set_prompt(text)
-        elif self.text is not None:
-            self.text = self.no_text
-        reference = self.vae.encode_image(to_float(portrait)[None].to(self.vae.mean))
+            self.prompt.set(text)
+        reference = self.vae.encode_reference(to_tensor(portrait)[None])
         self.hearing.start(seed=self.seed)
         # Before the copy below: where the decoder has a device of its own, who reads that copy has waited for this too.
         self.decoder.start(reference)
-        self._begin(reference.to(self.device))
+        self._begin(reference.latent.to(self.rollout.cache.k))
 
     def push(self, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
         """Append what the character says and what it hears: any number of samples, the same of both.
 
         Raises:
-            ValueError: the streams differ in length.
+            ValueError: the streams differ in length, or the model hears nothing.
             RuntimeError: the engine was not started.
         """
         if not self.rollout.frame:
             raise RuntimeError("the engine must be started before sound is pushed: call start with a portrait.")
         self.hearing.push(agent, user)
 
-    @property
-    def waiting_samples(self) -> int:
-        """Samples of each voice that were pushed and not shown yet."""
-        return self.hearing.waiting_samples
+    def push_silence(self, samples: int) -> None:
+        """Append silence, where the model hears."""
+        if self.contract.hears:
+            silence = np.zeros(samples, np.float32)
+            self.push(silence, silence)
 
     @property
     def ready(self) -> bool:
@@ -128,12 +131,14 @@ class Engine:
             yield self.step()
 
     def take(self) -> Conditions:
-        """What the next chunk hears and does; the stream of sound moves on by a chunk.
+        """Conditions of the next chunk; the media clock moves on by a chunk.
 
         Raises:
             RuntimeError: the engine is not `ready`.
         """
-        return self._with_prompt(self.hearing.take())
+        if self.ready:
+            self.prompt.reach(self.hearing.num_chunks)
+        return self.prompt.beside(self.hearing.take())
 
     def denoise(self, condition: Conditions, emit: Emit = keep) -> Float[Tensor, "1 f c h w"]:
         """The next chunk's latents, fixed in the cache; `emit` gets them as soon as they are final."""
@@ -153,26 +158,27 @@ class Engine:
         self.undo.keep_decoder()
         return self.decoder(latents)
 
-    def set_prompt(self, text: Float[Tensor, "1 s t"]) -> None:
-        """The prompt from the next chunk on that is taken. The visible past is computed again under it (recache), in
-        one pass for each chunk, as in training; not with a noisy context, nor where several processes denoise.
+    def set_prompt(self, text: Float[Tensor, "1 s t"], *, at_s: float | None = None) -> Applied:
+        """The prompt from the next chunk on that is taken, or from the first that does not begin before `at_s`. The
+        visible past is computed again under it (recache), in one pass for each chunk, as in training; not with a noisy
+        context, nor where several processes denoise.
 
         Raises:
-            ValueError: the model has no text condition, or takes texts of another shape.
+            ValueError: the model has no text condition, or takes texts of another shape; or the chunk at `at_s` has
+                been taken, or has a prompt already.
         """
-        expected = None if self.text is None else tuple(self.text.shape)
-        if tuple(text.shape) != expected:
-            raise ValueError(
-                f"text of shape {tuple(text.shape)} must be {expected}, as the model and the engine's text_tokens say. "
-                "Pad the text, or make an engine with other text_tokens."
-            )
-        self.text = text.to(self.device, self.dtype, copy=True)  # by which tensor it is, others know that it is new
+        now = self.hearing.next_chunk()
+        applied = now if at_s is None else applied_at(self.contract, at_s)
+        if applied.chunk < now.chunk:
+            raise ValueError(f"at_s={at_s:g} must be at least {now.media_s:g}: chunks before that have been generated.")
+        self.prompt.set(text, chunk=None if at_s is None else applied.chunk)
+        return applied
 
     def hush(self) -> None:
         """Let the character fall silent at once: what it had still to say becomes silence, what it hears stays."""
         self.hearing.hush()
 
-    def act(self, action: Float[np.ndarray, "t k"] | None) -> None:
+    def act(self, action: Float[np.ndarray, "t k"] | None) -> Applied:
         """Decide what the character does, from the next chunk on that is taken: the numbers that the model is told of
         each pixel frame, in one row for all of them or one row for each of a chunk, again in every chunk. None: lids
         close by themselves again, and other actions are not given.
@@ -181,9 +187,10 @@ class Engine:
             ValueError: another number of rows or columns, or the model is told no actions.
         """
         self.hearing.act(action)
+        return self.hearing.next_chunk()
 
-    def rewind(self, chunks: int) -> None:
-        """Go back by the latest `chunks`, as if they had never been; their sound waits again.
+    def rewind(self, chunks: int, *, keep_sound: bool = True) -> Applied:
+        """Go back by the latest `chunks`, as if they had never been. Their sound waits again, or is lost; prompts stay.
 
         Raises:
             ValueError: more chunks than are kept, or than there were since `start`.
@@ -194,7 +201,8 @@ class Engine:
         if self.history is not None:
             self.history.rewind(chunks)
         self.undo.rewind_decoder(chunks)
-        self.hearing.rewind(chunks)
+        self.hearing.rewind(chunks, keep_sound=keep_sound)
+        return self.hearing.next_chunk()
 
     def follow(self) -> None:
         """Every process but the first: do with the latents what the first one's engine does, until it is closed."""
@@ -203,14 +211,14 @@ class Engine:
         reference = self.rollout.reference.new_empty(1, 1, *self.rollout.picture_shape[2:])
         while (order := self.ranks.hear())[0] is not Order.STOP:
             if order[0] is Order.START:
-                told, *text = self.ranks.receive([reference, *tensors_of(self._with_prompt(Conditions()))])
-                self.seed, self.text = order[1], text[0] if text else None
+                told, *text = self.ranks.receive([reference, *tensors_of(self.prompt.beside(Conditions()))])
+                self.seed, self.prompt.text = order[1], text[0] if text else None
                 self._begin(told)
             elif order[0] is Order.TEXT:
-                (self.text,) = self.ranks.receive(tensors_of(self._with_prompt(Conditions())))
+                (self.prompt.text,) = self.ranks.receive(tensors_of(self.prompt.beside(Conditions())))
             elif order[0] is Order.CHUNK:
                 heard = with_tensors(chunk, self.ranks.receive(tensors_of(chunk)))
-                self.denoise(self._with_prompt(heard))
+                self.denoise(self.prompt.beside(heard))
             else:
                 self.undo.rewind_latents(order[1])
 
@@ -218,67 +226,64 @@ class Engine:
         """Let the processes that follow this one go."""
         self._tell(Order.STOP)
 
-    def finish(self) -> None:
-        """End the sound with the silence that makes every pushed sample part of a ready chunk."""
-        self.hearing.finish()
+    def finish(self, num_frames: int | None = None) -> None:
+        """End the stream with the chunk of its last pixel frame; as `Hearing.finish`."""
+        self.hearing.finish(num_frames)
 
     def stream(
         self,
         portrait: UInt8[np.ndarray, "h w 3"],
-        agent: Float[np.ndarray, " t"],
-        user: Float[np.ndarray, " t_user"],
+        agent: Float[np.ndarray, " t"] | None = None,
+        user: Float[np.ndarray, " t_user"] | None = None,
         *,
+        num_frames: int | None = None,
+        prompts: Mapping[float, Float[Tensor, "1 s t"]] | None = None,
         driver: Driver | None = None,
     ) -> Iterator[tuple[UInt8[np.ndarray, "f h w 3"], float]]:
-        """Frames of a whole recording chunk by chunk, with the milliseconds each took; the portrait counts in the
-        first. The last chunk ends with the frame in which the sound ends.
+        """Frames of a whole stream chunk by chunk, with the milliseconds each took; the portrait counts in the first.
 
+        agent, user: a recording of both sides; None: silence. A model that hears nothing takes its length alone.
+        num_frames: pixel frames of the stream; None: up to the frame in which the sound ends.
+        prompts: tokens of texts by the media time from which each holds, as `set_prompt`.
         driver: what works through the chunks, as `serve.pipeline.Pipeline`; None: the engine itself, one by one.
 
         Raises:
-            ValueError: there is no sound, or as `start` and `push` do.
+            ValueError: there is neither sound nor `num_frames`, or as `start`, `push` and `set_prompt` do.
         """
-        if not len(agent):
+        if num_frames is None:
+            num_frames = -(-(0 if agent is None else len(agent)) // self.contract.audio.frame_samples)
+        if num_frames < 1:
             raise ValueError("agent has 0 samples, must have at least one: without sound there is nothing to show.")
-        left = -(-len(agent) // self.contract.audio.frame_samples)
-        begin, driver = time.perf_counter(), driver or self
-        driver.start(portrait)
-        self.push(agent, user)
-        self.finish()
+        begin, driver, left, texts = time.perf_counter(), driver or self, num_frames, dict(prompts or {})
+        driver.start(portrait, texts.pop(0.0, None))
+        for at_s, text in texts.items():
+            self.set_prompt(text, at_s=at_s)
+        if agent is not None and self.contract.hears:
+            self.push(agent, np.zeros_like(agent) if user is None else user)
+        self.finish(num_frames)
         for frames in driver.chunks():
             yield frames[:left], 1000 * (time.perf_counter() - begin)
             left -= len(frames)
             begin = time.perf_counter()
 
     def play(
-        self, portrait: UInt8[np.ndarray, "h w 3"], agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]
+        self,
+        portrait: UInt8[np.ndarray, "h w 3"],
+        agent: Float[np.ndarray, " t"] | None = None,
+        user: Float[np.ndarray, " t_user"] | None = None,
+        *,
+        num_frames: int | None = None,
     ) -> tuple[UInt8[np.ndarray, "f h w 3"], list[float]]:
         """All frames of `stream`, and the milliseconds of its chunks."""
-        frames, times = zip(*self.stream(portrait, agent, user), strict=True)
+        frames, times = zip(*self.stream(portrait, agent, user, num_frames=num_frames), strict=True)
         return np.concatenate(frames), list(times)
 
     @property
     def device(self) -> torch.device:
         return self.rollout.cache.k.device
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of latents and conditions."""
-        return self.rollout.cache.k.dtype
-
-    def _padded(self, no_text: Float[Tensor, "q t"] | None, tokens: int) -> Float[Tensor, "1 s t"] | None:
-        """The empty prompt in as many tokens as every text has; None for a model without a text condition."""
-        if not self.contract.dit.width("text"):
-            return None
-        if no_text is None:
-            raise ValueError(
-                f"no_text is None, must be the empty prompt's tokens of width {self.contract.dit.width('text')}: a "
-                "stream without a prompt is generated under them, as in training. Export the artifact again."
-            )
-        return padded_text(no_text, tokens)[None].to(self.device, self.dtype)
-
     def _begin(self, reference: Float[Tensor, "1 1 c _ _"]) -> None:
-        self._tell(Order.START, reference, *tensors_of(self._with_prompt(Conditions())), value=self.seed)
+        self._tell(Order.START, reference, *tensors_of(self.prompt.beside(Conditions())), value=self.seed)
         self.undo.clear()
         silent = self._silent_chunk()
         self.rollout.start(reference, silent, seed=self.seed)
@@ -291,8 +296,4 @@ class Engine:
 
     def _silent_chunk(self) -> Conditions:
         """Conditions in the shape of a chunk's."""
-        return self._with_prompt(self.hearing.nothing())
-
-    def _with_prompt(self, condition: Conditions) -> Conditions:
-        """`condition` and the current prompt, of a model with a text condition."""
-        return condition if self.text is None else condition.with_tokens(text=self.text)
+        return self.prompt.beside(self.hearing.nothing())

@@ -18,7 +18,8 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gwm.autoencoder import Autoencoder, load_autoencoder
+from gwm.autoencoders.families import load_autoencoder
+from gwm.autoencoders.protocol import KIND, Autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.no_text import NO_TEXT_FILE, TOKENS, read_no_text
@@ -120,7 +121,7 @@ def _autoencoder(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
     """With its gate, which a published one does not have."""
     if folder.exists() and not is_written_here(folder):
         return load_autoencoder(folder), {}
-    header = _header(folder, kind="vae", stage="autoencoder")
+    header = _header(folder, kind=KIND, stage="autoencoder")
     return load_autoencoder(folder), header["gate"]
 
 

@@ -7,7 +7,7 @@ from gwm.media import read_audio
 from gwm.metrics.distance import psnr
 from serve.artifact import Artifact
 from serve.engine import Engine
-from serve.generate import read_portrait
+from serve.request import read_portrait
 from serve.samples import sample_path
 
 

@@ -1,129 +1,139 @@
-"""A talking clip from one image and one recording.
+"""A clip from an image and what the model is given: a recording, a prompt, or several at their times.
 
 python -m serve.generate artifact=runs/nano/artifact image=me.jpg audio=speech.mp3 out=talk.mp4
+python -m serve.generate artifact=A image=sea.jpg crop=false seconds=30 prompt="a calm sea" out=sea.mp4
+python -m serve.generate artifact=runs/nano/bidirectional/weights guidance=2 ...      a model before distillation
+python -m serve.generate ... prompts='[{at: 0, text: "a calm sea"}, {at: 5, text: "a storm, at night"}]'
 torchrun --nproc-per-node=4 -m serve.generate ...       one stream on four GPUs
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from omegaconf import DictConfig
+from jaxtyping import UInt8
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from configs.command.main import command
-from gwm.face import FaceMesh
-from gwm.images import read_image
-from gwm.media import container_of, read_audio, write_video
-from gwm.outputs import check_output
-from gwm.portraits import crop_to_centre, crop_to_face
-from gwm.resolution import Resolution
-from serve.artifact import load_artifact
+from gwm.contract import Contract
+from gwm.media import write_video
+from gwm.no_text import padded_text
+from gwm.weights import is_written_here
+from serve.artifact import Artifact, load_artifact
 from serve.driver import Driver
 from serve.engine import Engine
 from serve.graphs import capture_cuda
+from serve.many_steps import led_away, load_stage, passes_shown, with_length
 from serve.parallel.division import join
 from serve.parallel.ranks import Ranks
 from serve.pipeline import Pipeline, second_device
+from serve.prompts import Texts, TimedPrompt, applied_at, check_prompts
+from serve.published import is_published, write_published
+from serve.request import ClipRequest, Voices
 from serve.threads import choose_threads
 
 log = logging.getLogger(__name__)
 
 
-def read_portrait(path: str | Path, resolution: Resolution, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:
-    """The part around the face of an image (`gwm.portraits.crop_to_face`), or around its centre without `crop`.
-
-    Raises:
-        ValueError: the file is no image, or shows no face that could be cut out.
-    """
-    image = read_image(path)
-    if not crop:
-        return crop_to_centre(image, resolution, f"{path}")
-    try:
-        return crop_to_face(image, resolution, FaceMesh())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error} Or take its centre as it is: crop=false.") from error
-
-
-def read_voices(audio: str | Path, user: str | Path | None) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
-    """Both sides of a conversation, the shorter one continued with silence; without `user` the other side is silent."""
-    agent = read_audio(audio)
-    other = np.zeros_like(agent) if user is None else read_audio(user)
-    length = max(len(agent), len(other))
-    return np.pad(agent, (0, length - len(agent))), np.pad(other, (0, length - len(other)))
-
-
-def generate(
-    artifact: str,
-    *,
-    image: str,
-    audio: str,
-    out: str,
-    user: str | None = None,
-    seed: int = 0,
-    crop: bool = True,
-    parallel: str = "ulysses",
-) -> None:
+def generate(request: ClipRequest) -> None:
     """Write the clip and log how long it is and how fast it was made. With torchrun all processes but the first help.
 
     Raises:
-        FileNotFoundError: there is no artifact.
-        ValueError: artifact, image, sound or `out` cannot be used; the message names the file.
+        FileNotFoundError: there is no model, or no text encoder for the prompt.
+        ValueError: model, image, sound, prompt or `out` cannot be used; the message names the setting.
         OSError: the clip cannot be written; nothing is left of it.
     """
-    ranks = join(parallel)
+    ranks = join(request.parallel)
     if ranks is None or not ranks.rank:
-        container_of(out)
-        check_output(Path(out))
-    engine = _engine(artifact, ranks, seed=seed)
-    if ranks is not None and ranks.rank:
-        return engine.follow()
-    choose_threads(engine)
-    contract = engine.contract
-    agent, other = read_voices(audio, user)
-    portrait = read_portrait(image, contract.resolution, crop=crop)
+        request.check_out()
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    if ranks is not None:
+        request.check_distilled()
+        artifact = load_artifact(request.artifact, device=ranks.device)
+        if ranks.rank:
+            return Engine(artifact, seed=request.seed, ranks=ranks).follow()
+        return _write(artifact, request, ranks, distilled=True)
+    if is_published(request.artifact):
+        return write_published(request, device=device)
+    if is_written_here(Path(request.artifact)):
+        loaded = load_stage(request.artifact, request.vae, request.sampling, device=device)
+        return _write(loaded, request, None, distilled=loaded.contract.solver == "renoise")
+    request.check_distilled()
+    loaded = load_artifact(request.artifact, device=device, decode_device=second_device(device))
+    _write(loaded, request, None, distilled=True)
+
+
+def _write(artifact: Artifact, request: ClipRequest, ranks: Ranks | None, *, distilled: bool) -> None:
+    voices = request.voices(artifact.contract)
+    num_frames = request.num_frames(artifact.contract, voices)
+    artifact, prompts = with_length(artifact, num_frames), request.timed_prompts()
+    check_prompts(prompts, artifact.contract, artifact=request.artifact, num_frames=num_frames)
+    texts = Texts(request.text_encoder, request.artifact)
+    if request.negative_prompt is not None:
+        artifact = led_away(artifact, texts, request.negative_prompt)
+    on_gpu = artifact.dit.head.weight.is_cuda and ranks is None
+    capture = capture_cuda if on_gpu and distilled else None
+    with closing(Engine(artifact, seed=request.seed, ranks=ranks, capture=capture)) as engine:
+        given = {one.at_s: padded_text(texts.tokens(one.text), engine.text_tokens)[None] for one in prompts}
+        portrait = request.portrait(artifact.contract.resolution)
+        _log_receipts(engine, prompts)
+        chunks = -(-num_frames // engine.contract.chunk_pixel_frames)
+        if distilled:
+            choose_threads(engine)
+        with _driver(engine) as driver, nullcontext() if distilled else passes_shown(artifact, chunks=chunks):
+            agent, user = (None, None) if voices is None else (voices.agent, voices.user)
+            made = engine.stream(portrait, agent, user, num_frames=num_frames, prompts=given, driver=driver)
+            bar = tqdm(made, desc="generate", total=chunks, unit="chunk", disable=not distilled)
+            _film(request, artifact.contract, bar, voices, num_frames=num_frames)
+
+
+def _film(request: ClipRequest, contract: Contract, made: Any, voices: Voices | None, *, num_frames: int) -> None:
+    """Write what is made, as it comes."""
     times: list[float] = []
 
     def frames() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        total = -(-len(agent) // engine.chunk_samples)
-        with _driver(engine) as driver:
-            made = engine.stream(portrait, agent, other, driver=driver)
-            for pixels, ms in (chunks := tqdm(made, desc="generate", total=total, unit="chunk")):
-                times.append(ms)
-                chunks.set_postfix_str(f"{ms:.0f} of {contract.chunk_ms:.0f} ms")
-                yield from pixels
+        for pixels, ms in made:
+            times.append(ms)
+            made.set_postfix_str(f"{ms:.0f} of {contract.chunk_ms:.0f} ms")
+            yield from pixels
 
-    sound = (agent + other).clip(-1, 1)
-    with closing(engine):
-        write_video(out, frames(), sound, fps=contract.fps, sample_rate=contract.audio.sample_rate)
+    sound = None if voices is None else (voices.agent + voices.user).clip(-1, 1)
+    write_video(request.out, frames(), sound, fps=contract.fps, sample_rate=contract.audio.sample_rate)
     log.info(
         "%s: %.1f s; a chunk of %.0f ms took %.0f ms (p95 %.0f ms), the first with the portrait %.0f ms",
-        *(out, len(agent) / contract.audio.sample_rate, contract.chunk_ms),
+        *(request.out, num_frames / contract.fps, contract.chunk_ms),
         *(*np.percentile(times, [50, 95]), times[0]),
     )
 
 
-def _engine(artifact: str, ranks: Ranks | None, *, seed: int) -> Engine:
-    """On the first GPU with the decoder on the second, as far as there are; of several processes, on its own."""
-    if ranks is not None:
-        return Engine(load_artifact(artifact, device=ranks.device), seed=seed, ranks=ranks)
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    loaded = load_artifact(artifact, device=device, decode_device=second_device(device))
-    return Engine(loaded, seed=seed, capture=capture_cuda if device.type == "cuda" else None)
+def _log_receipts(engine: Engine, prompts: Sequence[TimedPrompt]) -> None:
+    """From when on each prompt holds."""
+    recaches = engine.history is not None and engine.contract.context == "clean"
+    for one in prompts:
+        applied = applied_at(engine.contract, one.at_s)
+        log.info(
+            "prompt %r, asked for at %.2f s, holds from chunk %d at %.2f s; recache of the chunks before: %s",
+            *(one.text, one.at_s, applied.chunk, applied.media_s),
+            "yes" if applied.chunk and recaches else "no",
+        )
 
 
 def _driver(engine: Engine) -> AbstractContextManager[Driver]:
     return Pipeline(engine) if engine.device.type == "cuda" else nullcontext(engine)
 
 
-@command("generate", verbatim=("artifact", "image", "audio", "user", "out"))
+PATHS_AND_TEXTS = ("artifact", "image", "audio", "user", "out", "prompt", "negative_prompt", "text_encoder", "vae")
+
+
+@command("generate", verbatim=PATHS_AND_TEXTS)
 def main(cfg: DictConfig) -> None:
-    names = ("image", "audio", "out", "user", "seed", "crop", "parallel")
-    generate(cfg.artifact, **{name: cfg[name] for name in names})
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    generate(ClipRequest(**values))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a stream is told next: the sound that was pushed, and what its character does meanwhile."""
+"""What a stream is given next, on the media clock: the sound that was pushed, and the actions of its frames."""
 
 from collections import deque
 
@@ -13,6 +13,7 @@ from gwm.condition.audio import chunk_windows, continued_features, history_sampl
 from gwm.condition.inputs import Conditions, nothing_given
 from gwm.contract import Contract
 from gwm.transfer import to_device
+from serve.applied import Applied
 
 VOICES: tuple[str, ...] = ("agent", "user")  # the conditions that sound becomes, in the order of its streams
 
@@ -20,8 +21,10 @@ VOICES: tuple[str, ...] = ("agent", "user")  # the conditions that sound becomes
 class Hearing:
     """Both voices from the start of the next chunk's left context, and the actions of its pixel frames.
 
-    Before the stream there is silence. Where the contract names eyelids they close by themselves (`gwm.blinks`), until
-    a caller acts; other actions are not given. What was taken of `depth` chunks can be taken back.
+    The stream advances by the media clock, a chunk at a time. A chunk is ready when all conditions with a lookahead are
+    there; a model that hears nothing is always ready. Before the stream there is silence. Where the contract names
+    eyelids they close by themselves (`gwm.blinks`), until a caller acts; other actions are not given. What was taken of
+    `depth` chunks can be taken back.
     """
 
     def __init__(self, contract: Contract, *, like: Tensor, depth: int) -> None:
@@ -30,7 +33,7 @@ class Hearing:
         audio = contract.audio
         self.past_samples = history_samples(audio) + audio.left_frames * audio.frame_samples
         self.chunk_samples = contract.chunk_pixel_frames * audio.frame_samples
-        self.lookahead_samples = audio.lookahead_frames * audio.frame_samples
+        self.lookahead_samples = contract.lookahead_samples
         self.taken: deque[Float[Tensor, "2 t"]] = deque(maxlen=depth)
         self.action_shape = contract.chunk_pixel_frames, contract.dit.width("action") // contract.vae.temporal_stride
         self.start(seed=0)
@@ -40,17 +43,24 @@ class Hearing:
         self.samples = torch.zeros(2, self.past_samples)
         self.taken.clear()
         self.seed, self.num_chunks = seed, 0  # that were taken
+        self.end_chunk: int | None = None  # the first after the stream
         self.action: Float[np.ndarray, "t k"] | None = None
 
     def push(self, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
         """Append what the character says and what it hears.
 
         Raises:
-            ValueError: the streams differ in length.
+            ValueError: the streams differ in length, or the model hears nothing.
         """
+        if not self.contract.hears:
+            raise ValueError(
+                f"sound of {len(agent)} samples must not be pushed: the model has no condition that comes from sound. "
+                "Leave the sound out, or take a model that hears."
+            )
         if len(agent) != len(user):
             raise ValueError(f"agent has {len(agent)} samples and user {len(user)}; they must have the same number.")
         self.samples = torch.cat([self.samples, torch.from_numpy(np.stack([agent, user])).float()], dim=1)
+        self.end_chunk = None
 
     @property
     def waiting_samples(self) -> int:
@@ -59,18 +69,27 @@ class Hearing:
 
     @property
     def ready(self) -> bool:
-        """Whether the sound of the next chunk and of its lookahead is there."""
-        return self.waiting_samples >= self.chunk_samples + self.lookahead_samples
+        """Whether the stream goes on, and the sound of the next chunk and of its lookahead is there."""
+        if self.end_chunk is not None and self.num_chunks >= self.end_chunk:
+            return False
+        return not self.contract.hears or self.waiting_samples >= self.chunk_samples + self.lookahead_samples
 
     def hush(self) -> None:
         """What the character had still to say becomes silence, what it hears stays."""
         self.samples[0, self.past_samples :] = 0
 
-    def finish(self) -> None:
-        """Add the silence that makes every pushed sample part of a ready chunk."""
-        chunks = -(-self.waiting_samples // self.chunk_samples)
-        wanted = chunks * self.chunk_samples + self.lookahead_samples
-        self.samples = F.pad(self.samples, (0, wanted - self.waiting_samples))
+    def finish(self, num_frames: int | None = None) -> None:
+        """End the stream with the chunk of its last pixel frame, by default the frame in which the pushed sound ends.
+        Where the sound does not suffice, silence follows it."""
+        end = self.num_chunks + -(-self.waiting_samples // self.chunk_samples)
+        self.end_chunk = end if num_frames is None else -(-num_frames // self.contract.chunk_pixel_frames)
+        if self.contract.hears:
+            wanted = (self.end_chunk - self.num_chunks) * self.chunk_samples + self.lookahead_samples
+            self.samples = F.pad(self.samples, (0, max(0, wanted - self.waiting_samples)))
+
+    def next_chunk(self) -> Applied:
+        """The chunk that is taken next."""
+        return Applied(self.num_chunks, self.num_chunks * self.contract.chunk_ms / 1000)
 
     def act(self, action: Float[np.ndarray, "t k"] | None) -> None:
         """From the next chunk on that is taken: these numbers, one row for all pixel frames or one each of every chunk.
@@ -98,31 +117,38 @@ class Hearing:
         if not self.ready:
             raise RuntimeError(
                 f"{self.waiting_samples} samples are waiting, must be {self.chunk_samples} of the chunk and "
-                f"{self.lookahead_samples} of lookahead. Push more, or finish."
+                f"{self.lookahead_samples} of lookahead, before the stream's end. Push more, or finish."
             )
-        samples = self.samples[:, : self.past_samples + self.chunk_samples + self.lookahead_samples]
-        audio, stride = self.contract.audio, self.contract.vae.temporal_stride
-        windows = chunk_windows(continued_features(samples, audio), audio, temporal_stride=stride)
-        voices = dict(zip(VOICES, to_device(windows, self.like.device, self.like.dtype)[:, None], strict=True))
-        action, specs = self._action(), self.contract.dit.of_rate("frame")
-        frame = dict(self.nothing().frame)
-        frame |= {spec.name: voices[spec.name] for spec in specs if spec.encoder == "speech"}
+        action = self._action()
+        frame = dict(self.nothing().frame) | (self._voices() if self.contract.hears else {})
         frame |= {} if action is None else {"action": action}
-        condition = Conditions(frame=frame)
-        self.taken.append(self.samples[:, : self.chunk_samples])
-        self.samples = self.samples[:, self.chunk_samples :]
+        used = self.chunk_samples if self.contract.hears else 0
+        self.taken.append(self.samples[:, :used])
+        self.samples = self.samples[:, used:]
         self.num_chunks += 1
-        return condition
+        return Conditions(frame=frame)
 
-    def rewind(self, chunks: int) -> None:
-        """The latest `chunks` were never taken: their sound waits again."""
+    def rewind(self, chunks: int, *, keep_sound: bool) -> None:
+        """The latest `chunks` were never taken: their sound waits again, or is forgotten."""
         sound = [self.taken.pop() for _ in range(chunks)][::-1]
         self.samples = torch.cat([*sound, self.samples], dim=1)
+        if not keep_sound and self.contract.hears:
+            past, rest = self.past_samples, self.past_samples + chunks * self.chunk_samples
+            self.samples = torch.cat([self.samples[:, :past], self.samples[:, rest:]], dim=1)
         self.num_chunks -= chunks
 
     def nothing(self) -> Conditions:
         """Conditions in the shape of a chunk's, of which none is given."""
         return nothing_given(self.contract.dit, self.contract.pattern.chunk_frames, like=self.like)
+
+    def _voices(self) -> dict[str, Float[Tensor, "1 f k"]]:
+        """Windows of the next chunk's sound by the conditions that they are."""
+        samples = self.samples[:, : self.past_samples + self.chunk_samples + self.lookahead_samples]
+        audio, stride = self.contract.audio, self.contract.vae.temporal_stride
+        windows = chunk_windows(continued_features(samples, audio), audio, temporal_stride=stride)
+        voices = dict(zip(VOICES, to_device(windows, self.like.device, self.like.dtype)[:, None], strict=True))
+        specs = self.contract.dit.of_rate("frame")
+        return {spec.name: voices[spec.name] for spec in specs if spec.encoder == "speech"}
 
     def _action(self) -> Float[Tensor, "1 f a"] | None:
         """Of the next chunk's latent frames; None of a model that is told none."""

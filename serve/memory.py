@@ -3,23 +3,27 @@
 from pathlib import Path
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from serve.artifact import Artifact
+from serve.decoder import blank_memory
 
 MEMORY = Path("/proc/meminfo")
 
 
 def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int) -> int:
-    """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's state; of a
+    """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's memory; of a
     model with a text condition also the text, its keys and values, and what recache needs (`serve.history`)."""
     contract, pattern = artifact.contract, artifact.contract.pattern
     element = artifact.dit.head.weight.element_size()
     width = contract.dit.num_layers * contract.dit.dim * element
     frames = 2 * (pattern.sink_frames + pattern.ring_frames + undo_chunks * pattern.chunk_frames) + pattern.sink_frames
     latent = torch.empty(1, 1, contract.dit.in_channels, *contract.latent_grid, device="meta")
-    state = sum(part.nbytes for part in artifact.vae.initial_state(latent.to(artifact.vae.mean.dtype)))
+    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: nothing is computed or allocated
+        memory = blank_memory(artifact.vae, contract.resolution.shape)
+    constant, moving = (sum(part.nbytes for part in parts) for parts in (memory.constant, memory.moving))
     reference = latent.numel() * element
-    own = frames * contract.num_patches * width + reference + (1 + undo_chunks) * state
+    own = frames * contract.num_patches * width + reference + constant + (1 + undo_chunks) * moving
     if not contract.dit.of_rate("tokens"):
         return own
     prompt = text_tokens * (2 * width + 2 * contract.dit.width("text") * element)  # the text, and the empty prompt

@@ -64,11 +64,11 @@ class Pipeline:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def start(self, portrait: UInt8[np.ndarray, "h w 3"]) -> None:
+    def start(self, portrait: UInt8[np.ndarray, "h w 3"], text: Float[Tensor, "1 s t"] | None = None) -> None:
         """As `Engine.start`, once all that was under way has ended; errors of the old stream are forgotten."""
         self.drain()
         self._fixed, self._decoded = None, []
-        self.denoiser.submit(self.engine.start, portrait).result()
+        self.denoiser.submit(self.engine.start, portrait, text).result()
 
     def step(self) -> "Future[Frames]":
         """Begin the engine's next chunk and return at once; the result is its pixel frames.

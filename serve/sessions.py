@@ -129,8 +129,8 @@ class Sessions:
             ValueError: as `Engine.set_prompt`.
         """
         session = self.running[name]
-        session.engine.set_prompt(text)
-        return Receipt(session.generation, self.clock(), session.number)
+        applied = session.engine.set_prompt(text)
+        return Receipt(session.generation, self.clock(), applied.chunk)
 
     def interrupt(self, name: str) -> Receipt:
         """A new generation: frames of the old one are stale wherever they are, and what was to be said is silence."""
@@ -180,9 +180,7 @@ class Sessions:
         """Seconds of a chunk on this machine now, when nothing else of ours runs."""
         engine, took = self.free[0], []
         engine.start(self.contract.resolution.black())
-        silence = np.zeros(2 * MEASURED_CHUNKS * engine.chunk_samples, np.float32)
-        engine.push(silence, silence)
-        engine.finish()
+        engine.push_silence(2 * MEASURED_CHUNKS * engine.chunk_samples + engine.lookahead_samples)
         for _ in range(2 * MEASURED_CHUNKS):
             begin = time.perf_counter()
             engine.step()

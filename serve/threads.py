@@ -26,12 +26,11 @@ def choose_threads(engine: Engine) -> int:
     """
     if engine.device.type != "cpu" or VARIABLE in os.environ:
         return torch.get_num_threads()
-    chunk = np.zeros(engine.chunk_samples, np.float32)
     engine.start(engine.contract.resolution.black())
-    engine.push(np.zeros(engine.lookahead_samples, np.float32), np.zeros(engine.lookahead_samples, np.float32))
+    engine.push_silence(engine.lookahead_samples)
 
     def step() -> None:
-        engine.push(chunk, chunk)
+        engine.push_silence(engine.chunk_samples)
         engine.step()
 
     chosen = fastest(step, most=len(os.sched_getaffinity(0)))

@@ -7,19 +7,19 @@ from gwm.rollout import Rollout
 
 
 class UndoLog:
-    """What `depth` chunks changed in cache and decoder, in storage that is allocated once.
+    """What `depth` chunks changed in cache and decoder (its `moving` memory), in storage that is allocated once.
 
     A ring has no empty slots to put them in: valid slots must stay a prefix. Copying aside what a chunk overwrites
     costs as much as the chunk's own keys and values.
     """
 
-    def __init__(self, rollout: Rollout, decoder_state: tuple[Tensor, ...], depth: int) -> None:
-        self.rollout, self.decoder_state, self.depth = rollout, decoder_state, depth
+    def __init__(self, rollout: Rollout, moving: tuple[Tensor, ...], depth: int) -> None:
+        self.rollout, self.moving, self.depth = rollout, moving, depth
         cache, self.chunk_frames = rollout.cache, rollout.contract.pattern.chunk_frames
         layers, batch_size, _, heads, head_dim = cache.k.shape
         shape = (2, depth, layers, batch_size, self.chunk_frames * cache.patches, heads, head_dim)
         self.evicted = torch.empty(shape, device=cache.k.device, dtype=cache.k.dtype)
-        self.decoded = tuple(part.new_empty(depth, *part.shape) for part in decoder_state)
+        self.decoded = tuple(part.new_empty(depth, *part.shape) for part in moving)
         self.clear()
 
     def clear(self) -> None:
@@ -30,7 +30,7 @@ class UndoLog:
     def keep_decoder(self) -> None:
         """Copy aside what the decoder remembers before the next chunk."""
         if self.depth:
-            for kept, part in zip(self.decoded, self.decoder_state, strict=True):
+            for kept, part in zip(self.decoded, self.moving, strict=True):
                 kept[self.num_decoded % self.depth].copy_(part)
             self.num_decoded += 1
 
@@ -69,5 +69,5 @@ class UndoLog:
         """Put the decoder back by `chunks`."""
         if chunks:
             self.num_decoded -= chunks
-            for kept, part in zip(self.decoded, self.decoder_state, strict=True):
+            for kept, part in zip(self.decoded, self.moving, strict=True):
                 part.copy_(kept[self.num_decoded % self.depth])

@@ -21,6 +21,7 @@ EXPERIMENTS = {  # and the stages they are for
     "sync": ["sync"],
     "character_256": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "regression"],
     "character_blinks": ["regression"],
+    "character_motion": ["bidirectional", "causal", "consistency", "dmd", "long"],
     "character_s": ["bidirectional", "causal", "consistency", "dmd", "regression"],
     "dmd_single_gpu": ["dmd"],
 }
@@ -76,9 +77,13 @@ def test_an_option_of_distillation_composes_and_names_real_arguments(stage: str,
     assert name not in composed("train", [f"stage={stage}"]).stage, "off by default"
 
 
-def test_the_ladder_names_every_rung_once():
-    rungs = composed("ladder", ["runs=r", "shards=s"]).rungs
-    assert check_targets(OmegaConf.to_container(rungs, resolve=False)) == len({rung.run for rung in rungs}) == 9
+def test_the_comparison_names_every_variant_once():
+    variants = composed("comparison", ["runs=r", "shards=s"]).variants
+    assert (
+        check_targets(OmegaConf.to_container(variants, resolve=False))
+        == len({variant.run for variant in variants})
+        == 9
+    )
 
 
 def test_every_experiment_is_tested_here_or_is_a_recipe():

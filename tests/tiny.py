@@ -5,21 +5,21 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from gwm.autoencoders.haar import HaarAutoencoder, HaarConfig
 from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Conditions
 from gwm.condition.spec import ConditionSpec, in_order
-from gwm.config import AudioConfig, DiTConfig, VAEConfig
+from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.resolution import Resolution
-from gwm.vae import VAE
 
 GRID = (4, 6)  # rows and columns of latents: on a square grid, rows and columns could be exchanged
 PATCHES = 6  # tokens per latent frame: the grid in patches of 2 x 2
-RESOLUTION = Resolution(GRID[0] * VAEConfig.spatial_stride, GRID[1] * VAEConfig.spatial_stride)
+RESOLUTION = Resolution(GRID[0] * HaarConfig.spatial_stride, GRID[1] * HaarConfig.spatial_stride)
 AUDIO = AudioConfig(num_mels=3, hops_per_frame=1)
-SPEECH = AUDIO.window_features(VAEConfig.temporal_stride)
-VAE_SHAPE = VAEConfig(latent_channels=4, channels=(4, 6, 8), latents_mean=(0.1,) * 4, latents_std=(0.7,) * 4)
+SPEECH = AUDIO.window_features(HaarConfig.temporal_stride)
+VAE_SHAPE = HaarConfig(latent_channels=4, channels=(4, 6, 8), latents_mean=(0.1,) * 4, latents_std=(0.7,) * 4)
 
 
 def voices(width: int) -> tuple[ConditionSpec, ...]:
@@ -69,9 +69,9 @@ def tiny_dit(config: DiTConfig = DIT) -> DiT:
     return model
 
 
-def tiny_vae(config: VAEConfig = VAE_SHAPE) -> VAE:
-    vae = lively(VAE(config))
-    assert isinstance(vae, VAE)
+def tiny_vae(config: HaarConfig = VAE_SHAPE) -> HaarAutoencoder:
+    vae = lively(HaarAutoencoder(config))
+    assert isinstance(vae, HaarAutoencoder)
     return vae
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from data.batch import PixelBatch
 from data.shards import Clip, decode_frames, read_samples
 from data.storage import Location
-from gwm.config import VAEConfig
-from gwm.pixels import to_float, to_uint8
-from gwm.vae import BANDS, VAE, to_bands
+from gwm.autoencoders.haar import BANDS, HaarAutoencoder, HaarConfig, to_bands
+from gwm.autoencoders.protocol import KIND
+from gwm.pixels import to_float, to_tensor
+from gwm.transfer import to_host
 from train.generate import Played
 from train.network import load_vae
 from train.noise import gaussian_like, sample_generators
@@ -77,21 +78,21 @@ class AutoencoderStage(L.LightningModule):
     def __init__(
         self,
         *,
-        config: VAEConfig,
+        config: HaarConfig,
         init: str | None,
         latent_noise: float,
         latent_penalty: float,
         motion: float,
         gradient: float,
         change: float,
-        network: partial[Trainee[VAE]],
+        network: partial[Trainee[HaarAutoencoder]],
         seed: int,
     ) -> None:
         super().__init__()
-        vae = VAE(config) if init is None else load_vae(init).train().requires_grad_(True)
-        if not isinstance(vae, VAE):
-            raise ValueError(f"init={init} must be an autoencoder of gwm: published ones are used as they are.")
-        self.network = network(vae)
+        vae = HaarAutoencoder(config) if init is None else load_vae(init)
+        if not isinstance(vae, HaarAutoencoder):
+            raise ValueError(f"init={init} is of family={vae.config.family}, must be haar: this stage trains that one.")
+        self.network = network(vae.train().requires_grad_(True))
         self.latent_noise, self.latent_penalty = latent_noise, latent_penalty
         self.weighting = {"motion": motion, "gradient": gradient, "change": change}
         self.fitted, self.seed = init is not None, seed
@@ -104,7 +105,7 @@ class AutoencoderStage(L.LightningModule):
 
     def training_step(self, batch: PixelBatch, batch_idx: int) -> Float[Tensor, ""]:
         generators = sample_generators(self.seed, batch, self.device)
-        latents = self.network.model.encode(batch.pixel_frames)
+        latents = self.network.model.encode_pixels(batch.pixel_frames)
         noisy = latents + self.latent_noise * gaussian_like(latents, generators)
         decoded, _ = self.network.model.decode_at_once(noisy, self.network.model.initial_state(noisy))
         loss = reconstruction_loss(decoded, batch.pixel_frames, **self.weighting)
@@ -119,24 +120,30 @@ class AutoencoderStage(L.LightningModule):
         return self.network.optimizers()
 
     @torch.no_grad()
-    def decode(self, model: VAE, clips: list[Clip], data: Any, *, batch_size: int, swap_voices: bool = False) -> Played:
+    def decode(
+        self, model: HaarAutoencoder, clips: list[Clip], data: Any, *, batch_size: int, swap_voices: bool = False
+    ) -> Played:
         """Held-out clips through encoder and decoder."""
-        decoded = [model.decode(model.encode(to_float(clip.frames)[None]))[0][0] for clip in clips]
-        return [to_uint8(frames) for frames in decoded], [0] * len(clips)
+        decoded = []
+        for clip in clips:
+            reference = model.encode_reference(to_tensor(clip.reference)[None])
+            latents = model.encode(to_tensor(clip.frames)[None], reference)
+            decoded.append(to_host(model.decode(latents, model.begin(reference))[0][0]).numpy())
+        return decoded, [0] * len(clips)
 
-    def weights(self) -> tuple[VAE, dict[str, Any]]:
+    def weights(self) -> tuple[HaarAutoencoder, dict[str, Any]]:
         """The averaged autoencoder with its latent statistics measured on training clips."""
         normalised = with_statistics(self.network.trained, self.trainer.datamodule.shards)  # type: ignore[attr-defined]
-        return normalised, {"kind": "vae", "config": normalised.config.to_json()}
+        return normalised, {"kind": KIND, "config": normalised.config.to_json()}
 
 
-def first_clips(shards: Location, vae: VAE) -> Iterator[Float[Tensor, "1 t 3 h w"]]:
+def first_clips(shards: Location, vae: HaarAutoencoder) -> Iterator[Float[Tensor, "1 t 3 h w"]]:
     for sample in islice(read_samples(shards, "train"), STATISTICS_CLIPS):
         yield to_float(decode_frames(sample["mp4"]))[None].to(vae.mean)
 
 
 @torch.no_grad()
-def fit_patches(vae: VAE, clips: Iterable[Float[Tensor, "1 t 3 h w"]]) -> None:
+def fit_patches(vae: HaarAutoencoder, clips: Iterable[Float[Tensor, "1 t 3 h w"]]) -> None:
     """Start the linear part at the principal components of the clips' 8x8 patches, each patch weighted by how much it
     moves. Latents then have deviation 1, and decoding is the best that a linear one can be."""
     size, layer, inverse = vae.config.spatial_stride, vae.encoder.patch, vae.decoder.unpatch
@@ -168,15 +175,15 @@ def fit_patches(vae: VAE, clips: Iterable[Float[Tensor, "1 t 3 h w"]]) -> None:
 
 
 @torch.no_grad()
-def with_statistics(vae: VAE, shards: Location) -> VAE:
+def with_statistics(vae: HaarAutoencoder, shards: Location) -> HaarAutoencoder:
     """A copy whose latents have mean 0 and mean square 1 over the first training clips of `shards`, each channel with a
     deviation in proportion to what it adds to the picture. Equal deviations would make the diffusion model spend its
     width on the many faint channels."""
-    raw = torch.cat([(vae.encode(clip) * vae.std + vae.mean)[0] for clip in first_clips(shards, vae)])
+    raw = torch.cat([(vae.encode_pixels(clip) * vae.std + vae.mean)[0] for clip in first_clips(shards, vae)])
     mean, std = raw.mean(dim=(0, 2, 3)), raw.std(dim=(0, 2, 3))
     share = std * vae.decoder.unpatch.weight.flatten(1).norm(dim=1)
     std = std / (share / share.square().mean().sqrt())
     config = replace(vae.config, latents_mean=tuple(mean.tolist()), latents_std=tuple(std.tolist()))
-    normalised = VAE(config)
+    normalised = HaarAutoencoder(config)
     normalised.load_state_dict(vae.state_dict())
     return normalised.eval()

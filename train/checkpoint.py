@@ -25,7 +25,7 @@ FREE_KEYS = (
     "resume",
     "checkpoint",
     "progress",
-    "pace",
+    "throughput",
     "finish",
     "plan",
     "planner",

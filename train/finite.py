@@ -23,7 +23,7 @@ class FiniteNumbers(L.Callback):
     The step at which either first was not finite is kept on the device, so that a GPU need not wait for the host. It is
     read at every step on a CPU; on a GPU when the log is written, for which the host waits anyway, and before every
     checkpoint: none is written after that step. All devices stop together. DeepSpeed keeps gradients to itself: there
-    the loss of the next step tells.
+    the loss of the next step shows.
     """
 
     def __init__(self, output: Path) -> None:

@@ -19,7 +19,7 @@ from data.manifest import read_manifest
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_samples
 from data.storage import Location
-from gwm.autoencoder import autoencoder_config
+from gwm.autoencoders.families import autoencoder_config
 from gwm.contract import Contract
 from gwm.lora import merged
 from gwm.metrics.identity import share, stranger_similarity
@@ -76,7 +76,7 @@ def held_out(shards: Location, resolution: Resolution, count: int) -> list[Clip]
 
 def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: int) -> dict[str, float]:
     """Means over clips of what a stage made of them, and the standard errors of those that gates rule, person by
-    person: they differ much between people, and a few clips tell little."""
+    person: they differ much between people, and a few clips say little."""
     rows = []
     for frames, clip, start in zip(played[0], clips, played[1], strict=True):
         part = slice(start, start + len(frames))

@@ -11,11 +11,12 @@ from data.batch import LatentBatch, latent_batch
 from data.encoding import ImageEncoder, TextEncoder, encode_clip
 from data.latents import with_windows
 from data.shards import Clip
-from gwm.autoencoder import Autoencoder
+from gwm.autoencoders.protocol import Autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.pixels import to_uint8
+from gwm.pixels import to_tensor
 from gwm.rollout import Rollout
+from gwm.transfer import to_host
 
 Played = tuple[list[UInt8[np.ndarray, "f h w 3"]], list[int]]  # pixels of clips, and the clips' frames they begin at
 
@@ -76,6 +77,8 @@ def play_clips(
         if swap_voices:
             batch.conditions["frame.agent"] = batch.conditions["frame.agent"].roll(1, dims=0)
         latents = stream(model, contract, batch, num_frames=batch.x0.shape[1], seed=seed)
-        frames += [to_uint8(played) for played in vae.decode(latents, vae.state_after(batch.reference))[0]]
+        images = torch.stack([to_tensor(clip.reference) for clip in clips[at : at + batch_size]])
+        pixel_frames, _ = vae.decode(latents, vae.begin(vae.encode_reference(images)))
+        frames += list(to_host(pixel_frames).numpy())
         starts += [start] * len(latents)
     return frames, starts

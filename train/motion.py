@@ -21,10 +21,10 @@ from data.motion import read_pair
 from data.motion_batch import MotionBatch, MotionData, collate, draw_pictures
 from gwm.autoencoders.motion.basis import RidgeFit
 from gwm.autoencoders.motion.code import POSE, physical, place
-from gwm.autoencoders.motion.codec import KIND
 from gwm.autoencoders.motion.config import MotionConfig
 from gwm.autoencoders.motion.network import Features, MotionNetwork, conv
 from gwm.autoencoders.motion.warp import places, sample, whole
+from gwm.autoencoders.protocol import KIND
 from gwm.metrics.distance import PerceptualDistance
 from gwm.weights import load_weights, save_weights, write_json
 from train.checkpoint import read_checkpoint

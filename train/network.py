@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gwm.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder
+from gwm.autoencoders.families import load_autoencoder
+from gwm.autoencoders.protocol import Autoencoder, AutoencoderConfig
 from gwm.chunks import whole_clip
 from gwm.condition.spec import ConditionSpec, specs_of
 from gwm.config import AudioConfig, DiTConfig
@@ -47,7 +48,7 @@ class Base:
     """What a stage must know that starts from published weights, or from none."""
 
     model: dict[str, Any]  # shape, with the conditions to be added
-    vae: str
+    vae: str | AutoencoderConfig  # a folder, or the shape of one that is trained elsewhere: codes need no autoencoder
     speech: str  # a trained ear
     audio: AudioConfig
     resolution: Resolution
@@ -55,7 +56,7 @@ class Base:
 
     def contract(self) -> Contract:
         """That of a model which sees whole clips behind a reference image."""
-        vae = load_vae(self.vae).config
+        vae = load_vae(self.vae).config if isinstance(self.vae, str) else self.vae
         return Contract(
             dit=dit_config(vae, self.audio, **self.model),
             vae=vae,

@@ -13,8 +13,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.dit import DiT
-from gwm.vae import VAE
 from train.checkpoint import read_checkpoint
 
 
@@ -23,7 +23,7 @@ def shard(networks: nn.Module, mesh: DeviceMesh) -> None:
     for network in list(networks.modules()):
         if isinstance(network, DiT):
             parts: list[nn.Module] = [*network.blocks, network]
-        elif isinstance(network, VAE):
+        elif isinstance(network, HaarAutoencoder):
             parts = [network.encoder, network.decoder]  # its own methods are not `forward`
         else:
             continue

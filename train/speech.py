@@ -1,4 +1,4 @@
-"""The ear: a small network that tells visemes from speech, trained once and frozen in every video model."""
+"""The speech encoder: a small classifier of visemes from speech, trained once and frozen in every video model."""
 
 from functools import partial
 from pathlib import Path

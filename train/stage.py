@@ -23,7 +23,7 @@ class DiTStage(L.LightningModule):
 
     @property
     def hears(self) -> bool:
-        return self.contract.dit.speech_width > 0
+        return self.contract.hears
 
     def configure_optimizers(self) -> Any:  # Lightning's own union of a dozen types
         return self.network.optimizers()

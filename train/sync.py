@@ -1,4 +1,4 @@
-"""The judge of lip-sync: a network that tells which mouth belongs to which voice, by contrast with other moments."""
+"""The judge of lip-sync: a network that decides which mouth belongs to which voice, by contrast with other moments."""
 
 from functools import partial
 from pathlib import Path
@@ -66,8 +66,8 @@ class SyncStage(L.LightningModule):
 
 @torch.no_grad()
 def judge_sync(net: SyncNet, mouths: list[Mouth]) -> dict[str, Any]:
-    """How well matched sound is told from sound shifted by 5 to 15 frames: areas under the ROC curve, of whole clips
-    and of single windows of 0.2 s; and how often the lag of a clip is found to a frame."""
+    """How well matched sound and sound shifted by 5 to 15 frames are separated: areas under the ROC curve, of whole
+    clips and of single windows of 0.2 s; and how often the lag of a clip is found to a frame."""
     if not mouths:
         return {"clips": 0, "not_measured": ["auc", "auc_window", "lag_found"]}
     shifts = [lag for lag in range(-MAX_LAG, MAX_LAG + 1) if abs(lag) >= LEAST_SHIFT]

@@ -14,15 +14,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.batch import TEXT_TOKENS
-from gwm.autoencoder import AutoencoderConfig, autoencoder_config
+from gwm.autoencoders.families import autoencoder_config
+from gwm.autoencoders.haar import HaarAutoencoder, HaarConfig
+from gwm.autoencoders.protocol import KIND, AutoencoderConfig
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.clip import clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
-from gwm.config import AudioConfig, DiTConfig, VAEConfig
+from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.resolution import Resolution
-from gwm.vae import VAE
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
 from gwm.weights import is_written_here, read_header
 from train.autoencoder import reconstruction_loss
@@ -106,7 +107,7 @@ def random_conditions(
 def planned_contract(
     *,
     init: str,
-    vae: str,
+    vae: str | AutoencoderConfig,
     model: dict[str, Any],
     audio: AudioConfig,
     resolution: Resolution,
@@ -121,7 +122,7 @@ def planned_contract(
     if is_written_here(Path(init)):
         found = Contract.from_json(read_header(Path(init), kind="dit")["contract"])
         return found if inherits else found.replace(pattern=pattern)
-    vae_config = planned_autoencoder(Path(vae), model)
+    vae_config = planned_autoencoder(Path(vae), model) if isinstance(vae, str) else vae
     return Contract(
         dit=dit_config(vae_config, audio, **model),
         vae=vae_config,
@@ -138,9 +139,9 @@ def planned_contract(
 def planned_autoencoder(folder: Path, model: dict[str, Any]) -> AutoencoderConfig:
     """What a stage left there; else the published one for whose latents the model is shaped, or gwm's own."""
     if is_written_here(folder):
-        return autoencoder_config(read_header(folder, kind="vae")["config"])
+        return autoencoder_config(read_header(folder, kind=KIND)["config"])
     published = {config.latent_channels: config for config in (WAN2_1_VAE, WAN2_2_VAE)}
-    return published[model["in_channels"]] if "in_channels" in model else VAEConfig()
+    return published[model["in_channels"]] if "in_channels" in model else HaarConfig()
 
 
 def clips_of(contract: Contract, batch_size: int, num_frames: int) -> RandomClips:
@@ -174,14 +175,14 @@ def flow_work(clips: RandomClips, pattern: ChunkPattern, *, teacher_forcing: boo
     return Work([model], [], [Pass(loss)], clips.tokens)
 
 
-def autoencoder(config: VAEConfig, *, batch_size: int, crops_per_clip: int, crop_frames: int, crop_size: int) -> Work:
+def autoencoder(config: HaarConfig, *, batch_size: int, crops_per_clip: int, crop_frames: int, crop_size: int) -> Work:
     """As `train.autoencoder`; its tokens are latent cells."""
-    vae = VAE(config)
+    vae = HaarAutoencoder(config)
     num_crops = batch_size * crops_per_clip
     pixel_frames = torch.rand(num_crops, crop_frames, 3, crop_size, crop_size) * 2 - 1
 
     def loss() -> Tensor:
-        latents = vae.encode(pixel_frames)
+        latents = vae.encode_pixels(pixel_frames)
         noisy = latents + 0.05 * torch.randn_like(latents)
         decoded, _ = vae.decode_at_once(noisy, vae.initial_state(noisy))
         penalty = 1e-4 * latents.square().mean()

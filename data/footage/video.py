@@ -1,4 +1,4 @@
-"""A file of a folder of videos: opened, and its pictures told apart from what is no clip."""
+"""A file of a folder of videos: opened, and its pictures separated from what is no clip."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Speech windows to features that tell what the mouth does: one small network for both streams, frozen in the DiT."""
+"""Speech windows to features that say what the mouth does: one small network for both streams, frozen in the DiT."""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ STRIDE = 4  # hops that become one step
 class SpeechEncoder(nn.Module):
     """A log-mel window to features of mean 0 and mean square 1, and to its loudness over time.
 
-    Trained on speech alone to tell the visemes of its frames (`stage=speech`). Speech costs a hundredth of what a
+    Trained on speech alone to classify the visemes of its frames (`stage=speech`). Speech costs a hundredth of what a
     rendered or encoded video costs, so a video model need not learn to hear from the few voices of its clips.
     """
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-STILL = 1e-6  # standard deviation below which a mouth does not move: no correlation can be told
+STILL = 1e-6  # standard deviation below which a mouth does not move: there is no correlation
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def read_geometry(path: Path, *, names: Collection[str] = ()) -> DiTConfig:
     """The shape that a `config.json` of either layout describes.
 
     Args:
-        names: of the checkpoint's tensors, by which the original release's image-to-video models are told apart: its
+        names: of the checkpoint's tensors, by which the original release's image-to-video models are recognised: its
             config.json is the same for Wan 2.1, which attends to CLIP, and for Wan 2.2, which does not.
 
     Raises:

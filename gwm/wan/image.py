@@ -10,10 +10,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from gwm.autoencoder import Autoencoder
 from gwm.tensor_files import read_json
 from gwm.wan.files import folder_digest
 from gwm.wan.pretrained import load_encoder
+from gwm.wan.vae import WanVAE
 
 KINDS = ("clip", "clip_vision_model")
 MASK_CHANNELS = 4  # one for each pixel frame of a latent frame: 1 where it is given
@@ -21,12 +21,12 @@ MASK_CHANNELS = 4  # one for each pixel frame of a latent frame: 1 where it is g
 
 @torch.no_grad()
 def image_channels(
-    vae: Autoencoder, image: Float[Tensor, "b 3 h w"], num_frames: int
+    vae: WanVAE, image: Float[Tensor, "b 3 h w"], num_frames: int
 ) -> tuple[Float[Tensor, "b 1 g _ _"], Float[Tensor, "b f g _ _"]]:
     """Mask and latents of a clip that shows the image and then nothing: of its own frame, and of `num_frames` latent
     frames after it."""
     nothing = image.new_zeros(len(image), num_frames * vae.config.temporal_stride, *image.shape[1:])
-    own, after = vae.encode_image(image), vae.encode_after(image, nothing)
+    own, after = vae.encode_pixels(image[:, None]), vae.encode_pixels(torch.cat([image[:, None], nothing], 1))[:, 1:]
     return _behind_mask(own, given=True), _behind_mask(after, given=False)
 
 

@@ -1,4 +1,4 @@
-"""Wan's autoencoders behind the interface of `gwm.vae.VAE`: diffusers' layers, the stream's state outside of them."""
+"""Family `wan`: Wan's autoencoders, that is diffusers' layers, with the stream's state outside of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from gwm.autoencoders.protocol import Memory, Reference
 from gwm.optional import optional_module
+from gwm.pixels import as_bytes, as_float
 from gwm.wan.files import component, read_tensors
+from gwm.wan.fused import fuse
 from gwm.wan.state_dict import described
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE, WanVAEConfig, diffusers_arguments, read_vae_config
 from gwm.wan.vae_keys import diffusers_key
@@ -47,7 +50,42 @@ class WanVAE(nn.Module):
         self.register_buffer("mean", torch.tensor(config.latents_mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config.latents_std)[:, None, None], persistent=False)
 
-    def encode(self, pixel_frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f c _ _"]:
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.mean.dtype
+
+    def encode_reference(self, image: UInt8[Tensor, "b h w 3"]) -> Reference:
+        """The image is the first frame of a clip; frames after it are encoded together with it."""
+        frame = as_float(image).to(self.mean)[:, None]
+        return Reference(self.encode_pixels(frame), features=(frame,))
+
+    def encode(self, pixel_frames: UInt8[Tensor, "b t h w 3"], reference: Reference) -> Float[Tensor, "b f c _ _"]:
+        (frame,) = reference.features
+        return self.encode_pixels(torch.cat([frame, as_float(pixel_frames).to(self.mean)], dim=1))[:, 1:]
+
+    def begin(self, reference: Reference) -> Memory:
+        """The reference's own latent is decoded: every frame from here on is four."""
+        return Memory(constant=(), moving=self.decode_pixels(reference.latent)[1])
+
+    def decode(self, latents: Float[Tensor, "b f c h w"], memory: Memory) -> tuple[UInt8[Tensor, "b t _ _ 3"], Memory]:
+        pixel_frames, moving = self.decode_pixels(latents, memory.moving)
+        return as_bytes(pixel_frames), Memory(memory.constant, moving)
+
+    def from_latent(self, latent: Float[Tensor, "b 1 c h w"]) -> Reference:
+        return Reference(latent, features=())
+
+    def fuse(self) -> None:
+        if self.device.type == "cuda":
+            fuse(self.model.decoder)
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        self.to(dtype)
+
+    def encode_pixels(self, pixel_frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f c _ _"]:
         """1 + 4 k pixel frames in [-1, 1] to 1 + k normalised latents (the posterior's mode).
 
         Raises:
@@ -63,15 +101,6 @@ class WanVAE(nn.Module):
         moments = self.model.encode(rearrange(pixel_frames, "b t c h w -> b c t h w")).latent_dist
         return (rearrange(moments.mode(), "b c f h w -> b f c h w") - self.mean) / self.std
 
-    def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 c _ _"]:
-        return self.encode(image[:, None])
-
-    def encode_after(
-        self, image: Float[Tensor, "b 3 h w"], pixel_frames: Float[Tensor, "b t 3 h w"]
-    ) -> Float[Tensor, "b f c _ _"]:
-        """Latents of 4 k pixel frames that follow a reference image, without the image's own."""
-        return self.encode(torch.cat([image[:, None], pixel_frames], dim=1))[:, 1:]
-
     def initial_state(self, latents: Float[Tensor, "b f c h w"]) -> WanVAEState:
         """What the convolutions see before the first frame of a stream with latents of this shape and type."""
         b, _, _, h, w = latents.shape
@@ -80,11 +109,7 @@ class WanVAE(nn.Module):
             for conv, scale in _causal_convolutions(self.model.decoder)
         )
 
-    def state_after(self, reference: Float[Tensor, "b 1 c h w"]) -> WanVAEState:
-        """State of a stream whose first latent frame was a reference image's: every frame from here on is four."""
-        return self.decode(reference)[1]
-
-    def decode(
+    def decode_pixels(
         self, latents: Float[Tensor, "b f c h w"], state: Sequence[Tensor] | None = None
     ) -> tuple[Float[Tensor, "b t 3 _ _"], WanVAEState]:
         """Latents to pixel frames (about [-1, 1], not clamped), and the state to pass with the next chunk. Without a

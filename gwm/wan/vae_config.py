@@ -8,7 +8,6 @@ from typing import Any, Literal
 from gwm.json_config import JsonConfig
 from gwm.tensor_files import read_json
 
-FAMILY = "wan"
 # Config.json of diffusers may repeat these; another value is another architecture.
 FIXED: dict[str, Any] = {"attn_scales": [], "dropout": 0.0, "scale_factor_temporal": 4}
 
@@ -20,7 +19,7 @@ class WanVAEConfig(JsonConfig):
     Its latents are normalised with `latents_mean` and `latents_std`, as the transformers were trained.
     """
 
-    family: Literal["wan"] = FAMILY  # in a contract's JSON, tells this shape from that of gwm's own autoencoder
+    family: Literal["wan"] = "wan"
     latent_channels: int
     base_dim: int
     decoder_base_dim: int

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs.command.main import command
 from serve.bench.case import Case
+from serve.bench.compare import compare_batches, compare_blocks, compare_caches, compare_variants
 from serve.bench.kernels import compare_kernels
-from serve.bench.ladder import climb, compare_batches, compare_blocks, compare_caches
 from serve.bench.live_artifact import measure_artifact
 from serve.bench.measure import measure
 from serve.bench.peers import absent
@@ -38,7 +38,7 @@ def bench(
     *,
     name: str,
     cases: list[Case],
-    ladders: list[Case],
+    variants: list[Case],
     soaks: list[Soak],
     artifact: str | None,
     stopwatch: Stopwatch,
@@ -74,10 +74,15 @@ def bench(
     done = [row for row in rows if "failed" not in row]
     for row in done[:1]:
         add("sessions", row["case"], partial(_simulated, row, streams), policy_table)
-    for case in ladders:
+    for case in variants:
         if stopwatch.device.type == "cuda":
             add("kernels", case.name, partial(compare_kernels, case, stopwatch, rounds=rounds), kernel_table)
-        add("ladders", case.name, partial(climb, case, stopwatch, rounds=rounds, compile=compile), ratio_table)
+        add(
+            "variants",
+            case.name,
+            partial(compare_variants, case, stopwatch, rounds=rounds, compile=compile),
+            ratio_table,
+        )
         add("batches", case.name, partial(compare_batches, case, stopwatch, rounds=rounds), ratio_table)
         add("caches", case.name, partial(compare_caches, case, stopwatch, rounds=rounds), ratio_table)
         if "diffusers" not in absent(case):
@@ -103,7 +108,7 @@ def main(cfg: DictConfig) -> None:
     dtype, device = values.pop("dtype"), values.pop("device") or ("cuda" if torch.cuda.is_available() else "cpu")
     stopwatch = Stopwatch(torch.device(device), values.pop("clock"))
     shapes: dict[str, list[Any]] = {
-        part: [Case(**({"dtype": dtype} | case)) for case in values.pop(part)] for part in ("cases", "ladders")
+        part: [Case(**({"dtype": dtype} | case)) for case in values.pop(part)] for part in ("cases", "variants")
     }
     soaks = [
         Soak(case=Case(**({"dtype": dtype} | plan["case"])), chunks=plan["chunks"]) for plan in values.pop("soaks")

@@ -75,7 +75,7 @@ async def start_talking(page: Any) -> None:
 
 
 async def knock(browser: Any, url: str) -> dict[str, Any]:
-    """What somebody is told who presses start on a further page: status, Retry-After, and the message on the page."""
+    """What a visitor sees who presses start on a further page: status, Retry-After, and the message on the page."""
     page = await open_page(browser, url)
     async with page.expect_response("**/v1/realtime_sessions") as waiting:
         await page.click("#start")

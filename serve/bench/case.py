@@ -8,10 +8,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from gwm.autoencoder import Autoencoder, build_autoencoder
+from gwm.autoencoders.families import build_autoencoder
+from gwm.autoencoders.haar import HaarConfig
+from gwm.autoencoders.protocol import Autoencoder
 from gwm.chunks import ChunkPattern
 from gwm.condition.spec import ConditionSpec
-from gwm.config import AudioConfig, DiTConfig, VAEConfig
+from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.resolution import Resolution
@@ -103,10 +105,10 @@ class Case:
         channels = dit.in_channels
         return Contract(
             dit=dit,
-            vae=VAEConfig(latent_channels=channels, latents_mean=(0.0,) * channels, latents_std=(1.0,) * channels),
+            vae=HaarConfig(latent_channels=channels, latents_mean=(0.0,) * channels, latents_std=(1.0,) * channels),
             audio=AUDIO,
             pattern=ChunkPattern(chunk_frames=self.chunk_frames, window_chunks=window),
-            resolution=Resolution(*(VAEConfig.spatial_stride * cells for cells in self.grid)),
+            resolution=Resolution(*(HaarConfig.spatial_stride * cells for cells in self.grid)),
             sigmas=SIGMAS[self.steps],
             solver="renoise",
             context="clean",
@@ -121,5 +123,7 @@ def random_models(contract: Contract, *, device: torch.device, dtype: torch.dtyp
     for model in models:
         for parameter in model.parameters():
             nn.init.normal_(parameter, std=0.02)
-        model.to(dtype).eval().requires_grad_(False)
+        model.eval().requires_grad_(False)
+    models[0].to(dtype)
+    models[1].compute_in(dtype)
     return models

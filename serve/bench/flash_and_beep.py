@@ -18,11 +18,13 @@ from aiohttp import web
 from jaxtyping import UInt8
 
 from gwm.resolution import Resolution
+from serve.applied import Applied
 from serve.bench.browser import open_browser, open_page, start_talking
 from serve.bench.live_numbers import SETTLE_S, drift, paired
 from serve.live.admission import Admission
 from serve.live.agent import Services, TurnTaking
 from serve.live.api import Api
+from serve.live.changes import Change, ChangeRefusedError
 from serve.live.characters import Character
 from serve.live.conversation import Conversation
 from serve.live.gauges import Gauges
@@ -52,9 +54,12 @@ class FlashFace:
 
     async def stop(self) -> None: ...
 
+    async def change(self, change: Change) -> Applied:
+        raise ChangeRefusedError("it shows flashes alone.")
+
 
 class Beeper:
-    """A voice that beeps for so many seconds, whatever it is told to say; each beep fills one frame."""
+    """A voice that beeps for so many seconds, whatever its text is; each beep fills one frame."""
 
     sample_rate = RATE
 

@@ -82,21 +82,21 @@ def _conversation(seen: dict[str, Any]) -> Iterator[Row]:
     answers = seen["answer_ms"]
     yield _at_most("end of speech to first frame, median", answers.get("total", {}).get("p50"), ANSWER_MS)
     parts = {part: answers[part]["p50"] for part in PARTS if part in answers}
-    told = ", ".join(f"{part} {ms:.0f}" for part, ms in parts.items())
-    yield Row("its parts, medians in ms", "each", told or "-", len(parts) == len(PARTS) if answers else None)
+    named = ", ".join(f"{part} {ms:.0f}" for part, ms in parts.items())
+    yield Row("its parts, medians in ms", "each", named or "-", len(parts) == len(PARTS) if answers else None)
     yield _at_most("silent after an interruption, slowest", seen["silent_after_interruption_ms"].get("max"), SILENT_MS)
     yield _at_most("engine ahead of playout, most", seen["lead_ms"].get("max"), LEAD_MS)
     stalls = seen["stalls"]
     measured = "-" if stalls is None else str(stalls)
     yield Row("stalls of sound and picture", "0", measured, None if stalls is None else stalls == 0)
-    yield Row("errors told to the visitor", "0", str(len(seen["errors"])), not seen["errors"])
+    yield Row("errors shown to the visitor", "0", str(len(seen["errors"])), not seen["errors"])
 
 
 def _others(report: dict[str, Any]) -> Iterator[Row]:
     yield from _picture(report["with_others_knocking"], " while others knock")
-    told = [knock["status"] == 429 and bool(knock["retry_after"]) for knock in report["others"]]
+    refused = [knock["status"] == 429 and bool(knock["retry_after"]) for knock in report["others"]]
     measured = ", ".join(f"{knock['status']} after {knock['retry_after']}" for knock in report["others"])
-    yield Row("the others are refused", "429, Retry-After", measured or "-", all(told) if told else None)
+    yield Row("the others are refused", "429, Retry-After", measured or "-", all(refused) if refused else None)
 
 
 def _within(what: str, value: float | None, limit: float, unit: str) -> Row:

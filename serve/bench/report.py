@@ -132,7 +132,7 @@ def policy_table(result: Mapping[str, Any]) -> str:
 
 
 def ratio_table(result: Mapping[str, Any]) -> str:
-    """Candidates of a ladder: milliseconds, and how many times as long as the engine each took."""
+    """Variants of a comparison: milliseconds, and how many times as long as the engine each took."""
     title = next(key for key in result if key.startswith("times as long"))
     lines: list[tuple[str, ...]] = [(result["case"], "p50 ms", "p95 ms", title, "quartiles")]
     for name, times in result["chunk_ms"].items():

@@ -2,12 +2,13 @@
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gwm.autoencoder import Autoencoder
+from gwm.autoencoders.protocol import Autoencoder
 from gwm.cache import RingCache
 from gwm.condition.inputs import nothing_given
 from gwm.dit import DiT
@@ -59,13 +60,15 @@ class Subject:
         with using(options.kernels):
             capture = capture_cuda if options.graph else None
             self.graphed = GraphedChunk(self.rollout, self.condition, capture=capture)
-            self.decoder = StreamDecoder(self.vae, self.rollout.chunk_shape, capture=capture) if case.decoder else None
+            size = (case.height, case.width)
+            decoder = partial(StreamDecoder, self.vae, self.rollout.chunk_shape, size=size, capture=capture)
+            self.decoder = decoder() if case.decoder else None
 
     def start(self) -> None:
         with using(self.options.kernels):
             self.rollout.start(self.reference, self.condition, seed=0)
         if self.decoder is not None:
-            self.decoder.start(self.reference)
+            self.decoder.start(self.vae.from_latent(self.reference))
 
     def denoise(self) -> Float[Tensor, "b f c h w"]:
         """All steps of the next chunk, and its commit."""

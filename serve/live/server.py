@@ -23,6 +23,7 @@ from serve.live.performer import Beat
 from serve.live.profile import Profile
 from serve.live.renderer import Renderer
 from serve.live.session import Timeouts
+from serve.live.text_process import TextProcess
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def beat_of(contract: Contract, lead_ms: float) -> Beat:
     audio = contract.audio
     return Beat(
         chunk_samples=contract.chunk_pixel_frames * audio.frame_samples,
-        lookahead_samples=audio.lookahead_frames * audio.frame_samples,
+        lookahead_samples=contract.lookahead_samples,
         frame_samples=audio.frame_samples,
         sample_rate=audio.sample_rate,
         lead_samples=round(lead_ms * audio.sample_rate / 1000),
@@ -56,10 +57,13 @@ async def running_app(
     characters = read_characters(Path(options.characters), contract.resolution)
     choices = {"stt": options.stt, "llm": options.llm, "tts": options.tts}
     profile = Profile(**choices, endpoints=endpoints, characters=characters, sample_rate=beat.sample_rate)
-    engines = EngineProcess(options.artifact, device=options.device, num_threads=options.num_threads)
+    engines = EngineProcess(
+        options.artifact, device=options.device, num_threads=options.num_threads, undo_chunks=options.undo_chunks
+    )
+    texts = TextProcess(options.text_encoder, options.artifact) if contract.dit.width("text") else None
 
     def face(session_id: str, character: Character) -> ProcessFace:
-        return ProcessFace(engines, session_id, character.portrait, seed=options.seed)
+        return ProcessFace(engines, session_id, character.portrait, seed=options.seed, texts=texts)
 
     def session(session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
         return Conversation(
@@ -99,6 +103,8 @@ async def running_app(
         )
     finally:
         await engines.close()
+        if texts is not None:
+            texts.close()
         profile.close()
 
 

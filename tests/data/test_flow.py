@@ -23,6 +23,12 @@ def drawer() -> MotionRenderer:
     return MotionRenderer(Renderer(128))
 
 
+def face_of(drawer: MotionRenderer) -> np.ndarray:
+    """Of WHO: a scene that was not drawn lately makes buffers, which need a current context."""
+    with drawer.renderer.context:
+        return drawer.renderer.scene_of(WHO).face
+
+
 def acting() -> np.ndarray:
     actions = np.zeros((1, len(ACTION_NAMES)), np.float32)
     actions[0, [index("jawOpen"), index("mouthSmileLeft")]] = 0.5, 0.6
@@ -61,7 +67,7 @@ def in_cells(points: np.ndarray, face: np.ndarray) -> np.ndarray:
 
 def test_flow_is_the_projection_of_the_vertices(drawer: MotionRenderer, motion: Motion):
     """Of vertices in the middle of the face that look at the camera, to a tenth of a cell."""
-    face = drawer.renderer.scene_of(WHO).face
+    face = face_of(drawer)
     x, y, z = load_head().mean.T
     towards = -(normals(animate(face, acting())[0]) @ turn_matrix(*POSE[0]).T)[:, 1]
     cheek = (load_head().part == 0) & (np.abs(x) < 0.05) & (y < 0.01) & (z < -0.015) & (z > -0.05) & (towards > 0.6)
@@ -76,7 +82,7 @@ def test_flow_is_the_projection_of_the_vertices(drawer: MotionRenderer, motion: 
 
 def test_visibility_is_that_of_rays_to_the_reference_s_camera(drawer: MotionRenderer, motion: Motion):
     """A point is shown when no triangle of the reference lies clearly before it."""
-    face = drawer.renderer.scene_of(WHO).face
+    face = face_of(drawer)
     solid, _ = _surface_faces(None, None)
     corners = in_camera(face, face, OWN)[solid]
     cells = np.argwhere(motion.label[0] == 1)[::37]

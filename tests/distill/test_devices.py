@@ -14,8 +14,8 @@ from distill.windows import StreamingWindows
 from tests.distill.test_roles import BOTH, adapted_weights, stage
 from tests.train.devices import on_two
 from tests.train.test_resume import HEAD, LatentsInMemory
+from train.accumulation import Accumulation
 from train.checkpoint import AtomicCheckpointIO
-from train.division import DividedBatch
 from train.sharding import ShardedStrategy
 
 STEPS = 6  # of both optimizers: four batches, two of them the student's
@@ -49,7 +49,7 @@ def train(
     trainer = L.Trainer(
         accelerator="cpu", devices=1 if strategy == "one" else 2, strategy=STRATEGIES[strategy](), max_steps=max_steps,
         max_epochs=-1, logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        use_distributed_sampler=False, callbacks=[DividedBatch()], plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False, callbacks=[Accumulation()], plugins=[AtomicCheckpointIO()],
     )  # fmt: skip
     data = LatentsInMemory(shards=".", batch_size=4, num_workers=0, seed=0)
     trainer.fit(stage(folders, **deepcopy(ROLES[roles])), data, ckpt_path=resume, weights_only=False)

@@ -10,8 +10,8 @@ import torch
 from hydra.utils import instantiate
 
 from distill.consistency import ConsistencyStage
-from distill.guidance import Guidance
 from gwm.chunks import ChunkPattern
+from gwm.guidance import Guidance
 from gwm.weights import save_weights
 from serve.artifact import Artifact
 from serve.engine import Engine
@@ -35,7 +35,7 @@ def left(module: Any, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def ladders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, dict[str, str]]]:
+def chains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, dict[str, str]]]:
     """Folders of the stages before DMD, by frames of a chunk."""
     found: dict[int, dict[str, str]] = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -57,9 +57,9 @@ def ladders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, dict
 @pytest.mark.parametrize("sigmas", [[1.0], [1.0, 0.833], [1.0, 0.938, 0.833, 0.625]])
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_a_recipe_ends_in_a_stream_of_its_chunks_and_steps(
-    ladders: dict[int, dict[str, str]], chunk: int, sigmas: list[float], tmp_path: Path
+    chains: dict[int, dict[str, str]], chunk: int, sigmas: list[float], tmp_path: Path
 ):
-    folders = ladders[chunk]
+    folders = chains[chunk]
     module = dmd(folders, init=folders["consistency"], sigmas=sigmas)
     before = {name: value.clone() for name, value in module.network.model.state_dict().items()}
     run(module, max_steps=2, folder=tmp_path)
@@ -76,9 +76,9 @@ def test_a_recipe_ends_in_a_stream_of_its_chunks_and_steps(
     assert len(passes) == len(sigmas) + 1  # and the clean commit
 
 
-def test_a_plan_has_the_chunks_of_the_model_that_a_stage_starts_from(ladders: dict[int, dict[str, str]]):
+def test_a_plan_has_the_chunks_of_the_model_that_a_stage_starts_from(chains: dict[int, dict[str, str]]):
     """Only stage=causal says how long they are."""
-    for chunk, folders in ladders.items():
+    for chunk, folders in chains.items():
         cfg = composed("train", ["stage=dmd", "runs=/nowhere", f"stage.init={folders['consistency']}"])
         found = instantiate(cfg.work.build.contract, _convert_="all")
         assert (found.pattern.chunk_frames, found.dit.dim) == (chunk, 32)

@@ -16,6 +16,7 @@ from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
 from gwm.contract import Contract
 from gwm.metrics.sync_net import MAX_LAG
+from gwm.pixels import as_bytes
 from tests.distill.test_stage import diary
 from tests.tiny import contract, latents, speech
 from tests.train.test_resume import LatentsInMemory, weights
@@ -93,14 +94,15 @@ def test_a_frames_own_features_come_back_out_of_its_window():
 class Pixels:
     """An autoencoder whose pictures are as bright as the latents, four frames of them."""
 
-    mean = torch.zeros(())
+    device, dtype = torch.device("cpu"), torch.float32
 
-    def state_after(self, reference: Tensor) -> tuple[()]:
-        return ()
+    def from_latent(self, latent: Tensor) -> None: ...
 
-    def decode(self, x0: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
+    def begin(self, reference: None) -> None: ...
+
+    def decode(self, x0: Tensor, memory: None) -> tuple[Tensor, None]:
         frames = x0.mean(dim=(2, 3, 4)).repeat_interleave(4, dim=1)
-        return frames[:, :, None, None, None].expand(-1, -1, 3, 8, 8), ()
+        return as_bytes(frames[:, :, None, None, None].expand(-1, -1, 3, 8, 8)), None
 
 
 @pytest.mark.usefixtures("unchecked")

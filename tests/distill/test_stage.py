@@ -21,7 +21,7 @@ from distill.passes import check_passes
 from distill.stage import DMDStage
 from distill.windows import FromReference, StreamingWindows, Window
 from tests.train.test_resume import BATCH, RULES, LatentsInMemory, network, weights
-from train.division import DividedBatch
+from train.accumulation import Accumulation
 from train.noise import Generators
 from train.trainee import Trainee
 
@@ -73,7 +73,7 @@ def fit(
 ) -> Diary:
     """Train as train.py does, without its periodic checkpoints."""
     how = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    divided = [DividedBatch()]
+    divided = [Accumulation()]
     made = L.Trainer(
         max_steps=max_steps, max_epochs=-1, enable_checkpointing=False, callbacks=divided, **(how | trainer)
     )  # fmt: skip

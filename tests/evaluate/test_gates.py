@@ -35,7 +35,7 @@ def test_shipped_gates_are_the_issues():
         "border_flicker": "<= 1.1",
         "identity_drift": ">= -0.05 and <= 0.05",
         "saturation_drift": ">= -0.05 and <= 0.05",
-        "user_response_shuffled": "not told from 0",
+        "user_response_shuffled": "not distinguished from 0",
     }
 
 

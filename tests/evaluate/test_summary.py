@@ -38,7 +38,7 @@ def test_pairs_tell_a_difference_that_the_spread_of_clips_would_hide():
     assert row.verdict == "better"
     assert row.low < 0.5 < row.high < 0.7
     (row,) = compare(results(base.tolist()), results(base.tolist()))
-    assert row.verdict == "not told"
+    assert row.verdict == "undecided"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_verdict_knows_what_is_better(metric, model, verdict):
 
 def test_few_clips_tell_nothing():
     (row,) = compare(results([31.0] * 4), results([30.0] * 4))
-    assert row.verdict == "not told"
+    assert row.verdict == "undecided"
 
 
 def test_other_clips_are_refused():

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from gwm.autoencoders.haar import HaarConfig
 from gwm.chunks import ChunkPattern
-from gwm.config import AudioConfig, DiTConfig, VAEConfig
+from gwm.config import AudioConfig, DiTConfig
 from gwm.json_config import JsonConfig
 from tests.tiny import AUDIO, DIT, VAE_SHAPE
 
@@ -24,9 +25,9 @@ def test_unknown_key_is_an_error_that_names_it(config: JsonConfig):
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (VAEConfig, {"channels": (8, 8)}, r"channels=\(8, 8\) must have 3 entries"),
-        (VAEConfig, {"latents_mean": (0.0,) * 4}, "latents_mean has 4 entries, must have latent_channels=64"),
-        (VAEConfig, {"latents_std": (1.0,) * 4}, "latents_std has 4 entries, must have latent_channels=64"),
+        (HaarConfig, {"channels": (8, 8)}, r"channels=\(8, 8\) must have 3 entries"),
+        (HaarConfig, {"latents_mean": (0.0,) * 4}, "latents_mean has 4 entries, must have latent_channels=64"),
+        (HaarConfig, {"latents_std": (1.0,) * 4}, "latents_std has 4 entries, must have latent_channels=64"),
         (AudioConfig, {"hops_per_frame": 3}, "frame_samples=1000 must be a multiple of hops_per_frame=3"),
         (AudioConfig, {"lookahead_frames": -1}, "lookahead_frames=-1 must be >= 0"),
         (DiTConfig, {"dim": 36, "num_heads": 12}, "dim=36 must be a multiple of 2 [*] num_heads=24"),

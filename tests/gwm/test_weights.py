@@ -59,8 +59,10 @@ def test_another_version_or_format_is_an_error(folder: Path, change: dict[str, o
 
 
 def test_another_part_is_an_error(folder: Path):
-    with pytest.raises(ValueError, match=r"config\.json has kind='toy', must be 'vae': the folder holds another part"):
-        read_header(folder, kind="vae")
+    with pytest.raises(
+        ValueError, match=r"config\.json has kind='toy', must be 'autoencoder': the folder holds another part"
+    ):
+        read_header(folder, kind="autoencoder")
 
 
 def test_missing_folder_is_an_error(tmp_path: Path):

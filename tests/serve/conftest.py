@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from torch import nn
 
+from gwm.autoencoders.haar import HaarAutoencoder, HaarConfig
 from gwm.chunks import ChunkPattern
-from gwm.config import AudioConfig, DiTConfig, VAEConfig
+from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.resolution import Resolution
-from gwm.vae import VAE
 from gwm.weights import save_weights
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
@@ -28,7 +28,7 @@ def randomised(model: nn.Module) -> nn.Module:
 
 def tiny_contract(**changes: int) -> Contract:
     audio = AudioConfig(num_mels=8, hops_per_frame=2)
-    vae = VAEConfig(channels=(8, 8, 16), latents_std=(0.5,) * 64)
+    vae = HaarConfig(channels=(8, 8, 16), latents_std=(0.5,) * 64)
     shape = {"dim": 48, "ffn_dim": 64, "num_heads": 4, "num_layers": 2}
     dit = DiTConfig(
         in_channels=vae.latent_channels,
@@ -66,19 +66,19 @@ def contract(request: pytest.FixtureRequest) -> Contract:
 
 
 @pytest.fixture
-def trained(contract: Contract) -> tuple[DiT, VAE]:
-    return randomised(DiT(contract.dit)), randomised(VAE(contract.vae))
+def trained(contract: Contract) -> tuple[DiT, HaarAutoencoder]:
+    return randomised(DiT(contract.dit)), randomised(HaarAutoencoder(contract.vae))
 
 
 @pytest.fixture
-def run(trained: tuple[DiT, VAE], contract: Contract, tmp_path: Path) -> Path:
+def run(trained: tuple[DiT, HaarAutoencoder], contract: Contract, tmp_path: Path) -> Path:
     """What the stages leave under runs/<name>."""
     dit, vae = trained
     folder = tmp_path / "nano"
     facts = {"config": contract.dit.to_json(), "contract": contract.to_json(), "gate": {"lip_sync": 0.5}}
     save_weights(folder / "dmd" / "weights", dit.state_dict(), kind="dit", **facts)
     vae_facts = {"config": contract.vae.to_json(), "gate": {"lip_sync": 0.9}}
-    save_weights(folder / "autoencoder" / "weights", vae.state_dict(), kind="vae", **vae_facts)
+    save_weights(folder / "autoencoder" / "weights", vae.state_dict(), kind="autoencoder", **vae_facts)
     return folder
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.blinks import blinking
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.vae import VAE
 from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.pipeline import Pipeline
@@ -25,7 +25,7 @@ begun = partial(started, seed=SEED)
 
 def artifact_of(rules: Contract) -> Artifact:
     torch.manual_seed(0)
-    return Artifact(rules, randomised(DiT(rules.dit)), randomised(VAE(rules.vae)))
+    return Artifact(rules, randomised(DiT(rules.dit)), randomised(HaarAutoencoder(rules.vae)))
 
 
 @pytest.fixture(params=[1, 2], ids=["chunk_of_1", "chunk_of_2"])

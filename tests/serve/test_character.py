@@ -8,7 +8,7 @@ import pytest
 from gwm.media import read_audio
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
-from serve.generate import read_portrait
+from serve.request import read_portrait
 from serve.samples import sample_path
 
 CHARACTER = Path(__file__).parents[2] / "weights" / "character"

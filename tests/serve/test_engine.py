@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from data.shards import Clip, Truth
-from gwm.pixels import to_uint8
+from gwm.pixels import to_tensor
 from serve.artifact import Artifact
 from serve.engine import Engine
 from train.generate import clip_batch, stream
@@ -37,7 +37,8 @@ def trainer_frames(artifact: Artifact, portrait: np.ndarray, voices: Voices, *, 
     batch, _ = clip_batch([as_clip(artifact, portrait, voices)], artifact.vae, artifact.contract)
     latents = stream(artifact.dit, artifact.contract, batch, num_frames=batch.x0.shape[1], seed=seed)
     with torch.no_grad():
-        return to_uint8(artifact.vae.decode(latents)[0][0])[: -(-len(voices[0]) // 1_000)]
+        memory = artifact.vae.begin(artifact.vae.encode_reference(to_tensor(portrait)[None]))
+        return artifact.vae.decode(latents, memory)[0][0].numpy()[: -(-len(voices[0]) // 1_000)]
 
 
 def live_frames(engine: Engine, portrait: np.ndarray, voices: Voices, *, push: int) -> np.ndarray:

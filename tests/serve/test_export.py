@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.rollout import Rollout
-from gwm.vae import VAE
 from serve import export as export_module
 from serve.artifact import Artifact, describe, load_artifact
 from serve.export import export
@@ -20,17 +20,18 @@ from serve.export import export
 CONDITION_FRAMES = 6
 
 
-def sample(dit: DiT, vae: VAE, contract: Contract) -> torch.Tensor:
+def sample(dit: DiT, vae: HaarAutoencoder, contract: Contract) -> torch.Tensor:
     """Pixels of the training side's sampler; past the window, so that the ring has turned."""
     generator = torch.Generator().manual_seed(3)
     shape = (1, CONDITION_FRAMES, contract.dit.speech_width)
     agent, user = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
-    reference = vae.encode_image(torch.rand(1, 3, 32, 48, generator=generator) * 2 - 1)
+    image = torch.randint(0, 256, (1, 32, 48, 3), dtype=torch.uint8, generator=generator)
+    reference = vae.encode_reference(image)
     condition, size = Conditions(frame={"agent": agent, "user": user}), contract.pattern.chunk_frames
     rollout = Rollout(dit, contract)
-    rollout.start(reference, condition, seed=5)
+    rollout.start(reference.latent, condition, seed=5)
     parts = [condition.frames(slice(at, at + size)) for at in range(0, CONDITION_FRAMES, size)]
-    return vae.decode(torch.cat([rollout.step(part) for part in parts], dim=1))[0]
+    return vae.decode(torch.cat([rollout.step(part) for part in parts], dim=1), vae.begin(reference))[0]
 
 
 def edit_manifest(folder: Path, change: Callable[[dict], object]) -> None:
@@ -48,7 +49,9 @@ def edit_weights(folder: Path, change: Callable[[dict], object]) -> None:
     edit_manifest(folder, lambda manifest: manifest["files"].update({path.name: describe(path)}))
 
 
-def test_artifact_samples_what_the_trainer_samples(trained: tuple[DiT, VAE], contract: Contract, artifact: Artifact):
+def test_artifact_samples_what_the_trainer_samples(
+    trained: tuple[DiT, HaarAutoencoder], contract: Contract, artifact: Artifact
+):
     assert torch.equal(sample(artifact.dit, artifact.vae, artifact.contract), sample(*trained, contract))
 
 
@@ -58,7 +61,7 @@ def test_manifest_keeps_contract_and_gates(folder: Path, contract: Contract):
     assert manifest["gates"] == {"dit": {"lip_sync": 0.5}, "vae": {"lip_sync": 0.9}}
 
 
-def test_bfloat16_is_rounded_once_and_half_the_size(trained: tuple[DiT, VAE], run: Path, folder: Path):
+def test_bfloat16_is_rounded_once_and_half_the_size(trained: tuple[DiT, HaarAutoencoder], run: Path, folder: Path):
     weights = [str(run / stage / "weights") for stage in ("dmd", "autoencoder")]
     export(*weights, str(run / "small"), dtype="bfloat16")
     small = load_artifact(run / "small", device="cpu").dit.state_dict()

@@ -11,7 +11,8 @@ from gwm.media import read_audio, read_video, write_video
 from gwm.resolution import Resolution
 from serve.artifact import Artifact
 from serve.engine import Engine
-from serve.generate import generate, read_portrait, read_voices
+from serve.generate import generate
+from serve.request import ClipRequest, read_portrait, read_voices
 from serve.samples import sample_path
 
 
@@ -29,7 +30,8 @@ def audio(tmp_path: Path, voices: tuple[np.ndarray, np.ndarray]) -> Path:
 
 @pytest.fixture
 def clip(folder: Path, image: Path, audio: Path, tmp_path: Path) -> Path:
-    generate(str(folder), image=str(image), audio=str(audio), out=str(tmp_path / "talk.mp4"), seed=7, crop=False)
+    out = str(tmp_path / "talk.mp4")
+    generate(ClipRequest(artifact=str(folder), image=str(image), audio=str(audio), out=out, seed=7, crop=False))
     return tmp_path / "talk.mp4"
 
 
@@ -64,14 +66,15 @@ def test_last_line_names_file_length_and_speed(
 ):
     caplog.set_level(logging.INFO)
     out = str(tmp_path / "talk.mp4")
-    generate(str(folder), image=str(image), audio=str(audio), out=out, crop=False)
+    generate(ClipRequest(artifact=str(folder), image=str(image), audio=str(audio), out=out, crop=False))
     last = caplog.messages[-1]
     assert last.startswith(f"{out}: 1.0 s; a chunk of ") and "p95" in last and "first" in last
 
 
 def test_a_conversation_lasts_as_long_as_its_longer_side(audio: Path, tmp_path: Path):
     soundfile.write(tmp_path / "user.wav", np.full(30_000, 0.25), 24_000, subtype="FLOAT")
-    agent, user = read_voices(audio, tmp_path / "user.wav")
+    voices = read_voices(audio, tmp_path / "user.wav")
+    agent, user = voices.agent, voices.user
     assert len(agent) == len(user) == 30_000
     assert not agent[23_400:].any() and np.allclose(user, 0.25, atol=1e-3)
 
@@ -100,6 +103,7 @@ def test_without_crop_the_centre_square_is_kept(tmp_path: Path):
 
 def test_empty_sound_leaves_no_clip(folder: Path, image: Path, tmp_path: Path):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 24_000)
+    out = str(tmp_path / "talk.mp4")
     with pytest.raises(ValueError, match=r"empty\.wav"):
-        generate(str(folder), image=str(image), audio=str(tmp_path / "empty.wav"), out=str(tmp_path / "talk.mp4"))
+        generate(ClipRequest(artifact=str(folder), image=str(image), audio=str(tmp_path / "empty.wav"), out=out))
     assert not list(tmp_path.glob("talk*"))

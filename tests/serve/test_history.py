@@ -98,6 +98,6 @@ def test_with_a_noisy_context_old_keys_stay(portrait: np.ndarray):
     play(made, CHUNKS)
     before = made.rollout.cache.k.clone()
     made.set_prompt(torch.randn(TEXT))
-    assert made.history is not None and made.text is not None
-    made.history.set_prompt(made.text)
+    assert made.history is not None and made.prompt.text is not None
+    made.history.set_prompt(made.prompt.text)
     assert torch.equal(made.rollout.cache.k, before)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.condition.inputs import Conditions
 from gwm.dit import DiT
 from gwm.no_text import NO_TEXT_FILE, save_no_text
-from gwm.vae import VAE
 from gwm.weights import save_weights
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
@@ -31,7 +31,13 @@ def weights(tmp_path: Path) -> tuple[str, str, str]:
     student, vae = tmp_path / "dmd" / "weights", tmp_path / "autoencoder" / "weights"
     torch.manual_seed(0)
     save_weights(student, randomised(DiT(RULES.dit)).state_dict(), gate={}, **dit_facts(RULES))
-    save_weights(vae, randomised(VAE(RULES.vae)).state_dict(), kind="vae", config=RULES.vae.to_json(), gate={})
+    save_weights(
+        vae,
+        randomised(HaarAutoencoder(RULES.vae)).state_dict(),
+        kind="autoencoder",
+        config=RULES.vae.to_json(),
+        gate={},
+    )
     return str(student), str(vae), str(tmp_path / "artifact")
 
 
@@ -87,6 +93,6 @@ def test_an_artifact_that_lost_the_tokens_is_refused(weights: tuple[str, str, st
 
 
 def test_an_engine_without_the_tokens_is_refused():
-    artifact = Artifact(RULES, randomised(DiT(RULES.dit)), randomised(VAE(RULES.vae)))
+    artifact = Artifact(RULES, randomised(DiT(RULES.dit)), randomised(HaarAutoencoder(RULES.vae)))
     with pytest.raises(ValueError, match="no_text is None, must be the empty prompt's tokens of width 6"):
         Engine(artifact, seed=0)

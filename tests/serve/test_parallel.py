@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.dit import DiT
 from gwm.rollout import Rollout
-from gwm.vae import VAE
 from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.parallel.division import TIMEOUT, join, rollout_of
@@ -91,7 +91,7 @@ def test_several_processes_make_the_stream_of_one(way: str, chunk_frames: int):
 @pytest.mark.parametrize("way", WAYS)
 def test_the_other_processes_follow_the_first_also_back(way: str, portrait: np.ndarray, voices: tuple):
     rules = with_eyelids(tiny_contract(chunk_frames=1))
-    models = Artifact(rules, randomised(DiT(rules.dit)), randomised(VAE(rules.vae)))
+    models = Artifact(rules, randomised(DiT(rules.dit)), randomised(HaarAutoencoder(rules.vae)))
 
     def play(ranks: Ranks | None) -> np.ndarray | None:
         engine = Engine(models, seed=7, undo_chunks=2, ranks=ranks)

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.no_text import padded_text
-from gwm.vae import VAE
 from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.memory import slot_bytes
@@ -105,7 +105,9 @@ def test_an_interruption_is_a_new_generation_with_a_receipt(artifact: Artifact, 
 def told(contract: Contract) -> Artifact:
     """An artifact whose model has a text condition; its empty prompt is two tokens."""
     contract = contract.replace(dit=declared(contract.dit, text=6))
-    return Artifact(contract, randomised(DiT(contract.dit)), randomised(VAE(contract.vae)), torch.randn(2, 6))
+    return Artifact(
+        contract, randomised(DiT(contract.dit)), randomised(HaarAutoencoder(contract.vae)), torch.randn(2, 6)
+    )
 
 
 def test_a_switch_holds_from_the_chunk_of_its_receipt(contract: Contract, portrait: np.ndarray, voices: Voices):
@@ -202,7 +204,14 @@ def test_the_bytes_of_a_slot_are_those_of_its_tensors(artifact: Artifact, portra
     engine.push(*voices)
     engine.step()
     cache = engine.rollout.cache
-    own = [cache.k, cache.v, cache.sink_k, engine.rollout.reference, *engine.decoder.state]
+    own = [
+        cache.k,
+        cache.v,
+        cache.sink_k,
+        engine.rollout.reference,
+        *engine.decoder.memory.constant,
+        *engine.decoder.memory.moving,
+    ]
     tensors = [*own, engine.undo.evicted, *engine.undo.decoded]
     assert slot_bytes(artifact, undo_chunks=2, text_tokens=512) == sum(tensor.nbytes for tensor in tensors)
 
@@ -216,8 +225,8 @@ def test_a_text_and_what_is_made_anew_under_another_count_too(contract: Contract
         engine.step()
     without = Artifact(contract, randomised(DiT(contract.dit)), models.vae)
     tensors = [
-        engine.text,
-        engine.no_text,
+        engine.prompt.text,
+        engine.prompt.nothing,
         *(z for layer in engine.rollout.prompt.layers for pair in layer for z in pair),
     ]
     for chunk in engine.history.chunks:

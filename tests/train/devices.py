@@ -15,12 +15,12 @@ from torch import multiprocessing
 
 from tests.tiny import VAE_SHAPE
 from tests.train.test_resume import LatentsInMemory, PixelsInMemory, network, stage
+from train.accumulation import Accumulation
 from train.autoencoder import AutoencoderStage
 from train.checkpoint import AtomicCheckpointIO
-from train.division import DividedBatch
 from train.measure import checkpoint_blocks
-from train.pace import Pace
 from train.sharding import ShardedStrategy
+from train.throughput import Throughput
 from train.zero import ZeroStrategy
 
 BATCH = 4
@@ -69,11 +69,11 @@ def train(
     if checkpointed:
         assert checkpoint_blocks([module])
     checkpoint = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=2, save_top_k=-1)
-    pace = Pace(build=None, precision="32-true", device_flops=None)
+    throughput = Throughput(build=None, precision="32-true", device_flops=None)
     trainer = L.Trainer(
         accelerator="cpu", devices=1 if strategy == "one" else 2, strategy=STRATEGIES[strategy](), max_steps=max_steps,
         max_epochs=-1, logger=False, enable_progress_bar=False, enable_model_summary=False, gradient_clip_val=1.0,
-        use_distributed_sampler=False, callbacks=[DividedBatch(), pace, curve, checkpoint],
+        use_distributed_sampler=False, callbacks=[Accumulation(), throughput, curve, checkpoint],
         plugins=[AtomicCheckpointIO()],
     )  # fmt: skip
     kind = PixelsInMemory if pixels else LatentsInMemory

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gwm.vae import VAE, from_bands, to_bands
+from gwm.autoencoders.haar import HaarAutoencoder, from_bands, to_bands
 from tests.tiny import VAE_SHAPE
 from train.autoencoder import fit_patches, motion_kept, reconstruction_loss, with_statistics
 
@@ -40,17 +40,17 @@ def test_patches_start_at_the_principal_components():
     for rank, exact in ((CHANNELS, True), (CHANNELS + 1, False)):
         torch.manual_seed(0)
         clips = simple_clips(rank)
-        vae = VAE(SHAPE).eval()
+        vae = HaarAutoencoder(SHAPE).eval()
         fit_patches(vae, clips)
-        lost = max((vae.decode(vae.encode(clip))[0] - clip).abs().max().item() for clip in clips)
+        lost = max((vae.decode_pixels(vae.encode_pixels(clip))[0] - clip).abs().max().item() for clip in clips)
         assert (lost < 1e-3) == exact, lost
 
 
 @torch.no_grad()
 def test_latents_of_fitted_patches_have_deviation_one():
-    vae, clips = VAE(SHAPE).eval(), simple_clips(CHANNELS, count=64)
+    vae, clips = HaarAutoencoder(SHAPE).eval(), simple_clips(CHANNELS, count=64)
     fit_patches(vae, clips)
-    latents = torch.cat([vae.encode(clip) for clip in clips])
+    latents = torch.cat([vae.encode_pixels(clip) for clip in clips])
     torch.testing.assert_close(latents.std((0, 1, 3, 4)), torch.ones(CHANNELS), rtol=0.25, atol=0)
 
 
@@ -77,15 +77,15 @@ def test_motion_kept_is_one_less_the_share_of_energy_missed(share: float):
 @torch.no_grad()
 def test_latents_leave_with_mean_square_one_in_proportion_to_what_they_draw(monkeypatch: pytest.MonkeyPatch):
     clips = simple_clips(CHANNELS, count=64)
-    vae = VAE(SHAPE).eval()
+    vae = HaarAutoencoder(SHAPE).eval()
     fit_patches(vae, clips)
     monkeypatch.setattr("train.autoencoder.first_clips", lambda shards, vae: clips)
     normalised = with_statistics(vae, Path("shards"))
-    latents = torch.cat([normalised.encode(clip) for clip in clips])
+    latents = torch.cat([normalised.encode_pixels(clip) for clip in clips])
     std = latents.std((0, 1, 3, 4))
     drawn = normalised.decoder.unpatch.weight.flatten(1).norm(dim=1)  # of latents with deviation one
     assert std.square().mean().item() == pytest.approx(1, rel=0.02)
     torch.testing.assert_close(std / std.mean(), drawn / drawn.mean(), rtol=0.1, atol=0)
     torch.testing.assert_close(
-        normalised.decode(latents[:1])[0], vae.decode(vae.encode(clips[0]))[0], rtol=0, atol=1e-4
+        normalised.decode_pixels(latents[:1])[0], vae.decode_pixels(vae.encode_pixels(clips[0]))[0], rtol=0, atol=1e-4
     )

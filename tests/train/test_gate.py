@@ -115,7 +115,7 @@ def test_borders_are_where_the_contract_has_chunks():
     facts = dit_facts(contract(pattern=chunk_of_three))
     assert border_frames(facts, 48) == 12
     assert border_frames(facts, 12) == 4  # all of the clip is one chunk: a bidirectional model
-    assert border_frames({"kind": "vae", "config": VAE_SHAPE.to_json()}, 48) == 4
+    assert border_frames({"kind": "autoencoder", "config": VAE_SHAPE.to_json()}, 48) == 4
 
 
 def clip(number: int) -> Clip:

@@ -16,13 +16,13 @@ from data.speech.visemes import viseme_actions
 from data.voices import VoiceBatch
 from distill.consistency import ConsistencyStage
 from distill.gan import GAN
-from distill.guidance import Guidance
 from distill.regression import RegressionStage
 from distill.scores import DMDRules
 from distill.stage import DMDStage
 from distill.windows import FromReference
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.condition.speech import SpeechEncoder
+from gwm.guidance import Guidance
 from gwm.weights import save_weights
 from tests.tiny import AUDIO, DIT, GRID, RESOLUTION, SPEECH, VAE_SHAPE, contract, tiny_dit, tiny_vae
 from train.autoencoder import AutoencoderStage
@@ -128,7 +128,9 @@ def weights(tmp_path: Path) -> dict[str, str]:
     """Folders of an autoencoder, an ear, a bidirectional and a causal model, all random."""
     torch.manual_seed(1)
     folders = {name: tmp_path / name / "weights" for name in ("autoencoder", "speech", "bidirectional", "causal")}
-    save_weights(folders["autoencoder"], tiny_vae().state_dict(), kind="vae", config=VAE_SHAPE.to_json(), gate={})
+    save_weights(
+        folders["autoencoder"], tiny_vae().state_dict(), kind="autoencoder", config=VAE_SHAPE.to_json(), gate={}
+    )
     ear = SpeechEncoder(SPEECH, AUDIO.num_mels)
     save_weights(folders["speech"], ear.state_dict(), kind="speech", config=AUDIO.to_json(), gate={})
     patterns = {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gwm.autoencoders.motion.basis import GRID
 from gwm.autoencoders.motion.warp import REDRAWN, background, low_pass, places, redraw, sample
-from gwm.pixels import rounded
+from gwm.pixels import as_bytes
 
 EDGE = 4  # cells over which all motion fades out at the border of a picture that is pasted back
 
@@ -42,18 +42,22 @@ class Change:
     share: Float[Tensor, "n 1 256 256"]  # of redrawing
 
 
-def make_canvas(image: UInt8[Tensor, "s s 3"], share: Float[Tensor, "1 1 h w"], *, pasted: bool) -> Canvas:
-    """`share` is the moving layer's at any size. pasted: the picture is part of a larger one, whose pixels around it
-    stay: motion fades out towards the border."""
+def fade_of(count: int, device: torch.device, *, pasted: bool) -> Float[Tensor, "n 64 64"]:
+    """pasted: the picture is part of a larger one, whose pixels around it stay."""
+    cell = torch.arange(GRID, device=device)
+    inwards = torch.minimum(cell, GRID - 1 - cell) - 1  # two cells of exact zeros: cubic interpolation sees both
+    ramp = (inwards / EDGE).clamp(0, 1) if pasted else torch.ones(GRID, device=device)
+    return (ramp[:, None] * ramp[None]).expand(count, -1, -1)
+
+
+def make_canvas(image: UInt8[Tensor, "s s 3"], share: Float[Tensor, "1 h w"], fade: Float[Tensor, "64 64"]) -> Canvas:
+    """`share` is the moving layer's at any size."""
     side = image.shape[0]
-    large = F.interpolate(share.float(), size=(side, side), mode="bilinear", align_corners=False).clamp(0, 1)
+    large = F.interpolate(share[None].float(), size=(side, side), mode="bilinear", align_corners=False).clamp(0, 1)
     levels = (large[0, 0] * 255).round()
     picture = image.permute(2, 0, 1)[None].float()
     behind = background(picture, levels[None, None] / 255)[0].round().to(torch.uint8)
-    cell = torch.arange(GRID, device=image.device)
-    inwards = torch.minimum(cell, GRID - 1 - cell) - 1  # two cells of exact zeros: cubic interpolation sees both
-    ramp = (inwards / EDGE).clamp(0, 1) if pasted else torch.ones(GRID, device=image.device)
-    return Canvas(image, levels.to(torch.uint8), behind.permute(1, 2, 0).contiguous(), ramp[:, None] * ramp[None])
+    return Canvas(image, levels.to(torch.uint8), behind.permute(1, 2, 0).contiguous(), fade)
 
 
 def draw(canvas: Canvas, change: Change) -> UInt8[Tensor, "n s s 3"]:
@@ -74,7 +78,7 @@ def draw_with_tensors(canvas: Canvas, change: Change) -> UInt8[Tensor, "n s s 3"
         F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
         for x in (change.residual, change.share)
     )
-    return rounded(redraw(picture, residual, share, low_pass(picture, side / REDRAWN)))
+    return as_bytes(redraw(picture, residual, share, low_pass(picture, side / REDRAWN)))
 
 
 def draw_with_opencv(canvas: Canvas, change: Change) -> UInt8[Tensor, "n s s 3"]:

@@ -1,111 +1,132 @@
-"""The motion autoencoder as the rest of the system uses it: encode against a reference, decode after one.
+"""Family `motion`: encode against a reference, move that reference's picture at its own size.
 
-`begin` makes what a session needs once (`Memory.constant`). Nothing is remembered between latent frames
-(`Memory.moving` is empty), and each is decoded by itself: a stream and the whole clip are the same computation.
+Nothing is remembered between latent frames (`Memory.moving` is empty), and each is decoded by itself: a stream and the
+whole clip are the same computation.
 """
 
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from gwm.autoencoders.motion.animate import fine_at_working_size, layers, taper
-from gwm.autoencoders.motion.canvas import Canvas, Change, draw, make_canvas
+from gwm.autoencoders.motion.canvas import Canvas, Change, draw, fade_of, make_canvas
 from gwm.autoencoders.motion.code import FRAMES, WIDTH, from_latents, to_latents
 from gwm.autoencoders.motion.config import MotionConfig
 from gwm.autoencoders.motion.network import SIDE, Features, MotionNetwork
 from gwm.autoencoders.motion.warp import shrink
+from gwm.autoencoders.protocol import KIND, Memory, Reference
 from gwm.weights import load_weights, read_header
 
-KIND = "motion"
+NUM_FEATURES = len(fields(Features))
 
 
-@dataclass(frozen=True)
-class Reference:
-    """An image as latents see it: the latent of the image itself, which is zero, and what networks know about it."""
+class MotionAutoencoder(nn.Module):
+    """The networks of a `MotionNetwork`, by the same names. With `compute_in(torch.bfloat16)` they compute in bf16,
+    which only some CPUs do faster; flows and pictures are computed as always.
+    """
 
-    latent: Float[Tensor, "1 1 57 2 2"]
-    features: Features
-    image: UInt8[Tensor, "s s 3"]  # at its own size, which is that of decoded pictures
-    pasted: bool  # part of a larger picture: motion fades out towards the border
+    taper: Tensor
 
-
-@dataclass(frozen=True)
-class Memory:
-    """A session's decoder: what it was begun with, and what latent frames leave behind, which is nothing."""
-
-    constant: tuple[Features, Canvas]
-    moving: tuple[Tensor, ...] = ()
-
-
-class MotionAutoencoder:
-    """Frozen. bf16: networks compute in bf16, which only some CPUs do faster; pictures are drawn as always."""
-
-    temporal_stride = FRAMES
-    latent_channels = WIDTH
-
-    def __init__(self, network: MotionNetwork, *, bf16: bool = False) -> None:
-        self.network, self.bf16 = network.eval().requires_grad_(False), bf16
-        self.taper = taper(network.config)
+    def __init__(self, network: MotionNetwork) -> None:
+        super().__init__()
+        self.config, self.bf16 = network.config, False
+        self.reference, self.decoder, self.encoder = network.reference, network.decoder, network.encoder
+        self.register_buffer("taper", taper(network.config), persistent=False)
 
     @property
     def device(self) -> torch.device:
-        return self.network.decoder.basis.fields.device
+        return self.taper.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.taper.dtype
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        self.bf16 = dtype == torch.bfloat16
+
+    def fuse(self) -> None:
+        """There are no faster layers."""
 
     @torch.no_grad()
-    def encode_reference(self, image: UInt8[Tensor, "s s 3"], *, pasted: bool = False) -> Reference:
-        """A square portrait, framed as `gwm.face.crop_to_face` frames it, of 64 px or more.
+    def encode_reference(self, image: UInt8[Tensor, "b s1 s2 3"], *, pasted: bool = False) -> Reference:
+        """Square portraits, framed as `gwm.face.crop_to_face` frames them, of 64 px or more. Their latent is zero.
+
+        pasted: the pictures are parts of larger ones: motion fades out towards the border.
 
         Raises:
             ValueError: the image is not square or too small.
         """
-        height, width, _ = image.shape
+        count, height, width, _ = image.shape
         if height != width or height < GRID_PX:
             raise ValueError(
                 f"image of {width}x{height} px must be square and at least {GRID_PX} px: crop to the face."
             )
         image = image.to(self.device)
         with self._precision():
-            features = self.network.reference(resized(image[None]))
-        return Reference(torch.zeros(1, 1, WIDTH, 2, 2, device=self.device), features, image, pasted)
+            features = self.reference(resized(image))
+        latent = torch.zeros(count, 1, WIDTH, 2, 2, device=self.device)
+        return Reference(latent, (*_parts(features), image, fade_of(count, self.device, pasted=pasted)))
 
     @torch.no_grad()
-    def encode(self, frames: UInt8[Tensor, "t s s 3"], reference: Reference) -> Float[Tensor, "1 f 57 2 2"]:
-        """Latents of pictures that are framed as the reference is; a multiple of four of them."""
-        target = reference.features.image
-        with self._precision():
-            codes = [self.network.encoder(resized(part.to(self.device)), target.expand(len(part), -1, -1, -1))
-                     for part in frames.split(8)]  # fmt: skip
-        return to_latents(torch.cat(codes)[None])
+    def encode(self, pixel_frames: UInt8[Tensor, "b t s s 3"], reference: Reference) -> Float[Tensor, "b f 57 2 2"]:
+        """Latents of pictures that are framed as the reference is, in the reference's size or another."""
+        known = Features(*reference.features[:NUM_FEATURES])
+        return to_latents(torch.stack([self._codes(*clip) for clip in zip(pixel_frames, known.image, strict=True)]))
 
     def begin(self, reference: Reference) -> Memory:
-        share = layers(reference.features).share
-        return Memory((reference.features, make_canvas(reference.image, share, pasted=reference.pasted)))
+        """Takes each portrait apart, into what moves and what stays."""
+        *parts, image, fade = reference.features
+        share = layers(Features(*parts)).share
+        canvases = [make_canvas(*person) for person in zip(image, share, fade, strict=True)]
+        stacked = [torch.stack(part) for part in zip(*map(_parts, canvases), strict=True)]
+        return Memory(constant=(*parts, *stacked), moving=())
 
     @torch.no_grad()
     def decode(
-        self, latents: Float[Tensor, "1 f 57 2 2"], memory: Memory
-    ) -> tuple[UInt8[Tensor, "1 4*f s s 3"], Memory]:
-        """Pictures of the reference's size, in uint8: enlarged floats would be most of the work."""
-        canvas = memory.constant[1]
-        pictures = [draw(canvas, self.change(from_latents(one)[0], memory)) for one in latents.split(1, dim=1)]
-        return torch.cat(pictures)[None], memory
+        self, latents: Float[Tensor, "b f 57 2 2"], memory: Memory
+    ) -> tuple[UInt8[Tensor, "b 4*f s s 3"], Memory]:
+        clips = []
+        for row, codes in enumerate(from_latents(latents.to(self.taper))):
+            features, canvas = person(memory, row)
+            clips.append(torch.cat([draw(canvas, self.change(code, features)) for code in codes.split(FRAMES)]))
+        return torch.stack(clips), memory
+
+    def from_latent(self, latent: Float[Tensor, "b 1 57 2 2"]) -> Reference:
+        raise ValueError("the motion autoencoder must be given the reference image: its latent is zero for all images.")
 
     @torch.no_grad()
-    def change(self, code: Float[Tensor, "4 57"], memory: Memory) -> Change:
-        """What the decoder says of one latent frame; the part that a CUDA graph can hold."""
-        features = memory.constant[0].repeated(len(code))
+    def change(self, code: Float[Tensor, "4 57"], features: Features) -> Change:
+        """What the decoder says of one latent frame of one person."""
+        features = features.repeated(len(code))
         with self._precision():
-            coarse = self.network.decoder.coarse(code, features)
-            residual, share = fine_at_working_size(self.network.decoder, code, coarse, features)
-        fade = self.taper.to(code.device)
-        return Change(coarse.flow, residual * fade, share * fade)
+            coarse = self.decoder.coarse(code, features)
+            residual, share = fine_at_working_size(self.decoder, code, coarse, features)
+        return Change(coarse.flow, residual * self.taper, share * self.taper)
+
+    def _codes(self, frames: UInt8[Tensor, "t s s 3"], target: Float[Tensor, "3 256 256"]) -> Float[Tensor, "t 57"]:
+        with self._precision():
+            codes = [
+                self.encoder(resized(part.to(self.device)), target.expand(len(part), -1, -1, -1))
+                for part in frames.split(8)
+            ]
+        return torch.cat(codes)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+def person(memory: Memory, row: int) -> tuple[Features, Canvas]:
+    """What is known of one of the references."""
+    known, drawn = memory.constant[:NUM_FEATURES], memory.constant[NUM_FEATURES:]
+    return Features(*(part[row : row + 1] for part in known)), Canvas(*(part[row] for part in drawn))
+
+
+def _parts(of: Features | Canvas) -> tuple[Tensor, ...]:
+    return tuple(getattr(of, field.name) for field in fields(of))
 
 
 GRID_PX = 64
@@ -119,7 +140,7 @@ def resized(images: UInt8[Tensor, "n s s 3"]) -> Float[Tensor, "n 3 256 256"]:
     return F.interpolate(pictures, size=(SIDE, SIDE), mode="bicubic", align_corners=False).clamp(-1, 1)
 
 
-def load_motion(folder: Path, *, bf16: bool = False) -> MotionAutoencoder:
+def load_motion(folder: Path) -> MotionAutoencoder:
     """The autoencoder that stage=motion wrote.
 
     Raises:
@@ -128,4 +149,4 @@ def load_motion(folder: Path, *, bf16: bool = False) -> MotionAutoencoder:
     """
     network = MotionNetwork(MotionConfig.from_json(read_header(folder, kind=KIND)["config"]))
     load_weights(folder, network)
-    return MotionAutoencoder(network, bf16=bf16)
+    return MotionAutoencoder(network).eval().requires_grad_(False)

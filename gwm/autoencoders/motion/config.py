@@ -1,15 +1,16 @@
 """Shape of the motion autoencoder, stored beside its weights."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from gwm.config import JsonConfig
+from gwm.json_config import JsonConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MotionConfig(JsonConfig):
     """Channels at 1/2, 1/4, 1/8 and 1/16 of the working size, which is 256 px."""
 
-    family: str = "motion"
+    family: Literal["motion"] = "motion"
     half: int = 24
     quarter: int = 40
     eighth: int = 64
@@ -18,6 +19,10 @@ class MotionConfig(JsonConfig):
     warped: int = 24  # features of the reference that are warped at 1/4, and two thirds of it at 1/2
     top: int = 8  # cells of the 64x64 grid in which a residual is made: rows from here down,
     left: int = 6  # columns from here to the same distance from the right
+
+    latent_channels = 57  # numbers of a code
+    spatial_stride = 128  # the 2x2 cells of a latent frame are its pixel frames; decoded pictures may have any size
+    temporal_stride = 4
 
     def __post_init__(self) -> None:
         if self.family != "motion":

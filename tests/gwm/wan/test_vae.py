@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gwm.pixels import as_bytes, as_float
 from gwm.wan.fused import BLOCK, fuse
 from gwm.wan.vae import WanVAE, load_wan_vae
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE, WanVAEConfig, read_vae_config
@@ -80,12 +81,12 @@ def their_pixels(vae: WanVAE, latents: Tensor) -> Tensor:
 
 def test_encoding_is_diffusers(vae: WanVAE):
     clip = pixels(vae, 9)
-    torch.testing.assert_close(vae.encode(clip), their_latents(vae, clip), rtol=0, atol=FP32)
+    torch.testing.assert_close(vae.encode_pixels(clip), their_latents(vae, clip), rtol=0, atol=FP32)
 
 
 def test_decoding_is_diffusers(vae: WanVAE):
     x0 = latents(vae)
-    made, _ = vae.decode(x0)
+    made, _ = vae.decode_pixels(x0)
     assert made.shape[1] == 1 + 4 * (FRAMES - 1)
     assert made.std() > 0.01
     torch.testing.assert_close(made.clamp(-1, 1), their_pixels(vae, x0), rtol=0, atol=FP32)
@@ -94,10 +95,10 @@ def test_decoding_is_diffusers(vae: WanVAE):
 def test_bf16_is_diffusers(vae: WanVAE):
     low = copy.deepcopy(vae).bfloat16()
     x0, clip = latents(vae, 3).bfloat16(), pixels(vae, 9).bfloat16()
-    made, theirs = low.decode(x0)[0].clamp(-1, 1), their_pixels(low, x0)
+    made, theirs = low.decode_pixels(x0)[0].clamp(-1, 1), their_pixels(low, x0)
     assert made.dtype == theirs.dtype == torch.bfloat16
     torch.testing.assert_close(made, theirs, rtol=0, atol=BF16)
-    torch.testing.assert_close(low.encode(clip), their_latents(low, clip), rtol=0, atol=BF16)
+    torch.testing.assert_close(low.encode_pixels(clip), their_latents(low, clip), rtol=0, atol=BF16)
 
 
 @pytest.mark.parametrize("cuts", [[1] * 12, [4, 4, 4], [1, 3, 3, 3, 2]], ids=str)
@@ -105,9 +106,9 @@ def test_streamed_decoding_is_whole_decoding(vae: WanVAE, cuts: list[int]):
     x0 = latents(vae)
     state, parts = None, []
     for part in x0.split(cuts, dim=1):
-        made, state = vae.decode(part, state)
+        made, state = vae.decode_pixels(part, state)
         parts.append(made)
-    assert torch.equal(torch.cat(parts, dim=1), vae.decode(x0)[0])
+    assert torch.equal(torch.cat(parts, dim=1), vae.decode_pixels(x0)[0])
 
 
 def test_a_fused_decoder_shows_what_diffusers_layers_show(vae: WanVAE):
@@ -121,8 +122,8 @@ def test_a_fused_decoder_shows_what_diffusers_layers_show(vae: WanVAE):
         return reference
 
     with using(told):
-        made, memory = fused.decode(x0)
-    expected, their_memory = vae.decode(x0)
+        made, memory = fused.decode_pixels(x0)
+    expected, their_memory = vae.decode_pixels(x0)
     assert len(asked) == 2 * 3 * sum(type(m).__name__ == BLOCK for m in vae.model.decoder.modules())
     torch.testing.assert_close(made, expected, rtol=0, atol=FP32)
     torch.testing.assert_close(memory, their_memory, rtol=FEATURES, atol=FEATURES)
@@ -131,22 +132,24 @@ def test_a_fused_decoder_shows_what_diffusers_layers_show(vae: WanVAE):
 def test_the_state_never_changes_shape_and_is_never_changed(vae: WanVAE):
     """A captured graph needs the one; going back after an interruption needs the other."""
     x0 = latents(vae, 4)
-    first = vae.decode(x0[:, :2])[1]
-    assert [feature.shape for feature in first] == [feature.shape for feature in vae.decode(x0[:, :1])[1]]
+    first = vae.decode_pixels(x0[:, :2])[1]
+    assert [feature.shape for feature in first] == [feature.shape for feature in vae.decode_pixels(x0[:, :1])[1]]
     before = [feature.clone() for feature in first]
-    once = vae.decode(x0[:, 2:], first)[0]
+    once = vae.decode_pixels(x0[:, 2:], first)[0]
     assert all(torch.equal(a, b) for a, b in zip(first, before, strict=True))
-    assert torch.equal(vae.decode(x0[:, 2:], first)[0], once)
+    assert torch.equal(vae.decode_pixels(x0[:, 2:], first)[0], once)
 
 
 def test_a_stream_after_a_reference_image_has_four_frames_each_from_the_start(vae: WanVAE):
     """What the encoder of data and the server do: the image leads, and its own latent frame is not shown."""
-    clip = pixels(vae, 9)
-    reference, x0 = vae.encode_image(clip[:, 0]), vae.encode_after(clip[:, 0], clip[:, 1:])
-    whole = vae.encode(clip)
-    torch.testing.assert_close(torch.cat([reference, x0], dim=1), whole, rtol=0, atol=FP32)
-    shown, _ = vae.decode(x0, vae.state_after(reference))
-    torch.testing.assert_close(shown, vae.decode(whole)[0][:, 1:], rtol=0, atol=FP32)
+    clip = as_bytes(pixels(vae, 9))
+    reference = vae.encode_reference(clip[:, 0])
+    x0 = vae.encode(clip[:, 1:], reference)
+    whole = vae.encode_pixels(as_float(clip))
+    torch.testing.assert_close(torch.cat([reference.latent, x0], dim=1), whole, rtol=0, atol=FP32)
+    shown, _ = vae.decode(x0, vae.begin(reference))
+    expected = as_bytes(vae.decode_pixels(whole)[0][:, 1:])
+    assert (shown.int() - expected.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(8, 0), (9, 4)], ids=["frames", "side"])
@@ -154,7 +157,7 @@ def test_a_clip_that_does_not_fit_is_an_error(vae: WanVAE, shape: tuple[int, int
     num_frames, more = shape
     clip = torch.zeros(1, num_frames, 3, 32, 32 + more)
     with pytest.raises(ValueError, match="frames must be 1 plus a multiple of 4"):
-        vae.encode(clip)
+        vae.encode_pixels(clip)
 
 
 @pytest.mark.parametrize("family", PUBLISHED)
@@ -180,7 +183,7 @@ def test_a_diffusers_folder_loads(vae: WanVAE, tmp_path: Path):
     vae.model.save_pretrained(tmp_path / "vae")
     loaded = load_wan_vae(tmp_path)
     clip = pixels(vae, 5)
-    assert torch.equal(loaded.encode(clip), vae.encode(clip))
+    assert torch.equal(loaded.encode_pixels(clip), vae.encode_pixels(clip))
 
 
 @pytest.mark.parametrize("variant", ["fp16", None])
@@ -191,7 +194,7 @@ def test_a_folder_in_half_precision_is_computed_in_float32(vae: WanVAE, tmp_path
     clip = pixels(vae, 5)
     stored = copy.deepcopy(vae)
     stored.model.load_state_dict({key: tensor.half() for key, tensor in vae.model.state_dict().items()})
-    assert torch.equal(loaded.encode(clip), stored.encode(clip))
+    assert torch.equal(loaded.encode_pixels(clip), stored.encode_pixels(clip))
 
 
 def test_the_original_release_is_what_diffusers_makes_of_it(vae: WanVAE, tmp_path: Path):

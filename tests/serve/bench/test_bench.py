@@ -30,7 +30,7 @@ def run(out: Path, **changes: object) -> dict:
     settings = {
         "name": "bench",
         "cases": [TINY],
-        "ladders": [TINY],
+        "variants": [TINY],
         "soaks": [],
         "artifact": None,
         "stopwatch": Stopwatch(CPU),
@@ -54,14 +54,14 @@ def test_a_run_leaves_every_number_that_was_promised(results: dict):
     assert 0 < row["denoise_ms"]["p50"] <= row["denoise_ms"]["max"] and 0 < row["chunk_ms"]["p50"]
     assert row["roofline_fraction"] == pytest.approx(row["floor_ms_per_pass"] / row["pass_ms"]["p50"])
     assert row["first_frame_ms"]["cold"] > 0 and row["first_frame_ms"]["warm"] > 0
-    ladder, caches = results["ladders"][0], results["caches"][0]
+    compared, caches = results["variants"][0], results["caches"][0]
     assert list(results["batches"][0]["chunk_ms"]) == ["batch of 1", "batch of 2", "batch of 4"]
-    assert list(ladder["chunk_ms"]) == ["concatenate cache", "roll cache", "ring"]
+    assert list(compared["chunk_ms"]) == ["concatenate cache", "roll cache", "ring"]
     moved = caches["cache_bytes_per_chunk"]
     assert moved["ring"] < moved["roll"] < moved["concatenate"] and moved["ring"] < moved["rotate_all"]
     assert {row["streams"] for row in results["sessions"][0]["policies"]} == {1, 3}
     assert results["machine"]["torch"] == torch.__version__
-    assert set(ladder["not compared"]) >= {"diffusers"}  # a reason is kept where a number is not
+    assert set(compared["not compared"]) >= {"diffusers"}  # a reason is kept where a number is not
     assert row["late"]["median"] > 0
 
 
@@ -88,10 +88,10 @@ def test_a_part_that_fails_says_why_and_the_others_go_on(
 
     for name in ("measure", "compare_caches"):
         monkeypatch.setattr(entry, name, no_memory)
-    monkeypatch.setattr(entry, "climb", lambda *_, **__: results["ladders"][0])
+    monkeypatch.setattr(entry, "compare_variants", lambda *_, **__: results["variants"][0])
     failed = {"case": TINY.name, "failed": "CUDA out of memory. Tried to allocate 80 GiB"}
     made = run(tmp_path)
-    assert (made["cases"], made["ladders"], made["caches"]) == ([failed], results["ladders"], [failed])
+    assert (made["cases"], made["variants"], made["caches"]) == ([failed], results["variants"], [failed])
 
 
 def test_soaks_have_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -99,7 +99,7 @@ def test_soaks_have_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(entry, "soak", lambda plan, stopwatch: {"chunks": plan.chunks})
     for name in ("bench", "soak"):
         plan = Soak(case=TINY, chunks=7)
-        assert run(tmp_path, name=name, cases=[], ladders=[], soaks=[plan])["soaks"] == [{"chunks": 7}]
+        assert run(tmp_path, name=name, cases=[], variants=[], soaks=[plan])["soaks"] == [{"chunks": 7}]
     assert len(list(tmp_path.glob("*.json"))) == 2
 
 
@@ -141,11 +141,11 @@ def test_a_run_that_is_cut_off_leaves_what_it_had_measured(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(entry, "measure", lambda *_, **__: results["cases"][0])
-    monkeypatch.setattr(entry, "climb", cut_off)
+    monkeypatch.setattr(entry, "compare_variants", cut_off)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     left = json.loads(next(tmp_path.glob("*.json")).read_text())
-    assert left["cases"] == results["cases"] and "ladders" not in left
+    assert left["cases"] == results["cases"] and "variants" not in left
 
 
 def test_chunks_slower_than_their_playing_time_stall_a_viewer():
@@ -164,7 +164,7 @@ def test_every_case_of_the_configs_can_be_made(name: str):
     """What is wrong in a line would else be found on a rented card."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         values: Any = OmegaConf.to_container(compose(name))
-    cases = [*values["cases"], *values["ladders"], *(plan["case"] for plan in values["soaks"])]
+    cases = [*values["cases"], *values["variants"], *(plan["case"] for plan in values["soaks"])]
     assert cases and all(Case(**case).contract().pattern.ring_frames > 0 for case in cases)
 
 

@@ -4,8 +4,8 @@ import torch
 from gwm.rollout import Rollout
 from serve.bench import peers
 from serve.bench.case import Case
+from serve.bench.compare import compare_blocks
 from serve.bench.counters import counting
-from serve.bench.ladder import compare_blocks
 from serve.bench.peers import FlashDreamsCache, absent, diffusers_runs, installed_caches
 from serve.bench.timing import Stopwatch
 from tests.serve.bench.test_caches import stream

@@ -9,25 +9,16 @@ from gwm.autoencoders.motion.animate import animated, layers
 from gwm.autoencoders.motion.basis import FEATURES, RANK, FlowBasis, RidgeFit, features
 from gwm.autoencoders.motion.canvas import draw, draw_with_opencv, draw_with_tensors
 from gwm.autoencoders.motion.code import ACTIONS, NAMES, from_latents, mirror, physical, place, standardise, to_latents
-from gwm.autoencoders.motion.codec import MotionAutoencoder
-from gwm.autoencoders.motion.config import MotionConfig
-from gwm.autoencoders.motion.network import MotionNetwork
+from gwm.autoencoders.motion.codec import MotionAutoencoder, person
 from gwm.autoencoders.motion.paste import Square
 from gwm.autoencoders.motion.warp import Window, background, places, places_in, whole
-
-TINY = MotionConfig(half=8, quarter=8, eighth=8, sixteenth=8, hidden=16, warped=6)
+from tests.gwm.autoencoders.kit import tiny_motion
 
 
 @pytest.fixture(scope="module")
 def codec() -> MotionAutoencoder:
-    """Weights that move and redraw everything."""
     torch.manual_seed(0)
-    network = MotionNetwork(TINY)
-    for weight in network.parameters():
-        if weight.ndim > 1:
-            torch.nn.init.normal_(weight, 0, 0.1)
-    network.decoder.basis.set(torch.randn(FEATURES, 2, 64, 64) * 0.2)
-    return MotionAutoencoder(network)
+    return tiny_motion()
 
 
 def portrait(side: int) -> torch.Tensor:
@@ -85,10 +76,11 @@ def test_the_ridge_finds_the_fields_that_made_the_flow():
 @pytest.mark.parametrize("side", [64, 250, 333, 720])
 @pytest.mark.parametrize("paint", [draw_with_opencv, draw_with_tensors])
 def test_at_rest_the_portrait_comes_back_to_the_bit(codec: MotionAutoencoder, side: int, paint):
-    reference = codec.encode_reference(portrait(side))
+    reference = codec.encode_reference(portrait(side)[None])
     memory = codec.begin(reference)
     assert not reference.latent.any()
-    (picture, *_) = paint(memory.constant[1], codec.change(torch.zeros(4, 57), memory))
+    features, canvas = person(memory, 0)
+    (picture, *_) = paint(canvas, codec.change(torch.zeros(4, 57), features))
     assert torch.equal(picture, portrait(side))
 
 
@@ -96,36 +88,25 @@ def test_opencv_and_tensors_draw_the_same(codec: MotionAutoencoder):
     """To the rounding of places to 1/32 px, on a smooth picture."""
     y, x = np.mgrid[0:300, 0:300] / 300
     smooth = torch.from_numpy((127 + 100 * np.stack([np.sin(5 * x), np.cos(4 * y), x * y], -1)).astype(np.uint8))
-    memory = codec.begin(codec.encode_reference(smooth))
-    change = codec.change(from_latents(latents(1, 0.3))[0], memory)
-    first, second = (paint(memory.constant[1], change).int() for paint in (draw_with_opencv, draw_with_tensors))
+    memory = codec.begin(codec.encode_reference(smooth[None]))
+    features, canvas = person(memory, 0)
+    change = codec.change(from_latents(latents(1, 0.3))[0], features)
+    first, second = (paint(canvas, change).int() for paint in (draw_with_opencv, draw_with_tensors))
     assert (first - smooth).abs().float().mean() > 3
     assert (first - second).abs().float().mean() < 0.5
-
-
-def test_a_stream_is_the_clip_to_the_bit(codec: MotionAutoencoder):
-    memory = codec.begin(codec.encode_reference(portrait(96)))
-    clip = latents(3)
-    together, _ = codec.decode(clip, memory)
-    parts = []
-    for one in clip.split(1, dim=1):
-        pictures, memory = codec.decode(one, memory)
-        parts.append(pictures)
-    assert memory.moving == ()
-    assert torch.equal(torch.cat(parts, 1), together)
 
 
 def test_training_sees_what_is_drawn(codec: MotionAutoencoder):
     """The differentiable picture at 256 px and the canvas of that size agree."""
     y, x = np.mgrid[0:256, 0:256] / 256
     smooth = torch.from_numpy((127 + 100 * np.stack([np.sin(5 * x), np.cos(4 * y), x * y], -1)).astype(np.uint8))
-    memory, code = codec.begin(codec.encode_reference(smooth)), from_latents(latents(1, 0.3))[0]
-    known = memory.constant[0].repeated(4)
-    decoder = codec.network.decoder
+    memory, code = codec.begin(codec.encode_reference(smooth[None])), from_latents(latents(1, 0.3))[0]
+    features, canvas = person(memory, 0)
+    known, decoder = features.repeated(4), codec.decoder
     with torch.no_grad():
         coarse = decoder.coarse(code, known)
         _, trained, _ = animated(decoder, code, coarse, known, layers(known), whole(4))
-    drawn = draw(memory.constant[1], codec.change(code, memory)).permute(0, 3, 1, 2) / 127.5 - 1
+    drawn = draw(canvas, codec.change(code, features)).permute(0, 3, 1, 2) / 127.5 - 1
     inner = (..., slice(12, -12), slice(12, -12))  # convolutions see other borders
     assert (trained.clamp(-1, 1) - drawn)[inner].abs().mean() < 0.02
 
@@ -155,7 +136,7 @@ def test_a_square_that_is_pasted_back_leaves_no_seam(codec: MotionAutoencoder):
     picture = portrait(300).numpy()[:200]
     square = Square(left=-20, top=30, side=160)
     cut = square.cut(picture)
-    memory = codec.begin(codec.encode_reference(torch.from_numpy(cut.copy()), pasted=True))
+    memory = codec.begin(codec.encode_reference(torch.from_numpy(cut.copy())[None], pasted=True))
     frame = codec.decode(latents(1), memory)[0][0, 1].numpy()
     pasted = square.paste(frame, picture)
     assert np.array_equal(frame[0], cut[0]) and np.array_equal(frame[:, -1], cut[:, -1])
@@ -167,4 +148,4 @@ def test_a_square_that_is_pasted_back_leaves_no_seam(codec: MotionAutoencoder):
 
 def test_a_portrait_that_is_not_square_is_refused(codec: MotionAutoencoder):
     with pytest.raises(ValueError, match="60x60 px must be square and at least 64"):
-        codec.encode_reference(portrait(60))
+        codec.encode_reference(portrait(60)[None])

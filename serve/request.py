@@ -1,0 +1,193 @@
+"""What a clip is asked for with: the settings of configs/generate.yaml, checked before anything is loaded."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from gwm.contract import Contract
+from gwm.face import FaceMesh
+from gwm.images import read_image
+from gwm.media import container_of, read_audio
+from gwm.outputs import check_output
+from gwm.portraits import crop_to_centre, crop_to_face
+from gwm.resolution import Resolution
+from serve.many_steps import Sampling
+from serve.prompts import TimedPrompt
+
+
+@dataclass(frozen=True)
+class Voices:
+    """Both sides of a conversation, equally long."""
+
+    agent: Float[np.ndarray, " t"]
+    user: Float[np.ndarray, " t"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRequest:
+    """One clip of one model; None: not given."""
+
+    artifact: str
+    out: str
+    image: str | None = None
+    audio: str | None = None
+    user: str | None = None
+    seconds: float | int | None = None
+    prompt: str | None = None
+    prompts: Sequence[Mapping[str, Any]] = ()  # each with `at` in seconds, and `text`
+    negative_prompt: str | None = None
+    text_encoder: str | None = None
+    steps: int | None = None
+    shift: float | int | None = None
+    guidance: float | int | None = None
+    vae: str | None = None
+    height: int = 480
+    width: int = 832
+    seed: int = 0
+    crop: bool = True
+    parallel: str = "ulysses"
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not (_is_number(self.seconds) and 0 < self.seconds < math.inf):
+            raise ValueError(f"seconds={self.seconds} must be a finite number above 0.")
+        if self.prompt is not None and self.prompts:
+            raise ValueError(
+                f"prompt={self.prompt!r} and prompts=... exclude each other: write it as the first of prompts, with "
+                "at: 0."
+            )
+        self.timed_prompts()
+        self.sampling.check()
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(steps=self.steps, shift=self.shift, guidance=self.guidance)
+
+    def timed_prompts(self) -> list[TimedPrompt]:
+        """All prompts in the order of their times.
+
+        Raises:
+            ValueError: an entry has other keys than at and text, or values that cannot be.
+        """
+        if self.prompt is not None:
+            return [TimedPrompt(0.0, self.prompt)]
+        found = []
+        for entry in self.prompts:
+            if not isinstance(entry, Mapping) or set(entry) != {"at", "text"} or not _is_number(entry["at"]):
+                raise ValueError(
+                    f"prompts has {entry}, must have entries of a time in seconds and a text, such as "
+                    'prompts=\'[{at: 0, text: "a calm sea"}, {at: 5, text: "a storm"}]\'.'
+                )
+            found.append(TimedPrompt(float(entry["at"]), str(entry["text"])))
+        return sorted(found, key=lambda prompt: prompt.at_s)
+
+    def check_out(self) -> None:
+        """Raises:
+        ValueError: no film can be written to `out`.
+        """
+        container_of(self.out)
+        check_output(Path(self.out))
+
+    def check_distilled(self) -> None:
+        """Refuse what a distilled student has not.
+
+        Raises:
+            ValueError: guidance or another number of steps is asked for.
+        """
+        self.sampling.check_unused(self.artifact)
+        if self.negative_prompt is not None:
+            raise ValueError(
+                f"negative_prompt={self.negative_prompt!r} must be left out: {self.artifact} is distilled, and its few "
+                "steps have no guidance that could lead away from a text. Leave it out."
+            )
+
+    def check_text_alone(self) -> None:
+        """Refuse what a published text-to-video model is not given.
+
+        Raises:
+            ValueError: there is no prompt, or there is an image, sound, or several prompts.
+        """
+        for name in ("image", "audio", "user", "vae"):
+            if (value := vars(self)[name]) is not None:
+                raise ValueError(
+                    f"{name}={value} must be left out: the published model {self.artifact} makes clips of texts alone. "
+                    "Leave it out, or adapt the model with stage=bidirectional and name its weights."
+                )
+        if self.prompt is None or self.prompts:
+            raise ValueError("prompt=... must be given, and no prompts=: a whole clip has one text.")
+
+    def portrait(self, resolution: Resolution) -> UInt8[np.ndarray, "h w 3"]:
+        """The reference image that the stream follows.
+
+        Raises:
+            ValueError: there is none, or as `read_portrait`.
+        """
+        if self.image is None:
+            raise ValueError(
+                f"image=... must be given: every stream of {self.artifact} follows a reference image. Name a picture; "
+                "crop=false takes its centre, for pictures without a face."
+            )
+        return read_portrait(self.image, resolution, crop=self.crop)
+
+    def voices(self, contract: Contract) -> Voices | None:
+        """The sound of a model that hears: what was recorded, and otherwise silence for `seconds`.
+
+        Raises:
+            ValueError: sound for a model that hears nothing, or neither sound nor a length.
+        """
+        given = {name: path for name, path in (("audio", self.audio), ("user", self.user)) if path is not None}
+        if given and not contract.hears:
+            name, path = next(iter(given.items()))
+            raise ValueError(
+                f"{name}={path} must be left out: the model of {self.artifact} hears nothing. Give seconds= instead, "
+                "or take an artifact with an agent condition."
+            )
+        if not given and self.seconds is None:
+            needed = "audio=... or seconds=..." if contract.hears else "seconds=..."
+            raise ValueError(f"{needed} must be given: nothing else says how long the clip is.")
+        if not contract.hears:
+            return None
+        return read_voices(self.audio, self.user) if given else silence(self.num_frames(contract, None), contract)
+
+    def num_frames(self, contract: Contract, voices: Voices | None) -> int:
+        """Pixel frames of the clip: of `seconds`, else up to the frame in which the sound ends."""
+        if self.seconds is not None:
+            return max(1, round(self.seconds * contract.fps))
+        assert voices is not None, "`voices` has refused a clip without a length"
+        return -(-len(voices.agent) // contract.audio.frame_samples)
+
+
+def read_portrait(path: str | Path, resolution: Resolution, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:
+    """The part around the face of an image (`gwm.portraits.crop_to_face`), or around its centre without `crop`.
+
+    Raises:
+        ValueError: the file is no image, or shows no face that could be cut out.
+    """
+    image = read_image(path)
+    if not crop:
+        return crop_to_centre(image, resolution, f"{path}")
+    try:
+        return crop_to_face(image, resolution, FaceMesh())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} Or take its centre as it is: crop=false.") from error
+
+
+def read_voices(audio: str | Path | None, user: str | Path | None) -> Voices:
+    """Both sides of a conversation, the shorter one continued with silence; a side without a recording is silent."""
+    agent, other = (np.zeros(0, np.float32) if path is None else read_audio(path) for path in (audio, user))
+    length = max(len(agent), len(other))
+    return Voices(np.pad(agent, (0, length - len(agent))), np.pad(other, (0, length - len(other))))
+
+
+def silence(num_frames: int, contract: Contract) -> Voices:
+    """Of both sides."""
+    quiet = np.zeros(num_frames * contract.audio.frame_samples, np.float32)
+    return Voices(quiet, quiet)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
