@@ -10,6 +10,7 @@ from gwm.autoencoders.protocol import AutoencoderConfig
 from gwm.chunks import ChunkPattern
 from gwm.config import AudioConfig, DiTConfig
 from gwm.json_config import JsonConfig
+from gwm.resolution import Resolution
 from gwm.schedule import check_sigmas
 
 Solver = Literal["ode", "renoise"]
@@ -26,7 +27,7 @@ class Contract(JsonConfig):
     vae: AutoencoderConfig
     audio: AudioConfig
     pattern: ChunkPattern
-    resolution: int  # pixels, square
+    resolution: Resolution  # pixels; square in the shipped character
     sigmas: tuple[float, ...]  # final noise levels of a chunk's steps, from 1 downwards
     solver: Solver  # ode: Euler steps; renoise: predict x0, add fresh noise (consistency and DMD students)
     context: CommitMode  # clean: one more pass at sigma 0 fixes a chunk; noisy: its last step's keys and values stay
@@ -55,12 +56,12 @@ class Contract(JsonConfig):
                 f"{self.audio.sample_rate}: picture and sound share one clock."
             )
         multiple = self.vae.spatial_stride * self.dit.patch
-        if self.resolution % multiple:
-            raise ValueError(f"resolution={self.resolution} must be a multiple of VAE stride * patch = {multiple}.")
-        if self.dit.place_grid not in (0, self.resolution // multiple):
+        self.resolution.check_multiple(multiple, of="VAE stride * patch")
+        if self.dit.place_grid not in ((), self.resolution.cells(multiple)):
             raise ValueError(
-                f"place_grid={self.dit.place_grid} must be resolution / (VAE stride * patch) = "
-                f"{self.resolution // multiple}, or 0 for none."
+                f"place_grid={list(self.dit.place_grid)} must be the rows and columns of patches, "
+                f"{list(self.resolution.cells(multiple))} of resolution={self.resolution}, or [] for none. Set "
+                "model.place_grid."
             )
         window, heard = self.audio.window_features(self.vae.temporal_stride), self.dit.speech_width
         if heard and (heard, self.dit.speech_mels) != (window, self.audio.num_mels):
@@ -89,6 +90,7 @@ class Contract(JsonConfig):
             "vae": autoencoder_config,
             "audio": AudioConfig.from_json,
             "pattern": ChunkPattern.from_json,
+            "resolution": Resolution.parse,
         }
         # The literal name: zero-argument super() does not survive slots=True.
         return JsonConfig.from_json.__func__(  # type: ignore[attr-defined]
@@ -96,9 +98,15 @@ class Contract(JsonConfig):
         )
 
     @property
-    def latent_size(self) -> int:
-        """Rows, and columns, of the latent grid."""
-        return self.resolution // self.vae.spatial_stride
+    def latent_grid(self) -> tuple[int, int]:
+        """Rows and columns of latent cells."""
+        return self.resolution.cells(self.vae.spatial_stride)
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens per latent frame."""
+        rows, columns = self.resolution.cells(self.vae.spatial_stride * self.dit.patch)
+        return rows * columns
 
     @property
     def sink_distance(self) -> int:

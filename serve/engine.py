@@ -67,7 +67,7 @@ class Engine:
         self.hearing = Hearing(self.contract, like=self.rollout.cache.k, depth=undo_chunks)
         self.chunk_samples, self.lookahead_samples = self.hearing.chunk_samples, self.hearing.lookahead_samples
         self.chunk = GraphedChunk(self.rollout, self._silent_chunk(), capture=capture)
-        size = (self.contract.resolution, self.contract.resolution)
+        size = self.contract.resolution.shape
         self.decoder = StreamDecoder(artifact.vae, self.rollout.picture_shape, size=size, capture=capture)
         self.undo = UndoLog(self.rollout, self.decoder.memory.moving, undo_chunks)
         alone = self.prompt.text is not None and ranks is None  # of several processes each has a part of the memory
@@ -78,13 +78,12 @@ class Engine:
         """Forget everything and show this face; a model with a text condition has the empty prompt without `text`.
 
         Raises:
-            ValueError: the portrait is not square in the artifact's resolution, or as `set_prompt`.
+            ValueError: the portrait has not the artifact's resolution, or as `set_prompt`.
         """
-        height, width, side = *portrait.shape[:2], self.contract.resolution
-        if (height, width) != (side, side):
+        if portrait.shape[:2] != self.contract.resolution.shape:
             raise ValueError(
-                f"portrait of {height}x{width} px must be {side}x{side}, as the artifact was trained. Cut it out with "
-                "gwm.portraits.crop_to_face."
+                f"portrait of {portrait.shape[0]}x{portrait.shape[1]} px must be {self.contract.resolution}, height x "
+                "width, as the artifact was trained. Cut it out with gwm.portraits.crop_to_face or crop_to_centre."
             )
         if self.history is not None:
             self.history.clear()

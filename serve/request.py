@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
 
 from gwm.contract import Contract
 from gwm.face import FaceMesh
 from gwm.images import read_image
 from gwm.media import container_of, read_audio
 from gwm.outputs import check_output
-from gwm.portraits import crop_to_face, warn_if_enlarged
+from gwm.portraits import crop_to_centre, crop_to_face
+from gwm.resolution import Resolution
 from serve.many_steps import Sampling
 from serve.prompts import TimedPrompt
 
@@ -120,7 +120,7 @@ class ClipRequest:
         if self.prompt is None or self.prompts:
             raise ValueError("prompt=... must be given, and no prompts=: a whole clip has one text.")
 
-    def portrait(self, side: int) -> UInt8[np.ndarray, "h w 3"]:
+    def portrait(self, resolution: Resolution) -> UInt8[np.ndarray, "h w 3"]:
         """The reference image that the stream follows.
 
         Raises:
@@ -131,7 +131,7 @@ class ClipRequest:
                 f"image=... must be given: every stream of {self.artifact} follows a reference image. Name a picture; "
                 "crop=false takes its centre, for pictures without a face."
             )
-        return read_portrait(self.image, side, crop=self.crop)
+        return read_portrait(self.image, resolution, crop=self.crop)
 
     def voices(self, contract: Contract) -> Voices | None:
         """The sound of a model that hears: what was recorded, and otherwise silence for `seconds`.
@@ -161,20 +161,19 @@ class ClipRequest:
         return -(-len(voices.agent) // contract.audio.frame_samples)
 
 
-def read_portrait(path: str | Path, resolution: int, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:
-    """The square around the face of an image, or its centre square without `crop`.
+def read_portrait(path: str | Path, resolution: Resolution, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:
+    """The part around the face of an image (`gwm.portraits.crop_to_face`), or around its centre without `crop`.
 
     Raises:
         ValueError: the file is no image, or shows no face that could be cut out.
     """
     image = read_image(path)
     if not crop:
-        warn_if_enlarged(float(min(image.size)), resolution, f"{path}")
-        return np.array(ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS))
+        return crop_to_centre(image, resolution, f"{path}")
     try:
         return crop_to_face(image, resolution, FaceMesh())
     except ValueError as error:
-        raise ValueError(f"{path}: {error} Or take its centre square as it is: crop=false.") from error
+        raise ValueError(f"{path}: {error} Or take its centre as it is: crop=false.") from error
 
 
 def read_voices(audio: str | Path | None, user: str | Path | None) -> Voices:

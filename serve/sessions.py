@@ -188,8 +188,8 @@ class Sessions:
 
     def _measured(self) -> float:
         """Seconds of a chunk on this machine now, when nothing else of ours runs."""
-        engine, side, took = self.free[0], self.contract.resolution, []
-        engine.start(np.zeros((side, side, 3), np.uint8))
+        engine, took = self.free[0], []
+        engine.start(self.contract.resolution.black())
         engine.push_silence(2 * MEASURED_CHUNKS * engine.chunk_samples + engine.lookahead_samples)
         for _ in range(2 * MEASURED_CHUNKS):
             begin = time.perf_counter()

@@ -109,8 +109,7 @@ class Engines:
     def measure(self) -> float:
         """Median milliseconds of a chunk on this machine, now."""
         contract = self.artifact.contract
-        side = contract.resolution
-        self.start("measure", np.zeros((side, side, 3), np.uint8), 0)
+        self.start("measure", contract.resolution.black(), 0)
         silence = np.zeros(contract.chunk_pixel_frames * contract.audio.frame_samples, np.float32)
         times = []
         while len(times) < WARMUP_STEPS + TIMED_STEPS:

@@ -16,7 +16,7 @@ from gwm.guidance import Guidance, guided_velocity
 from gwm.guided_rollout import Guided, GuidedRollout
 from gwm.rollout import Rollout
 from gwm.sampler import frame_noise
-from tests.tiny import DIT, SIZE, contract, declared, latents, speech, tiny_dit
+from tests.tiny import DIT, GRID, contract, declared, latents, speech, tiny_dit
 
 FRAMES, TEXT, SEED = 4, 6, 5
 FP32 = 2e-4  # the same sums in another order, many steps long
@@ -40,7 +40,7 @@ def given() -> Conditions:
 
 
 def noise(frame: int, num_frames: int) -> Tensor:
-    return frame_noise((1, num_frames, DIT.in_channels, SIZE, SIZE), seed=SEED, frame=frame, step=0)
+    return frame_noise((1, num_frames, DIT.in_channels, *GRID), seed=SEED, frame=frame, step=0)
 
 
 def euler(velocity: Any, x: Tensor) -> Tensor:

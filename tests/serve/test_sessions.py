@@ -189,7 +189,7 @@ def test_sessions_beyond_slots_or_measured_time_are_refused(artifact: Artifact, 
 
 def test_a_portrait_that_does_not_fit_leaves_the_slot_free(artifact: Artifact, portrait: np.ndarray):
     made = sessions(artifact, slots=1)
-    with pytest.raises(ValueError, match="portrait of 16x32"):
+    with pytest.raises(ValueError, match="portrait of 16x48"):
         made.open("a", portrait[:16], seed=1)
     made.open("a", portrait, seed=1)
 
