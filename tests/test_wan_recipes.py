@@ -104,7 +104,7 @@ def run_smaller(command: Command, places: dict[str, str]) -> None:
 def check_recipe_runs(recipe: str, shards: Path, folder: Path) -> None:
     hub = published_folder(folder / "hub", FAMILIES[recipe])
     runs = folder / "runs"
-    names = {"DIR": str(hub), "SHARDS": str(shards), "SHARDS928": str(shards), "NAME": "tiny", "RUNS": str(runs)}
+    names = {"DIR": str(hub), "SHARDS": str(shards), "SHARDS704": str(shards), "NAME": "tiny", "RUNS": str(runs)}
     commands = chain(recipe)
     for command in commands:
         run_smaller(command, names)
