@@ -15,6 +15,7 @@ COMMAND = "pip install espeakng-loader==0.2.4"
 SYNCHRONOUS, END_AND_CLAUSES, UTF8, IPA = 2, 0, 1, 2
 RATE, PITCH, RANGE = 1, 3, 4
 NO_EXIT = 0x8000  # an error must not end the whole server
+_LOCK = threading.Lock()  # the library exists once in a process
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
@@ -29,7 +30,6 @@ class Espeak:
     def __init__(self) -> None:
         loader = optional_module("espeakng_loader", COMMAND)
         self._library = ctypes.CDLL(loader.get_library_path())
-        self._lock = threading.Lock()
         self._parts: list[Float[np.ndarray, " t"]] = []
         self._callback = _CALLBACK(self._collect)  # kept: the library holds only a pointer
         folder = loader.get_data_path().encode()
@@ -37,7 +37,6 @@ class Espeak:
         self.sample_rate = int(self._library.espeak_Initialize(SYNCHRONOUS, 0, folder, NO_EXIT))
         if self.sample_rate <= 0:
             raise RuntimeError(f"espeak-ng did not start with data in {folder.decode()}. Install it again: {COMMAND}")
-        self._library.espeak_SetSynthCallback(self._callback)
         self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
 
     def speak(self, text: str, *, voice: str, words_per_minute: int, pitch: int) -> Float[np.ndarray, " t"]:
@@ -47,11 +46,12 @@ class Espeak:
             ValueError: there is no such voice.
         """
         data = text.encode()
-        with self._lock:
+        with _LOCK:
             self._use(voice)
             self._library.espeak_SetParameter(RATE, words_per_minute, 0)
             self._library.espeak_SetParameter(PITCH, pitch, 0)
             self._parts = []
+            self._library.espeak_SetSynthCallback(self._callback)  # of this object: another one may have set its own
             self._library.espeak_Synth(data, len(data) + 1, 0, END_AND_CLAUSES, 0, UTF8, None, None)
             return np.concatenate([*self._parts, np.zeros(0, np.float32)])
 
@@ -63,7 +63,7 @@ class Espeak:
         """
         pointer = ctypes.c_char_p(clause.encode())
         found = []
-        with self._lock:
+        with _LOCK:
             self._use(voice)
             while pointer.value:  # the library moves the pointer past what it has read, and to NULL at the end
                 found.append(self._library.espeak_TextToPhonemes(ctypes.byref(pointer), UTF8, IPA).decode())
@@ -74,7 +74,7 @@ class Espeak:
         Raises:
             ValueError: there is no such voice.
         """
-        with self._lock:
+        with _LOCK:
             self._use(voice)
         variant = voice.partition("+")[2]  # the library speaks without one that it does not know
         if variant and not (self._variants / variant).is_file():

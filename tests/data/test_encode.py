@@ -162,7 +162,7 @@ def test_facial_actions_of_renders_are_what_the_truth_says(shards: Path, encoder
     assert torch.equal(batch.condition["action"][0, 0], expected.flatten())
     with pytest.raises(ValueError, match="latents made with another actions, must"):
         encode_shards(tmp_path / "rendered", tmp_path / "out", dataclasses.replace(told, actions=names[:1]))
-    with pytest.raises(ValueError, match=r"clip 0000 must be rendered to tell actions=\['eyeBlinkRight'"):
+    with pytest.raises(ValueError, match=r"clip 0000 must be rendered to have actions=\['eyeBlinkRight'"):
         encode_shards(shards, tmp_path / "footage", told)
 
 

@@ -18,7 +18,7 @@ from gwm.contract import Contract
 from gwm.metrics.sync_net import MAX_LAG
 from gwm.pixels import as_bytes
 from tests.distill.test_stage import diary
-from tests.tiny import contract, latents, speech
+from tests.tiny import GRID, contract, latents, speech
 from tests.train.test_resume import LatentsInMemory, weights
 
 ROUND = 1e-5
@@ -67,7 +67,7 @@ def test_every_sample_of_the_students_step_has_its_own_weight(tmp_path):
     others: list[Tensor] = []
     gather = SimpleNamespace(all_gather=lambda x, **_: torch.stack([x, *others]) if others else x)
     stage._trainer = SimpleNamespace(datamodule=data, strategy=gather)  # type: ignore[assignment]
-    clip, direction = torch.zeros(2, 3, 4, 4, 4), torch.randn(2, 3, 4, 4, 4)
+    clip, direction = torch.zeros(2, 3, 4, *GRID), torch.randn(2, 3, 4, *GRID)
     clip[1] += math.log(3.0)
 
     def weighted(order: list[int]) -> Tensor:

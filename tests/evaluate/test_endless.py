@@ -12,9 +12,9 @@ from evaluate.endless import KEPT_LOOKS, Stream, drifts, hold, looks
 from evaluate.examine import load_arrays, save_arrays
 from gwm.metrics.judge import Voices
 from serve.artifact import Artifact
-from tests.tiny import contract, tiny_dit, tiny_vae, with_eyelids
+from tests.tiny import RESOLUTION, contract, tiny_dit, tiny_vae, with_eyelids
 
-SIDE, FRAMES = 32, 12  # two cases are a round of a second
+FRAMES = 12  # two cases are a round of a second
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def cases() -> list[Case]:
     rng = np.random.default_rng(0)
     made = []
     for key in ("a", "b"):
-        render = rng.integers(0, 256, (FRAMES, SIDE, SIDE, 3), dtype=np.uint8)
+        render = rng.integers(0, 256, (FRAMES, *RESOLUTION.shape, 3), dtype=np.uint8)
         agent, user = rng.normal(0, 0.1, (2, 1000 * FRAMES)).astype(np.float32)
         voices = Voices(agent=agent, user=user, listening=np.zeros(FRAMES, bool))
         made.append(

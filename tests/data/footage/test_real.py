@@ -78,7 +78,7 @@ def test_traffic_is_dropped_for_want_of_a_face(shards: Path):
 def test_encoded_footage_trains_with_unknown_voices_dropped(shards: Path, talks: list[Clip], tmp_path: Path):
     """Zeros mean "not given" to the model; silence, which is -1, would teach that lips move without a voice."""
     vae = tiny_vae()
-    encode_shards(shards, tmp_path, Encoders(vae, AUDIO, 64))
+    encode_shards(shards, tmp_path, Encoders(vae, AUDIO, Resolution(64, 64)))
     encoded = EncodedClips(tmp_path, "train", AUDIO, memory_bytes=0)
     assert len(encoded) == len(talks) and all(
         not clip["frame.agent"].any() and not clip["frame.user"].any() for clip in encoded
@@ -96,7 +96,7 @@ def test_encoded_footage_trains_with_unknown_voices_dropped(shards: Path, talks:
     module.setup("fit")
     batch = next(iter(module.train_dataloader()))
     assert batch.x0.shape == (2, 3, 4, 8, 8) and torch.isfinite(batch.x0).all() and batch.x0.std() > 0.05
-    assert held_out(shards, 64, 8) == []
+    assert held_out(shards, Resolution(64, 64), 8) == []
 
 
 def test_the_truth_of_footage_is_an_error_that_says_so(talks: list[Clip]):

@@ -36,6 +36,11 @@ def test_espeak_speaks_faster_when_told(library: Espeak):
     assert len(slow) > 1.7 * len(fast)
 
 
+def test_an_object_made_later_does_not_take_the_sound_of_an_earlier_one(library: Espeak):
+    Espeak()
+    assert len(EspeakVoice(library).speak("Yes.")) > 0
+
+
 @pytest.mark.parametrize("name", ["nobody", "en-us+nobody"])
 def test_a_voice_that_does_not_exist_is_refused_before_it_speaks(library: Espeak, name: str):
     with pytest.raises(ValueError, match=f"voice='{re.escape(name)}'.* must be one of espeak-ng's"):
