@@ -16,6 +16,7 @@ Solver = Literal["ode", "renoise"]
 CommitMode = Literal["clean", "noisy"]
 NoiseMode = Literal["fresh", "held"]
 FRAMES_PER_SECOND = 24
+MIN_SIZE, MAX_SIZE = 64, 2160  # px along a side of what is shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +58,11 @@ class Contract(JsonConfig):
         multiple = self.vae.spatial_stride * self.dit.patch
         if self.resolution % multiple:
             raise ValueError(f"resolution={self.resolution} must be a multiple of VAE stride * patch = {multiple}.")
+        if self.vae.working_side not in (None, self.resolution):
+            raise ValueError(
+                f"resolution={self.resolution} must be {self.vae.working_side} with family={self.vae.family}: its "
+                "latents are of pictures of that size. Frames of another size are asked for with size=."
+            )
         if self.dit.place_grid not in (0, self.resolution // multiple):
             raise ValueError(
                 f"place_grid={self.dit.place_grid} must be resolution / (VAE stride * patch) = "
@@ -99,6 +105,22 @@ class Contract(JsonConfig):
     def latent_size(self) -> int:
         """Rows, and columns, of the latent grid."""
         return self.resolution // self.vae.spatial_stride
+
+    def picture_size(self, size: int | None) -> tuple[int, int]:
+        """Height and width of reference image and frames, where `size` px are asked for along each side.
+
+        Raises:
+            ValueError: pictures of this contract have one size, and it is another.
+        """
+        side = self.resolution if size is None else size
+        if self.vae.working_side is None and side != self.resolution:
+            raise ValueError(
+                f"size={size} must be {self.resolution}, or null: a {self.vae.family} autoencoder shows pictures "
+                "in the size of its training. An artifact with a motion autoencoder shows any."
+            )
+        if not MIN_SIZE <= side <= MAX_SIZE or side % 2:
+            raise ValueError(f"size={side} must be an even number in [{MIN_SIZE}, {MAX_SIZE}] px, as films want it.")
+        return side, side
 
     @property
     def sink_distance(self) -> int:

@@ -3,6 +3,7 @@
 python -m serve.generate artifact=runs/nano/artifact image=me.jpg audio=speech.mp3 out=talk.mp4
 python -m serve.generate artifact=A image=sea.jpg crop=false seconds=30 prompt="a calm sea" out=sea.mp4
 python -m serve.generate ... prompts='[{at: 0, text: "a calm sea"}, {at: 5, text: "a storm, at night"}]'
+python -m serve.generate ... size=720 whole=true        a face of 720 px moves in the whole picture
 torchrun --nproc-per-node=4 -m serve.generate ...       one stream on four GPUs
 """
 
@@ -50,7 +51,7 @@ def generate(request: ClipRequest) -> None:
     ranks = join(request.parallel)
     if ranks is None or not ranks.rank:
         request.check_out()
-    engine = _engine(request.artifact, ranks, seed=request.seed)
+    engine = _engine(request, ranks)
     if ranks is not None and ranks.rank:
         return engine.follow()
     with closing(engine):
@@ -61,7 +62,9 @@ def _write(engine: Engine, request: ClipRequest) -> None:
     contract = engine.contract
     voices = request.voices(contract)
     num_frames = request.num_frames(contract, voices)
-    prompts, portrait = _prompts(engine, request, num_frames), request.portrait(contract.resolution)
+    prompts, (side, _) = _prompts(engine, request, num_frames), engine.size
+    picture, square = request.picture(side)
+    portrait = square.cut(picture)
     choose_threads(engine)
     times: list[float] = []
 
@@ -73,7 +76,7 @@ def _write(engine: Engine, request: ClipRequest) -> None:
             for pixels, ms in (chunks := tqdm(made, desc="generate", total=total, unit="chunk")):
                 times.append(ms)
                 chunks.set_postfix_str(f"{ms:.0f} of {contract.chunk_ms:.0f} ms")
-                yield from pixels
+                yield from (square.paste(frame, picture) for frame in pixels)
 
     sound = None if voices is None else (voices.agent + voices.user).clip(-1, 1)
     write_video(request.out, frames(), sound, fps=contract.fps, sample_rate=contract.audio.sample_rate)
@@ -102,13 +105,15 @@ def _prompts(engine: Engine, request: ClipRequest, num_frames: int) -> dict[floa
     return tokens
 
 
-def _engine(artifact: str, ranks: Ranks | None, *, seed: int) -> Engine:
+def _engine(request: ClipRequest, ranks: Ranks | None) -> Engine:
     """On the first GPU with the decoder on the second, as far as there are; of several processes, on its own."""
     if ranks is not None:
-        return Engine(load_artifact(artifact, device=ranks.device), seed=seed, ranks=ranks)
+        artifact = load_artifact(request.artifact, device=ranks.device)
+        return Engine(artifact, seed=request.seed, ranks=ranks, size=request.size, pasted=request.whole)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    loaded = load_artifact(artifact, device=device, decode_device=second_device(device))
-    return Engine(loaded, seed=seed, capture=capture_cuda if device.type == "cuda" else None)
+    artifact = load_artifact(request.artifact, device=device, decode_device=second_device(device))
+    capture = capture_cuda if device.type == "cuda" else None
+    return Engine(artifact, seed=request.seed, capture=capture, size=request.size, pasted=request.whole)
 
 
 def _driver(engine: Engine) -> AbstractContextManager[Driver]:

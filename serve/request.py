@@ -10,12 +10,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
+from gwm.autoencoders.motion.paste import Square
 from gwm.contract import Contract
 from gwm.face import FaceMesh
 from gwm.images import read_image
 from gwm.media import container_of, read_audio
 from gwm.outputs import check_output
 from gwm.portraits import crop_to_face, warn_if_enlarged
+from serve.framing import framed
 from serve.prompts import TimedPrompt
 
 
@@ -42,6 +44,8 @@ class ClipRequest:
     negative_prompt: str | None = None
     text_encoder: str | None = None
     seed: int = 0
+    size: int | None = None  # px along each side of the portrait
+    whole: bool = False  # the picture around the portrait is shown too
     crop: bool = True
     parallel: str = "ulysses"
 
@@ -53,6 +57,8 @@ class ClipRequest:
                 f"prompt={self.prompt!r} and prompts=... exclude each other: write it as the first of prompts, with "
                 "at: 0."
             )
+        if self.whole and not self.crop:
+            raise ValueError("whole=true must be false with crop=false: the square that moves is the face's.")
         self.timed_prompts()
 
     def timed_prompts(self) -> list[TimedPrompt]:
@@ -80,18 +86,21 @@ class ClipRequest:
         container_of(self.out)
         check_output(Path(self.out))
 
-    def portrait(self, side: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The reference image that the stream follows.
+    def picture(self, side: int) -> tuple[UInt8[np.ndarray, "h w 3"], Square]:
+        """What is shown, and the square of `side` px in it that is the reference image and moves: all of it, unless
+        `whole`.
 
         Raises:
-            ValueError: there is none, or as `read_portrait`.
+            ValueError: there is no image, or as `read_portrait` and `framed`.
         """
         if self.image is None:
             raise ValueError(
                 f"image=... must be given: every stream of {self.artifact} follows a reference image. Name a picture; "
                 "crop=false takes its centre, for pictures without a face."
             )
-        return read_portrait(self.image, side, crop=self.crop)
+        if self.whole:
+            return framed(read_image(self.image), side, whole=True)
+        return read_portrait(self.image, side, crop=self.crop), Square(0, 0, side)
 
     def voices(self, contract: Contract) -> Voices | None:
         """The sound of a model that hears: what was recorded, and otherwise silence for `seconds`.

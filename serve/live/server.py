@@ -53,10 +53,12 @@ async def running_app(
     """
     contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
     beat, gauges = beat_of(contract, options.lead_ms), Gauges()
-    characters = read_characters(Path(options.characters), contract.resolution)
+    side, _ = contract.picture_size(options.size)
+    characters = read_characters(Path(options.characters), side)
     choices = {"stt": options.stt, "llm": options.llm, "tts": options.tts}
     profile = Profile(**choices, endpoints=endpoints, characters=characters, sample_rate=beat.sample_rate)
-    engines = EngineProcess(options.artifact, device=options.device, num_threads=options.num_threads)
+    engine = {"device": options.device, "num_threads": options.num_threads, "size": options.size}
+    engines = EngineProcess(options.artifact, **engine)
 
     def face(session_id: str, character: Character) -> ProcessFace:
         return ProcessFace(engines, session_id, character.portrait, seed=options.seed)
@@ -90,7 +92,7 @@ async def running_app(
             characters,
             make_conversation=session,
             make_renderer=renderer,
-            resolution=contract.resolution,
+            resolution=side,
             hosts={*LOCAL_HOSTS, options.host, *options.hosts},
             origins=set(options.origins),
             trusted_proxies=options.trusted_proxies,
