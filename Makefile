@@ -77,7 +77,7 @@ test: setup-dev
 
 # Without such tests there is nothing to run; where they exist, running none is a failure (pytest's exit code 5).
 acceptance: setup-dev
-	@if grep -rq --include='*.py' 'mark\.acceptance' tests; then $(PY) -m pytest -m acceptance; \
+	@if grep -rq --include='*.py' 'mark\.acceptance' tests; then $(PY) -m pytest -n 2 -m acceptance; \
 	else echo "no test has the marker acceptance"; fi
 
 lint: setup-dev

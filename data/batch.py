@@ -167,7 +167,21 @@ class LatentClips(Dataset[dict[str, Any]]):
         return clip, slice(start, start + self.num_frames)
 
 
-class LatentData(StepData):
+class ClipData(StepData):
+    """Latents and their conditions, wherever they come from: what stages know that train on them."""
+
+    num_frames: int  # latent frames of a crop
+    motion: Float[Tensor, "*c h w"]  # how much moves there, in any unit
+    clips: Sequence[dict[str, Tensor]]
+    actions: tuple[str, ...] = ()  # facial actions among the conditions
+
+    @property
+    def no_text(self) -> Float[Tensor, "q t"] | None:
+        """Tokens of the empty caption; None where there are no captions."""
+        return None
+
+
+class LatentData(ClipData):
     """Encoded clips, for every stage after the autoencoder; encodes the shards when they are not encoded yet.
 
     `memory_gb` of clips stay in memory, in each process that reads; `num_workers` of these read ahead of training.
@@ -216,7 +230,6 @@ class LatentData(StepData):
 
     @property
     def no_text(self) -> Float[Tensor, "q t"] | None:
-        """Tokens of the empty caption; None where captions are not encoded."""
         return read_no_text(self.latents)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -226,10 +239,10 @@ class LatentData(StepData):
         return self.loader(dataset, len(self.clips), latent_batch)
 
 
-def latent_data(stage: L.LightningModule) -> LatentData:
+def latent_data(stage: L.LightningModule) -> ClipData:
     """The data module of a stage that trains on latents."""
     data = stage.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(..., datamodule)
-    assert isinstance(data, LatentData), type(data)
+    assert isinstance(data, ClipData), type(data)
     return data
 
 

@@ -15,6 +15,12 @@ NOD_S = 0.5  # down and up again
 NOD_RAD = 0.17
 NOD_DELAY_S = (0.2, 0.4)  # after the syllable it answers
 LEAST_NOD_GAP_S = 0.7
+RAISE_S = (0.25, 0.7)  # brows: up, and down again
+RAISE = 0.6
+RAISE_SHARE = 0.5  # of the syllables that could be answered so
+LEAST_RAISE_GAP_S = 1.6
+LOOK_DELAY_S = (0.15, 0.35)  # of the eyes, after the other begins to speak
+LOOK_S = (1.2, 2.5)
 
 
 def smooth_noise(rng: np.random.Generator, num_frames: int, *, cutoff_hz: float, fps: int) -> Track:
@@ -45,8 +51,13 @@ def blinks(rng: np.random.Generator, num_frames: int, *, onsets: Sequence[int], 
     return closure
 
 
-def gaze(rng: np.random.Generator, num_frames: int, *, fps: int) -> Float[np.ndarray, "f 2"]:
-    """Eye direction (x, y) in [-1, 1]: jumps between the camera, mostly, and points nearby, with small tremor."""
+def gaze(
+    rng: np.random.Generator, num_frames: int, *, fps: int, addressed: Sequence[int] = ()
+) -> Float[np.ndarray, "f 2"]:
+    """Eye direction (x, y) in [-1, 1]: jumps between the camera, mostly, and points nearby, with small tremor.
+
+    addressed: frames in which the other begins to speak; a moment later the eyes are on the camera for a while.
+    """
     out = np.zeros((num_frames, 2), np.float32)
     frame = 0
     while frame < num_frames:
@@ -58,6 +69,13 @@ def gaze(rng: np.random.Generator, num_frames: int, *, fps: int) -> Float[np.nda
         if 0 < frame < num_frames:
             out[frame] = (out[frame - 1] + out[frame]) / 2  # a saccade lasts 30 to 80 ms: one frame between
         frame = stop
+    for onset in addressed:
+        start = onset + round(rng.uniform(*LOOK_DELAY_S) * fps)
+        stop = start + round(rng.uniform(*LOOK_S) * fps)
+        target = rng.normal(0, (0.03, 0.03))
+        out[start:stop] = target
+        if 0 < start < num_frames:
+            out[start] = (out[start - 1] + target) / 2
     return out.clip(-1, 1)
 
 
@@ -74,6 +92,20 @@ def nods(rng: np.random.Generator, heard: Track, *, fps: int) -> Track:
         end = min(start + len(nod), len(heard))
         if start < end:
             out[start:end] += NOD_RAD * heard[peak] * rng.uniform(0.7, 1.0) * nod[: end - start]
+    return out
+
+
+def interest(rng: np.random.Generator, heard: Track, *, fps: int) -> Track:
+    """How far a listener's brows rise in answer to `heard`, the energy of the other's voice: after some of its stressed
+    syllables, quickly up and slowly down, higher the louder the syllable was."""
+    out = np.zeros(len(heard), np.float32)
+    up, down = np.linspace(0, 1, int(RAISE_S[0] * fps)), np.linspace(1, 0, int(RAISE_S[1] * fps))
+    shape = np.sin(np.pi / 2 * np.concatenate([up, down])) ** 2
+    for peak in accents(heard, min_distance=int(LEAST_RAISE_GAP_S * fps)):
+        wanted, start = rng.random() < RAISE_SHARE, peak + round(rng.uniform(*NOD_DELAY_S) * fps)
+        height, end = RAISE * heard[peak] * rng.uniform(0.6, 1.0), min(start + len(shape), len(heard))
+        if wanted and start < end:
+            out[start:end] = np.maximum(out[start:end], height * shape[: end - start])
     return out
 
 

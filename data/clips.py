@@ -113,10 +113,15 @@ def draw_reference(
     plan: ClipPlan, renderer: Renderer, person: Any, *, head_motion: float = 1.0
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A portrait outside the clip: a head pose of its own, mouth closed, eyes open and on the camera."""
-    rng = np.random.default_rng(derive_seed(plan.seed, "reference"))
-    pose = rng.normal(0, (0.10, 0.05, 0.03)).clip(-0.25, 0.25).astype(np.float32)[None]
+    pose = np.float32(head_motion) * reference_pose(plan.seed)[None]
     closed = np.zeros((1, len(ACTION_NAMES)), np.float32)
-    return renderer.render(person, closed, np.float32(head_motion) * pose, np.zeros((1, 2), np.float32))[0]
+    return renderer.render(person, closed, pose, np.zeros((1, 2), np.float32))[0]
+
+
+def reference_pose(seed: int) -> Float[np.ndarray, "3"]:
+    """Yaw, pitch and roll of the portrait that belongs to the performance of a seed."""
+    rng = np.random.default_rng(derive_seed(seed, "reference"))
+    return rng.normal(0, (0.10, 0.05, 0.03)).clip(-0.25, 0.25).astype(np.float32)
 
 
 def describe(plan: ClipPlan, act: Performance) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from data.actions import ACTION_NAMES
-from data.behaviour import blinks, emphasis, gaze, head, nods, smooth_noise
+from data.behaviour import blinks, emphasis, gaze, head, interest, nods, smooth_noise
 from data.clock import FPS, SAMPLES_PER_FRAME
 from data.speech.dialogue import Dialogue, converse
 from data.speech.espeak import Phoneme
@@ -38,7 +38,8 @@ class Performance:
 def perform(seed: int, num_frames: int, split: Split) -> Performance:
     """A random stretch of dialogue, acted out; the same seed gives the same bytes.
 
-    While the user speaks, the agent keeps its mouth shut, blinks, and nods in answer to the user's stresses.
+    While the user speaks, the agent keeps its mouth shut, blinks, looks up as the user begins, and nods and raises its
+    brows in answer to the user's stresses.
 
     Raises:
         ValueError: num_frames below 1.
@@ -52,14 +53,20 @@ def perform(seed: int, num_frames: int, split: Split) -> Performance:
     # Prosody is measured on the dry voice: neither gain nor noise of a recording moves a head.
     spoken, heard = (energy(dialogue.audio(role), samples_per_frame=SAMPLES_PER_FRAME) for role in ("agent", "user"))
     stress = emphasis(spoken, pitch(dialogue.audio("agent"), samples_per_frame=SAMPLES_PER_FRAME))
-    onsets = np.flatnonzero(np.diff(np.stack([agent_speaking, user_speaking]).astype(int)).max(axis=0) > 0).tolist()
-    nodding = nods(rng, np.where(agent_speaking, 0, heard).astype(np.float32), fps=FPS)
+    starts = np.diff(np.stack([agent_speaking, user_speaking]).astype(int)) > 0
+    listened = np.where(agent_speaking, 0, heard).astype(np.float32)
+    nodding = nods(rng, listened, fps=FPS)
     pose = head(rng, spoken=spoken, stress=stress, nodding=nodding, fps=FPS)
-    actions = mouth(dialogue) + expression(rng, stress, blinks(rng, num_frames, onsets=onsets, fps=FPS), user_speaking)
+    closure = blinks(rng, num_frames, onsets=np.flatnonzero(starts.any(axis=0)).tolist(), fps=FPS)
+    actions = mouth(dialogue) + expression(rng, stress, closure, user_speaking)
+    looks = gaze(rng, num_frames, fps=FPS, addressed=np.flatnonzero(starts[1]).tolist())
+    raised = interest(rng, listened, fps=FPS)
+    for name, share in (("browInnerUp", 1.0), ("browOuterUpLeft", 0.7), ("browOuterUpRight", 0.7)):
+        actions[:, ACTION_NAMES.index(name)] += share * raised
     return Performance(
         actions=actions.clip(0, 1).astype(np.float32),
         pose=pose,
-        gaze=gaze(rng, num_frames, fps=FPS),
+        gaze=looks,
         agent=agent,
         user=user,
         agent_speaking=agent_speaking,

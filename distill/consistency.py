@@ -8,11 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from data.batch import LatentBatch, latent_data
-from distill.guidance import Guidance, guided_velocity
 from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.dit import Denoiser, DiT
+from gwm.guidance import Guidance, guided_velocity
 from gwm.schedule import add_noise, clean_estimate, sigma_steps
 from train.flow import motion_map
 from train.network import load_dit
@@ -48,7 +48,7 @@ def consistency_loss(
     teacher: Denoiser,
     reference: Float[Tensor, "b 1 c h w"],
     condition: Conditions,
-    weight: Float[Tensor, "h w"],
+    weight: Float[Tensor, "*k h w"],
     generator: Generators,
 ) -> Float[Tensor, ""]:
     """Distance in x0 of the student to its running average one Euler step of the causal teacher further down.

@@ -2,7 +2,6 @@
 
 from typing import Literal, get_args
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -47,13 +46,3 @@ def dmd_loss(x0: Float[Tensor, "b f c h w"], direction: Float[Tensor, "b f c h w
     """Surrogate whose gradient with respect to `x0` is `direction` divided by the number of elements."""
     target = (x0.float() - direction).detach()
     return 0.5 * (x0.float() - target).square().mean()
-
-
-def guided(
-    conditional: Float[Tensor, "b f c h w"], unconditional: Float[Tensor, "b f c h w"], scale: float
-) -> Float[Tensor, "b f c h w"]:
-    """Guidance in the standard form: uncond + scale (cond - uncond); 1 is no guidance.
-
-    The Self-Forcing lineage writes cond + g (cond - uncond), which is this with scale = g + 1.
-    """
-    return torch.lerp(unconditional, conditional, scale)

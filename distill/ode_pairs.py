@@ -5,7 +5,6 @@ the data and depends on (seed, k) alone: a killed run goes on with the first sha
 share the work by number.
 """
 
-import itertools
 import json
 import logging
 import os
@@ -21,10 +20,12 @@ from tqdm import tqdm
 
 from data.batch import LatentBatch, LatentClips, LatentData, latent_batch
 from data.steps import StepSampler
-from distill.guidance import Guidance, guided_velocity
 from gwm.clip import teacher_forced_velocity
+from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.guidance import Guidance, guided_velocity
+from gwm.sampler import sample
 from gwm.schedule import check_sigmas, sigma_steps
 from gwm.tensor_files import read_tensor_file
 from gwm.weights import fingerprint, write_json
@@ -55,20 +56,22 @@ def solve(
     Source: Lu et al. 2026 (Causal Forcing), stage 2: the flow of the causal teacher, not of a bidirectional one, as
     only that is a function of what a causal student can see.
     """
-    x, states = gaussian_like(batch.x0, generator), []
-    for sigma, below in itertools.pairwise(levels):
+    states = []
+
+    def velocity(x: Tensor, sigma: float) -> Tensor:
         if sigma in sigmas:
             states.append(x)
-        at = x.new_full(x.shape[:2], sigma)
 
-        def predict(condition: Any, x: Tensor = x, at: Tensor = at) -> Tensor:
+        def predict(condition: Conditions) -> Tensor:
             return teacher_forced_velocity(
-                teacher, x, at, history=batch.x0, reference=batch.reference, condition=condition,
-                pattern=contract.pattern,
+                teacher, x, x.new_full(x.shape[:2], sigma), history=batch.x0, reference=batch.reference,
+                condition=condition, pattern=contract.pattern,
             )  # fmt: skip
 
-        x = x + (below - sigma) * guided_velocity(predict, batch.condition, guidance)
-    return {"states": torch.stack(states, dim=1), "end": x}
+        return guided_velocity(predict, batch.condition, guidance)
+
+    end = sample(velocity, [gaussian_like(batch.x0, generator)], sigmas=levels[:-1], solver="ode")
+    return {"states": torch.stack(states, dim=1), "end": end}
 
 
 def write_pairs(

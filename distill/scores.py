@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from distill.dmd import Normaliser, dmd_direction, normaliser_scale
-from distill.guidance import Guidance, with_guidance
 from gwm.chunks import whole_clip
 from gwm.clip import clip_velocity
 from gwm.condition.inputs import Conditions
 from gwm.dit import Denoiser
+from gwm.guidance import Guidance, with_guidance
 from gwm.schedule import add_noise, clean_estimate
 from train.flow import clean_weight, velocity_loss
 from train.noise import Generators, clip_sigmas, gaussian_like

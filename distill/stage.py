@@ -14,7 +14,7 @@ from jaxtyping import Float
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
-from data.batch import LatentBatch, latent_data
+from data.batch import LatentBatch, LatentData, latent_data
 from distill.dmd import dmd_loss
 from distill.gan import GAN, Shown
 from distill.health import CollapseAlarm, clip_health, exit_shares, score_health
@@ -112,6 +112,8 @@ class DMDStage(DiTStage):
         check_passes(self.passes, gan=self.gan is not None, reward=self.reward is not None)
         self.windows.check(self.contract, data.num_frames)
         if self.reward is not None:
+            if not isinstance(data, LatentData):
+                raise ValueError("stage.reward must be null on data without pictures: rewards look at decoded clips.")
             self.reward.check(self.contract, data.batch_size)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> None:
@@ -226,7 +228,9 @@ class DMDStage(DiTStage):
         """The direction of each sample times the weight of its own reward."""
         if self.reward is None or self.health is None:
             return direction
-        rewards = self.reward(window, self.contract, latent_data(self).vae)
+        data = latent_data(self)
+        assert isinstance(data, LatentData), type(data)  # `setup` has seen to it
+        rewards = self.reward(window, self.contract, data.vae)
         everyones: Any = self.all_gather(rewards)
         weights = reward_weights(rewards, everyones.flatten(), self.reward.beta)
         self.health |= {"reward": everyones.nanmean(), "reward_weight_most": weights.max()}

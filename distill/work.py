@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.gan import GAN, Shown
-from distill.guidance import Guidance, guided_velocity
 from distill.offload import offload as keep_on_host
 from distill.roles import RoleAdapters
 from distill.scores import DMDRules, score
@@ -18,6 +17,7 @@ from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.guidance import Guidance, guided_velocity
 from gwm.lora import with_lora
 from train.work import Pass, RandomClips, Work, clips_of
 

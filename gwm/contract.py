@@ -112,15 +112,16 @@ class Contract(JsonConfig):
         Raises:
             ValueError: pictures of this contract have one size, and it is another.
         """
-        side = self.resolution if size is None else size
-        if self.vae.working_side is None and side != self.resolution:
+        if size is None:
+            return self.resolution, self.resolution
+        if self.vae.working_side is None and size != self.resolution:
             raise ValueError(
                 f"size={size} must be {self.resolution}, or null: a {self.vae.family} autoencoder shows pictures "
                 "in the size of its training. An artifact with a motion autoencoder shows any."
             )
-        if not MIN_SIZE <= side <= MAX_SIZE or side % 2:
-            raise ValueError(f"size={side} must be an even number in [{MIN_SIZE}, {MAX_SIZE}] px, as films want it.")
-        return side, side
+        if self.vae.working_side is not None and (not MIN_SIZE <= size <= MAX_SIZE or size % 2):
+            raise ValueError(f"size={size} must be an even number in [{MIN_SIZE}, {MAX_SIZE}] px, as films want it.")
+        return size, size
 
     @property
     def sink_distance(self) -> int:

@@ -10,7 +10,7 @@ from gwm.cache import PromptCache, RingCache
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT, num_patches
-from gwm.sampler import frame_noise, step
+from gwm.sampler import frame_noise, sample
 from gwm.transfer import to_device
 
 Emit = Callable[[Float[Tensor, "b f c h w"]], None]
@@ -59,13 +59,16 @@ class Rollout:
         self.reference = torch.zeros(batch_size, 1, *self.chunk_shape[2:], device=weight.device, dtype=weight.dtype)
 
     @torch.no_grad()
-    def start(self, reference: Float[Tensor, "b 1 c h w"], condition: Conditions, *, seed: int) -> None:
-        """Forget everything and put the reference image's latent into the sink; of `condition` only the text counts."""
+    def start(self, reference: Float[Tensor, "b 1 c h w"] | None, condition: Conditions, *, seed: int) -> None:
+        """Forget everything and put the reference image's latent into the sink; of `condition` only the text counts.
+        Without a reference the stream begins with its first chunk."""
         self.cache.reset()
         self.frame, self.seed = 0, seed
-        self.reference.copy_(self.own(reference))
         self.prompt.forget()  # the weights may be others by now
         self.set_prompt(condition)
+        if reference is None:
+            return
+        self.reference.copy_(self.own(reference))
         self.velocity(self.reference, 0.0, condition.frames(slice(0, 0)).after_reference())
         self.cache.advance(reference.shape[1])
         self.frame += reference.shape[1]
@@ -116,14 +119,12 @@ class Rollout:
         `frame`, the host's counter, is the caller's to move: this body may be captured once and replayed.
         """
         contract = self.contract
-        sigmas = contract.sigmas
         self.cache.follow(contract.pattern.chunk_frames)
-        x = noises[0]
-        for k, sigma in enumerate(sigmas):
-            sigma_next = sigmas[k + 1] if k + 1 < len(sigmas) else 0.0
-            fresh = noises[k + 1] if contract.solver == "renoise" and sigma_next > 0 else None
-            velocity = self.velocity(x, sigma, condition)
-            x = step(x, velocity, sigma=sigma, sigma_next=sigma_next, solver=contract.solver, noise=fresh)
+
+        def velocity(x: Tensor, sigma: float) -> Tensor:
+            return self.velocity(x, sigma, condition)
+
+        x = sample(velocity, noises, sigmas=contract.sigmas, solver=contract.solver)
         emit(x)
         if contract.context == "clean":
             self.velocity(x, 0.0, condition)

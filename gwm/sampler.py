@@ -9,7 +9,7 @@ from torch import Tensor
 from gwm.contract import Solver
 from kernels.step_update import step_update
 
-Velocity = Callable[[Float[Tensor, "b f c h w"], Float[Tensor, "b f"]], Float[Tensor, "b f c h w"]]
+Velocity = Callable[[Float[Tensor, "b f c h w"], float], Float[Tensor, "b f c h w"]]  # of latents at a noise level
 
 
 def frame_noise(shape: Sequence[int], *, seed: int, frame: int, step: int) -> Float[Tensor, "b f c h w"]:
@@ -48,6 +48,5 @@ def sample(
     x = noises[0]
     for k, (sigma, sigma_next) in enumerate(zip(sigmas, [*sigmas[1:], 0.0], strict=True)):
         fresh = noises[k + 1] if solver == "renoise" and sigma_next > 0 else None
-        v = velocity(x, x.new_full(x.shape[:2], sigma))
-        x = step(x, v, sigma=sigma, sigma_next=sigma_next, solver=solver, noise=fresh)
+        x = step(x, velocity(x, sigma), sigma=sigma, sigma_next=sigma_next, solver=solver, noise=fresh)
     return x

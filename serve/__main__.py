@@ -17,7 +17,7 @@ from serve.live.session import Timeouts
 log = logging.getLogger(__name__)
 
 
-@command("serve", verbatim=("artifact", "characters"))
+@command("serve", verbatim=("artifact", "characters", "text_encoder"))
 def main(cfg: DictConfig) -> None:
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     log_to_stdout(as_json=values.pop("log_json"))

@@ -16,6 +16,7 @@ from gwm.autoencoders.protocol import Autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.folder_kind import folder_kind
+from gwm.guided_rollout import Guided
 from gwm.no_text import NO_TEXT_FILE, read_no_text
 from gwm.tensor_files import read_tensor_file
 from gwm.weights import check_keys
@@ -37,6 +38,12 @@ class Artifact:
     dit: DiT
     vae: Autoencoder
     no_text: Float[Tensor, "q t"] | None = None  # the empty prompt's tokens, of a model with a text condition
+    guided: Guided | None = None  # guidance of its steps; a distilled student has none
+
+    @property
+    def num_passes(self) -> int:
+        """Of the network for a step."""
+        return 1 if self.guided is None else self.guided.guidance.num_passes(self.contract.dit)
 
 
 def file_name(network: str) -> str:

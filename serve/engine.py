@@ -11,12 +11,13 @@ from torch import Tensor
 from gwm.condition.inputs import Conditions
 from gwm.pixels import to_tensor
 from gwm.rollout import Emit, keep
+from serve.applied import Applied
 from serve.artifact import Artifact
 from serve.compiled import Compiled
 from serve.decoder import StreamDecoder
 from serve.driver import Driver
 from serve.graphs import Capture, GraphedChunk
-from serve.hearing import Applied, Hearing
+from serve.hearing import Hearing
 from serve.history import History
 from serve.memory import check_memory
 from serve.parallel.division import rollout_of
@@ -62,9 +63,10 @@ class Engine:
         """
         self.size, self.pasted = artifact.contract.picture_size(size), pasted
         if ranks is None:  # else each has a part of the cache
-            check_memory(artifact, slots=1, undo_chunks=undo_chunks, text_tokens=text_tokens, size=size)
+            slots = artifact.num_passes
+            check_memory(artifact, slots=slots, undo_chunks=undo_chunks, text_tokens=text_tokens, size=size)
         self.contract, self.vae, self.seed, self.ranks = artifact.contract, artifact.vae, seed, ranks
-        self.rollout = rollout_of(artifact.dit, artifact.contract, ranks)
+        self.rollout = rollout_of(artifact.dit, artifact.contract, ranks, artifact.guided)
         if compile:
             self.rollout.model = Compiled(self.rollout.model)  # type: ignore[assignment]  # called like the network
         self.text_tokens = text_tokens
@@ -113,7 +115,7 @@ class Engine:
         self.hearing.push(agent, user)
 
     def push_silence(self, samples: int) -> None:
-        """Append silence of both voices, where the model hears."""
+        """Append silence, where the model hears."""
         if self.contract.hears:
             silence = np.zeros(samples, np.float32)
             self.push(silence, silence)
@@ -194,8 +196,8 @@ class Engine:
         self.hearing.act(action)
         return self.hearing.next_chunk()
 
-    def rewind(self, chunks: int) -> Applied:
-        """Go back by the latest `chunks`, as if they had never been; their sound waits again. The prompt stays.
+    def rewind(self, chunks: int, *, keep_sound: bool = True) -> Applied:
+        """Go back by the latest `chunks`, as if they had never been. Their sound waits again, or is lost; prompts stay.
 
         Raises:
             ValueError: more chunks than are kept, or than there were since `start`.
@@ -206,7 +208,7 @@ class Engine:
         if self.history is not None:
             self.history.rewind(chunks)
         self.undo.rewind_decoder(chunks)
-        self.hearing.rewind(chunks)
+        self.hearing.rewind(chunks, keep_sound=keep_sound)
         return self.hearing.next_chunk()
 
     def follow(self) -> None:
@@ -232,8 +234,7 @@ class Engine:
         self._tell(Order.STOP)
 
     def finish(self, num_frames: int | None = None) -> None:
-        """End the stream with the chunk of its last pixel frame, by default the frame in which the pushed sound ends.
-        Where the sound does not suffice, silence follows it."""
+        """End the stream with the chunk of its last pixel frame; as `Hearing.finish`."""
         self.hearing.finish(num_frames)
 
     def stream(
@@ -260,8 +261,7 @@ class Engine:
             num_frames = -(-(0 if agent is None else len(agent)) // self.contract.audio.frame_samples)
         if num_frames < 1:
             raise ValueError("agent has 0 samples, must have at least one: without sound there is nothing to show.")
-        begin, driver, left = time.perf_counter(), driver or self, num_frames
-        texts = dict(prompts or {})
+        begin, driver, left, texts = time.perf_counter(), driver or self, num_frames, dict(prompts or {})
         driver.start(portrait, texts.pop(0.0, None))
         for at_s, text in texts.items():
             self.set_prompt(text, at_s=at_s)

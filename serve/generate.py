@@ -2,34 +2,41 @@
 
 python -m serve.generate artifact=runs/nano/artifact image=me.jpg audio=speech.mp3 out=talk.mp4
 python -m serve.generate artifact=A image=sea.jpg crop=false seconds=30 prompt="a calm sea" out=sea.mp4
+python -m serve.generate artifact=runs/nano/bidirectional/weights guidance=2 ...      a model before distillation
 python -m serve.generate ... prompts='[{at: 0, text: "a calm sea"}, {at: 5, text: "a storm, at night"}]'
 python -m serve.generate ... size=720 whole=true        a face of 720 px moves in the whole picture
 torchrun --nproc-per-node=4 -m serve.generate ...       one stream on four GPUs
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 from tqdm import tqdm
 
 from configs.command.main import command
+from gwm.contract import Contract
 from gwm.media import write_video
-from serve.artifact import load_artifact
+from gwm.no_text import padded_text
+from gwm.weights import is_written_here
+from serve.artifact import Artifact, load_artifact
 from serve.driver import Driver
 from serve.engine import Engine
 from serve.graphs import capture_cuda
+from serve.many_steps import led_away, load_stage, passes_shown, with_length
 from serve.parallel.division import join
 from serve.parallel.ranks import Ranks
 from serve.pipeline import Pipeline, second_device
-from serve.prompts import applied_at, check_prompts, encoded, text_encoder
-from serve.request import ClipRequest
+from serve.prompts import Texts, TimedPrompt, applied_at, check_prompts
+from serve.published import is_published, write_published
+from serve.request import ClipRequest, Voices
 from serve.threads import choose_threads
 
 log = logging.getLogger(__name__)
@@ -39,44 +46,73 @@ def generate(request: ClipRequest) -> None:
     """Write the clip and log how long it is and how fast it was made. With torchrun all processes but the first help.
 
     Raises:
-        FileNotFoundError: there is no artifact, or no text encoder for the prompt.
-        ValueError: artifact, image, sound, prompt or `out` cannot be used; the message names the setting.
+        FileNotFoundError: there is no model, or no text encoder for the prompt.
+        ValueError: model, image, sound, prompt or `out` cannot be used; the message names the setting.
         OSError: the clip cannot be written; nothing is left of it.
     """
-    if request.negative_prompt is not None:
-        raise ValueError(
-            f"negative_prompt={request.negative_prompt!r} must be left out: {request.artifact} is distilled, and its "
-            "few steps have no guidance that could lead away from a text. Leave it out."
-        )
     ranks = join(request.parallel)
     if ranks is None or not ranks.rank:
         request.check_out()
-    engine = _engine(request, ranks)
-    if ranks is not None and ranks.rank:
-        return engine.follow()
-    with closing(engine):
-        _write(engine, request)
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    if ranks is not None:
+        request.check_distilled()
+        artifact = load_artifact(request.artifact, device=ranks.device)
+        if ranks.rank:
+            return Engine(artifact, seed=request.seed, ranks=ranks, size=request.size, pasted=request.whole).follow()
+        return _write(artifact, request, ranks, distilled=True)
+    if is_published(request.artifact):
+        return write_published(request, device=device)
+    if is_written_here(Path(request.artifact)):
+        loaded = load_stage(request.artifact, request.vae, request.sampling, device=device)
+        return _write(loaded, request, None, distilled=loaded.contract.solver == "renoise")
+    request.check_distilled()
+    loaded = load_artifact(request.artifact, device=device, decode_device=second_device(device))
+    _write(loaded, request, None, distilled=True)
 
 
-def _write(engine: Engine, request: ClipRequest) -> None:
-    contract = engine.contract
-    voices = request.voices(contract)
-    num_frames = request.num_frames(contract, voices)
-    prompts, (side, _) = _prompts(engine, request, num_frames), engine.size
-    picture, square = request.picture(side)
-    portrait = square.cut(picture)
-    choose_threads(engine)
+def _write(artifact: Artifact, request: ClipRequest, ranks: Ranks | None, *, distilled: bool) -> None:
+    voices = request.voices(artifact.contract)
+    num_frames = request.num_frames(artifact.contract, voices)
+    artifact, prompts = with_length(artifact, num_frames), request.timed_prompts()
+    check_prompts(prompts, artifact.contract, artifact=request.artifact, num_frames=num_frames)
+    texts = Texts(request.text_encoder, request.artifact)
+    if request.negative_prompt is not None:
+        artifact = led_away(artifact, texts, request.negative_prompt)
+    on_gpu = artifact.dit.head.weight.is_cuda and ranks is None
+    capture = capture_cuda if on_gpu and distilled else None
+    made = Engine(artifact, seed=request.seed, ranks=ranks, capture=capture, size=request.size, pasted=request.whole)
+    with closing(made) as engine:
+        given = {one.at_s: padded_text(texts.tokens(one.text), engine.text_tokens)[None] for one in prompts}
+        picture, square = request.picture(engine.size[0])
+        _log_receipts(engine, prompts)
+        chunks = -(-num_frames // engine.contract.chunk_pixel_frames)
+        if distilled:
+            choose_threads(engine)
+        with _driver(engine) as driver, nullcontext() if distilled else passes_shown(artifact, chunks=chunks):
+            agent, user = (None, None) if voices is None else (voices.agent, voices.user)
+            made = engine.stream(square.cut(picture), agent, user, num_frames=num_frames, prompts=given, driver=driver)
+            bar = tqdm(made, desc="generate", total=chunks, unit="chunk", disable=not distilled)
+            paste = partial(square.paste, picture=picture)
+            _film(request, artifact.contract, bar, voices, num_frames=num_frames, paste=paste)
+
+
+def _film(
+    request: ClipRequest,
+    contract: Contract,
+    made: Any,
+    voices: Voices | None,
+    *,
+    num_frames: int,
+    paste: Callable[[UInt8[np.ndarray, "s s 3"]], UInt8[np.ndarray, "h w 3"]],
+) -> None:
+    """Write what is made, as it comes."""
     times: list[float] = []
 
     def frames() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        total = -(-num_frames // contract.chunk_pixel_frames)
-        agent, user = (None, None) if voices is None else (voices.agent, voices.user)
-        with _driver(engine) as driver:
-            made = engine.stream(portrait, agent, user, num_frames=num_frames, prompts=prompts, driver=driver)
-            for pixels, ms in (chunks := tqdm(made, desc="generate", total=total, unit="chunk")):
-                times.append(ms)
-                chunks.set_postfix_str(f"{ms:.0f} of {contract.chunk_ms:.0f} ms")
-                yield from (square.paste(frame, picture) for frame in pixels)
+        for pixels, ms in made:
+            times.append(ms)
+            made.set_postfix_str(f"{ms:.0f} of {contract.chunk_ms:.0f} ms")
+            yield from map(paste, pixels)
 
     sound = None if voices is None else (voices.agent + voices.user).clip(-1, 1)
     write_video(request.out, frames(), sound, fps=contract.fps, sample_rate=contract.audio.sample_rate)
@@ -87,40 +123,23 @@ def _write(engine: Engine, request: ClipRequest) -> None:
     )
 
 
-def _prompts(engine: Engine, request: ClipRequest, num_frames: int) -> dict[float, Float[Tensor, "1 s t"]]:
-    """Tokens of all prompts by their times; the log has from when on each holds."""
-    prompts, contract = request.timed_prompts(), engine.contract
-    check_prompts(prompts, contract, artifact=request.artifact, num_frames=num_frames)
-    if not prompts:
-        return {}
-    encoder = text_encoder(request.text_encoder, request.artifact)
-    tokens = {one.at_s: encoded(encoder, one.text, num_tokens=engine.text_tokens) for one in prompts}
+def _log_receipts(engine: Engine, prompts: Sequence[TimedPrompt]) -> None:
+    """From when on each prompt holds."""
+    recaches = engine.history is not None and engine.contract.context == "clean"
     for one in prompts:
-        applied = applied_at(contract, one.at_s)
+        applied = applied_at(engine.contract, one.at_s)
         log.info(
             "prompt %r, asked for at %.2f s, holds from chunk %d at %.2f s; recache of the chunks before: %s",
             *(one.text, one.at_s, applied.chunk, applied.media_s),
-            "yes" if applied.chunk and engine.history is not None and contract.context == "clean" else "no",
+            "yes" if applied.chunk and recaches else "no",
         )
-    return tokens
-
-
-def _engine(request: ClipRequest, ranks: Ranks | None) -> Engine:
-    """On the first GPU with the decoder on the second, as far as there are; of several processes, on its own."""
-    if ranks is not None:
-        artifact = load_artifact(request.artifact, device=ranks.device)
-        return Engine(artifact, seed=request.seed, ranks=ranks, size=request.size, pasted=request.whole)
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    artifact = load_artifact(request.artifact, device=device, decode_device=second_device(device))
-    capture = capture_cuda if device.type == "cuda" else None
-    return Engine(artifact, seed=request.seed, capture=capture, size=request.size, pasted=request.whole)
 
 
 def _driver(engine: Engine) -> AbstractContextManager[Driver]:
     return Pipeline(engine) if engine.device.type == "cuda" else nullcontext(engine)
 
 
-PATHS_AND_TEXTS = ("artifact", "image", "audio", "user", "out", "prompt", "negative_prompt", "text_encoder")
+PATHS_AND_TEXTS = ("artifact", "image", "audio", "user", "out", "prompt", "negative_prompt", "text_encoder", "vae")
 
 
 @command("generate", verbatim=PATHS_AND_TEXTS)

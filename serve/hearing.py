@@ -1,7 +1,6 @@
 """What a stream is given next, on the media clock: the sound that was pushed, and the actions of its frames."""
 
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,16 +13,9 @@ from gwm.condition.audio import chunk_windows, continued_features, history_sampl
 from gwm.condition.inputs import Conditions, nothing_given
 from gwm.contract import Contract
 from gwm.transfer import to_device
+from serve.applied import Applied
 
 VOICES: tuple[str, ...] = ("agent", "user")  # the conditions that sound becomes, in the order of its streams
-
-
-@dataclass(frozen=True)
-class Applied:
-    """From when on a change of a stream's conditions holds."""
-
-    chunk: int  # the first that is generated under it, counted from the start of the stream
-    media_s: float  # when that chunk begins
 
 
 class Hearing:
@@ -136,10 +128,13 @@ class Hearing:
         self.num_chunks += 1
         return Conditions(frame=frame)
 
-    def rewind(self, chunks: int) -> None:
-        """The latest `chunks` were never taken: their sound waits again."""
+    def rewind(self, chunks: int, *, keep_sound: bool) -> None:
+        """The latest `chunks` were never taken: their sound waits again, or is forgotten."""
         sound = [self.taken.pop() for _ in range(chunks)][::-1]
         self.samples = torch.cat([*sound, self.samples], dim=1)
+        if not keep_sound and self.contract.hears:
+            past, rest = self.past_samples, self.past_samples + chunks * self.chunk_samples
+            self.samples = torch.cat([self.samples[:, :past], self.samples[:, rest:]], dim=1)
         self.num_chunks -= chunks
 
     def nothing(self) -> Conditions:

@@ -22,11 +22,13 @@ class History:
         pattern = rollout.contract.pattern
         self.most, self.sinks = pattern.window_chunks - 1 + depth, pattern.sink_chunks
         self.chunks: list[ChunkInputs] = []
+        self.recached = 0
         self.text: Tensor | None = None  # under which all keys and values were computed; None: not all under one
 
     def clear(self) -> None:
         """A new stream."""
         self.chunks.clear()
+        self.recached = 0  # number of the first chunk after the latest recache
 
     def append(self, latents: Float[Tensor, "1 f c _ _"], condition: Conditions) -> None:
         """The newest chunk."""
@@ -39,9 +41,11 @@ class History:
             del self.chunks[self.sinks]
 
     def rewind(self, chunks: int) -> None:
-        """Forget the latest `chunks`. The keys and values that they had overwritten are back, under the old prompt."""
+        """Forget the latest `chunks`. Keys and values that they had overwritten are back; behind the latest recache,
+        under the old prompt."""
         del self.chunks[len(self.chunks) - chunks :]
-        if not all(_same(chunk.condition.tokens.get("text"), self.text) for chunk in self.chunks):
+        behind = not self.chunks or self.chunks[-1].number < self.recached
+        if behind and not all(_same(chunk.condition.tokens.get("text"), self.text) for chunk in self.chunks):
             self.text = None
 
     def set_prompt(self, text: Float[Tensor, "1 s t"]) -> None:
@@ -54,6 +58,7 @@ class History:
         past = recache(self.model, before, seen, text=text, reference=rollout.reference)
         for chunk, keys_values in zip(seen, past.chunks, strict=True):
             cache.put(cache.pattern.chunk_start(chunk.number), keys_values)
+        self.recached = self.chunks[-1].number + 1
 
 
 def _same(text: Tensor | None, other: Tensor | None) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.no_text import padded_text
 from gwm.wan.text import UMT5
-from serve.hearing import Applied
+from serve.applied import Applied
 
 Tokens = Float[Tensor, "s t"]
 
@@ -121,20 +120,28 @@ def check_prompts(prompts: Sequence[TimedPrompt], contract: Contract, *, artifac
             )
 
 
-def text_encoder(folder: str | None, artifact: str) -> UMT5:
-    """Wan's text encoder: of the folder that is named, else of the artifact's own.
+class Texts:
+    """Tokens of texts by Wan's text encoder: of the folder that is named, else of the model's own."""
 
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    if folder is None and not Path(artifact, "text_encoder").is_dir():
-        raise FileNotFoundError(
-            f"text_encoder=... must be given: {artifact} has no text_encoder/ and tokenizer/ of its own, and a prompt "
-            "needs them. Name the folder of the -Diffusers release of Wan, or copy or link the two folders there."
-        )
-    return UMT5(folder or artifact)
+    def __init__(self, folder: str | None, artifact: str) -> None:
+        self.folder, self.artifact = folder, artifact
+        self._encoder: UMT5 | None = None
 
+    def tokens(self, text: str) -> Tokens:
+        """In half precision, as training read them.
 
-def encoded(encoder: UMT5, text: str, *, num_tokens: int) -> Float[Tensor, "1 s t"]:
-    """Tokens as training read them: in half precision, zeros behind a text that is shorter."""
-    return padded_text(encoder(text).half().to(torch.float32), num_tokens)[None]
+        Raises:
+            FileNotFoundError: there is no text encoder.
+        """
+        if self._encoder is None:
+            self._encoder = self._found()
+        return self._encoder(text).half().float()
+
+    def _found(self) -> UMT5:
+        if self.folder is None and not Path(self.artifact, "text_encoder").is_dir():
+            raise FileNotFoundError(
+                f"text_encoder=... must be given: {self.artifact} has no text_encoder/ and tokenizer/ of its own, and "
+                "a prompt needs them. Name the folder of a -Diffusers release of Wan, or copy or link the two "
+                "folders there."
+            )
+        return UMT5(self.folder or self.artifact)

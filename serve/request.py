@@ -18,6 +18,7 @@ from gwm.media import container_of, read_audio
 from gwm.outputs import check_output
 from gwm.portraits import crop_to_face, warn_if_enlarged
 from serve.framing import framed
+from serve.many_steps import Sampling
 from serve.prompts import TimedPrompt
 
 
@@ -43,6 +44,12 @@ class ClipRequest:
     prompts: Sequence[Mapping[str, Any]] = ()  # each with `at` in seconds, and `text`
     negative_prompt: str | None = None
     text_encoder: str | None = None
+    steps: int | None = None
+    shift: float | int | None = None
+    guidance: float | int | None = None
+    vae: str | None = None
+    height: int = 480
+    width: int = 832
     seed: int = 0
     size: int | None = None  # px along each side of the portrait
     whole: bool = False  # the picture around the portrait is shown too
@@ -60,6 +67,11 @@ class ClipRequest:
         if self.whole and not self.crop:
             raise ValueError("whole=true must be false with crop=false: the square that moves is the face's.")
         self.timed_prompts()
+        self.sampling.check()
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(steps=self.steps, shift=self.shift, guidance=self.guidance)
 
     def timed_prompts(self) -> list[TimedPrompt]:
         """All prompts in the order of their times.
@@ -85,6 +97,34 @@ class ClipRequest:
         """
         container_of(self.out)
         check_output(Path(self.out))
+
+    def check_distilled(self) -> None:
+        """Refuse what a distilled student has not.
+
+        Raises:
+            ValueError: guidance or another number of steps is asked for.
+        """
+        self.sampling.check_unused(self.artifact)
+        if self.negative_prompt is not None:
+            raise ValueError(
+                f"negative_prompt={self.negative_prompt!r} must be left out: {self.artifact} is distilled, and its few "
+                "steps have no guidance that could lead away from a text. Leave it out."
+            )
+
+    def check_text_alone(self) -> None:
+        """Refuse what a published text-to-video model is not given.
+
+        Raises:
+            ValueError: there is no prompt, or there is an image, sound, or several prompts.
+        """
+        for name in ("image", "audio", "user", "vae"):
+            if (value := vars(self)[name]) is not None:
+                raise ValueError(
+                    f"{name}={value} must be left out: the published model {self.artifact} makes clips of texts alone. "
+                    "Leave it out, or adapt the model with stage=bidirectional and name its weights."
+                )
+        if self.prompt is None or self.prompts:
+            raise ValueError("prompt=... must be given, and no prompts=: a whole clip has one text.")
 
     def picture(self, side: int) -> tuple[UInt8[np.ndarray, "h w 3"], Square]:
         """What is shown, and the square of `side` px in it that is the reference image and moves: all of it, unless

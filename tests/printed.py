@@ -89,19 +89,19 @@ def _values(override: Override) -> list[str]:
 
 def printed_in(path: Path) -> list[Command]:
     """Fenced and indented blocks, and code within lines."""
-    commands, fenced, joined = [], False, ""
+    commands, block, joined = [], None, ""  # block: the language of the fenced block that a line is in
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if line.startswith("```"):
-            fenced = not fenced and line.strip() in ("```", "```bash", "```sh")
+            block = line.strip("` ") if block is None else None
             continue
-        if fenced or line.startswith("    "):
+        if block in ("", "bash", "sh") or (block is None and line.startswith("    ")):
             joined += line.strip()
             if joined.endswith("\\"):
                 joined = joined[:-1]
                 continue
             commands += commands_of(joined, f"{path.name}:{number}")
             joined = ""
-        else:
+        elif block is None:
             for code in re.findall(r"`((?:python|torchrun) [^`]+)`", line):
                 commands += commands_of(code, f"{path.name}:{number}")
     return commands

@@ -21,6 +21,7 @@ EXPERIMENTS = {  # and the stages they are for
     "sync": ["sync"],
     "character_256": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "regression"],
     "character_blinks": ["regression"],
+    "character_motion": ["bidirectional", "causal", "consistency", "dmd", "long"],
     "character_s": ["bidirectional", "causal", "consistency", "dmd", "regression"],
     "dmd_single_gpu": ["dmd"],
 }

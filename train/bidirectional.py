@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.batch import LatentBatch, latent_data
+from gwm.autoencoders.protocol import AutoencoderConfig
 from gwm.clip import clip_velocity
 from gwm.config import AudioConfig
 from gwm.dit import DiT
@@ -27,7 +28,7 @@ class BidirectionalStage(DiTStage):
     def __init__(
         self,
         *,
-        vae: str,
+        vae: str | AutoencoderConfig,
         speech: str,
         audio: AudioConfig,
         model: dict[str, Any],

@@ -11,12 +11,12 @@ def velocity_loss(
     velocity: Float[Tensor, "b f c h w"],
     x0: Float[Tensor, "b f c h w"],
     noise: Float[Tensor, "b f c h w"],
-    weight: Float[Tensor, "h w"],
+    weight: Float[Tensor, "*k h w"],
     *,
     level_weight: Float[Tensor, "b f"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error of the velocity, each latent cell weighted by a fixed map of mean 1, each frame by a function
-    of its noise level (None: equally).
+    """Mean squared error of the velocity, each latent cell (or number of one) weighted by a fixed map of mean 1, each
+    frame by a function of its noise level (None: equally).
 
     Weights depend on place and level and never on the sample, so the minimiser is the same as without it.
     Source: Lipman et al. 2023, arXiv:2210.02747, Eq. 23 (with time reversed).
@@ -25,8 +25,8 @@ def velocity_loss(
     return (error if level_weight is None else level_weight * error).mean()
 
 
-def motion_map(motion: Float[Tensor, "h w"], strength: float) -> Float[Tensor, "h w"]:
-    """Loss weight of each latent cell: (1 - strength) + strength * motion, for a motion map of mean 1.
+def motion_map(motion: Float[Tensor, "*c h w"], strength: float) -> Float[Tensor, "*c h w"]:
+    """Loss weight of each latent cell or number: (1 - strength) + strength * motion, for a motion map of mean 1.
 
     Raises:
         ValueError: `strength` is outside [0, 1).

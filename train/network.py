@@ -47,7 +47,7 @@ class Base:
     """What a stage must know that starts from published weights, or from none."""
 
     model: dict[str, Any]  # shape, with the conditions to be added
-    vae: str
+    vae: str | AutoencoderConfig  # a folder, or the shape of one that is trained elsewhere: codes need no autoencoder
     speech: str  # a trained ear
     audio: AudioConfig
     resolution: int
@@ -55,7 +55,7 @@ class Base:
 
     def contract(self) -> Contract:
         """That of a model which sees whole clips behind a reference image."""
-        vae = load_vae(self.vae).config
+        vae = load_vae(self.vae).config if isinstance(self.vae, str) else self.vae
         return Contract(
             dit=dit_config(vae, self.audio, **self.model),
             vae=vae,

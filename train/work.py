@@ -106,7 +106,7 @@ def random_conditions(
 def planned_contract(
     *,
     init: str,
-    vae: str,
+    vae: str | AutoencoderConfig,
     model: dict[str, Any],
     audio: AudioConfig,
     resolution: int,
@@ -121,7 +121,7 @@ def planned_contract(
     if is_written_here(Path(init)):
         found = Contract.from_json(read_header(Path(init), kind="dit")["contract"])
         return found if inherits else found.replace(pattern=pattern)
-    vae_config = planned_autoencoder(Path(vae), model)
+    vae_config = planned_autoencoder(Path(vae), model) if isinstance(vae, str) else vae
     return Contract(
         dit=dit_config(vae_config, audio, **model),
         vae=vae_config,

@@ -10,7 +10,6 @@ from torch import Tensor
 from distill.consistency import ConsistencyRules, consistency_loss
 from distill.dmd import dmd_loss
 from distill.gan import GAN, Shown
-from distill.guidance import Guidance
 from distill.scores import DMDRules, critic_loss, scored_clip
 from distill.student_forcing import Exit, RolloutGradient, exit_step, student_rollout
 from distill.toy.chain import Chain, measures
@@ -18,6 +17,7 @@ from distill.toy.networks import ChainCritic, ChainStudent
 from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
+from gwm.guidance import Guidance
 from gwm.schedule import add_noise, sigma_steps
 from train.finite import NotFiniteError
 from train.flow import velocity_loss

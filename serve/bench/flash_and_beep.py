@@ -17,11 +17,13 @@ import soundfile
 from aiohttp import web
 from jaxtyping import UInt8
 
+from serve.applied import Applied
 from serve.bench.browser import open_browser, open_page, start_talking
 from serve.bench.live_numbers import SETTLE_S, drift, paired
 from serve.live.admission import Admission
 from serve.live.agent import Services, TurnTaking
 from serve.live.api import Api
+from serve.live.changes import Change, ChangeRefusedError
 from serve.live.characters import Character
 from serve.live.conversation import Conversation
 from serve.live.gauges import Gauges
@@ -50,6 +52,9 @@ class FlashFace:
         return np.broadcast_to(np.where(loud, 255, 0).astype(np.uint8)[:, None, None, None], (len(loud), SIDE, SIDE, 3))
 
     async def stop(self) -> None: ...
+
+    async def change(self, change: Change) -> Applied:
+        raise ChangeRefusedError("it shows flashes alone.")
 
 
 class Beeper:

@@ -15,6 +15,7 @@ from serve.live.gauges import Gauges
 from serve.live.log_lines import SESSION
 from serve.live.peer import Peer
 from serve.live.performer import Beat, Face
+from serve.live.receipts import Changes
 from serve.live.refusals import FullError, NotHereError
 from serve.live.session import Session, Timeouts
 from serve.live.sound import Sound
@@ -69,6 +70,7 @@ class Conversation(Session):
             turn_taking=turn_taking,
             on_event=self._on_event,
         )
+        self.changes = Changes(face, send=self._send, do=self.do)
         self._voice_track: VoiceTrack | None = None
         self._face_track: FaceTrack | None = None
         self._texts = Rate(TEXTS_PER_MINUTE, 60.0)
@@ -192,7 +194,13 @@ class Conversation(Session):
         self.performer.hear(wide)
         await self.agent.hear(narrow)
 
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._peer:
+            self._peer.send(message)
+
     def _on_message(self, message: dict[str, Any]) -> None:
+        if self.changes.take(message):
+            return
         text = message.get("text")
         if not (message.get("type") == "text" and isinstance(text, str) and text.strip()):
             return
@@ -208,5 +216,4 @@ class Conversation(Session):
             log.info("answered after %s ms", event["total_ms"], extra={"latency": event})
         if event["type"] == "interrupted":
             self.gauges.interruptions.inc()
-        if self._peer:
-            self._peer.send(event)
+        self._send(event)

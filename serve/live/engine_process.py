@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from serve.applied import Applied
+from serve.live.changes import Act, Change, ChangeRefusedError, Rewind, SetPrompt
 from serve.live.performer import FaceLostError
 from serve.live.sound import Sound
+from serve.live.text_process import TextProcess
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +35,15 @@ class Engines:
     """What runs in the process: one engine per session, called by name. Those of sessions that have ended are kept for
     later ones, with their storage and graphs."""
 
-    def __init__(self, artifact: str, *, device: str | None, num_threads: int | None, size: int | None = None) -> None:
+    def __init__(
+        self,
+        artifact: str,
+        *,
+        device: str | None,
+        num_threads: int | None,
+        undo_chunks: int = 0,
+        size: int | None = None,
+    ) -> None:
         import torch  # here: the parent process never needs it
 
         from serve.artifact import load_artifact
@@ -45,6 +56,7 @@ class Engines:
         self.artifact = load_artifact(Path(artifact), device=device)
         if num_threads is None:
             choose_threads(Engine(self.artifact, seed=0, size=size))
+        self.options = {"undo_chunks": undo_chunks, "size": size}
         self.capture = capture_on(self.artifact.dit.head.weight.device)
         self.size, self.engines = size, dict[str, Any]()
         self.free: list[Any] = []
@@ -60,7 +72,7 @@ class Engines:
 
         self.stop(session)
         if not self.free:
-            self.free.append(Engine(self.artifact, seed=seed, capture=self.capture, size=self.size))
+            self.free.append(Engine(self.artifact, seed=seed, capture=self.capture, **self.options))
         engine = self.free[-1]
         engine.seed = seed
         engine.start(portrait)
@@ -73,6 +85,27 @@ class Engines:
         if engine.contract.hears:
             engine.push(agent, user)
         return engine.step() if engine.ready else None
+
+    def change(self, session: str, change: Change) -> Applied | str:
+        """From when on it holds, or why it cannot."""
+        import torch
+
+        from gwm.no_text import padded_text
+        from serve.actions import action_rows
+
+        engine = self.engines[session]
+        try:
+            match change:
+                case SetPrompt(tokens=tokens) if tokens is not None:
+                    return engine.set_prompt(padded_text(torch.from_numpy(tokens), engine.text_tokens)[None])
+                case Act(action=action):
+                    return engine.act(None if action is None else action_rows(engine.contract, action))
+                case Rewind(chunks=chunks):
+                    return engine.rewind(chunks, keep_sound=False)  # what is said meanwhile goes on
+                case _:
+                    return "prompt must have tokens: the model has no text condition."
+        except ValueError as error:
+            return str(error)
 
     def stop(self, session: str) -> None:
         if session in self.engines:
@@ -96,11 +129,16 @@ class Engines:
 
 
 def serve_engines(
-    connection: Connection, artifact: str, device: str | None, num_threads: int | None, size: int | None
+    connection: Connection,
+    artifact: str,
+    device: str | None,
+    num_threads: int | None,
+    undo_chunks: int,
+    size: int | None,
 ) -> None:
     """Answer calls with (result, error) until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, also after Ctrl-C
-    engines = Engines(artifact, device=device, num_threads=num_threads, size=size)
+    engines = Engines(artifact, device=device, num_threads=num_threads, undo_chunks=undo_chunks, size=size)
     connection.send((None, None))
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
@@ -122,9 +160,15 @@ class EngineProcess:
     """The parent's end: one call at a time, in the order in which they came; a lost process is replaced by `start`."""
 
     def __init__(
-        self, artifact: str, *, device: str | None = None, num_threads: int | None = 1, size: int | None = None
+        self,
+        artifact: str,
+        *,
+        device: str | None = None,
+        num_threads: int | None = 1,
+        undo_chunks: int = 0,
+        size: int | None = None,
     ) -> None:
-        self.arguments = (artifact, device, num_threads, size)
+        self.arguments = (artifact, device, num_threads, undo_chunks, size)
         self.restarts = -1
         # One thread, so that a call whose caller was cancelled still gets its answer before the next call is sent.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine-calls")
@@ -201,14 +245,39 @@ class EngineProcess:
 
 
 class ProcessFace:
-    """One session's `Face` in the engine process."""
+    """One session's `Face` in the engine process. A new engine gets the prompt and the action of the lost one."""
 
-    def __init__(self, process: EngineProcess, session: str, portrait: Portrait, *, seed: int) -> None:
-        self.process, self.session, self.portrait, self.seed = process, session, portrait, seed
+    def __init__(
+        self,
+        process: EngineProcess,
+        session: str,
+        portrait: Portrait,
+        *,
+        seed: int,
+        texts: TextProcess | None = None,
+    ) -> None:
+        """texts: encodes prompts; None: the model has no text condition."""
+        self.process, self.session, self.portrait, self.seed, self.texts = process, session, portrait, seed, texts
+        self._kept: dict[type, Change] = {}
 
     async def start(self) -> None:
         await self.process.start()
         await self.process.call("start", self.session, self.portrait, self.seed)
+        for change in self._kept.values():
+            await self.process.call("change", self.session, change)
+
+    async def change(self, change: Change) -> Applied:
+        """As `Face.change`."""
+        if isinstance(change, SetPrompt):
+            if self.texts is None:
+                raise ChangeRefusedError("prompt must be left out: the model has no text condition.")
+            change = SetPrompt(change.text, await self.texts.tokens(change.text))
+        applied = await self.process.call("change", self.session, change)
+        if isinstance(applied, str):
+            raise ChangeRefusedError(applied)
+        if not isinstance(change, Rewind):
+            self._kept[type(change)] = change
+        return applied
 
     async def step(self, agent: Sound, user: Sound, *, hush: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
         return await self.process.call("step", self.session, agent, user, hush)

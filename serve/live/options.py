@@ -36,6 +36,8 @@ class ServerOptions:
     requests_per_minute: int
     ice_servers: list[str]
     seed: int
+    undo_chunks: int  # how far a client can rewind
+    text_encoder: str | None  # folder of a text encoder, for prompts; None: the artifact's own
     stt: str
     llm: str
     tts: str
@@ -49,6 +51,7 @@ class ServerOptions:
         at_least("num_threads", 1 if self.num_threads is None else self.num_threads, 1)
         at_least("capacity", 1 if self.capacity is None else self.capacity, 1)
         at_least("requests_per_minute", self.requests_per_minute, 1)
+        at_least("undo_chunks", self.undo_chunks, 0)
         at_least("retry_after_s", self.retry_after_s, 0)
         at_least("drain_s", self.drain_s, 0)
         for url in self.ice_servers:

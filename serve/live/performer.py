@@ -10,6 +10,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from serve.applied import Applied
+from serve.live.changes import Change
 from serve.live.playout import Chunk, Cue, Playout, nothing
 from serve.live.sound import MicBuffer, Sound, SpeechQueue
 
@@ -41,6 +43,15 @@ class Face(Protocol):
         ...
 
     async def stop(self) -> None: ...
+
+    async def change(self, change: Change) -> Applied:
+        """What the next chunks are generated under.
+
+        Raises:
+            ChangeRefusedError: it cannot be; the message says why, and the stream goes on as before.
+            FaceLostError: there is no engine at the moment.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

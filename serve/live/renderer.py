@@ -1,9 +1,10 @@
 """The face alone, for people with an agent of their own: speech in over a websocket, frames and sound out in time.
 
 Text messages are JSON. To the server: {"type": "agent.speak", "audio": base64 of 16-bit mono at the engine's rate},
-{"type": "agent.speak_end"}, {"type": "agent.interrupt"}, {"type": "user.audio", "audio": ...},
-{"type": "session.keep_alive"}. From the server: {"type": "session.ready", "sample_rate", "frame_samples", "width",
-"height"}, {"type": "agent.spoken"} when the end of speech has been heard, {"type": "error", "message"}.
+{"type": "agent.speak_end"}, {"type": "agent.interrupt"}, {"type": "user.audio", "audio": ...}, {"type":
+"session.keep_alive"}, and changes of the stream (`serve.live.changes`). From the server: {"type": "session.ready",
+"sample_rate", "frame_samples", "width", "height"}, {"type": "agent.spoken"} when the end of speech has been heard,
+receipts (`serve.live.receipts`), {"type": "error", "message"}.
 
 A binary message is one frame: 8 bytes of its sample (little-endian), 4 bytes of the length of its JPEG, the JPEG (of
 length 0 where the picture stays), and the samples until the next frame.
@@ -25,6 +26,7 @@ from aiohttp import WSMsgType, web
 from PIL import Image
 
 from serve.live.playout import Pixels, Slice
+from serve.live.receipts import Changes
 from serve.live.session import Session
 from serve.live.sound import Sound
 
@@ -46,6 +48,7 @@ class Renderer(Session):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._outgoing: asyncio.Queue[dict[str, Any]] = asyncio.Queue(WAITING_MESSAGES)
+        self.changes = Changes(self.face, send=self._tell, do=self.do)
         self._socket: web.WebSocketResponse | None = None
         self._reason = ""
 
@@ -102,6 +105,8 @@ class Renderer(Session):
         try:
             message: Any = json.loads(text)
             kind = message["type"]
+            if self.changes.take(message):
+                return ""
             if kind == "agent.speak":
                 return self._speak(_samples(message["audio"]))
             if kind == "user.audio":

@@ -23,6 +23,7 @@ from serve.live.performer import Beat
 from serve.live.profile import Profile
 from serve.live.renderer import Renderer
 from serve.live.session import Timeouts
+from serve.live.text_process import TextProcess
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +58,17 @@ async def running_app(
     characters = read_characters(Path(options.characters), side)
     choices = {"stt": options.stt, "llm": options.llm, "tts": options.tts}
     profile = Profile(**choices, endpoints=endpoints, characters=characters, sample_rate=beat.sample_rate)
-    engine = {"device": options.device, "num_threads": options.num_threads, "size": options.size}
-    engines = EngineProcess(options.artifact, **engine)
+    engines = EngineProcess(
+        options.artifact,
+        device=options.device,
+        num_threads=options.num_threads,
+        undo_chunks=options.undo_chunks,
+        size=options.size,
+    )
+    texts = TextProcess(options.text_encoder, options.artifact) if contract.dit.width("text") else None
 
     def face(session_id: str, character: Character) -> ProcessFace:
-        return ProcessFace(engines, session_id, character.portrait, seed=options.seed)
+        return ProcessFace(engines, session_id, character.portrait, seed=options.seed, texts=texts)
 
     def session(session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
         return Conversation(
@@ -101,6 +108,8 @@ async def running_app(
         )
     finally:
         await engines.close()
+        if texts is not None:
+            texts.close()
         profile.close()
 
 

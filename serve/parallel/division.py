@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.guided_rollout import Guided, GuidedRollout
 from gwm.rollout import Rollout
 from serve.parallel.ranks import WAYS, Ranks
 from serve.parallel.tensor_parallel import tensor_rollout
@@ -19,16 +20,27 @@ log = logging.getLogger(__name__)
 TIMEOUT = timedelta(seconds=60)  # after which a process that does not answer counts as dead
 
 
-def rollout_of(model: DiT, contract: Contract, ranks: Ranks | None) -> Rollout:
-    """This process's part of a stream.
+def rollout_of(
+    model: DiT,
+    contract: Contract,
+    ranks: Ranks | None,
+    guided: Guided | None = None,
+    *,
+    grid: tuple[int, int] | None = None,
+) -> Rollout:
+    """This process's part of a stream; grid: as `Rollout`, of one that runs alone.
 
     Raises:
-        ValueError: the model cannot be divided by so many processes.
+        ValueError: the model cannot be divided by so many processes, or has guidance.
     """
     if ranks is None:
         if model.head.weight.is_cuda:  # on CPUs one product is hardly faster than three
             model.pack()
-        return Rollout(model, contract)
+        if guided is None:
+            return Rollout(model, contract, grid=grid)
+        return GuidedRollout(model, contract, guided, grid=grid)
+    if guided is not None:
+        raise ValueError(f"{ranks.size} processes must not share a stream with guidance. Start one, without torchrun.")
     log.info("process %d of %d, divided by %s", ranks.rank, ranks.size, ranks.way)
     return StripRollout(model, contract, ranks) if ranks.way == "ulysses" else tensor_rollout(model, contract, ranks)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data.actions import ACTION_NAMES
-from data.behaviour import blinks, nods, smooth_noise
+from data.behaviour import blinks, gaze, interest, nods, smooth_noise
 from data.performance import Performance, perform
 from data.speech.prosody import energy, pitch
 from data.speech.sentences import split_of
@@ -72,6 +72,27 @@ def test_nods_answer_the_users_voice_after_200_to_400_ms():
     for stress in stresses:
         after = nod[stress : stress + 24]
         assert after[:4].max() == 0 and after.max() > 0.1 and 5 + 4 <= after.argmax() <= 10 + 7
+
+
+def test_brows_answer_half_of_the_users_stresses_after_200_to_400_ms():
+    heard = np.zeros(24 * 200, np.float32)
+    stresses = np.arange(20, len(heard) - 48, 48)
+    heard[stresses] = 1
+    heard = np.convolve(heard, np.hanning(7), mode="same").astype(np.float32)
+    raised = interest(np.random.default_rng(0), heard, fps=24)
+    answers = np.stack([raised[stress : stress + 48] for stress in stresses])
+    answered = answers.max(axis=1) > 0
+    assert 0.35 < answered.mean() < 0.65 and answers[:, :4].max() == 0
+    highest = answers[answered].argmax(axis=1)
+    assert highest.min() >= 5 + 5 and highest.max() <= 10 + 7
+    assert not interest(np.random.default_rng(0), np.zeros(240, np.float32), fps=24).any()
+
+
+def test_eyes_are_on_the_camera_just_after_the_user_begins():
+    onsets = list(range(30, 24 * 100, 120))
+    looks = gaze(np.random.default_rng(0), 24 * 100, fps=24, addressed=onsets)
+    after = np.abs(np.stack([looks[onset + 9 : onset + 30] for onset in onsets]))
+    assert after.max() < 0.2 and np.abs(looks).max() > 0.5
 
 
 def test_heads_move_down_when_the_user_is_heard():

@@ -7,9 +7,9 @@ import torch
 
 from data.batch import LatentData
 from data.steps import StepData
-from distill.guidance import Guidance
 from distill.ode_pairs import write_pairs
 from gwm.chunks import ChunkPattern
+from gwm.guidance import Guidance
 from gwm.weights import save_weights
 from tests.tiny import DIT, SIZE, SPEECH, contract, tiny_dit
 from train.network import dit_facts

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from data.batch import LatentBatch
 from distill.consistency import ConsistencyStage, adjacent_sigmas
-from distill.guidance import Guidance
 from gwm.chunks import ChunkPattern
 from gwm.clip import teacher_forced_velocity
 from gwm.dit import DiT
+from gwm.guidance import Guidance
 from gwm.schedule import sigma_steps
 from gwm.weights import save_weights
 from tests.tiny import SIZE, contract, latents, learning, speech, tiny_dit

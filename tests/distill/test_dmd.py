@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.dmd import Normaliser, dmd_direction, dmd_loss, guided
-from distill.guidance import Guidance, guided_velocity
+from distill.dmd import Normaliser, dmd_direction, dmd_loss
 from gwm.condition.inputs import Conditions
+from gwm.guidance import Guidance, guided, guided_velocity
 from tests.tiny import latents, speech
 
 FP32 = 1e-5

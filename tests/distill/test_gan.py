@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.gan import GAN, Head, Shown
-from distill.guidance import Guidance
 from distill.scores import DMDRules
 from gwm.dit import DiT
+from gwm.guidance import Guidance
 from tests.tiny import DIT, latents, speech, tiny_dit
 from train.trainee import Trainee
 

@@ -10,8 +10,8 @@ import torch
 from hydra.utils import instantiate
 
 from distill.consistency import ConsistencyStage
-from distill.guidance import Guidance
 from gwm.chunks import ChunkPattern
+from gwm.guidance import Guidance
 from gwm.weights import save_weights
 from serve.artifact import Artifact
 from serve.engine import Engine

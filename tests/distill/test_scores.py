@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from distill.dmd import Normaliser, dmd_loss
-from distill.guidance import Guidance
 from distill.scores import DMDRules, ScoredClip, critic_loss, score, scored_clip
 from gwm.attention import Context
 from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 from gwm.dit import Prediction
+from gwm.guidance import Guidance
 from tests.tiny import latents, speech, tiny_dit
 
 ROUND = 1e-5  # float32

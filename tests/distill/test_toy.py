@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.guidance import Guidance
 from distill.scores import DMDRules, score
 from distill.toy.__main__ import Toy, Variant, measured_before
 from distill.toy.chain import Chain, ExactTeacher, measures, toy_contract
@@ -17,6 +16,7 @@ from distill.toy.networks import ChainCritic, ChainStudent
 from distill.toy.recipe import Recipe, sampled, teacher_forced, trainee
 from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Conditions
+from gwm.guidance import Guidance
 from gwm.schedule import add_noise
 
 CHAIN = Chain(num_frames=3, flip=0.2, spread=0.2)

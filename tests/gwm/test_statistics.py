@@ -1,8 +1,10 @@
+import itertools
+
 import numpy as np
 import pytest
 
 from gwm.metrics.diversity import seed_diversity
-from gwm.metrics.statistics import auc, bootstrap, standard_error
+from gwm.metrics.statistics import auc, bootstrap, sign_flip_p, standard_error
 
 
 def test_interval_covers_the_true_mean_as_often_as_it_says():
@@ -52,3 +54,12 @@ def test_diversity_is_the_mean_difference_of_pairs():
     assert seed_diversity([flat[0], flat[0]]) == 0
     with pytest.raises(ValueError, match="more seeds"):
         seed_diversity(flat[:1])
+
+
+def test_signs_of_paired_differences_are_told_from_chance():
+    """Oracle: all 2^k signs of few differences."""
+    few = np.array([0.5, -0.1, 0.3, 0.4, np.nan, 0.2])
+    found = few[np.isfinite(few)]
+    every = np.array(list(itertools.product([-1, 1], repeat=len(found)))) @ found
+    assert sign_flip_p(few) == pytest.approx((every >= found.sum() - 1e-9).mean(), abs=0.01)
+    assert sign_flip_p(-few) > 0.9 and sign_flip_p(np.full(40, 0.1)) < 1e-3 and sign_flip_p(np.array([np.nan])) == 1

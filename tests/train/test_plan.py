@@ -12,10 +12,10 @@ from torch import nn
 
 from data.batch import LatentBatch, PixelBatch
 from distill import work as distill_work
-from distill.guidance import Guidance
 from distill.stage import DMDStage
 from gwm.config import DiTConfig
 from gwm.contract import Contract
+from gwm.guidance import Guidance
 from gwm.wan.geometry import wan_conditions
 from gwm.weights import read_header
 from tests.distill.test_roles import BOTH, adapted_weights, distinct_bytes

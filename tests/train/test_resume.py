@@ -16,13 +16,13 @@ from data.speech.visemes import viseme_actions
 from data.voices import VoiceBatch
 from distill.consistency import ConsistencyStage
 from distill.gan import GAN
-from distill.guidance import Guidance
 from distill.regression import RegressionStage
 from distill.scores import DMDRules
 from distill.stage import DMDStage
 from distill.windows import FromReference
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.condition.speech import SpeechEncoder
+from gwm.guidance import Guidance
 from gwm.weights import save_weights
 from tests.tiny import AUDIO, DIT, SIZE, SPEECH, VAE_SHAPE, contract, tiny_dit, tiny_vae
 from train.autoencoder import AutoencoderStage

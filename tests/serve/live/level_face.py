@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
+from serve.applied import Applied
+from serve.live.changes import Change, ChangeRefusedError, Rewind
 from serve.live.performer import Beat, FaceLostError, Performer
 from tests.serve.live import turned_clock
 
@@ -22,6 +24,7 @@ class LevelFace:
         self.users: list[np.ndarray] = []
         self.starts = self.stops = 0
         self.lost = False
+        self.changes: list[Change] = []
 
     async def start(self) -> None:
         if self.lost:
@@ -44,6 +47,15 @@ class LevelFace:
 
     async def stop(self) -> None:
         self.stops += 1
+
+    async def change(self, change: Change) -> Applied:
+        """Chunks are counted as they are pushed; more than three cannot be taken back."""
+        if self.lost:
+            raise FaceLostError("gone.")
+        if isinstance(change, Rewind) and change.chunks > 3:
+            raise ChangeRefusedError("chunks must be at most 3.")
+        self.changes.append(change)
+        return Applied(len(self.users), len(self.users) / 6)
 
 
 def played(

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from serve.artifact import Artifact
+from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
+from serve.live.changes import Act, ChangeRefusedError, Rewind, SetPrompt
 from serve.live.engine_process import EngineProcess, Engines, ProcessFace
 from serve.live.performer import FaceLostError
+from tests.serve.world import TEXT, world
 
 CHUNK = 4_000
 
@@ -88,6 +91,68 @@ def test_an_engine_whose_session_has_ended_serves_the_next_as_a_new_one_would(
     parts = [engines.step("c", agent, user, False) for agent, user in chunks(voices)]
     shown = np.concatenate([part for part in parts if part is not None])
     assert np.array_equal(shown, expected[: len(shown)])
+
+
+def test_changes_are_those_of_an_engine_that_is_given_them_at_the_chunk_of_the_receipt(
+    tmp_path: Path, portrait: np.ndarray
+):
+    """A world, which needs no sound: it takes its step with every chunk of the clock."""
+    place, text = world(tmp_path), torch.randn(3, TEXT)
+    engines = Engines(str(place), device="cpu", num_threads=1, undo_chunks=2)
+    engines.start("a", portrait, 3)
+    silence = np.zeros(CHUNK, np.float32)
+    made, receipts = [], []
+    for number in range(6):
+        if number == 2:
+            receipts.append(engines.change("a", SetPrompt("rain", text.numpy())))
+        if number == 4:
+            receipts.append(engines.change("a", Act({"left": 0.5})))
+        made.append(engines.step("a", silence, silence, False))
+    assert [one.chunk for one in receipts] == [2, 4] and receipts[1].media_s == pytest.approx(4 / 6)
+    engine = Engine(load_artifact(place, device="cpu"), seed=3)
+    engine.start(portrait)
+    for number in range(6):
+        if number == 2:
+            engine.set_prompt(torch.cat([text, torch.zeros(509, TEXT)])[None])
+        if number == 4:
+            engine.act(np.array([[0.0, 0.5]], np.float32))
+        assert np.array_equal(engine.step(), made[number])
+    assert engines.change("a", Rewind(2)) == receipts[1]
+    again = [engines.step("a", silence, silence, False) for _ in range(2)]
+    assert np.array_equal(np.concatenate(again), np.concatenate(made[4:]))
+    assert "must be in [0, 2]" in str(engines.change("a", Rewind(3)))
+    assert "must have names of" in str(engines.change("a", Act({"up": 1})))
+
+
+def test_a_conversation_that_goes_back_goes_on_with_the_sound_of_now(
+    contract_of_one: None, folder: Path, portrait: np.ndarray, voices
+):
+    """Chunks 1 and 2 are taken back: what follows is as if their sound had never been pushed."""
+    engines, straight = (Engines(str(folder), device="cpu", num_threads=1, undo_chunks=2) for _ in range(2))
+    for each in (engines, straight):
+        each.start("a", portrait, 3)
+    agent, user = (np.tile(voice, 2) for voice in voices)
+    parts = [(a, u) for a, u in zip(agent[: 8 * CHUNK].reshape(-1, CHUNK), user[: 8 * CHUNK].reshape(-1, CHUNK))]
+    for part in parts[:4]:  # shows chunks 0, 1 and 2; the fourth is looked ahead to
+        engines.step("a", *part, False)
+    assert engines.change("a", Rewind(2)).chunk == 1
+    for part in parts[:2]:  # the lookahead of chunk 0, as it was, is part 1
+        straight.step("a", *part, False)
+    hearing = straight.engines["a"].hearing
+    hearing.samples[:, hearing.past_samples :] = torch.from_numpy(np.stack(parts[3]))
+    for part in parts[4:]:
+        rest = engines.step("a", *part, False), straight.step("a", *part, False)
+        assert rest[0] is not None and np.array_equal(*rest)
+
+
+def test_a_prompt_for_a_model_without_text_is_refused(contract_of_one: None, folder: Path, portrait: np.ndarray):
+    async def run() -> None:
+        face = ProcessFace(EngineProcess(str(folder), device="cpu"), "a", portrait, seed=3)
+        with pytest.raises(ChangeRefusedError, match="the model has no text condition"):
+            await face.change(SetPrompt("rain"))
+        face.process._thread.shutdown()
+
+    asyncio.run(run())
 
 
 def test_an_engine_that_does_not_fit_into_memory_names_its_bytes(

@@ -35,6 +35,7 @@ def test_the_shipped_values_are_allowed():
         ("tts", "mouth", "tts='mouth' must be one of piper, espeak, openai"),
         ("device", "gpu", "device='gpu' must be null, cpu, mps, cuda"),
         ("capacity", 0, "capacity=0 must be at least 1"),
+        ("undo_chunks", -1, "undo_chunks=-1 must be at least 0"),
         ("num_threads", 0, "num_threads=0 must be at least 1"),
         ("requests_per_minute", 0, "requests_per_minute=0 must be at least 1"),
         ("drain_s", float("nan"), "drain_s=nan must be at least 0"),

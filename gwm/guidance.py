@@ -1,16 +1,26 @@
 """Predictions pushed away from what the model says without a condition, for each condition apart."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from distill.dmd import guided
 from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 
 Predict = Callable[[Conditions], Float[Tensor, "b f c h w"]]
+
+
+def guided(
+    conditional: Float[Tensor, "b f c h w"], unconditional: Float[Tensor, "b f c h w"], scale: float
+) -> Float[Tensor, "b f c h w"]:
+    """Guidance in the standard form: uncond + scale (cond - uncond); 1 is no guidance.
+
+    The Self-Forcing lineage writes cond + g (cond - uncond), which is this with scale = g + 1.
+    """
+    return torch.lerp(unconditional, conditional, scale)
 
 
 class Guidance:
@@ -43,6 +53,17 @@ class Guidance:
                     "to drop."
                 )
 
+    def groups(self, names: Iterable[str]) -> list[tuple[float, list[str]]]:
+        """Scales and the conditions that are dropped together, outermost first. What is outermost and not pushed need
+        not be dropped."""
+        scaled = [name for name in names if name in self.scales]
+        groups = [(scale, list(group)) for scale, group in groupby(scaled, key=lambda name: self.scales[name])]
+        return groups[1:] if groups and groups[0][0] == 1 else groups
+
+    def num_passes(self, config: DiTConfig) -> int:
+        """Of the network for one prediction."""
+        return 1 + len(self.groups(spec.name for spec in config.conditions if spec.rate != "channels"))
+
 
 def guided_velocity(predict: Predict, condition: Conditions, guidance: Guidance) -> Float[Tensor, "b f c h w"]:
     """`predict` under `condition`, pushed; as many passes as the scales need, one where all are 1."""
@@ -54,10 +75,7 @@ def with_guidance(
 ) -> tuple[Float[Tensor, "b f c h w"], Float[Tensor, "b f c h w"]]:
     """The prediction under `condition` as it is, and pushed."""
     conditional = predict(condition)
-    names = [name for name in (*condition.tokens, *condition.frame) if name in guidance.scales]
-    groups = [(scale, list(group)) for scale, group in groupby(names, key=lambda name: guidance.scales[name])]
-    if groups and groups[0][0] == 1:  # what is outermost and not pushed need not be dropped
-        groups = groups[1:]
+    groups = guidance.groups((*condition.tokens, *condition.frame))
     if not groups:
         return conditional, conditional
     points, left = [conditional], condition

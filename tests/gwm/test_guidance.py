@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from distill.dmd import dmd_loss
-from distill.guidance import Guidance, with_guidance
 from distill.scores import DMDRules, scored_clip
 from gwm.attention import Context
 from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 from gwm.dit import Prediction
+from gwm.guidance import Guidance, with_guidance
 from tests.tiny import DIT
 
 ROUND = 1e-5  # float32

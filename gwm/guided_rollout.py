@@ -1,0 +1,80 @@
+"""A stream with guidance: each chunk is pushed away from what the model says without a condition."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gwm.condition.inputs import Conditions
+from gwm.contract import Contract
+from gwm.dit import DiT
+from gwm.guidance import Guidance, with_guidance
+from gwm.rollout import Emit, Rollout, keep
+
+
+@dataclass(frozen=True)
+class Guided:
+    """How a stream is pushed, and what stands in the place of tokens that are left out: the empty prompt, or a text
+    that the stream is to be led away from."""
+
+    guidance: Guidance
+    nothing: Mapping[str, Float[Tensor, "_ _"]]
+
+
+class GuidedRollout(Rollout):
+    """A rollout whose velocity is guided. What the model says without a condition, it says in a stream of its own, in
+    which that condition was never given; all streams have the same latents."""
+
+    def __init__(self, model: DiT, contract: Contract, guided: Guided, *, grid: tuple[int, int] | None = None) -> None:
+        super().__init__(model, contract, grid=grid)
+        self.guided = guided
+        self.without = [
+            Rollout(model, contract, grid=grid) for _ in range(guided.guidance.num_passes(contract.dit) - 1)
+        ]
+        for rollout in self.without:
+            rollout.reference = self.reference
+
+    @torch.no_grad()
+    def start(self, reference: Float[Tensor, "b 1 c h w"] | None, condition: Conditions, *, seed: int) -> None:
+        for rollout in self.without:
+            rollout.cache.reset()
+            rollout.prompt.forget()
+        super().start(reference, condition, seed=seed)
+        if reference is not None:
+            for rollout in self.without:
+                rollout.cache.advance(reference.shape[1])
+
+    def set_prompt(self, condition: Conditions) -> None:
+        if not self.has_prompt(condition):
+            for rollout in self.without:
+                rollout.prompt.forget()
+        super().set_prompt(condition)
+
+    @torch.no_grad()
+    def generate(
+        self, noises: Sequence[Float[Tensor, "b f c h w"]], condition: Conditions, emit: Emit = keep
+    ) -> Float[Tensor, "b f c h w"]:
+        for rollout in self.without:
+            rollout.cache.follow(self.contract.pattern.chunk_frames)
+        x = super().generate(noises, condition, emit)
+        for rollout in self.without:
+            rollout.cache.advance(x.shape[1])
+        return x
+
+    @torch.no_grad()
+    def velocity(
+        self, x: Float[Tensor, "b f c h w"], sigma: float, condition: Conditions
+    ) -> Float[Tensor, "b f c h w"]:
+        """One pass for each stream, which puts its keys and values in place."""
+        own, passes = super().velocity, iter(self.without)
+
+        def predict(condition: Conditions) -> Tensor:
+            if condition is given:  # the first of all passes
+                return own(x, sigma, condition)
+            return next(passes).velocity(x, sigma, condition)
+
+        given = dataclasses.replace(condition, nothing=self.guided.nothing)
+        return with_guidance(predict, given, self.guided.guidance)[1]
