@@ -23,6 +23,7 @@ from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
 from gwm.no_text import padded_text
 from gwm.pixels import to_float
+from gwm.resolution import Resolution
 
 TEXT_TOKENS = 512  # Wan's: shorter captions are followed by zeros, which its text attention sees
 
@@ -94,7 +95,7 @@ class PixelData(StepData):
         crop_size: int,
         crops_per_clip: int,
         half_share: float,
-        resolution: int,
+        resolution: Resolution,
         device_batch: int | None = None,
     ) -> None:
         super().__init__(
@@ -194,7 +195,7 @@ class LatentData(ClipData):
         latents: str,
         vae: Autoencoder,
         audio: AudioConfig,
-        resolution: int,
+        resolution: Resolution,
         num_frames: int,
         batch_size: int,
         seed: int,

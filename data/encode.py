@@ -28,6 +28,7 @@ from data.manifest import (
 )
 from data.storage import Location, locate
 from gwm.autoencoders.families import load_autoencoder
+from gwm.resolution import Resolution
 from gwm.weights import fingerprint
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def encode_shards(shards: Location, out: Path, encoders: Encoders, *, workers: i
         "source": {key: value for key, value in source.generator.items() if key not in GROWING},
         "vae": fingerprint(encoders.vae.state_dict()),
         "audio": encoders.audio.to_json(),
-        "resolution": encoders.resolution,
+        "resolution": dataclasses.asdict(encoders.resolution),
         "text": None if encoders.text is None else encoders.text.name,
         "image": None if encoders.image is None else encoders.image.name,
     }
@@ -121,7 +122,7 @@ def main(cfg: DictConfig) -> None:
     vae = load_autoencoder(Path(cfg.vae))
     text, image = instantiate(cfg.text), instantiate(cfg.image)
     others = {"text": text, "image": image, "actions": tuple(cfg.actions)}
-    encoders = Encoders(vae.to(cfg.device), instantiate(cfg.audio), cfg.resolution, **others)
+    encoders = Encoders(vae.to(cfg.device), instantiate(cfg.audio), Resolution.parse(cfg.resolution), **others)
     manifest = encode_shards(locate(cfg.shards), Path(cfg.out), encoders, workers=cfg.workers)
     for split, entry in manifest.splits.items():
         log.info("%s: %d clips in %d shards", split, entry.num_samples, len(entry.shards))

@@ -25,6 +25,7 @@ from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig
 from gwm.json_text import json_text
 from gwm.pixels import to_float, to_tensor
+from gwm.resolution import Resolution
 from gwm.wan.image import image_channels
 from gwm.wan.vae import WanVAE
 
@@ -55,7 +56,7 @@ class Encoders:
 
     vae: Autoencoder
     audio: AudioConfig
-    resolution: int
+    resolution: Resolution
     text: TextEncoder | None = None
     image: ImageEncoder | None = None
     actions: tuple[str, ...] = ()  # facial actions of rendered clips by name; none: what a clip itself brings

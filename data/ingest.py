@@ -20,6 +20,7 @@ from data.footage.takes import TakeRules
 from data.manifest import Manifest, SplitManifest, write_manifest
 from gwm.json_text import json_text
 from gwm.outputs import whole_file
+from gwm.resolution import Resolution
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,14 @@ def main(cfg: DictConfig) -> None:
     report = ingest(
         Path(cfg.videos),
         Path(cfg.out),
-        TakeRules(**{name: cfg[name] for name in TakeRules.__slots__}),
+        TakeRules(
+            resolution=Resolution.parse(cfg.resolution),
+            num_frames=cfg.num_frames,
+            face=cfg.face,
+            look_every_s=cfg.look_every_s,
+            reference_gap=cfg.reference_gap,
+            most_enlarged=cfg.most_enlarged,
+        ),
         val=cfg.val,
         test=cfg.test,
         seed=cfg.seed,
@@ -154,7 +162,7 @@ def main(cfg: DictConfig) -> None:
     )
     if report["clips_without_face"]:
         log.warning(
-            "%d of %d clips show no face and keep the square in the middle of the picture. To drop them: face=required",
+            "%d of %d clips show no face and keep the middle of the picture. To drop them: face=required",
             *(report["clips_without_face"], report["clips"]),
         )
     for path, notes in report["notes"].items():

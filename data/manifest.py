@@ -8,6 +8,7 @@ from typing import Any
 
 from data.storage import Location, beside, locate, open_bytes, sizes_bytes
 from gwm.folder_kind import folder_kind
+from gwm.resolution import Resolution
 from gwm.text_files import decode_json, decode_text
 
 FORMAT = "gwm-shards"
@@ -45,7 +46,7 @@ class Manifest:
     kind: str  # "pixels", or the name of what the samples were encoded to
     fps: int
     sample_rate: int
-    resolution: int
+    resolution: Resolution
     num_frames: int
     splits: dict[str, SplitManifest]
     seed: int
@@ -94,7 +95,7 @@ def parse_manifest(path: Location) -> Manifest:
             split: SplitManifest(**{**entry, "shards": [Shard(**shard) for shard in entry["shards"]]})
             for split, entry in fields["splits"].items()
         }
-        return Manifest(**fields)
+        return Manifest(**{**fields, "resolution": Resolution.parse(fields["resolution"])})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} must have the entries of a {FORMAT} manifest of version {VERSION} ({error}): it was changed by "

@@ -45,9 +45,9 @@ def chunk_time_ms(weights: Path) -> float:
 
 def chunk_ms(model: DiT, contract: Contract) -> float:
     """As `chunk_time_ms`, of a model in memory."""
-    rollout, size = Rollout(model, contract), contract.latent_size
+    rollout = Rollout(model, contract)
     heard = nothing_given(contract.dit, contract.pattern.chunk_frames, like=model.head.weight)
-    rollout.start(torch.zeros(1, 1, contract.dit.in_channels, size, size), heard, seed=0)
+    rollout.start(torch.zeros(1, 1, contract.dit.in_channels, *contract.latent_grid), heard, seed=0)
     times = []
     for _ in range(TIMED_CHUNKS):
         began = perf_counter()

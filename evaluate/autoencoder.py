@@ -42,6 +42,7 @@ from gwm.metrics.lip_sync import correlation, lip_sync, moves
 from gwm.metrics.statistics import bootstrap
 from gwm.pixels import to_tensor
 from gwm.portraits import crop_to_face
+from gwm.resolution import Resolution
 from gwm.weights import write_json
 
 log = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ def telling(case: Case, count: int) -> np.ndarray:
 
 
 def read_photographs(paths: list[str], mesh: FaceMesh) -> dict[str, np.ndarray]:
-    return {Path(path).stem: crop_to_face(read_image(path), SIDE, mesh) for path in paths}
+    return {Path(path).stem: crop_to_face(read_image(path), Resolution(SIDE, SIDE), mesh) for path in paths}
 
 
 @command("autoencoder", verbatim=("weights", "out"))

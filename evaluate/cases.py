@@ -12,6 +12,7 @@ from data.shards import Clip, decode_sample, read_samples
 from gwm.metrics.judge import Voices
 from gwm.metrics.lip_sync import moves
 from gwm.metrics.listening import can_answer
+from gwm.resolution import Resolution
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def case_of(clip: Clip) -> Case:
     )
 
 
-def test_cases(shards: Path, resolution: int, *, clips: int, listeners: int, drawn: int) -> list[Case]:
+def test_cases(shards: Path, resolution: Resolution, *, clips: int, listeners: int, drawn: int) -> list[Case]:
     """The first `clips` speaking people of the test split, rendered or filmed, `listeners` whose answers can be
     measured, and `drawn` characters; a clip may be two of these. Fewer where the split has fewer.
 

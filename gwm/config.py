@@ -49,7 +49,7 @@ class DiTConfig(JsonConfig):
     patch: int = 2  # patch is 1 x patch x patch
     conditions: tuple[ConditionSpec, ...] = ()  # tokens, channels, frame; in this order
     around_reference: bool = False  # the reference latent beside every frame, and its difference to x0 as the output
-    place_grid: int = 0  # rows, and columns, of a learned embedding of each patch's place; 0: rotary embedding alone
+    place_grid: tuple[int, ...] = ()  # rows and columns of a learned embedding of each patch's place; (): rotary alone
     speech_mels: int = 40  # numbers per hop of what the speech encoder hears
     freq_dim: int = 256
     eps: float = 1e-6

@@ -10,6 +10,7 @@ from gwm.autoencoders.protocol import AutoencoderConfig
 from gwm.chunks import ChunkPattern
 from gwm.config import AudioConfig, DiTConfig
 from gwm.json_config import JsonConfig
+from gwm.resolution import Resolution
 from gwm.schedule import check_sigmas
 
 Solver = Literal["ode", "renoise"]
@@ -27,7 +28,7 @@ class Contract(JsonConfig):
     vae: AutoencoderConfig
     audio: AudioConfig
     pattern: ChunkPattern
-    resolution: int  # pixels, square
+    resolution: Resolution  # pixels; square in the shipped character
     sigmas: tuple[float, ...]  # final noise levels of a chunk's steps, from 1 downwards
     solver: Solver  # ode: Euler steps; renoise: predict x0, add fresh noise (consistency and DMD students)
     context: CommitMode  # clean: one more pass at sigma 0 fixes a chunk; noisy: its last step's keys and values stay
@@ -56,17 +57,18 @@ class Contract(JsonConfig):
                 f"{self.audio.sample_rate}: picture and sound share one clock."
             )
         multiple = self.vae.spatial_stride * self.dit.patch
-        if self.resolution % multiple:
-            raise ValueError(f"resolution={self.resolution} must be a multiple of VAE stride * patch = {multiple}.")
-        if self.vae.working_side not in (None, self.resolution):
+        self.resolution.check_multiple(multiple, of="VAE stride * patch")
+        side = self.vae.working_side
+        if side is not None and self.resolution.shape != (side, side):
             raise ValueError(
-                f"resolution={self.resolution} must be {self.vae.working_side} with family={self.vae.family}: its "
-                "latents are of pictures of that size. Frames of another size are asked for with size=."
+                f"resolution={self.resolution} must be {side} with family={self.vae.family}: its latents are of "
+                "pictures of that size. Frames of another size are asked for with size=."
             )
-        if self.dit.place_grid not in (0, self.resolution // multiple):
+        if self.dit.place_grid not in ((), self.resolution.cells(multiple)):
             raise ValueError(
-                f"place_grid={self.dit.place_grid} must be resolution / (VAE stride * patch) = "
-                f"{self.resolution // multiple}, or 0 for none."
+                f"place_grid={list(self.dit.place_grid)} must be the rows and columns of patches, "
+                f"{list(self.resolution.cells(multiple))} of resolution={self.resolution}, or [] for none. Set "
+                "model.place_grid."
             )
         window, heard = self.audio.window_features(self.vae.temporal_stride), self.dit.speech_width
         if heard and (heard, self.dit.speech_mels) != (window, self.audio.num_mels):
@@ -95,6 +97,7 @@ class Contract(JsonConfig):
             "vae": autoencoder_config,
             "audio": AudioConfig.from_json,
             "pattern": ChunkPattern.from_json,
+            "resolution": Resolution.parse,
         }
         # The literal name: zero-argument super() does not survive slots=True.
         return JsonConfig.from_json.__func__(  # type: ignore[attr-defined]
@@ -102,9 +105,15 @@ class Contract(JsonConfig):
         )
 
     @property
-    def latent_size(self) -> int:
-        """Rows, and columns, of the latent grid."""
-        return self.resolution // self.vae.spatial_stride
+    def latent_grid(self) -> tuple[int, int]:
+        """Rows and columns of latent cells."""
+        return self.resolution.cells(self.vae.spatial_stride)
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens per latent frame."""
+        rows, columns = self.resolution.cells(self.vae.spatial_stride * self.dit.patch)
+        return rows * columns
 
     def picture_size(self, size: int | None) -> tuple[int, int]:
         """Height and width of reference image and frames, where `size` px are asked for along each side.
@@ -113,8 +122,8 @@ class Contract(JsonConfig):
             ValueError: pictures of this contract have one size, and it is another.
         """
         if size is None:
-            return self.resolution, self.resolution
-        if self.vae.working_side is None and size != self.resolution:
+            return self.resolution.shape
+        if self.vae.working_side is None and (size, size) != self.resolution.shape:
             raise ValueError(
                 f"size={size} must be {self.resolution}, or null: a {self.vae.family} autoencoder shows pictures "
                 "in the size of its training. An artifact with a motion autoencoder shows any."

@@ -150,8 +150,9 @@ class DiT(nn.Module):
         super().__init__()
         self.config = config
         self.patch_embedding = nn.Linear(config.input_features, config.dim)
-        places = torch.randn(config.place_grid**2, config.dim) / 2
-        self.place_embedding = nn.Parameter(places) if config.place_grid else None
+        self.place_embedding = None
+        if config.place_grid:
+            self.place_embedding = nn.Parameter(torch.randn(math.prod(config.place_grid), config.dim) / 2)
         self.time_embedding = nn.Sequential(
             nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
         )

@@ -175,19 +175,6 @@ def eyes_and_mouth(
     return points[list(EYE_CORNERS), :2].mean(axis=0), points[[UPPER_LIP, LOWER_LIP], :2].mean(axis=0)
 
 
-def crop_square(
-    pixels: UInt8[np.ndarray, "h w 3"], middle: Float[np.ndarray, "2"], size: float, resolution: int
-) -> UInt8[np.ndarray, "r r 3"]:
-    """A square of `size` px around `middle` (x, y) at another resolution; edges are repeated outside the picture."""
-    height, width, _ = pixels.shape
-    left, top = np.round(middle - size / 2).astype(int)
-    side = max(1, round(size))
-    rows = np.arange(top, top + side).clip(0, height - 1)
-    columns = np.arange(left, left + side).clip(0, width - 1)
-    square = Image.fromarray(pixels[rows[:, None], columns])
-    return np.asarray(square.resize((resolution, resolution), Image.Resampling.LANCZOS))
-
-
 def _anchors(cells: int, *, per_cell: int) -> Float[np.ndarray, "anchors 2"]:
     """Centres of a detector's grid in [0, 1], x and y."""
     ticks = (np.arange(cells) + 0.5) / cells

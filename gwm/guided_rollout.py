@@ -28,12 +28,10 @@ class GuidedRollout(Rollout):
     """A rollout whose velocity is guided. What the model says without a condition, it says in a stream of its own, in
     which that condition was never given; all streams have the same latents."""
 
-    def __init__(self, model: DiT, contract: Contract, guided: Guided, *, grid: tuple[int, int] | None = None) -> None:
-        super().__init__(model, contract, grid=grid)
+    def __init__(self, model: DiT, contract: Contract, guided: Guided) -> None:
+        super().__init__(model, contract)
         self.guided = guided
-        self.without = [
-            Rollout(model, contract, grid=grid) for _ in range(guided.guidance.num_passes(contract.dit) - 1)
-        ]
+        self.without = [Rollout(model, contract) for _ in range(guided.guidance.num_passes(contract.dit) - 1)]
         for rollout in self.without:
             rollout.reference = self.reference
 

@@ -4,20 +4,23 @@ import logging
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
-from gwm.face import FaceMesh, crop_square, face_square
+from gwm.face import FaceMesh, face_square
+from gwm.framing import Box, cut, framed_centre, framed_face
 from gwm.images import to_rgb
+from gwm.resolution import Resolution
 
 log = logging.getLogger(__name__)
 
 CERTAIN = 0.9  # score: only upright faces reach it
 CLEARLY = 0.05  # of the score: by more than this, a face that lies or stands on its head is seen better when turned
 ENLARGED = 1.5  # times; a crop that is enlarged more looks soft, which is said
+MOSTLY = 0.7  # of a picture's area: where frames that are no squares show less of it, that is said
 
 
-def crop_to_face(image: Image.Image, resolution: int, mesh: FaceMesh) -> UInt8[np.ndarray, "h w 3"]:
-    """The square around the face as training data frames it, edges repeated outside the image.
+def crop_to_face(image: Image.Image, resolution: Resolution, mesh: FaceMesh) -> UInt8[np.ndarray, "h w 3"]:
+    """The part around the face that training data shows of a picture (`gwm.framing.framed_face`).
 
     Of several faces it is the most certain one. A face that lies on its side, or stands on its head, is turned upright.
     Whatever was chosen or is doubtful is logged.
@@ -41,16 +44,31 @@ def crop_to_face(image: Image.Image, resolution: int, mesh: FaceMesh) -> UInt8[n
         log.warning("%s shows %d faces: that at (%d, %d) is used. Crop it to use another", size, count, x, y)
     if mesh.landmarks(pixels) is None:
         log.warning("in %s the face is turned away or covered: lips may not follow the voice. Use a frontal one", size)
-    warn_if_enlarged(square[1], resolution, size)
-    return crop_square(pixels, *square, resolution)
+    x, y = square[0].tolist()
+    box = framed_face(pixels.shape[:2], (x, y), square[1], resolution)
+    _warn_of_losses(box, pixels.shape[:2], resolution, size)
+    return cut(pixels, box, resolution)
 
 
-def warn_if_enlarged(side: float, resolution: int, picture: str) -> None:
-    """Say that a square of `side` px becomes soft at a much larger resolution."""
-    if side * ENLARGED < resolution:
+def crop_to_centre(image: Image.Image, resolution: Resolution, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """The largest part of the frame's aspect around the middle of a picture, which warnings call `name`."""
+    picture = image.height, image.width
+    _warn_of_losses(framed_centre(picture, resolution), picture, resolution, name)
+    return np.array(ImageOps.fit(image, (resolution.width, resolution.height), Image.Resampling.LANCZOS))
+
+
+def _warn_of_losses(box: Box, picture: tuple[int, int], resolution: Resolution, name: str) -> None:
+    """Say that a box becomes soft at a much larger resolution, or leaves much out since the aspect is another."""
+    if box.height * ENLARGED < resolution.height:
         log.warning(
-            "%s gives a square of %d px, which is enlarged %.1f times to %d px and looks soft. Use a larger picture",
-            *(picture, round(side), resolution / side, resolution),
+            "%s gives a part of %dx%d px, which is enlarged %.1f times to %s px and looks soft. Use a larger picture",
+            *(name, round(box.height), round(box.width), resolution.height / box.height, resolution),
+        )
+    height, width = picture
+    if not resolution.is_square and (shown := box.height * box.width / (height * width)) < MOSTLY:
+        log.warning(
+            "of %s %.0f %% are seen: frames of %s have another aspect. Use a picture of theirs",
+            *(name, 100 * shown, resolution),
         )
 
 

@@ -35,10 +35,10 @@ class Rollout:
         grid: tuple[int, int] | None = None,
         cache: Callable[..., RingCache] = RingCache,
     ) -> None:
-        """grid: rows and columns of latents; None: the contract's square. cache: makes another one."""
+        """grid: rows and columns of latents, where they are a part of the contract's. cache: makes another one."""
         self.model, self.contract, self.batch_size = model, contract, batch_size
         weight = model.head.weight
-        rows, columns = grid or (contract.latent_size, contract.latent_size)
+        rows, columns = grid or contract.latent_grid
         self.chunk_shape = (batch_size, contract.pattern.chunk_frames, contract.dit.in_channels, rows, columns)
         self.first_row = 0  # of patches: of the picture, this process computes the rows from there on
         self.picture_shape = self.chunk_shape

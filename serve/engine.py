@@ -89,8 +89,8 @@ class Engine:
         if portrait.shape[:2] != self.size:
             (height, width), (rows, columns) = portrait.shape[:2], self.size
             raise ValueError(
-                f"portrait of {height}x{width} px must be {rows}x{columns}, the engine's size. Cut it out with "
-                "gwm.portraits.crop_to_face."
+                f"portrait of {height}x{width} px must be {rows}x{columns}, height x width, as the artifact was "
+                "trained or as size= says. Cut it out with gwm.portraits.crop_to_face or crop_to_centre."
             )
         if self.history is not None:
             self.history.clear()

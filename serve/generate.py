@@ -25,6 +25,7 @@ from configs.command.main import command
 from gwm.contract import Contract
 from gwm.media import write_video
 from gwm.no_text import padded_text
+from gwm.resolution import Resolution
 from gwm.weights import is_written_here
 from serve.artifact import Artifact, load_artifact
 from serve.driver import Driver
@@ -83,16 +84,17 @@ def _write(artifact: Artifact, request: ClipRequest, ranks: Ranks | None, *, dis
     made = Engine(artifact, seed=request.seed, ranks=ranks, capture=capture, size=request.size, pasted=request.whole)
     with closing(made) as engine:
         given = {one.at_s: padded_text(texts.tokens(one.text), engine.text_tokens)[None] for one in prompts}
-        picture, square = request.picture(engine.size[0])
+        picture, square = request.picture(Resolution(*engine.size))
+        portrait = picture if square is None else square.cut(picture)
         _log_receipts(engine, prompts)
         chunks = -(-num_frames // engine.contract.chunk_pixel_frames)
         if distilled:
             choose_threads(engine)
         with _driver(engine) as driver, nullcontext() if distilled else passes_shown(artifact, chunks=chunks):
             agent, user = (None, None) if voices is None else (voices.agent, voices.user)
-            made = engine.stream(square.cut(picture), agent, user, num_frames=num_frames, prompts=given, driver=driver)
+            made = engine.stream(portrait, agent, user, num_frames=num_frames, prompts=given, driver=driver)
             bar = tqdm(made, desc="generate", total=chunks, unit="chunk", disable=not distilled)
-            paste = partial(square.paste, picture=picture)
+            paste = None if square is None else partial(square.paste, picture=picture)
             _film(request, artifact.contract, bar, voices, num_frames=num_frames, paste=paste)
 
 
@@ -103,7 +105,7 @@ def _film(
     voices: Voices | None,
     *,
     num_frames: int,
-    paste: Callable[[UInt8[np.ndarray, "s s 3"]], UInt8[np.ndarray, "h w 3"]],
+    paste: Callable[[UInt8[np.ndarray, "s s 3"]], UInt8[np.ndarray, "h w 3"]] | None,
 ) -> None:
     """Write what is made, as it comes."""
     times: list[float] = []
@@ -112,7 +114,7 @@ def _film(
         for pixels, ms in made:
             times.append(ms)
             made.set_postfix_str(f"{ms:.0f} of {contract.chunk_ms:.0f} ms")
-            yield from map(paste, pixels)
+            yield from pixels if paste is None else map(paste, pixels)
 
     sound = None if voices is None else (voices.agent + voices.user).clip(-1, 1)
     write_video(request.out, frames(), sound, fps=contract.fps, sample_rate=contract.audio.sample_rate)

@@ -15,16 +15,15 @@ def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int, size: 
     """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's memory; of a
     model with a text condition also the text, its keys and values, and what recache needs (`serve.history`)."""
     contract, pattern = artifact.contract, artifact.contract.pattern
-    patches = (contract.latent_size // contract.dit.patch) ** 2
     element = artifact.dit.head.weight.element_size()
     width = contract.dit.num_layers * contract.dit.dim * element
     frames = 2 * (pattern.sink_frames + pattern.ring_frames + undo_chunks * pattern.chunk_frames) + pattern.sink_frames
-    latent = torch.empty(1, 1, contract.dit.in_channels, contract.latent_size, contract.latent_size, device="meta")
+    latent = torch.empty(1, 1, contract.dit.in_channels, *contract.latent_grid, device="meta")
     with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: nothing is computed or allocated
         memory = blank_memory(artifact.vae, contract.picture_size(size))
     constant, moving = (sum(part.nbytes for part in parts) for parts in (memory.constant, memory.moving))
     reference = latent.numel() * element
-    own = frames * patches * width + reference + constant + (1 + undo_chunks) * moving
+    own = frames * contract.num_patches * width + reference + constant + (1 + undo_chunks) * moving
     if not contract.dit.of_rate("tokens"):
         return own
     prompt = text_tokens * (2 * width + 2 * contract.dit.width("text") * element)  # the text, and the empty prompt

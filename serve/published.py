@@ -1,7 +1,6 @@
 """A text-to-video pipeline of the hub, sampled as it is: a whole clip from noise, without a reference image."""
 
 import logging
-import math
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from gwm.convert import load_wan
 from gwm.media import write_video
 from gwm.no_text import padded_text
 from gwm.pixels import to_uint8
+from gwm.resolution import Resolution
 from gwm.wan.text import MOST_TOKENS
 from gwm.wan.vae import WanVAE, load_wan_vae
 from serve.artifact import Artifact
@@ -45,12 +45,11 @@ def write_published(request: ClipRequest, *, device: torch.device) -> None:
     request.check_text_alone()
     texts = Texts(request.text_encoder, request.artifact)
     made = load_published(request, device=device)
-    grid = grid_of(request, made)
     if made.guided is not None or request.negative_prompt is not None:
         made = led_away(made, texts, request.negative_prompt or "")
     text = padded_text(texts.tokens(request.prompt or ""), MOST_TOKENS)[None]
     with passes_shown(made, chunks=1):
-        frames = whole_clip_frames(made, text, grid=grid, seed=request.seed)
+        frames = whole_clip_frames(made, text, seed=request.seed)
     write_video(request.out, frames, None, fps=fps_of(made.contract.vae.latent_channels))
     log.info("%s: %d frames of %dx%d px", request.out, *frames.shape[:3])
 
@@ -60,7 +59,7 @@ def load_published(request: ClipRequest, *, device: torch.device) -> Artifact:
 
     Raises:
         FileNotFoundError: a part is missing.
-        ValueError: the transformer has other conditions than a text.
+        ValueError: the transformer has other conditions than a text, or height or width cannot be divided into patches.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     folder = Path(request.artifact)
@@ -79,7 +78,7 @@ def load_published(request: ClipRequest, *, device: torch.device) -> Artifact:
         vae=autoencoder.config,
         audio=AudioConfig(),
         pattern=whole_clip(frames, first_frames=0),
-        resolution=autoencoder.config.spatial_stride * model.config.patch,  # the grid is given apart
+        resolution=Resolution(request.height, request.width),
         sigmas=request.sampling.levels(),
         solver="ode",
         context="noisy",  # nothing comes after the clip
@@ -89,29 +88,13 @@ def load_published(request: ClipRequest, *, device: torch.device) -> Artifact:
 
 
 @torch.no_grad()
-def whole_clip_frames(
-    artifact: Artifact, text: Float[Tensor, "1 s t"], *, grid: tuple[int, int], seed: int
-) -> UInt8[np.ndarray, "f h w 3"]:
+def whole_clip_frames(artifact: Artifact, text: Float[Tensor, "1 s t"], *, seed: int) -> UInt8[np.ndarray, "f h w 3"]:
     """Pixel frames of a clip without a reference image: the stream's only chunk."""
-    rollout = rollout_of(artifact.dit, artifact.contract, None, artifact.guided, grid=grid)
+    rollout = rollout_of(artifact.dit, artifact.contract, None, artifact.guided)
     condition = Conditions(tokens={"text": text.to(rollout.reference)})
     rollout.start(None, condition, seed=seed)
     assert isinstance(artifact.vae, WanVAE), "as `load_published` made it"
     return to_uint8(artifact.vae.decode_pixels(rollout.step(condition).to(artifact.vae.mean))[0][0])
-
-
-def grid_of(request: ClipRequest, artifact: Artifact) -> tuple[int, int]:
-    """Rows and columns of latents.
-
-    Raises:
-        ValueError: height or width cannot be divided into patches.
-    """
-    stride = artifact.contract.vae.spatial_stride
-    multiple = math.lcm(2, stride * artifact.contract.dit.patch)
-    for name, value in (("height", request.height), ("width", request.width)):
-        if value < multiple or value % multiple:
-            raise ValueError(f"{name}={value} must be a multiple of {multiple}: autoencoder stride x patch.")
-    return request.height // stride, request.width // stride
 
 
 def fps_of(latent_channels: int) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
 
 from gwm.autoencoders.motion.paste import Square
 from gwm.contract import Contract
@@ -16,7 +15,8 @@ from gwm.face import FaceMesh
 from gwm.images import read_image
 from gwm.media import container_of, read_audio
 from gwm.outputs import check_output
-from gwm.portraits import crop_to_face, warn_if_enlarged
+from gwm.portraits import crop_to_centre, crop_to_face
+from gwm.resolution import Resolution
 from serve.framing import framed
 from serve.many_steps import Sampling
 from serve.prompts import TimedPrompt
@@ -126,9 +126,8 @@ class ClipRequest:
         if self.prompt is None or self.prompts:
             raise ValueError("prompt=... must be given, and no prompts=: a whole clip has one text.")
 
-    def picture(self, side: int) -> tuple[UInt8[np.ndarray, "h w 3"], Square]:
-        """What is shown, and the square of `side` px in it that is the reference image and moves: all of it, unless
-        `whole`.
+    def picture(self, resolution: Resolution) -> tuple[UInt8[np.ndarray, "h w 3"], Square | None]:
+        """What is shown, and the square in it that is the reference image and moves; None: all of it.
 
         Raises:
             ValueError: there is no image, or as `read_portrait` and `framed`.
@@ -139,8 +138,8 @@ class ClipRequest:
                 "crop=false takes its centre, for pictures without a face."
             )
         if self.whole:
-            return framed(read_image(self.image), side, whole=True)
-        return read_portrait(self.image, side, crop=self.crop), Square(0, 0, side)
+            return framed(read_image(self.image), resolution.width, whole=True)
+        return read_portrait(self.image, resolution, crop=self.crop), None
 
     def voices(self, contract: Contract) -> Voices | None:
         """The sound of a model that hears: what was recorded, and otherwise silence for `seconds`.
@@ -170,20 +169,19 @@ class ClipRequest:
         return -(-len(voices.agent) // contract.audio.frame_samples)
 
 
-def read_portrait(path: str | Path, resolution: int, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:
-    """The square around the face of an image, or its centre square without `crop`.
+def read_portrait(path: str | Path, resolution: Resolution, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:
+    """The part around the face of an image (`gwm.portraits.crop_to_face`), or around its centre without `crop`.
 
     Raises:
         ValueError: the file is no image, or shows no face that could be cut out.
     """
     image = read_image(path)
     if not crop:
-        warn_if_enlarged(float(min(image.size)), resolution, f"{path}")
-        return np.array(ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS))
+        return crop_to_centre(image, resolution, f"{path}")
     try:
         return crop_to_face(image, resolution, FaceMesh())
     except ValueError as error:
-        raise ValueError(f"{path}: {error} Or take its centre square as it is: crop=false.") from error
+        raise ValueError(f"{path}: {error} Or take its centre as it is: crop=false.") from error
 
 
 def read_voices(audio: str | Path | None, user: str | Path | None) -> Voices:

@@ -133,6 +133,16 @@ class Sessions:
         applied = session.engine.set_prompt(text)
         return Receipt(session.generation, self.clock(), applied.chunk)
 
+    def act(self, name: str, action: Float[np.ndarray, "t k"] | None) -> Receipt:
+        """What the session's character does from the next chunk on; no frame becomes stale.
+
+        Raises:
+            ValueError: as `Engine.act`.
+        """
+        session = self.running[name]
+        applied = session.engine.act(action)
+        return Receipt(session.generation, self.clock(), applied.chunk)
+
     def interrupt(self, name: str) -> Receipt:
         """A new generation: frames of the old one are stale wherever they are, and what was to be said is silence."""
         self.running[name].engine.hush()

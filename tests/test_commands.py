@@ -43,7 +43,7 @@ def names(command: Command) -> str:
 def another(override: Override, text: str) -> str | None:
     """The override with another value; None where it chooses a file, or nothing else of its kind."""
     key, _, value = text.partition("=")
-    name = key.lstrip("+~")
+    name = key.lstrip("+~").partition("@")[0]
     if (CONFIGS / name).is_dir():
         return None
     found: Any = override.value()

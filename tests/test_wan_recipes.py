@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.manifest import Manifest, SplitManifest, write_manifest
+from gwm.resolution import Resolution
 from gwm.wan.vae import WanVAE
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
 from serve.artifact import load_artifact
@@ -27,7 +28,7 @@ FAMILIES = {  # recipe: family of its published folder
     "wan2_2_ti2v_5b": "wan2_2_ti2v_5b",
     "wan2_1_t2v_1_3b_text": "wan2_1_1_3b",
 }
-FRAMES, SIDE = 20, 32  # of `shard`
+FRAMES, SIZE = 20, Resolution(32, 64)  # of `shard`
 run_train = runpy.run_path(str(ROOT / "train.py"))["run"]
 PAGE = ROOT / "docs" / "wan.md"
 # Two layers less wide, a second of video, two updates: nothing of this is in a recipe but its size.
@@ -72,7 +73,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_manifest(
         folder,
         Manifest(
-            kind="pixels", fps=24, sample_rate=24_000, resolution=SIDE, num_frames=FRAMES, splits=splits, seed=0,
+            kind="pixels", fps=24, sample_rate=24_000, resolution=SIZE, num_frames=FRAMES, splits=splits, seed=0,
             command="", generator={},
         ),
     )  # fmt: skip
@@ -90,7 +91,7 @@ def run_smaller(command: Command, places: dict[str, str]) -> None:
     """As `python train.py` does, in this process, with the reader's own folders in the places of capitals."""
     given = [re.sub(r"\b[A-Z][A-Z0-9]+\b", lambda word: places[word[0]], text) for text in command.arguments]
     stage = given[0].removeprefix("stage=")
-    smaller = [*REDUCED, f"runs={places['RUNS']}", f"resolution={SIDE}", *OF_STAGE.get(stage, [])]
+    smaller = [*REDUCED, f"runs={places['RUNS']}", f"resolution={SIZE}", *OF_STAGE.get(stage, [])]
     if stage == "export":
         smaller = [*smaller, "call.dtype=float32"]
     if recipe_of(command) == "wan2_1_i2v_14b":
@@ -103,7 +104,7 @@ def run_smaller(command: Command, places: dict[str, str]) -> None:
 def check_recipe_runs(recipe: str, shards: Path, folder: Path) -> None:
     hub = published_folder(folder / "hub", FAMILIES[recipe])
     runs = folder / "runs"
-    names = {"DIR": str(hub), "SHARDS": str(shards), "SHARDS928": str(shards), "NAME": "tiny", "RUNS": str(runs)}
+    names = {"DIR": str(hub), "SHARDS": str(shards), "SHARDS704": str(shards), "NAME": "tiny", "RUNS": str(runs)}
     commands = chain(recipe)
     for command in commands:
         run_smaller(command, names)

@@ -12,9 +12,11 @@ from gwm.condition.spec import ConditionSpec, in_order
 from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.resolution import Resolution
 
-SIZE = 4  # rows and columns of the latent grid
-PATCHES = 4  # tokens per latent frame: the grid in patches of 2 x 2
+GRID = (4, 6)  # rows and columns of latents: on a square grid, rows and columns could be exchanged
+PATCHES = 6  # tokens per latent frame: the grid in patches of 2 x 2
+RESOLUTION = Resolution(GRID[0] * HaarConfig.spatial_stride, GRID[1] * HaarConfig.spatial_stride)
 AUDIO = AudioConfig(num_mels=3, hops_per_frame=1)
 SPEECH = AUDIO.window_features(HaarConfig.temporal_stride)
 VAE_SHAPE = HaarConfig(latent_channels=4, channels=(4, 6, 8), latents_mean=(0.1,) * 4, latents_std=(0.7,) * 4)
@@ -79,7 +81,7 @@ def learning(model: nn.Module) -> list[nn.Parameter]:
 
 
 def latents(num_frames: int, batch_size: int = 2) -> Tensor:
-    return torch.randn(batch_size, num_frames, DIT.in_channels, SIZE, SIZE)
+    return torch.randn(batch_size, num_frames, DIT.in_channels, *GRID)
 
 
 def speech(num_frames: int, batch_size: int = 2) -> Conditions:
@@ -94,7 +96,7 @@ def contract(num_frames: int = 6, **changes: object) -> Contract:
         "vae": VAE_SHAPE,
         "audio": AUDIO,
         "pattern": ChunkPattern(chunk_frames=1, window_chunks=4, sink_chunks=1, first_frames=1),
-        "resolution": SIZE * HaarConfig.spatial_stride,
+        "resolution": RESOLUTION,
         "sigmas": (1.0, 0.6),
         "solver": "renoise",
         "context": "clean",

@@ -11,6 +11,7 @@ from gwm.autoencoders.protocol import AutoencoderConfig
 from gwm.clip import clip_velocity
 from gwm.config import AudioConfig
 from gwm.dit import DiT
+from gwm.resolution import Resolution
 from gwm.schedule import add_noise, sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.network import Base, load_dit
@@ -32,7 +33,7 @@ class BidirectionalStage(DiTStage):
         speech: str,
         audio: AudioConfig,
         model: dict[str, Any],
-        resolution: int,
+        resolution: Resolution,
         num_frames: int,
         num_steps: int,
         shift: float,

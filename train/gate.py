@@ -27,6 +27,7 @@ from gwm.metrics.judge import Judge, Voices, means
 from gwm.metrics.lip_sync import moves
 from gwm.metrics.statistics import standard_error
 from gwm.no_text import save_no_text
+from gwm.resolution import Resolution
 from gwm.weights import save_weights, write_gate, write_json
 from train.generate import Played
 
@@ -58,7 +59,7 @@ class Stage(Protocol):
         ...
 
 
-def held_out(shards: Location, resolution: int, count: int) -> list[Clip]:
+def held_out(shards: Location, resolution: Resolution, count: int) -> list[Clip]:
     """Validation clips in which a rendered person speaks, as only there the lip-sync is known; where there is none, the
     first ones, of which less can be measured."""
     if "val" not in read_manifest(shards).splits:  # footage of one or two people is all for training

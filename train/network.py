@@ -15,6 +15,7 @@ from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.convert import load_wan
 from gwm.dit import DiT
+from gwm.resolution import Resolution
 from gwm.tensor_files import read_json
 from gwm.wan.files import missing_hint
 from gwm.weights import is_written_here, load_weights, read_header
@@ -50,7 +51,7 @@ class Base:
     vae: str | AutoencoderConfig  # a folder, or the shape of one that is trained elsewhere: codes need no autoencoder
     speech: str  # a trained ear
     audio: AudioConfig
-    resolution: int
+    resolution: Resolution
     num_frames: int
 
     def contract(self) -> Contract:
@@ -160,4 +161,5 @@ def dit_config(
     """
     window = audio.window_features(vae.temporal_stride)
     specs = specs_of(conditions or {}, speech=window)
+    shape |= {"place_grid": tuple(shape.get("place_grid", ()))}  # Hydra makes lists
     return DiTConfig(**{"in_channels": vae.latent_channels, "speech_mels": audio.num_mels, "conditions": specs} | shape)

@@ -23,6 +23,7 @@ from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.resolution import Resolution
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
 from gwm.weights import is_written_here, read_header
 from train.autoencoder import reconstruction_loss
@@ -109,7 +110,7 @@ def planned_contract(
     vae: str | AutoencoderConfig,
     model: dict[str, Any],
     audio: AudioConfig,
-    resolution: int,
+    resolution: Resolution,
     num_frames: int,
     pattern: ChunkPattern,
     inherits: bool = False,
@@ -145,8 +146,8 @@ def planned_autoencoder(folder: Path, model: dict[str, Any]) -> AutoencoderConfi
 
 def clips_of(contract: Contract, batch_size: int, num_frames: int) -> RandomClips:
     """A random batch on a contract's grid."""
-    side = contract.latent_size
-    return random_clips(contract.dit, batch_size=batch_size, num_frames=num_frames, height=side, width=side)
+    height, width = contract.latent_grid
+    return random_clips(contract.dit, batch_size=batch_size, num_frames=num_frames, height=height, width=width)
 
 
 def bidirectional(contract: Contract, *, batch_size: int, num_frames: int) -> Work:

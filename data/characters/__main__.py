@@ -14,6 +14,7 @@ from data.clips import plan_split
 from data.clock import FPS, SAMPLE_RATE
 from data.generate import generate
 from data.manifest import Manifest
+from gwm.resolution import Resolution
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def make_shards(
         kind="pixels",
         fps=FPS,
         sample_rate=SAMPLE_RATE,
-        resolution=resolution,
+        resolution=Resolution(resolution, resolution),
         num_frames=num_frames,
         splits={},
         seed=seed,

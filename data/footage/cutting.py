@@ -14,12 +14,13 @@ from data.clock import FPS, SAMPLES_PER_FRAME
 from data.footage.sidecar import SideCar, read_sidecar
 from data.footage.sound import as_floats, sound_track
 from data.footage.sources import Source
-from data.footage.survey import Square, Survey, survey_video
+from data.footage.survey import Survey, survey_video
 from data.footage.takes import Take, TakeRules, plan_takes
 from data.footage.video import UnusableError, opened, picture_stream
 from data.shards import Clip, encode_sample
 from gwm.decoding import Damage
-from gwm.face import FaceMesh, crop_square
+from gwm.face import FaceMesh
+from gwm.framing import Box, cut
 from gwm.video_frames import RgbReader, pictures, pixel_aspect
 
 STYLE = "footage"
@@ -39,7 +40,7 @@ class Record:
     dropped: dict[str, int] = field(default_factory=dict)  # frames by reason; a file dropped whole may have 0
     detail: str = ""  # of a file dropped whole
     silent: bool = False
-    faceless: int = 0  # clips that show the square in the middle because no face is seen
+    faceless: int = 0  # clips that show the middle because no face is seen
     notes: list[str] = field(default_factory=list)  # what was lost or chosen while it was read
 
 
@@ -108,7 +109,7 @@ def cut_takes(
 ) -> Iterator[tuple[Take, UInt8[np.ndarray, "f h w 3"], UInt8[np.ndarray, "h w 3"]]]:
     """Pictures of every take, as soon as it is complete; one pass through the file."""
     orders = _orders(survey, takes, rules.num_frames)
-    size, length = rules.resolution, rules.num_frames
+    length = rules.num_frames
     open_takes: dict[int, tuple[np.ndarray, np.ndarray, list[int]]] = {}
     with opened(path) as container:
         stream = picture_stream(container)
@@ -118,12 +119,12 @@ def cut_takes(
             if wanted is None:
                 continue
             rgb = to_rgb(frame)
-            for number, slots, square in wanted:
+            for number, slots, box in wanted:
                 if number not in open_takes:
-                    new = np.empty((length + 1, size, size, 3), np.uint8)  # the last one is the reference
+                    new = np.empty((length + 1, *rules.resolution.shape, 3), np.uint8)  # the last one is the reference
                     open_takes[number] = new, np.zeros(length + 1, bool), []
                 store, there, _ = open_takes[number]
-                store[slots] = crop_square(rgb, np.array([square.x, square.y]), square.size, size)
+                store[slots] = cut(rgb, box, rules.resolution)
                 there[slots] = True
                 if there.all():
                     del open_takes[number]
@@ -132,7 +133,7 @@ def cut_takes(
         raise UnusableError("unreadable", "it played shorter the second time")
 
 
-Order = tuple[int, list[int], Square]  # number of the take, its frames that show the picture, the crop
+Order = tuple[int, list[int], Box]  # number of the take, its frames that show the picture, the crop
 
 
 def _orders(survey: Survey, takes: list[Take], num_frames: int) -> dict[int, list[Order]]:
@@ -142,9 +143,9 @@ def _orders(survey: Survey, takes: list[Take], num_frames: int) -> dict[int, lis
         shown = survey.shown[take.start : take.start + num_frames]
         for picture in np.unique(shown).tolist():
             slots = np.flatnonzero(shown == picture).tolist()
-            orders.setdefault(picture, []).append((number, slots, take.square))
+            orders.setdefault(picture, []).append((number, slots, take.box))
         reference = int(survey.shown[take.reference])
-        orders.setdefault(reference, []).append((number, [num_frames], take.reference_square))
+        orders.setdefault(reference, []).append((number, [num_frames], take.reference_box))
     return orders
 
 
@@ -176,7 +177,7 @@ def _clip(
             "source": source.path,
             "source_fps": survey.source_fps,
             "start_s": round(take.start / FPS, 4),
-            "crop": [round(take.square.x), round(take.square.y), round(take.square.size)],
+            "crop": [round(px) for px in (take.box.x, take.box.y, take.box.width, take.box.height)],
             "reference_s": round(take.reference / FPS, 4),
             "facts": side.facts,
         },

@@ -9,7 +9,10 @@ from typing import Literal, get_args
 import numpy as np
 
 from data.footage.survey import Square, Survey
+from gwm.framing import Box, framed_centre, framed_face
+from gwm.resolution import Resolution
 
+LEAST_MULTIPLE = 16
 FaceRule = Literal["required", "prefer", "off"]
 SEEN_SHARE = 0.8  # of the looks into a clip: with fewer, the face is turned away or another's
 STRAY, SWELL = 0.35, 1.6  # how far a face may be from its clip's crop, in crops, and how many times larger or smaller
@@ -21,9 +24,9 @@ REFERENCE_REACH_S = 10  # people and light are the same, and few frames wait for
 class TakeRules:
     """What a clip must be. Everything here decides the bytes of the shards."""
 
-    resolution: int  # px, square
+    resolution: Resolution
     num_frames: int  # at 24 fps
-    face: FaceRule  # required: clips without one are dropped; prefer: they keep the centre square; off: all do
+    face: FaceRule  # required: clips without one are dropped; prefer: they keep the centre; off: all do
     look_every_s: float  # between two looks for a face
     reference_gap: int  # least frames between a clip and its reference frame
     most_enlarged: float  # of a crop: 2 means that half the resolution's px must really be there
@@ -33,8 +36,7 @@ class TakeRules:
             raise ValueError(f"face={self.face!r} must be one of {get_args(FaceRule)}.")
         if self.num_frames < 4 or self.num_frames % 4:
             raise ValueError(f"num_frames={self.num_frames} must be a multiple of 4: the autoencoder packs four.")
-        if self.resolution < 16 or self.resolution % 16:
-            raise ValueError(f"resolution={self.resolution} must be a multiple of 16: VAE stride 8 times patch 2.")
+        self.resolution.check_multiple(LEAST_MULTIPLE, of="VAE stride 8 * patch 2, the least of all models")
         if self.reference_gap < 1:
             raise ValueError(f"reference_gap={self.reference_gap} must be at least 1: the reference is no clip frame.")
         if self.look_every_s <= 0 or self.most_enlarged <= 0:
@@ -48,10 +50,10 @@ class Take:
     """One clip to be cut: frames `start` and on, and the frame that serves as reference, each with its crop."""
 
     start: int
-    square: Square
+    box: Box
     reference: int
-    reference_square: Square
-    with_face: bool  # else the square in the middle, where the rules prefer a face and none is seen
+    reference_box: Box
+    with_face: bool  # else the middle of the picture, where the rules prefer a face and none is seen
 
 
 def plan_takes(survey: Survey, rules: TakeRules, fps: int) -> tuple[list[Take], Counter[str]]:
@@ -88,7 +90,8 @@ def _take(survey: Survey, rules: TakeRules, start: int, looks: list[tuple[int, i
         if rules.face == "required":
             return square
         square = centre
-    if square.size * rules.most_enlarged < rules.resolution:
+    box = _framed(survey, square if with_face else None, rules.resolution)
+    if box.height * rules.most_enlarged < rules.resolution.height:
         return "too_small"
     outside: list[tuple[int, Square]] = []
     for frame, picture in looks:
@@ -99,7 +102,16 @@ def _take(survey: Survey, rules: TakeRules, start: int, looks: list[tuple[int, i
     if not outside:
         return "no_reference"
     # Any of them, but the same one on every run: neither the nearest nor the first may become a habit of the data.
-    return Take(start, square, *outside[zlib.crc32(str(start).encode()) % len(outside)], with_face)
+    reference, shown = outside[zlib.crc32(str(start).encode()) % len(outside)]
+    return Take(start, box, reference, _framed(survey, shown if with_face else None, rules.resolution), with_face)
+
+
+def _framed(survey: Survey, face: Square | None, resolution: Resolution) -> Box:
+    """What a clip shows of the picture: of a face, or of the middle."""
+    picture = survey.height, survey.width
+    if face is None:
+        return framed_centre(picture, resolution)
+    return framed_face(picture, (face.x, face.y), face.size, resolution)
 
 
 def face_crop(faces: list[Square | None]) -> Square | str:

@@ -19,6 +19,7 @@ from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import CommitMode, Contract
 from gwm.dit import Prediction
+from gwm.resolution import Resolution
 
 Clip = Float[Tensor, "b f 1 1 1"]
 AUDIO = AudioConfig(num_mels=1, hops_per_frame=1, left_frames=0, lookahead_frames=0)
@@ -88,7 +89,7 @@ def toy_contract(chain: Chain, *, sigmas: tuple[float, ...], context: CommitMode
         vae=HaarConfig(latent_channels=1, latents_mean=(0.0,), latents_std=(1.0,)),
         audio=AUDIO,
         pattern=ChunkPattern(chunk_frames=1, window_chunks=2, sink_chunks=0, first_frames=1),
-        resolution=HaarConfig.spatial_stride,
+        resolution=Resolution(HaarConfig.spatial_stride, HaarConfig.spatial_stride),
         sigmas=sigmas,
         solver="renoise",
         context=context,

@@ -58,7 +58,7 @@ class CLIPImage:
 
     @torch.no_grad()
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "j i"]:
-        """Hidden states before the last layer of a square picture: 257 tokens in the published model."""
+        """Hidden states before the last layer of the picture's middle square: 257 tokens in the published model."""
         self._loaded = self._loaded or self._load()
         return self._loaded(self._pixels(image).to(self.device), output_hidden_states=True).hidden_states[-2][0].cpu()
 
@@ -73,6 +73,10 @@ class CLIPImage:
         """As the pipeline's processor does; transformers' own needs torchvision in some versions."""
         settings = read_json(self._settings)
         side = settings["crop_size"]["height"]
-        small = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC), np.float32) / 255
-        normal = (small - np.float32(settings["image_mean"])) / np.float32(settings["image_std"])
+        short = min(image.shape[:2])
+        rows, columns = (side * px // short for px in image.shape[:2])
+        small = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC), np.float32) / 255
+        top, left = (rows - side) // 2, (columns - side) // 2
+        square = small[top : top + side, left : left + side]
+        normal = (square - np.float32(settings["image_mean"])) / np.float32(settings["image_std"])
         return torch.from_numpy(normal).permute(2, 0, 1)[None]

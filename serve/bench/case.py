@@ -16,6 +16,7 @@ from gwm.condition.spec import ConditionSpec
 from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.resolution import Resolution
 
 AUDIO = AudioConfig()
 FAR = 10**6  # a horizon that no benchmark reaches: baselines do not move their sinks
@@ -98,7 +99,7 @@ class Case:
         return self.grid[0] // 2 * (self.grid[1] // 2)
 
     def contract(self) -> Contract:
-        """The stream of this case; its `resolution` is that of the rows, `Rollout` is given the grid."""
+        """The stream of this case, on its grid of latents whatever the autoencoder's stride."""
         dit = DiTConfig(**SHAPES[self.shape])
         window = 1 - (1 - self.window_frames) // self.chunk_frames  # whole chunks, rounded up, after the sink
         channels = dit.in_channels
@@ -107,7 +108,7 @@ class Case:
             vae=HaarConfig(latent_channels=channels, latents_mean=(0.0,) * channels, latents_std=(1.0,) * channels),
             audio=AUDIO,
             pattern=ChunkPattern(chunk_frames=self.chunk_frames, window_chunks=window),
-            resolution=16 * (self.height // 16),
+            resolution=Resolution(*(HaarConfig.spatial_stride * cells for cells in self.grid)),
             sigmas=SIGMAS[self.steps],
             solver="renoise",
             context="clean",

@@ -17,6 +17,7 @@ import soundfile
 from aiohttp import web
 from jaxtyping import UInt8
 
+from gwm.resolution import Resolution
 from serve.applied import Applied
 from serve.bench.browser import open_browser, open_page, start_talking
 from serve.bench.live_numbers import SETTLE_S, drift, paired
@@ -107,7 +108,7 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
         {"flash": character},
         make_conversation=session,
         make_renderer=renderer,
-        resolution=SIDE,
+        resolution=Resolution(SIDE, SIDE),
         hosts={"127.0.0.1"},
         origins=set(),
         trusted_proxies=[],

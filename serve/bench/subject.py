@@ -44,7 +44,7 @@ class Subject:
             dit.pack()
         cache = POLICIES[options.cache] if isinstance(options.cache, str) else options.cache
         batch_size = options.batch_size
-        self.rollout = Rollout(dit, contract, batch_size=batch_size, grid=case.grid, cache=cache)
+        self.rollout = Rollout(dit, contract, batch_size=batch_size, cache=cache)
         if options.compile:
             self.rollout.model = Compiled(dit)  # type: ignore[assignment]  # called like the network
         like = {"device": weight.device, "dtype": weight.dtype}

@@ -52,8 +52,8 @@ window.glance = async () => {
   canvas.width = canvas.height = 32;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const look = () => {
-    const side = video.videoWidth;
-    context.drawImage(video, side / 4, side / 2, side / 2, side / 2, 0, 0, 32, 32);
+    const { videoWidth: width, videoHeight: height } = video;
+    context.drawImage(video, width / 4, height / 2, width / 2, height / 2, 0, 0, 32, 32);
     return context.getImageData(0, 0, 32, 32).data;
   };
   const before = look(), samples = new Float32Array(ear.fftSize);

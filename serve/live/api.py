@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from prometheus_client import generate_latest
 
+from gwm.resolution import Resolution
 from serve.live.admission import Admission, Rate
 from serve.live.characters import Character, to_png
 from serve.live.conversation import Conversation
@@ -86,7 +87,7 @@ class Api:
         *,
         make_conversation: MakeConversation,
         make_renderer: MakeRenderer,
-        resolution: int,
+        resolution: Resolution,
         hosts: set[str],
         origins: set[str],
         trusted_proxies: list[str],

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import yaml
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from gwm.face import FaceMesh
 from gwm.images import read_image
-from gwm.portraits import crop_to_face
+from gwm.portraits import crop_to_centre, crop_to_face
+from gwm.resolution import Resolution
 from gwm.text_files import read_text
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ NAME = re.compile(r"[a-z0-9-]{1,40}")
 
 @dataclass(frozen=True, slots=True)
 class Character:
-    """A face, a voice and a way to be; the picture is square, in the engine's resolution."""
+    """A face, a voice and a way to be; the picture has the engine's resolution."""
 
     key: str
     name: str
@@ -38,7 +39,7 @@ class Character:
         return replace(self, portrait=portrait)
 
 
-def read_characters(folder: Path, resolution: int) -> dict[str, Character]:
+def read_characters(folder: Path, resolution: Resolution) -> dict[str, Character]:
     """Every `*.yaml` of a folder by its file name.
 
     Raises:
@@ -50,7 +51,7 @@ def read_characters(folder: Path, resolution: int) -> dict[str, Character]:
     return {path.stem: read_character(path, resolution) for path in files}
 
 
-def read_character(path: Path, resolution: int) -> Character:
+def read_character(path: Path, resolution: Resolution) -> Character:
     """A definition; its image is found beside it.
 
     Raises:
@@ -70,7 +71,7 @@ def read_character(path: Path, resolution: int) -> Character:
             raise ValueError(f"{path}: {name}={values[name]!r} must be text. Put it in quotes.")
     portrait, found = portrait_of(read_image(path.parent / values["image"]), resolution)
     if not found:
-        log.warning("%s: no face is found in image %s; the square in its middle is used", path, values["image"])
+        log.warning("%s: no face is found in image %s; its middle is used", path, values["image"])
     rest = {name: values.get(name) for name in ("voice", "start_script")}
     return Character(path.stem, values["name"], portrait, values["personality"], **rest)
 
@@ -89,12 +90,12 @@ def _definition(path: Path) -> dict[str, Any]:
     return values
 
 
-def portrait_of(image: Image.Image, resolution: int) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
-    """The square around the face, and whether a face was found; otherwise the square in the middle."""
+def portrait_of(image: Image.Image, resolution: Resolution) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
+    """The part around the face, and whether a face was found; otherwise the part around the middle."""
     try:
         return crop_to_face(image, resolution, FaceMesh()), True
     except ValueError:
-        return np.array(ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)), False
+        return crop_to_centre(image, resolution, f"the picture of {image.width}x{image.height} px"), False
 
 
 def to_png(portrait: UInt8[np.ndarray, "h w 3"]) -> bytes:

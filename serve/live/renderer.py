@@ -133,11 +133,11 @@ class Renderer(Session):
 
     async def _send(self, socket: web.WebSocketResponse) -> None:
         """The one writer of the connection: messages in order with the frames, until the client stops reading."""
-        side = self.character.portrait.shape[0]
+        height, width, _ = self.character.portrait.shape
         sizes = {"sample_rate": self.beat.sample_rate, "frame_samples": self.beat.frame_samples}
         start_s, sent, reason = time.monotonic(), 0, "the connection ended"
         try:
-            await socket.send_json({"type": "session.ready", **sizes, "width": side, "height": side})
+            await socket.send_json({"type": "session.ready", **sizes, "width": width, "height": height})
             while True:
                 while not self._outgoing.empty():
                     await asyncio.wait_for(socket.send_json(self._outgoing.get_nowait()), UNREAD_S)

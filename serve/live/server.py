@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from gwm.contract import Contract
+from gwm.resolution import Resolution
 from serve.artifact import read_manifest
 from serve.live.admission import Admission, measured_capacity
 from serve.live.agent import TurnTaking
@@ -54,8 +55,8 @@ async def running_app(
     """
     contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
     beat, gauges = beat_of(contract, options.lead_ms), Gauges()
-    side, _ = contract.picture_size(options.size)
-    characters = read_characters(Path(options.characters), side)
+    resolution = Resolution(*contract.picture_size(options.size))
+    characters = read_characters(Path(options.characters), resolution)
     choices = {"stt": options.stt, "llm": options.llm, "tts": options.tts}
     profile = Profile(**choices, endpoints=endpoints, characters=characters, sample_rate=beat.sample_rate)
     engines = EngineProcess(
@@ -99,7 +100,7 @@ async def running_app(
             characters,
             make_conversation=session,
             make_renderer=renderer,
-            resolution=side,
+            resolution=resolution,
             hosts={*LOCAL_HOSTS, options.host, *options.hosts},
             origins=set(options.origins),
             trusted_proxies=options.trusted_proxies,

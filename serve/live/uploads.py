@@ -12,6 +12,7 @@ from PIL import Image
 
 from gwm.file_checks import HEAD_BYTES, kind_of
 from gwm.images import DAMAGED, to_rgb
+from gwm.resolution import Resolution
 from serve.live.characters import portrait_of
 from serve.live.low_priority import be_nice
 from serve.live.refusals import FullError, NotHereError
@@ -59,7 +60,7 @@ class Uploads:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="uploads", initializer=be_nice)
         self._portraits: OrderedDict[str, UInt8[np.ndarray, "h w 3"]] = OrderedDict()
 
-    async def portrait(self, data: bytes, resolution: int) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
+    async def portrait(self, data: bytes, resolution: Resolution) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
         """As `portrait_of`, of a file.
 
         Raises:

@@ -1,7 +1,7 @@
 """A character in the shape of LiveKit's VideoGenerator, so that its `AvatarRunner` can publish it in a room.
 
     runner = AvatarRunner(room, audio_recv=..., video_gen=livekit_generator(performer), options=AvatarOptions(
-        video_width=side, video_height=side, video_fps=24, audio_sample_rate=24_000, audio_channels=1))
+        video_width=width, video_height=height, video_fps=24, audio_sample_rate=24_000, audio_channels=1))
 
 The agent may be anywhere: whoever asks for the next frame sets the pace, and the performer is ahead of it by its lead.
 """

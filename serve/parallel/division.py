@@ -25,10 +25,8 @@ def rollout_of(
     contract: Contract,
     ranks: Ranks | None,
     guided: Guided | None = None,
-    *,
-    grid: tuple[int, int] | None = None,
 ) -> Rollout:
-    """This process's part of a stream; grid: as `Rollout`, of one that runs alone.
+    """This process's part of a stream.
 
     Raises:
         ValueError: the model cannot be divided by so many processes, or has guidance.
@@ -37,8 +35,8 @@ def rollout_of(
         if model.head.weight.is_cuda:  # on CPUs one product is hardly faster than three
             model.pack()
         if guided is None:
-            return Rollout(model, contract, grid=grid)
-        return GuidedRollout(model, contract, guided, grid=grid)
+            return Rollout(model, contract)
+        return GuidedRollout(model, contract, guided)
     if guided is not None:
         raise ValueError(f"{ranks.size} processes must not share a stream with guidance. Start one, without torchrun.")
     log.info("process %d of %d, divided by %s", ranks.rank, ranks.size, ranks.way)

@@ -59,13 +59,11 @@ class UlyssesAttention(nn.Module):
 class StripRollout(Rollout):
     """A rollout of which this process computes a strip of rows; what it emits and returns is the whole picture."""
 
-    def __init__(
-        self, model: DiT, contract: Contract, ranks: Ranks, *, batch_size: int = 1, grid: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, model: DiT, contract: Contract, ranks: Ranks, *, batch_size: int = 1) -> None:
         """Raises:
         ValueError: rows or heads cannot be divided by the number of processes.
         """
-        rows, columns = grid or (contract.latent_size, contract.latent_size)
+        rows, columns = contract.latent_grid
         _check_rows(rows, contract.dit, ranks.size)
         self.ranks, strip = ranks, rows // ranks.size
 

@@ -39,7 +39,7 @@ def typed(task: Callable[[DictConfig], object], line: list[str], monkeypatch: py
         (["seed=[3"], "seed=[3 cannot be read: "),
         (["seed=7,8"], "seed=7,8 is several values. "),
         (["--config-name", "genrate"], "--config-name genrate must be the name of a file configs/*.yaml, "),
-        ([], "image=... must be given: configs/generate.yaml says what it is."),
+        ([], "out=... must be given: configs/generate.yaml says what it is."),
         (["image=a", "seed=-1"], "seed=-1 must be at least 0, such as seed=0."),
         (["image=a", "seed=ten"], "seed=ten must be a number, such as seed=0."),
         (["image=a", "crop=maybe"], "crop=maybe must be true or false, such as crop=true."),
@@ -47,7 +47,7 @@ def typed(task: Callable[[DictConfig], object], line: list[str], monkeypatch: py
 )
 def test_a_setting_that_cannot_be_is_told_in_one_sentence(line, told, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert typed(lambda cfg: [cfg.image, cfg.seed + 1, not cfg.crop, cfg.crop & 1], line, monkeypatch) == 1
+    assert typed(lambda cfg: [cfg.seed + 1, not cfg.crop, cfg.crop & 1, cfg.out], line, monkeypatch) == 1
     err = capsys.readouterr().err
     assert err.startswith(told) and err.count("\n") == 1
     assert "Hydra" not in err and "HYDRA" not in err

@@ -14,15 +14,16 @@ from data.encoding import Encoders
 from data.latents import EncodedClips, read_no_text
 from data.manifest import PROGRESS_NAME, Manifest, SplitManifest, read_manifest, write_manifest
 from data.shards import Clip, Truth, encode_sample, write_shard
+from gwm.resolution import Resolution
 from tests.data.letters import Letters
 from tests.tiny import AUDIO, tiny_vae
 
-FRAMES, SIDE = 12, 16
+FRAMES, SIZE = 12, Resolution(16, 32)
 
 
 def clip(number: int, *, caption: str | None = None, action: np.ndarray | None = None) -> Clip:
     rng = np.random.default_rng(number)
-    frames = rng.integers(0, 256, (FRAMES, SIDE, SIDE, 3), np.uint8)
+    frames = rng.integers(0, 256, (FRAMES, *SIZE.shape, 3), np.uint8)
     info = {"identity": str(number), "style": "footage", "caption": caption}
     voice = rng.normal(0, 0.1, 1000 * FRAMES).astype(np.float32)
     return Clip(
@@ -36,7 +37,7 @@ def make(folder: Path, shards: list[list[Clip]], **generator: str) -> Path:
     written = [write_shard(folder / f"train-{n:06d}.tar", map(encode_sample, clips)) for n, clips in enumerate(shards)]
     splits = {"train": SplitManifest(shards=written, identities=[], sentences=[])}
     manifest = Manifest(
-        kind="pixels", fps=24, sample_rate=24_000, resolution=SIDE, num_frames=FRAMES, splits=splits, seed=0,
+        kind="pixels", fps=24, sample_rate=24_000, resolution=SIZE, num_frames=FRAMES, splits=splits, seed=0,
         command="make it", generator={"seed": 0, **generator},
     )  # fmt: skip
     write_manifest(folder, manifest)
@@ -49,7 +50,7 @@ CLIPS = [[clip(0, caption="a"), clip(1, action=np.arange(24.0).reshape(12, 2))],
 @pytest.fixture
 def encoders() -> Encoders:
     torch.manual_seed(0)
-    return Encoders(tiny_vae(), AUDIO, SIDE, Letters())
+    return Encoders(tiny_vae(), AUDIO, SIZE, Letters())
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_other_settings_do_not_mix(shards: Path, encoders: Encoders, tmp_path: P
     for changed, name in [
         (dataclasses.replace(encoders, text=None), "text"),
         (dataclasses.replace(encoders, vae=tiny_vae()), "vae"),
-        (dataclasses.replace(encoders, resolution=8), "resolution"),
+        (dataclasses.replace(encoders, resolution=Resolution(8, 16)), "resolution"),
     ]:
         with pytest.raises(ValueError, match=f"latents made with another {name}, must"):
             encode_shards(shards, tmp_path, changed)

@@ -20,7 +20,7 @@ from data.manifest import read_manifest
 from data.shards import read_samples
 from data.steps import StepSampler
 from tests.data.letters import Letters
-from tests.data.test_encode import SIDE, clip, make
+from tests.data.test_encode import SIZE, clip, make
 from tests.tiny import AUDIO, tiny_vae
 
 SHARDS = [
@@ -36,7 +36,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Shards, one of them empty, and what they are encoded to."""
     torch.manual_seed(0)
     shards, latents = make(tmp_path_factory.mktemp("shards"), SHARDS), tmp_path_factory.mktemp("latents")
-    encode_shards(shards, latents, Encoders(tiny_vae(), AUDIO, SIDE, Letters()))
+    encode_shards(shards, latents, Encoders(tiny_vae(), AUDIO, SIZE, Letters()))
     return shards, latents
 
 
@@ -50,7 +50,7 @@ def in_memory(latents: Path) -> list[dict[str, Tensor]]:
 
 def batches(folders: tuple[Path, Path], **how: Any) -> list[LatentBatch]:
     data = LatentData(
-        shards=str(folders[0]), latents=str(folders[1]), vae=tiny_vae(), audio=AUDIO, resolution=SIDE, num_frames=1,
+        shards=str(folders[0]), latents=str(folders[1]), vae=tiny_vae(), audio=AUDIO, resolution=SIZE, num_frames=1,
         batch_size=BATCH, seed=3, **how,
     )  # fmt: skip
     data.setup("fit")
@@ -120,7 +120,7 @@ def test_what_is_not_there_is_an_error(folders: tuple[Path, Path], tmp_path: Pat
     with pytest.raises(IndexError, match=r"number=5 must be in \[0, 5\)"):
         clips[5]
     shards, out = make(tmp_path / "shards", [[]]), tmp_path / "out"
-    encode_shards(shards, out, Encoders(tiny_vae(), AUDIO, SIDE))
+    encode_shards(shards, out, Encoders(tiny_vae(), AUDIO, SIZE))
     with pytest.raises(ValueError, match=r"split='train' of .* must have clips"):
         EncodedClips(out, "train", AUDIO, memory_bytes=0)
     assert read_no_text(out) is None

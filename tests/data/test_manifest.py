@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from data.manifest import MANIFEST_NAME, Manifest, Shard, SplitManifest, read_manifest, write_manifest
+from gwm.resolution import Resolution
 
 COMMAND = "python -m data.characters out=somewhere"
 
@@ -21,7 +22,7 @@ def manifest() -> Manifest:
         kind="pixels",
         fps=24,
         sample_rate=24_000,
-        resolution=32,
+        resolution=Resolution(32, 48),
         num_frames=48,
         splits={"train": SplitManifest(shards=[shard], identities=["anny-1"], sentences=["Is it old?"])},
         seed=0,
@@ -78,7 +79,7 @@ def test_a_failed_write_leaves_the_old_manifest(folder):
         ('{"format": "gwm-shards", "version": 1}', r"manifest\.json must have the entries .*'splits'"),
         (
             '{"format": "gwm-shards", "version": 1, "splits": {}}',
-            r"manifest\.json must have the entries .*kind",
+            r"manifest\.json must have the entries .*'resolution'",
         ),
     ],
 )

@@ -13,6 +13,7 @@ from data.manifest import PROGRESS_NAME, Manifest, read_manifest
 from data.shards import CODEC_OPTIONS, decode_sample, encode_frames, encode_sample, read_samples, read_shard
 from gwm.config import AudioConfig
 from gwm.contract import FRAMES_PER_SECOND
+from gwm.resolution import Resolution
 from tests.memory import moving, results
 
 NUM_FRAMES = 24
@@ -47,8 +48,8 @@ def plans(sizes: dict[str, int], seed: int = 0):
 
 def settings(seed: int = 0) -> Manifest:
     return Manifest(
-        kind="pixels", fps=24, sample_rate=24_000, resolution=64, num_frames=NUM_FRAMES, splits={}, seed=seed,
-        command="make it", generator={"seed": seed},
+        kind="pixels", fps=24, sample_rate=24_000, resolution=Resolution(64, 64), num_frames=NUM_FRAMES, splits={},
+        seed=seed, command="make it", generator={"seed": seed},
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from data.manifest import Manifest, SplitManifest, read_manifest, write_manifest
 from data.shards import read_samples, write_shard
 from data.storage import beside, locate
 from gwm.optional import MissingPackageError
+from gwm.resolution import Resolution
 
 SAMPLES = [{"__key__": f"{number:04d}", "mp4": bytes([number]) * 700, "json": b"{}"} for number in range(5)]
 
@@ -33,8 +34,8 @@ def folder(tmp_path: Path) -> Path:
     shards = [write_shard(tmp_path / f"train-{n}.tar", SAMPLES[part]) for n, part in enumerate([slice(3), slice(3, 5)])]
     splits = {"train": SplitManifest(shards=shards, identities=[], sentences=[])}
     manifest = Manifest(
-        kind="pixels", fps=24, sample_rate=24_000, resolution=8, num_frames=4, splits=splits, seed=0, command="make it",
-        generator={},
+        kind="pixels", fps=24, sample_rate=24_000, resolution=Resolution(8, 8), num_frames=4, splits=splits, seed=0,
+        command="make it", generator={},
     )  # fmt: skip
     write_manifest(tmp_path, manifest)
     return tmp_path

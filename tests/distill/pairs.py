@@ -11,7 +11,7 @@ from distill.ode_pairs import write_pairs
 from gwm.chunks import ChunkPattern
 from gwm.guidance import Guidance
 from gwm.weights import save_weights
-from tests.tiny import DIT, SIZE, SPEECH, contract, tiny_dit
+from tests.tiny import DIT, GRID, SPEECH, contract, tiny_dit
 from train.network import dit_facts
 
 FRAMES = 4
@@ -30,7 +30,7 @@ class ClipsInMemory(LatentData):
         def drawn(*shape: int) -> torch.Tensor:
             return torch.randn(shape, generator=source)
 
-        picture = (DIT.in_channels, SIZE, SIZE)
+        picture = (DIT.in_channels, *GRID)
         self.clips = [
             {
                 "x0": drawn(FRAMES + 3, *picture), "reference": drawn(1, *picture),

@@ -13,7 +13,7 @@ from gwm.dit import DiT
 from gwm.guidance import Guidance
 from gwm.schedule import sigma_steps
 from gwm.weights import save_weights
-from tests.tiny import SIZE, contract, latents, learning, speech, tiny_dit
+from tests.tiny import GRID, contract, latents, learning, speech, tiny_dit
 from train.network import dit_facts
 from train.noise import sample_generators
 from train.trainee import Trainee
@@ -38,7 +38,7 @@ def shaken(folder: Path, num_levels: int, guidance: float) -> ConsistencyStage:
         init=str(folder), sigmas=[1.0, 0.5], num_levels=num_levels, shift=SHIFT, motion_weight=0.0,
         guidance=Guidance(agent=guidance), history_noise=0.0, network=network, seed=SEED,
     )  # fmt: skip
-    stage.weight = torch.ones(SIZE, SIZE)
+    stage.weight = torch.ones(GRID)
     with torch.no_grad():
         for parameter in [*stage.network.model.parameters(), *stage.network.averaged.parameters()]:
             parameter += 0.1 * torch.randn_like(parameter)

@@ -10,7 +10,7 @@ from distill.ode import ODEStage, PairData, picked_states
 from distill.ode_pairs import read_shard, shard_name
 from gwm.clip import teacher_forced_velocity
 from tests.distill.pairs import PATTERN, SIGMAS, save_teacher, write
-from tests.tiny import AUDIO, tiny_vae
+from tests.tiny import AUDIO, RESOLUTION, tiny_vae
 from train.checkpoint import AtomicCheckpointIO
 from train.noise import sample_generators
 from train.trainee import Trainee
@@ -41,7 +41,7 @@ def stage(teacher: str) -> ODEStage:
 
 def pairs(folder: Path, **changes: Any) -> PairData:
     data = PairData(
-        pairs=str(folder), sigmas=SIGMAS, shards=".", latents=".", vae=tiny_vae(), audio=AUDIO, resolution=32,
+        pairs=str(folder), sigmas=SIGMAS, shards=".", latents=".", vae=tiny_vae(), audio=AUDIO, resolution=RESOLUTION,
         num_frames=4, batch_size=2, seed=0,
     )  # fmt: skip
     data.setup("fit")

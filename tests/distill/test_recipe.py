@@ -24,7 +24,7 @@ FRAMES, TEXT = 3, 8
 REDUCED = [
     "model.dim=32", "model.ffn_dim=48", "model.num_heads=2", "model.num_layers=1",
     f"model.conditions.text.width={TEXT}",
-    "resolution=32", f"num_frames={FRAMES}", "stage.lora.student.rank=2", "stage.lora.critic.rank=2",
+    "resolution=32x48", f"num_frames={FRAMES}", "stage.lora.student.rank=2", "stage.lora.critic.rank=2",
     "stage.alarm=null",
 ]  # fmt: skip
 
@@ -43,7 +43,7 @@ def saved_networks(cfg: DictConfig, folder: Path) -> Contract:
 
 
 def batch(contract: Contract) -> LatentBatch:
-    grid, speech = (16, contract.latent_size, contract.latent_size), (1, FRAMES, contract.dit.speech_width)
+    grid, speech = (16, *contract.latent_grid), (1, FRAMES, contract.dit.speech_width)
     heard = Conditions(
         frame={"agent": torch.randn(speech), "user": torch.randn(speech)},
         tokens={"text": torch.randn(1, TEXT_TOKENS, TEXT)},

@@ -16,7 +16,7 @@ from gwm.weights import save_weights
 from serve.artifact import Artifact
 from serve.engine import Engine
 from tests.test_configs import composed
-from tests.tiny import SIZE, tiny_vae
+from tests.tiny import tiny_vae
 from tests.train import test_resume
 from tests.train.test_resume import dmd, network, run, weights
 from train.causal import CausalStage
@@ -68,7 +68,7 @@ def test_a_recipe_ends_in_a_stream_of_its_chunks_and_steps(
     passes: list[int] = []
     model.register_forward_hook(lambda *_: passes.append(1))
     engine = Engine(Artifact(contract, model.eval().requires_grad_(False), tiny_vae()), seed=0)
-    engine.start(np.zeros((8 * SIZE, 8 * SIZE, 3), np.uint8))
+    engine.start(contract.resolution.black())
     sound = np.zeros(engine.chunk_samples + engine.lookahead_samples, np.float32)
     engine.push(sound, sound)
     passes.clear()

@@ -13,7 +13,7 @@ from distill.student_forcing import student_rollout
 from gwm.condition.inputs import Conditions
 from gwm.dit import Prediction
 from gwm.weights import save_weights
-from tests.tiny import DIT, SIZE, contract, learning, speech, tiny_dit
+from tests.tiny import DIT, GRID, contract, learning, speech, tiny_dit
 from train.network import dit_facts, with_actions
 from train.noise import sample_generators
 from train.trainee import Trainee
@@ -22,10 +22,10 @@ FRAMES, SEED = 4, 3
 RULES = contract(FRAMES, sigmas=(1.0,), noise="held")
 
 
-def batch(rows: int = SIZE) -> LatentBatch:
+def batch(rows: int = GRID[0]) -> LatentBatch:
     heard = speech(FRAMES)
     assert heard["agent"] is not None and heard["user"] is not None
-    x0, reference = (torch.randn(2, frames, DIT.in_channels, rows, SIZE) for frames in (FRAMES, 1))
+    x0, reference = (torch.randn(2, frames, DIT.in_channels, rows, GRID[1]) for frames in (FRAMES, 1))
     return LatentBatch(x0=x0, reference=reference, conditions=heard.flat(), step=7)
 
 
@@ -48,16 +48,17 @@ class Known(nn.Module):
 def test_the_map_is_where_the_voice_explains_the_picture():
     """Cells of equal error without the voice: with it none is left of the first rows', half of what would do of the
     last ones', and in between it makes things worse."""
-    untold, told = torch.ones(12, 4), torch.ones(12, 4)
+    untold, told = torch.ones(12, GRID[1]), torch.ones(12, GRID[1])
     told[:3] = 0
     told[3:8] = 1.2
     told[8:] = (1 - TELLING_SHARE / 2) ** 0.5
     model: Any = Known(told, untold)
     found = voice_map(model, RULES, [batch(rows=12)], seed=0)
-    assert torch.equal(found[:2], torch.ones(2, 4))
-    torch.testing.assert_close(found[3], torch.full((4,), 0.4), rtol=1e-3, atol=0)  # 1 - (0 + 1.44 + 1.44) / 3 = 0.04
-    assert torch.equal(found[4:7], torch.zeros(3, 4))
-    torch.testing.assert_close(found[9:], torch.full((3, 4), 0.5), rtol=1e-3, atol=0)
+    assert torch.equal(found[:2], torch.ones(2, GRID[1]))
+    fourth = torch.full((GRID[1],), 0.4)  # 1 - (0 + 1.44 + 1.44) / 3 = 0.04
+    torch.testing.assert_close(found[3], fourth, rtol=1e-3, atol=0)
+    assert torch.equal(found[4:7], torch.zeros(3, GRID[1]))
+    torch.testing.assert_close(found[9:], torch.full((3, GRID[1]), 0.5), rtol=1e-3, atol=0)
 
 
 def acting_batch() -> LatentBatch:
@@ -71,11 +72,11 @@ def acting_batch() -> LatentBatch:
 def test_actions_show_where_frames_with_one_are_told_less():
     """Errors of 1 in all cells, and of 3 in the last rows of frames with an action."""
     data = acting_batch()
-    off = torch.ones(2, FRAMES, 1, SIZE, SIZE)
-    off[:, :, :, SIZE // 2 :][(data.condition["action"] != 0).any(-1)] = 3**0.5
+    off = torch.ones(2, FRAMES, 1, *GRID)
+    off[:, :, :, GRID[0] // 2 :][(data.condition["action"] != 0).any(-1)] = 3**0.5
     model: Any = Known(torch.cat([off[:, :1], off, off], dim=1), off)
     found = acting_map(model, RULES, [data], seed=0)
-    torch.testing.assert_close(found[[0, -1]], torch.tensor([[0.0], [2.0]]).expand(2, SIZE), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[[0, -1]], torch.tensor([[0.0], [2.0]]).expand(2, GRID[1]), rtol=1e-4, atol=1e-4)
 
 
 def test_a_map_of_actions_needs_frames_with_and_without_one():
@@ -98,7 +99,7 @@ def started(folder: Path, **options: Any) -> RegressionStage:
 def stage(folder: Path, **options: Any) -> RegressionStage:
     """Whose student has moved away from what it started as."""
     made = started(folder, **options)
-    made.weight = torch.linspace(0.5, 1.5, SIZE).expand(SIZE, SIZE)
+    made.weight = torch.linspace(0.5, 1.5, GRID[1]).expand(GRID)
     with torch.no_grad():
         for parameter in learning(made.network.model):
             parameter += 0.1 * torch.randn_like(parameter)
@@ -109,7 +110,7 @@ def stage(folder: Path, **options: Any) -> RegressionStage:
 @torch.no_grad()
 def test_streams_are_drawn_to_the_data_and_in_the_voices_cells_to_what_they_were(tmp_path: Path):
     made, data = stage(tmp_path), batch()
-    made.voiced = torch.tensor([0.0, 0.25, 1.0, 1.0])[:, None].expand(SIZE, SIZE)
+    made.voiced = torch.tensor([0.0, 0.25, 1.0, 1.0])[:, None].expand(GRID)
     now, before = (
         student_rollout(
             model, RULES, reference=data.reference, condition=data.condition, leave_at=0, gradient="none",
@@ -127,7 +128,7 @@ def test_streams_are_drawn_to_the_data_and_in_the_voices_cells_to_what_they_were
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 def test_only_the_student_learns(tmp_path: Path):
     made = stage(tmp_path)
-    made.voiced = torch.full((SIZE, SIZE), 0.5)
+    made.voiced = torch.full(GRID, 0.5)
     made.training_step(batch(), 0).backward()
     assert all(p.grad is not None for p in learning(made.network.model))
     assert all(p.grad is None for p in made.before.parameters())
@@ -159,8 +160,8 @@ def test_who_is_told_other_actions_already_is_refused(tmp_path: Path):
 @torch.no_grad()
 def test_frames_with_an_action_count_more_where_it_shows(tmp_path: Path):
     made, data = stage(tmp_path, actions=["eyeBlinkLeft"]), acting_batch()
-    made.voiced, made.acting = torch.zeros(SIZE, SIZE), torch.linspace(9, 5, SIZE).expand(SIZE, SIZE)
-    weight = made.weight.expand(2, FRAMES, 1, SIZE, SIZE).clone()
+    made.voiced, made.acting = torch.zeros(GRID), torch.linspace(9, 5, GRID[1]).expand(GRID)
+    weight = made.weight.expand(2, FRAMES, 1, *GRID).clone()
     weight[0, 1], weight[1, -1] = made.acting, made.acting
     now = made._stream(made.network.model, data, "none")
     expected = (weight * (now - data.x0).square()).mean()

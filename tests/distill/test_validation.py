@@ -14,16 +14,16 @@ from data.shards import Clip
 from distill import validation
 from distill.validation import Validation
 from tests.distill.test_stage import EVERY, Diary, diary, fit
-from tests.tiny import tiny_vae
+from tests.tiny import RESOLUTION, tiny_vae
 from tests.train.test_resume import LatentsInMemory, weights
 
-FRAMES, SIDE = 16, 32
+FRAMES = 16
 AXES = ("epoch", "step")
 
 
 def clip(key: str) -> Clip:
     rng = np.random.default_rng(len(key))
-    frames = rng.integers(0, 256, (FRAMES, SIDE, SIDE, 3), dtype=np.uint8)
+    frames = rng.integers(0, 256, (FRAMES, *RESOLUTION.shape, 3), dtype=np.uint8)
     voice = rng.normal(0, 0.1, FRAMES * 1000).astype(np.float32)
     return Clip(key=key, frames=frames, agent=voice, user=-voice, reference=frames[0], truth=None, info={})
 
@@ -41,7 +41,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[list[np.ndarray]]:
     monkeypatch.setattr(validation, "held_out", lambda *_: [clip("a"), clip("bb")])
     monkeypatch.setattr(validation, "measure", measure)
     monkeypatch.setattr(LatentsInMemory, "vae", tiny_vae(), raising=False)
-    monkeypatch.setattr(LatentsInMemory, "resolution", SIDE, raising=False)
+    monkeypatch.setattr(LatentsInMemory, "resolution", RESOLUTION, raising=False)
     return shown
 
 

@@ -22,7 +22,7 @@ from train.network import dit_facts
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # the judge is a stand-in
 
-SIDE, FRAMES = 32, 12
+HEIGHT, WIDTH, FRAMES = 32, 48, 12
 CAUSAL = Variant(stage="causal", run="causal", many_steps=3)
 STUDENT = Variant(stage="dmd", run="dmd", sigmas=[1.0, 0.6])
 MISSING = Variant(stage="dmd", run="dmd1", sigmas=[1.0], context="noisy")
@@ -41,7 +41,7 @@ class Judged:
 
 def case(key: str) -> Case:
     rng = np.random.default_rng(len(key))
-    render = rng.integers(0, 256, (FRAMES, SIDE, SIDE, 3), dtype=np.uint8)
+    render = rng.integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
     sound = rng.normal(0, 0.1, 1000 * FRAMES).astype(np.float32)
     voices = Voices(agent=sound, user=-sound, listening=np.zeros(FRAMES, bool))
     return Case(

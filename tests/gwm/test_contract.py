@@ -5,6 +5,7 @@ import pytest
 
 from gwm.chunks import ChunkPattern
 from gwm.contract import Contract
+from gwm.resolution import Resolution
 from tests.tiny import contract, declared
 
 THREE = ChunkPattern(chunk_frames=3, window_chunks=2, sink_chunks=1, first_frames=1)
@@ -37,7 +38,7 @@ def test_unknown_key_of_a_part_is_named():
         ({"solver": "heun"}, r"solver='heun' must be one of \('ode', 'renoise'\)"),
         ({"context": "dirty"}, r"context='dirty' must be one of \('clean', 'noisy'\)"),
         ({"fps": 25}, "fps=25 [*] frame_samples=1000 must be sample_rate=24000"),
-        ({"resolution": 40}, "resolution=40 must be a multiple of VAE stride [*] patch = 16"),
+        ({"resolution": Resolution(40, 48)}, "resolution=40x48 must .* multiples of VAE stride [*] patch = 16"),
         ({"sink_ahead_frames": -1}, "sink_ahead_frames=-1 must be >= 0"),
         ({"sink_ahead_frames": 1, "pattern": NO_SINK}, "sink_ahead_frames=1 must be .* no sink: sink_chunks=0"),
         ({"pattern": THREE, "horizon_frames": 5}, "num_frames=6 must be first_frames=1 plus a multiple"),
@@ -67,9 +68,15 @@ def test_speech_of_another_length_is_an_error():
 
 def test_a_grid_of_places_of_another_resolution_is_an_error():
     rules = contract()
-    with pytest.raises(ValueError, match=r"place_grid=3 must be resolution / \(VAE stride \* patch\) = 2, or 0"):
-        rules.replace(dit=dataclasses.replace(rules.dit, place_grid=3))
-    assert rules.replace(dit=dataclasses.replace(rules.dit, place_grid=2)).dit.place_grid == 2
+    with pytest.raises(
+        ValueError, match=r"place_grid=\[3, 2\] must be .* patches, \[2, 3\] of resolution=32x48, or \[\]"
+    ):
+        rules.replace(dit=dataclasses.replace(rules.dit, place_grid=(3, 2)))
+    assert rules.replace(dit=dataclasses.replace(rules.dit, place_grid=(2, 3))).dit.place_grid == (2, 3)
+
+
+def test_rows_and_columns_are_those_of_the_resolution():
+    assert contract().latent_grid == (4, 6) and contract().num_patches == 6
 
 
 def test_a_chunk_plays_as_long_as_its_pixel_frames():

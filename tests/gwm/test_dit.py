@@ -13,7 +13,7 @@ from gwm.clip import clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.dit import Branch, DiT, DiTBlock, sinusoid
 from gwm.rope import rotation
-from tests.tiny import DIT, PATCHES, SIZE, SPEECH, latents, speech, tiny_dit
+from tests.tiny import DIT, GRID, PATCHES, SPEECH, latents, speech, tiny_dit
 
 FP32 = 1e-5
 FRAMES = 3
@@ -36,7 +36,7 @@ def test_block_is_the_formula_of_adaptive_layer_norm():
     """Peebles and Xie 2023, arXiv:2212.09748: shift and scale after the norm, gate before the residual."""
     block = DiTBlock(DIT, layer=0)
     x, modulation = torch.randn(2, FRAMES, PATCHES, DIT.dim), torch.randn(2, FRAMES, 6, DIT.dim)
-    turn = rotation(torch.arange(FRAMES), 2, 2, DIT.head_dim)
+    turn = rotation(torch.arange(FRAMES), 2, 3, DIT.head_dim)
     parts = (block.modulation + modulation).unsqueeze(3).unbind(2)
 
     def adapted(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def test_block_is_the_formula_of_adaptive_layer_norm():
 
 @torch.no_grad()
 def test_what_a_block_leaves_to_be_added_is_what_it_adds_itself_while_training():
-    block, turn = DiTBlock(DIT, layer=0), rotation(torch.arange(FRAMES), 2, 2, DIT.head_dim)
+    block, turn = DiTBlock(DIT, layer=0), rotation(torch.arange(FRAMES), 2, 3, DIT.head_dim)
     x, modulation = torch.randn(2, FRAMES, PATCHES, DIT.dim), torch.randn(2, FRAMES, 6, DIT.dim)
     place = modulation, turn, MaskedClip(None), None
     stream, branch, _ = block(x, Branch(), *place)
@@ -101,8 +101,8 @@ def test_patches_enter_and_leave_as_in_wan():
     embedding = model._frame_embedding(sigma, condition)
     shift, scale = (model.modulation_out + embedding[:, :, None]).unsqueeze(3).unbind(2)
     features = model.head(F.layer_norm(tokens, (DIT.dim,), eps=DIT.eps) * (1 + scale) + shift)
-    grid = features.view(2, FRAMES, 2, 2, 2, 2, DIT.in_channels)
-    expected = torch.einsum("bfhwijc->bfchiwj", grid).reshape(2, FRAMES, DIT.in_channels, SIZE, SIZE)
+    grid = features.view(2, FRAMES, 2, 3, 2, 2, DIT.in_channels)
+    expected = torch.einsum("bfhwijc->bfchiwj", grid).reshape(2, FRAMES, DIT.in_channels, *GRID)
     torch.testing.assert_close(velocity(model, x, sigma, condition), expected, rtol=FP32, atol=FP32)
 
 
@@ -161,11 +161,11 @@ def test_model_around_the_reference_needs_one():
 
 def test_equal_patches_of_different_places_are_told_apart_by_the_grid_alone():
     """Rotary embedding of a uniform picture says nothing about where a patch is."""
-    for grid, differs in ((0, False), (2, True)):
+    for grid, differs in (((), False), ((2, 3), True)):
         model = tiny_dit(dataclasses.replace(DIT, place_grid=grid))
-        x = torch.ones(1, 1, DIT.in_channels, SIZE, SIZE)
+        x = torch.ones(1, 1, DIT.in_channels, *GRID)
         out = model(
             x, torch.full((1, 1), 0.5), speech(1, 1), positions=torch.arange(1), context=MaskedClip(None)
         ).velocity
-        corners = out[..., :2, :2], out[..., 2:, 2:]
+        corners = out[..., :2, :2], out[..., 2:, 4:]
         assert torch.allclose(*corners, atol=1e-5) != differs

@@ -29,7 +29,7 @@ def play(rollout: Rollout, reference: Tensor, condition: Conditions, *, seed: in
 def noises(rules: Contract, step: int) -> Tensor:
     """The noise of all chunks; the reference image is latent frame 0."""
     size = rules.pattern.chunk_frames
-    shape = (2, size, 4, rules.latent_size, rules.latent_size)
+    shape = (2, size, 4, *rules.latent_grid)
     starts = range(1, 1 + NUM_FRAMES, size)
     return torch.cat([frame_noise(shape, seed=SEED, frame=start, step=step) for start in starts], dim=1)
 

@@ -11,6 +11,7 @@ from gwm.chunks import ChunkPattern
 from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.resolution import Resolution
 from gwm.weights import save_weights
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
@@ -34,7 +35,7 @@ def tiny_contract(**changes: int) -> Contract:
         conditions=spoken(audio.window_features(vae.temporal_stride)),
         speech_mels=audio.num_mels,
         around_reference=True,
-        place_grid=2,
+        place_grid=(2, 3),
         **shape,
     )
     pattern = ChunkPattern(window_chunks=4, sink_chunks=1, first_frames=1, **changes)
@@ -43,7 +44,7 @@ def tiny_contract(**changes: int) -> Contract:
         vae=vae,
         audio=audio,
         pattern=pattern,
-        resolution=32,
+        resolution=Resolution(32, 48),
         sigmas=(1.0, 0.6),
         solver="renoise",
         context="clean",
@@ -95,7 +96,7 @@ def artifact(folder: Path) -> Artifact:
 
 @pytest.fixture
 def portrait() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def mouth_motion(artifact: Artifact, voice: np.ndarray) -> float:
     portrait = read_portrait(sample_path("portrait"), artifact.contract.resolution, crop=True)
     chunks = Engine(artifact, seed=0).stream(portrait, voice, np.zeros_like(voice))
     frames = np.concatenate([pixels for pixels, _ in chunks]).astype(float)
-    side = artifact.contract.resolution
+    side = artifact.contract.resolution.height
     mouth = frames[:, side * 6 // 10 : side * 8 // 10, side * 3 // 8 : side * 5 // 8]
     return float(np.abs(np.diff(mouth, axis=0)).mean())
 

@@ -126,8 +126,8 @@ def test_sound_before_the_portrait_is_an_error(artifact: Artifact):
 
 
 def test_portrait_of_another_size_is_an_error(artifact: Artifact):
-    with pytest.raises(ValueError, match="portrait of 64x32 px must be 32x32"):
-        Engine(artifact, seed=0).start(np.zeros((64, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match="portrait of 48x32 px must be 32x48, height x width"):
+        Engine(artifact, seed=0).start(np.zeros((48, 32, 3), np.uint8))
 
 
 def test_voices_of_different_length_are_an_error(artifact: Artifact, portrait: np.ndarray):

@@ -25,7 +25,7 @@ def sample(dit: DiT, vae: HaarAutoencoder, contract: Contract) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     shape = (1, CONDITION_FRAMES, contract.dit.speech_width)
     agent, user = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
-    image = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    image = torch.randint(0, 256, (1, 32, 48, 3), dtype=torch.uint8, generator=generator)
     reference = vae.encode_reference(image)
     condition, size = Conditions(frame={"agent": agent, "user": user}), contract.pattern.chunk_frames
     rollout = Rollout(dit, contract)

@@ -15,6 +15,7 @@ from gwm.autoencoders.protocol import KIND
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.media import read_video
+from gwm.resolution import Resolution
 from gwm.weights import save_weights
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
@@ -33,8 +34,8 @@ SIZE = 96
 
 def motion_contract() -> Contract:
     rules = tiny_contract(chunk_frames=1)
-    dit = dataclasses.replace(rules.dit, in_channels=57, patch=2, place_grid=0)
-    return rules.replace(vae=TINY_MOTION, dit=dit, resolution=256)
+    dit = dataclasses.replace(rules.dit, in_channels=57, patch=2, place_grid=())
+    return rules.replace(vae=TINY_MOTION, dit=dit, resolution=Resolution(256, 256))
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +111,14 @@ def test_sizes_that_no_film_has_are_refused(artifact: Artifact, size: int):
 
 
 def test_a_contract_in_another_resolution_than_the_latents_is_refused():
-    with pytest.raises(ValueError, match="resolution=512 must be 256 with family=motion"):
-        motion_contract().replace(resolution=512)
+    with pytest.raises(ValueError, match="resolution=512x512 must be 256 with family=motion"):
+        motion_contract().replace(resolution=Resolution(512, 512))
 
 
 def test_pictures_of_a_plain_autoencoder_have_one_size():
-    with pytest.raises(ValueError, match="size=64 must be 32, or null: a haar autoencoder"):
+    with pytest.raises(ValueError, match="size=64 must be 32x48, or null: a haar autoencoder"):
         tiny_contract(chunk_frames=1).picture_size(64)
-    assert tiny_contract(chunk_frames=1).picture_size(None) == (32, 32)
+    assert tiny_contract(chunk_frames=1).picture_size(None) == (32, 48)
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -127,10 +128,11 @@ def test_a_film_has_the_portrait_or_the_whole_picture_around_it(folder: Path, tm
     request = ClipRequest(artifact=str(folder), out=str(out), image=image, seconds=0.5, size=SIZE, whole=whole)
     generate(request)
     frames, fps = read_video(out)
-    picture, square = request.picture(SIZE)
+    picture, square = request.picture(Resolution(SIZE, SIZE))
     assert fps == 24 and frames.shape == (12, *picture.shape)
-    assert square.side == SIZE
-    if whole:
+    assert (square is not None) == whole
+    if square is not None:
+        assert square.side == SIZE
         outside = np.ones(picture.shape[:2], bool)
         top, left = max(square.top, 0), max(square.left, 0)
         outside[top : square.top + SIZE, left : square.left + SIZE] = False
@@ -144,7 +146,7 @@ def test_encoded_clips_are_codes_and_all_of_their_cells_move_alike(tmp_path: Pat
     clips = [dataclasses.replace(clip(k), frames=frames, reference=frames[k]) for k in range(2)]
     shards = make(tmp_path / "shards", [clips])
     autoencoder = tiny_motion()
-    encode_shards(shards, tmp_path / "out", Encoders(autoencoder, AUDIO, 64))
+    encode_shards(shards, tmp_path / "out", Encoders(autoencoder, AUDIO, Resolution(64, 64)))
     encoded = EncodedClips(tmp_path / "out", "train", AUDIO, memory_bytes=10**9)
     read = decode_sample(next(read_shard(shards / "train-000000.tar")))
     reference = autoencoder.encode_reference(torch.from_numpy(read.reference.copy())[None])

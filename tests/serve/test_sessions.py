@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,12 +8,13 @@ from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.no_text import padded_text
-from serve.artifact import Artifact
+from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.memory import slot_bytes
 from serve.scheduler import CapacityError, first_come
 from serve.sessions import Chunk, Sessions
 from tests.serve.conftest import randomised
+from tests.serve.world import world
 from tests.tiny import declared
 
 Voices = tuple[np.ndarray, np.ndarray]
@@ -186,7 +189,7 @@ def test_sessions_beyond_slots_or_measured_time_are_refused(artifact: Artifact, 
 
 def test_a_portrait_that_does_not_fit_leaves_the_slot_free(artifact: Artifact, portrait: np.ndarray):
     made = sessions(artifact, slots=1)
-    with pytest.raises(ValueError, match="portrait of 16x32"):
+    with pytest.raises(ValueError, match="portrait of 16x48"):
         made.open("a", portrait[:16], seed=1)
     made.open("a", portrait, seed=1)
 
@@ -233,3 +236,14 @@ def test_a_text_and_what_is_made_anew_under_another_count_too(contract: Contract
         tensors += [chunk.x0, *chunk.condition.frame.values()]
     more = slot_bytes(models, undo_chunks=1, text_tokens=4) - slot_bytes(without, undo_chunks=1, text_tokens=4)
     assert more == sum(tensor.nbytes for tensor in tensors)
+
+
+def test_an_action_holds_in_its_own_session_from_the_chunk_of_its_receipt(tmp_path: Path, portrait: np.ndarray):
+    """Of a model that hears nothing, whose chunks wait for no sound."""
+    made = sessions(load_artifact(world(tmp_path), device="cpu"), slots=1, text_tokens=4)
+    made.open("a", portrait, seed=1)
+    engine, action = made.running["a"].engine, np.array([[0.0, 0.5]], np.float32)
+    engine.take()
+    receipt = made.act("a", action)
+    assert receipt.from_chunk == 1
+    assert np.array_equal(engine.take()["action"].reshape(-1, 2).numpy(), np.repeat(action, 4, axis=0))

@@ -20,6 +20,7 @@ from gwm.chunks import ChunkPattern
 from gwm.condition.speech import SpeechEncoder
 from gwm.contract import Contract
 from gwm.guidance import Guidance
+from gwm.resolution import Resolution
 from gwm.weights import read_header, save_weights
 from tests.tiny import AUDIO, SPEECH, lively
 from train.acting import codes, finish_acting, judge_acting, listens, play
@@ -27,6 +28,8 @@ from train.bidirectional import BidirectionalStage
 from train.causal import CausalStage
 from train.network import load_dit
 from train.trainee import Trainee
+
+SIZE = Resolution(256, 256)
 
 FRAMES = 3
 RULES = DMDRules(
@@ -57,7 +60,7 @@ def stages(folder: Path) -> dict[str, Any]:
     shape = {"dim": 16, "ffn_dim": 24, "num_heads": 2, "num_layers": 1, "patch": 2, "conditions": voices}
     return {
         "bidirectional": partial(
-            BidirectionalStage, vae=MotionConfig(), speech=weights["speech"], audio=AUDIO, resolution=256,
+            BidirectionalStage, vae=MotionConfig(), speech=weights["speech"], audio=AUDIO, resolution=SIZE,
             model=shape | {"around_reference": True}, num_frames=FRAMES, num_steps=2, **flow,
         ),
         "causal": partial(
@@ -103,7 +106,7 @@ def test_a_stage_trains_on_codes_and_is_judged(folder: Path, name: str):
     """Two steps from what the stage before left; the contract says which latents they are of."""
     header = read_header(folder / name / "weights", kind="dit")
     contract = Contract.from_json(header["contract"])
-    assert contract.vae == MotionConfig() and contract.dit.in_channels == WIDTH and contract.latent_size == 2
+    assert contract.vae == MotionConfig() and contract.dit.in_channels == WIDTH and contract.latent_grid == (2, 2)
     gate = header["gate"]
     assert gate["clips"] == 2 and gate["failed"] and {"opening_of_data", "answer_sure", "jaw_distance"} <= set(gate)
 

@@ -11,12 +11,14 @@ from hydra.utils import instantiate
 from data.manifest import Manifest, SplitManifest, write_manifest
 from data.shards import Clip, encode_sample, write_shard
 from gwm.condition.inputs import Conditions
+from gwm.resolution import Resolution
 from gwm.weights import save_weights
 from tests.test_configs import composed
 from tests.tiny import tiny_vae
 from train.bidirectional import BidirectionalStage
 
 FRAMES, SIDE = 20, 32
+SIZE = Resolution(SIDE, SIDE)
 CAMERA = "+condition@model.conditions=camera"
 
 
@@ -33,7 +35,7 @@ def shards(tmp_path: Path) -> Path:
     folder.mkdir()
     written = write_shard(folder / "train-000000.tar", [encode_sample(clip)])
     manifest = Manifest(
-        kind="pixels", fps=24, sample_rate=24_000, resolution=SIDE, num_frames=FRAMES, seed=0, command="", generator={},
+        kind="pixels", fps=24, sample_rate=24_000, resolution=SIZE, num_frames=FRAMES, seed=0, command="", generator={},
         splits={"train": SplitManifest(shards=[written], identities=[], sentences=[])},
     )  # fmt: skip
     write_manifest(folder, manifest)
@@ -47,7 +49,7 @@ def test_a_declared_camera_is_learnt(shards: Path, tmp_path: Path):
         "train",
         ["stage=bidirectional", CAMERA, f"vae={tmp_path}/vae", f"shards={shards}", f"runs={tmp_path}", "num_frames=2",
          f"resolution={SIDE}", "data.batch_size=1", "model.dim=32", "model.num_heads=2", "model.ffn_dim=32",
-         "model.num_layers=1", "model.place_grid=0"],
+         "model.num_layers=1", "model.place_grid=[]"],
     )  # fmt: skip
     stage: BidirectionalStage = instantiate(cfg.stage, _convert_="all")
     data = instantiate(cfg.data, _convert_="all")

@@ -10,7 +10,7 @@ from data.batch import LatentBatch
 from gwm.chunks import ChunkPattern
 from gwm.clip import clip_velocity
 from gwm.schedule import add_noise
-from tests.tiny import DIT, SIZE
+from tests.tiny import DIT, GRID
 from tests.train.test_resume import network, weights
 from train.causal import CausalStage
 from train.noise import chunk_sigmas, gaussian_like, sample_generators
@@ -29,7 +29,7 @@ def stage(folder: Path, **changes: Any) -> CausalStage:
         "history_noise": 0.0, "network": network(), "seed": 0,
     }  # fmt: skip
     made = CausalStage(**(how | changes))
-    made.weight = torch.ones(SIZE, SIZE)
+    made.weight = torch.ones(GRID)
     return made
 
 
@@ -38,7 +38,7 @@ def batch(*, step: int = 0, first_slot: int = 0, count: int = 4) -> LatentBatch:
     rows = []
     for slot in range(first_slot, first_slot + count):
         source = torch.Generator().manual_seed(slot)
-        shapes = {"x0": (3, DIT.in_channels, SIZE, SIZE), "reference": (1, DIT.in_channels, SIZE, SIZE)}
+        shapes = {"x0": (3, DIT.in_channels, *GRID), "reference": (1, DIT.in_channels, *GRID)}
         shapes |= dict.fromkeys(("frame.agent", "frame.user"), (3, DIT.speech_width))
         rows.append({name: torch.randn(shape, generator=source) for name, shape in shapes.items()})
     x0, reference, agent, user = (torch.stack([row[name] for row in rows]) for name in rows[0])

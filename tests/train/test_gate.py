@@ -16,6 +16,7 @@ from data.shards import Clip, Truth
 from gwm.chunks import ChunkPattern
 from gwm.metrics.judge import Judge
 from gwm.no_text import read_no_text
+from gwm.resolution import Resolution
 from gwm.weights import read_header
 from tests.distill.pairs import ClipsInMemory
 from tests.tiny import VAE_SHAPE, contract, declared, tiny_dit
@@ -80,7 +81,7 @@ def test_what_could_not_be_measured_is_neither_passed_nor_failed(clips, tmp_path
     stage.decode.return_value = ([clip.frames for clip in clips], [0 for _ in clips])
     monkeypatch.setattr(gates, "held_out", lambda *_: clips)
     facts = dit_facts(contract())
-    found = judge_stage(stage, nn.Linear(1, 1), facts, Mock(resolution=16), clips=4, batch_size=2)
+    found = judge_stage(stage, nn.Linear(1, 1), facts, Mock(resolution=Resolution(16, 16)), clips=4, batch_size=2)
     measured = {"motion"} if clips else set()
     assert found["clips"] == len(clips) and set(found["not_measured"]) == set(DEMANDED) - measured
     assert not clips or (found["psnr"] > 58 and found["motion"] == 1)
@@ -171,7 +172,7 @@ class Darker:
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClipsInMemory:
     made = ClipsInMemory(tmp_path)
-    made.resolution = SIDE
+    made.resolution = Resolution(SIDE, SIDE)
     monkeypatch.setattr(gates, "Judge", BrightnessJudge)
     monkeypatch.setattr(gates, "held_out", lambda shards, resolution, count: [clip(k) for k in range(count)])
     return made

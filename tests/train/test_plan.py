@@ -19,7 +19,7 @@ from gwm.guidance import Guidance
 from gwm.wan.geometry import wan_conditions
 from gwm.weights import read_header
 from tests.distill.test_roles import BOTH, adapted_weights, distinct_bytes
-from tests.tiny import DIT, PATCHES, SIZE, VAE_SHAPE, contract, declared, learning
+from tests.tiny import DIT, GRID, PATCHES, VAE_SHAPE, contract, declared, learning
 from tests.train.test_resume import FRAMES, HEAD, RULES, dmd, stage, weights
 from train import work
 from train.measure import SavedTensors, flop_counter
@@ -83,8 +83,8 @@ def kept_by(module: Any) -> int:
 def batch_of(module: Any) -> Any:
     if not hasattr(module, "contract"):
         return PixelBatch(torch.rand(BATCH, 8, 3, 16, 16), step=0)
-    module.weight = torch.ones(SIZE, SIZE)
-    grid, speech = (DIT.in_channels, SIZE, SIZE), module.contract.dit.speech_width
+    module.weight = torch.ones(GRID)
+    grid, speech = (DIT.in_channels, *GRID), module.contract.dit.speech_width
     return LatentBatch(
         x0=torch.randn(BATCH, FRAMES, *grid), reference=torch.randn(BATCH, 1, *grid),
         conditions={f"frame.{name}": torch.randn(BATCH, FRAMES, speech) for name in ("agent", "user")}, step=0,
@@ -162,7 +162,7 @@ def test_arithmetic_is_that_of_the_formula(tmp_path: Path):
 
 def test_fake_and_real_operations_are_counted_alike(tmp_path: Path):
     model, _ = load_dit(weights(tmp_path)["causal"], stage="causal")
-    clips = work.random_clips(model.config, batch_size=BATCH, num_frames=FRAMES, height=SIZE, width=SIZE)
+    clips = work.random_clips(model.config, batch_size=BATCH, num_frames=FRAMES, height=GRID[0], width=GRID[1])
     pattern = stage("causal", weights(tmp_path)).contract.pattern  # type: ignore[attr-defined]
     real = work.flow_work(clips, pattern, teacher_forcing=True)
     with flop_counter() as counter:

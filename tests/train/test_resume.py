@@ -24,7 +24,7 @@ from gwm.chunks import ChunkPattern, whole_clip
 from gwm.condition.speech import SpeechEncoder
 from gwm.guidance import Guidance
 from gwm.weights import save_weights
-from tests.tiny import AUDIO, DIT, SIZE, SPEECH, VAE_SHAPE, contract, tiny_dit, tiny_vae
+from tests.tiny import AUDIO, DIT, GRID, RESOLUTION, SPEECH, VAE_SHAPE, contract, tiny_dit, tiny_vae
 from train.autoencoder import AutoencoderStage
 from train.bidirectional import BidirectionalStage
 from train.causal import CausalStage
@@ -84,7 +84,7 @@ class LatentsInMemory(LatentData):
     def __init__(self, **how: Any) -> None:
         StepData.__init__(self, **how)
         self.num_frames = FRAMES
-        self.motion = torch.ones(SIZE, SIZE)
+        self.motion = torch.ones(GRID)
         self.text = self.image = None
         self.actions = ()
         self.clips = [
@@ -94,7 +94,7 @@ class LatentsInMemory(LatentData):
 
     @property
     def drawn(self) -> Drawn:
-        shape = (DIT.in_channels, SIZE, SIZE)
+        shape = (DIT.in_channels, *GRID)
         speech = (FRAMES, DIT.speech_width)
         return Drawn({"x0": (FRAMES, *shape), "reference": (1, *shape), "frame.agent": speech, "frame.user": speech})
 
@@ -155,7 +155,7 @@ def stage(name: str, folders: dict[str, str]) -> L.LightningModule:
         voices |= {"user": {"rate": "frame", "encoder": "speech"}}
         shape = {"dim": 16, "ffn_dim": 24, "num_heads": 2, "num_layers": 1, "conditions": voices}
         return BidirectionalStage(
-            vae=folders["autoencoder"], speech=folders["speech"], audio=AUDIO, model=shape, resolution=8 * SIZE,
+            vae=folders["autoencoder"], speech=folders["speech"], audio=AUDIO, model=shape, resolution=RESOLUTION,
             num_frames=FRAMES, num_steps=2, network=network(), **flow,
         )  # fmt: skip
     if name == "speech":

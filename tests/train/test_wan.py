@@ -21,6 +21,7 @@ from data.shards import Clip, Truth, encode_sample, write_shard
 from gwm.condition.inputs import Conditions
 from gwm.convert import load_wan, without_added
 from gwm.lora import merged
+from gwm.resolution import Resolution
 from gwm.wan.text import UMT5
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
 from gwm.weights import save_weights
@@ -43,7 +44,7 @@ from train.network import dit_facts
 from train.published import export_diffusers
 from train.work import geometry
 
-FRAMES, SIDE, TEXT = 20, 32, 16
+FRAMES, SIZE, TEXT = 20, Resolution(32, 64), 16
 CAPTION = "a woman\u2019s  \uff21 &amp;amp; smiles"  # which Wan reads as: a woman's A & smiles
 
 
@@ -64,7 +65,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     splits = {"train": SplitManifest(shards=[shard(folder)], identities=[], sentences=[])}
     manifest = Manifest(
-        kind="pixels", fps=24, sample_rate=24_000, resolution=SIDE, num_frames=FRAMES, splits=splits, seed=0,
+        kind="pixels", fps=24, sample_rate=24_000, resolution=SIZE, num_frames=FRAMES, splits=splits, seed=0,
         command="", generator={},
     )  # fmt: skip
     write_manifest(folder, manifest)
@@ -73,7 +74,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shard(folder: Path) -> Any:
     rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (FRAMES, SIDE, SIDE, 3), np.uint8)
+    frames = rng.integers(0, 256, (FRAMES, *SIZE.shape, 3), np.uint8)
     voices = rng.normal(0, 0.1, (2, 1000 * FRAMES)).astype(np.float32)
     still = np.zeros((FRAMES, 3), np.float32)
     truth = Truth(
@@ -101,7 +102,7 @@ def configured(stage: str, hub: Path, runs: Path, *more: str, model: str = "wan2
 
 def causal(hub: Path, runs: Path, *more: str) -> CausalStage:
     torch.manual_seed(0)
-    return instantiate(configured("causal", hub, runs, "resolution=32", *more).stage, _convert_="all")
+    return instantiate(configured("causal", hub, runs, "resolution=32x64", *more).stage, _convert_="all")
 
 
 def spoken_clip(stage: CausalStage) -> Any:
@@ -127,7 +128,7 @@ def test_a_causal_run_trains_on_latents_and_captions_of_the_published_encoders(h
     stage = causal(hub, tmp_path)
     before = {key: value.clone() for key, value in stage.network.model.state_dict().items()}
     cfg = configured(
-        "causal", hub, tmp_path, f"data.shards={shards}", "resolution=32", "num_frames=2", "data.batch_size=1"
+        "causal", hub, tmp_path, f"data.shards={shards}", "resolution=32x64", "num_frames=2", "data.batch_size=1"
     )
     data = instantiate(cfg.data, _convert_="all")
     trainer = L.Trainer(
@@ -146,7 +147,7 @@ def test_a_causal_run_trains_on_latents_and_captions_of_the_published_encoders(h
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 def test_a_dropped_caption_is_the_empty_caption_of_the_text_encoder(hub: Path, shards: Path, tmp_path: Path):
     """Not zeros, which umT5 writes for no caption; and without a forward pass of the text encoder in training."""
-    more = (f"data.shards={shards}", "resolution=32", "num_frames=2", "data.batch_size=1")
+    more = (f"data.shards={shards}", "resolution=32x64", "num_frames=2", "data.batch_size=1")
     data = instantiate(configured("causal", hub, tmp_path, *more).data, _convert_="all")
     data.prepare_data()
     data.text = None  # what was encoded is enough
@@ -160,7 +161,7 @@ def test_a_dropped_caption_is_the_empty_caption_of_the_text_encoder(hub: Path, s
     for chance, text in [(0.0, empty[None]), (0.999999, batch.condition["text"]), (0.0, batch.condition["text"])]:
         stage = causal(hub, tmp_path, f"model.conditions.text.drop_rate={chance}")
         lively(stage.network.model.head)
-        stage.weight = torch.ones(4, 4)
+        stage.weight = torch.ones(4, 8)
         losses.append(
             stage.training_step(
                 dataclasses.replace(batch, conditions={**batch.conditions, "tokens.text": text}), 0
@@ -181,7 +182,7 @@ def test_an_image_to_video_model_is_given_its_image(shards: Path, tmp_path: Path
     save_image_encoder(save_text_encoder(hub, width=TEXT), width=TEXT)
     more = (
         f"data.shards={shards}",
-        "resolution=32",
+        "resolution=32x64",
         "num_frames=2",
         "data.batch_size=1",
         f"model.conditions.image.width={TEXT}",
@@ -224,7 +225,7 @@ def test_a_bidirectional_model_goes_back_to_diffusers(hub: Path, tmp_path: Path)
     """What was loaded comes out as it was: nothing was trained."""
     from diffusers import WanTransformer3DModel
 
-    stage = instantiate(configured("bidirectional", hub, tmp_path, "resolution=32").stage, _convert_="all")
+    stage = instantiate(configured("bidirectional", hub, tmp_path, "resolution=32x64").stage, _convert_="all")
     weights = tmp_path / "bidirectional" / "weights"
     save_weights(weights, stage.network.model.state_dict(), gate={}, **dit_facts(stage.contract))
     call = configured("export_diffusers", hub, tmp_path, f"init={weights}").call
@@ -243,8 +244,8 @@ def test_one_expert_of_two_is_trained_with_the_pipelines_other_parts(hub: Path, 
     for name, source in parts.items():
         (folder / name).symlink_to(hub / source)
     with pytest.raises(InstantiationException, match=r"two transformers.*init=\S+/transformer_2 base="):
-        causal(folder, tmp_path, "resolution=32")
-    cfg = configured("causal", folder / "transformer_2", tmp_path, "resolution=32", f"base={folder}")
+        causal(folder, tmp_path, "resolution=32x64")
+    cfg = configured("causal", folder / "transformer_2", tmp_path, "resolution=32x64", f"base={folder}")
     stage = instantiate(cfg.stage, _convert_="all")
     assert torch.equal(stage.network.model.head.weight, load_wan(hub).head.weight)
     assert stage.contract.vae.latents_mean == WAN2_1_VAE.latents_mean
@@ -271,7 +272,7 @@ def test_a_model_for_other_latents_is_an_error(hub: Path, tmp_path: Path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_run_is_planned_before_anything_is_downloaded(family: str):
     """For the autoencoder for whose latents the family was made."""
-    cfg = composed("train", ["stage=causal", f"model={family}", "init=/nowhere", "resolution=480"])
+    cfg = composed("train", ["stage=causal", f"model={family}", "init=/nowhere", "resolution=704x1280"])
     contract = instantiate(cfg.work.build.contract, _convert_="all")
     assert without_added(contract.dit) == published(family)
     assert [spec.name for spec in contract.dit.of_rate("frame")] == ["agent", "user"]

@@ -224,6 +224,11 @@ $("leave").addEventListener("click", () => leave());
 $("mic").addEventListener("click", toggleMicrophone);
 $("camera").addEventListener("click", toggleCamera);
 $("numbers-switch").addEventListener("click", toggleNumbers);
+$("face").addEventListener("resize", () => { // frames may be wide or tall
+  const { videoWidth: width, videoHeight: height, parentElement: picture, style } = $("face");
+  picture.style.aspectRatio = `${width} / ${height}`;
+  style.objectFit = width === height ? "cover" : "contain";
+});
 $("write").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("words").value.trim();

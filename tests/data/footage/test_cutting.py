@@ -14,11 +14,15 @@ from data.footage.ledger import LEDGER_NAME, Ledger
 from data.footage.sources import Source
 from data.footage.takes import TakeRules
 from data.ingest import REPORT_NAME, ingest
+from data.manifest import read_manifest
 from data.shards import decode_sample, read_samples
 from gwm.face import FaceMesh
+from gwm.resolution import Resolution
 from tests.data.footage import corpus
 
-RULES = TakeRules(resolution=32, num_frames=16, face="off", look_every_s=0.25, reference_gap=8, most_enlarged=2.0)
+RULES = TakeRules(
+    resolution=Resolution(32, 32), num_frames=16, face="off", look_every_s=0.25, reference_gap=8, most_enlarged=2.0
+)
 TIMES = corpus.steady(24, 1.5)  # one clip of 16 frames and one whose reference is out of reach of the first
 
 
@@ -61,6 +65,27 @@ def test_clips_that_show_nothing_are_dropped_as_blank(tmp_path: Path, monkeypatc
     assert report["clips"] > 0 and report["clips_without_face"] == (report["clips"] if face == "prefer" else 0)
     total = sum(entry["frames"] for entry in report["dropped"].values()) + 16 * report["clips"]
     assert total / 24 == pytest.approx(report["video_s"], abs=0.01)
+
+
+def measured(time_s: float, height: int, width: int) -> np.ndarray:
+    """Black above, white at the left below: both edges can be found."""
+    frame = corpus.picture(time_s, height, width)
+    frame[height // 4 :, : width // 4] = 255
+    return frame
+
+
+@pytest.mark.parametrize(("size", "edges"), [("96x160", (24, 37)), ("160x96", (40, 0)), ("96", (24, 5))])
+def test_frames_of_another_aspect_show_the_largest_part_of_the_middle(tmp_path: Path, size: str, edges: tuple):
+    """Of 144 x 256: 144 x 240, 144 x 86.4, 144 x 144. White ends 64 px from the left, black 36 px from above."""
+    (tmp_path / "videos").mkdir()
+    corpus.write(tmp_path / "videos" / "wide.mkv", TIMES, draw=measured, size=(144, 256))
+    rules = replace(RULES, resolution=Resolution.parse(size))
+    run(tmp_path / "videos", tmp_path / "out", rules)
+    clip = decode_sample(next(read_samples(tmp_path / "out", "train")))
+    assert clip.frames.shape[1:3] == clip.reference.shape[:2] == rules.resolution.shape
+    assert read_manifest(tmp_path / "out").resolution == rules.resolution
+    frame = clip.frames[0].mean(2)
+    assert ((frame[:, -8:] < 30).all(1).sum(), (frame[-8:] > 200).all(0).sum()) == pytest.approx(edges, abs=1)
 
 
 def with_colours(path: Path, matrix: int) -> Path:

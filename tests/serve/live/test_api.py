@@ -35,7 +35,7 @@ def test_page_and_characters_are_served_and_nothing_from_elsewhere_is_allowed():
         listed = (await (await client.get("/v1/characters")).json())["characters"]
         assert [character["key"] for character in listed] == ["noa"]
         image = await client.get(listed[0]["image"])
-        assert Image.open(io.BytesIO(await image.read())).size == (32, 32)
+        assert Image.open(io.BytesIO(await image.read())).size == (48, 32)
 
     served(script)
 
@@ -113,13 +113,13 @@ def test_leaving_frees_the_place():
     served(script)
 
 
-def test_an_upload_becomes_a_square_of_pixels_and_nothing_else_of_it_survives():
+def test_an_upload_becomes_pixels_of_the_models_resolution_and_nothing_else_of_it_survives():
     async def script(kit: Kit, client: TestClient) -> None:
         secret = picture() + b"<script>secret</script>"
         uploaded = await (await client.post("/v1/images", data=secret)).json()
         assert uploaded["note"] == "No face was found, so the middle of the picture is used."
         shown = await (await client.get(uploaded["image"])).read()
-        assert b"secret" not in shown and Image.open(io.BytesIO(shown)).size == (32, 32)
+        assert b"secret" not in shown and Image.open(io.BytesIO(shown)).size == (48, 32)
         response = await client.post("/v1/realtime_sessions", json={"character": "noa", "image": uploaded["key"]})
         assert response.status == 201
         (session,) = kit.admission.sessions.values()

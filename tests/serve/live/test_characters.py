@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gwm.resolution import Resolution
 from serve.live.characters import read_character, read_characters
 
+SMALL = Resolution(16, 16)
 SHIPPED = Path(__file__).parents[3] / "serve/live/characters"
 
 
@@ -15,7 +17,7 @@ def written(folder: Path, text: str, name: str = "ann.yaml") -> Path:
 
 
 def test_shipped_characters_can_be_talked_to():
-    characters = read_characters(SHIPPED, 32)
+    characters = read_characters(SHIPPED, Resolution(32, 32))
     assert set(characters) == {"noa", "pip", "sam"}
     for character in characters.values():
         assert character.start_script and "spoken" in character.personality
@@ -23,7 +25,7 @@ def test_shipped_characters_can_be_talked_to():
 
 
 def test_definition_is_read_and_its_picture_found_beside_it(tmp_path: Path):
-    ann = read_character(written(tmp_path, "{name: Ann, image: ann.png, personality: Be brief., voice: de}"), 16)
+    ann = read_character(written(tmp_path, "{name: Ann, image: ann.png, personality: Be brief., voice: de}"), SMALL)
     assert (ann.key, ann.name, ann.voice, ann.start_script) == ("ann", "Ann", "de", None)
     assert (ann.portrait == 9).all()
 
@@ -39,28 +41,28 @@ def test_definition_is_read_and_its_picture_found_beside_it(tmp_path: Path):
 )
 def test_wrong_definitions_name_what_is_wrong(tmp_path: Path, text: str, name: str, rule: str):
     with pytest.raises(ValueError, match=rule):
-        read_character(written(tmp_path, text, name), 16)
+        read_character(written(tmp_path, text, name), SMALL)
 
 
 def test_a_folder_without_characters_is_an_error(tmp_path: Path):
     with pytest.raises(ValueError, match="must hold at least one"):
-        read_characters(tmp_path, 16)
+        read_characters(tmp_path, SMALL)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_definitions_from_other_editors_are_read(tmp_path: Path, encoding: str):
     path = written(tmp_path, "")
     path.write_bytes("name: \u00c9va\r\nimage: ann.png\r\npersonality: Be brief.\r\n".encode(encoding))
-    assert read_character(path, 16).name == "\u00c9va"
+    assert read_character(path, SMALL).name == "\u00c9va"
 
 
 def test_a_definition_in_another_encoding_is_said(tmp_path: Path):
     path = written(tmp_path, "")
     path.write_bytes("name: \u00c9va".encode("cp1252"))
     with pytest.raises(ValueError, match=r"ann\.yaml must be UTF-8 text.*cp1252"):
-        read_character(path, 16)
+        read_character(path, SMALL)
 
 
 def test_a_character_without_a_face_is_said(tmp_path: Path, caplog):
-    read_character(written(tmp_path, "{name: Ann, image: ann.png, personality: Be brief.}"), 16)
+    read_character(written(tmp_path, "{name: Ann, image: ann.png, personality: Be brief.}"), SMALL)
     assert "no face is found in image ann.png" in caplog.text

