@@ -20,7 +20,7 @@ from data.manifest import Shard
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_shard, write_shard
 from data.storage import Location, beside
-from gwm.autoencoders.protocol import Autoencoder
+from gwm.autoencoders.protocol import Autoencoder, AutoencoderConfig
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig
 from gwm.json_text import json_text
@@ -81,15 +81,12 @@ def encode_clip(
     reference = vae.encode_reference(to_tensor(clip.reference)[None])
     latents = vae.encode(to_tensor(clip.frames)[None], reference)[0].cpu()
     agent, user = (_features(samples, len(clip.frames), audio) for samples in (clip.agent, clip.user))
-    side = vae.config.spatial_stride
-    moving = motion(clip.frames)
-    rows, columns = moving.shape[0] // side, moving.shape[1] // side
     arrays = {
         "latents": latents,
         "reference": reference.latent[0].cpu(),
         "speech.agent": agent,
         "speech.user": user,
-        "motion": torch.from_numpy(moving.reshape(rows, side, columns, side).mean((1, 3))),
+        "motion": cell_motion(clip.frames, vae.config),
     }
     acted = clip.acted(actions)
     signals = dict(clip.signals) if acted is None else {**clip.signals, "action": acted}
@@ -101,6 +98,15 @@ def encode_clip(
     own, after = image_channels(vae, to_float(clip.reference)[None].to(vae.device), len(latents))
     given = {"reference_channels.given": own[0].cpu(), "channels.given": after[0].cpu()}
     return arrays | {"tokens.image": encoder(clip.reference)} | given
+
+
+def cell_motion(frames: UInt8[np.ndarray, "t h w 3"], config: AutoencoderConfig) -> Float[Tensor, "rows columns"]:
+    """How much moves where the cells of a latent frame are; alike where its cells are no places."""
+    moving, side = torch.from_numpy(motion(frames)), config.spatial_stride
+    if config.working_side is not None:
+        return moving.mean().expand(config.working_side // side, config.working_side // side)
+    rows, columns = moving.shape[0] // side, moving.shape[1] // side
+    return moving.view(rows, side, columns, side).mean((1, 3))
 
 
 def _features(

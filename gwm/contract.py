@@ -17,6 +17,7 @@ Solver = Literal["ode", "renoise"]
 CommitMode = Literal["clean", "noisy"]
 NoiseMode = Literal["fresh", "held"]
 FRAMES_PER_SECOND = 24
+MIN_SIZE, MAX_SIZE = 64, 2160  # px along a side of what is shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +58,12 @@ class Contract(JsonConfig):
             )
         multiple = self.vae.spatial_stride * self.dit.patch
         self.resolution.check_multiple(multiple, of="VAE stride * patch")
+        side = self.vae.working_side
+        if side is not None and self.resolution.shape != (side, side):
+            raise ValueError(
+                f"resolution={self.resolution} must be {side} with family={self.vae.family}: its latents are of "
+                "pictures of that size. Frames of another size are asked for with size=."
+            )
         if self.dit.place_grid not in ((), self.resolution.cells(multiple)):
             raise ValueError(
                 f"place_grid={list(self.dit.place_grid)} must be the rows and columns of patches, "
@@ -107,6 +114,23 @@ class Contract(JsonConfig):
         """Tokens per latent frame."""
         rows, columns = self.resolution.cells(self.vae.spatial_stride * self.dit.patch)
         return rows * columns
+
+    def picture_size(self, size: int | None) -> tuple[int, int]:
+        """Height and width of reference image and frames, where `size` px are asked for along each side.
+
+        Raises:
+            ValueError: pictures of this contract have one size, and it is another.
+        """
+        if size is None:
+            return self.resolution.shape
+        if self.vae.working_side is None and (size, size) != self.resolution.shape:
+            raise ValueError(
+                f"size={size} must be {self.resolution}, or null: a {self.vae.family} autoencoder shows pictures "
+                "in the size of its training. An artifact with a motion autoencoder shows any."
+            )
+        if self.vae.working_side is not None and (not MIN_SIZE <= size <= MAX_SIZE or size % 2):
+            raise ValueError(f"size={size} must be an even number in [{MIN_SIZE}, {MAX_SIZE}] px, as films want it.")
+        return size, size
 
     @property
     def sink_distance(self) -> int:

@@ -15,16 +15,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from omegaconf import DictConfig
-from PIL import Image
 
 from configs.command.main import command
 from gwm.autoencoders.motion.code import FRAMES, WIDTH, to_latents
 from gwm.autoencoders.motion.codec import load_motion
-from gwm.autoencoders.motion.paste import Square, square_around
-from gwm.face import FaceMesh, face_square
-from gwm.images import read_image, to_rgb
+from gwm.images import read_image
 from gwm.media import SAMPLE_RATE, write_video
 from gwm.pixels import to_tensor
+from serve.framing import framed
 
 log = logging.getLogger(__name__)
 
@@ -44,23 +42,6 @@ def read_codes(path: str | Path) -> tuple[Float[torch.Tensor, "1 t 57"], Float[n
     if code.ndim != 2 or code.shape[1] != WIDTH or len(code) < FRAMES:
         raise ValueError(f"{path}: code of shape {code.shape} must be frames x {WIDTH}, {FRAMES} frames or more.")
     return torch.from_numpy(code[: len(code) // FRAMES * FRAMES]).float()[None], voice.astype(np.float32)
-
-
-def framed(image: Image.Image, size: int, *, whole: bool) -> tuple[UInt8[np.ndarray, "h w 3"], Square]:
-    """The picture, resized so that the face's square has `size` px, and that square; cut to it unless `whole`.
-
-    Raises:
-        ValueError: there is no face in the image.
-    """
-    pixels = np.asarray(to_rgb(image))
-    found = face_square(pixels, FaceMesh())
-    if found is None:
-        raise ValueError(f"the image of {image.width}x{image.height} px must show a face, and none was found.")
-    scale = size / found[1]
-    sides = [max(2, 2 * round(n * scale / 2)) for n in pixels.shape[1::-1]]  # even, as H.264 wants
-    picture = np.asarray(Image.fromarray(pixels).resize((sides[0], sides[1]), Image.Resampling.LANCZOS))
-    square = square_around(found[0] * scale, float(size))
-    return (picture, square) if whole else (square.cut(picture), Square(0, 0, size))
 
 
 def animate(weights: str, *, image: str, codes: str, out: str, size: int, whole: bool) -> None:

@@ -45,19 +45,26 @@ class Engine:
         ranks: Ranks | None = None,
         text_tokens: int = 512,
         compile: bool = False,
+        size: int | None = None,
+        pasted: bool = False,
     ) -> None:
         """capture: how denoiser and decoder become CUDA graphs, as `serve.graphs.capture_cuda`; None: they run eagerly.
         undo_chunks: how far `rewind` can go back; each costs memory for a chunk's keys and values.
         ranks: processes that denoise together. The first has the engine that is driven; in all others `follow`.
         text_tokens: of every text, for models with a text condition (`set_prompt`); 512 in Wan.
+        size: px along each side of portraits and frames; None: the contract's resolution.
+        pasted: frames will be part of a larger picture, and their border stays the portrait's.
         compile: let torch.compile generate the network's code, for minutes, at the first chunk.
 
         Raises:
             RuntimeError: the stream does not fit into memory; the message has its bytes.
-            ValueError: the artifact has a text condition and no tokens of the empty prompt.
+            ValueError: the artifact has a text condition and no tokens of the empty prompt, or as
+                `Contract.picture_size`.
         """
+        self.size, self.pasted = artifact.contract.picture_size(size), pasted
         if ranks is None:  # else each has a part of the cache
-            check_memory(artifact, slots=artifact.num_passes, undo_chunks=undo_chunks, text_tokens=text_tokens)
+            slots = artifact.num_passes
+            check_memory(artifact, slots=slots, undo_chunks=undo_chunks, text_tokens=text_tokens, size=size)
         self.contract, self.vae, self.seed, self.ranks = artifact.contract, artifact.vae, seed, ranks
         self.rollout = rollout_of(artifact.dit, artifact.contract, ranks, artifact.guided)
         if compile:
@@ -67,8 +74,7 @@ class Engine:
         self.hearing = Hearing(self.contract, like=self.rollout.cache.k, depth=undo_chunks)
         self.chunk_samples, self.lookahead_samples = self.hearing.chunk_samples, self.hearing.lookahead_samples
         self.chunk = GraphedChunk(self.rollout, self._silent_chunk(), capture=capture)
-        size = self.contract.resolution.shape
-        self.decoder = StreamDecoder(artifact.vae, self.rollout.picture_shape, size=size, capture=capture)
+        self.decoder = StreamDecoder(artifact.vae, self.rollout.picture_shape, size=self.size, capture=capture)
         self.undo = UndoLog(self.rollout, self.decoder.memory.moving, undo_chunks)
         alone = self.prompt.text is not None and ranks is None  # of several processes each has a part of the memory
         self.history = History(artifact.dit, self.rollout, undo_chunks) if alone else None
@@ -78,19 +84,20 @@ class Engine:
         """Forget everything and show this face; a model with a text condition has the empty prompt without `text`.
 
         Raises:
-            ValueError: the portrait has not the artifact's resolution, or as `set_prompt`.
+            ValueError: the portrait has not the engine's `size`, or as `set_prompt`.
         """
-        if portrait.shape[:2] != self.contract.resolution.shape:
+        if portrait.shape[:2] != self.size:
+            (height, width), (rows, columns) = portrait.shape[:2], self.size
             raise ValueError(
-                f"portrait of {portrait.shape[0]}x{portrait.shape[1]} px must be {self.contract.resolution}, height x "
-                "width, as the artifact was trained. Cut it out with gwm.portraits.crop_to_face or crop_to_centre."
+                f"portrait of {height}x{width} px must be {rows}x{columns}, height x width, as the artifact was "
+                "trained or as size= says. Cut it out with gwm.portraits.crop_to_face or crop_to_centre."
             )
         if self.history is not None:
             self.history.clear()
         self.prompt.start()
         if text is not None:
             self.prompt.set(text)
-        reference = self.vae.encode_reference(to_tensor(portrait)[None])
+        reference = self.vae.encode_reference(to_tensor(portrait)[None], pasted=self.pasted)
         self.hearing.start(seed=self.seed)
         # Before the copy below: where the decoder has a device of its own, who reads that copy has waited for this too.
         self.decoder.start(reference)

@@ -118,11 +118,11 @@ def _header(folder: Path, *, kind: str, stage: str) -> dict[str, Any]:
 
 
 def _autoencoder(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
-    """With its gate, which a published one does not have."""
+    """With its gate, which a published one, or one that was written while its stage went on, does not have."""
     if folder.exists() and not is_written_here(folder):
         return load_autoencoder(folder), {}
     header = _header(folder, kind=KIND, stage="autoencoder")
-    return load_autoencoder(folder), header["gate"]
+    return load_autoencoder(folder), header.get("gate", {})
 
 
 def _no_text(student: Path, text: Callable[[str], Tensor] | None) -> Float[Tensor, "q t"]:

@@ -4,12 +4,14 @@ python -m serve.generate artifact=runs/nano/artifact image=me.jpg audio=speech.m
 python -m serve.generate artifact=A image=sea.jpg crop=false seconds=30 prompt="a calm sea" out=sea.mp4
 python -m serve.generate artifact=runs/nano/bidirectional/weights guidance=2 ...      a model before distillation
 python -m serve.generate ... prompts='[{at: 0, text: "a calm sea"}, {at: 5, text: "a storm, at night"}]'
+python -m serve.generate ... size=720 whole=true        a face of 720 px moves in the whole picture
 torchrun --nproc-per-node=4 -m serve.generate ...       one stream on four GPUs
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from configs.command.main import command
 from gwm.contract import Contract
 from gwm.media import write_video
 from gwm.no_text import padded_text
+from gwm.resolution import Resolution
 from gwm.weights import is_written_here
 from serve.artifact import Artifact, load_artifact
 from serve.driver import Driver
@@ -56,7 +59,7 @@ def generate(request: ClipRequest) -> None:
         request.check_distilled()
         artifact = load_artifact(request.artifact, device=ranks.device)
         if ranks.rank:
-            return Engine(artifact, seed=request.seed, ranks=ranks).follow()
+            return Engine(artifact, seed=request.seed, ranks=ranks, size=request.size, pasted=request.whole).follow()
         return _write(artifact, request, ranks, distilled=True)
     if is_published(request.artifact):
         return write_published(request, device=device)
@@ -78,9 +81,11 @@ def _write(artifact: Artifact, request: ClipRequest, ranks: Ranks | None, *, dis
         artifact = led_away(artifact, texts, request.negative_prompt)
     on_gpu = artifact.dit.head.weight.is_cuda and ranks is None
     capture = capture_cuda if on_gpu and distilled else None
-    with closing(Engine(artifact, seed=request.seed, ranks=ranks, capture=capture)) as engine:
+    made = Engine(artifact, seed=request.seed, ranks=ranks, capture=capture, size=request.size, pasted=request.whole)
+    with closing(made) as engine:
         given = {one.at_s: padded_text(texts.tokens(one.text), engine.text_tokens)[None] for one in prompts}
-        portrait = request.portrait(artifact.contract.resolution)
+        picture, square = request.picture(Resolution(*engine.size))
+        portrait = picture if square is None else square.cut(picture)
         _log_receipts(engine, prompts)
         chunks = -(-num_frames // engine.contract.chunk_pixel_frames)
         if distilled:
@@ -89,10 +94,19 @@ def _write(artifact: Artifact, request: ClipRequest, ranks: Ranks | None, *, dis
             agent, user = (None, None) if voices is None else (voices.agent, voices.user)
             made = engine.stream(portrait, agent, user, num_frames=num_frames, prompts=given, driver=driver)
             bar = tqdm(made, desc="generate", total=chunks, unit="chunk", disable=not distilled)
-            _film(request, artifact.contract, bar, voices, num_frames=num_frames)
+            paste = None if square is None else partial(square.paste, picture=picture)
+            _film(request, artifact.contract, bar, voices, num_frames=num_frames, paste=paste)
 
 
-def _film(request: ClipRequest, contract: Contract, made: Any, voices: Voices | None, *, num_frames: int) -> None:
+def _film(
+    request: ClipRequest,
+    contract: Contract,
+    made: Any,
+    voices: Voices | None,
+    *,
+    num_frames: int,
+    paste: Callable[[UInt8[np.ndarray, "s s 3"]], UInt8[np.ndarray, "h w 3"]] | None,
+) -> None:
     """Write what is made, as it comes."""
     times: list[float] = []
 
@@ -100,7 +114,7 @@ def _film(request: ClipRequest, contract: Contract, made: Any, voices: Voices | 
         for pixels, ms in made:
             times.append(ms)
             made.set_postfix_str(f"{ms:.0f} of {contract.chunk_ms:.0f} ms")
-            yield from pixels
+            yield from pixels if paste is None else map(paste, pixels)
 
     sound = None if voices is None else (voices.agent + voices.user).clip(-1, 1)
     write_video(request.out, frames(), sound, fps=contract.fps, sample_rate=contract.audio.sample_rate)

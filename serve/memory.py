@@ -11,7 +11,7 @@ from serve.decoder import blank_memory
 MEMORY = Path("/proc/meminfo")
 
 
-def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int) -> int:
+def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int, size: int | None = None) -> int:
     """Memory of one session: keys and values, what can be taken back, the reference, and the decoder's memory; of a
     model with a text condition also the text, its keys and values, and what recache needs (`serve.history`)."""
     contract, pattern = artifact.contract, artifact.contract.pattern
@@ -20,7 +20,7 @@ def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int) -> int
     frames = 2 * (pattern.sink_frames + pattern.ring_frames + undo_chunks * pattern.chunk_frames) + pattern.sink_frames
     latent = torch.empty(1, 1, contract.dit.in_channels, *contract.latent_grid, device="meta")
     with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: nothing is computed or allocated
-        memory = blank_memory(artifact.vae, contract.resolution.shape)
+        memory = blank_memory(artifact.vae, contract.picture_size(size))
     constant, moving = (sum(part.nbytes for part in parts) for parts in (memory.constant, memory.moving))
     reference = latent.numel() * element
     own = frames * contract.num_patches * width + reference + constant + (1 + undo_chunks) * moving
@@ -40,12 +40,14 @@ def host_bytes() -> int:
     return next(1024 * int(number) for name, number, *_ in lines if name == "MemAvailable:")
 
 
-def check_memory(artifact: Artifact, *, slots: int, undo_chunks: int, text_tokens: int) -> None:
+def check_memory(
+    artifact: Artifact, *, slots: int, undo_chunks: int, text_tokens: int, size: int | None = None
+) -> None:
     """Raises:
     RuntimeError: the device has not enough free memory for the slots.
     """
     device = artifact.dit.head.weight.device
-    each = slot_bytes(artifact, undo_chunks=undo_chunks, text_tokens=text_tokens)
+    each = slot_bytes(artifact, undo_chunks=undo_chunks, text_tokens=text_tokens, size=size)
     if device.type == "cuda":
         available = torch.cuda.mem_get_info(device)[0]
     else:

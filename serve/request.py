@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from gwm.autoencoders.motion.paste import Square
 from gwm.contract import Contract
 from gwm.face import FaceMesh
 from gwm.images import read_image
@@ -16,6 +17,7 @@ from gwm.media import container_of, read_audio
 from gwm.outputs import check_output
 from gwm.portraits import crop_to_centre, crop_to_face
 from gwm.resolution import Resolution
+from serve.framing import framed
 from serve.many_steps import Sampling
 from serve.prompts import TimedPrompt
 
@@ -49,6 +51,8 @@ class ClipRequest:
     height: int = 480
     width: int = 832
     seed: int = 0
+    size: int | None = None  # px along each side of the portrait
+    whole: bool = False  # the picture around the portrait is shown too
     crop: bool = True
     parallel: str = "ulysses"
 
@@ -60,6 +64,8 @@ class ClipRequest:
                 f"prompt={self.prompt!r} and prompts=... exclude each other: write it as the first of prompts, with "
                 "at: 0."
             )
+        if self.whole and not self.crop:
+            raise ValueError("whole=true must be false with crop=false: the square that moves is the face's.")
         self.timed_prompts()
         self.sampling.check()
 
@@ -120,18 +126,20 @@ class ClipRequest:
         if self.prompt is None or self.prompts:
             raise ValueError("prompt=... must be given, and no prompts=: a whole clip has one text.")
 
-    def portrait(self, resolution: Resolution) -> UInt8[np.ndarray, "h w 3"]:
-        """The reference image that the stream follows.
+    def picture(self, resolution: Resolution) -> tuple[UInt8[np.ndarray, "h w 3"], Square | None]:
+        """What is shown, and the square in it that is the reference image and moves; None: all of it.
 
         Raises:
-            ValueError: there is none, or as `read_portrait`.
+            ValueError: there is no image, or as `read_portrait` and `framed`.
         """
         if self.image is None:
             raise ValueError(
                 f"image=... must be given: every stream of {self.artifact} follows a reference image. Name a picture; "
                 "crop=false takes its centre, for pictures without a face."
             )
-        return read_portrait(self.image, resolution, crop=self.crop)
+        if self.whole:
+            return framed(read_image(self.image), resolution.width, whole=True)
+        return read_portrait(self.image, resolution, crop=self.crop), None
 
     def voices(self, contract: Contract) -> Voices | None:
         """The sound of a model that hears: what was recorded, and otherwise silence for `seconds`.

@@ -56,7 +56,7 @@ class Sessions:
 
     lead_chunks: how long after its sound a chunk may come, in chunks; the buffer of the players.
     capture: as for `Engine`; one graph for each slot, captured here and kept for all sessions of the slot.
-    text_tokens: as for `Engine`.
+    text_tokens, size: as for `Engine`.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Sessions:
         undo_chunks: int = 0,
         capture: Capture | None = None,
         text_tokens: int = 512,
+        size: int | None = None,
         policy: Policy = least_slack,
         max_load: float = 0.9,
         clock: Callable[[], float] = time.monotonic,
@@ -75,11 +76,11 @@ class Sessions:
         """Raises:
         RuntimeError: the slots do not fit into memory.
         """
-        check_memory(artifact, slots=slots, undo_chunks=undo_chunks, text_tokens=text_tokens)
+        check_memory(artifact, slots=slots, undo_chunks=undo_chunks, text_tokens=text_tokens, size=size)
         self.contract, self.clock = artifact.contract, clock
         self.period_s = artifact.contract.chunk_ms / 1000
         self.lead_s = lead_chunks * self.period_s
-        options = {"capture": capture, "undo_chunks": undo_chunks, "text_tokens": text_tokens}
+        options = {"capture": capture, "undo_chunks": undo_chunks, "text_tokens": text_tokens, "size": size}
         self.free = [Engine(artifact, seed=0, **options) for _ in range(slots)]
         self.running: dict[str, Session] = {}
         self.scheduler = Scheduler(clock, policy=policy, max_load=max_load)
@@ -189,7 +190,7 @@ class Sessions:
     def _measured(self) -> float:
         """Seconds of a chunk on this machine now, when nothing else of ours runs."""
         engine, took = self.free[0], []
-        engine.start(self.contract.resolution.black())
+        engine.start(np.zeros((*engine.size, 3), np.uint8))
         engine.push_silence(2 * MEASURED_CHUNKS * engine.chunk_samples + engine.lookahead_samples)
         for _ in range(2 * MEASURED_CHUNKS):
             begin = time.perf_counter()

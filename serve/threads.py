@@ -26,7 +26,7 @@ def choose_threads(engine: Engine) -> int:
     """
     if engine.device.type != "cpu" or VARIABLE in os.environ:
         return torch.get_num_threads()
-    engine.start(engine.contract.resolution.black())
+    engine.start(np.zeros((*engine.size, 3), np.uint8))
     engine.push_silence(engine.lookahead_samples)
 
     def step() -> None:

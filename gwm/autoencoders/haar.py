@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from gwm.autoencoders.protocol import Memory, Reference
+from gwm.autoencoders.protocol import Memory, Reference, check_not_pasted
 from gwm.json_config import JsonConfig
 from gwm.pixels import as_bytes, as_float
 
@@ -37,6 +37,7 @@ class HaarConfig(JsonConfig):
 
     spatial_stride = 8
     temporal_stride = 4
+    working_side = None
 
     def __post_init__(self) -> None:
         if len(self.channels) != 3:
@@ -200,7 +201,8 @@ class HaarAutoencoder(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.mean.dtype
 
-    def encode_reference(self, image: UInt8[Tensor, "b h w 3"]) -> Reference:
+    def encode_reference(self, image: UInt8[Tensor, "b h w 3"], *, pasted: bool = False) -> Reference:
+        check_not_pasted(pasted, self.config.family)
         frame = as_float(image).to(self.mean)[:, None]
         return self.from_latent(self.encode_pixels(frame.expand(-1, self.config.temporal_stride, -1, -1, -1)))
 

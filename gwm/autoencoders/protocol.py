@@ -20,6 +20,14 @@ from torch import Tensor
 KIND = "autoencoder"  # in the header of weights
 
 
+def check_not_pasted(pasted: bool, family: str) -> None:
+    """Raises:
+    ValueError: a family that makes every pixel anew is to keep a border.
+    """
+    if pasted:
+        raise ValueError(f"pasted=True must be False with family={family}: it makes the border anew too, with a seam.")
+
+
 @dataclass(frozen=True)
 class Reference:
     """A reference image, encoded."""
@@ -58,6 +66,12 @@ class AutoencoderConfig(Protocol):
         """Pixel frames per latent frame."""
         ...
 
+    @property
+    def working_side(self) -> int | None:
+        """Px along each side of the square pictures whose latents these are, whatever size is shown: the resolution
+        of every contract. None: pictures are shown in the contract's resolution, which may be any."""
+        ...
+
     def to_json(self) -> dict[str, Any]: ...
 
 
@@ -78,10 +92,12 @@ class Autoencoder(Protocol):
         """Of latents."""
         ...
 
-    def encode_reference(self, image: UInt8[Tensor, "b height width 3"]) -> Reference:
+    def encode_reference(self, image: UInt8[Tensor, "b height width 3"], *, pasted: bool = False) -> Reference:
         """
+        pasted: pictures will be shown as part of a larger one: what is decoded does not change their border.
+
         Raises:
-            ValueError: the image is of a size that the family does not encode.
+            ValueError: the image is of a size that the family does not encode, or it cannot keep a border.
         """
         ...
 

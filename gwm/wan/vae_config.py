@@ -32,6 +32,7 @@ class WanVAEConfig(JsonConfig):
     latents_std: tuple[float, ...]
 
     temporal_stride = 4
+    working_side = None
 
     def __post_init__(self) -> None:
         counts = {"latents_mean": len(self.latents_mean), "latents_std": len(self.latents_std)}

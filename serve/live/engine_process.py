@@ -35,7 +35,15 @@ class Engines:
     """What runs in the process: one engine per session, called by name. Those of sessions that have ended are kept for
     later ones, with their storage and graphs."""
 
-    def __init__(self, artifact: str, *, device: str | None, num_threads: int | None, undo_chunks: int = 0) -> None:
+    def __init__(
+        self,
+        artifact: str,
+        *,
+        device: str | None,
+        num_threads: int | None,
+        undo_chunks: int = 0,
+        size: int | None = None,
+    ) -> None:
         import torch  # here: the parent process never needs it
 
         from serve.artifact import load_artifact
@@ -47,10 +55,10 @@ class Engines:
             torch.set_num_threads(num_threads)
         self.artifact = load_artifact(Path(artifact), device=device)
         if num_threads is None:
-            choose_threads(Engine(self.artifact, seed=0))
-        self.undo_chunks = undo_chunks
+            choose_threads(Engine(self.artifact, seed=0, size=size))
+        self.options = {"undo_chunks": undo_chunks, "size": size}
         self.capture = capture_on(self.artifact.dit.head.weight.device)
-        self.engines: dict[str, Any] = {}
+        self.size, self.engines = size, dict[str, Any]()
         self.free: list[Any] = []
 
     def start(self, session: str, portrait: Portrait, seed: int) -> None:
@@ -64,7 +72,7 @@ class Engines:
 
         self.stop(session)
         if not self.free:
-            self.free.append(Engine(self.artifact, seed=seed, capture=self.capture, undo_chunks=self.undo_chunks))
+            self.free.append(Engine(self.artifact, seed=seed, capture=self.capture, **self.options))
         engine = self.free[-1]
         engine.seed = seed
         engine.start(portrait)
@@ -109,7 +117,7 @@ class Engines:
     def measure(self) -> float:
         """Median milliseconds of a chunk on this machine, now."""
         contract = self.artifact.contract
-        self.start("measure", contract.resolution.black(), 0)
+        self.start("measure", np.zeros((*contract.picture_size(self.size), 3), np.uint8), 0)
         silence = np.zeros(contract.chunk_pixel_frames * contract.audio.frame_samples, np.float32)
         times = []
         while len(times) < WARMUP_STEPS + TIMED_STEPS:
@@ -121,11 +129,16 @@ class Engines:
 
 
 def serve_engines(
-    connection: Connection, artifact: str, device: str | None, num_threads: int | None, undo_chunks: int
+    connection: Connection,
+    artifact: str,
+    device: str | None,
+    num_threads: int | None,
+    undo_chunks: int,
+    size: int | None,
 ) -> None:
     """Answer calls with (result, error) until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, also after Ctrl-C
-    engines = Engines(artifact, device=device, num_threads=num_threads, undo_chunks=undo_chunks)
+    engines = Engines(artifact, device=device, num_threads=num_threads, undo_chunks=undo_chunks, size=size)
     connection.send((None, None))
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
@@ -147,9 +160,15 @@ class EngineProcess:
     """The parent's end: one call at a time, in the order in which they came; a lost process is replaced by `start`."""
 
     def __init__(
-        self, artifact: str, *, device: str | None = None, num_threads: int | None = 1, undo_chunks: int = 0
+        self,
+        artifact: str,
+        *,
+        device: str | None = None,
+        num_threads: int | None = 1,
+        undo_chunks: int = 0,
+        size: int | None = None,
     ) -> None:
-        self.arguments = (artifact, device, num_threads, undo_chunks)
+        self.arguments = (artifact, device, num_threads, undo_chunks, size)
         self.restarts = -1
         # One thread, so that a call whose caller was cancelled still gets its answer before the next call is sent.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine-calls")

@@ -28,6 +28,7 @@ class ServerOptions:
     trusted_proxies: list[str]  # addresses or networks whose X-Forwarded-For says who the visitor is
     device: str | None
     num_threads: int | None
+    size: int | None  # px along each side of what visitors see; None: the artifact's resolution
     lead_ms: float
     capacity: int | None  # None: measured at the start
     retry_after_s: int

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from gwm.contract import Contract
+from gwm.resolution import Resolution
 from serve.artifact import read_manifest
 from serve.live.admission import Admission, measured_capacity
 from serve.live.agent import TurnTaking
@@ -54,11 +55,16 @@ async def running_app(
     """
     contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
     beat, gauges = beat_of(contract, options.lead_ms), Gauges()
-    characters = read_characters(Path(options.characters), contract.resolution)
+    resolution = Resolution(*contract.picture_size(options.size))
+    characters = read_characters(Path(options.characters), resolution)
     choices = {"stt": options.stt, "llm": options.llm, "tts": options.tts}
     profile = Profile(**choices, endpoints=endpoints, characters=characters, sample_rate=beat.sample_rate)
     engines = EngineProcess(
-        options.artifact, device=options.device, num_threads=options.num_threads, undo_chunks=options.undo_chunks
+        options.artifact,
+        device=options.device,
+        num_threads=options.num_threads,
+        undo_chunks=options.undo_chunks,
+        size=options.size,
     )
     texts = TextProcess(options.text_encoder, options.artifact) if contract.dit.width("text") else None
 
@@ -94,7 +100,7 @@ async def running_app(
             characters,
             make_conversation=session,
             make_renderer=renderer,
-            resolution=contract.resolution,
+            resolution=resolution,
             hosts={*LOCAL_HOSTS, options.host, *options.hosts},
             origins=set(options.origins),
             trusted_proxies=options.trusted_proxies,

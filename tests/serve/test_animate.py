@@ -12,7 +12,8 @@ from gwm.autoencoders.protocol import KIND
 from gwm.face import FaceMesh, face_square
 from gwm.media import read_video
 from gwm.weights import save_weights
-from serve.animate import animate, framed, read_codes
+from serve.animate import animate, read_codes
+from serve.framing import framed
 from serve.samples import sample_path
 from tests.gwm.autoencoders.kit import TINY_MOTION
 

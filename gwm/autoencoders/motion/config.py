@@ -23,6 +23,7 @@ class MotionConfig(JsonConfig):
     latent_channels = 57  # numbers of a code
     spatial_stride = 128  # the 2x2 cells of a latent frame are its pixel frames; decoded pictures may have any size
     temporal_stride = 4
+    working_side = 256
 
     def __post_init__(self) -> None:
         if self.family != "motion":
