@@ -22,7 +22,7 @@ from gwm.autoencoders.motion.codec import load_motion
 from gwm.images import read_image
 from gwm.media import SAMPLE_RATE, write_video
 from gwm.pixels import to_tensor
-from serve.framing import framed
+from serve.face_crop import framed
 
 log = logging.getLogger(__name__)
 

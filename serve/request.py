@@ -17,7 +17,7 @@ from gwm.media import container_of, read_audio
 from gwm.outputs import check_output
 from gwm.portraits import crop_to_centre, crop_to_face
 from gwm.resolution import Resolution
-from serve.framing import framed
+from serve.face_crop import framed
 from serve.many_steps import Sampling
 from serve.prompts import TimedPrompt
 

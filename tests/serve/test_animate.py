@@ -13,7 +13,7 @@ from gwm.face import FaceMesh, face_square
 from gwm.media import read_video
 from gwm.weights import save_weights
 from serve.animate import animate, read_codes
-from serve.framing import framed
+from serve.face_crop import framed
 from serve.samples import sample_path
 from tests.gwm.autoencoders.kit import TINY_MOTION
 
