@@ -36,11 +36,11 @@ from evaluate.sections import (
 )
 from evaluate.speed import measure_speed
 from evaluate.summary import compare, numbers
+from gwm.files.outputs import check_output
 from gwm.metrics.identity import stranger_similarity
 from gwm.metrics.judge import Judge
 from gwm.metrics.sync_net import KIND
-from gwm.outputs import check_output
-from gwm.report import Section, Text, write_report
+from gwm.report.page import Section, Text, write_report
 from gwm.weights import read_header, write_json
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine

@@ -21,8 +21,8 @@ from data.steps import StepData
 from gwm.autoencoders.protocol import Autoencoder
 from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
+from gwm.media.pixels import to_float
 from gwm.no_text import padded_text
-from gwm.pixels import to_float
 from gwm.resolution import Resolution
 
 TEXT_TOKENS = 512  # Wan's: shorter captions are followed by zeros, which its text attention sees

@@ -23,8 +23,8 @@ from data.storage import Location, beside
 from gwm.autoencoders.protocol import Autoencoder, AutoencoderConfig
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig
-from gwm.json_text import json_text
-from gwm.pixels import to_float, to_tensor
+from gwm.files.json_text import json_text
+from gwm.media.pixels import to_float, to_tensor
 from gwm.resolution import Resolution
 from gwm.wan.image import image_channels
 from gwm.wan.vae import WanVAE

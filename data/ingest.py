@@ -18,8 +18,8 @@ from data.footage.reasons import REASONS
 from data.footage.sources import Source, assign_splits, find_files, read_source
 from data.footage.takes import TakeRules
 from data.manifest import Manifest, SplitManifest, write_manifest
-from gwm.json_text import json_text
-from gwm.outputs import whole_file
+from gwm.files.json_text import json_text
+from gwm.files.outputs import whole_file
 from gwm.resolution import Resolution
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from data.storage import Location, beside, locate, open_bytes, sizes_bytes
-from gwm.folder_kind import folder_kind
+from gwm.files.folder_kind import folder_kind
+from gwm.files.texts import decode_json, decode_text
 from gwm.resolution import Resolution
-from gwm.text_files import decode_json, decode_text
 
 FORMAT = "gwm-shards"
 VERSION = 1

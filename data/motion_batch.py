@@ -15,7 +15,7 @@ from data.characters.flow import BACKGROUND, EYE
 from data.motion import Pair, Person, pair_files, picture, read_pair
 from data.steps import StepData
 from gwm.autoencoders.motion.code import mirror, standardise
-from gwm.pixels import to_float
+from gwm.media.pixels import to_float
 
 MARGIN_PX, SOFT_PX = 5, 2.5  # the moving layer ends outside the person, softly: no edge of it stays behind
 ORDER, SIGNS = mirror()

@@ -17,11 +17,11 @@ from data.shards import decode_sample, read_samples
 from data.steps import StepData
 from data.storage import Location
 from gwm.config import AudioConfig
-from gwm.face import FaceMesh
+from gwm.media.face import FaceMesh
+from gwm.media.pixels import to_float
 from gwm.metrics.face_track import face_track, mouth_crops, seen
 from gwm.metrics.lip_sync import moves
 from gwm.metrics.sync_net import CROP_PX, WINDOW_FRAMES, voice_features
-from gwm.pixels import to_float
 
 MARGIN_PX = 4  # around a stored mouth, so that training can move it
 

@@ -24,8 +24,8 @@ from data.actions import index
 from data.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from data.manifest import Shard, read_manifest
 from data.storage import Location, open_bytes
-from gwm.json_text import json_text
-from gwm.media import EVERY_CPU
+from gwm.files.json_text import json_text
+from gwm.media.video import EVERY_CPU
 
 # Visually lossless, and full colour resolution: with 4:2:0, lips at 128 px lose their edge.
 REMAKE = "delete the shard and make it again with the command in manifest.json beside it."

@@ -24,10 +24,10 @@ from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.files.tensors import read_tensor_file
 from gwm.guidance import Guidance, guided_velocity
 from gwm.sampler import sample
 from gwm.schedule import check_sigmas, sigma_steps
-from gwm.tensor_files import read_tensor_file
 from gwm.weights import fingerprint, write_json
 from train.network import load_dit
 from train.noise import gaussian_like, step_generator

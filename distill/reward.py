@@ -16,11 +16,11 @@ from distill.windows import Window
 from gwm.autoencoders.protocol import Autoencoder
 from gwm.condition.audio import own_features
 from gwm.contract import Contract
-from gwm.face import FaceMesh
+from gwm.media.face import FaceMesh
+from gwm.media.pixels import to_float
 from gwm.metrics.face_track import Track, face_track, mouth_crops, seen
 from gwm.metrics.judge import LEAST_SEEN
 from gwm.metrics.sync_net import CROP_PX, MAX_LAG, WINDOW_FRAMES, SyncNet, lag_distance, load_sync_net, windows
-from gwm.pixels import to_float
 from gwm.transfer import to_host
 
 TRACKED = 4  # the mesh, which is what costs, looks at one frame in so many: between them a head moves little

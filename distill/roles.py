@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distill.offload import offload
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.json_config import JsonConfig
+from gwm.files.json_config import JsonConfig
 from gwm.lora import LoRAConfig, with_lora
 from gwm.low_rank import adapted_as
 from gwm.weights import fingerprint

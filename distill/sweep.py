@@ -24,8 +24,8 @@ from omegaconf import DictConfig
 from gwm.condition.inputs import nothing_given
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.outputs import whole_file
-from gwm.report import Cell, Section, Table, write_report
+from gwm.files.outputs import whole_file
+from gwm.report.page import Cell, Section, Table, write_report
 from gwm.rollout import Rollout
 from gwm.weights import write_json
 from train.network import load_dit

@@ -33,15 +33,15 @@ from data.motion import reference_pose
 from data.performance import Performance, perform
 from gwm.autoencoders.motion.code import standardise, to_latents
 from gwm.autoencoders.motion.codec import MotionAutoencoder, load_motion
-from gwm.face import FaceMesh
-from gwm.images import read_image
+from gwm.media.face import FaceMesh
+from gwm.media.images import read_image
+from gwm.media.pixels import to_tensor
+from gwm.media.portraits import crop_to_face
 from gwm.metrics.distance import psnr
 from gwm.metrics.face_track import eye_contrast, face_track, lip_gap, seen
 from gwm.metrics.identity import FaceEmbedding, identity_similarity
 from gwm.metrics.lip_sync import correlation, lip_sync, moves
 from gwm.metrics.statistics import bootstrap
-from gwm.pixels import to_tensor
-from gwm.portraits import crop_to_face
 from gwm.resolution import Resolution
 from gwm.weights import write_json
 

@@ -29,7 +29,7 @@ from evaluate.speed import machine
 from evaluate.variants import Variant, kept_folder
 from gwm.autoencoders.protocol import Autoencoder
 from gwm.metrics.judge import Judge, means
-from gwm.report import Cell, Section, Table
+from gwm.report.page import Cell, Section, Table
 from gwm.weights import write_json
 from serve.artifact import Artifact
 from train.network import load_vae

@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 
 from configs.command.main import command
 from evaluate.sections import HEALTH, logged
-from gwm.line_chart import Line
-from gwm.outputs import whole_file
+from gwm.files.outputs import whole_file
+from gwm.report.line_chart import Line
 
 matplotlib.use("Agg")  # no screen
 log = logging.getLogger(__name__)

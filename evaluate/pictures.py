@@ -25,8 +25,8 @@ from configs.command.main import command
 from evaluate.cases import Case, test_cases
 from evaluate.endless import DRIFTING, Series, by_minute
 from evaluate.sections import logged, losses
-from gwm.line_chart import Line, thinned
-from gwm.outputs import whole_file
+from gwm.files.outputs import whole_file
+from gwm.report.line_chart import Line, thinned
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from train.gates import read_gates

@@ -11,9 +11,9 @@ from jaxtyping import Float, UInt8
 from omegaconf import DictConfig
 
 from configs.command.main import command
-from gwm.face import FaceMesh
-from gwm.json_text import json_text
-from gwm.media import read_audio, read_video
+from gwm.files.json_text import json_text
+from gwm.media.face import FaceMesh
+from gwm.media.video import read_audio, read_video
 from gwm.metrics.face_track import eye_contrast, face_track, mouth_crops, seen
 from gwm.metrics.judge import LEAST_SEEN
 from gwm.metrics.listening import FPS, num_blinks, per_minute

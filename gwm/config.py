@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gwm.condition.spec import ConditionSpec, Rate, in_order
-from gwm.json_config import JsonConfig
+from gwm.files.json_config import JsonConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

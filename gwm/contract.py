@@ -9,7 +9,7 @@ from gwm.autoencoders.families import autoencoder_config
 from gwm.autoencoders.protocol import AutoencoderConfig
 from gwm.chunks import ChunkPattern
 from gwm.config import AudioConfig, DiTConfig
-from gwm.json_config import JsonConfig
+from gwm.files.json_config import JsonConfig
 from gwm.resolution import Resolution
 from gwm.schedule import check_sigmas
 

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gwm.dit import DiT
-from gwm.json_config import JsonConfig
+from gwm.files.json_config import JsonConfig
 
 LAYERS = ("q", "k", "v", "o", "0", "2")  # within a block: the projections of both attentions, both layers of the MLP
 

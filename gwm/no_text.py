@@ -10,7 +10,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gwm.tensor_files import check_finite, read_tensor_file
+from gwm.files.tensors import check_finite, read_tensor_file
 
 NO_TEXT_FILE = "no_text.safetensors"
 TOKENS = "tokens"  # the file's only tensor

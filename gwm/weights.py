@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gwm.json_text import json_text
-from gwm.tensor_files import check_finite, read_json, read_tensor_file
+from gwm.files.json_text import json_text
+from gwm.files.tensors import check_finite, read_json, read_tensor_file
 
 FORMAT, VERSION = "gwm-weights", 1
 AGAIN = "Copy the whole folder again, or run the stage that wrote it."

@@ -7,12 +7,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from configs.command.main import command
-from serve.live.agent import TurnTaking
-from serve.live.endpoints import Endpoint
+from serve.live.http.server import serve_until_signal
+from serve.live.http.session import Timeouts
 from serve.live.log_lines import log_to_stdout
 from serve.live.options import ServerOptions
-from serve.live.server import serve_until_signal
-from serve.live.session import Timeouts
+from serve.live.speech.agent import TurnTaking
+from serve.live.speech.endpoints import Endpoint
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 from configs.command.main import command
 from gwm.autoencoders.motion.code import FRAMES, WIDTH, to_latents
 from gwm.autoencoders.motion.codec import load_motion
-from gwm.images import read_image
-from gwm.media import SAMPLE_RATE, write_video
-from gwm.pixels import to_tensor
+from gwm.media.images import read_image
+from gwm.media.pixels import to_tensor
+from gwm.media.video import SAMPLE_RATE, write_video
 from serve.face_crop import framed
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from gwm.autoencoders.families import build_autoencoder
 from gwm.autoencoders.protocol import Autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.folder_kind import folder_kind
+from gwm.files.folder_kind import folder_kind
+from gwm.files.tensors import read_tensor_file
 from gwm.guided_rollout import Guided
 from gwm.no_text import NO_TEXT_FILE, read_no_text
-from gwm.tensor_files import read_tensor_file
 from gwm.weights import check_keys
 from serve.quantise import check_recipe, quantise
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gwm.condition.inputs import Conditions
-from gwm.pixels import to_tensor
+from gwm.media.pixels import to_tensor
 from gwm.rollout import Emit, keep
 from serve.applied import Applied
 from serve.artifact import Artifact
@@ -90,7 +90,7 @@ class Engine:
             (height, width), (rows, columns) = portrait.shape[:2], self.size
             raise ValueError(
                 f"portrait of {height}x{width} px must be {rows}x{columns}, height x width, as the artifact was "
-                "trained or as size= says. Cut it out with gwm.portraits.crop_to_face or crop_to_centre."
+                "trained or as size= says. Cut it out with gwm.media.portraits.crop_to_face or crop_to_centre."
             )
         if self.history is not None:
             self.history.clear()

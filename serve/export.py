@@ -22,8 +22,8 @@ from gwm.autoencoders.families import load_autoencoder
 from gwm.autoencoders.protocol import KIND, Autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.files.tensors import check_finite
 from gwm.no_text import NO_TEXT_FILE, TOKENS, read_no_text
-from gwm.tensor_files import check_finite
 from gwm.weights import is_written_here, load_weights, read_header, write_json
 from serve.artifact import FORMAT, MANIFEST, VERSION, Artifact, describe, file_name
 from serve.fidelity import check_fidelity

@@ -5,8 +5,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from gwm.autoencoders.motion.paste import Square, square_around
-from gwm.face import FaceMesh, face_square
-from gwm.images import to_rgb
+from gwm.media.face import FaceMesh, face_square
+from gwm.media.images import to_rgb
 
 LONGEST = 4096  # px along the longer side of a whole picture
 

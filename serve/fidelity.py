@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gwm.media import read_audio
+from gwm.media.video import read_audio
 from gwm.metrics.distance import psnr
 from serve.artifact import Artifact
 from serve.engine import Engine

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from configs.command.main import command
 from gwm.contract import Contract
-from gwm.media import write_video
+from gwm.media.video import write_video
 from gwm.no_text import padded_text
 from gwm.resolution import Resolution
 from gwm.weights import is_written_here

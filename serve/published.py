@@ -13,9 +13,9 @@ from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
 from gwm.contract import Contract
 from gwm.convert import load_wan
-from gwm.media import write_video
+from gwm.media.pixels import to_uint8
+from gwm.media.video import write_video
 from gwm.no_text import padded_text
-from gwm.pixels import to_uint8
 from gwm.resolution import Resolution
 from gwm.wan.text import MOST_TOKENS
 from gwm.wan.vae import WanVAE, load_wan_vae

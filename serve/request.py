@@ -11,11 +11,11 @@ from jaxtyping import Float, UInt8
 
 from gwm.autoencoders.motion.paste import Square
 from gwm.contract import Contract
-from gwm.face import FaceMesh
-from gwm.images import read_image
-from gwm.media import container_of, read_audio
-from gwm.outputs import check_output
-from gwm.portraits import crop_to_centre, crop_to_face
+from gwm.files.outputs import check_output
+from gwm.media.face import FaceMesh
+from gwm.media.images import read_image
+from gwm.media.portraits import crop_to_centre, crop_to_face
+from gwm.media.video import container_of, read_audio
 from gwm.resolution import Resolution
 from serve.face_crop import framed
 from serve.many_steps import Sampling
@@ -170,7 +170,7 @@ class ClipRequest:
 
 
 def read_portrait(path: str | Path, resolution: Resolution, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:
-    """The part around the face of an image (`gwm.portraits.crop_to_face`), or around its centre without `crop`.
+    """The part around the face of an image (`gwm.media.portraits.crop_to_face`), or around its centre without `crop`.
 
     Raises:
         ValueError: the file is no image, or shows no face that could be cut out.

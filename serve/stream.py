@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from gwm.media import read_audio
+from gwm.media.video import read_audio
 from gwm.no_text import padded_text
 from serve.actions import action_rows
 from serve.applied import Applied

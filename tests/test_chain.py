@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gwm.media import read_audio, read_video
+from gwm.media.video import read_audio, read_video
 from serve.samples import sample_path
 
 ROOT = Path(__file__).parents[1]

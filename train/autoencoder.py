@@ -17,7 +17,7 @@ from data.shards import Clip, decode_frames, read_samples
 from data.storage import Location
 from gwm.autoencoders.haar import BANDS, HaarAutoencoder, HaarConfig, to_bands
 from gwm.autoencoders.protocol import KIND
-from gwm.pixels import to_float, to_tensor
+from gwm.media.pixels import to_float, to_tensor
 from gwm.transfer import to_host
 from train.generate import Played
 from train.network import load_vae

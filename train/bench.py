@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from configs.command.main import command
-from gwm.outputs import check_output
+from gwm.files.outputs import check_output
 from gwm.weights import write_json
 from train.measure import PRECISIONS, autocast, measure_pass
 from train.peak import matmul_flops, timed

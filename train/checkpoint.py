@@ -13,7 +13,7 @@ import torch.distributed as dist
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
-from gwm.tensor_files import check_finite, read_pickle
+from gwm.files.tensors import check_finite, read_pickle
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from data.shards import Clip
 from gwm.autoencoders.protocol import Autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.pixels import to_tensor
+from gwm.media.pixels import to_tensor
 from gwm.rollout import Rollout
 from gwm.transfer import to_host
 

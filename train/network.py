@@ -15,8 +15,8 @@ from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.convert import load_wan
 from gwm.dit import DiT
+from gwm.files.tensors import read_json
 from gwm.resolution import Resolution
-from gwm.tensor_files import read_json
 from gwm.wan.files import missing_hint
 from gwm.weights import is_written_here, load_weights, read_header
 

@@ -18,7 +18,7 @@ from data.characters.shaders import (
     SURFACE_FRAGMENT,
     SURFACE_VERTEX,
 )
-from gwm.face import EYES_AT, MOUTH_AT
+from gwm.media.face import EYES_AT, MOUTH_AT
 
 STYLES: tuple[str, ...] = ("anny", *CARTOON_STYLES)
 Real = float | np.floating
@@ -121,7 +121,7 @@ class Renderer:
         return self.scene
 
     def _set_camera(self, face: Float[np.ndarray, "v 3"]) -> None:
-        """Eyes and mouth of every face where `gwm.face` has them, then the framing."""
+        """Eyes and mouth of every face where `gwm.media.face` has them, then the framing."""
         eyes, mouth = eyes_and_lips(face)
         height = (eyes - mouth) / (MOUTH_AT - EYES_AT)
         centre = (0.0, 0.0, eyes - (0.5 - EYES_AT) * height)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from data.actions import index
 from data.characters.cartoon import SHIFT_PER_RADIAN, WIDE_OPEN
-from gwm.face import EYES_AT, MOUTH_AT
+from gwm.media.face import EYES_AT, MOUTH_AT
 
 Colour = tuple[int, int, int]
 FINE = 4  # subpixels a side: edges are smooth

@@ -18,10 +18,10 @@ from data.footage.survey import Survey, survey_video
 from data.footage.takes import Take, TakeRules, plan_takes
 from data.footage.video import UnusableError, opened, picture_stream
 from data.shards import Clip, encode_sample
-from gwm.decoding import Damage
-from gwm.face import FaceMesh
-from gwm.framing import Box, cut
-from gwm.video_frames import RgbReader, pictures, pixel_aspect
+from gwm.media.decoding import Damage
+from gwm.media.face import FaceMesh
+from gwm.media.framing import Box, cut
+from gwm.media.video_frames import RgbReader, pictures, pixel_aspect
 
 STYLE = "footage"
 BLANK_CONTRAST = 2.0  # standard deviation over a picture, of 255 levels; codecs make noise of about 1 on black

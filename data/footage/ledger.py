@@ -12,7 +12,7 @@ from data.footage.batches import Batch
 from data.footage.cutting import Record
 from data.footage.sources import Split
 from data.manifest import Shard, is_whole
-from gwm.text_files import decode_json
+from gwm.files.texts import decode_json
 
 LEDGER_NAME = "ingest.jsonl"
 LOCK_NAME = "ingest.lock"

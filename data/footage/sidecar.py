@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data.footage.video import UnusableError
-from gwm.text_files import read_json, read_text
+from gwm.files.texts import read_json, read_text
 
 SIDECAR_SUFFIXES = (".txt", ".json", ".npz")
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int16
 
 from data.clock import SAMPLE_RATE
 from data.footage.video import UnusableError, opened
-from gwm.sound import find_track, mono_blocks
+from gwm.media.sound import find_track, mono_blocks
 
 SLACK_SAMPLES = SAMPLE_RATE // 50  # time stamps this close to the running end are rounding; beyond it, there is a gap
 FULL_SCALE = 32767

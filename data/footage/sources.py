@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.footage.sidecar import SIDECAR_SUFFIXES, sidecar_paths
-from gwm.text_files import read_json
+from gwm.files.texts import read_json
 
 Split = Literal["train", "val", "test"]
 VIDEO_SUFFIXES = frozenset(

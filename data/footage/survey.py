@@ -9,9 +9,9 @@ from jaxtyping import Float, Int, UInt8
 from data.clock import FPS
 from data.footage.scenes import ChangeMeter, find_cuts, scene_frames, shown_pictures
 from data.footage.video import opened, picture_stream, thumbnail
-from gwm.decoding import Damage
-from gwm.face import FaceMesh, face_square
-from gwm.video_frames import RgbReader, pictures, pixel_aspect
+from gwm.media.decoding import Damage
+from gwm.media.face import FaceMesh, face_square
+from gwm.media.video_frames import RgbReader, pictures, pixel_aspect
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from data.footage.survey import Square, Survey
-from gwm.framing import Box, framed_centre, framed_face
+from gwm.media.framing import Box, framed_centre, framed_face
 from gwm.resolution import Resolution
 
 LEAST_MULTIPLE = 16

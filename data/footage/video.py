@@ -12,8 +12,8 @@ from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from gwm import video_frames
-from gwm.video_frames import ColourError
+from gwm.media import video_frames
+from gwm.media.video_frames import ColourError
 
 THUMBNAIL = (48, 27)  # width and height: what remains of a picture where only its change counts
 

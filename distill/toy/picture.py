@@ -13,7 +13,7 @@ from distill.toy.chain import Chain
 from distill.toy.networks import ChainStudent
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
-from gwm.outputs import whole_file
+from gwm.files.outputs import whole_file
 
 matplotlib.use("Agg")  # no screen
 BINS = torch.linspace(-2, 2, 61).tolist()

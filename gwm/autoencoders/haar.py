@@ -18,8 +18,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from gwm.autoencoders.protocol import Memory, Reference, check_not_pasted
-from gwm.json_config import JsonConfig
-from gwm.pixels import as_bytes, as_float
+from gwm.files.json_config import JsonConfig
+from gwm.media.pixels import as_bytes, as_float
 
 # One tensor per memory block: the features of the latest latent frame, `b c h w`. Owned by the caller.
 HaarState = tuple[Float[Tensor, "b _ _ _"], ...]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from gwm.json_config import JsonConfig
+from gwm.files.json_config import JsonConfig
 
 Rate = Literal["tokens", "channels", "frame"]
 Encoder = Literal["text", "image", "linear", "speech"]

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from gwm.files.tensors import read_tensor_file
 from gwm.optional import optional_folder
-from gwm.tensor_files import read_tensor_file
 
 WEIGHTS_COMMAND = "pip install --no-deps stlpips-pytorch==0.0.2"
 WEIGHTS = "weights/vST0.0/alex_shift_tolerant.pth"

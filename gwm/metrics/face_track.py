@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from gwm.face import CHIN, EYE_CORNERS, FOREHEAD, LIP_CORNERS, LOWER_LIP, UPPER_LIP, FaceMesh
+from gwm.media.face import CHIN, EYE_CORNERS, FOREHEAD, LIP_CORNERS, LOWER_LIP, UPPER_LIP, FaceMesh
 
 Track = Float[np.ndarray, "f 468 3"]  # landmarks in px; NaN where no face is found
 NUM_LANDMARKS = 468

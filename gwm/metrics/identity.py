@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from gwm.face import EYE_CORNERS, NOSE_BASE, FaceMesh
+from gwm.media.face import EYE_CORNERS, NOSE_BASE, FaceMesh
 from gwm.optional import optional_folder, optional_module
 
 DLIB_COMMAND = "pip install dlib-bin==20.0.1.post1"

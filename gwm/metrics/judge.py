@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from gwm.face import FaceMesh
+from gwm.media.face import FaceMesh
 from gwm.metrics.distance import PerceptualDistance, psnr, ssim
 from gwm.metrics.face_track import Track, eye_contrast, face_track, head_pitch, lip_gap, mouth_crops, seen
 from gwm.metrics.identity import FaceEmbedding, identity_similarity

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig
+from gwm.media.pixels import to_float
 from gwm.optional import MissingPackageError
-from gwm.pixels import to_float
 from gwm.weights import load_weights, read_header
 
 KIND = "sync"

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gwm.tensor_files import DOWNLOAD, check_file, check_finite, read_json, read_tensor_file
+from gwm.files.tensors import DOWNLOAD, check_file, check_finite, read_json, read_tensor_file
 from gwm.wan.state_dict import check_full_model, plain_names
 from gwm.weights import write_json
 

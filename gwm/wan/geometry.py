@@ -6,7 +6,7 @@ from typing import Any
 
 from gwm.condition.spec import ConditionSpec
 from gwm.config import DiTConfig
-from gwm.tensor_files import read_json
+from gwm.files.tensors import read_json
 
 CLIP_DIM = 1280  # of the image encoder in Wan 2.1 I2V; its original config leaves it out
 CLIP_LAYER = "img_emb.proj."  # in the original release; only models that attend to CLIP have it

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from gwm.tensor_files import read_json
+from gwm.files.tensors import read_json
 from gwm.wan.files import folder_digest
 from gwm.wan.pretrained import load_encoder
 from gwm.wan.vae import WanVAE

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from gwm.files.tensors import DOWNLOAD, check_file, check_finite, read_json
 from gwm.optional import optional_module
-from gwm.tensor_files import DOWNLOAD, check_file, check_finite, read_json
 
 COMMAND = "pip install 'gwm[wan]'"
 

@@ -1,6 +1,6 @@
 """State dictionaries of Wan as other projects write them: prefixes taken off, and a sentence for what is no full model.
 
-Wrappers such as {"generator": ...} are opened where the file is read (`gwm.tensor_files`).
+Wrappers such as {"generator": ...} are opened where the file is read (`gwm.files.tensors`).
 """
 
 import re

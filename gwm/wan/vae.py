@@ -10,8 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from gwm.autoencoders.protocol import Memory, Reference, check_not_pasted
+from gwm.media.pixels import as_bytes, as_float
 from gwm.optional import optional_module
-from gwm.pixels import as_bytes, as_float
 from gwm.wan.files import component, read_tensors
 from gwm.wan.fused import fuse
 from gwm.wan.state_dict import described

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gwm.json_config import JsonConfig
-from gwm.tensor_files import read_json
+from gwm.files.json_config import JsonConfig
+from gwm.files.tensors import read_json
 
 # Config.json of diffusers may repeat these; another value is another architecture.
 FIXED: dict[str, Any] = {"attn_scales": [], "dropout": 0.0, "scale_factor_temporal": 4}

@@ -21,20 +21,20 @@ from gwm.resolution import Resolution
 from serve.applied import Applied
 from serve.bench.browser import open_browser, open_page, start_talking
 from serve.bench.live_numbers import SETTLE_S, drift, paired
-from serve.live.admission import Admission
-from serve.live.agent import Services, TurnTaking
-from serve.live.api import Api
-from serve.live.changes import Change, ChangeRefusedError
+from serve.live.avatar.changes import Change, ChangeRefusedError
+from serve.live.avatar.performer import Beat
+from serve.live.avatar.sound import Sound
 from serve.live.characters import Character
-from serve.live.conversation import Conversation
 from serve.live.gauges import Gauges
+from serve.live.http.admission import Admission
+from serve.live.http.api import Api
+from serve.live.http.conversation import Conversation
+from serve.live.http.refusals import NotHereError
+from serve.live.http.renderer import Renderer
+from serve.live.http.session import Timeouts
 from serve.live.low_priority import LowPriority
-from serve.live.performer import Beat
-from serve.live.refusals import NotHereError
-from serve.live.renderer import Renderer
-from serve.live.services import LocalSTT, LocalTTS, RuleLLM
-from serve.live.session import Timeouts
-from serve.live.sound import Sound
+from serve.live.speech.agent import Services, TurnTaking
+from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
 
 RATE, FRAME = 24_000, 1_000
 SIDE = 128

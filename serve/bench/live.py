@@ -20,17 +20,17 @@ import torch
 from omegaconf import DictConfig
 
 from configs.command.main import command
-from gwm.outputs import check_output
+from gwm.files.outputs import check_output
 from serve.bench.browser import knock, open_browser, open_page, start_talking
 from serve.bench.flash_and_beep import flash_minus_beep
 from serve.bench.live_numbers import SETTLE_S, drift, growth, picture, spread
 from serve.bench.live_server import memory_mb, running_server
 from serve.bench.live_verdict import keep, verdict, verdict_table
 from serve.bench.report import machine
-from serve.live.espeak import Espeak
+from serve.live.avatar.sound import Sound
 from serve.live.log_lines import log_to_stdout
-from serve.live.sound import Sound
-from serve.live.voices import PiperVoice
+from serve.live.speech.espeak import Espeak
+from serve.live.speech.voices import PiperVoice
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gwm.json_text import json_text
-from gwm.outputs import whole_file
+from gwm.files.json_text import json_text
+from gwm.files.outputs import whole_file
 from serve.bench.report import table
 
 FPS, FPS_OFF = 24.0, 0.5

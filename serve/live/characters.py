@@ -12,11 +12,11 @@ import yaml
 from jaxtyping import UInt8
 from PIL import Image
 
-from gwm.face import FaceMesh
-from gwm.images import read_image
-from gwm.portraits import crop_to_centre, crop_to_face
+from gwm.files.texts import read_text
+from gwm.media.face import FaceMesh
+from gwm.media.images import read_image
+from gwm.media.portraits import crop_to_centre, crop_to_face
 from gwm.resolution import Resolution
-from gwm.text_files import read_text
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 from loguru import logger as pipecat_logger
 
-from gwm.json_text import json_text
+from gwm.files.json_text import json_text
 
 # Tasks inherit it from the task that starts them, so everything that a session does carries its id.
 SESSION: ContextVar[str] = ContextVar("session", default="-")

@@ -3,7 +3,7 @@ import pytest
 
 from data.crops import motion, moving_crops
 from data.pixels import halve
-from gwm.pixels import to_float, to_uint8
+from gwm.media.pixels import to_float, to_uint8
 
 
 def clip_with_a_moving_dot() -> np.ndarray:

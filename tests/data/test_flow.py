@@ -11,7 +11,7 @@ from data.characters.head import PARTS, animate, eyes_and_lips, load_head, norma
 from data.characters.renderer import CAMERA_METRES, CENTRED, NECK, Framing, Renderer, identity, turn_matrix
 from data.characters.scene import _follow, _surface_faces
 from data.characters.sketch import sketch
-from gwm.face import EYES_AT, MOUTH_AT
+from gwm.media.face import EYES_AT, MOUTH_AT
 
 FRAMING = Framing(right=0.03, down=-0.02, zoom=1.1)
 WHO = identity(7, "anny")

@@ -15,8 +15,8 @@ from gwm.condition.audio import chunk_windows, frame_features, own_features
 from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
 from gwm.contract import Contract
+from gwm.media.pixels import as_bytes
 from gwm.metrics.sync_net import MAX_LAG
-from gwm.pixels import as_bytes
 from tests.distill.test_stage import diary
 from tests.tiny import GRID, contract, latents, speech
 from tests.train.test_resume import LatentsInMemory, weights

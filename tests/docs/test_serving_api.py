@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from serve.live import api, changes, conversation, receipts, renderer
+from serve.live.avatar import changes
+from serve.live.http import api, conversation, receipts, renderer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving_api.md").read_text()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evaluate.health import PANELS, curves_of, draw, news, running_mean
-from gwm.line_chart import Line
+from gwm.report.line_chart import Line
 
 
 def write_log(stage: Path, names: list[str]) -> Path:

@@ -7,8 +7,8 @@ import numpy as np
 
 from evaluate.gates import Verdict
 from evaluate.sections import gates_table, logged, losses, metrics_table, training_sections
-from gwm.line_chart import Line
-from gwm.report import Curves
+from gwm.report.line_chart import Line
+from gwm.report.page import Curves
 
 
 def test_losses_and_health_of_a_run_are_drawn(tmp_path: Path):

@@ -7,7 +7,7 @@ import pytest
 
 from data.actions import ACTION_NAMES, index
 from data.characters.renderer import Renderer, identity
-from gwm.face import FaceMesh
+from gwm.media.face import FaceMesh
 from gwm.optional import MissingPackageError
 
 NUM_FRAMES = 24

@@ -5,7 +5,7 @@ from PIL import Image, ImageFilter
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from gwm import optional
-from gwm.face import FaceMesh
+from gwm.media.face import FaceMesh
 from gwm.metrics.distance import PerceptualDistance, psnr, ssim
 from gwm.metrics.face_track import face_track, lip_gap
 from gwm.metrics.identity import FaceEmbedding, identity_similarity

@@ -9,8 +9,8 @@ from PIL import Image
 
 from gwm.autoencoders.motion.network import MotionNetwork
 from gwm.autoencoders.protocol import KIND
-from gwm.face import FaceMesh, face_square
-from gwm.media import read_video
+from gwm.media.face import FaceMesh, face_square
+from gwm.media.video import read_video
 from gwm.weights import save_weights
 from serve.animate import animate, read_codes
 from serve.face_crop import framed

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gwm.media import read_audio
+from gwm.media.video import read_audio
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.request import read_portrait

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from data.shards import Clip, Truth
-from gwm.pixels import to_tensor
+from gwm.media.pixels import to_tensor
 from serve.artifact import Artifact
 from serve.engine import Engine
 from train.generate import clip_batch, stream

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from gwm.media import read_audio, read_video, write_video
+from gwm.media.video import read_audio, read_video, write_video
 from gwm.resolution import Resolution
 from serve.artifact import Artifact
 from serve.engine import Engine

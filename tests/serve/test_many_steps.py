@@ -19,8 +19,8 @@ from gwm.convert import load_wan
 from gwm.dit import DiT
 from gwm.guidance import Guidance
 from gwm.guided_rollout import Guided
-from gwm.media import read_audio, read_video, write_video
-from gwm.pixels import to_uint8
+from gwm.media.pixels import to_uint8
+from gwm.media.video import read_audio, read_video, write_video
 from gwm.sampler import frame_noise
 from gwm.schedule import sigma_steps
 from gwm.wan.text import UMT5

@@ -14,7 +14,7 @@ from data.shards import decode_sample, read_shard
 from gwm.autoencoders.protocol import KIND
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.media import read_video
+from gwm.media.video import read_video
 from gwm.resolution import Resolution
 from gwm.weights import save_weights
 from serve.artifact import Artifact, load_artifact

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from gwm.condition.inputs import Conditions
-from gwm.media import read_video, write_video
-from gwm.pixels import to_tensor
+from gwm.media.pixels import to_tensor
+from gwm.media.video import read_video, write_video
 from gwm.rollout import Rollout
 from gwm.wan.text import UMT5
 from serve.artifact import Artifact, load_artifact

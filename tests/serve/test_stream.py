@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from gwm.media import read_audio
+from gwm.media.video import read_audio
 from gwm.resolution import Resolution
 from gwm.wan.text import UMT5
 from serve.artifact import load_artifact

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gwm.autoencoders.motion.basis import GRID
 from gwm.autoencoders.motion.warp import REDRAWN, background, low_pass, places, redraw, sample
-from gwm.pixels import as_bytes
+from gwm.media.pixels import as_bytes
 
 EDGE = 4  # cells over which all motion fades out at the border of a picture that is pasted back
 

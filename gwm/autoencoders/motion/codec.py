@@ -53,7 +53,7 @@ class MotionAutoencoder(nn.Module):
 
     @torch.no_grad()
     def encode_reference(self, image: UInt8[Tensor, "b s1 s2 3"], *, pasted: bool = False) -> Reference:
-        """Square portraits, framed as `gwm.face.crop_to_face` frames them, of 64 px or more. Their latent is zero.
+        """Square portraits framed as `gwm.media.face.crop_to_face` frames them, of 64 px or more. Their latent is zero.
 
         pasted: the pictures are parts of larger ones: motion fades out towards the border.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from gwm.json_config import JsonConfig
+from gwm.files.json_config import JsonConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,6 +30,6 @@ class Square:
 
 
 def square_around(middle: Float[np.ndarray, "2"], side: float) -> Square:
-    """From middle (x, y) and side of `gwm.face.face_square`."""
+    """From middle (x, y) and side of `gwm.media.face.face_square`."""
     left, top = np.round(middle - side / 2).astype(int)
     return Square(int(left), int(top), max(1, round(side)))

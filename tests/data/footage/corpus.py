@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from gwm.media import EVERY_CPU
+from gwm.media.video import EVERY_CPU
 
 BASE, RAMP = 60, 30  # grey level of the first picture, and what a second adds
 LENGTH_S = 3.0

@@ -16,7 +16,7 @@ from data.footage.takes import TakeRules
 from data.ingest import REPORT_NAME, ingest
 from data.manifest import read_manifest
 from data.shards import decode_sample, read_samples
-from gwm.face import FaceMesh
+from gwm.media.face import FaceMesh
 from gwm.resolution import Resolution
 from tests.data.footage import corpus
 

@@ -15,7 +15,7 @@ from data.ingest import ingest
 from data.latents import EncodedClips
 from data.manifest import read_manifest
 from data.shards import Clip, decode_sample, read_samples
-from gwm.face import EYES_AT, MOUTH_AT, FaceMesh, eyes_and_mouth
+from gwm.media.face import EYES_AT, MOUTH_AT, FaceMesh, eyes_and_mouth
 from gwm.optional import optional_folder
 from gwm.resolution import Resolution
 from tests.tiny import AUDIO, tiny_vae

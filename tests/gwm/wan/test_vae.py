@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gwm.pixels import as_bytes, as_float
+from gwm.media.pixels import as_bytes, as_float
 from gwm.wan.fused import BLOCK, fuse
 from gwm.wan.vae import WanVAE, load_wan_vae
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE, WanVAEConfig, read_vae_config

@@ -1,6 +1,6 @@
 import pytest
 
-from serve.live.performer import Performer
+from serve.live.avatar.performer import Performer
 from tests.serve.live.level_face import BEAT, LevelFace
 
 

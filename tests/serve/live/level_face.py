@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 
 from serve.applied import Applied
-from serve.live.changes import Change, ChangeRefusedError, Rewind
-from serve.live.performer import Beat, FaceLostError, Performer
+from serve.live.avatar.changes import Change, ChangeRefusedError, Rewind
+from serve.live.avatar.performer import Beat, FaceLostError, Performer
 from tests.serve.live import turned_clock
 
 BEAT = Beat(chunk_samples=4_000, lookahead_samples=4_000, frame_samples=1_000, sample_rate=24_000, lead_samples=7_200)

@@ -14,18 +14,18 @@ from aiortc.contrib.media import MediaStreamError
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
 from gwm.resolution import Resolution
-from serve.live.admission import Admission
-from serve.live.agent import Services, TurnTaking
-from serve.live.api import Api
 from serve.live.characters import Character
-from serve.live.conversation import Conversation
 from serve.live.gauges import Gauges
+from serve.live.http.admission import Admission
+from serve.live.http.api import Api
+from serve.live.http.conversation import Conversation
+from serve.live.http.renderer import Renderer
+from serve.live.http.session import Timeouts
 from serve.live.low_priority import LowPriority
-from serve.live.renderer import Renderer
-from serve.live.services import LocalSTT, LocalTTS, RuleLLM
-from serve.live.session import Timeouts
+from serve.live.speech.agent import Services, TurnTaking
+from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
 from tests.serve.live.level_face import BEAT, LevelFace
-from tests.serve.live.test_agent import Deaf, Hum
+from tests.serve.live.speech.test_agent import Deaf, Hum
 
 DEADLINE_S = 60.0  # for what must happen; a busy machine takes seconds for what takes none
 TIMEOUTS = Timeouts(connect_s=DEADLINE_S, reconnect_s=DEADLINE_S, session_s=10 * DEADLINE_S)

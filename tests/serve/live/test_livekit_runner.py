@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve.live.performer import Performer
-from serve.live.video_generator import livekit_generator
+from serve.live.avatar.performer import Performer
+from serve.live.avatar.video_generator import livekit_generator
 from tests.serve.live.level_face import BEAT, LevelFace
 
 pytestmark = pytest.mark.skipif(find_spec("livekit") is None, reason="livekit-agents is not installed")

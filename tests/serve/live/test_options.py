@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from serve.live.agent import TurnTaking
-from serve.live.endpoints import Endpoint
+from serve.live.http.session import Timeouts
 from serve.live.options import ServerOptions
-from serve.live.session import Timeouts
+from serve.live.speech.agent import TurnTaking
+from serve.live.speech.endpoints import Endpoint
 
 SHIPPED = yaml.safe_load((Path(__file__).parents[3] / "configs" / "serve.yaml").read_text())
 

@@ -13,7 +13,7 @@ import soundfile
 from PIL import Image
 
 from serve.bench.browser import BROWSERS, open_browser, open_page
-from serve.live import small_talk
+from serve.live.speech import small_talk
 from tests.serve.live.server_kit import DEADLINE_S, GREETING, serving
 
 PHONES = ((390, 844), (360, 640))

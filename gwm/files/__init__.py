@@ -1,0 +1,1 @@
+"""Files: checked, read whole, written whole."""

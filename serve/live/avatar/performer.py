@@ -1,0 +1,186 @@
+"""From two voices to a stream of chunks that never ends: silence is performed too."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from serve.applied import Applied
+from serve.live.avatar.changes import Change
+from serve.live.avatar.playout import Chunk, Cue, Playout, nothing
+from serve.live.avatar.sound import MicBuffer, Sound, SpeechQueue
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 1.0  # between attempts to get a lost engine back
+
+
+class FaceLostError(RuntimeError):
+    """Whatever makes the frames is gone; it may come back."""
+
+
+@runtime_checkable
+class Face(Protocol):
+    """An engine of one session, wherever it runs."""
+
+    async def start(self) -> None:
+        """Show the portrait and forget everything else; brings a lost engine back."""
+        ...
+
+    async def step(self, agent: Sound, user: Sound, *, hush: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
+        """Push a chunk of both voices; frames of the chunk that became ready, None while the lookahead fills.
+
+        hush: first silence what was pushed of the agent's voice and is not shown yet.
+
+        Raises:
+            FaceLostError: there is no engine any more.
+        """
+        ...
+
+    async def stop(self) -> None: ...
+
+    async def change(self, change: Change) -> Applied:
+        """What the next chunks are generated under.
+
+        Raises:
+            ChangeRefusedError: it cannot be; the message says why, and the stream goes on as before.
+            FaceLostError: there is no engine at the moment.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Samples in a chunk, of lookahead, and how far the engine may be ahead of what is heard."""
+
+    chunk_samples: int
+    lookahead_samples: int
+    frame_samples: int
+    sample_rate: int
+    lead_samples: int
+
+    def __post_init__(self) -> None:
+        if self.lead_samples < self.chunk_samples:
+            raise ValueError(
+                f"lead of {self.lead_samples} samples must be at least a chunk's {self.chunk_samples}: otherwise "
+                "nothing could be played. Raise lead_ms."
+            )
+
+    @property
+    def waiting_chunks(self) -> int:
+        """Chunks that must be known after the one that is shown."""
+        return -(-self.lookahead_samples // self.chunk_samples)
+
+
+@dataclass(slots=True)
+class Pushed:
+    """A chunk that the engine has heard and not shown."""
+
+    agent: Sound
+    user: Sound
+    cues: list[Cue] = field(default_factory=list)
+
+    def hush(self) -> None:
+        self.agent = np.zeros_like(self.agent)
+        self.cues.clear()
+
+
+class Performer:
+    """Speech goes in by `say` and `cue`, what is heard by `hear`; `run` fills the playout until it is cancelled.
+
+    `interrupt` begins a new generation: speech of an older one is dropped wherever it is, while the engine keeps its
+    past and closes the mouth. When the engine is lost the voice goes on, the picture stays, and a new one is started.
+    """
+
+    def __init__(self, face: Face, beat: Beat, *, on_step: Callable[[float], None] = lambda ms: None) -> None:
+        self.face, self.beat, self.on_step = face, beat, on_step
+        self.playout = Playout(frame_samples=beat.frame_samples, limit_samples=beat.lead_samples)
+        self.speech_queue, self.mic_buffer = SpeechQueue(), MicBuffer(limit_samples=2 * beat.chunk_samples)
+        self.generation = self.losses = 0
+        self._pushed: deque[Pushed] = deque()
+        self._hush = False
+        self._revival: asyncio.Task[None] | None = None
+
+    def say(self, voice: Sound, *, generation: int) -> None:
+        if generation == self.generation:
+            self.speech_queue.say(voice)
+
+    def cue(
+        self,
+        action: Callable[[], None],
+        *,
+        generation: int,
+        sample: int | None = None,
+        drawn: Callable[[], None] = nothing,
+    ) -> None:
+        """Act when the speech has been heard up to `sample`, by default up to what was said so far.
+
+        drawn: called before, when the engine has drawn it.
+        """
+        if generation == self.generation:
+            self.speech_queue.cue(Cue(self.speech_queue.said_samples if sample is None else sample, action, drawn))
+
+    def hear(self, voice: Sound) -> None:
+        self.mic_buffer.hear(voice)
+
+    def interrupt(self, on_silent: Callable[[], None] = nothing) -> None:
+        """on_silent: called when the last sound of the old generation is played."""
+        self.generation += 1
+        self.speech_queue.clear()
+        self.playout.hush(on_silent)
+        for pushed in self._pushed:
+            pushed.hush()
+        self._hush = True
+
+    async def run(self) -> None:
+        try:
+            await self.face.start()
+            while True:
+                await self.playout.room(self.beat.chunk_samples)
+                await self._perform()
+        finally:
+            if self._revival:
+                self._revival.cancel()
+
+    async def _perform(self) -> None:
+        voice, cues = self.speech_queue.take(self.beat.chunk_samples)
+        self._pushed.append(Pushed(voice, self.mic_buffer.take(self.beat.chunk_samples), cues))
+        frames = await self._frames(self._pushed[-1])
+        if len(self._pushed) > self.beat.waiting_chunks:
+            shown = self._pushed.popleft()
+            sound = (shown.agent.clip(-1, 1) * 32767).astype(np.int16)
+            self.playout.put(Chunk(sound, frames, shown.cues))
+
+    async def _frames(self, pushed: Pushed) -> UInt8[np.ndarray, "f h w 3"] | None:
+        begin = asyncio.get_running_loop().time()
+        try:
+            if not self._there():
+                return None
+            hush, self._hush = self._hush, False
+            frames = await self.face.step(pushed.agent, pushed.user, hush=hush)
+        except FaceLostError as error:
+            log.error("the picture is lost and the voice goes on: %s", error)
+            self.losses += 1
+            self._revival = asyncio.create_task(self._start_again())
+            return None
+        self.on_step(1000 * (asyncio.get_running_loop().time() - begin))
+        return frames
+
+    def _there(self) -> bool:
+        if self._revival and self._revival.done():
+            self._revival = None
+            log.info("the picture is back")
+        return self._revival is None
+
+    async def _start_again(self) -> None:
+        while True:
+            try:
+                return await self.face.start()
+            except FaceLostError as error:
+                log.warning("no new engine yet: %s", error)
+                await asyncio.sleep(RETRY_S)

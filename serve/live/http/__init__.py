@@ -1,0 +1,1 @@
+"""The door: REST, WebRTC, the page, admission, sessions."""

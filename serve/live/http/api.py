@@ -1,0 +1,283 @@
+"""The HTTP side: pages, characters, uploads, sessions, and what operators look at."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from prometheus_client import generate_latest
+
+from gwm.resolution import Resolution
+from serve.live.characters import Character, to_png
+from serve.live.gauges import Gauges
+from serve.live.http.admission import Admission, Rate
+from serve.live.http.conversation import Conversation
+from serve.live.http.refusals import FullError, NotHereError, WrongKeyError
+from serve.live.http.renderer import Renderer
+from serve.live.http.session import Session
+from serve.live.http.uploads import UPLOAD_BYTES, Uploads
+
+log = logging.getLogger(__name__)
+
+WEB = Path(__file__).parent / "web"
+PAGES = {"/": "index.html"} | {
+    f"/{name}": name for name in ("app.js", "causes.js", "choosing.js", "page.js", "style.css", "icon.svg")
+}
+SDP_BYTES = 64_000
+BODY_S = 20.0  # for the largest upload on a slow line
+MODES = ("conversation", "renderer")
+# Nothing may come from, or go to, another host.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; media-src 'self' blob:; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "microphone=(self), camera=(self)",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+# From an id, a character, and what to call at the end.
+MakeConversation = Callable[[str, Character, Callable[[], None]], Conversation]
+MakeRenderer = Callable[[str, Character, Callable[[], None]], Renderer]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class TooLargeError(ValueError):
+    """A body with more bytes than may be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a visitor asks for when a session is opened."""
+
+    character: str | None = None
+    image: str | None = None  # the key of an upload
+    mode: str = "conversation"
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Wish":
+        """
+        Raises:
+            ValueError: a field is unknown, no text, or has a value that does not exist.
+        """
+        for name, value in values.items():
+            if name not in cls.__slots__:
+                raise ValueError(f"field {name!r} must be one of {', '.join(cls.__slots__)}.")
+            if not isinstance(value, str) and not (value is None and name != "mode"):
+                raise ValueError(f"{name}={value!r} must be text.")
+        wish = cls(**values)
+        if wish.mode not in MODES:
+            raise ValueError(f"mode={wish.mode!r} must be one of {', '.join(MODES)}.")
+        return wish
+
+
+class Api:
+    """Handlers of one server; `app` is what aiohttp runs."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        characters: dict[str, Character],
+        *,
+        make_conversation: MakeConversation,
+        make_renderer: MakeRenderer,
+        resolution: Resolution,
+        hosts: set[str],
+        origins: set[str],
+        trusted_proxies: list[str],
+        requests_per_minute: int,
+        gauges: Gauges,
+    ) -> None:
+        self.admission, self.characters, self.resolution, self.gauges = admission, characters, resolution, gauges
+        self.make_conversation, self.make_renderer = make_conversation, make_renderer
+        self.hosts, self.origins = hosts, origins
+        self.proxies = [ip_network(proxy) for proxy in trusted_proxies]
+        self.uploads, self.rate = Uploads(), Rate(requests_per_minute, 60.0)
+        self.app = web.Application(middlewares=[self._guard])
+        self.app.on_cleanup.append(self._close)
+        self.app.router.add_routes(
+            [
+                *(web.get(path, self.page) for path in PAGES),
+                web.get("/v1/characters", self.list_characters),
+                web.get("/v1/characters/{key}/image", self.character_image),
+                web.post("/v1/images", self.upload),
+                web.get("/v1/images/{key}", self.uploaded_image),
+                web.post("/v1/realtime_sessions", self.open_session),
+                web.post("/v1/realtime_sessions/{id}/offer", self.connect),
+                web.get("/v1/realtime_sessions/{id}/renderer", self.render),
+                web.delete("/v1/realtime_sessions/{id}", self.end_session),
+                web.get("/health", self.health),
+                web.get("/ready", self.ready),
+                web.get("/metrics", self.metrics),
+            ]
+        )
+
+    async def _close(self, app: web.Application) -> None:
+        self.uploads.close()
+
+    async def page(self, request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(WEB / PAGES[request.path])
+
+    async def list_characters(self, request: web.Request) -> web.Response:
+        entries = [
+            {"key": character.key, "name": character.name, "image": f"/v1/characters/{character.key}/image"}
+            for character in self.characters.values()
+        ]
+        return web.json_response({"characters": entries})
+
+    async def character_image(self, request: web.Request) -> web.Response:
+        return _png(self._character(request.match_info["key"]).portrait)
+
+    async def upload(self, request: web.Request) -> web.Response:
+        self.rate.check(self._visitor(request))
+        data = await _body(request, UPLOAD_BYTES)
+        portrait, found = await self.uploads.portrait(data, self.resolution)
+        key = self.uploads.add(portrait)
+        note = None if found else "No face was found, so the middle of the picture is used."
+        return web.json_response({"key": key, "image": f"/v1/images/{key}", "note": note})
+
+    async def uploaded_image(self, request: web.Request) -> web.Response:
+        return _png(self.uploads.get(request.match_info["key"]))
+
+    async def open_session(self, request: web.Request) -> web.Response:
+        visitor = self._visitor(request)
+        self.rate.check(visitor)
+        wish = Wish.of(await _json(request))
+        character = self._character(wish.character or next(iter(self.characters)))
+        if wish.image:
+            character = character.with_portrait(self.uploads.get(wish.image))
+        make = self.make_renderer if wish.mode == "renderer" else self.make_conversation
+        session = self.admission.open(lambda session_id, on_end: make(session_id, character, on_end), visitor)
+        return web.json_response({"id": session.id, "status": "READY", "session_key": session.key.value}, status=201)
+
+    async def connect(self, request: web.Request) -> web.Response:
+        session = self.admission.get(request.match_info["id"], Conversation)
+        offer = await _json(request)
+        if not isinstance(offer.get("sdp"), str):
+            raise ValueError("sdp must be a string: the client's offer.")
+        answer, key = await session.connect(_bearer(request), offer["sdp"])
+        return web.json_response({"type": "answer", "sdp": answer, "session_key": key})
+
+    async def end_session(self, request: web.Request) -> web.Response:
+        session = self.admission.get(request.match_info["id"], Session)
+        session.key.check(_bearer(request))
+        await session.close("You have left.")
+        return web.Response(status=204)
+
+    async def render(self, request: web.Request) -> web.WebSocketResponse:
+        return await self.admission.get(request.match_info["id"], Renderer).serve(_bearer(request), request)
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "alive"})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        free = 0 if self.admission.draining else self.admission.capacity - len(self.admission.sessions)
+        return web.json_response({"free": free, "capacity": self.admission.capacity}, status=200 if free > 0 else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self.gauges.registry), content_type="text/plain", charset="utf-8")
+
+    def _visitor(self, request: web.Request) -> str:
+        """The address of whoever asks; behind trusted proxies the last one that they were asked by."""
+        address = request.remote or ""
+        forwarded = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",") if part.strip()]
+        while forwarded and self._trusted(address):
+            address = forwarded.pop()
+        return address
+
+    def _trusted(self, address: str) -> bool:
+        try:
+            return any(ip_address(address) in proxy for proxy in self.proxies)
+        except ValueError:  # a proxy may write a name there
+            return False
+
+    def _character(self, key: str) -> Character:
+        if key not in self.characters:
+            raise NotHereError(f"There is no character of this name. There are: {', '.join(self.characters)}.")
+        return self.characters[key]
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse foreign pages, and turn every known error into JSON with a message for a person."""
+        try:
+            self._check_origin(request)
+            response = await handler(request)
+        except FullError as error:
+            self.gauges.refused.labels(error.reason).inc()
+            response = _error(429, str(error), {"Retry-After": str(error.retry_after_s)}, reason=error.reason)
+        except WrongKeyError as error:
+            response = _error(403, str(error))
+        except NotHereError as error:
+            response = _error(404, str(error))
+        except TooLargeError as error:
+            response = _error(413, str(error))
+        except ValueError as error:
+            response = _error(400, str(error))
+        except TimeoutError:
+            response = _error(408, f"The body did not arrive within {BODY_S:.0f} s. Try again.")
+        except web.HTTPException as error:
+            response = _error(error.status, error.reason)
+        if not response.prepared:  # a websocket has ended by now
+            response.headers.update(HEADERS)
+            if request.method == "POST":  # the answer holds keys
+                response.headers["Cache-Control"] = "no-store"
+        return response
+
+    def _check_origin(self, request: web.Request) -> None:
+        """A page of another site must not reach a server on its visitor's own machine, by whatever name."""
+        host = urlsplit(f"//{request.host}").hostname
+        if "*" not in self.hosts and host not in self.hosts:
+            raise WrongKeyError(f"host {host} is not served here. Add it to hosts in the configuration.")
+        origin = request.headers.get("Origin")
+        if origin and origin not in self.origins and urlsplit(origin).netloc != request.host:
+            raise WrongKeyError(f"origin {origin} is not allowed. Add it to origins in the configuration.")
+
+
+def _png(portrait: Any) -> web.Response:
+    return web.Response(body=to_png(portrait), content_type="image/png")
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None, **more: str) -> web.Response:
+    return web.json_response({"error": message, **more}, status=status, headers=headers)
+
+
+def _bearer(request: web.Request) -> str:
+    return request.headers.get("Authorization", "").removeprefix("Bearer ")
+
+
+async def _body(request: web.Request, limit: int) -> bytes:
+    """All of it, in however many pieces it arrives.
+
+    Raises:
+        TooLargeError: there is more than `limit` bytes of it.
+        TimeoutError: it does not end in time.
+    """
+    body = bytearray()
+    async with asyncio.timeout(BODY_S):
+        async for part in request.content.iter_any():
+            body += part
+            if len(body) > limit:
+                raise TooLargeError(f"At most {limit / 1e6:g} MB can be sent here.")
+    return bytes(body)
+
+
+async def _json(request: web.Request) -> dict[str, Any]:
+    """
+    Raises:
+        TooLargeError, TimeoutError: as `_body`.
+        ValueError: it is no JSON object.
+    """
+    body = await _body(request, SDP_BYTES)
+    try:
+        values = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the body must be JSON ({error}).") from error
+    if not isinstance(values, dict):
+        raise ValueError("the body must be a JSON object.")
+    return values

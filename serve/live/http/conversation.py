@@ -1,0 +1,219 @@
+"""A session that talks: engine, agent and WebRTC connection."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from serve.live.avatar.performer import Beat, Face
+from serve.live.avatar.sound import Sound
+from serve.live.characters import Character
+from serve.live.gauges import Gauges
+from serve.live.http.admission import Rate
+from serve.live.http.peer import Peer
+from serve.live.http.receipts import Changes
+from serve.live.http.refusals import FullError, NotHereError
+from serve.live.http.session import Session, Timeouts
+from serve.live.http.tracks import FaceTrack, VoiceTrack
+from serve.live.log_lines import SESSION
+from serve.live.speech.agent import Agent, Services, TurnTaking
+from serve.live.speech.turns import Event
+
+log = logging.getLogger(__name__)
+
+CHANNEL_S = 1.0  # for the channel of messages, once sound and picture are connected
+ANSWER_KEPT_S = 15.0  # for an offer that is sent again
+TEXTS_PER_MINUTE = 20
+LOST_PICTURE = "The picture stands still for a moment. You can go on talking."
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The last offer that was answered."""
+
+    key: str
+    offer: str
+    answer: str
+    at_s: float
+
+    def to(self, key: str, offer: str) -> bool:
+        """Whether this is the same request, again within seconds."""
+        return (key, offer) == (self.key, self.offer) and time.monotonic() - self.at_s < ANSWER_KEPT_S
+
+
+class Conversation(Session):
+    """`start` it, `connect` a browser with the key, as often as the network breaks."""
+
+    def __init__(
+        self,
+        session_id: str,
+        character: Character,
+        face: Face,
+        services: Services,
+        *,
+        beat: Beat,
+        turn_taking: TurnTaking,
+        timeouts: Timeouts,
+        ice_servers: list[str],
+        gauges: Gauges,
+        on_end: Callable[[], None],
+    ) -> None:
+        super().__init__(session_id, character, face, beat=beat, timeouts=timeouts, gauges=gauges, on_end=on_end)
+        self.ice_servers = ice_servers
+        self.agent = Agent(
+            services,
+            self.performer,
+            instruction=character.personality,
+            turn_taking=turn_taking,
+            on_event=self._on_event,
+        )
+        self.changes = Changes(face, send=self._send, do=self.do)
+        self._voice_track: VoiceTrack | None = None
+        self._face_track: FaceTrack | None = None
+        self._texts = Rate(TEXTS_PER_MINUTE, 60.0)
+        self._heard_s = math.inf  # a microphone that is switched off sends silence; one that sends nothing is gone
+        self._greeted = False
+        self._stalls = self._losses = 0  # that were reported
+        self._peer: Peer | None = None
+        self._answered: Answered | None = None
+        self._connecting = asyncio.Lock()
+
+    def _work(self) -> list[Coroutine[Any, Any, None]]:
+        return [self.agent.run()]
+
+    async def connect(self, key: str, offer: str) -> tuple[str, str]:
+        """The SDP answer, and the key for the next connection: each opens one, which replaces the one before.
+
+        Asked the same again before the connection opens, the answer is the same: the first may have got lost on its
+        way. aiortc knows no ICE restart.
+
+        Raises:
+            WrongKeyError: the key was used before, or never given out.
+            NotHereError: the session ended meanwhile.
+            ValueError: the offer cannot be answered. A session without a connection ends with it.
+        """
+        async with self._connecting:  # the same offer may come again before it is answered
+            self.check_open()
+            if self._answered and self._answered.to(key, offer):
+                return self._answered.answer, self.key.value
+            self.key.check(key)
+            try:
+                answer = await self._connect(offer)
+            except ValueError:
+                if not self._peer:
+                    await self.close("The offer could not be answered.")
+                raise
+            self.key.use(key)
+            self._answered = Answered(key, offer, answer, time.monotonic())
+            return answer, self.key.value
+
+    async def _connect(self, offer: str) -> str:
+        """Put a new connection in the place of the old one, which stays until the new one can be answered."""
+        SESSION.set(self.id)
+        face = FaceTrack(self.beat.sample_rate)
+        voice = VoiceTrack(self.performer.playout, face, self.beat.sample_rate)
+        peer = Peer(
+            [voice, face],
+            engine_rate=self.beat.sample_rate,
+            ice_servers=self.ice_servers,
+            on_heard=self._on_heard,
+            on_message=self._on_message,
+            on_connected=lambda: self._on_connected(peer),
+            on_channel=lambda: self._on_channel(peer),
+            on_gone=lambda: self._on_gone(peer),
+        )
+        try:
+            answer = await peer.answer(offer)
+            self.check_open()
+        except (ValueError, NotHereError):
+            await peer.close()
+            raise
+        old, self._peer, self._voice_track, self._face_track = self._peer, peer, voice, face
+        if old:
+            await old.close()
+        return answer
+
+    def _say_goodbye(self, reason: str) -> None:
+        if self._peer:
+            self._peer.send({"type": "ended", "message": reason})
+
+    async def _disconnect(self) -> None:
+        if self._peer:
+            await self._peer.close()
+
+    def _over(self) -> str:
+        if time.monotonic() > self._heard_s + self.timeouts.reconnect_s:
+            return "Nobody is connected."
+        return super()._over()
+
+    def _report(self) -> None:
+        """Numbers, for the page and for operators."""
+        playout = self.performer.playout
+        self.gauges.stalls.inc(playout.stalls - self._stalls)
+        if losses := self.performer.losses - self._losses:
+            self.gauges.losses.inc(losses)
+            self._on_event({"type": "error", "message": LOST_PICTURE})
+        self._stalls, self._losses = playout.stalls, self.performer.losses
+        if self._peer and self._face_track:
+            numbers = {
+                "lead_ms": round(1000 * playout.queued_samples / self.beat.sample_rate),
+                "stalls": playout.stalls,
+                "frames": self._face_track.sent,
+                "dropped": self._face_track.dropped,
+            }
+            self._peer.send({"type": "numbers", **numbers})
+
+    def _on_connected(self, peer: Peer) -> None:
+        if peer is self._peer:
+            self._answered = None
+            self.connected()
+            self.do(self._greet())
+
+    def _on_channel(self, peer: Peer) -> None:
+        if peer is self._peer:
+            peer.send({"type": "state", "state": "listening"})
+
+    async def _greet(self) -> None:
+        """Once, when captions can be sent; a client without a channel for them hears it all the same."""
+        if self._greeted or not self.character.start_script:
+            return
+        self._greeted = True
+        if self._peer:
+            await self._peer.channel_opens(CHANNEL_S)
+        await self.agent.speak(self.character.start_script)
+
+    def _on_gone(self, peer: Peer) -> None:
+        if peer is self._peer:
+            self.disconnected()
+
+    async def _on_heard(self, narrow: bytes, wide: Sound) -> None:
+        self._heard_s = time.monotonic()
+        self.performer.hear(wide)
+        await self.agent.hear(narrow)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._peer:
+            self._peer.send(message)
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        if self.changes.take(message):
+            return
+        text = message.get("text")
+        if not (message.get("type") == "text" and isinstance(text, str) and text.strip()):
+            return
+        try:
+            self._texts.check(self.id)  # each asks the language model, which may cost money
+        except FullError as error:
+            return self._on_event({"type": "error", "message": str(error)})
+        self.do(self.agent.read(text.strip()))
+
+    def _on_event(self, event: Event) -> None:
+        if event["type"] == "latency":
+            self.gauges.turn_ms.observe(event["total_ms"])
+            log.info("answered after %s ms", event["total_ms"], extra={"latency": event})
+        if event["type"] == "interrupted":
+            self.gauges.interruptions.inc()
+        self._send(event)

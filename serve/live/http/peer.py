@@ -1,0 +1,191 @@
+"""One WebRTC connection to a browser: its microphone, our two tracks, and a channel for messages."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import av
+import numpy as np
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCRtpCodecCapability,
+    RTCRtpCodecParameters,
+    RTCSessionDescription,
+)
+from aiortc.codecs import CODECS
+from aiortc.mediastreams import MediaStreamError
+from aiortc.sdp import SessionDescription
+
+from gwm.files.json_text import json_text
+from serve.live.avatar.sound import Sound
+from serve.live.speech.recogniser import SAMPLE_RATE
+
+log = logging.getLogger(__name__)
+
+CHANNEL_BYTES = 64_000  # unsent messages beyond this are left out: captions are worth less than memory
+MESSAGE_CHARS = 2_000
+MAX_CANDIDATES = 64  # each is an address to which packets are sent
+REPAIR = {"rtx", "red", "ulpfec", "flexfec-03"}  # carry no picture of their own
+RECEIVING = ("sendrecv", "recvonly")
+
+# The two rates at which the microphone is needed: 16-bit for the agent, float for the engine.
+Heard = Callable[[bytes, Sound], Awaitable[None]]
+
+
+class Peer:
+    """Callbacks: `on_heard` for sound, `on_message` for JSON objects, `on_connected` when sound and picture flow,
+    `on_channel` when messages can be sent, `on_gone` when the connection is over."""
+
+    def __init__(
+        self,
+        tracks: list[MediaStreamTrack],
+        *,
+        engine_rate: int,
+        ice_servers: list[str],
+        on_heard: Heard,
+        on_message: Callable[[dict[str, Any]], None],
+        on_connected: Callable[[], None],
+        on_channel: Callable[[], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        servers = [RTCIceServer(urls=url) for url in ice_servers]
+        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        self.tracks, self.on_heard, self.on_message, self.on_gone = tracks, on_heard, on_message, on_gone
+        self.on_connected, self.on_channel = on_connected, on_channel
+        self._resamplers = [_mono("s16", SAMPLE_RATE), _mono("flt", engine_rate)]
+        self._channel: RTCDataChannel | None = None
+        self._channel_open = asyncio.Event()
+        self._listening: asyncio.Task[None] | None = None
+        self.connection.on("track", self._on_track)
+        self.connection.on("datachannel", self._on_channel)
+        self.connection.on("connectionstatechange", self._on_state)
+
+    async def answer(self, offer: str) -> str:
+        """The SDP that answers a client's.
+
+        Raises:
+            ValueError: the offer is no SDP, or sound and picture cannot be sent to whoever made it.
+        """
+        check_offer(offer)
+        try:
+            await self.connection.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+            for track in self.tracks:
+                self.connection.addTrack(track)
+            for transceiver in self.connection.getTransceivers():
+                if transceiver.kind == "video":
+                    transceiver.direction = "sendonly"  # a picture that nobody looks at would fill the memory
+            await self.connection.setLocalDescription(await self.connection.createAnswer())
+        except Exception as error:  # what aiortc raises depends on which line of the offer it cannot use
+            log.info("offer refused by the library: %r", error)
+            raise ValueError(f"sdp must be a WebRTC offer that can be answered ({_cause(error)}).") from error
+        return self.connection.localDescription.sdp
+
+    async def channel_opens(self, within_s: float) -> bool:
+        """Wait for the channel; whether it is there."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._channel_open.wait(), within_s)
+        return self._channel_open.is_set()
+
+    def send(self, message: dict[str, Any]) -> None:
+        channel = self._channel
+        if channel and channel.readyState == "open" and channel.bufferedAmount < CHANNEL_BYTES:
+            channel.send(json_text(message))
+
+    async def close(self) -> None:
+        if self._listening:
+            self._listening.cancel()
+        await self.connection.close()
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        if track.kind == "audio" and self._listening is None:
+            self._listening = asyncio.create_task(self._listen(track))
+
+    def _on_channel(self, channel: RTCDataChannel) -> None:
+        self._channel = channel
+        channel.on("message", self._on_text)
+        self._channel_open.set()
+        self.on_channel()
+
+    def _on_text(self, text: object) -> None:
+        if not isinstance(text, str) or len(text) > MESSAGE_CHARS:
+            return self._refuse(f"A message must be text of at most {MESSAGE_CHARS} characters.")
+        try:
+            message = json.loads(text)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            return self._refuse("A message must be a JSON object.")
+        self.on_message(message)
+
+    def _refuse(self, reason: str) -> None:
+        self.send({"type": "error", "message": reason})
+
+    def _on_state(self) -> None:
+        state = self.connection.connectionState
+        log.info("connection %s", state)
+        if state == "connected":
+            self.on_connected()
+        if state in ("failed", "closed", "disconnected"):
+            self.on_gone()
+
+    async def _listen(self, track: MediaStreamTrack) -> None:
+        while True:
+            try:
+                frame = await track.recv()
+            except MediaStreamError:
+                return
+            assert isinstance(frame, av.AudioFrame)
+            frame.pts = None  # the samples themselves are contiguous
+            narrow, wide = ([part.to_ndarray().reshape(-1) for part in to.resample(frame)] for to in self._resamplers)
+            await self.on_heard(
+                b"".join(part.tobytes() for part in narrow), np.concatenate([*wide, np.zeros(0, np.float32)])
+            )
+
+
+def check_offer(offer: str) -> None:
+    """
+    Raises:
+        ValueError: it is no SDP, or what it asks for is not served here; the message says what would be.
+    """
+    try:
+        media = SessionDescription.parse(offer).media
+        found = [(part.kind, part.direction, [_codec(codec) for codec in part.rtp.codecs]) for part in media]
+        candidates = sum(len(part.ice_candidates) for part in media)
+        secured = all(part.dtls and part.dtls.fingerprints for part in media)
+    except Exception as error:  # the parser has no error of its own
+        raise ValueError(f"sdp must be a WebRTC offer ({_cause(error)}).") from error
+    kinds = [kind for kind, _, _ in found if kind in CODECS]
+    if sorted(kinds) != ["audio", "video"]:
+        raise ValueError(f"sdp offers {kinds or 'no media'}, must offer one audio and one video.")
+    if candidates > MAX_CANDIDATES:
+        raise ValueError(f"sdp has {candidates} candidates, must have at most {MAX_CANDIDATES}.")
+    if not secured:
+        raise ValueError("sdp has no fingerprint of a certificate (a=fingerprint): media are sent encrypted.")
+    for kind, direction, codecs in found:
+        if kind not in CODECS:
+            continue
+        served = sorted({_codec(codec) for codec in CODECS[kind]} - REPAIR)
+        if not set(served) & set(codecs):
+            offered = ", ".join(dict.fromkeys(codec for codec in codecs if codec not in REPAIR)) or "none"
+            raise ValueError(f"sdp offers the {kind} codecs {offered}, must offer one of {', '.join(served)}.")
+        if direction not in RECEIVING:
+            raise ValueError(f"sdp has {kind} {direction}, must be sendrecv or recvonly: the character is sent there.")
+
+
+def _codec(codec: RTCRtpCodecParameters | RTCRtpCodecCapability) -> str:
+    return codec.mimeType.split("/")[-1]
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]
+
+
+def _mono(form: str, rate: int) -> av.AudioResampler:
+    return av.AudioResampler(format=form, layout="mono", rate=rate)

@@ -1,0 +1,153 @@
+"""The parts put together: artifact, engine process, services, characters, HTTP; and their end in the right order."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from gwm.contract import Contract
+from gwm.resolution import Resolution
+from serve.artifact import read_manifest
+from serve.live.avatar.engine_process import EngineProcess, ProcessFace
+from serve.live.avatar.performer import Beat
+from serve.live.avatar.text_process import TextProcess
+from serve.live.characters import Character, read_characters
+from serve.live.gauges import Gauges
+from serve.live.http.admission import Admission, measured_capacity
+from serve.live.http.api import Api
+from serve.live.http.conversation import Conversation
+from serve.live.http.listening import bound_sockets, listening
+from serve.live.http.renderer import Renderer
+from serve.live.http.session import Timeouts
+from serve.live.options import ServerOptions
+from serve.live.speech.agent import TurnTaking
+from serve.live.speech.endpoints import Endpoint
+from serve.live.speech.profile import Profile
+
+log = logging.getLogger(__name__)
+
+LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
+
+
+def beat_of(contract: Contract, lead_ms: float) -> Beat:
+    audio = contract.audio
+    return Beat(
+        chunk_samples=contract.chunk_pixel_frames * audio.frame_samples,
+        lookahead_samples=contract.lookahead_samples,
+        frame_samples=audio.frame_samples,
+        sample_rate=audio.sample_rate,
+        lead_samples=round(lead_ms * audio.sample_rate / 1000),
+    )
+
+
+@contextlib.asynccontextmanager
+async def running_app(
+    options: ServerOptions, *, timeouts: Timeouts, turn_taking: TurnTaking, endpoints: dict[str, Endpoint]
+) -> AsyncIterator[Api]:
+    """Everything behind the port.
+
+    Raises:
+        FileNotFoundError, ValueError: artifact, characters or a choice cannot be used.
+        FaceLostError: the engine does not start.
+        MissingPackageError: what a choice needs is not installed.
+    """
+    contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
+    beat, gauges = beat_of(contract, options.lead_ms), Gauges()
+    resolution = Resolution(*contract.picture_size(options.size))
+    characters = read_characters(Path(options.characters), resolution)
+    choices = {"stt": options.stt, "llm": options.llm, "tts": options.tts}
+    profile = Profile(**choices, endpoints=endpoints, characters=characters, sample_rate=beat.sample_rate)
+    engines = EngineProcess(
+        options.artifact,
+        device=options.device,
+        num_threads=options.num_threads,
+        undo_chunks=options.undo_chunks,
+        size=options.size,
+    )
+    texts = TextProcess(options.text_encoder, options.artifact) if contract.dit.width("text") else None
+
+    def face(session_id: str, character: Character) -> ProcessFace:
+        return ProcessFace(engines, session_id, character.portrait, seed=options.seed, texts=texts)
+
+    def session(session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
+        return Conversation(
+            session_id,
+            character,
+            face(session_id, character),
+            profile.services(character),
+            beat=beat,
+            turn_taking=turn_taking,
+            timeouts=timeouts,
+            ice_servers=options.ice_servers,
+            gauges=gauges,
+            on_end=on_end,
+        )
+
+    def renderer(session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
+        parts = session_id, character, face(session_id, character)
+        return Renderer(*parts, beat=beat, timeouts=timeouts, gauges=gauges, on_end=on_end)
+
+    try:
+        await engines.start()
+        step_ms = await engines.call("measure")
+        capacity = options.capacity or measured_capacity(step_ms, contract.chunk_ms)
+        log.info("a chunk of %.0f ms takes %.0f ms: room for %d sessions", contract.chunk_ms, step_ms, capacity)
+        admission = Admission(capacity=capacity, retry_after_s=options.retry_after_s, gauges=gauges)
+        yield Api(
+            admission,
+            characters,
+            make_conversation=session,
+            make_renderer=renderer,
+            resolution=resolution,
+            hosts={*LOCAL_HOSTS, options.host, *options.hosts},
+            origins=set(options.origins),
+            trusted_proxies=options.trusted_proxies,
+            requests_per_minute=options.requests_per_minute,
+            gauges=gauges,
+        )
+    finally:
+        await engines.close()
+        if texts is not None:
+            texts.close()
+        profile.close()
+
+
+async def serve_until_signal(
+    options: ServerOptions, *, timeouts: Timeouts, turn_taking: TurnTaking, endpoints: dict[str, Endpoint]
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, then drain; a second signal stops at once.
+
+    Raises:
+        ValueError: the port is taken; known before anything is loaded.
+        FileNotFoundError, ValueError, FaceLostError, MissingPackageError: as `running_app`.
+    """
+    sockets = bound_sockets(options.host, options.port)
+    with contextlib.ExitStack() as held:
+        for each in sockets:
+            held.callback(each.close)
+        async with running_app(options, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints) as api:
+            stop = _stop_signal()
+            async with listening(api.app, sockets):
+                try:
+                    names = ", ".join(character.name for character in api.characters.values())
+                    log.info("talk to %s: http://%s:%d", names, options.host, sockets[0].getsockname()[1])
+                    await stop.wait()
+                    log.info("stopping: nobody new is let in; a second signal stops at once")
+                finally:
+                    await api.admission.drain(within_s=options.drain_s)
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set by the first SIGTERM or Ctrl-C; the next one ends the process as if nobody listened."""
+    stop, loop, numbers = asyncio.Event(), asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+
+    def on_signal() -> None:
+        stop.set()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal)
+    return stop

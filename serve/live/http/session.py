@@ -1,0 +1,139 @@
+"""One visitor's place in the server: an engine, a key, and the time limits that every kind of session obeys."""
+
+import asyncio
+import logging
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from serve.live.avatar.performer import Beat, Face, Performer
+from serve.live.characters import Character
+from serve.live.gauges import Gauges
+from serve.live.http.keys import OneTimeKey
+from serve.live.http.refusals import NotHereError
+from serve.live.log_lines import SESSION
+from serve.live.options import at_least
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 1.0  # between two looks at the time limits
+CLOSE_S = 5.0  # for tasks to end by themselves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long a session is kept."""
+
+    connect_s: float  # from its request to its first connection
+    reconnect_s: float  # without a connection, when the network was cut
+    session_s: float  # altogether
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            at_least(f"timeouts.{name}", getattr(self, name), 0.1)
+
+
+class Session(ABC):
+    """It begins with `start`, and ends by `close` or when one of its time limits is over; `key` opens a connection."""
+
+    def __init__(
+        self,
+        session_id: str,
+        character: Character,
+        face: Face,
+        *,
+        beat: Beat,
+        timeouts: Timeouts,
+        gauges: Gauges,
+        on_end: Callable[[], None],
+    ) -> None:
+        self.id, self.key, self.character, self.face, self.beat = session_id, OneTimeKey(), character, face, beat
+        self.timeouts, self.gauges, self.on_end = timeouts, gauges, on_end
+        self.performer = Performer(face, beat, on_step=gauges.step_ms.observe)
+        self.visitor = ""  # the address that asked for it
+        self.begin_s = time.monotonic()
+        self.waiting = True  # for its first connection
+        self._deadline_s = self.begin_s + timeouts.connect_s  # for a connection to open
+        self._ending: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._errands: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        SESSION.set(self.id)  # for the tasks that begin here
+        log.info("%s opened with %s", type(self).__name__.lower(), self.character.key)
+        for work in (self.performer.run(), *self._work(), self._watch()):
+            self._tasks.append(asyncio.create_task(work))
+
+    def do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something short that nobody waits for; the end of the session cancels it at the latest."""
+        task = asyncio.create_task(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    def connected(self) -> None:
+        self.waiting, self._deadline_s = False, math.inf
+
+    def disconnected(self) -> None:
+        self._deadline_s = time.monotonic() + self.timeouts.reconnect_s
+
+    def check_open(self) -> None:
+        """
+        Raises:
+            NotHereError: the session has ended, or is about to.
+        """
+        if self._ending:
+            raise NotHereError("This session is over. Begin a new one.")
+
+    async def close(self, reason: str) -> None:
+        """End everything that belongs to it, once, and also when whoever asks for it goes away meanwhile."""
+        if not self._ending:
+            self._ending = asyncio.create_task(self._end(reason))
+        await asyncio.shield(self._ending)
+
+    def _work(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs from the start to the end, besides the performer."""
+        return []
+
+    @abstractmethod
+    def _report(self) -> None:
+        """Called every second."""
+
+    @abstractmethod
+    def _say_goodbye(self, reason: str) -> None:
+        """Tell the visitor why the session ends."""
+
+    @abstractmethod
+    async def _disconnect(self) -> None: ...
+
+    async def _end(self, reason: str) -> None:
+        log.info("session ends: %s", reason)
+        try:
+            self._say_goodbye(reason)
+            tasks = [*self._tasks, *self._errands]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=CLOSE_S)
+            await self._disconnect()
+            await self.face.stop()
+        finally:  # the place is free, whatever went wrong
+            self.on_end()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if reason := self._over():
+                return await self.close(reason)
+            self._report()
+
+    def _over(self) -> str:
+        """Why the session must end now; empty while it may go on."""
+        now = time.monotonic()
+        if any(task.done() for task in self._tasks):
+            return "Something went wrong on the server. Please start again."
+        if now > self.begin_s + self.timeouts.session_s:
+            return f"A session lasts {self.timeouts.session_s / 60:.0f} minutes."
+        return "Nobody is connected." if now > self._deadline_s else ""

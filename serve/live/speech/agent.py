@@ -1,0 +1,128 @@
+"""Who listens, thinks and speaks in one session: a pipecat pipeline that ends in the avatar."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.audio.vad.vad_analyzer import VADParams
+from pipecat.frames.frames import InputAudioRawFrame, InterruptionFrame, LLMMessagesAppendFrame, TTSSpeakFrame
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
+from pipecat.processors.aggregators.llm_text_processor import LLMTextProcessor
+from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.turns.user_stop import TurnAnalyzerUserTurnStopStrategy
+from pipecat.turns.user_turn_strategies import UserTurnStrategies
+from pipecat.workers.runner import WorkerRunner
+
+from serve.live.avatar.avatar import Avatar
+from serve.live.avatar.performer import Performer
+from serve.live.options import at_least
+from serve.live.speech.phrases import Phrases
+from serve.live.speech.recogniser import SAMPLE_RATE
+from serve.live.speech.turns import Event, TurnObserver
+
+START_TIMEOUT_S, STOP_TIMEOUT_S = 10.0, 3.0
+WAITING_BYTES = 3 * 2 * SAMPLE_RATE  # 3 s of sound that a busy machine has not come to; pipecat's queues have no bound
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The three services of one session."""
+
+    stt: FrameProcessor
+    llm: FrameProcessor
+    tts: FrameProcessor
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTaking:
+    """When the other side speaks, and when it has finished."""
+
+    start_s: float = 0.2  # of voice, before it counts as speech and interrupts
+    stop_s: float = 0.2  # of silence, before the turn model is asked
+    max_silence_s: float = 1.5  # of silence, after which a turn ends whatever the model says
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            at_least(f"turn_taking.{name}", getattr(self, name), 0.01)
+
+
+class Agent:
+    """Give it sound with `hear` or words with `read`; `run` until cancelled. Everything it does comes as events."""
+
+    def __init__(
+        self,
+        services: Services,
+        performer: Performer,
+        *,
+        instruction: str,
+        turn_taking: TurnTaking,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self.context = LLMContext([{"role": "system", "content": instruction}])
+        user, assistant = LLMContextAggregatorPair(self.context, user_params=_turn_params(turn_taking))
+        observer = TurnObserver(on_event)
+        self.avatar = Avatar(performer, on_drawn=observer.drawn, on_silent=observer.silent)
+        self.heard_bytes = self.dropped_bytes = 0
+        phrases = LLMTextProcessor(text_aggregator=Phrases())
+        parts = [services.stt, user, services.llm, phrases, services.tts, self.avatar, assistant]
+        self.worker = PipelineWorker(
+            Pipeline(parts),
+            params=PipelineParams(audio_in_sample_rate=SAMPLE_RATE, audio_out_sample_rate=performer.beat.sample_rate),
+            cancel_on_idle_timeout=False,  # sessions end by their own clock
+            enable_rtvi=False,
+            observers=[observer],
+        )
+        self.started = asyncio.Event()
+        self.worker.add_event_handler("on_pipeline_started", self._on_started)
+
+    async def run(self) -> None:
+        runner = WorkerRunner(handle_sigint=False)
+        await runner.add_workers(self.worker)
+        running, started = asyncio.create_task(runner.run()), asyncio.create_task(self.started.wait())
+        try:
+            await asyncio.shield(running)
+        finally:
+            # A pipeline that is cancelled while it starts would leave tasks behind.
+            await asyncio.wait([running, started], return_when=asyncio.FIRST_COMPLETED, timeout=START_TIMEOUT_S)
+            started.cancel()
+            await self.worker.cancel()
+            await asyncio.wait([running], timeout=STOP_TIMEOUT_S)
+
+    async def hear(self, samples: bytes) -> None:
+        """16-bit mono at 16 kHz, as it comes from the microphone; left out while too much of it waits."""
+        if not self.started.is_set():
+            return
+        if self.heard_bytes - self.avatar.passed_bytes > WAITING_BYTES:
+            self.dropped_bytes += len(samples)
+            return
+        self.heard_bytes += len(samples)
+        await self.worker.queue_frame(InputAudioRawFrame(samples, SAMPLE_RATE, 1))
+
+    async def read(self, text: str) -> None:
+        """Answer what was typed. What is being said ends there, and is remembered before the question."""
+        await self.worker.queue_frame(InterruptionFrame())
+        await self.worker.flush_pipeline()
+        await self.worker.queue_frame(LLMMessagesAppendFrame([{"role": "user", "content": text}], run_llm=True))
+
+    async def speak(self, text: str) -> None:
+        """Say these words, and remember them as said."""
+        await self.started.wait()
+        await self.worker.queue_frame(TTSSpeakFrame(text))
+
+    async def _on_started(self, worker: PipelineWorker, frame: object) -> None:
+        self.started.set()
+
+
+def _turn_params(turn: TurnTaking) -> LLMUserAggregatorParams:
+    from pipecat.audio.turn.smart_turn.base_smart_turn import SmartTurnParams
+
+    analyzer = LocalSmartTurnAnalyzerV3(params=SmartTurnParams(stop_secs=turn.max_silence_s))
+    return LLMUserAggregatorParams(
+        vad_analyzer=SileroVADAnalyzer(params=VADParams(start_secs=turn.start_s, stop_secs=turn.stop_s)),
+        user_turn_strategies=UserTurnStrategies(stop=[TurnAnalyzerUserTurnStopStrategy(turn_analyzer=analyzer)]),
+    )

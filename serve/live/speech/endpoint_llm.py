@@ -1,0 +1,276 @@
+"""A language model behind OpenAI's API: what it streams is checked, and only what a person would say is passed on."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from openai import OpenAIError
+from openai.types.chat import ChatCompletionChunk
+from pipecat.frames.frames import Frame, LLMContextFrame, StartFrame, SystemFrame
+from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMessage
+from pipecat.processors.frame_processor import FrameDirection
+from pipecat.services.openai.llm import OpenAILLMService
+from pipecat.utils.types import is_given
+
+from serve.live.speech.endpoint_failures import EndpointError, explained, unexpected
+from serve.live.speech.endpoints import Caller
+from serve.live.speech.spoken import SpokenText
+
+log = logging.getLogger(__name__)
+
+ANSWER_TOKENS = 400  # two minutes of speech
+ANSWER_CHARS = 8_000  # where a server does not obey the number of tokens
+MEMORY_CHARS = 40_000
+GAP_S = 20.0  # between two parts of an answer
+TOOL_ROUNDS = 4  # requests after a tool's result, for one question
+# What the client raises on answers that do not come, break off or have another form.
+BROKEN = (OpenAIError, httpx2.HTTPError, OSError, ValueError, TypeError, KeyError, AttributeError, IndexError)
+GREETING = "Say hello in one word."
+
+
+@dataclass
+class NoticeFrame(SystemFrame):
+    """Something that the visitor should know while nothing else happens."""
+
+    text: str
+
+
+class EndpointLLM(OpenAILLMService):
+    """A language model whose memory is the end of the conversation, so that it never outgrows the model's context.
+
+    One request is made a question, and one more after each round of tools that were declared. When a session starts the
+    server is asked for something short: it loads its model, reads the instruction, and shows whether the model thinks.
+    """
+
+    def __init__(
+        self,
+        caller: Caller,
+        *,
+        instruction: str,
+        tokens: int = ANSWER_TOKENS,
+        memory_chars: int = MEMORY_CHARS,
+        reads_first: bool = False,
+    ) -> None:
+        # max_tokens is the name that most servers know; where it is refused by name, the other one is sent.
+        settings = OpenAILLMService.Settings(model=caller.endpoint.model, max_tokens=tokens)
+        self.caller, self.instruction, self.memory_chars = caller, instruction, memory_chars
+        self.tokens, self.reads_first = tokens, reads_first
+        super().__init__(api_key=caller.endpoint.key, base_url=caller.endpoint.url, settings=settings)
+        self._warming: asyncio.Task[None] | None = None
+
+    def create_client(self, *args: Any, **kwargs: Any) -> Any:
+        client = super().create_client(*args, **kwargs)
+        return client.with_options(timeout=self.caller.endpoint.timeout, max_retries=0)
+
+    async def start(self, frame: StartFrame) -> None:
+        await super().start(frame)
+        if self.reads_first or not self.caller.warm:
+            self._warming = self.create_task(self._warm_up())
+
+    async def cleanup(self) -> None:
+        if self._warming:
+            await self.cancel_task(self._warming)
+            self._warming = None
+        await super().cleanup()
+        await self._client.close()  # or its connections stay open until the garbage is collected
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        if isinstance(frame, LLMContextFrame):
+            frame.context.set_messages(recent(frame.context.messages, self.memory_chars))
+        await super().process_frame(frame, direction)
+
+    async def get_chat_completions(self, context: LLMContext) -> Any:
+        """The checked stream.
+
+        Raises:
+            EndpointError: there is no answer; the message says why.
+        """
+        given = await self.get_llm_adapter().get_llm_invocation_params(context, convert_developer_to_user=True)
+        parameters = {name: value for name, value in self.build_chat_completion_params(given).items() if _given(value)}
+        if _tool_rounds(context.messages) >= TOOL_ROUNDS:
+            parameters.pop("tools", None)
+            parameters.pop("tool_choice", None)
+        return self._answer(parameters)
+
+    async def _warm_up(self) -> None:
+        """Have the model loaded, the instruction read, and its habit shown before the first question."""
+        messages = [{"role": "system", "content": self.instruction}]
+        known = self.caller.habit.opens is not None
+        if not known:
+            messages.append({"role": "user", "content": GREETING})
+        tokens = 1 if known else self.tokens
+        parameters = {"model": self._settings.model, "messages": messages, "max_tokens": tokens, "stream": True}
+        try:
+            async for _ in self._answer(parameters):
+                pass
+        except EndpointError as error:
+            log.warning("the language model was not warmed up: %s", error)  # the first question will tell the visitor
+
+    async def _answer(self, parameters: dict[str, Any]) -> AsyncGenerator[ChatCompletionChunk, None]:
+        """Chunks with speech in the place of text, and with calls of declared tools alone."""
+        try:
+            create: Any = self._client.chat.completions.create
+            stream: Any = await self.caller.send(create, parameters, on_slow=self._tell_the_visitor)
+            reader = _Reader(SpokenText(self.caller.habit), _tool_names(parameters))
+            try:
+                async for chunk in _chunks(stream, self.caller):
+                    if reader.chars > ANSWER_CHARS:
+                        break
+                    yield reader.read(chunk)
+            finally:
+                await stream.close()
+            if rest := reader.rest():
+                yield rest
+            if wrong := reader.wrong():
+                raise self.caller.place.error(wrong)
+        except BROKEN as error:
+            raise explained(error, self.caller.place) from error
+
+    def _tell_the_visitor(self, message: str) -> None:
+        self.create_task(self.push_frame(NoticeFrame(message), FrameDirection.UPSTREAM))
+
+
+class _Reader:
+    """One answer, chunk by chunk."""
+
+    def __init__(self, spoken: SpokenText, tools: set[str]) -> None:
+        self.spoken, self.tools = spoken, tools
+        self.chars = 0
+        self._said = self._undeclared = False
+        self._finish: str | None = None
+        self._last: ChatCompletionChunk | None = None
+        self._places: dict[int, int] = {}  # of declared calls, in the order of the answer
+        self._arguments: dict[int, str] = {}
+
+    def read(self, chunk: ChatCompletionChunk) -> ChatCompletionChunk:
+        if not chunk.choices or not chunk.choices[0].delta:
+            return chunk
+        choice = chunk.choices[0]
+        self._finish, self._last = choice.finish_reason or self._finish, chunk
+        text = choice.delta.content or ""
+        self.chars += len(text)
+        choice.delta.content = self.spoken.feed(text)
+        self._said |= bool(choice.delta.content.strip())
+        choice.delta.tool_calls = self._declared(choice.delta.tool_calls or [])
+        return chunk
+
+    def rest(self) -> ChatCompletionChunk | None:
+        """What the end of the answer has decided."""
+        text = self.spoken.end(complete=self._finish != "length" and self.chars <= ANSWER_CHARS)
+        if self._last is None or not text:
+            return None
+        self._said |= bool(text.strip())
+        last = self._last.model_copy(deep=True)
+        last.usage, last.choices[0].delta.content, last.choices[0].delta.tool_calls = None, text, None
+        return last
+
+    def wrong(self) -> str:
+        """Why there is nothing to say; empty where there is."""
+        for arguments in self._arguments.values():
+            try:
+                json.loads(arguments or "{}")
+            except ValueError:
+                return "called a tool with arguments that are no JSON. Ask again."
+        if self._said or self._places:
+            return ""
+        if self._undeclared:
+            return "called a tool that does not exist, and said nothing. Ask again."
+        if self._finish == "content_filter":
+            return "does not answer this: its content filter has stopped it."
+        if self.chars:
+            return "thought, or wrote what cannot be said, and came to no answer. Ask again."
+        return "ended without a word. Ask again."
+
+    def _declared(self, calls: list[Any]) -> list[Any] | None:
+        """Those of tools that were offered; nobody could answer the others, and the model would be asked again."""
+        kept = []
+        for call in calls:
+            name = call.function.name if call.function else None
+            if name and name not in self.tools:
+                self._undeclared = True
+            elif name or call.index in self._places:
+                self._places.setdefault(call.index, len(self._places))
+                arguments = call.function.arguments if call.function else None
+                self._arguments[call.index] = self._arguments.get(call.index, "") + (arguments or "")
+                call.index = self._places[call.index]
+                kept.append(call)
+        return kept or None
+
+
+async def _chunks(stream: Any, caller: Caller) -> AsyncIterator[ChatCompletionChunk]:
+    """The parts of a streamed answer; one that came whole is one part.
+
+    Raises:
+        EndpointError: the body is neither.
+        TimeoutError: the next part does not come.
+    """
+    kind = stream.response.headers.get("content-type", "").partition(";")[0].strip()
+    if kind == "application/json" or kind.startswith("text/html"):
+        body = await stream.response.aread()
+        yield _whole(kind, body, caller)
+        return
+    chunks = aiter(stream)
+    while True:
+        try:
+            async with asyncio.timeout(GAP_S):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise caller.place.error(f"stopped in the middle of an answer for {GAP_S:.0f} s. Ask again.") from error
+        yield chunk
+
+
+def _whole(kind: str, body: bytes, caller: Caller) -> ChatCompletionChunk:
+    try:
+        choice = json.loads(body)["choices"][0]
+        text, finish = choice["message"]["content"], choice.get("finish_reason")
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise unexpected(kind, body, caller.place) from error
+    part = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+    return ChatCompletionChunk.model_validate(
+        {"id": "", "created": 0, "model": caller.endpoint.model, "object": "chat.completion.chunk", "choices": [part]}
+    )
+
+
+def _given(value: Any) -> bool:
+    return is_given(value) and type(value).__name__ not in ("NotGiven", "Omit")
+
+
+def _tool_names(parameters: dict[str, Any]) -> set[str]:
+    return {tool["function"]["name"] for tool in parameters.get("tools") or []}
+
+
+def _tool_rounds(messages: list[LLMContextMessage]) -> int:
+    """Answers since the last question that called tools."""
+    rounds = 0
+    for message in reversed(messages):
+        if not isinstance(message, dict) or message["role"] == "user":
+            break
+        rounds += bool(message.get("tool_calls"))
+    return rounds
+
+
+def recent(messages: list[LLMContextMessage], chars: int) -> list[LLMContextMessage]:
+    """All messages while they have at most `chars` characters, else the instruction and the latest of half as many.
+
+    Half: a server that keeps what it has read must read everything again after a cut, so cuts must be rare. The last
+    message stays, however long.
+    """
+    if sum(map(_chars, messages[1:])) <= chars:
+        return messages
+    kept, room = [], chars // 2
+    for message in reversed(messages[1:]):
+        room -= _chars(message)
+        if room < 0 and kept:
+            break
+        kept.append(message)
+    return [messages[0], *reversed(kept)]
+
+
+def _chars(message: LLMContextMessage) -> int:
+    return len(str(message.get("content"))) if isinstance(message, dict) else 0

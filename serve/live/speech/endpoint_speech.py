@@ -1,0 +1,159 @@
+"""Speech recognition and a voice behind OpenAI's API.
+
+Whatever goes wrong is raised: pipecat makes an error frame of it, and the session goes on.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import re
+import wave
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+import httpx2
+import numpy as np
+from jaxtyping import Float
+from openai import OpenAIError
+from pipecat.frames.frames import Frame, StartFrame, TranscriptionFrame, TTSAudioRawFrame
+from pipecat.processors.frame_processor import FrameDirection
+from pipecat.services.settings import STTSettings, TTSSettings
+from pipecat.services.stt_service import SegmentedSTTService
+from pipecat.services.tts_service import TTSService
+from pipecat.utils.time import time_now_iso8601
+
+from serve.live.speech.endpoint_failures import EndpointError, Place, explained, unexpected
+from serve.live.speech.endpoint_llm import NoticeFrame
+from serve.live.speech.endpoints import Caller
+from serve.live.speech.recogniser import SAMPLE_RATE
+from serve.live.speech.speech_bytes import decoded
+
+log = logging.getLogger(__name__)
+
+PART_BYTES = 9_600  # 200 ms: passed on as they arrive
+BETWEEN_S = 10.0  # two sentences of an answer, after the first byte
+WARM_UP_S = 0.5  # of silence, for a recogniser to load its model
+NOT_SPEECH = re.compile(r"[\s.]*(?:[\[(<*\u266a][^\])>*\u266a]*[\])>*\u266a][\s.]*)*")  # such as [BLANK_AUDIO]
+
+
+class EndpointSTT(SegmentedSTTService):
+    """Sends each utterance as a WAV file when it is finished."""
+
+    def __init__(self, caller: Caller) -> None:
+        settings = STTSettings(model=caller.endpoint.model, language=None)
+        super().__init__(sample_rate=SAMPLE_RATE, ttfs_p99_latency=1.5, settings=settings)
+        self.caller, self.client = caller, caller.endpoint.client()
+        self._warming: Any = None
+
+    async def start(self, frame: StartFrame) -> None:
+        await super().start(frame)
+        if not self.caller.warm:
+            self._warming = self.create_task(self._warm_up())
+
+    async def cleanup(self) -> None:
+        if self._warming:
+            await self.cancel_task(self._warming)
+            self._warming = None
+        await super().cleanup()
+        await self.client.close()  # or its connections stay open until the garbage is collected
+
+    async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame, None]:
+        if text := await self._text(audio):
+            yield TranscriptionFrame(text, self._user_id, time_now_iso8601())
+
+    async def _text(self, audio: bytes) -> str:
+        """
+        Raises:
+            EndpointError: there is none; the message says why.
+        """
+        parameters = {"file": ("speech.wav", audio, "audio/wav"), "model": self.caller.endpoint.model}
+        create = self.client.audio.transcriptions.with_raw_response.create
+        try:
+            answer = await self.caller.send(create, parameters, on_slow=_teller(self))
+            return transcribed(answer.text, answer.headers.get("content-type", ""), self.caller.place)
+        except (OpenAIError, httpx2.HTTPError, OSError) as error:
+            raise explained(error, self.caller.place) from error
+
+    async def _warm_up(self) -> None:
+        buffer = io.BytesIO()
+        with wave.open(buffer, "wb") as file:
+            file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+            file.writeframes(bytes(2 * round(WARM_UP_S * SAMPLE_RATE)))
+        try:
+            await self._text(buffer.getvalue())
+        except EndpointError as error:
+            log.warning("speech recognition was not warmed up: %s", error)  # the first utterance will tell the visitor
+
+
+def transcribed(body: str, content_type: str, place: Place) -> str:
+    """What was understood; empty where only a noise was.
+
+    Raises:
+        EndpointError: the body is no transcription.
+    """
+    kind = content_type.partition(";")[0].strip()
+    if kind == "text/plain" and body.lstrip()[:1] not in "{<":
+        text: Any = body
+    else:
+        try:
+            text = json.loads(body)["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise unexpected(kind, body.encode(), place) from error
+    if not isinstance(text, str):
+        raise unexpected(kind, body.encode(), place)
+    return "" if NOT_SPEECH.fullmatch(text) else text.strip()
+
+
+class EndpointTTS(TTSService):
+    """Speaks sentence by sentence, as the sound arrives."""
+
+    def __init__(self, caller: Caller, *, voice: str, sample_rate: int) -> None:
+        settings = TTSSettings(model=caller.endpoint.model, voice=voice, language=None)
+        super().__init__(
+            push_start_frame=True,
+            push_stop_frames=True,
+            max_consecutive_zero_audio_contexts=0,  # or a voice that failed three times is never asked again
+            stop_frame_timeout_s=caller.endpoint.first_byte_s + BETWEEN_S,
+            sample_rate=sample_rate,
+            settings=settings,
+        )
+        self.caller, self.voice, self.rate, self.client = caller, voice, sample_rate, caller.endpoint.client()
+
+    async def cleanup(self) -> None:
+        await super().cleanup()
+        await self.client.close()
+
+    async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame, None]:
+        """
+        Raises:
+            EndpointError: there is no sound, or it ends too early; the message says why.
+        """
+        try:
+            async for voice in self._speech(text):
+                samples = (voice * (2**15 - 1)).astype("<i2").tobytes()
+                yield TTSAudioRawFrame(samples, self.rate, 1, context_id)
+        except (OpenAIError, httpx2.HTTPError, OSError) as error:
+            raise explained(error, self.caller.place) from error
+
+    async def _speech(self, text: str) -> AsyncIterator[Float[np.ndarray, " t"]]:
+        parameters = {"input": text, "model": self.caller.endpoint.model, "voice": self.voice, "response_format": "pcm"}
+        speak = self.client.audio.speech.with_streaming_response.create
+        async with contextlib.AsyncExitStack() as stack:
+
+            async def request(**sent: Any) -> Any:
+                return await stack.enter_async_context(speak(**sent))
+
+            answer = await self.caller.send(request, parameters, on_slow=_teller(self))
+            kind, parts = answer.headers.get("content-type", ""), aiter(answer.iter_bytes(PART_BYTES))
+            async for voice in decoded(parts, kind, sample_rate=self.rate, place=self.caller.place):
+                yield voice
+
+
+def _teller(service: SegmentedSTTService | TTSService) -> Callable[[str], None]:
+    """Tells the visitor why nothing happens."""
+
+    def tell(message: str) -> None:
+        service.create_task(service.push_frame(NoticeFrame(message), FrameDirection.UPSTREAM))
+
+    return tell

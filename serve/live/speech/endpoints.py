@@ -1,0 +1,170 @@
+"""Servers that speak OpenAI's API, and how they are asked: waited for while they load, but never asked for ever."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import httpx2
+from openai import AsyncOpenAI, OpenAIError
+
+from serve.live.options import at_least
+from serve.live.speech.endpoint_failures import PARTS, EndpointError, Place, explained, rejected_parameter
+from serve.live.speech.thoughts import Habit
+
+log = logging.getLogger(__name__)
+
+CONNECT_S = 5.0
+SLOW_S = 3.0  # without a first byte, after which the visitor is told why nothing happens
+LOADING_PAUSE_S = 1.0  # between requests to a server that says that it is loading
+SHORT_WAIT_S = 5.0  # that a server may ask for, and that somebody waits without being told to come back
+WARM_S = 240.0  # after an answer, in which a server is taken to have its model loaded
+# Parameters that can be left out, and what is sent in their place.
+OPTIONAL: dict[str, str | None] = {
+    "max_tokens": "max_completion_tokens",
+    "max_completion_tokens": None,
+    "stream_options": None,
+    "temperature": None,
+    "top_p": None,
+    "stop": None,
+    "seed": None,
+    "frequency_penalty": None,
+    "presence_penalty": None,
+    "response_format": None,
+}
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A server that speaks OpenAI's API; its key is read from the environment and never stored in a file."""
+
+    url: str | None
+    model: str
+    key_variable: str
+    first_byte_s: float = 60.0  # until an answer begins; a server that loads its model on demand needs them
+    voice: str | None = None  # of tts, for every character; None: each character's own
+
+    def __post_init__(self) -> None:
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url={self.url!r} of an endpoint must begin with http:// or https://.")
+        at_least("first_byte_s of an endpoint", self.first_byte_s, 1)
+
+    def check_key(self, part: str) -> None:
+        """
+        Raises:
+            ValueError: OpenAI's own server would be asked without a key.
+        """
+        if self.url is None and not os.environ.get(self.key_variable):
+            raise ValueError(
+                f"{part}=openai without endpoints.{part}.url asks api.openai.com, which needs a key: set "
+                f"{self.key_variable}, or the url of a server of your own."
+            )
+
+    @property
+    def key(self) -> str:
+        return os.environ.get(self.key_variable) or "none"  # a server on one's own machine asks for no key
+
+    @property
+    def timeout(self) -> httpx2.Timeout:
+        return httpx2.Timeout(self.first_byte_s, connect=CONNECT_S, pool=CONNECT_S)
+
+    def client(self) -> AsyncOpenAI:
+        """One that does not ask again by itself: `Caller` decides."""
+        return AsyncOpenAI(api_key=self.key, base_url=self.url, timeout=self.timeout, max_retries=0)
+
+
+class Caller:
+    """Asks one endpoint for all sessions, and keeps what its answers have taught.
+
+    That is: parameters that it does not take, the moment until which it asked to be left alone, when it last answered,
+    and how its model marks thoughts. A request is repeated with other parameters where the server named one of them,
+    while it says that it is loading, and otherwise at most once, where that can help.
+    """
+
+    def __init__(self, endpoint: Endpoint, part: str) -> None:
+        self.endpoint, self.habit = endpoint, Habit()
+        self.place = Place(part, endpoint.model, endpoint.key_variable, endpoint.first_byte_s)
+        self._replaced: dict[str, str | None] = {}
+        self._left_alone_until_s = 0.0
+        self._answered_s = -WARM_S
+
+    @property
+    def warm(self) -> bool:
+        return time.monotonic() - self._answered_s < WARM_S
+
+    async def send(
+        self,
+        request: Callable[..., Awaitable[Answer]],
+        parameters: dict[str, Any],
+        *,
+        on_slow: Callable[[str], None] = lambda message: None,
+    ) -> Answer:
+        """The answer of `request(**parameters)`.
+
+        on_slow: told once what is waited for, when that takes its time.
+
+        Raises:
+            EndpointError: there is none; the message says why.
+        """
+        loop = asyncio.get_running_loop()
+        slow = loop.call_later(SLOW_S, on_slow, f"{PARTS[self.place.part]} is loading. Please wait.")
+        try:
+            return await self._until_answered(request, parameters)
+        finally:
+            slow.cancel()
+
+    async def _until_answered(self, request: Callable[..., Awaitable[Answer]], parameters: dict[str, Any]) -> Answer:
+        deadline_s, repeated = time.monotonic() + self.endpoint.first_byte_s, False
+        while True:
+            self._check_left_alone()
+            sent = self._adapted(parameters)
+            try:
+                answer = await request(**sent)
+            except OpenAIError as error:
+                if name := rejected_parameter(error, sent, OPTIONAL):
+                    self._replaced[name] = OPTIONAL[name]
+                    log.info("endpoints.%s takes no %s; %s is sent", self.place.part, name, OPTIONAL[name] or "nothing")
+                    continue  # ends: each name is replaced once
+                failure = explained(error, self.place)
+                log.warning("endpoints.%s: %s (%s)", self.place.part, failure, type(error).__name__)
+                pause_s = self._pause_s(failure, deadline_s, repeated)
+                if pause_s is None:
+                    raise failure from error
+                repeated |= not failure.loading
+                await asyncio.sleep(pause_s)
+                continue
+            self._answered_s = time.monotonic()
+            return answer
+
+    def _pause_s(self, failure: EndpointError, deadline_s: float, repeated: bool) -> float | None:
+        """Seconds until the request is sent again; None: it is not."""
+        if failure.loading:
+            return LOADING_PAUSE_S if time.monotonic() + LOADING_PAUSE_S < deadline_s else None
+        if not repeated and failure.again and failure.wait_s <= SHORT_WAIT_S:
+            return failure.wait_s
+        self._left_alone_until_s = time.monotonic() + failure.wait_s
+        return None
+
+    def _check_left_alone(self) -> None:
+        """
+        Raises:
+            EndpointError: the server has asked for a pause that is not over.
+        """
+        rest_s = self._left_alone_until_s - time.monotonic()
+        if rest_s > 0:
+            raise self.place.error(f"is asked too often. Try again in {rest_s:.0f} s.", wait_s=rest_s)
+
+    def _adapted(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The parameters under the names that the server takes."""
+        sent = {}
+        for name, value in parameters.items():
+            taken: str | None = name
+            while taken in self._replaced:
+                taken = self._replaced[taken]
+            if taken:
+                sent[taken] = value
+        return sent

@@ -1,0 +1,86 @@
+"""Which services a conversation uses: loaded once, shared by all sessions."""
+
+from pipecat.processors.frame_processor import FrameProcessor
+
+from serve.live.characters import Character
+from serve.live.low_priority import LowPriority
+from serve.live.speech.agent import Services
+from serve.live.speech.endpoint_llm import EndpointLLM
+from serve.live.speech.endpoint_speech import EndpointSTT, EndpointTTS
+from serve.live.speech.endpoints import Caller, Endpoint
+from serve.live.speech.espeak import Espeak
+from serve.live.speech.local_llm import LocalLLM
+from serve.live.speech.recogniser import Moonshine, Recogniser, Whisper
+from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
+from serve.live.speech.voices import EspeakVoice, PiperVoice, Tuning, Voice, voice_for
+
+RECOGNISERS: dict[str, type[Moonshine] | type[Whisper]] = {"moonshine": Moonshine, "whisper": Whisper}
+OPENAI_VOICE = "alloy"  # of a character that names none
+
+
+class Profile:
+    """The three choices of configs/serve.yaml, and the voice of each character.
+
+    Raises:
+        ValueError: a character's voice that the choice does not have, or an endpoint without its key.
+        MissingPackageError, FileNotFoundError: a choice's package or weights are not here; the message says the
+            command that brings them.
+    """
+
+    def __init__(
+        self,
+        *,
+        stt: str,
+        llm: str,
+        tts: str,
+        endpoints: dict[str, Endpoint],
+        characters: dict[str, Character],
+        sample_rate: int,
+    ) -> None:
+        self.sample_rate, self.llm, self.tts = sample_rate, llm, tts
+        chosen = {
+            part: endpoints[part] for part, value in (("stt", stt), ("llm", llm), ("tts", tts)) if value == "openai"
+        }
+        for part, endpoint in chosen.items():
+            endpoint.check_key(part)
+        self.callers = {part: Caller(endpoint, part) for part, endpoint in chosen.items()}
+        wishes = {key: voice_for(character, tts) for key, character in characters.items()}  # before anything is loaded
+        self.pool = LowPriority()
+        self.recogniser: Recogniser | None = self.pool.load(RECOGNISERS[stt]) if stt != "openai" else None
+        self.voices = {} if tts == "openai" else self._load_voices(wishes)
+        self.names = {key: str(wish or OPENAI_VOICE) for key, wish in wishes.items()}  # of OpenAI's voices
+        self.local = self.pool.load(LocalLLM) if llm == "local" else None
+        if self.local:
+            self.callers["llm"] = self.local.caller
+
+    def close(self) -> None:
+        self.pool.close()
+
+    def services(self, character: Character) -> Services:
+        return Services(stt=self._stt(), llm=self._llm(character), tts=self._tts(character))
+
+    def _load_voices(self, wishes: dict[str, str | Tuning | None]) -> dict[str, Voice]:
+        library = Espeak()
+        if self.tts == "espeak":
+            return {key: EspeakVoice(library, name=str(wish or "en-us")) for key, wish in wishes.items()}
+        piper = self.pool.load(lambda: PiperVoice(library))
+        return {key: piper.tuned(wish) if isinstance(wish, Tuning) else piper for key, wish in wishes.items()}
+
+    def _stt(self) -> FrameProcessor:
+        return LocalSTT(self.recogniser, self.pool) if self.recogniser else EndpointSTT(self.callers["stt"])
+
+    def _llm(self, character: Character) -> FrameProcessor:
+        if self.llm == "rules":
+            return RuleLLM(name=character.name)
+        caller, instruction = self.callers["llm"], character.personality
+        if here := self.local:
+            sizes = {"tokens": here.max_tokens, "memory_chars": here.memory_chars}
+            return EndpointLLM(caller, instruction=instruction, reads_first=True, **sizes)
+        return EndpointLLM(caller, instruction=instruction)
+
+    def _tts(self, character: Character) -> FrameProcessor:
+        if self.tts != "openai":
+            return LocalTTS(self.voices[character.key], self.pool, sample_rate=self.sample_rate)
+        caller = self.callers["tts"]
+        name = caller.endpoint.voice or self.names[character.key]
+        return EndpointTTS(caller, voice=name, sample_rate=self.sample_rate)

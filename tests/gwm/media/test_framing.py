@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from gwm.media.framing import Box, cut, framed_centre, framed_face
+from gwm.resolution import Resolution
+
+WIDE, TALL, SQUARE = Resolution(48, 96), Resolution(96, 48), Resolution(64, 64)
+
+
+@pytest.mark.parametrize(
+    ("picture", "resolution", "expected"),
+    [
+        ((720, 1280), WIDE, Box(640.0, 360.0, 1280.0, 640.0)),
+        ((720, 1280), TALL, Box(640.0, 360.0, 360.0, 720.0)),
+        ((720, 1280), SQUARE, Box(640.0, 360.0, 720.0, 720.0)),
+        ((1280, 721), SQUARE, Box(360.5, 640.0, 721.0, 721.0)),
+    ],
+)
+def test_the_largest_part_of_the_aspect_lies_in_the_middle(
+    picture: tuple[int, int], resolution: Resolution, expected: Box
+):
+    assert framed_centre(picture, resolution) == expected
+
+
+def test_a_square_frame_shows_the_faces_square_even_beyond_the_picture():
+    assert framed_face((100, 100), (10.0, 20.0), 80.0, SQUARE) == Box(10.0, 20.0, 80.0, 80.0)
+
+
+@pytest.mark.parametrize(("x", "expected"), [(100.0, 180.0), (500.0, 500.0), (1250.0, 1100.0)])
+def test_other_frames_have_the_face_in_the_middle_as_far_as_the_picture_goes(x: float, expected: float):
+    assert framed_face((720, 1280), (x, 90.0), 80.0, TALL) == Box(expected, 360.0, 360.0, 720.0)
+
+
+def test_a_cut_keeps_the_aspect():
+    """Every pixel has its place as its colour: 2 px of the picture to one of the frame, rows and columns alike."""
+    rows, columns = np.mgrid[:200, :240].astype(np.uint8)
+    part = cut(np.dstack([rows, columns, columns]), Box(140.0, 100.0, 192.0, 96.0), WIDE)
+    assert part.shape == (48, 96, 3)
+    assert np.abs(np.diff(part[2:-2, 2:-2, 0].astype(int), axis=0) - 2).max() <= 1
+    assert np.abs(np.diff(part[2:-2, 2:-2, 1].astype(int), axis=1) - 2).max() <= 1
+    assert part[0, 0, :2].tolist() == pytest.approx([52, 44], abs=1)
+
+
+def test_edges_are_repeated_outside_the_picture():
+    picture = np.full((40, 40, 3), 9, np.uint8)
+    picture[:, 0] = 200
+    assert (cut(picture, Box(0.0, 20.0, 40.0, 20.0), Resolution(20, 40))[:, :18] == 200).all()

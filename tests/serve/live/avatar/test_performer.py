@@ -1,0 +1,106 @@
+"""The performer with a face that draws the loudness it hears."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from serve.live.avatar.performer import Beat, Performer
+from tests.serve.live.level_face import BEAT, LevelFace, played
+
+
+def speech(seconds: float, level: float = 0.5) -> np.ndarray:
+    return np.full(round(24_000 * seconds), level, np.float32)
+
+
+def test_every_frame_shows_the_sound_that_is_heard_with_it(performer: Performer):
+    async def script(play):
+        performer.say(speech(1.0), generation=0)
+        await play(2)
+
+    voice, frames = played(performer, script)
+    assert (voice != 0).sum() == 24_000
+    for sample, level in frames:
+        assert level == (50 if voice[sample] else 0)
+
+
+def test_silence_is_performed_at_24_frames_a_second(performer: Performer):
+    voice, frames = played(performer, lambda play: play(1))
+    gaps = np.diff([sample for sample, _ in frames])
+    assert not voice.any() and len(frames) > 50 and (gaps == 1_000).all()
+
+
+def test_engine_is_never_further_ahead_than_the_lead(performer: Performer):
+    ahead = []
+
+    async def script(play):
+        for _ in range(50):
+            await play(0.02)
+            ahead.append(performer.playout.queued_samples)
+
+    played(performer, script)
+    assert max(ahead) <= BEAT.lead_samples and min(ahead) > 0
+
+
+def test_interruption_is_silent_within_5_ms_and_the_mouth_closes_within_the_lead(performer: Performer):
+    cues, queued = [], []
+
+    async def script(play):
+        performer.say(speech(3), generation=0)
+        performer.cue(lambda: cues.append("said"), generation=0)
+        await play(1)
+        queued.append(performer.playout.queued_samples)
+        performer.interrupt()
+        performer.say(speech(1), generation=0)  # comes too late: of the old generation
+        await play(1)
+
+    voice, frames = played(performer, script)
+    onset = round(1.5 * 24_000)
+    assert voice[:onset].any() and not voice[onset + 120 :].any() and not cues
+    open_frames = [sample for sample, level in frames if level]
+    assert max(open_frames) - onset < queued[0] <= BEAT.lead_samples  # only what was drawn is still seen
+    assert (np.diff([sample for sample, _ in frames]) == 1_000).all()  # no frame was left out: no jump cut
+
+
+def test_speech_after_an_interruption_is_heard(performer: Performer):
+    async def script(play):
+        performer.interrupt()
+        performer.say(speech(0.5), generation=1)
+        await play(1)
+
+    voice, _ = played(performer, script)
+    assert (voice != 0).sum() == 12_000
+
+
+def test_the_other_voice_reaches_the_engine(performer: Performer, face: LevelFace):
+    async def script(play):
+        performer.hear(speech(0.1, 0.25))
+        await play(0.5)
+
+    played(performer, script)
+    assert sum((user == 0.25).sum() for user in face.users) == 2_400
+
+
+def test_voice_goes_on_without_a_picture_and_a_new_engine_takes_over(performer: Performer, face: LevelFace):
+    async def script(play):
+        performer.say(speech(4), generation=0)
+        await play(1)
+        face.lost = True
+        await play(1)
+        assert performer.losses == 1
+        face.lost = False
+        await asyncio.sleep(1.1)  # the performer's own pause between attempts
+        await play(2)
+
+    voice, frames = played(performer, script)
+    assert (voice != 0).sum() == 96_000 and performer.playout.stalls == 0
+    assert face.starts == 2
+    samples = np.array([sample for sample, _ in frames])
+    assert np.diff(samples).max() > 12_000  # the picture stayed for a while
+    for sample, level in frames:
+        assert level == (50 if voice[sample] else 0)  # and is in time again
+
+
+def test_lead_shorter_than_a_chunk_is_an_error():
+    with pytest.raises(ValueError, match="lead of 3999 samples must be at least a chunk's 4000"):
+        Beat(chunk_samples=4_000, lookahead_samples=0, frame_samples=1_000, sample_rate=24_000, lead_samples=3_999)

@@ -1,0 +1,83 @@
+"""The end of a server: SIGTERM while somebody is there."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import fields
+from pathlib import Path
+
+import aiohttp
+import pytest
+import yaml
+
+from serve.live.http.api import Api
+from serve.live.http.server import serve_until_signal
+from serve.live.options import ServerOptions
+from serve.live.speech.agent import TurnTaking
+from tests.serve.live.server_kit import DEADLINE_S, TIMEOUTS, Kit, nothing_left_behind
+
+CONFIG = Path(__file__).parents[4] / "configs" / "serve.yaml"
+DRAIN_S = 5.0  # more than a busy machine takes for two requests
+
+
+def options() -> ServerOptions:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shipped = yaml.safe_load(CONFIG.read_text())
+    values = {field.name: shipped[field.name] for field in fields(ServerOptions)}
+    assert values["host"] == "127.0.0.1"  # nobody else, unless told otherwise
+    return ServerOptions(**values | {"port": port, "drain_s": DRAIN_S, "lead_ms": float(values["lead_ms"])})
+
+
+async def listening(url: str, client: aiohttp.ClientSession) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            with contextlib.suppress(aiohttp.ClientConnectorError):
+                async with client.get(f"{url}/health"):
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def told_to_stop(kit: Kit, serving: asyncio.Task[None], url: str, client: aiohttp.ClientSession) -> None:
+    await listening(url, client)
+    async with client.post(f"{url}/v1/realtime_sessions", json={}) as opened:
+        assert opened.status == 201
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.timeout(DEADLINE_S):
+        while not kit.admission.draining:
+            await asyncio.sleep(0.05)
+    async with client.post(f"{url}/v1/realtime_sessions", json={}) as refused:
+        assert refused.status == 429 and refused.headers["Retry-After"] == "60"
+    async with client.get(f"{url}/ready") as ready:
+        assert ready.status == 503
+    assert kit.faces[0].stops == 0 and not serving.done()
+    await asyncio.wait_for(asyncio.shield(serving), DRAIN_S + DEADLINE_S)
+    assert kit.faces[0].stops == 1 and not kit.admission.sessions
+
+
+def test_after_sigterm_nobody_new_is_let_in_and_who_is_there_has_time_to_end(monkeypatch: pytest.MonkeyPatch):
+    async def run() -> None:
+        kit, chosen = Kit(capacity=2, timeouts=TIMEOUTS), options()
+
+        @contextlib.asynccontextmanager
+        async def app(*given: object, **more: object) -> AsyncIterator[Api]:
+            yield kit.api
+
+        monkeypatch.setattr("serve.live.http.server.running_app", app)
+        url = f"http://127.0.0.1:{chosen.port}"
+        async with nothing_left_behind(), aiohttp.ClientSession() as client:
+            serving = asyncio.create_task(
+                serve_until_signal(chosen, timeouts=TIMEOUTS, turn_taking=TurnTaking(), endpoints={})
+            )
+            try:
+                await told_to_stop(kit, serving, url, client)
+            finally:  # also when it was not told
+                await kit.admission.drain(within_s=0.0)
+                serving.cancel()
+                await asyncio.wait([serving], timeout=DEADLINE_S)
+                kit.pool.close()
+
+    asyncio.run(run())
