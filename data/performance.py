@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from data.actions import ACTION_NAMES
 from data.behaviour import blinks, emphasis, gaze, head, interest, nods, smooth_noise
 from data.clock import FPS, SAMPLES_PER_FRAME
+from data.manner import Manner
 from data.speech.dialogue import Dialogue, converse
 from data.speech.espeak import Phoneme
 from data.speech.prosody import energy, pitch
@@ -16,6 +17,7 @@ from data.speech.visemes import mouth_actions
 
 NOISY_SHARE = 0.3  # clips whose two streams carry faint noise, as a microphone's do
 GAIN = (0.5, 1.0)
+POSE_LIMIT = np.array([0.45, 0.35, 0.2])  # radians
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,13 @@ class Performance:
     sentence: str | None
     user_sentence: str | None
     voice: str
+    manner: Manner | None  # None: natural
 
 
-def perform(seed: int, num_frames: int, split: Split) -> Performance:
+def perform(seed: int, num_frames: int, split: Split, manner: Manner | None = None) -> Performance:
     """A random stretch of dialogue, acted out; the same seed gives the same bytes.
+
+    manner: None: natural, without a mood. The dialogue is the same in every manner.
 
     While the user speaks, the agent keeps its mouth shut, blinks, looks up as the user begins, and nods and raises its
     brows in answer to the user's stresses.
@@ -57,12 +62,16 @@ def perform(seed: int, num_frames: int, split: Split) -> Performance:
     listened = np.where(agent_speaking, 0, heard).astype(np.float32)
     nodding = nods(rng, listened, fps=FPS)
     pose = head(rng, spoken=spoken, stress=stress, nodding=nodding, fps=FPS)
+    gain = np.ones(num_frames, np.float32) if manner is None else manner.gain
     closure = blinks(rng, num_frames, onsets=np.flatnonzero(starts.any(axis=0)).tolist(), fps=FPS)
-    actions = mouth(dialogue) + expression(rng, stress, closure, user_speaking)
+    actions = mouth(dialogue) + expression(rng, gain * stress, closure, user_speaking)
     looks = gaze(rng, num_frames, fps=FPS, addressed=np.flatnonzero(starts[1]).tolist())
-    raised = interest(rng, listened, fps=FPS)
+    raised = gain * interest(rng, listened, fps=FPS)
     for name, share in (("browInnerUp", 1.0), ("browOuterUpLeft", 0.7), ("browOuterUpRight", 0.7)):
         actions[:, ACTION_NAMES.index(name)] += share * raised
+    if manner is not None:
+        actions += manner.actions
+        pose = in_manner(pose, manner)
     return Performance(
         actions=actions.clip(0, 1).astype(np.float32),
         pose=pose,
@@ -75,6 +84,7 @@ def perform(seed: int, num_frames: int, split: Split) -> Performance:
         sentence=dialogue.text("agent"),
         user_sentence=dialogue.text("user"),
         voice=dialogue.agent_voice,
+        manner=manner,
     )
 
 
@@ -82,6 +92,14 @@ def mouth(dialogue: Dialogue) -> Float[np.ndarray, "f 52"]:
     """Mouth actions of the clip's frames, coarticulated with the speech before and after the clip."""
     end = dialogue.first_frame + dialogue.num_frames
     return mouth_actions(dialogue.phonemes("agent"), num_frames=end, fps=FPS)[dialogue.first_frame :]
+
+
+def in_manner(pose: Float[np.ndarray, "f 3"], manner: Manner) -> Float[np.ndarray, "f 3"]:
+    """Livelier or stiller about the pose that the head keeps, and lifted or lowered by the mood."""
+    middle = pose.mean(axis=0)
+    moved = middle + manner.gain[:, None] * (pose - middle)
+    moved[:, 1] += manner.pitch
+    return moved.clip(-POSE_LIMIT, POSE_LIMIT).astype(np.float32)
 
 
 def expression(

@@ -21,6 +21,7 @@ from data.batch import ClipData, LatentClips, latent_batch
 from data.clips import derive_seed, reference_pose
 from data.clock import FPS
 from data.latents import heard_frames, with_windows
+from data.manner import draw_manner
 from data.performance import Performance, perform
 from data.speech.sentences import Split
 from gwm.autoencoders.motion.code import FRAMES, SHIFTS_PX, WIDTH, standardise, to_latents
@@ -28,6 +29,7 @@ from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig
 
 FIRST_POOL = 8  # performances
+MANNER_STREAM = 1  # of a performance's seed: its dialogue does not depend on its manner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,7 @@ class Acting:
 
     seconds: float  # of a performance
     head_motion: float  # share of the natural head motion
+    manners: bool  # whether liveliness and mood vary and are given; otherwise all is natural
     reference_spread: float  # 0: heads move about the reference's pose; 1: that is another, as of rendered clips
 
     @property
@@ -45,7 +48,8 @@ class Acting:
 
     def perform(self, seed: int, split: Split) -> tuple[Performance, Float[np.ndarray, "3"]]:
         """A performance, with the pose of its reference."""
-        act = perform(seed, self.num_frames, split)
+        rng = np.random.default_rng((seed, MANNER_STREAM))
+        act = perform(seed, self.num_frames, split, draw_manner(rng, self.num_frames) if self.manners else None)
         act = replace(act, pose=np.float32(self.head_motion) * act.pose)
         middle, other = act.pose.mean(axis=0), np.float32(self.head_motion) * reference_pose(seed)
         return act, np.float32(1 - self.reference_spread) * middle + np.float32(self.reference_spread) * other
@@ -62,6 +66,8 @@ def encode_performance(
     """Latent frames whose audio windows lie inside the performance, as `data.latents.with_windows` gives them."""
     agent, user = frame_features(torch.from_numpy(np.stack([act.agent, act.user])), audio)
     arrays = {"latents": to_latents(codes(act, reference)[None])[0], "speech.agent": agent, "speech.user": user}
+    if act.manner is not None:
+        arrays["frame.manner"] = torch.from_numpy(act.manner.given)
     return with_windows(arrays | {"reference": torch.zeros(1, WIDTH, 2, 2)}, audio)
 
 

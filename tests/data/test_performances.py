@@ -18,7 +18,7 @@ from gwm.autoencoders.motion.code import POSE, from_latents, physical, place
 from gwm.condition.audio import frame_features
 from tests.tiny import AUDIO
 
-ACTING = Acting(seconds=2.0, head_motion=0.5, reference_spread=1.0)
+ACTING = Acting(seconds=2.0, head_motion=0.5, manners=False, reference_spread=1.0)
 
 
 class Noted:
@@ -131,3 +131,15 @@ def test_what_moves_more_of_the_picture_weighs_more_within_limits():
 def test_crops_longer_than_performances_are_refused():
     with pytest.raises(ValueError, match="num_frames=11 must be in \\[1, 10\\]"):
         data(num_frames=11)
+
+
+def test_manners_are_given_beside_the_codes_that_follow_them():
+    """The window of latent frame k holds the manner of its four pixel frames; voices do not depend on it."""
+    plain, own = ACTING.perform(1, "train")
+    act, own = replace(ACTING, manners=True).perform(1, "train")
+    clip = encode_performance(act, own, AUDIO)
+    assert np.array_equal(act.agent, plain.agent) and not np.array_equal(act.pose, plain.pose)
+    first = AUDIO.left_frames
+    assert act.manner is not None
+    expected = torch.from_numpy(act.manner.given[first + 8 : first + 12]).flatten()
+    assert torch.equal(clip["frame.manner"][2], expected) and expected.any()
