@@ -181,9 +181,9 @@ class Engine:
         self.prompt.set(text, chunk=None if at_s is None else applied.chunk)
         return applied
 
-    def hush(self) -> None:
+    def silence(self) -> None:
         """Let the character fall silent at once: what it had still to say becomes silence, what it hears stays."""
-        self.hearing.hush()
+        self.hearing.silence()
 
     def act(self, action: Float[np.ndarray, "t k"] | None) -> Applied:
         """Decide what the character does, from the next chunk on that is taken: the numbers that the model is told of

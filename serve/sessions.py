@@ -145,7 +145,7 @@ class Sessions:
 
     def interrupt(self, name: str) -> Receipt:
         """A new generation: frames of the old one are stale wherever they are, and what was to be said is silence."""
-        self.running[name].engine.hush()
+        self.running[name].engine.silence()
         return self._new_generation(name)
 
     def rewind(self, name: str, chunks: int) -> Receipt:

@@ -77,7 +77,8 @@ def read_character(path: Path, resolution: Resolution) -> Character:
 
 
 def _definition(path: Path) -> dict[str, Any]:
-    """
+    """The fields of a definition file.
+
     Raises:
         ValueError: the file is no YAML mapping of text.
     """
