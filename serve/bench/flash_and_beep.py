@@ -17,6 +17,7 @@ import soundfile
 from aiohttp import web
 from jaxtyping import UInt8
 
+from gwm.clock import SAMPLE_RATE, SAMPLES_PER_FRAME
 from gwm.resolution import Resolution
 from serve.applied import Applied
 from serve.bench.browser import open_browser, open_page, start_talking
@@ -36,7 +37,7 @@ from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services, TurnTaking
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
 
-RATE, FRAME = 24_000, 1_000
+RATE, FRAME = SAMPLE_RATE, SAMPLES_PER_FRAME
 SIDE = 128
 TIMING = StreamTiming(
     chunk_samples=4 * FRAME, lookahead_samples=0, frame_samples=FRAME, sample_rate=RATE, lead_samples=7_200
