@@ -22,7 +22,8 @@ from gwm.resolution import Resolution
 from serve.applied import Applied
 from serve.bench.browser import open_browser, open_page, start_talking
 from serve.bench.live_numbers import SETTLE_S, drift, paired
-from serve.live.avatar.changes import Change, ChangeRefusedError, Controls
+from serve.live.avatar.changes import Change, ChangeRefusedError
+from serve.live.avatar.controls import SessionControls
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.sound import Sound
 from serve.live.characters import Character
@@ -111,7 +112,7 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
         make_conversation=session,
         make_renderer=renderer,
         resolution=Resolution(SIDE, SIDE),
-        controls=Controls(prompt=False, actions=(), rewind_chunks=0, chunk_s=TIMING.chunk_samples / RATE),
+        controls=SessionControls(prompt=False, actions=(), rewind_chunks=0, chunk_s=TIMING.chunk_samples / RATE),
         hosts={"127.0.0.1"},
         origins=set(),
         trusted_proxies=[],

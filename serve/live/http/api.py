@@ -14,7 +14,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 
 from gwm.resolution import Resolution
-from serve.live.avatar.changes import Controls
+from serve.live.avatar.controls import SessionControls
 from serve.live.characters import Character, to_png
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission, Rate
@@ -91,7 +91,7 @@ class Api:
         make_conversation: MakeConversation,
         make_renderer: MakeRenderer,
         resolution: Resolution,
-        controls: Controls,
+        controls: SessionControls,
         hosts: set[str],
         origins: set[str],
         trusted_proxies: list[str],

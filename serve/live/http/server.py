@@ -11,7 +11,7 @@ from pathlib import Path
 from gwm.contract import Contract
 from gwm.resolution import Resolution
 from serve.artifact import read_manifest
-from serve.live.avatar.changes import Controls
+from serve.live.avatar.controls import SessionControls
 from serve.live.avatar.engine_process import EngineOptions, EngineProcess, ProcessFace
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.text_process import TextProcess
@@ -157,7 +157,7 @@ async def running_app(
             make_conversation=sessions.conversation,
             make_renderer=sessions.renderer,
             resolution=resolution,
-            controls=Controls.of(contract, rewind_chunks=options.undo_chunks),
+            controls=SessionControls.of(contract, rewind_chunks=options.undo_chunks),
             hosts={*LOCAL_HOSTS, options.host, *options.hosts},
             origins=set(options.origins),
             trusted_proxies=options.trusted_proxies,

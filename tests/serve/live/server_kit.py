@@ -14,7 +14,7 @@ from aiortc.contrib.media import MediaStreamError
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
 from gwm.resolution import Resolution
-from serve.live.avatar.changes import Controls
+from serve.live.avatar.controls import SessionControls
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
@@ -30,7 +30,7 @@ from tests.serve.live.speech.test_agent import Deaf, Hum
 
 DEADLINE_S = 60.0  # for what must happen; a busy machine takes seconds for what takes none
 TIMEOUTS = Timeouts(connect_s=DEADLINE_S, reconnect_s=DEADLINE_S, session_s=10 * DEADLINE_S)
-CONTROLS = Controls(prompt=True, actions=("forward", "left"), rewind_chunks=6, chunk_s=1 / 6)
+CONTROLS = SessionControls(prompt=True, actions=("forward", "left"), rewind_chunks=6, chunk_s=1 / 6)
 GREETING = "Good to see you."
 
 
