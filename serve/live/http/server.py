@@ -13,7 +13,7 @@ from serve.artifact import read_manifest
 from serve.live.avatar.engine_process import EngineProcess, ProcessFace
 from serve.live.avatar.performer import Beat
 from serve.live.avatar.text_process import TextProcess
-from serve.live.characters import Character, read_characters
+from serve.live.characters import Character, manner_of, read_characters
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission, measured_capacity
 from serve.live.http.api import Api
@@ -57,6 +57,7 @@ async def running_app(
     beat, gauges = beat_of(contract, options.lead_ms), Gauges()
     resolution = Resolution(*contract.picture_size(options.size))
     characters = read_characters(Path(options.characters), resolution)
+    manners = {key: manner_of(character, contract) for key, character in characters.items()}
     choices = {"stt": options.stt, "llm": options.llm, "tts": options.tts}
     profile = Profile(**choices, endpoints=endpoints, characters=characters, sample_rate=beat.sample_rate)
     engines = EngineProcess(
@@ -69,7 +70,8 @@ async def running_app(
     texts = TextProcess(options.text_encoder, options.artifact) if contract.dit.width("text") else None
 
     def face(session_id: str, character: Character) -> ProcessFace:
-        return ProcessFace(engines, session_id, character.portrait, seed=options.seed, texts=texts)
+        manner = manners[character.key]
+        return ProcessFace(engines, session_id, character.portrait, seed=options.seed, texts=texts, manner=manner)
 
     def session(session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
         return Conversation(
