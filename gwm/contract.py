@@ -93,7 +93,8 @@ class Contract(JsonConfig):
         if len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ValueError(
-                f"names={twice} must be of one condition each: callers set numbers by name. Rename those of one of them."
+                f"names={twice} must be of one condition each, and not of the latents' codes: callers set numbers by "
+                "name. Rename those of the condition."
             )
         self.pattern.num_chunks(self.horizon_frames + 1)
 
@@ -146,8 +147,15 @@ class Contract(JsonConfig):
 
     @property
     def controls(self) -> tuple[Control, ...]:
-        """All that callers may set."""
-        return tuple(control for spec in self.dit.conditions for control in self.controls_of(spec.name))
+        """All that callers may set: numbers of conditions, and of codes in place of generated ones."""
+        given = [control for spec in self.dit.conditions for control in self.controls_of(spec.name)]
+        return (*given, *self.codes)
+
+    @property
+    def codes(self) -> tuple[Control, ...]:
+        """Numbers of motion codes that callers may decide; () where latents are no codes, or where a noisy context
+        remembers what the model made."""
+        return self.vae.controls if self.context == "clean" else ()
 
     @property
     def sink_distance(self) -> int:

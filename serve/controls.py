@@ -1,13 +1,15 @@
-"""What a caller decides by name while a stream is made: numbers of conditions, such as keys of a world or a mood."""
+"""What a caller decides by name while a stream is made: numbers of conditions, such as keys of a world or a mood, and
+numbers of a motion code, such as an open jaw, in place of those that the model generates."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gwm.autoencoders.motion.code import standardise, to_latents
 from gwm.blinks import EYELIDS, blinking
 from gwm.contract import Contract
 from gwm.control import Control
@@ -15,20 +17,40 @@ from gwm.transfer import to_device
 from serve.applied import applied_at
 
 MOST_FRAMES = 240  # of a number that is given frame by frame
+GLIDE_FRAMES = 4  # pixel frames in which a code's number goes to another value, and those in which it returns to the
+RETURN_FRAMES = 8  # model's own: each a step of an equal part, so that nothing jumps
 Value = float | int | Sequence[float | int]
 Numbers = Mapping[str, Value | None]
 
 
+ONES = np.ones(1, np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A number from a pixel frame of the stream on; its last value stays."""
+    """A number from a pixel frame of the stream on; its last value and share stay."""
 
     first: int
     values: Float[np.ndarray, " n"]
+    shares: Float[np.ndarray, " m"] = field(default_factory=lambda: ONES)  # 1: this value; 0: the model's own
 
-    def of(self, first: int, num_frames: int) -> Float[np.ndarray, " f"]:
-        place = np.arange(first, first + num_frames) - self.first
-        return self.values[place.clip(0, len(self.values) - 1)]
+    def of(self, first: int, num_frames: int) -> tuple[Float[np.ndarray, " f"], Float[np.ndarray, " f"]]:
+        """Values and shares."""
+        place = (np.arange(first, first + num_frames) - self.first).clip(0)
+        return self.values[place.clip(max=len(self.values) - 1)], self.shares[place.clip(max=len(self.shares) - 1)]
+
+    def gliding(self, first: int, value: float) -> "Course":
+        """From what it is there to a value, in equal steps."""
+        now, share = (float(x[0]) for x in self.of(first - 1, 1))
+        return Course(first, _steps(now if share else value, value, GLIDE_FRAMES), _steps(share, 1.0, GLIDE_FRAMES))
+
+    def returning(self, first: int) -> "Course":
+        """From what it is there to the model's own, in equal steps."""
+        now, share = self.of(first - 1, 1)
+        return Course(first, now, _steps(float(share[0]), 0.0, RETURN_FRAMES))
+
+
+NOT_SET = Course(0, np.zeros(1, np.float32), np.zeros(1, np.float32))
 
 
 class Controls:
@@ -40,6 +62,7 @@ class Controls:
     def __init__(self, contract: Contract, *, like: Tensor) -> None:
         """like: a tensor whose device and precision conditions have."""
         self.contract, self.like = contract, like
+        self.codes = {control.name for control in contract.codes}
         self.start(seed=0)
 
     def start(self, *, seed: int) -> None:
@@ -66,6 +89,23 @@ class Controls:
         for numbers in self._later.pop(chunk, []):
             self._apply(numbers, chunk)
 
+    def rewind(self, chunk: int) -> None:
+        """The next chunk that is taken is this one again; what is set by now holds from there on."""
+        first = chunk * self.contract.chunk_pixel_frames
+        for name, course in self.courses.items():
+            self.courses[name] = replace(course, first=min(course.first, first))
+
+    def override(self, chunk: int) -> dict[str, Float[Tensor, "1 f c h w"]]:
+        """What of a chunk's latents is decided here, as `Conditions.override`; nothing where they are no codes."""
+        if not self.codes:
+            return {}
+        frames = self.contract.chunk_pixel_frames
+        courses = [self.courses.get(control.name, NOT_SET) for control in self.contract.codes]
+        values, shares = np.stack([course.of(chunk * frames, frames) for course in courses], axis=-1)[:, None]
+        code = standardise(*torch.from_numpy(values).split((52, 3, 2), dim=-1))
+        made = {"share": to_latents(torch.from_numpy(shares)), "value": to_latents(code)}
+        return {name: to_device(x, self.like.device, self.like.dtype) for name, x in made.items()}
+
     def conditions(self, chunk: int) -> dict[str, Float[Tensor, "1 f k"]]:
         """Those of a chunk that callers may set."""
         found = {}
@@ -82,7 +122,7 @@ class Controls:
         rows = np.zeros((frames, len(controls)), np.float32)
         for column, control in zip(rows.T, controls, strict=True):
             if control.name in self.courses:
-                column[:] = self.courses[control.name].of(chunk * frames, frames)
+                column[:] = self.courses[control.name].of(chunk * frames, frames)[0]
             elif control.name in EYELIDS:
                 column[:] = blinking(self.seed, chunk * frames, frames)
             elif acted:
@@ -90,16 +130,20 @@ class Controls:
         return rows
 
     def _apply(self, numbers: Numbers | None, chunk: int) -> None:
-        if numbers is None:
-            self.courses.clear()
-            return
-        for name, value in numbers.items():
-            if value is None:
-                self.courses.pop(name, None)
-            else:
-                self.courses[name] = Course(
-                    chunk * self.contract.chunk_pixel_frames, np.asarray(value, np.float32).reshape(-1)
-                )
+        for name, value in (dict.fromkeys(self.courses) if numbers is None else numbers).items():
+            first = chunk * self.contract.chunk_pixel_frames
+            course = self.courses.pop(name, NOT_SET)
+            if isinstance(value, Sequence):
+                self.courses[name] = Course(first, np.array(value, np.float32))
+            elif name in self.codes:
+                self.courses[name] = course.returning(first) if value is None else course.gliding(first, float(value))
+            elif value is not None:
+                self.courses[name] = Course(first, np.array([value], np.float32))
+
+
+def _steps(start: float, end: float, count: int) -> Float[np.ndarray, " n"]:
+    """Equal steps from the one after `start` to `end`."""
+    return np.linspace(start, end, count + 1, dtype=np.float32)[1:]
 
 
 @dataclass(frozen=True)

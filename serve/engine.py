@@ -186,7 +186,8 @@ class Engine:
     def act(self, numbers: Numbers | None, *, at_s: float | None = None) -> Applied:
         """Set numbers by their names (`Contract.controls`), from the next chunk on that is taken or from the first that
         does not begin before `at_s`: each stays until it is changed or released, by None. A sequence has a value for
-        each pixel frame from there on, and its last one stays. None in place of all releases all of them.
+        each pixel frame from there on, and its last one stays. None in place of all releases all of them. Numbers of a
+        motion code take the place of the model's own, in what is shown and in the past that it goes on from.
 
         Raises:
             ValueError: a name that the model does not have, a value outside of its limits, or the chunk at `at_s` has

@@ -1,5 +1,6 @@
 """What a stream is given next, on the media clock: the sound that was pushed, and the numbers that callers set."""
 
+import dataclasses
 from collections import deque
 
 import numpy as np
@@ -112,11 +113,12 @@ class Hearing:
         self.controls.reach(self.num_chunks)
         frame = dict(self.nothing().frame) | (self._voices() if self.contract.hears else {})
         frame |= self.controls.conditions(self.num_chunks)
+        override = self.controls.override(self.num_chunks)
         used = self.chunk_samples if self.contract.hears else 0
         self.taken.append(self.samples[:, :used])
         self.samples = self.samples[:, used:]
         self.num_chunks += 1
-        return Conditions(frame=frame)
+        return Conditions(frame=frame, override=override)
 
     def rewind(self, chunks: int, *, keep_sound: bool) -> None:
         """The latest `chunks` were never taken: their sound waits again, or is forgotten."""
@@ -126,10 +128,12 @@ class Hearing:
             past, rest = self.past_samples, self.past_samples + chunks * self.chunk_samples
             self.samples = torch.cat([self.samples[:, :past], self.samples[:, rest:]], dim=1)
         self.num_chunks -= chunks
+        self.controls.rewind(self.num_chunks)
 
     def nothing(self) -> Conditions:
         """Conditions in the shape of a chunk's, of which none is given."""
-        return nothing_given(self.contract.dit, self.contract.pattern.chunk_frames, like=self.like)
+        nothing = nothing_given(self.contract.dit, self.contract.pattern.chunk_frames, like=self.like)
+        return dataclasses.replace(nothing, override=Controls(self.contract, like=self.like).override(0))
 
     def _voices(self) -> dict[str, Float[Tensor, "1 f k"]]:
         """Windows of the next chunk's sound by the conditions that they are."""
