@@ -11,10 +11,10 @@ from torch import Tensor
 from gwm.condition.inputs import Conditions
 from gwm.media.pixels import to_tensor
 from gwm.rollout import Emit, keep
+from serve.acts import Numbers, TimedNumbers
 from serve.applied import Applied
 from serve.artifact import Artifact
 from serve.compiled import Compiled
-from serve.controls import Numbers, TimedNumbers
 from serve.decoder import StreamDecoder
 from serve.driver import Driver
 from serve.graphs import Capture, GraphedChunk
@@ -194,7 +194,7 @@ class Engine:
                 been taken.
         """
         applied = self.hearing.next_chunk(at_s)
-        self.hearing.controls.set(numbers, chunk=applied.chunk, now=self.hearing.num_chunks)
+        self.hearing.acts.set(numbers, chunk=applied.chunk, now=self.hearing.num_chunks)
         return applied
 
     def rewind(self, chunks: int, *, keep_sound: bool = True) -> Applied:

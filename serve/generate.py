@@ -29,9 +29,9 @@ from gwm.media.video import write_video
 from gwm.no_text import padded_text
 from gwm.resolution import Resolution
 from gwm.weights import is_written_here
+from serve.acts import TimedNumbers
 from serve.applied import applied_at
 from serve.artifact import Artifact, load_artifact
-from serve.controls import TimedNumbers
 from serve.driver import Driver
 from serve.engine import Engine
 from serve.graphs import capture_cuda

@@ -13,14 +13,14 @@ from gwm.condition.audio import chunk_windows, continued_features, history_sampl
 from gwm.condition.inputs import Conditions, nothing_given
 from gwm.contract import Contract
 from gwm.transfer import to_device
+from serve.acts import Acts
 from serve.applied import Applied, applied_at
-from serve.controls import Controls
 
 VOICES: tuple[str, ...] = ("agent", "user")  # the conditions that sound becomes, in the order of its streams
 
 
 class Hearing:
-    """Both voices from the start of the next chunk's left context, and the numbers of its pixel frames (`controls`).
+    """Both voices from the start of the next chunk's left context, and the numbers of its pixel frames (`acts`).
 
     The stream advances by the media clock, a chunk at a time. A chunk is ready when all conditions with a lookahead are
     there; a model that hears nothing is always ready. Before the stream there is silence. What was taken of `depth`
@@ -35,14 +35,14 @@ class Hearing:
         self.chunk_samples = contract.chunk_pixel_frames * audio.frame_samples
         self.lookahead_samples = contract.lookahead_samples
         self.taken: deque[Float[Tensor, "2 t"]] = deque(maxlen=depth)
-        self.controls = Controls(contract, like=like)
+        self.acts = Acts(contract, like=like)
         self.start(seed=0)
 
     def start(self, *, seed: int) -> None:
         """A new stream: silence before it, and no number is set."""
         self.samples = torch.zeros(2, self.past_samples)
         self.taken.clear()
-        self.controls.start(seed=seed)
+        self.acts.start(seed=seed)
         self.num_chunks = 0  # that were taken
         self.end_chunk: int | None = None  # the first after the stream
 
@@ -110,10 +110,10 @@ class Hearing:
                 f"{self.waiting_samples} samples are waiting, must be {self.chunk_samples} of the chunk and "
                 f"{self.lookahead_samples} of lookahead, before the stream's end. Push more, or finish."
             )
-        self.controls.reach(self.num_chunks)
+        self.acts.reach(self.num_chunks)
         frame = dict(self.nothing().frame) | (self._voices() if self.contract.hears else {})
-        frame |= self.controls.conditions(self.num_chunks)
-        override = self.controls.override(self.num_chunks)
+        frame |= self.acts.conditions(self.num_chunks)
+        override = self.acts.override(self.num_chunks)
         used = self.chunk_samples if self.contract.hears else 0
         self.taken.append(self.samples[:, :used])
         self.samples = self.samples[:, used:]
@@ -128,12 +128,12 @@ class Hearing:
             past, rest = self.past_samples, self.past_samples + chunks * self.chunk_samples
             self.samples = torch.cat([self.samples[:, :past], self.samples[:, rest:]], dim=1)
         self.num_chunks -= chunks
-        self.controls.rewind(self.num_chunks)
+        self.acts.rewind(self.num_chunks)
 
     def nothing(self) -> Conditions:
         """Conditions in the shape of a chunk's, of which none is given."""
         nothing = nothing_given(self.contract.dit, self.contract.pattern.chunk_frames, like=self.like)
-        return dataclasses.replace(nothing, override=Controls(self.contract, like=self.like).override(0))
+        return dataclasses.replace(nothing, override=Acts(self.contract, like=self.like).override(0))
 
     def _voices(self) -> dict[str, Float[Tensor, "1 f k"]]:
         """Windows of the next chunk's sound by the conditions that they are."""

@@ -17,7 +17,7 @@ from gwm.media.images import read_image
 from gwm.media.portraits import crop_to_centre, crop_to_face
 from gwm.media.video import container_of, read_audio
 from gwm.resolution import Resolution
-from serve.controls import TimedNumbers
+from serve.acts import TimedNumbers
 from serve.face_crop import framed
 from serve.many_steps import Sampling
 from serve.prompts import TimedPrompt

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from serve.acts import Numbers
 from serve.artifact import Artifact
-from serve.controls import Numbers
 from serve.engine import Engine
 from serve.graphs import Capture
 from serve.memory import check_memory

@@ -16,9 +16,9 @@ from jaxtyping import Float, UInt8
 
 from gwm.media.video import read_audio
 from gwm.no_text import padded_text
+from serve.acts import Numbers
 from serve.applied import Applied
 from serve.artifact import load_artifact
-from serve.controls import Numbers
 from serve.engine import Engine
 from serve.graphs import capture_on
 from serve.prompts import Texts

@@ -19,7 +19,7 @@ from gwm.media.face import FaceMesh
 from gwm.media.images import read_image
 from gwm.media.portraits import crop_to_centre, crop_to_face
 from gwm.resolution import Resolution
-from serve.controls import check_numbers
+from serve.acts import check_numbers
 
 log = logging.getLogger(__name__)
 

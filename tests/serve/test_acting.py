@@ -12,8 +12,8 @@ from gwm.blinks import blinking
 from gwm.condition.spec import ConditionSpec
 from gwm.contract import Contract
 from gwm.dit import DiT
+from serve.acts import Numbers
 from serve.artifact import Artifact
-from serve.controls import Numbers
 from serve.engine import Engine
 from serve.pipeline import Pipeline
 from tests.serve.conftest import randomised, started, tiny_contract

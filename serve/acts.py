@@ -53,7 +53,7 @@ class Course:
 NOT_SET = Course(0, np.zeros(1, np.float32), np.zeros(1, np.float32))
 
 
-class Controls:
+class Acts:
     """Numbers by name, each from its chunk on until it is changed or released; what nobody sets is not given.
 
     Eyelids that the model is told of close by themselves (`gwm.blinks`) while nobody sets them.
@@ -157,7 +157,7 @@ class TimedNumbers:
         """Refuse what this model cannot be given, before anything is computed.
 
         Raises:
-            ValueError: as `Controls.set`, or the time is not in the clip.
+            ValueError: as `Acts.set`, or the time is not in the clip.
         """
         check_numbers(self.numbers, contract)
         begins = applied_at(contract, self.at_s)
