@@ -17,6 +17,7 @@ from gwm.media.images import read_image
 from gwm.media.portraits import crop_to_centre, crop_to_face
 from gwm.media.video import container_of, read_audio
 from gwm.resolution import Resolution
+from serve.acts import TimedNumbers
 from serve.face_crop import framed
 from serve.many_steps import Sampling
 from serve.prompts import TimedPrompt
@@ -42,6 +43,7 @@ class ClipRequest:
     seconds: float | int | None = None
     prompt: str | None = None
     prompts: Sequence[Mapping[str, Any]] = ()  # each with `at` in seconds, and `text`
+    act: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None  # numbers by name; several with `at` in seconds
     negative_prompt: str | None = None
     text_encoder: str | None = None
     steps: int | None = None
@@ -67,6 +69,7 @@ class ClipRequest:
         if self.whole and not self.crop:
             raise ValueError("whole=true must be false with crop=false: the square that moves is the face's.")
         self.timed_prompts()
+        self.timed_numbers()
         self.sampling.check()
 
     @property
@@ -90,6 +93,24 @@ class ClipRequest:
                 )
             found.append(TimedPrompt(float(entry["at"]), str(entry["text"])))
         return sorted(found, key=lambda prompt: prompt.at_s)
+
+    def timed_numbers(self) -> list[TimedNumbers]:
+        """All that `act` sets, in the order of its times.
+
+        Raises:
+            ValueError: an entry is no mapping, or its `at` is no time.
+        """
+        entries = [self.act] if isinstance(self.act, Mapping) else self.act or []
+        found = []
+        for entry in entries:
+            at_s: Any = entry.get("at", 0) if isinstance(entry, Mapping) else None
+            if not (_is_number(at_s) and 0 <= at_s < math.inf):
+                raise ValueError(
+                    f"act has {entry}, must have numbers by name and may have at, a time of at least 0 seconds, such "
+                    "as act='[{joy: 0.5}, {at: 3, joy: null}]'."
+                )
+            found.append(TimedNumbers(float(at_s), {name: value for name, value in entry.items() if name != "at"}))
+        return sorted(found, key=lambda one: one.at_s)
 
     def check_out(self) -> None:
         """Raises:
@@ -117,7 +138,7 @@ class ClipRequest:
         Raises:
             ValueError: there is no prompt, or there is an image, sound, or several prompts.
         """
-        for name in ("image", "audio", "user", "vae"):
+        for name in ("image", "audio", "user", "vae", "act"):
             if (value := vars(self)[name]) is not None:
                 raise ValueError(
                     f"{name}={value} must be left out: the published model {self.artifact} makes clips of texts alone. "

@@ -112,7 +112,9 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
         make_conversation=session,
         make_renderer=renderer,
         resolution=Resolution(SIDE, SIDE),
-        controls=SessionControls(prompt=False, actions=(), rewind_chunks=0, chunk_s=TIMING.chunk_samples / RATE),
+        controls=SessionControls(
+            prompt=False, actions=(), code=(), rewind_chunks=0, chunk_s=TIMING.chunk_samples / RATE
+        ),
         hosts={"127.0.0.1"},
         origins=set(),
         trusted_proxies=[],

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from gwm.contract import Contract
+from gwm.control import Control
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,11 +11,13 @@ class SessionControls:
     """The changes (`serve.live.avatar.changes`) that this model can follow, so that a client offers nothing else."""
 
     prompt: bool
-    actions: tuple[str, ...]  # the names that `Act` knows
+    actions: tuple[Control, ...]  # numbers that `Act` sets: of conditions,
+    code: tuple[Control, ...]  # and of a motion code
     rewind_chunks: int  # at most
     chunk_s: float
 
     @classmethod
     def of(cls, contract: Contract, *, rewind_chunks: int) -> "SessionControls":
-        prompt, names = contract.dit.width("text") > 0, contract.dit.names("action")
-        return cls(prompt, names, rewind_chunks, contract.chunk_ms / 1000)
+        prompt, code = contract.dit.width("text") > 0, contract.codes
+        actions = tuple(control for control in contract.controls if control not in code)
+        return cls(prompt, actions, code, rewind_chunks, contract.chunk_ms / 1000)

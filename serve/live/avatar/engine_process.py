@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import signal
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -102,7 +103,6 @@ class Engines:
         import torch
 
         from gwm.no_text import padded_text
-        from serve.actions import action_rows
 
         engine = self.engines[session]
         try:
@@ -110,7 +110,7 @@ class Engines:
                 case SetPrompt(tokens=tokens) if tokens is not None:
                     return engine.set_prompt(padded_text(torch.from_numpy(tokens), engine.text_tokens)[None])
                 case Act(action=action):
-                    return engine.act(None if action is None else action_rows(engine.contract, action))
+                    return engine.act(action)
                 case Rewind(chunks=chunks):
                     return engine.rewind(chunks, keep_sound=False)  # what is said meanwhile goes on
                 case _:
@@ -241,7 +241,7 @@ class EngineProcess:
 
 
 class ProcessFace:
-    """One session's `Face` in the engine process. A new engine gets the prompt and the action of the lost one."""
+    """One session's `Face` in the engine process. A new engine gets the prompt and the numbers of the lost one."""
 
     def __init__(
         self,
@@ -251,10 +251,12 @@ class ProcessFace:
         *,
         seed: int,
         texts: TextProcess | None = None,
+        manner: Mapping[str, float] | None = None,
     ) -> None:
-        """texts: encodes prompts; None: the model has no text condition."""
+        """texts: encodes prompts; None: the model has no text condition. manner: numbers while nobody sets others."""
         self.process, self.session, self.portrait, self.seed, self.texts = process, session, portrait, seed, texts
-        self._kept: dict[type, Change] = {}
+        self.manner = Act(dict(manner or {}))
+        self._kept: dict[type, Change] = {Act: self.manner} if manner else {}
 
     async def start(self) -> None:
         await self.process.start()
@@ -271,9 +273,21 @@ class ProcessFace:
         applied = await self.process.call("change", self.session, change)
         if isinstance(applied, str):
             raise ChangeRefusedError(applied)
-        if not isinstance(change, Rewind):
+        if isinstance(change, Act):
+            await self._keep_numbers(change)
+        elif not isinstance(change, Rewind):
             self._kept[type(change)] = change
         return applied
+
+    async def _keep_numbers(self, change: Act) -> None:
+        """All that hold now: whoever releases all of them has the character's own manner back."""
+        if change.action is None:
+            self._kept[Act] = self.manner
+            await self.process.call("change", self.session, self.manner)
+            return
+        before = self._kept.get(Act, self.manner)
+        assert isinstance(before, Act)
+        self._kept[Act] = Act({**(before.action or {}), **change.action})
 
     async def step(self, agent: Sound, user: Sound, *, interrupted: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
         return await self.process.call("step", self.session, agent, user, interrupted)

@@ -15,7 +15,7 @@ from serve.live.avatar.controls import SessionControls
 from serve.live.avatar.engine_process import EngineOptions, EngineProcess, ProcessFace
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.text_process import TextProcess
-from serve.live.characters import Character, read_characters
+from serve.live.characters import Character, manner_of, read_characters
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission, measured_capacity
 from serve.live.http.api import Api
@@ -57,6 +57,7 @@ class SessionMaker:
     turn_taking: TurnTaking
     timeouts: Timeouts
     gauges: Gauges
+    manners: dict[str, dict[str, float]]  # of characters, as far as the model has them
 
     def conversation(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
         return Conversation(
@@ -73,7 +74,14 @@ class SessionMaker:
         return SessionParts(
             id=session_id,
             character=character,
-            face=ProcessFace(self.engines, session_id, character.portrait, seed=self.seed, texts=self.texts),
+            face=ProcessFace(
+                self.engines,
+                session_id,
+                character.portrait,
+                seed=self.seed,
+                texts=self.texts,
+                manner=self.manners[character.key],
+            ),
             timing=self.timing,
             timeouts=self.timeouts,
             gauges=self.gauges,
@@ -126,6 +134,7 @@ def session_maker(
         turn_taking=turn_taking,
         timeouts=timeouts,
         gauges=Gauges(),
+        manners={key: manner_of(character, contract) for key, character in characters.items()},
     )
 
 

@@ -13,6 +13,7 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaStreamError
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
+from gwm.control import Control
 from gwm.resolution import Resolution
 from serve.live.avatar.controls import SessionControls
 from serve.live.characters import Character
@@ -30,7 +31,13 @@ from tests.serve.live.speech.test_agent import Deaf, Hum
 
 DEADLINE_S = 60.0  # for what must happen; a busy machine takes seconds for what takes none
 TIMEOUTS = Timeouts(connect_s=DEADLINE_S, reconnect_s=DEADLINE_S, session_s=10 * DEADLINE_S)
-CONTROLS = SessionControls(prompt=True, actions=("forward", "left"), rewind_chunks=6, chunk_s=1 / 6)
+CONTROLS = SessionControls(
+    prompt=True,
+    actions=(Control("forward"), Control("left")),
+    code=(Control("jawOpen", 0.0, 1.0),),
+    rewind_chunks=6,
+    chunk_s=1 / 6,
+)
 GREETING = "Good to see you."
 
 

@@ -4,11 +4,13 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from serve.applied import Applied
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.live.avatar.changes import Act, ChangeRefusedError, Rewind, SetPrompt
@@ -115,13 +117,13 @@ def test_changes_are_those_of_an_engine_that_is_given_them_at_the_chunk_of_the_r
         if number == 2:
             engine.set_prompt(torch.cat([text, torch.zeros(509, TEXT)])[None])
         if number == 4:
-            engine.act(np.array([[0.0, 0.5]], np.float32))
+            engine.act({"left": 0.5})
         assert np.array_equal(engine.step(), made[number])
     assert engines.change("a", Rewind(2)) == receipts[1]
     again = [engines.step("a", silence, silence, False) for _ in range(2)]
     assert np.array_equal(np.concatenate(again), np.concatenate(made[4:]))
     assert "must be in [0, 2]" in str(engines.change("a", Rewind(3)))
-    assert "must have names of" in str(engines.change("a", Act({"up": 1})))
+    assert "must be one of" in str(engines.change("a", Act({"up": 1})))
 
 
 def test_a_conversation_that_goes_back_goes_on_with_the_sound_of_now(
@@ -170,3 +172,36 @@ def test_a_call_for_a_session_that_is_unknown_is_refused_and_ends_nothing(contra
     assert engines.count() == 0
     with pytest.raises(KeyError):
         engines.step("nobody", np.zeros(CHUNK, np.float32), np.zeros(CHUNK, np.float32), False)
+
+
+class Recorded(EngineProcess):
+    """Answers every call and keeps its arguments."""
+
+    def __init__(self) -> None:
+        self.numbers: list[Any] = []
+
+    async def start(self) -> None:
+        """There is no process."""
+
+    async def call(self, name: str, *arguments: Any) -> Any:
+        if name == "change":
+            self.numbers.append(arguments[1].action)
+        return Applied(0, 0.0)
+
+
+def test_a_new_engine_gets_the_manner_and_all_numbers_that_hold(portrait: np.ndarray):
+    """And whoever releases all of them has the character's own manner back."""
+
+    async def run() -> list[Any]:
+        process = Recorded()
+        face = ProcessFace(process, "a", portrait, seed=0, manner={"joy": 0.3})
+        await face.start()
+        await face.change(Act({"anger": 0.5}))
+        await face.change(Act({"joy": 1, "anger": None}))
+        await face.start()
+        await face.change(Act(None))
+        await face.start()
+        return process.numbers
+
+    whole, own = {"joy": 1, "anger": None}, {"joy": 0.3}
+    assert asyncio.run(run()) == [own, {"anger": 0.5}, whole, whole, None, own, own]
