@@ -3,6 +3,7 @@
 python -m serve.generate artifact=runs/nano/artifact image=me.jpg audio=speech.mp3 out=talk.mp4
 python -m serve.generate artifact=A image=sea.jpg crop=false seconds=30 prompt="a calm sea" out=sea.mp4
 python -m serve.generate artifact=runs/nano/bidirectional/weights guidance=2 ...      a model before distillation
+python -m serve.generate artifact=FOLDER [image=sea.jpg] prompt="a calm sea" ...        a published model of Wan
 python -m serve.generate ... prompts='[{at: 0, text: "a calm sea"}, {at: 5, text: "a storm, at night"}]'
 python -m serve.generate ... size=720 whole=true        a face of 720 px moves in the whole picture
 torchrun --nproc-per-node=4 -m serve.generate ...       one stream on four GPUs
@@ -54,6 +55,8 @@ def generate(request: ClipRequest) -> None:
     ranks = join(request.parallel)
     if ranks is None or not ranks.rank:
         request.check_out()
+    if not is_published(request.artifact):
+        request.check_own_size()
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     if ranks is not None:
         request.check_distilled()
