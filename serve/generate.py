@@ -68,7 +68,7 @@ def generate(request: ClipRequest) -> None:
         return write_published(request, device=device)
     if is_written_here(Path(request.artifact)):
         loaded = load_stage(request.artifact, request.vae, request.sampling, device=device)
-        return _write(loaded, request, None, distilled=loaded.contract.solver == "renoise")
+        return _write(loaded, request, None, distilled=loaded.contract.has_own_steps)
     request.check_distilled()
     loaded = load_artifact(request.artifact, device=device, decode_device=second_device(device))
     _write(loaded, request, None, distilled=True)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
 
 from gwm.autoencoders.haar import HaarAutoencoder
@@ -19,6 +20,7 @@ from gwm.weights import save_weights
 from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.generate import generate
+from serve.many_steps import Sampling, load_stage
 from serve.request import ClipRequest
 from tests.serve.conftest import tiny_contract
 from train.network import dit_facts
@@ -71,3 +73,14 @@ def test_a_bidirectional_stage_is_sampled_as_one_clip_of_the_wanted_length(
 def test_a_student_has_steps_of_its_own(run: Path, asked: dict[str, Any], settings: dict[str, Any], rule: str):
     with pytest.raises((ValueError, FileNotFoundError), match=rule):
         generate(ClipRequest(artifact=str(run / "dmd" / "weights"), **asked, **settings))
+
+
+def test_a_student_with_ode_steps_is_sampled_in_its_own(run: Path, trained: tuple[DiT, HaarAutoencoder]):
+    """Its solver is that of models with many steps: what tells it from them is that it was distilled."""
+    rules = tiny_contract(chunk_frames=1).replace(solver="ode", distilled=True)
+    folder = str(run / "dmd" / "weights")
+    save_weights(Path(folder), trained[0].state_dict(), gate={}, **dit_facts(rules))
+    loaded = load_stage(folder, None, Sampling(), device=torch.device("cpu"))
+    assert loaded.contract.sigmas == rules.sigmas and loaded.guided is None
+    with pytest.raises(ValueError, match=r"steps=50 must be left out: .* is distilled"):
+        load_stage(folder, None, Sampling(steps=50), device=torch.device("cpu"))
