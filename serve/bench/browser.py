@@ -77,7 +77,7 @@ async def start_talking(page: Any) -> None:
 async def knock(browser: Any, url: str) -> dict[str, Any]:
     """What a visitor sees who presses start on a further page: status, Retry-After, and the message on the page."""
     page = await open_page(browser, url)
-    async with page.expect_response("**/v1/realtime_sessions") as waiting:
+    async with page.expect_response("**/v1/sessions") as waiting:
         await page.click("#start")
     response = await waiting.value
     answer: dict[str, Any] = {"status": response.status, "retry_after": response.headers.get("retry-after")}

@@ -175,7 +175,7 @@ class Browser:
 
 async def offer(client: TestClient, session: dict[str, Any], sdp: str) -> dict[str, str]:
     response = await client.post(
-        f"/v1/realtime_sessions/{session['id']}/offer",
+        f"/v1/sessions/{session['id']}/offer",
         json={"sdp": sdp},
         headers={"Authorization": f"Bearer {session['session_key']}"},
     )
@@ -183,6 +183,6 @@ async def offer(client: TestClient, session: dict[str, Any], sdp: str) -> dict[s
 
 
 async def opened(client: TestClient) -> dict[str, Any]:
-    response = await client.post("/v1/realtime_sessions", json={})
+    response = await client.post("/v1/sessions", json={})
     assert response.status == 201, await response.text()
     return await response.json()

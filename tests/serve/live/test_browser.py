@@ -167,7 +167,7 @@ def test_the_mouth_moves_with_the_voice(heard: Heard):
 
 def test_the_conversation_outlives_a_killed_engine_and_a_cut_network(heard: Heard):
     """The picture came back after both, or the fixture would have failed; it was still the same session."""
-    asked = [url for url in heard.requests if url.endswith("/v1/realtime_sessions")]
+    asked = [url for url in heard.requests if url.endswith("/v1/sessions")]
     offers = [url for url in heard.requests if url.endswith("/offer")]
     assert len(asked) == 1 and len(offers) >= 2 and len(set(offers)) == 1
     assert heard.captions_after >= len(heard.captions)

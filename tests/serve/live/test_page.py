@@ -189,9 +189,9 @@ async def causes(microphone: Path) -> dict[str, str]:
             "proxy": lambda route: route.fulfill(status=502, body="<html>Bad Gateway"),
         }
         for name, failure in failures.items():
-            await page.route("**/v1/realtime_sessions", failure)
+            await page.route("**/v1/sessions", failure)
             seen[name] = await told(page)
-            await page.unroute("**/v1/realtime_sessions")
+            await page.unroute("**/v1/sessions")
         seen["microphone"] = await page.evaluate("window.given.getTracks()[0].readyState")
         kit.admission.draining = True
         seen["draining"] = await told(page)

@@ -34,7 +34,7 @@ async function start() {
   try {
     if (!window.RTCPeerConnection) throw told("This browser has no WebRTC, or it is switched off. Use another browser.");
     microphone = await media("microphone", { audio: audioWishes() });
-    const session = await request("/v1/realtime_sessions", {
+    const session = await request("/v1/sessions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(chosen()),
@@ -108,7 +108,7 @@ async function answered(mine, sdp) {
   const end = Date.now() + AWAY_MS;
   for (;;) {
     try {
-      return await request(`/v1/realtime_sessions/${mine.id}/offer`, {
+      return await request(`/v1/sessions/${mine.id}/offer`, {
         method: "POST",
         headers: { "Content-Type": "application/json", Authorization: `Bearer ${mine.key}` },
         body: JSON.stringify({ sdp }),
@@ -140,7 +140,7 @@ function leave(message = "") {
   ended?.connection?.close();
   ended?.microphone.getTracks().forEach((track) => track.stop());
   ended?.camera?.getTracks().forEach((track) => track.stop());
-  if (ended) request(`/v1/realtime_sessions/${ended.id}`, { method: "DELETE", headers: { Authorization: `Bearer ${ended.key}` }, keepalive: true }).catch(() => {});
+  if (ended) request(`/v1/sessions/${ended.id}`, { method: "DELETE", headers: { Authorization: `Bearer ${ended.key}` }, keepalive: true }).catch(() => {});
   $("self").hidden = true;
   $("mic").setAttribute("aria-pressed", "true");
   $("camera").setAttribute("aria-pressed", "false");

@@ -43,7 +43,7 @@ def test_page_and_characters_are_served_and_nothing_from_elsewhere_is_allowed():
 def test_200_requests_at_once_fill_the_places_and_the_rest_are_told_when_to_come_back():
     async def script(kit: Kit, client: TestClient) -> None:
         visitors = [{"X-Forwarded-For": f"192.0.2.{number}"} for number in range(200)]
-        ask = (client.post("/v1/realtime_sessions", json={}, headers=visitor) for visitor in visitors)
+        ask = (client.post("/v1/sessions", json={}, headers=visitor) for visitor in visitors)
         answers = await asyncio.gather(*ask)
         assert sorted(answer.status for answer in answers) == [201] * 2 + [429] * 198
         refused = next(answer for answer in answers if answer.status == 429)
@@ -81,7 +81,7 @@ def test_garbage_for_an_offer_is_refused(sdp: str):
 )
 def test_a_body_that_is_no_wish_is_refused(body: bytes, rule: str):
     async def script(kit: Kit, client: TestClient) -> None:
-        response = await client.post("/v1/realtime_sessions", data=body)
+        response = await client.post("/v1/sessions", data=body)
         assert response.status == 400 and rule in (await response.json())["error"]
         assert not kit.admission.sessions
 
@@ -111,7 +111,7 @@ def test_a_session_says_what_of_its_stream_can_be_changed():
 def test_leaving_frees_the_place():
     async def script(kit: Kit, client: TestClient) -> None:
         session = await opened(client)
-        path = f"/v1/realtime_sessions/{session['id']}"
+        path = f"/v1/sessions/{session['id']}"
         assert (await client.delete(path)).status == 403
         headers = {"Authorization": f"Bearer {session['session_key']}"}
         assert (await client.delete(path, headers=headers)).status == 204
@@ -128,7 +128,7 @@ def test_an_upload_becomes_pixels_of_the_models_resolution_and_nothing_else_of_i
         assert uploaded["note"] == "No face was found, so the middle of the picture is used."
         shown = await (await client.get(uploaded["image"])).read()
         assert b"secret" not in shown and Image.open(io.BytesIO(shown)).size == (48, 32)
-        response = await client.post("/v1/realtime_sessions", json={"character": "noa", "image": uploaded["key"]})
+        response = await client.post("/v1/sessions", json={"character": "noa", "image": uploaded["key"]})
         assert response.status == 201
         (session,) = kit.admission.sessions.values()
         assert np.abs(session.character.portrait.astype(int) - (10, 120, 200)).max() < 6
@@ -168,7 +168,7 @@ def test_what_is_no_picture_of_a_bearable_size_is_refused(data: bytes, status: i
 )
 def test_pages_of_other_sites_are_refused_unless_they_are_on_the_list(headers: dict[str, str], status: int):
     async def script(kit: Kit, client: TestClient) -> None:
-        assert (await client.post("/v1/realtime_sessions", json={}, headers=headers)).status == status
+        assert (await client.post("/v1/sessions", json={}, headers=headers)).status == status
 
     served(script)
 
@@ -187,7 +187,7 @@ def test_no_path_leads_to_a_file(path: str):
 def test_metrics_count_sessions_and_refusals():
     async def script(kit: Kit, client: TestClient) -> None:
         await opened(client)
-        await client.post("/v1/realtime_sessions", json={})
+        await client.post("/v1/sessions", json={})
         text = await (await client.get("/metrics")).text()
         assert "gwm_sessions 1.0" in text and "gwm_capacity 1.0" in text
         assert 'gwm_refused_total{reason="full"} 1.0' in text
@@ -205,8 +205,8 @@ def test_a_body_in_two_pieces_is_read_whole_and_one_that_is_too_long_is_refused(
             await asyncio.sleep(0.05)
             yield b'"noa"}'
 
-        assert (await client.post("/v1/realtime_sessions", data=pieces())).status == 201
-        response = await client.post("/v1/realtime_sessions", data=b" " * 70_000)
+        assert (await client.post("/v1/sessions", data=pieces())).status == 201
+        response = await client.post("/v1/sessions", data=b" " * 70_000)
         assert response.status == 413 and (await response.json())["error"] == "At most 0.064 MB can be sent here."
 
     served(script)
@@ -220,7 +220,7 @@ def test_a_body_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPa
             yield b"{"
             await asyncio.sleep(5)
 
-        response = await client.post("/v1/realtime_sessions", data=pieces())
+        response = await client.post("/v1/sessions", data=pieces())
         assert response.status == 408 and not kit.admission.sessions
 
     served(script)
@@ -228,8 +228,8 @@ def test_a_body_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPa
 
 def test_a_request_for_the_renderer_that_is_no_websocket_spends_no_key():
     async def script(kit: Kit, client: TestClient) -> None:
-        session = await (await client.post("/v1/realtime_sessions", json={"mode": "renderer"})).json()
-        path = f"/v1/realtime_sessions/{session['id']}/renderer"
+        session = await (await client.post("/v1/sessions", json={"mode": "renderer"})).json()
+        path = f"/v1/sessions/{session['id']}/renderer"
         headers = {"Authorization": f"Bearer {session['session_key']}"}
         response = await client.get(path, headers=headers)
         assert response.status == 400 and "Upgrade: websocket" in (await response.json())["error"]
@@ -241,7 +241,7 @@ def test_a_request_for_the_renderer_that_is_no_websocket_spends_no_key():
 
 def test_answers_with_keys_are_not_stored_anywhere():
     async def script(kit: Kit, client: TestClient) -> None:
-        response = await client.post("/v1/realtime_sessions", json={})
+        response = await client.post("/v1/sessions", json={})
         assert response.headers["Cache-Control"] == "no-store"
         assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 

@@ -57,9 +57,9 @@ def rendered(script: Callable[[Kit, Watcher], Awaitable[None]]) -> tuple[Kit, Wa
 
 
 async def socket_of(client: TestClient) -> ClientWebSocketResponse:
-    session = await (await client.post("/v1/realtime_sessions", json={"mode": "renderer"})).json()
+    session = await (await client.post("/v1/sessions", json={"mode": "renderer"})).json()
     headers = {"Authorization": f"Bearer {session['session_key']}"}
-    return await client.ws_connect(f"/v1/realtime_sessions/{session['id']}/renderer", headers=headers)
+    return await client.ws_connect(f"/v1/sessions/{session['id']}/renderer", headers=headers)
 
 
 def test_speech_comes_back_with_its_frames_and_its_end():
@@ -141,7 +141,7 @@ def test_a_client_that_reads_no_answers_is_disconnected():
 
     async def run() -> None:
         async with serving() as (kit, client):
-            session = await (await client.post("/v1/realtime_sessions", json={"mode": "renderer"})).json()
+            session = await (await client.post("/v1/sessions", json={"mode": "renderer"})).json()
             renderer = kit.admission.get(session["id"], Renderer)
             for _ in range(WAITING_MESSAGES + 1):
                 assert renderer.id in kit.admission.sessions

@@ -43,13 +43,13 @@ async def listening(url: str, client: aiohttp.ClientSession) -> None:
 
 async def told_to_stop(kit: Kit, serving: asyncio.Task[None], url: str, client: aiohttp.ClientSession) -> None:
     await listening(url, client)
-    async with client.post(f"{url}/v1/realtime_sessions", json={}) as opened:
+    async with client.post(f"{url}/v1/sessions", json={}) as opened:
         assert opened.status == 201
     os.kill(os.getpid(), signal.SIGTERM)
     async with asyncio.timeout(DEADLINE_S):
         while not kit.admission.draining:
             await asyncio.sleep(0.05)
-    async with client.post(f"{url}/v1/realtime_sessions", json={}) as refused:
+    async with client.post(f"{url}/v1/sessions", json={}) as refused:
         assert refused.status == 429 and refused.headers["Retry-After"] == "60"
     async with client.get(f"{url}/ready") as ready:
         assert ready.status == 503
