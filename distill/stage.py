@@ -91,7 +91,12 @@ class DMDStage(DiTStage):
             offloaded=offload,
         )
         self.contract = roles.contract.replace(
-            sigmas=tuple(sigmas), context=context, solver=solver, noise=noise, sink_ahead_frames=sink_ahead_frames
+            sigmas=tuple(sigmas),
+            context=context,
+            solver=solver,
+            noise=noise,
+            distilled=True,
+            sink_ahead_frames=sink_ahead_frames,
         )
         rules.guidance.check(self.contract.dit)
         self.network, self.teacher, self.critic = roles.student, roles.teacher, roles.critic
