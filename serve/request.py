@@ -1,4 +1,4 @@
-"""What a clip is asked for with: the settings of configs/generate.yaml, checked before anything is loaded."""
+"""A clip to be generated: the settings of configs/generate.yaml, checked before anything is loaded."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -95,8 +95,10 @@ class ClipRequest:
         return sorted(found, key=lambda prompt: prompt.at_s)
 
     def check_out(self) -> None:
-        """Raises:
-        ValueError: no film can be written to `out`.
+        """Refuse an output before anything is computed.
+
+        Raises:
+            ValueError: no film can be written to `out`.
         """
         container_of(self.out)
         check_output(Path(self.out))
@@ -105,7 +107,7 @@ class ClipRequest:
         """Refuse what a distilled student has not.
 
         Raises:
-            ValueError: guidance or another number of steps is asked for.
+            ValueError: guidance or another number of steps is given.
         """
         self.sampling.check_unused(self.artifact)
         if self.negative_prompt is not None:

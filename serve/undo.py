@@ -44,8 +44,10 @@ class UndoLog:
             self.num_kept = min(self.num_kept + 1, self.depth)
 
     def check(self, chunks: int) -> None:
-        """Raises:
-        ValueError: that many chunks are not kept.
+        """Refuse to go further back than what is kept.
+
+        Raises:
+            ValueError: that many chunks are not kept.
         """
         if not 0 <= chunks <= self.num_kept:
             raise ValueError(
