@@ -10,6 +10,7 @@ from gwm.autoencoders.protocol import AutoencoderConfig
 from gwm.chunks import ChunkPattern
 from gwm.clock import FPS
 from gwm.config import AudioConfig, DiTConfig
+from gwm.control import Control
 from gwm.files.json_config import JsonConfig
 from gwm.resolution import Resolution
 from gwm.schedule import check_sigmas
@@ -89,6 +90,13 @@ class Contract(JsonConfig):
                     f"condition {spec.name}: width={spec.width} must be {numbers}, one of each of "
                     f"names={list(spec.names)} for each of a latent frame's {self.vae.temporal_stride} pixel frames."
                 )
+        names = [control.name for control in self.controls]
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(
+                f"names={twice} must be of one condition each, and not of the latents' codes: callers set numbers by "
+                "name. Rename those of the condition."
+            )
         self.pattern.num_chunks(self.horizon_frames + 1)
 
     @classmethod
@@ -132,6 +140,23 @@ class Contract(JsonConfig):
         if self.vae.working_side is not None and (not MIN_SIZE <= size <= MAX_SIZE or size % 2):
             raise ValueError(f"size={size} must be an even number in [{MIN_SIZE}, {MAX_SIZE}] px, as films want it.")
         return size, size
+
+    def controls_of(self, condition: str) -> tuple[Control, ...]:
+        """What callers may set of a condition's numbers for a pixel frame; () where they set none."""
+        spec = self.dit.condition(condition)
+        return () if spec is None else spec.controls(self.vae.temporal_stride)
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """All that callers may set: numbers of conditions, and of codes in place of generated ones."""
+        given = [control for spec in self.dit.conditions for control in self.controls_of(spec.name)]
+        return (*given, *self.codes)
+
+    @property
+    def codes(self) -> tuple[Control, ...]:
+        """Numbers of motion codes that callers may decide; () where latents are no codes, or where a noisy context
+        remembers what the model made."""
+        return self.vae.controls if self.context == "clean" else ()
 
     @property
     def sink_distance(self) -> int:

@@ -17,6 +17,7 @@ from gwm.media.images import read_image
 from gwm.media.portraits import crop_to_centre, crop_to_face
 from gwm.media.video import container_of, read_audio
 from gwm.resolution import Resolution
+from serve.acts import TimedNumbers
 from serve.face_crop import framed
 from serve.many_steps import Sampling
 from serve.prompts import TimedPrompt
@@ -44,6 +45,7 @@ class ClipRequest:
     seconds: float | int | None = None
     prompt: str | None = None
     prompts: Sequence[Mapping[str, Any]] = ()  # each with `at` in seconds, and `text`
+    act: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None  # numbers by name; several with `at` in seconds
     negative_prompt: str | None = None
     text_encoder: str | None = None
     steps: int | None = None
@@ -70,6 +72,7 @@ class ClipRequest:
         if self.resolution is not None:
             Resolution.parse(self.resolution)
         self.timed_prompts()
+        self.timed_numbers()
         self.sampling.check()
 
     @property
@@ -93,6 +96,24 @@ class ClipRequest:
                 )
             found.append(TimedPrompt(float(entry["at"]), str(entry["text"])))
         return sorted(found, key=lambda prompt: prompt.at_s)
+
+    def timed_numbers(self) -> list[TimedNumbers]:
+        """All that `act` sets, in the order of its times.
+
+        Raises:
+            ValueError: an entry is no mapping, or its `at` is no time.
+        """
+        entries = [self.act] if isinstance(self.act, Mapping) else self.act or []
+        found = []
+        for entry in entries:
+            at_s: Any = entry.get("at", 0) if isinstance(entry, Mapping) else None
+            if not (_is_number(at_s) and 0 <= at_s < math.inf):
+                raise ValueError(
+                    f"act has {entry}, must have numbers by name and may have at, a time of at least 0 seconds, such "
+                    "as act='[{joy: 0.5}, {at: 3, joy: null}]'."
+                )
+            found.append(TimedNumbers(float(at_s), {name: value for name, value in entry.items() if name != "at"}))
+        return sorted(found, key=lambda one: one.at_s)
 
     def check_out(self) -> None:
         """Refuse an output before anything is computed.
@@ -122,7 +143,7 @@ class ClipRequest:
         Raises:
             ValueError: there is no prompt, no image for a model that needs one, or something that it does not take.
         """
-        unused = ("audio", "user", "vae", "size", *(["image"] if image == "refused" else []))
+        unused = ("audio", "user", "vae", "size", "act", "act", *(["image"] if image == "refused" else []))
         for name in unused:
             if (value := vars(self)[name]) is not None:
                 raise ValueError(
