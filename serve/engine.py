@@ -21,7 +21,7 @@ from serve.graphs import Capture, GraphedChunk
 from serve.hearing import Hearing
 from serve.history import History
 from serve.memory import check_memory
-from serve.parallel.division import rollout_of
+from serve.parallel.parallelize import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of, with_tensors
 from serve.prompts import Prompt
 from serve.undo import UndoLog
@@ -179,9 +179,9 @@ class Engine:
         self.prompt.set(text, chunk=None if at_s is None else applied.chunk)
         return applied
 
-    def hush(self) -> None:
+    def silence(self) -> None:
         """Let the character fall silent at once: what it had still to say becomes silence, what it hears stays."""
-        self.hearing.hush()
+        self.hearing.silence()
 
     def act(self, numbers: Numbers | None, *, at_s: float | None = None) -> Applied:
         """Set numbers by their names (`Contract.controls`), from the next chunk on that is taken or from the first that
@@ -217,7 +217,7 @@ class Engine:
         assert self.ranks is not None, "follow is for one of several processes"
         chunk = self._silent_chunk().of_chunk()
         reference = self.rollout.reference.new_empty(1, 1, *self.rollout.picture_shape[2:])
-        while (order := self.ranks.hear())[0] is not Order.STOP:
+        while (order := self.ranks.next_order())[0] is not Order.STOP:
             if order[0] is Order.START:
                 told, *text = self.ranks.receive([reference, *tensors_of(self.prompt.beside(Conditions()))])
                 self.seed, self.prompt.text = order[1], text[0] if text else None
@@ -303,7 +303,7 @@ class Engine:
 
     def _tell(self, order: Order, *tensors: Tensor, value: int = 0) -> None:
         if self.ranks is not None:
-            self.ranks.tell(order, *tensors, value=value)
+            self.ranks.send_order(order, *tensors, value=value)
 
     def _silent_chunk(self) -> Conditions:
         """Conditions in the shape of a chunk's."""

@@ -74,7 +74,7 @@ class Hearing:
             return False
         return not self.contract.hears or self.waiting_samples >= self.chunk_samples + self.lookahead_samples
 
-    def hush(self) -> None:
+    def silence(self) -> None:
         """What the character had still to say becomes silence, what it hears stays."""
         self.samples[0, self.past_samples :] = 0
 

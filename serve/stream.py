@@ -130,9 +130,9 @@ class Stream:
         self._rewinds += 1
         return applied
 
-    def hush(self) -> None:
+    def silence(self) -> None:
         """Let the character fall silent: what it had still to say becomes silence."""
-        self.engine.hush()
+        self.engine.silence()
 
     def __iter__(self) -> Iterator[Picture]:
         while self.engine.ready:

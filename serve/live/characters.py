@@ -107,7 +107,8 @@ def manner_of(character: Character, contract: Contract) -> dict[str, float]:
 
 
 def _definition(path: Path) -> dict[str, Any]:
-    """
+    """The fields of a definition file.
+
     Raises:
         ValueError: the file is no YAML mapping of text.
     """

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gwm.contract import Contract
-from gwm.control import LIMIT, Control
+from gwm.control import LIMIT
 
 PROMPT_CHARS = 1_500
 MOST_NUMBERS = 256  # of a message
@@ -40,23 +39,6 @@ class Rewind:
 
 
 Change = SetPrompt | Act | Rewind
-
-
-@dataclass(frozen=True, slots=True)
-class Controls:
-    """What of a stream a client can change, so that it offers nothing else."""
-
-    prompt: bool
-    actions: tuple[Control, ...]  # numbers that `Act` sets: of conditions,
-    code: tuple[Control, ...]  # and of a motion code
-    rewind_chunks: int  # at most
-    chunk_s: float
-
-    @classmethod
-    def of(cls, contract: Contract, *, rewind_chunks: int) -> "Controls":
-        prompt, code = contract.dit.width("text") > 0, contract.codes
-        actions = tuple(control for control in contract.controls if control not in code)
-        return cls(prompt, actions, code, rewind_chunks, contract.chunk_ms / 1000)
 
 
 def read_change(message: dict[str, Any]) -> Change | None:

@@ -32,19 +32,22 @@ WARMUP_STEPS, TIMED_STEPS = 4, 8
 Portrait = UInt8[np.ndarray, "h w 3"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What all engines of the process have in common; fields as in `ServerOptions`."""
+
+    artifact: str
+    device: str | None = None
+    num_threads: int | None = 1
+    undo_chunks: int = 0
+    size: int | None = None
+
+
 class Engines:
     """What runs in the process: one engine per session, called by name. Those of sessions that have ended are kept for
     later ones, with their storage and graphs."""
 
-    def __init__(
-        self,
-        artifact: str,
-        *,
-        device: str | None,
-        num_threads: int | None,
-        undo_chunks: int = 0,
-        size: int | None = None,
-    ) -> None:
+    def __init__(self, options: EngineOptions) -> None:
         import torch  # here: the parent process never needs it
 
         from serve.artifact import load_artifact
@@ -52,14 +55,13 @@ class Engines:
         from serve.graphs import capture_on
         from serve.threads import choose_threads
 
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
-        self.artifact = load_artifact(Path(artifact), device=device)
-        if num_threads is None:
-            choose_threads(Engine(self.artifact, seed=0, size=size))
-        self.options = {"undo_chunks": undo_chunks, "size": size}
+        if options.num_threads is not None:
+            torch.set_num_threads(options.num_threads)
+        self.options, self.artifact = options, load_artifact(Path(options.artifact), device=options.device)
+        if options.num_threads is None:
+            choose_threads(Engine(self.artifact, seed=0, size=options.size))
         self.capture = capture_on(self.artifact.dit.head.weight.device)
-        self.size, self.engines = size, dict[str, Any]()
+        self.engines = dict[str, Any]()
         self.free: list[Any] = []
 
     def start(self, session: str, portrait: Portrait, seed: int) -> None:
@@ -73,16 +75,25 @@ class Engines:
 
         self.stop(session)
         if not self.free:
-            self.free.append(Engine(self.artifact, seed=seed, capture=self.capture, **self.options))
+            chosen = self.options
+            self.free.append(
+                Engine(
+                    self.artifact,
+                    seed=seed,
+                    capture=self.capture,
+                    undo_chunks=chosen.undo_chunks,
+                    size=chosen.size,
+                )
+            )
         engine = self.free[-1]
         engine.seed = seed
         engine.start(portrait)
         self.engines[session] = self.free.pop()
 
-    def step(self, session: str, agent: Sound, user: Sound, hush: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
+    def step(self, session: str, agent: Sound, user: Sound, interrupted: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
         engine = self.engines[session]
-        if hush:
-            engine.hush()
+        if interrupted:
+            engine.silence()
         if engine.contract.hears:
             engine.push(agent, user)
         return engine.step() if engine.ready else None
@@ -117,7 +128,7 @@ class Engines:
     def measure(self) -> float:
         """Median milliseconds of a chunk on this machine, now."""
         contract = self.artifact.contract
-        self.start("measure", np.zeros((*contract.picture_size(self.size), 3), np.uint8), 0)
+        self.start("measure", np.zeros((*contract.picture_size(self.options.size), 3), np.uint8), 0)
         silence = np.zeros(contract.chunk_pixel_frames * contract.audio.frame_samples, np.float32)
         times = []
         while len(times) < WARMUP_STEPS + TIMED_STEPS:
@@ -128,17 +139,10 @@ class Engines:
         return float(np.median(times[WARMUP_STEPS:]))
 
 
-def serve_engines(
-    connection: Connection,
-    artifact: str,
-    device: str | None,
-    num_threads: int | None,
-    undo_chunks: int,
-    size: int | None,
-) -> None:
+def serve_engines(connection: Connection, options: EngineOptions) -> None:
     """Answer calls with (result, error) until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, also after Ctrl-C
-    engines = Engines(artifact, device=device, num_threads=num_threads, undo_chunks=undo_chunks, size=size)
+    engines = Engines(options)
     connection.send((None, None))
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
@@ -159,16 +163,8 @@ class _Child:
 class EngineProcess:
     """The parent's end: one call at a time, in the order in which they came; a lost process is replaced by `start`."""
 
-    def __init__(
-        self,
-        artifact: str,
-        *,
-        device: str | None = None,
-        num_threads: int | None = 1,
-        undo_chunks: int = 0,
-        size: int | None = None,
-    ) -> None:
-        self.arguments = (artifact, device, num_threads, undo_chunks, size)
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
         self.restarts = -1
         # One thread, so that a call whose caller was cancelled still gets its answer before the next call is sent.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine-calls")
@@ -206,7 +202,7 @@ class EngineProcess:
         self._end()
         context = multiprocessing.get_context("spawn")  # fork would copy the server's sockets and locks
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve_engines, args=(theirs, *self.arguments), name="engines", daemon=True)
+        process = context.Process(target=serve_engines, args=(theirs, self.options), name="engines", daemon=True)
         process.start()
         theirs.close()
         self._child = _Child(process, ours)
@@ -293,8 +289,8 @@ class ProcessFace:
         assert isinstance(before, Act)
         self._kept[Act] = Act({**(before.action or {}), **change.action})
 
-    async def step(self, agent: Sound, user: Sound, *, hush: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
-        return await self.process.call("step", self.session, agent, user, hush)
+    async def step(self, agent: Sound, user: Sound, *, interrupted: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
+        return await self.process.call("step", self.session, agent, user, interrupted)
 
     async def stop(self) -> None:
         with contextlib.suppress(FaceLostError):

@@ -14,7 +14,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 
 from gwm.resolution import Resolution
-from serve.live.avatar.changes import Controls
+from serve.live.avatar.controls import SessionControls
 from serve.live.characters import Character, to_png
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission, Rate
@@ -55,7 +55,7 @@ class TooLargeError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SessionRequest:
     """What a visitor asks for when a session is opened."""
 
     character: str | None = None
@@ -63,8 +63,9 @@ class Wish:
     mode: str = "conversation"
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> "Wish":
-        """
+    def of(cls, values: dict[str, Any]) -> "SessionRequest":
+        """Read and check the fields of a request.
+
         Raises:
             ValueError: a field is unknown, no text, or has a value that does not exist.
         """
@@ -90,7 +91,7 @@ class Api:
         make_conversation: MakeConversation,
         make_renderer: MakeRenderer,
         resolution: Resolution,
-        controls: Controls,
+        controls: SessionControls,
         hosts: set[str],
         origins: set[str],
         trusted_proxies: list[str],
@@ -151,7 +152,7 @@ class Api:
     async def open_session(self, request: web.Request) -> web.Response:
         visitor = self._visitor(request)
         self.rate.check(visitor)
-        wish = Wish.of(await _json(request))
+        wish = SessionRequest.of(await _json(request))
         character = self._character(wish.character or next(iter(self.characters)))
         if wish.image:
             character = character.with_portrait(self.uploads.get(wish.image))
@@ -272,7 +273,8 @@ async def _body(request: web.Request, limit: int) -> bytes:
 
 
 async def _json(request: web.Request) -> dict[str, Any]:
-    """
+    """The JSON object in the body.
+
     Raises:
         TooLargeError, TimeoutError: as `_body`.
         ValueError: it is no JSON object.

@@ -13,12 +13,19 @@ import torch
 from serve.applied import Applied
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
+from serve.live.avatar import engine_process
 from serve.live.avatar.changes import Act, ChangeRefusedError, Rewind, SetPrompt
-from serve.live.avatar.engine_process import EngineProcess, Engines, ProcessFace
+from serve.live.avatar.engine_process import EngineOptions, EngineProcess, Engines, ProcessFace
 from serve.live.avatar.performer import FaceLostError
 from tests.serve.world import TEXT, world
 
 CHUNK = 4_000
+
+
+@pytest.fixture(autouse=True)
+def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ten others share the cores, a step takes half a minute."""
+    monkeypatch.setattr(engine_process, "STEP_TIMEOUT_S", 600.0)
 
 
 @pytest.fixture
@@ -39,12 +46,12 @@ def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
     expected, _ = Engine(artifact, seed=3).play(portrait, *voices)
 
     async def run() -> None:
-        process = EngineProcess(str(folder), device="cpu")
+        process = EngineProcess(EngineOptions(artifact=str(folder), device="cpu"))
         face = ProcessFace(process, "a", portrait, seed=3)
         try:
             for life in range(2):
                 await face.start()
-                frames = [await face.step(agent, user, hush=False) for agent, user in chunks(voices)]
+                frames = [await face.step(agent, user, interrupted=False) for agent, user in chunks(voices)]
                 assert frames[0] is None  # the lookahead is not there yet
                 shown = np.concatenate([part for part in frames if part is not None])
                 assert np.array_equal(shown, expected[: len(shown)])
@@ -54,7 +61,24 @@ def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
                 assert process.pid is not None
                 os.kill(process.pid, signal.SIGKILL)
                 with pytest.raises(FaceLostError, match="the engine process is gone"):
-                    await face.step(*chunks(voices)[0], hush=False)
+                    await face.step(*chunks(voices)[0], interrupted=False)
+        finally:
+            await process.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_an_engine_that_says_nothing_is_lost(contract_of_one: None, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    async def run() -> None:
+        process = EngineProcess(EngineOptions(artifact=str(folder), device="cpu"))
+        try:
+            await process.start()
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGSTOP)
+            monkeypatch.setattr(engine_process, "STEP_TIMEOUT_S", 0.1)
+            with pytest.raises(FaceLostError, match="no answer within 0 s"):
+                await process.call("count")
         finally:
             await process.close()
 
@@ -67,7 +91,7 @@ def test_hush_silences_what_was_pushed_and_not_shown(
     """A chunk that is hushed before it was shown leaves no trace: it might as well have been silence."""
     silence = np.zeros_like(voices[0])
     expected, _ = Engine(artifact, seed=3).play(portrait, silence, voices[1])
-    engines = Engines(str(folder), device="cpu", num_threads=1)
+    engines = Engines(EngineOptions(artifact=str(folder), device="cpu"))
     engines.start("a", portrait, 3)
     (agent, user), *rest = chunks(voices)
     assert engines.step("a", agent, user, False) is None
@@ -80,7 +104,7 @@ def test_an_engine_whose_session_has_ended_serves_the_next_as_a_new_one_would(
     contract_of_one: None, folder: Path, artifact: Artifact, portrait: np.ndarray, voices
 ):
     """Storage and graphs are made once; a portrait that does not fit costs nothing."""
-    engines = Engines(str(folder), device="cpu", num_threads=1)
+    engines = Engines(EngineOptions(artifact=str(folder), device="cpu"))
     engines.start("a", portrait, 1)
     first = engines.engines["a"]
     engines.step("a", *chunks(voices)[0], False)
@@ -100,7 +124,7 @@ def test_changes_are_those_of_an_engine_that_is_given_them_at_the_chunk_of_the_r
 ):
     """A world, which needs no sound: it takes its step with every chunk of the clock."""
     place, text = world(tmp_path), torch.randn(3, TEXT)
-    engines = Engines(str(place), device="cpu", num_threads=1, undo_chunks=2)
+    engines = Engines(EngineOptions(artifact=str(place), device="cpu", undo_chunks=2))
     engines.start("a", portrait, 3)
     silence = np.zeros(CHUNK, np.float32)
     made, receipts = [], []
@@ -130,7 +154,7 @@ def test_a_conversation_that_goes_back_goes_on_with_the_sound_of_now(
     contract_of_one: None, folder: Path, portrait: np.ndarray, voices
 ):
     """Chunks 1 and 2 are taken back: what follows is as if their sound had never been pushed."""
-    engines, straight = (Engines(str(folder), device="cpu", num_threads=1, undo_chunks=2) for _ in range(2))
+    engines, straight = (Engines(EngineOptions(artifact=str(folder), device="cpu", undo_chunks=2)) for _ in range(2))
     for each in (engines, straight):
         each.start("a", portrait, 3)
     agent, user = (np.tile(voice, 2) for voice in voices)
@@ -149,7 +173,7 @@ def test_a_conversation_that_goes_back_goes_on_with_the_sound_of_now(
 
 def test_a_prompt_for_a_model_without_text_is_refused(contract_of_one: None, folder: Path, portrait: np.ndarray):
     async def run() -> None:
-        face = ProcessFace(EngineProcess(str(folder), device="cpu"), "a", portrait, seed=3)
+        face = ProcessFace(EngineProcess(EngineOptions(artifact=str(folder), device="cpu")), "a", portrait, seed=3)
         with pytest.raises(ChangeRefusedError, match="the model has no text condition"):
             await face.change(SetPrompt("rain"))
         face.process._thread.shutdown()
@@ -160,14 +184,14 @@ def test_a_prompt_for_a_model_without_text_is_refused(contract_of_one: None, fol
 def test_an_engine_that_does_not_fit_into_memory_names_its_bytes(
     contract_of_one: None, folder: Path, portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ):
-    engines = Engines(str(folder), device="cpu", num_threads=1)
+    engines = Engines(EngineOptions(artifact=str(folder), device="cpu"))
     monkeypatch.setattr("serve.memory.host_bytes", lambda: 1)
     with pytest.raises(RuntimeError, match="must fit into the 1 bytes that are free on cpu"):
         engines.start("a", portrait, 1)
 
 
 def test_a_call_for_a_session_that_is_unknown_is_refused_and_ends_nothing(contract_of_one: None, folder: Path):
-    engines = Engines(str(folder), device="cpu", num_threads=1)
+    engines = Engines(EngineOptions(artifact=str(folder), device="cpu"))
     engines.stop("nobody")
     assert engines.count() == 0
     with pytest.raises(KeyError):
