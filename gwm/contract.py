@@ -36,6 +36,7 @@ class Contract(JsonConfig):
     horizon_frames: int  # last latent frame of a training clip; the reference image counts as frame 0
     fps: int = FPS
     noise: NoiseMode = "fresh"  # held: every frame of a stream starts from the same noise, so that less of it flickers
+    distilled: bool = False  # sampled in the steps of its training alone; with solver=renoise a model always is
     sink_ahead_frames: int = 0  # sinks seem to come so many frames after the chunk that looks; 0: they lie behind it
 
     def __post_init__(self) -> None:
@@ -161,6 +162,11 @@ class Contract(JsonConfig):
     def sink_distance(self) -> int:
         """Latent frames from the first sink to a chunk's last frame, at most; negative: always, and ahead."""
         return -self.sink_ahead_frames or self.horizon_frames
+
+    @property
+    def has_own_steps(self) -> bool:
+        """Whether it is a student, which is sampled in the steps of its training and no others."""
+        return self.distilled or self.solver == "renoise"
 
     @property
     def hears(self) -> bool:

@@ -3,6 +3,7 @@
 python -m serve.generate artifact=runs/nano/artifact image=me.jpg audio=speech.mp3 out=talk.mp4
 python -m serve.generate artifact=A image=sea.jpg crop=false seconds=30 prompt="a calm sea" out=sea.mp4
 python -m serve.generate artifact=runs/nano/bidirectional/weights guidance=2 ...      a model before distillation
+python -m serve.generate artifact=FOLDER [image=sea.jpg] prompt="a calm sea" ...        a published model of Wan
 python -m serve.generate ... prompts='[{at: 0, text: "a calm sea"}, {at: 5, text: "a storm, at night"}]'
 python -m serve.generate ... size=720 whole=true        a face of 720 px moves in the whole picture
 python -m serve.generate ... act='{liveliness: 0.8, joy: 0.5}'          numbers that the model names, such as a mood
@@ -36,11 +37,11 @@ from serve.driver import Driver
 from serve.engine import Engine
 from serve.graphs import capture_cuda
 from serve.many_steps import led_away, load_stage, passes_shown, with_length
-from serve.parallel.division import join
+from serve.parallel.parallelize import join
 from serve.parallel.ranks import Ranks
 from serve.pipeline import Pipeline, second_device
 from serve.prompts import Texts, TimedPrompt, check_prompts
-from serve.published import is_published, write_published
+from serve.published_clip import is_published, write_published
 from serve.request import ClipRequest, Voices
 from serve.threads import choose_threads
 
@@ -58,6 +59,8 @@ def generate(request: ClipRequest) -> None:
     ranks = join(request.parallel)
     if ranks is None or not ranks.rank:
         request.check_out()
+    if not is_published(request.artifact):
+        request.check_own_size()
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     if ranks is not None:
         request.check_distilled()
@@ -69,7 +72,7 @@ def generate(request: ClipRequest) -> None:
         return write_published(request, device=device)
     if is_written_here(Path(request.artifact)):
         loaded = load_stage(request.artifact, request.vae, request.sampling, device=device)
-        return _write(loaded, request, None, distilled=loaded.contract.solver == "renoise")
+        return _write(loaded, request, None, distilled=loaded.contract.has_own_steps)
     request.check_distilled()
     loaded = load_artifact(request.artifact, device=device, decode_device=second_device(device))
     _write(loaded, request, None, distilled=True)

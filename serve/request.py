@@ -1,10 +1,10 @@
-"""What a clip is asked for with: the settings of configs/generate.yaml, checked before anything is loaded."""
+"""A clip to be generated: the settings of configs/generate.yaml, checked before anything is loaded."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -21,6 +21,8 @@ from serve.acts import TimedNumbers
 from serve.face_crop import framed
 from serve.many_steps import Sampling
 from serve.prompts import TimedPrompt
+
+ImageUse = Literal["refused", "optional", "required"]
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,11 @@ class ClipRequest:
     shift: float | int | None = None
     guidance: float | int | None = None
     vae: str | None = None
-    height: int = 480
-    width: int = 832
+    resolution: str | int | None = None
     seed: int = 0
     size: int | None = None  # px along each side of the portrait
     whole: bool = False  # the picture around the portrait is shown too
-    crop: bool = True
+    crop: bool | None = None
     parallel: str = "ulysses"
 
     def __post_init__(self) -> None:
@@ -66,8 +67,10 @@ class ClipRequest:
                 f"prompt={self.prompt!r} and prompts=... exclude each other: write it as the first of prompts, with "
                 "at: 0."
             )
-        if self.whole and not self.crop:
+        if self.whole and self.crop is False:
             raise ValueError("whole=true must be false with crop=false: the square that moves is the face's.")
+        if self.resolution is not None:
+            Resolution.parse(self.resolution)
         self.timed_prompts()
         self.timed_numbers()
         self.sampling.check()
@@ -113,8 +116,10 @@ class ClipRequest:
         return sorted(found, key=lambda one: one.at_s)
 
     def check_out(self) -> None:
-        """Raises:
-        ValueError: no film can be written to `out`.
+        """Refuse an output before anything is computed.
+
+        Raises:
+            ValueError: no film can be written to `out`.
         """
         container_of(self.out)
         check_output(Path(self.out))
@@ -123,7 +128,7 @@ class ClipRequest:
         """Refuse what a distilled student has not.
 
         Raises:
-            ValueError: guidance or another number of steps is asked for.
+            ValueError: guidance or another number of steps is given.
         """
         self.sampling.check_unused(self.artifact)
         if self.negative_prompt is not None:
@@ -132,20 +137,41 @@ class ClipRequest:
                 "steps have no guidance that could lead away from a text. Leave it out."
             )
 
-    def check_text_alone(self) -> None:
-        """Refuse what a published text-to-video model is not given.
+    def check_published(self, image: ImageUse) -> None:
+        """Refuse what a published model does not take, and the lack of what it needs.
 
         Raises:
-            ValueError: there is no prompt, or there is an image, sound, or several prompts.
+            ValueError: there is no prompt, no image for a model that needs one, or something that it does not take.
         """
-        for name in ("image", "audio", "user", "vae", "act"):
+        unused = ("audio", "user", "vae", "size", "act", "act", *(["image"] if image == "refused" else []))
+        for name in unused:
             if (value := vars(self)[name]) is not None:
                 raise ValueError(
-                    f"{name}={value} must be left out: the published model {self.artifact} makes clips of texts alone. "
-                    "Leave it out, or adapt the model with stage=bidirectional and name its weights."
+                    f"{name}={value} must be left out: the published model {self.artifact} makes clips of a text"
+                    f"{'' if image == 'refused' else ' and an image'} alone. Leave it out, or adapt the model with "
+                    "stage=bidirectional and name its weights."
                 )
+        if self.whole:
+            raise ValueError(f"whole=true must be false: {self.artifact} draws all of its picture anew.")
+        if image == "required" and self.image is None:
+            raise ValueError(
+                f"image=... must be given: {self.artifact} is an image-to-video model. Name a picture, or take a "
+                "text-to-video model."
+            )
         if self.prompt is None or self.prompts:
             raise ValueError("prompt=... must be given, and no prompts=: a whole clip has one text.")
+
+    def check_own_size(self) -> None:
+        """Refuse a resolution for a model that has its own.
+
+        Raises:
+            ValueError: one is given.
+        """
+        if self.resolution is not None:
+            raise ValueError(
+                f"resolution={self.resolution} must be left out: {self.artifact} has the resolution of its training. "
+                "Leave it out; size= is for artifacts with a motion autoencoder."
+            )
 
     def picture(self, resolution: Resolution) -> tuple[UInt8[np.ndarray, "h w 3"], Square | None]:
         """What is shown, and the square in it that is the reference image and moves; None: all of it.
@@ -160,7 +186,7 @@ class ClipRequest:
             )
         if self.whole:
             return framed(read_image(self.image), resolution.width, whole=True)
-        return read_portrait(self.image, resolution, crop=self.crop), None
+        return read_portrait(self.image, resolution, crop=self.crop is not False), None
 
     def voices(self, contract: Contract) -> Voices | None:
         """The sound of a model that hears: what was recorded, and otherwise silence for `seconds`.
