@@ -140,7 +140,7 @@ def test_a_conversation_that_goes_back_goes_on_with_the_sound_of_now(
     assert engines.change("a", Rewind(2)).chunk == 1
     for part in parts[:2]:  # the lookahead of chunk 0, as it was, is part 1
         straight.step("a", *part, False)
-    hearing = straight.engines["a"].hearing
+    hearing = straight.engines["a"].timeline
     hearing.samples[:, hearing.past_samples :] = torch.from_numpy(np.stack(parts[3]))
     for part in parts[4:]:
         rest = engines.step("a", *part, False), straight.step("a", *part, False)
