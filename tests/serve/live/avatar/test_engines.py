@@ -108,8 +108,8 @@ def test_a_conversation_that_goes_back_goes_on_with_the_sound_of_now(
     assert engines.change("a", Rewind(2)).chunk == 1
     for part in parts[:2]:  # the lookahead of chunk 0, as it was, is part 1
         straight.step("a", *part, False)
-    hearing = straight.engines["a"].hearing
-    hearing.samples[:, hearing.past_samples :] = torch.from_numpy(np.stack(parts[3]))
+    timeline = straight.engines["a"].timeline
+    timeline.samples[:, timeline.past_samples :] = torch.from_numpy(np.stack(parts[3]))
     for part in parts[4:]:
         rest = engines.step("a", *part, False), straight.step("a", *part, False)
         assert rest[0] is not None and np.array_equal(*rest)
