@@ -49,7 +49,7 @@ def explained(error: Exception, place: Place) -> EndpointError:
     for kind, explain in _CONNECTIONS:
         if found := next((cause for cause in causes if isinstance(cause, kind)), None):
             return explain(found, place)
-    if isinstance(error, APIError) and error.body:  # told in the middle of a stream
+    if isinstance(error, APIError) and error.body:  # reported in the middle of a stream
         return place.error(f"reports an error: {_words(error)}")
     if isinstance(error, (ValueError, TypeError, KeyError, AttributeError, IndexError)):
         shown = f"{type(error).__name__}: {str(error)[:MESSAGE_CHARS]}"

@@ -114,7 +114,7 @@ class EndpointLLM(OpenAILLMService):
         """Chunks with speech in the place of text, and with calls of declared tools alone."""
         try:
             create: Any = self._client.chat.completions.create
-            stream: Any = await self.caller.send(create, parameters, on_slow=self._tell_the_visitor)
+            stream: Any = await self.caller.send(create, parameters, on_slow=self._notify)
             reader = _Reader(SpokenText(self.caller.markup), _tool_names(parameters))
             try:
                 async for chunk in _chunks(stream, self.caller):
@@ -130,7 +130,7 @@ class EndpointLLM(OpenAILLMService):
         except BROKEN as error:
             raise explained(error, self.caller.place) from error
 
-    def _tell_the_visitor(self, message: str) -> None:
+    def _notify(self, message: str) -> None:
         self.create_task(self.push_frame(NoticeFrame(message), FrameDirection.UPSTREAM))
 
 

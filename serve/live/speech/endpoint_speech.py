@@ -71,7 +71,7 @@ class EndpointSTT(SegmentedSTTService):
         parameters = {"file": ("speech.wav", audio, "audio/wav"), "model": self.caller.endpoint.model}
         create = self.client.audio.transcriptions.with_raw_response.create
         try:
-            answer = await self.caller.send(create, parameters, on_slow=_teller(self))
+            answer = await self.caller.send(create, parameters, on_slow=_notifier(self))
             return transcribed(answer.text, answer.headers.get("content-type", ""), self.caller.place)
         except (OpenAIError, httpx2.HTTPError, OSError) as error:
             raise explained(error, self.caller.place) from error
@@ -146,16 +146,16 @@ class EndpointTTS(TTSService):
             async def request(**sent: Any) -> Any:
                 return await stack.enter_async_context(speak(**sent))
 
-            answer = await self.caller.send(request, parameters, on_slow=_teller(self))
+            answer = await self.caller.send(request, parameters, on_slow=_notifier(self))
             kind, parts = answer.headers.get("content-type", ""), aiter(answer.iter_bytes(PART_BYTES))
             async for voice in decoded(parts, kind, sample_rate=self.rate, place=self.caller.place):
                 yield voice
 
 
-def _teller(service: SegmentedSTTService | TTSService) -> Callable[[str], None]:
+def _notifier(service: SegmentedSTTService | TTSService) -> Callable[[str], None]:
     """Tells the visitor why nothing happens."""
 
-    def tell(message: str) -> None:
+    def notify(message: str) -> None:
         service.create_task(service.push_frame(NoticeFrame(message), FrameDirection.UPSTREAM))
 
-    return tell
+    return notify

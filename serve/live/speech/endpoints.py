@@ -106,7 +106,7 @@ class Caller:
     ) -> Answer:
         """The answer of `request(**parameters)`.
 
-        on_slow: told once what is waited for, when that takes its time.
+        on_slow: called once with what is waited for, when that takes its time.
 
         Raises:
             EndpointError: there is none; the message says why.

@@ -69,7 +69,7 @@ class TurnObserver(BaseObserver):
         self._speech_end_s: float | None = None
         self._onset_s: float | None = None
         self._talking = self._wordless = False
-        self._explained: object = None  # the part whose failure in this turn was told with its cause
+        self._explained: object = None  # the part whose failure in this turn was reported with its cause
 
     async def on_push_frame(self, data: FramePushed) -> None:
         frame = data.frame
