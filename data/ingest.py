@@ -11,13 +11,13 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from configs.command.main import command
-from data.clock import FPS, SAMPLE_RATE
 from data.footage.batches import make_batches, plan_jobs
 from data.footage.ledger import Ledger, tally
 from data.footage.reasons import REASONS
 from data.footage.sources import Source, assign_splits, find_files, read_source
 from data.footage.takes import TakeRules
 from data.manifest import Manifest, SplitManifest, write_manifest
+from gwm.clock import FPS, SAMPLE_RATE
 from gwm.files.json_text import json_text
 from gwm.files.outputs import whole_file
 from gwm.resolution import Resolution

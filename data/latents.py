@@ -7,7 +7,6 @@ before the first batch.
 
 import io
 import json
-import os
 import tarfile
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from torch import Tensor
 from data.manifest import read_manifest
 from gwm.condition.audio import chunk_windows
 from gwm.config import AudioConfig
+from gwm.files.outputs import whole_file
 
 MEMBER = "latents.npz"  # of a sample
 INDEX_SUFFIX = ".index.npz"
@@ -66,11 +66,8 @@ def write_index(shard: Path, audio: AudioConfig) -> ShardIndex:
         signals=json.dumps(signals),
         motion=np.sum(motion, axis=0) if motion else np.zeros((0, 0)),
     )
-    path = _index_path(shard)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        np.savez(stream, **asdict(index))  # type: ignore[arg-type]
-    os.replace(temporary, path)
+    with whole_file(_index_path(shard)) as partial:
+        np.savez(partial, **asdict(index))  # type: ignore[arg-type]
     return index
 
 
@@ -182,10 +179,8 @@ def with_windows(clip: dict[str, Tensor], audio: AudioConfig) -> dict[str, Tenso
 
 def write_no_text(folder: Path, tokens: Float[Tensor, "s t"]) -> None:
     """Keep the tokens of an empty caption, in half precision like those of the clips."""
-    temporary = folder / f"{NO_TEXT}.tmp"
-    with temporary.open("wb") as stream:
-        np.save(stream, tokens.numpy().astype(np.float16))
-    os.replace(temporary, folder / NO_TEXT)
+    with whole_file(folder / NO_TEXT) as partial:
+        np.save(partial, tokens.numpy().astype(np.float16))
 
 
 def read_no_text(folder: Path) -> Float[Tensor, "s t"] | None:

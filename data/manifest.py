@@ -1,13 +1,13 @@
 """The contract between the writer and the readers of shards: one manifest.json beside the tar files."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data.storage import Location, beside, locate, open_bytes, sizes_bytes
 from gwm.files.folder_kind import folder_kind
+from gwm.files.outputs import whole_file
 from gwm.files.texts import decode_json, decode_text
 from gwm.resolution import Resolution
 
@@ -67,9 +67,8 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest, *, name: str = MANIFEST_NAME) -> None:
     """Put the manifest in place in one step: a reader sees the old file or the new one, never a half."""
     text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(manifest)}, indent=1)
-    temporary = folder / f"{name}.tmp"
-    temporary.write_text(text + "\n", encoding="ascii")
-    os.replace(temporary, folder / name)
+    with whole_file(folder / name) as partial:
+        partial.write_text(text + "\n", encoding="ascii")
 
 
 def parse_manifest(path: Location) -> Manifest:

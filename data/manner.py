@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.signal import lfilter
 
 from data.actions import ACTION_NAMES, index
-from data.clock import FPS
+from gwm.clock import FPS
 
 LIVELINESS = (0.05, 1.0)  # still, lively; 0.5 is natural, and 0 means that nothing is given
 # Facial actions of a mood at full strength, after the prototypes of Ekman and Friesen's action units; on both sides.

@@ -10,7 +10,6 @@ import functools
 import json
 import logging
 import multiprocessing
-import os
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -34,6 +33,7 @@ from data.characters.sketch import sketch
 from data.clips import derive_seed
 from data.performance import Performance, perform
 from data.speech.sentences import Split
+from gwm.files.outputs import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -196,11 +196,8 @@ def _drawer(resolution: int) -> MotionRenderer:
 
 def write_pair(job: tuple[Split, int], *, out: str, resolution: int, **settings: Any) -> None:
     split, number = job
-    path = pair_path(Path(out), split, number)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez(file, **make_pair(_drawer(resolution), split, number, **settings))
-    os.replace(partial, path)
+    with whole_file(pair_path(Path(out), split, number)) as partial:
+        np.savez(partial, **make_pair(_drawer(resolution), split, number, **settings))
 
 
 def pair_path(folder: Path, split: str, number: int) -> Path:

@@ -1,6 +1,5 @@
 """Mouths and voices of clips, cut out once: what the lip-sync network is trained and judged on."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from data.shards import decode_sample, read_samples
 from data.steps import StepData
 from data.storage import Location
 from gwm.config import AudioConfig
+from gwm.files.outputs import whole_file
 from gwm.media.face import FaceMesh
 from gwm.media.pixels import to_float
 from gwm.metrics.face_track import face_track, mouth_crops, seen
@@ -66,11 +66,9 @@ def cut_mouths(shards: Location, split: str, folder: Path) -> list[Mouth]:
             if seen(track) == 1:
                 side = CROP_PX + MARGIN_PX
                 found.append((mouth_crops(clip.frames, track, side), np.float16(clip.voices[0])))
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{split}.partial.npz"
         pixels, agents = zip(*found, strict=True)
-        np.savez(partial, pixels=np.stack(pixels), agents=np.stack(agents))
-        os.replace(partial, kept)
+        with whole_file(kept) as partial:
+            np.savez(partial, pixels=np.stack(pixels), agents=np.stack(agents))
     arrays = np.load(kept)
     return [Mouth(*pair) for pair in zip(arrays["pixels"], arrays["agents"].astype(np.float32), strict=True)]
 

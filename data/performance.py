@@ -7,13 +7,13 @@ from jaxtyping import Bool, Float
 
 from data.actions import ACTION_NAMES
 from data.behaviour import blinks, emphasis, gaze, head, interest, nods, smooth_noise
-from data.clock import FPS, SAMPLES_PER_FRAME
 from data.manner import Manner
 from data.speech.dialogue import Dialogue, converse
 from data.speech.espeak import Phoneme
 from data.speech.prosody import energy, pitch
 from data.speech.sentences import Split
 from data.speech.visemes import mouth_actions
+from gwm.clock import FPS, SAMPLES_PER_FRAME
 
 NOISY_SHARE = 0.3  # clips whose two streams carry faint noise, as a microphone's do
 GAIN = (0.5, 1.0)

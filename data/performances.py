@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader
 
 from data.batch import ClipData, LatentClips, latent_batch
 from data.clips import derive_seed, reference_pose
-from data.clock import FPS
 from data.latents import heard_frames, with_windows
 from data.manner import draw_manner
 from data.performance import Performance, perform
 from data.speech.sentences import Split
 from gwm.autoencoders.motion.code import FRAMES, SHIFTS_PX, WIDTH, standardise, to_latents
+from gwm.clock import FPS
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig
 

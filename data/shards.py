@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,10 +20,11 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.writer import TarWriter
 
 from data.actions import index
-from data.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from data.manifest import Shard, read_manifest
 from data.storage import Location, open_bytes
+from gwm.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from gwm.files.json_text import json_text
+from gwm.files.outputs import whole_file
 from gwm.media.video import EVERY_CPU
 
 # Visually lossless, and full colour resolution: with 4:2:0, lips at 128 px lose their edge.
@@ -226,13 +226,15 @@ def decode_audio(data: bytes) -> Float[np.ndarray, " t"]:
 
 def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> Shard:
     """Write samples to a tar whose bytes depend on nothing else; the file appears only when it is complete."""
-    temporary = path.with_name(path.name + ".tmp")
     count = 0
-    with open(temporary, "wb") as stream, TarWriter(stream, encoder=False, mtime=0) as writer:  # no clock in the bytes
+    with (
+        whole_file(path) as partial,
+        partial.open("wb") as stream,
+        TarWriter(stream, encoder=False, mtime=0) as writer,  # no clock in the bytes
+    ):
         for sample in samples:
             writer.write(sample)
             count += 1
-    os.replace(temporary, path)
     return Shard(name=path.name, bytes=path.stat().st_size, num_samples=count)
 
 

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.clock import FPS
 from data.performance import balance
 from data.speech.dialogue import converse
 from data.speech.sentences import Split
 from data.speech.visemes import mouth_visemes
 from data.steps import StepData
+from gwm.clock import FPS
 from gwm.condition.audio import chunk_windows, frame_features
 from gwm.config import AudioConfig
 

@@ -7,14 +7,12 @@ share the work by number.
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,6 +22,7 @@ from gwm.clip import teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.files.outputs import write_tensors
 from gwm.files.tensors import read_tensor_file
 from gwm.guidance import Guidance, guided_velocity
 from gwm.sampler import sample
@@ -118,7 +117,7 @@ def write_pairs(
         batch = _batch(clips, data, number, device)
         generator = step_generator(seed, number, torch.device(device))
         solved = solve(teacher, contract, batch, sigmas=sigmas, levels=levels, guidance=guidance, generator=generator)
-        _save(path, solved | _tensors(batch))
+        write_tensors(path, solved | _tensors(batch))
     missing = [number for number in range(num_shards) if not (folder / shard_name(number)).is_file()]
     if missing:
         log.info("%s: %d of %d shards are still to be made by other parts", folder, len(missing), num_shards)
@@ -179,13 +178,6 @@ def pairs_batch(tensors: dict[str, Tensor], *, step: int) -> LatentBatch:
     """The batch whose tensors are stored with its pairs."""
     conditions = {name: tensor for name, tensor in tensors.items() if "." in name}
     return LatentBatch(tensors["x0"], tensors["reference"], conditions, step=step)
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Whole or not at all: what exists is never made again."""
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial)
-    os.replace(partial, path)
 
 
 def _remember(folder: Path, facts: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ codes-K.npz: code and voice of a performance, for python -m serve.animate.
 
 import json
 import logging
-import platform
 import sys
 import time
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ from gwm.metrics.face_track import eye_contrast, face_track, lip_gap, seen
 from gwm.metrics.identity import FaceEmbedding, identity_similarity
 from gwm.metrics.lip_sync import correlation, lip_sync, moves
 from gwm.metrics.statistics import bootstrap
+from gwm.report.machine import processor
 from gwm.resolution import Resolution
 from gwm.weights import write_json
 
@@ -227,7 +227,7 @@ def main(cfg: DictConfig) -> None:
     speaking = [case for case in people if moves(case.opening)]
     report: dict[str, Any] = {
         "command": " ".join(["python -m evaluate.autoencoder", *sys.argv[1:]]),
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "date": time.strftime("%Y-%m-%d"),
         "people": measure_people(codec, people, measure),
         "drawn": measure_drawn(codec, drawn),

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from evaluate.cases import Case
+from gwm.files.outputs import whole_file
 from gwm.metrics.diversity import seed_diversity
 from gwm.metrics.frechet import STRIDE, motion_features, picture_features
 from gwm.metrics.judge import Judge
@@ -62,10 +62,8 @@ def load_result(path: Path) -> Result | None:
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an npz whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, allow_pickle=False, **arrays)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        np.savez_compressed(partial, allow_pickle=False, **arrays)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray] | None:

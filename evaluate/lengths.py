@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from evaluate.cases import Case
 from evaluate.endless import Stream
+from gwm.clock import FPS
 from gwm.metrics.face_track import face_track, lip_gap, seen
 from gwm.metrics.identity import identity_similarity
 from gwm.metrics.judge import SPARSE, Judge
@@ -17,7 +18,6 @@ from gwm.metrics.lip_sync import lip_sync
 from gwm.metrics.motion import motion_energy, saturation
 from serve.artifact import Artifact
 
-FPS = 24
 LOOK_S = 10  # seconds that are looked at before each length
 
 

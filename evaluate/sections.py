@@ -12,12 +12,12 @@ from evaluate.cases import Case
 from evaluate.examine import SIDES, Result
 from evaluate.gates import Verdict
 from evaluate.summary import Difference
+from gwm.clock import FPS
 from gwm.media.video import write_video
 from gwm.report.line_chart import Line
 from gwm.report.page import Curves, Images, Section, Table, Video, read_curves
 from train.gates import read_gates
 
-FPS = 24
 HEALTH = "health/"  # what measures of a distillation are logged under
 
 

@@ -1,8 +1,6 @@
 """How fast an artifact is, and on what: measured before any metric is loaded, on the clip itself."""
 
-import platform
 import resource
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,24 +8,19 @@ import torch
 
 from evaluate.cases import Case
 from evaluate.examine import play
+from gwm.report.machine import num_cores, processor
 from serve.artifact import Artifact
 
 PERCENTILES = (50, 95, 99)
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 def machine() -> str:
     """Processor, threads, graphics card and torch, in words."""
-    names = [line.split(":", 1)[1].strip() for line in _cpu_lines() if line.startswith("model name")]
-    parts = [f"{names[0] if names else platform.machine()}, {len(names) or '?'} cores"]
+    parts = [f"{processor()}, {num_cores() or '?'} cores"]
     parts.append(f"{torch.get_num_threads()} threads")
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     return ", ".join([*parts, f"torch {torch.__version__}"])
-
-
-def _cpu_lines() -> list[str]:
-    return CPU_INFO.read_text().splitlines() if CPU_INFO.is_file() else []
 
 
 def measure_speed(artifact: Artifact, case: Case, *, runs: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from gwm.contract import FRAMES_PER_SECOND
+from gwm.clock import FPS
 
 # Closing is faster than opening; at 24 fps a blink is 3 to 5 frames (Caffier et al. 2003: 150 to 250 ms).
 BLINKS = ((0.6, 1.0, 0.5), (0.5, 1.0, 0.8, 0.3), (0.6, 1.0, 1.0, 0.6, 0.2))
@@ -13,9 +13,9 @@ BLINKS_PER_MINUTE = 17
 LEAST_BLINK_GAP_S = 0.8
 
 EYELIDS = ("eyeBlinkLeft", "eyeBlinkRight")  # ARKit's names of what a blink moves
-GAP_FRAMES = math.ceil(LEAST_BLINK_GAP_S * FRAMES_PER_SECOND)
+GAP_FRAMES = math.ceil(LEAST_BLINK_GAP_S * FPS)
 TURN_FRAMES = 2 * GAP_FRAMES  # in each of them at most one blink
-BLINK_SHARE = BLINKS_PER_MINUTE / 60 / FRAMES_PER_SECOND * TURN_FRAMES  # of all turns
+BLINK_SHARE = BLINKS_PER_MINUTE / 60 / FPS * TURN_FRAMES  # of all turns
 
 
 def blinking(seed: int, first: int, num_frames: int) -> Float[np.ndarray, " f"]:

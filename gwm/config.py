@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gwm.clock import SAMPLE_RATE, SAMPLES_PER_FRAME
 from gwm.condition.spec import ConditionSpec, Rate, in_order
 from gwm.files.json_config import JsonConfig
 
@@ -12,8 +13,8 @@ from gwm.files.json_config import JsonConfig
 class AudioConfig(JsonConfig):
     """Log-mel features of one audio stream and the window of them that one latent frame sees."""
 
-    sample_rate: int = 24_000
-    frame_samples: int = 1_000  # one pixel frame at 24 fps
+    sample_rate: int = SAMPLE_RATE
+    frame_samples: int = SAMPLES_PER_FRAME  # of one pixel frame
     hops_per_frame: int = 4
     num_mels: int = 40
     left_frames: int = 4  # pixel frames seen before the latent frame's own four

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from gwm.autoencoders.families import autoencoder_config
 from gwm.autoencoders.protocol import AutoencoderConfig
 from gwm.chunks import ChunkPattern
+from gwm.clock import FPS
 from gwm.config import AudioConfig, DiTConfig
 from gwm.files.json_config import JsonConfig
 from gwm.resolution import Resolution
@@ -16,7 +17,6 @@ from gwm.schedule import check_sigmas
 Solver = Literal["ode", "renoise"]
 CommitMode = Literal["clean", "noisy"]
 NoiseMode = Literal["fresh", "held"]
-FRAMES_PER_SECOND = 24
 MIN_SIZE, MAX_SIZE = 64, 2160  # px along a side of what is shown
 
 
@@ -33,7 +33,7 @@ class Contract(JsonConfig):
     solver: Solver  # ode: Euler steps; renoise: predict x0, add fresh noise (consistency and DMD students)
     context: CommitMode  # clean: one more pass at sigma 0 fixes a chunk; noisy: its last step's keys and values stay
     horizon_frames: int  # last latent frame of a training clip; the reference image counts as frame 0
-    fps: int = FRAMES_PER_SECOND
+    fps: int = FPS
     noise: NoiseMode = "fresh"  # held: every frame of a stream starts from the same noise, so that less of it flickers
     sink_ahead_frames: int = 0  # sinks seem to come so many frames after the chunk that looks; 0: they lie behind it
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor
 
+from gwm.files.outputs import write_tensors
 from gwm.files.tensors import check_finite, read_tensor_file
 
 NO_TEXT_FILE = "no_text.safetensors"
@@ -18,8 +18,7 @@ TOKENS = "tokens"  # the file's only tensor
 
 def save_no_text(folder: Path, tokens: Float[Tensor, "q t"]) -> None:
     check_finite({TOKENS: tokens}, source=f"tokens of the empty prompt for {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({TOKENS: tokens.detach().cpu().contiguous()}, folder / NO_TEXT_FILE)
+    write_tensors(folder / NO_TEXT_FILE, {TOKENS: tokens})
 
 
 def read_no_text(folder: Path) -> Float[Tensor, "q t"] | None:

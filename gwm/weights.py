@@ -1,17 +1,15 @@
 """Weights between stages: a folder with `weights.safetensors` and a `config.json` that rebuilds the model."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gwm.files.json_text import json_text
+from gwm.files.outputs import whole_file, write_tensors
 from gwm.files.tensors import check_finite, read_json, read_tensor_file
 
 FORMAT, VERSION = "gwm-weights", 1
@@ -21,9 +19,8 @@ NAMES_SHOWN = 6  # of tensors that do not fit; the rest is counted
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write whole or not at all; numbers that are not finite become null."""
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json_text(value, indent=1) + "\n")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(json_text(value, indent=1) + "\n")
 
 
 def save_weights(
@@ -38,14 +35,7 @@ def save_weights(
         OSError: the weights cannot be written, for instance because the disk is full.
     """
     check_finite(weights, source=f"weights of kind={kind} for {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "weights.safetensors.partial"
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial)
-    except SafetensorError as error:
-        raise OSError(f"{folder}: weights not written ({error}); older ones are kept. Free space, rerun.") from error
-    partial.chmod(0o644)  # safetensors leaves a file that only its owner can read
-    os.replace(partial, folder / "weights.safetensors")
+    write_tensors(folder / "weights.safetensors", weights)
     header = {"format": FORMAT, "version": VERSION, "kind": kind, "config": dict(config), **facts}
     write_json(folder / "config.json", header)
 

@@ -19,14 +19,13 @@ from omegaconf import DictConfig
 from configs.command.main import command
 from gwm.autoencoders.motion.code import FRAMES, WIDTH, to_latents
 from gwm.autoencoders.motion.codec import load_motion
+from gwm.clock import FPS, SAMPLE_RATE
 from gwm.media.images import read_image
 from gwm.media.pixels import to_tensor
-from gwm.media.video import SAMPLE_RATE, write_video
+from gwm.media.video import write_video
 from serve.face_crop import framed
 
 log = logging.getLogger(__name__)
-
-FPS = 24
 
 
 def read_codes(path: str | Path) -> tuple[Float[torch.Tensor, "1 t 57"], Float[np.ndarray, " s"]]:

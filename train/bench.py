@@ -5,7 +5,6 @@ the same machine does in the same time when it only multiplies matrices.
 """
 
 import logging
-import platform
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from configs.command.main import command
 from gwm.files.outputs import check_output
+from gwm.report.machine import processor
 from gwm.weights import write_json
 from train.measure import PRECISIONS, autocast, measure_pass
 from train.peak import matmul_flops, timed
@@ -82,13 +82,6 @@ def bench(
     if device == "cuda":
         result["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
     return result
-
-
-def processor() -> str:
-    """The model of this machine's processor, as Linux names it."""
-    path = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 @command("bench_train", verbatim=("out",))

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
+from gwm.files.outputs import whole_file
 from gwm.files.tensors import check_finite, read_pickle
 
 log = logging.getLogger(__name__)
@@ -62,15 +63,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         path = Path(path)
         check_finite(checkpoint["state_dict"], source=f"{path} is not written and an older one is kept")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
         try:
-            with partial.open("wb") as file:
+            with whole_file(path) as partial, partial.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
             cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save hides the disk's error
             if not isinstance(cause, OSError):
                 raise
@@ -79,7 +77,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"checkpoint not written ({cause.strerror}); the last good one is kept. Free space, rerun",
                 str(path),
             ) from error
-        os.replace(partial, path)
 
 
 def moved(state: Any, device: torch.device) -> Any:

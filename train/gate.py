@@ -14,12 +14,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from data.batch import LatentData
-from data.clock import SAMPLES_PER_FRAME
 from data.manifest import read_manifest
 from data.pixels import halved
 from data.shards import Clip, decode_sample, read_samples
 from data.storage import Location
 from gwm.autoencoders.families import autoencoder_config
+from gwm.clock import SAMPLES_PER_FRAME
 from gwm.contract import Contract
 from gwm.lora import merged
 from gwm.metrics.identity import share, stranger_similarity

@@ -11,9 +11,9 @@ from configs.command.main import command
 from data.characters.renderer import STYLES
 from data.characters.worker import draw
 from data.clips import plan_split
-from data.clock import FPS, SAMPLE_RATE
 from data.generate import generate
 from data.manifest import Manifest
+from gwm.clock import FPS, SAMPLE_RATE
 from gwm.resolution import Resolution
 
 log = logging.getLogger(__name__)

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from data.footage.batches import Batch
 from data.footage.cutting import Record
 from data.footage.sources import Split
 from data.manifest import Shard, is_whole
+from gwm.files.outputs import PARTIAL, whole_file
 from gwm.files.texts import decode_json
 
 LEDGER_NAME = "ingest.jsonl"
@@ -49,8 +51,8 @@ class Ledger:
         self._lock.close()
 
     def _read(self, folder: Path, settings: dict[str, Any]) -> None:
-        for left in folder.glob("*.tar.tmp"):  # of a process that was killed: no other one writes here now
-            left.unlink()
+        for left in folder.glob(f"{PARTIAL}*"):  # of a process that was killed: no other one writes here now
+            shutil.rmtree(left)
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
         # The last line may have been cut off.
         whole = [decode_json(line, f"{self.path}, line {n}") for n, line in enumerate(lines, 1) if line.endswith("\n")]
@@ -79,9 +81,8 @@ class Ledger:
 
     def _rewrite(self, settings: dict[str, Any]) -> None:
         lines = [json.dumps({"settings": settings}), *(json.dumps(asdict(batch)) for batch in self.batches)]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        temporary.replace(self.path)
+        with whole_file(self.path) as partial:
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def check_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

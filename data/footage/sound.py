@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int16
 
-from data.clock import SAMPLE_RATE
 from data.footage.video import UnusableError, opened
+from gwm.clock import SAMPLE_RATE
 from gwm.media.sound import find_track, mono_blocks
 
 SLACK_SAMPLES = SAMPLE_RATE // 50  # time stamps this close to the running end are rounding; beyond it, there is a gap

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from data.clock import FPS
 from data.footage.scenes import ChangeMeter, find_cuts, scene_frames, shown_pictures
 from data.footage.video import opened, picture_stream, thumbnail
+from gwm.clock import FPS
 from gwm.media.decoding import Damage
 from gwm.media.face import FaceMesh, face_square
 from gwm.media.video_frames import RgbReader, pictures, pixel_aspect

@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from data.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from data.speech.espeak import Phoneme, Speech, say, voices_of
 from data.speech.sentences import Split, sentence
+from gwm.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 Role = Literal["agent", "user"]
 Scene = Literal["talk", "listen", "turn", "idle"]

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.signal import resample_poly
 
-from data.clock import SAMPLE_RATE
 from data.speech.sentences import Split
+from gwm.clock import SAMPLE_RATE
 
 ESPEAK_RATE = 22_050
 UP, DOWN = 160, 147  # 22050 * 160 / 147 = 24000

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.signal import find_peaks
 
-from data.clock import SAMPLE_RATE
+from gwm.clock import SAMPLE_RATE
 
 FULL_SCALE_RMS = 0.12  # RMS of a loud espeak vowel at gain 1; maps to energy 1
 F0_MIN_HZ, F0_MAX_HZ = 70, 420

@@ -1,22 +1,41 @@
 """Files that are written whole or not at all, and refused before the work that fills them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+PARTIAL = ".partial-"
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside `path`, with the same suffix, that takes its place at the end; after an error nothing is left."""
+    """A path of the same name in a folder of its own that takes the place of `path` at the end; after an error nothing
+    is left. Several processes may write one file; what a killed one leaves is a folder PARTIAL* beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial{path.suffix}")
-    try:
+    with TemporaryDirectory(dir=path.parent, prefix=PARTIAL) as folder:
+        partial = Path(folder) / path.name
         yield partial
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write safetensors, whole or not at all.
+
+    Raises:
+        OSError: they cannot be written, for instance because the disk is full.
+    """
+    with whole_file(path) as partial:
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+        except SafetensorError as error:
+            raise OSError(f"{path} is not written ({error}); an older one is kept. Free space, rerun.") from error
+        partial.chmod(0o644)  # safetensors leaves a file that only its owner can read
 
 
 def check_output(path: Path) -> None:

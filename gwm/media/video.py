@@ -22,6 +22,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 from jaxtyping import Float, Int, UInt8
 
+from gwm.clock import SAMPLE_RATE
 from gwm.files.checks import check_file, seen_kind
 from gwm.files.outputs import whole_file
 from gwm.media.decoding import Damage
@@ -30,7 +31,6 @@ from gwm.media.video_frames import NOMINAL_FPS, ColourError, RgbReader, picture_
 
 log = logging.getLogger(__name__)
 
-SAMPLE_RATE = 24_000  # Hz, mono
 OGG_PAGE, OGG_HEADER_BYTES = b"OggS", 27
 # On CPUs with AVX-512, x264 reads memory that it never wrote: equal frames become different files there, even with one
 # thread. With this option it gives the result of its C code on every CPU, and is as fast (measured at 48 to 128 px).

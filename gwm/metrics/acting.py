@@ -5,8 +5,9 @@ from jaxtyping import Bool, Float
 from scipy.stats import wasserstein_distance
 
 from gwm.autoencoders.motion.code import GAZE, POSE, place
+from gwm.clock import FPS
 from gwm.metrics.lip_sync import correlation, moves
-from gwm.metrics.listening import FPS, per_minute, response
+from gwm.metrics.listening import per_minute, response
 
 Code = Float[np.ndarray, "f 57"]  # in actions, radians and gaze, as `code.physical` gives it
 

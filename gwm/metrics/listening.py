@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gwm.clock import FPS
 from gwm.metrics.lip_sync import correlation
 
-FPS = 24
 SHUT = 0.015  # lip gap above the closed mouth's; 99 % of shut mouths of renders at 128 px lie below, 95 % of open above
 LIDS_DOWN = 0.82  # of the contrast inside the open eyes before and after
 DIP_FRAMES = 6  # on either side in which the eyes are open: a blink has 5 at most

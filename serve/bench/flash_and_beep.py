@@ -17,11 +17,12 @@ import soundfile
 from aiohttp import web
 from jaxtyping import UInt8
 
+from gwm.clock import SAMPLE_RATE, SAMPLES_PER_FRAME
 from gwm.resolution import Resolution
 from serve.applied import Applied
 from serve.bench.browser import open_browser, open_page, start_talking
 from serve.bench.live_numbers import SETTLE_S, drift, paired
-from serve.live.avatar.changes import Change, ChangeRefusedError
+from serve.live.avatar.changes import Change, ChangeRefusedError, Controls
 from serve.live.avatar.performer import Beat
 from serve.live.avatar.sound import Sound
 from serve.live.characters import Character
@@ -36,7 +37,7 @@ from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services, TurnTaking
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
 
-RATE, FRAME = 24_000, 1_000
+RATE, FRAME = SAMPLE_RATE, SAMPLES_PER_FRAME
 SIDE = 128
 BEAT = Beat(chunk_samples=4 * FRAME, lookahead_samples=0, frame_samples=FRAME, sample_rate=RATE, lead_samples=7_200)
 PERIOD_FRAMES = 25  # not a whole number of sound packets: every phase between picture and packet comes
@@ -109,6 +110,7 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
         make_conversation=session,
         make_renderer=renderer,
         resolution=Resolution(SIDE, SIDE),
+        controls=Controls(prompt=False, actions=(), rewind_chunks=0, chunk_s=BEAT.chunk_samples / RATE),
         hosts={"127.0.0.1"},
         origins=set(),
         trusted_proxies=[],

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from gwm.clock import FPS
 from serve.bench.case import Case
 from serve.bench.counters import counting
 from serve.bench.memory import allocated, growth, peak, reset_peak
@@ -15,7 +16,6 @@ from serve.bench.timing import CLOCKS, Stopwatch, percentiles, ratios, take_turn
 from serve.bench.viewer import smallest_buffer, watch
 from serve.pipeline import Lane
 
-FPS = 24
 EARLY, LATE = 100, 14_400  # chunks; the later one is shown after 40 minutes
 
 

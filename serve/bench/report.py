@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gwm.report.machine import processor
 from gwm.weights import write_json
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "threads": torch.get_num_threads(),
         "device": "cpu",
     }
@@ -165,13 +166,6 @@ def table(lines: Sequence[Sequence[str]]) -> str:
         )
         for line in lines
     )
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _driver() -> str:

@@ -5,14 +5,11 @@ import av
 import numpy as np
 import pytest
 
-from data import clock
 from data.actions import ACTION_NAMES
 from data.clips import make_clip, plan_split
 from data.generate import generate
 from data.manifest import PROGRESS_NAME, Manifest, read_manifest
 from data.shards import CODEC_OPTIONS, decode_sample, encode_frames, encode_sample, read_samples, read_shard
-from gwm.config import AudioConfig
-from gwm.contract import FRAMES_PER_SECOND
 from gwm.resolution import Resolution
 from tests.memory import moving, results
 
@@ -92,11 +89,6 @@ def test_equal_frames_give_equal_bytes_on_every_cpu(monkeypatch):
     found = encode_frames(moving(NUM_FRAMES, 64))
     monkeypatch.setitem(CODEC_OPTIONS, "x264-params", CODEC_OPTIONS["x264-params"] + ":asm=0")
     assert encode_frames(moving(NUM_FRAMES, 64)) == found
-
-
-def test_the_clock_is_the_models():
-    """Written twice, so that making data does not load torch."""
-    assert clock.FPS == FRAMES_PER_SECOND and clock.SAMPLES_PER_FRAME == AudioConfig().frame_samples
 
 
 def test_audio_of_another_length_is_refused():

@@ -8,10 +8,10 @@ import pytest
 from openfacefx import VISEMES
 
 from data.actions import ACTION_NAMES
-from data.clock import FPS, SAMPLE_RATE
 from data.speech import sentences, visemes
 from data.speech.dialogue import converse
 from data.speech.espeak import ACCENTS, TIMBRES, say, voices_of
+from gwm.clock import FPS, SAMPLE_RATE
 
 PANGRAM = "My mother bought five big apples from the farm, but nobody remembered the purple boat."
 

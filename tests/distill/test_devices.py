@@ -32,7 +32,7 @@ ROLES: dict[str, dict[str, Any]] = {
     "whole": {},
     "adapters": {"lora": BOTH},
     "host": {"lora": BOTH | {"student_base": "own"}, "offload": True},
-    "gan": {"gan": partial(HEAD, weight=4.0)},  # so strong that what it says shows in the student's weights
+    "gan": {"gan": partial(HEAD, weight=10.0)},  # so strong that what it says shows in the student's weights
     "streams": {"windows": StreamingWindows(stream_frames=9, overlap_frames=1)},
 }
 PAIRS = [

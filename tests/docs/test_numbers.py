@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gwm.contract import FRAMES_PER_SECOND
+from gwm.clock import FPS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -134,8 +134,8 @@ def test_every_source_is_shown_in_some_page():
 DEFINED = {
     "80 GB": True,  # memory of an H100, after the data sheet
     "141 GB": True,  # of an H200
-    "24 frames per second": FRAMES_PER_SECOND == 24,
-    "24 fps": FRAMES_PER_SECOND == 24,
+    "24 frames per second": FPS == 24,
+    "24 fps": FPS == 24,
 }
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import asdict
 
 import pytest
@@ -30,9 +31,14 @@ def test_nothing_is_no_size():
         Resolution.parse("0x16")
 
 
-@pytest.mark.parametrize("allowed", [(480, 832), (704, 1280), (720, 1280), (832, 480)])
-def test_published_sizes_are_multiples_of_stride_and_patch(allowed: tuple[int, int]):
-    Resolution(*allowed).check_multiple(16, of="VAE stride * patch")
+@pytest.mark.parametrize(
+    ("size", "patches"), [("480x832", 1560), ("704x1280", 3520), ("720x1280", 3600), ("832x480", 1560)]
+)
+def test_published_sizes_have_the_published_number_of_patches(size: str, patches: int):
+    """Wan 2.1 has 1560 tokens per latent frame at 480x832, 3600 at 720x1280."""
+    resolution = Resolution.parse(size)
+    resolution.check_multiple(16, of="VAE stride * patch")
+    assert math.prod(resolution.cells(16)) == patches
 
 
 @pytest.mark.parametrize(

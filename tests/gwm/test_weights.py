@@ -116,7 +116,7 @@ def test_a_full_disk_leaves_the_old_weights(folder: Path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(OSError, match="weights not written"):
+        with pytest.raises(OSError, match="is not written"):
             save_weights(folder, nn.Linear(100, 100).state_dict(), kind="toy", config={})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

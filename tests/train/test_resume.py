@@ -117,7 +117,8 @@ class LatentsInMemory(LatentData):
 
 
 def network(**how: Any) -> partial[Any]:
-    adam = partial(torch.optim.AdamW, lr=1e-2)
+    # A larger eps than usual: sums in another order do not show, and a gradient of the wrong scale does.
+    adam = partial(torch.optim.AdamW, lr=1e-2, eps=1e-5)
     return partial(Trainee, optimizer=adam, schedule_steps=8, warmup_steps=2, ema_decay=0.9, **how)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from gwm.contract import Contract
 from serve.actions import LARGEST
 
 PROMPT_CHARS = 1_500
@@ -39,6 +40,21 @@ class Rewind:
 
 
 Change = SetPrompt | Act | Rewind
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What of a stream a client can change, so that it offers nothing else."""
+
+    prompt: bool
+    actions: tuple[str, ...]  # the names that `Act` knows
+    rewind_chunks: int  # at most
+    chunk_s: float
+
+    @classmethod
+    def of(cls, contract: Contract, *, rewind_chunks: int) -> "Controls":
+        prompt, names = contract.dit.width("text") > 0, contract.dit.names("action")
+        return cls(prompt, names, rewind_chunks, contract.chunk_ms / 1000)
 
 
 def read_change(message: dict[str, Any]) -> Change | None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 
 from gwm.resolution import Resolution
+from serve.live.avatar.changes import Controls
 from serve.live.characters import Character, to_png
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission, Rate
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 
 WEB = Path(__file__).parent / "web"
 PAGES = {"/": "index.html"} | {
-    f"/{name}": name for name in ("app.js", "causes.js", "choosing.js", "page.js", "style.css", "icon.svg")
+    f"/{name}": name
+    for name in ("app.js", "causes.js", "choosing.js", "controls.js", "page.js", "style.css", "icon.svg")
 }
 SDP_BYTES = 64_000
 MODES = ("conversation", "renderer")
@@ -82,6 +84,7 @@ class Api:
         make_conversation: MakeConversation,
         make_renderer: MakeRenderer,
         resolution: Resolution,
+        controls: Controls,
         hosts: set[str],
         origins: set[str],
         trusted_proxies: list[str],
@@ -89,7 +92,7 @@ class Api:
         gauges: Gauges,
     ) -> None:
         self.admission, self.characters, self.resolution, self.gauges = admission, characters, resolution, gauges
-        self.make_conversation, self.make_renderer = make_conversation, make_renderer
+        self.make_conversation, self.make_renderer, self.controls = make_conversation, make_renderer, controls
         self.hosts, self.origins = hosts, origins
         self.proxies = [ip_network(proxy) for proxy in trusted_proxies]
         self.uploads, self.rate = Uploads(), Rate(requests_per_minute, 60.0)
@@ -148,7 +151,8 @@ class Api:
             character = character.with_portrait(self.uploads.get(wish.image))
         make = self.make_renderer if wish.mode == "renderer" else self.make_conversation
         session = self.admission.open(lambda session_id, on_end: make(session_id, character, on_end), visitor)
-        return web.json_response({"id": session.id, "status": "READY", "session_key": session.key.value}, status=201)
+        made = {"id": session.id, "status": "READY", "session_key": session.key.value}
+        return web.json_response(made | {"controls": asdict(self.controls)}, status=201)
 
     async def connect(self, request: web.Request) -> web.Response:
         session = self.admission.get(request.match_info["id"], Conversation)

@@ -5,12 +5,14 @@ import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gwm.contract import Contract
 from gwm.resolution import Resolution
 from serve.artifact import read_manifest
+from serve.live.avatar.changes import Controls
 from serve.live.avatar.engine_process import EngineProcess, ProcessFace
 from serve.live.avatar.performer import Beat
 from serve.live.avatar.sound import Sound
@@ -47,6 +49,83 @@ def beat_of(contract: Contract, lead_ms: float) -> Beat:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionMaker:
+    """Makes sessions of what all of them share."""
+
+    engines: EngineProcess
+    texts: TextProcess | None
+    profile: Profile
+    beat: Beat
+    seed: int
+    ice_servers: list[str]
+    turn_taking: TurnTaking
+    timeouts: Timeouts
+    gauges: Gauges
+
+    def face(self, session_id: str, character: Character) -> ProcessFace:
+        return ProcessFace(self.engines, session_id, character.portrait, seed=self.seed, texts=self.texts)
+
+    def conversation(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
+        return Conversation(
+            session_id,
+            character,
+            self.face(session_id, character),
+            self.profile.services(character),
+            beat=self.beat,
+            turn_taking=self.turn_taking,
+            timeouts=self.timeouts,
+            ice_servers=self.ice_servers,
+            gauges=self.gauges,
+            on_end=on_end,
+        )
+
+    def renderer(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
+        parts = session_id, character, self.face(session_id, character)
+        return Renderer(*parts, beat=self.beat, timeouts=self.timeouts, gauges=self.gauges, on_end=on_end)
+
+    def close(self) -> None:
+        if self.texts is not None:
+            self.texts.close()
+        self.profile.close()
+
+
+def session_maker(
+    options: ServerOptions,
+    contract: Contract,
+    characters: dict[str, Character],
+    *,
+    timeouts: Timeouts,
+    turn_taking: TurnTaking,
+    endpoints: dict[str, Endpoint],
+) -> SessionMaker:
+    """
+    Raises:
+        ValueError, MissingPackageError: as `running_app`.
+    """
+    beat = beat_of(contract, options.lead_ms)
+    choices = {"stt": options.stt, "llm": options.llm, "tts": options.tts}
+    profile = Profile(**choices, endpoints=endpoints, characters=characters, sample_rate=beat.sample_rate)
+    engines = EngineProcess(
+        options.artifact,
+        device=options.device,
+        num_threads=options.num_threads,
+        undo_chunks=options.undo_chunks,
+        size=options.size,
+    )
+    return SessionMaker(
+        engines=engines,
+        texts=TextProcess(options.text_encoder, options.artifact) if contract.dit.width("text") else None,
+        profile=profile,
+        beat=beat,
+        seed=options.seed,
+        ice_servers=options.ice_servers,
+        turn_taking=turn_taking,
+        timeouts=timeouts,
+        gauges=Gauges(),
+    )
+
+
 @contextlib.asynccontextmanager
 async def running_app(
     options: ServerOptions,
@@ -64,66 +143,34 @@ async def running_app(
         MissingPackageError: what a choice needs is not installed.
     """
     contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
-    beat, gauges = beat_of(contract, options.lead_ms), Gauges()
     resolution = Resolution(*contract.picture_size(options.size))
     characters = read_characters(Path(options.characters), resolution)
-    choices = {"stt": options.stt, "llm": options.llm, "tts": options.tts}
-    profile = Profile(**choices, endpoints=endpoints, characters=characters, sample_rate=beat.sample_rate)
-    engines = EngineProcess(
-        options.artifact,
-        device=options.device,
-        num_threads=options.num_threads,
-        undo_chunks=options.undo_chunks,
-        size=options.size,
+    sessions = session_maker(
+        options, contract, characters, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints
     )
-    texts = TextProcess(options.text_encoder, options.artifact) if contract.dit.width("text") else None
-
-    def face(session_id: str, character: Character) -> ProcessFace:
-        return ProcessFace(engines, session_id, character.portrait, seed=options.seed, texts=texts)
-
-    def session(session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
-        return Conversation(
-            session_id,
-            character,
-            face(session_id, character),
-            profile.services(character),
-            beat=beat,
-            turn_taking=turn_taking,
-            timeouts=timeouts,
-            ice_servers=options.ice_servers,
-            gauges=gauges,
-            on_end=on_end,
-        )
-
-    def renderer(session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
-        parts = session_id, character, face(session_id, character)
-        return Renderer(*parts, beat=beat, timeouts=timeouts, gauges=gauges, on_end=on_end)
-
     try:
-        await engines.start()
-        step_ms = await engines.call("measure")
+        await sessions.engines.start()
+        step_ms = await sessions.engines.call("measure")
         capacity = options.capacity or measured_capacity(step_ms, contract.chunk_ms)
         log.info("a chunk of %.0f ms takes %.0f ms: room for %d sessions", contract.chunk_ms, step_ms, capacity)
-        admission = Admission(capacity=capacity, retry_after_s=options.retry_after_s, gauges=gauges)
         api = Api(
-            admission,
+            Admission(capacity=capacity, retry_after_s=options.retry_after_s, gauges=sessions.gauges),
             characters,
-            make_conversation=session,
-            make_renderer=renderer,
+            make_conversation=sessions.conversation,
+            make_renderer=sessions.renderer,
             resolution=resolution,
+            controls=Controls.of(contract, rewind_chunks=options.undo_chunks),
             hosts={*LOCAL_HOSTS, options.host, *options.hosts},
             origins=set(options.origins),
             trusted_proxies=options.trusted_proxies,
             requests_per_minute=options.requests_per_minute,
-            gauges=gauges,
+            gauges=sessions.gauges,
         )
-        async with mount(api, profile.speak if options.tts != "openai" else None):
+        async with mount(api, sessions.profile.speak if options.tts != "openai" else None):
             yield api
     finally:
-        await engines.close()
-        if texts is not None:
-            texts.close()
-        profile.close()
+        await sessions.engines.close()
+        sessions.close()
 
 
 async def serve_until_signal(

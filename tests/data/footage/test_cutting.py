@@ -16,6 +16,7 @@ from data.footage.takes import TakeRules
 from data.ingest import REPORT_NAME, ingest
 from data.manifest import read_manifest
 from data.shards import decode_sample, read_samples
+from gwm.files.outputs import PARTIAL
 from gwm.media.face import FaceMesh
 from gwm.resolution import Resolution
 from tests.data.footage import corpus
@@ -186,9 +187,11 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path: Path):
     with pytest.raises(RuntimeError, match=r"is being written by another data\.ingest"):
         Ledger(tmp_path, {})
     ledger.close()
-    (tmp_path / "train-000000.tar.tmp").write_bytes(b"left by a run that was killed")
+    left = tmp_path / f"{PARTIAL}of-a-run-that-was-killed"
+    left.mkdir()
+    (left / "train-000000.tar").write_bytes(b"half")
     Ledger(tmp_path, {}).close()
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not left.exists()
 
 
 def test_a_damaged_ledger_is_named_with_its_line(tmp_path: Path):

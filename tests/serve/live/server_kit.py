@@ -14,6 +14,7 @@ from aiortc.contrib.media import MediaStreamError
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
 from gwm.resolution import Resolution
+from serve.live.avatar.changes import Controls
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
@@ -29,6 +30,7 @@ from tests.serve.live.speech.test_agent import Deaf, Hum
 
 DEADLINE_S = 60.0  # for what must happen; a busy machine takes seconds for what takes none
 TIMEOUTS = Timeouts(connect_s=DEADLINE_S, reconnect_s=DEADLINE_S, session_s=10 * DEADLINE_S)
+CONTROLS = Controls(prompt=True, actions=("forward", "left"), rewind_chunks=6, chunk_s=1 / 6)
 GREETING = "Good to see you."
 
 
@@ -47,6 +49,7 @@ class Kit:
             make_conversation=self._session,
             make_renderer=self._renderer,
             resolution=Resolution(32, 48),
+            controls=CONTROLS,
             hosts={"127.0.0.1"},
             origins={"https://friend.example"},
             trusted_proxies=["127.0.0.1"],
@@ -138,7 +141,7 @@ class Browser:
             self.connection.addTransceiver("video", direction="recvonly")
         self.connection.on("track", self._watch)
 
-    async def connect(self, client: TestClient, session: dict[str, str]) -> dict[str, str]:
+    async def connect(self, client: TestClient, session: dict[str, Any]) -> dict[str, str]:
         """The answer, which holds the key of the next connection."""
         await self.connection.setLocalDescription(await self.connection.createOffer())
         answer = await offer(client, session, self.connection.localDescription.sdp)
@@ -173,7 +176,7 @@ class Browser:
         self._tasks.append(asyncio.create_task(receive()))
 
 
-async def offer(client: TestClient, session: dict[str, str], sdp: str) -> dict[str, str]:
+async def offer(client: TestClient, session: dict[str, Any], sdp: str) -> dict[str, str]:
     response = await client.post(
         f"/v1/sessions/{session['id']}/offer",
         json={"sdp": sdp},
@@ -182,7 +185,7 @@ async def offer(client: TestClient, session: dict[str, str], sdp: str) -> dict[s
     return {"status": str(response.status), **await response.json()}
 
 
-async def opened(client: TestClient) -> dict[str, str]:
+async def opened(client: TestClient) -> dict[str, Any]:
     response = await client.post("/v1/sessions", json={})
     assert response.status == 201, await response.text()
     return await response.json()

@@ -13,11 +13,14 @@ import soundfile
 from PIL import Image
 
 from serve.bench.browser import BROWSERS, open_browser, open_page
+from serve.live.avatar.changes import Act, Rewind, SetPrompt
 from serve.live.speech import small_talk
+from tests.serve.live.http.test_conversation import until as holds
+from tests.serve.live.level_face import LevelFace
 from tests.serve.live.server_kit import DEADLINE_S, GREETING, serving
 
 PHONES = ((390, 844), (360, 640))
-TABS = 12
+TABS = 20
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,7 +40,7 @@ async def until(page: Any, condition: str) -> None:
 async def tab_to(page: Any, name: str) -> None:
     """Press Tab until the element has the focus."""
     for _ in range(TABS):
-        if await page.evaluate("document.activeElement.id") == name:
+        if await page.evaluate("document.activeElement.id || document.activeElement.name") == name:
             return
         await page.keyboard.press("Tab")
     raise AssertionError(f"{name} is not reached by {TABS} presses of Tab")
@@ -56,7 +59,7 @@ async def fits(page: Any, *names: str) -> None:
 
 
 async def visit(microphone: Path) -> None:
-    async with open_browser(microphone) as browser, serving() as (_, client):
+    async with open_browser(microphone) as browser, serving() as (kit, client):
         page = await open_page(browser, str(client.make_url("/")).rstrip("/"))
         await upload(page)
         await fits(page, "start")
@@ -65,6 +68,7 @@ async def visit(microphone: Path) -> None:
         await until(page, "window.seen.times.length > 12 && document.activeElement.id === 'mic'")
         await talk(page)
         await switches(page)
+        await changes(page, kit.faces[-1])
         await page.keyboard.press("Escape")
         await until(page, "!document.getElementById('choose').hidden && document.activeElement.id === 'start'")
         assert await page.text_content("#status span") == "Choose somebody to talk to"
@@ -90,11 +94,13 @@ async def talk(page: Any) -> None:
     captions = "[...document.querySelectorAll('#captions li')].map(line => `${line.className}: ${line.textContent}`)"
     await until(page, f"{captions}.includes('character: {answer}')")
     assert "user: What is your name?" in await page.evaluate(captions)
+    await page.keyboard.press("Tab")  # out of the text, where letters are letters
+    await page.keyboard.press("c")
     await fits(page, "face", "captions", "words", "mic", "camera", "leave")
+    await page.keyboard.press("c")
 
 
 async def switches(page: Any) -> None:
-    await page.keyboard.press("Tab")  # out of the text, where letters are letters
     await page.keyboard.press("n")
     await until(page, "/^[1-9]\\d* fps$/.test(document.getElementById('n-fps').textContent)")
     await until(page, "/ms$/.test(document.getElementById('n-lead').textContent)")
@@ -103,6 +109,37 @@ async def switches(page: Any) -> None:
     for key in "mv":
         await page.keyboard.press(key)
     await until(page, f"{pressed} === 'false,true' && document.getElementById('self').videoWidth > 0")
+
+
+async def changes(page: Any, face: LevelFace) -> None:
+    """A prompt, an action and steps back, each by keyboard: the face gets what was asked for, the page its receipt."""
+    await tab_to(page, "prompt")
+    await page.keyboard.type("a storm")
+    await page.keyboard.press("Enter")
+    await until(page, receipt("prompt.set", "Holds from \\d+\\.\\d\\d s"))
+    await tab_to(page, "forward")
+    for _ in range(6):
+        await page.keyboard.press("ArrowRight")
+    await holds(lambda: face.changes[0] == SetPrompt("a storm") and face.changes[-1] == Act({"forward": 0.3}))
+    await until(page, receipt("action.set", "Holds from"))
+    await tab_to(page, "seconds")
+    await page.keyboard.press("Home")  # one chunk
+    await page.keyboard.press("Enter")
+    await until(page, receipt("stream.rewind", "Back at \\d+\\.\\d\\d s"))
+    await page.keyboard.press("End")  # more than this face can
+    await page.keyboard.press("Enter")
+    await until(page, receipt("stream.rewind", "must be at most 3"))
+    await tab_to(page, "release")
+    await page.keyboard.press("Enter")
+    await holds(lambda: face.changes[-2:] == [Rewind(1), Act(None)])
+    assert await page.input_value("#sliders input") == "0"
+    await fits(page, "face", "controls", "words", "mic", "controls-switch", "leave")
+    await page.keyboard.press("c")
+    await fits(page, "captions")
+
+
+def receipt(kind: str, pattern: str) -> str:
+    return f"/{pattern}/.test(document.querySelector('output[data-of=\"{kind}\"]').textContent)"
 
 
 def test_everything_is_reached_by_keyboard_and_fits_a_phone(tmp_path: Path):

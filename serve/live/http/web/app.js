@@ -2,6 +2,7 @@
 
 import { chosen, listCharacters } from "./choosing.js";
 import { cause, media, told } from "./causes.js";
+import * as controls from "./controls.js";
 import { $, fail, request } from "./page.js";
 
 const STATES = {
@@ -43,6 +44,7 @@ async function start() {
     $("face").poster = document.querySelector("#characters input:checked + .card img").src;
     $("choose").hidden = true;
     $("stage").hidden = $("numbers-switch").hidden = false;
+    controls.offer(session.controls, send);
     $("mic").focus();
     await connect();
   } catch (error) {
@@ -83,6 +85,13 @@ async function connect() {
   const answer = await answered(mine, connection.localDescription.sdp);
   mine.key = answer.session_key;
   await connection.setRemoteDescription({ type: "answer", sdp: answer.sdp });
+}
+
+// Whether a message could be sent.
+function send(message) {
+  if (call?.channel?.readyState !== "open") return false;
+  call.channel.send(JSON.stringify(message));
+  return true;
 }
 
 function gathered(connection) {
@@ -155,6 +164,7 @@ function receive(event) {
   if (event.type === "caption") caption(event.who, event.text);
   else if (event.type === "interrupted") speaking?.classList.add("cut");
   else if (event.type === "latency") $("n-answer").textContent = `${(event.total_ms / 1000).toFixed(2)} s`;
+  else if (event.type === "receipt") controls.receipt(event);
   else if (event.type === "numbers") $("n-lead").textContent = `${event.lead_ms} ms`;
   else if (event.type === "error" || event.type === "notice") fail(event.message);
   else if (event.type === "ended") leave(event.message);
@@ -223,6 +233,7 @@ $("start").addEventListener("click", start);
 $("leave").addEventListener("click", () => leave());
 $("mic").addEventListener("click", toggleMicrophone);
 $("camera").addEventListener("click", toggleCamera);
+$("controls-switch").addEventListener("click", controls.toggle);
 $("numbers-switch").addEventListener("click", toggleNumbers);
 $("face").addEventListener("resize", () => { // frames may be wide or tall
   const { videoWidth: width, videoHeight: height, parentElement: picture, style } = $("face");
@@ -232,17 +243,17 @@ $("face").addEventListener("resize", () => { // frames may be wide or tall
 $("write").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("words").value.trim();
-  if (!text || call?.channel?.readyState !== "open") return;
-  call.channel.send(JSON.stringify({ type: "text", text }));
+  if (!text || !send({ type: "text", text })) return;
   caption("user", text);
   $("words").value = "";
 });
 document.addEventListener("keydown", (event) => {
   if ($("voice").paused && $("voice").srcObject) $("voice").play().then(() => fail("")).catch(() => {});
-  if (event.target.matches("input:not([type=radio])") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.matches("textarea, input:not([type=radio], [type=range])") || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "m") toggleMicrophone();
   else if (event.key === "v") toggleCamera();
   else if (event.key === "n") toggleNumbers();
+  else if (event.key === "c") controls.toggle();
   else if (event.key === "Escape" && call) leave();
 });
 window.addEventListener("pagehide", () => call && leave());

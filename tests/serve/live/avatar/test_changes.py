@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from serve.live.avatar.changes import PROMPT_CHARS, Act, Rewind, SetPrompt, read_change
+from serve.live.avatar.changes import PROMPT_CHARS, Act, Controls, Rewind, SetPrompt, read_change
+from tests.serve.conftest import tiny_contract
+from tests.serve.world import ACTIONS, world_contract
 
 
 def test_a_message_is_read_as_the_change_that_it_asks_for():
@@ -37,3 +39,10 @@ def test_a_message_is_read_as_the_change_that_it_asks_for():
 def test_a_change_that_cannot_be_is_refused_with_its_rule(message: dict[str, Any], rule: str):
     with pytest.raises(ValueError, match=rule):
         read_change(message)
+
+
+def test_controls_are_those_of_the_models_conditions():
+    chunk_s = 4 / 24  # a latent frame has four pixel frames
+    world, character = (Controls.of(made(chunk_frames=1), rewind_chunks=8) for made in (world_contract, tiny_contract))
+    assert world == Controls(prompt=True, actions=ACTIONS, rewind_chunks=8, chunk_s=chunk_s)
+    assert character == Controls(prompt=False, actions=(), rewind_chunks=8, chunk_s=chunk_s)

@@ -100,6 +100,14 @@ def test_a_key_opens_one_connection_and_no_other():
     served(script)
 
 
+def test_a_session_says_what_of_its_stream_can_be_changed():
+    async def script(kit: Kit, client: TestClient) -> None:
+        controls = {"prompt": True, "actions": ["forward", "left"], "rewind_chunks": 6, "chunk_s": 1 / 6}
+        assert (await opened(client))["controls"] == controls
+
+    served(script)
+
+
 def test_leaving_frees_the_place():
     async def script(kit: Kit, client: TestClient) -> None:
         session = await opened(client)

@@ -149,5 +149,8 @@ def test_a_visitor_who_waits_for_a_server_is_told_why(monkeypatch: pytest.Monkey
     async def script(conversation: Conversation, remote: Remote) -> None:
         notice = {"type": "notice", "message": "The language model is loading. Please wait."}
         await conversation.play_until(lambda: notice in conversation.events)
+        await conversation.agent.speak("Still here.")  # by then the server has answered
+        await conversation.play_until(lambda: conversation.states == ["talking", "listening"])
+        assert [event for event in conversation.events if event["type"] in ("notice", "error")] == [notice]
 
     happened(slow, "llm", script, monkeypatch)

@@ -1,0 +1,101 @@
+// Changes of the stream while one watches: a prompt, actions, a step back. Each shows the receipt that the server gives.
+
+import { $ } from "./page.js";
+
+const SEND_MS = 50; // between two states of the sliders; the server takes 30 changes a second
+
+let send = () => {}; // hands a message to the server
+let limits = null; // {prompt, actions, rewind_chunks, chunk_s} of this session
+let values = {}; // of the actions, by name
+let waiting = null; // the timer of the next state of the sliders
+const asked = {}; // the id of the latest change of each type; receipts of older ones are not shown
+let count = 0;
+
+// What this session can do; controls for the rest stay hidden.
+export function offer(controls, sender) {
+  [limits, send, values] = [controls, sender, {}];
+  $("prompt-form").hidden = !limits.prompt;
+  $("actions").hidden = !limits.actions.length;
+  $("rewind-form").hidden = !limits.rewind_chunks;
+  $("sliders").replaceChildren(...limits.actions.map(slider));
+  const seconds = $("seconds");
+  Object.assign(seconds, { min: 1, max: limits.rewind_chunks, step: 1, value: Math.ceil(limits.rewind_chunks / 2) });
+  showSeconds();
+  for (const name of ["prompt.set", "action.set", "stream.rewind"]) note(name, "");
+  const some = limits.prompt || limits.actions.length || limits.rewind_chunks;
+  $("controls-switch").hidden = !some;
+  show(Boolean(limits.prompt || limits.actions.length));
+}
+
+export function show(open) {
+  $("controls").hidden = !open;
+  $("controls-switch").setAttribute("aria-expanded", open);
+}
+
+export const toggle = () => limits && show($("controls").hidden);
+
+// A receipt, shown beside the control that asked for it.
+export function receipt({ of, id, accepted, chunk, media_s, reason }) {
+  if (id !== asked[of]) return;
+  const when = of === "stream.rewind" ? "Back at" : "Holds from";
+  note(of, accepted ? `${when} ${media_s.toFixed(2)} s (chunk ${chunk})` : reason, accepted ? "accepted" : "refused");
+}
+
+function ask(type, fields) {
+  asked[type] = `${type}-${++count}`;
+  const sent = send({ type, id: asked[type], ...fields });
+  note(type, sent ? "Sent" : "Not connected. Try again in a moment.", sent ? "sent" : "refused");
+}
+
+function note(type, text, state = "") {
+  const output = document.querySelector(`#controls output[data-of="${type}"]`);
+  Object.assign(output, { textContent: text, className: state });
+}
+
+function slider(name) {
+  const label = Object.assign(document.createElement("label"), { className: "slider" });
+  const title = Object.assign(document.createElement("span"), { textContent: name.replaceAll("_", " ") });
+  const input = Object.assign(document.createElement("input"), { type: "range", min: -1, max: 1, step: 0.05, value: 0, name });
+  const value = Object.assign(document.createElement("span"), { className: "value", textContent: "0.00" });
+  value.setAttribute("aria-hidden", "true"); // the slider says it
+  input.addEventListener("input", () => {
+    values[name] = input.valueAsNumber;
+    value.textContent = input.valueAsNumber.toFixed(2);
+    waiting ??= setTimeout(act, SEND_MS);
+  });
+  label.append(title, input, value);
+  return label;
+}
+
+function act() {
+  waiting = null;
+  ask("action.set", { action: values });
+}
+
+function release() {
+  clearTimeout(waiting);
+  [waiting, values] = [null, {}];
+  $("sliders").replaceChildren(...limits.actions.map(slider));
+  ask("action.set", { action: null });
+}
+
+function showSeconds() {
+  $("seconds-shown").textContent = `${(limits.chunk_s * $("seconds").valueAsNumber).toFixed(2)} s`;
+}
+
+$("seconds").addEventListener("input", showSeconds);
+$("release").addEventListener("click", release);
+$("prompt").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $("prompt-form").requestSubmit();
+});
+$("prompt-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("prompt").value.trim();
+  if (text) ask("prompt.set", { text });
+});
+$("rewind-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask("stream.rewind", { chunks: $("seconds").valueAsNumber });
+});
