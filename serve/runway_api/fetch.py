@@ -6,7 +6,7 @@ Each redirect is checked as the first address was.
 
 import socket
 from collections.abc import Callable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -18,6 +18,7 @@ MOST_REDIRECTS = 3
 FETCH_S = 20.0
 REDIRECTS = (301, 302, 303, 307, 308)
 PIECE_BYTES = 65_536
+TRANSLATED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))  # to IPv4 addresses of any kind, by NAT64
 
 
 class RefusedUrlError(ValueError):
@@ -27,8 +28,11 @@ class RefusedUrlError(ValueError):
 def is_public(address: str) -> bool:
     """Whether an address is somebody else's on the internet: not this machine, its network, or a cloud's metadata."""
     found = ip_address(address)
-    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    return found.is_global and not found.is_multicast and (inner is None or is_public(str(inner)))
+    if isinstance(found, IPv6Address):
+        inner = found.ipv4_mapped or found.sixtofour
+        if any(found in network for network in TRANSLATED) or (inner is not None and not is_public(str(inner))):
+            return False
+    return found.is_global and not found.is_multicast
 
 
 class GuardedResolver(AbstractResolver):

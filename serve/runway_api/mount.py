@@ -65,7 +65,6 @@ class RestApi:
         for route in ROUTES:
             self.app.router.add_route(route.method, route.path, self._handler(route))
         self.app.router.add_post("/uploads/{id}", self._receive)
-        self.app.router.add_route("OPTIONS", "/{path:.*}", self._preflight)
 
     def _handler(self, route: Route) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -88,6 +87,8 @@ class RestApi:
 
     @web.middleware
     async def _refuse(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if request.method == "OPTIONS":
+            return preflight(request)
         try:
             return await handler(request)
         except Exception as error:  # those that are no refusal are raised again
@@ -112,9 +113,6 @@ class RestApi:
             raise ApiError(400, "There must be a field named file.")
         await self.store.run(lambda db: receive(db, request.match_info["id"], secret, data))
         return web.Response(status=204)
-
-    async def _preflight(self, request: web.Request) -> web.Response:
-        return preflight(request)
 
     def _base_url(self, request: web.Request) -> str:
         return (self.url or f"{request.scheme}://{request.host}").rstrip("/")
