@@ -13,7 +13,7 @@ from jaxtyping import Float
 from serve.runway_api.call import Speak
 from serve.runway_api.presets import describe, wish_of
 
-LOCAL_HZ = 112.0  # median pitch of Piper's Joe over the sentence below, measured with `median_pitch`
+LOCAL_HZ = 93.4  # median pitch of Piper's Joe over the sentence below, measured with `median_pitch`
 SENTENCE = "Hello! This is how I sound when I am talking with you."
 SEMITONES = 12.0  # Tuning allows no more
 # Semitones, speed factor, and words that mean them. Words of one description add up.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session
 MIGRATIONS = Path(__file__).parent / "migrations"
 THREADS = 4
 BUSY_S = 10.0  # for another process that writes
+WRITERS = 7283614  # name of the lock that writers take in Postgres
 Result = TypeVar("Result")
 
 logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells at every start that nothing is to be done
@@ -63,22 +65,32 @@ def migrate(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7283614)")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
 
 def _engine(url: str) -> Engine:
+    """Transactions that write come one after the other: what one has read is still so when it writes."""
     parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
-    if parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_S})
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite(parsed)
+    engine = create_engine(parsed, pool_pre_ping=True)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if engine.dialect.name == "postgresql" and not _reads(connection):
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+
+    return engine
+
+
+def _sqlite(url: URL) -> Engine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_S})
 
     @event.listens_for(engine, "connect")
-    def prepare(connection, record) -> None:
+    def prepare(connection: sqlite3.Connection, record: object) -> None:
         connection.isolation_level = None  # SQLAlchemy begins transactions, see below
         connection.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the one who writes
         connection.execute("PRAGMA synchronous=NORMAL")
@@ -86,11 +98,14 @@ def _engine(url: str) -> Engine:
         connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten
 
     @event.listens_for(engine, "begin")
-    def begin(connection) -> None:
-        # A transaction that reads first and writes later would fail where another has written meanwhile.
-        connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reading") else "BEGIN IMMEDIATE")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if _reads(connection) else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _reads(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get("reading"))
 
 
 def _shown(url: str) -> str:

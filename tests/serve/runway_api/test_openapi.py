@@ -11,6 +11,8 @@ from serve.runway_api.openapi import openapi
 from serve.runway_api.routes import ROUTES
 from tests.serve.runway_api.api_kit import AVATAR, Served, running
 
+PAGE = Path(__file__).parents[3] / "docs" / "serving_api.md"
+
 
 def test_every_reference_leads_to_a_schema():
     document = openapi()
@@ -21,6 +23,25 @@ def test_every_reference_leads_to_a_schema():
 def test_every_route_is_described_and_no_other():
     described = {(method.upper(), path) for path, each in openapi()["paths"].items() for method in each}
     assert described == {(route.method, f"/v1{route.path}") for route in ROUTES}
+
+
+def test_every_route_is_on_the_page_of_the_api():
+    rows = re.findall(r"^\| .*$", PAGE.read_text(), flags=re.MULTILINE)
+    told = {(method, path) for row in rows for method, path in named(row)}
+    assert {(route.method, f"/v1{route.path}") for route in ROUTES} <= told
+
+
+def named(row: str) -> list[tuple[str, str]]:
+    """Methods and paths of a row of the table, as in `GET` `DELETE` `/path`."""
+    found: list[tuple[str, str]] = []
+    methods: list[str] = []
+    for word in re.findall(r"`([^`]+)`", row.split("|")[1]):
+        if word.startswith("/"):
+            found += [(method, word) for method in methods]
+            methods = []
+        else:
+            methods.append(word)
+    return found
 
 
 def test_an_answer_of_the_server_fits_the_document(tmp_path: Path):

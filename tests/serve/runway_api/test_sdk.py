@@ -1,6 +1,7 @@
 """The published Python SDK, unchanged, against a running server: its own tests, and the calls of a program."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from serve.store.keys import Limits, add_key
-from tests.serve.runway_api.api_kit import Served, running
+from tests.serve.runway_api.api_kit import Served, picture, running
+from tests.serve.runway_api.test_voices import recording
 
 ROOT = Path(__file__).parents[3]
 SDK = "runwayml==5.24.0"
@@ -67,3 +69,30 @@ def test_its_own_tests_pass(sdk: Path, tmp_path: Path):
     assert status == 0, output[-6000:]
     passed = int(output.rpartition(" passed")[0].split()[-1])
     assert passed >= LEAST, output[-500:]
+
+
+def test_a_program_of_a_customer_runs_with_another_url(sdk: Path, tmp_path: Path):
+    image, sound = tmp_path / "me.jpg", tmp_path / "me.wav"
+    image.write_bytes(picture())
+    sound.write_bytes(recording(180))
+
+    async def run() -> tuple[int, str]:
+        async with running(tmp_path) as one:
+            one.store.do(lambda db: add_key(db, "sdk", Limits(origins=[]), text=KEY))
+            program = Path(__file__).with_name("sdk_program.py")
+            return await in_process(one, sdk, [str(program), str(image), str(sound)], tmp_path)
+
+    status, output = asyncio.run(run())
+    assert status == 0, output[-3000:]
+    told = json.loads(output.splitlines()[-1])
+    assert "180 Hz" in told.pop("voice") and told.pop("session_key") > 40
+    assert told == {
+        "avatar": "READY",
+        "known_by": ["Vera"],
+        "cancelled": "CANCELLED",
+        "film": "SUCCEEDED",
+        "documents": 61,
+        "credits": 0,
+        "missing": 404,
+        "wrong": 401,
+    }
