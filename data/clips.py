@@ -104,6 +104,7 @@ def make_clip(plan: ClipPlan, renderer: Renderer, person: Any, *, head_motion: f
             gaze=act.gaze,
             agent_speaking=act.agent_speaking,
             user_speaking=act.user_speaking,
+            reference_pose=np.float32(head_motion) * reference_pose(plan.seed),
         ),
         info=describe(plan, act),
     )

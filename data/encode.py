@@ -57,6 +57,8 @@ def encode_shards(shards: Location, out: Path, encoders: Encoders, *, workers: i
         "text": None if encoders.text is None else encoders.text.name,
         "image": None if encoders.image is None else encoders.image.name,
     }
+    if encoders.vae.config.controls:
+        settings["codes"] = "exact where rendered"  # latents of before are the encoder's
     if encoders.actions:  # those who ask for none can read any latents: models without an action never see it
         settings["actions"] = list(encoders.actions)
     out.mkdir(parents=True, exist_ok=True)

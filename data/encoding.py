@@ -18,8 +18,10 @@ from data.crops import motion
 from data.latents import MEMBER, write_index
 from data.manifest import Shard
 from data.pixels import halved
-from data.shards import Clip, decode_sample, read_shard, write_shard
+from data.shards import Clip, Truth, decode_sample, read_shard, write_shard
 from data.storage import Location, beside
+from gwm.autoencoders.motion.code import standardise, to_latents
+from gwm.autoencoders.motion.codec import MotionAutoencoder
 from gwm.autoencoders.protocol import Autoencoder, AutoencoderConfig
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig
@@ -62,6 +64,31 @@ class Encoders:
     actions: tuple[str, ...] = ()  # facial actions of rendered clips by name; none: what a clip itself brings
 
 
+def codes(
+    actions: Float[np.ndarray, "f 52"],
+    pose: Float[np.ndarray, "f 3"],
+    gaze: Float[np.ndarray, "f 2"],
+    *,
+    reference_pose: Float[np.ndarray, "3"],
+) -> Float[Tensor, "f 57"]:
+    """The exact motion code of every pixel frame."""
+    return standardise(*map(torch.from_numpy, (actions, pose - reference_pose, gaze)))
+
+
+def exact_latents(clip: Clip, truth: Truth) -> Float[Tensor, "f c h w"]:
+    """Motion latents of a rendered clip, as its truth says.
+
+    Raises:
+        ValueError: the truth does not have the reference's pose.
+    """
+    if truth.reference_pose is None:
+        raise ValueError(
+            f"clip {clip.key} must have its reference's pose in truth.npz: motion latents of rendered clips are exact. "
+            "Make the shards again with data.characters."
+        )
+    return to_latents(codes(truth.actions, truth.pose, truth.gaze, reference_pose=truth.reference_pose)[None])[0]
+
+
 @torch.no_grad()
 def encode_clip(
     clip: Clip,
@@ -71,15 +98,19 @@ def encode_clip(
     encoder: ImageEncoder | None = None,
     actions: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """Latents of clip and reference image, motion per latent cell, and conditions by their group and name: features of
-    both voices and other signals per pixel frame (`speech.`, `frame.`); with an image encoder also its tokens and the
-    channels that an image-to-video model is given of the reference image.
+    """Latents of clip and reference image (where they are motion codes and the clip is rendered, exact ones), motion
+    per latent cell, and conditions by their group and name: features of both voices and other signals per pixel frame
+    (`speech.`, `frame.`); with an image encoder also its tokens and the channels that an image-to-video model is given
+    of the reference image.
 
     Raises:
-        ValueError: as `Clip.acted`.
+        ValueError: as `Clip.acted` and `exact_latents`.
     """
     reference = vae.encode_reference(to_tensor(clip.reference)[None])
-    latents = vae.encode(to_tensor(clip.frames)[None], reference)[0].cpu()
+    if clip.truth is not None and isinstance(vae, MotionAutoencoder):
+        latents = exact_latents(clip, clip.truth)
+    else:
+        latents = vae.encode(to_tensor(clip.frames)[None], reference)[0].cpu()
     agent, user = (_features(samples, len(clip.frames), audio) for samples in (clip.agent, clip.user))
     arrays = {
         "latents": latents,

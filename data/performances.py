@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader
 
 from data.batch import ClipData, LatentClips, latent_batch
 from data.clips import derive_seed, reference_pose
+from data.encoding import codes
 from data.latents import heard_frames, with_windows
 from data.manner import draw_manner
 from data.performance import Performance, perform
 from data.speech.sentences import Split
-from gwm.autoencoders.motion.code import FRAMES, SHIFTS_PX, WIDTH, standardise, to_latents
+from gwm.autoencoders.motion.code import FRAMES, SHIFTS_PX, WIDTH, to_latents
 from gwm.clock import FPS
 from gwm.condition.audio import frame_features
 from gwm.config import AudioConfig
@@ -55,17 +56,13 @@ class Acting:
         return act, np.float32(1 - self.reference_spread) * middle + np.float32(self.reference_spread) * other
 
 
-def codes(act: Performance, reference: Float[np.ndarray, "3"]) -> Float[Tensor, "f 57"]:
-    """The code of every pixel frame, given the reference's pose."""
-    return standardise(*map(torch.from_numpy, (act.actions, act.pose - reference, act.gaze)))
-
-
 def encode_performance(
     act: Performance, reference: Float[np.ndarray, "3"], audio: AudioConfig
 ) -> dict[str, Float[Tensor, "..."]]:
     """Latent frames whose audio windows lie inside the performance, as `data.latents.with_windows` gives them."""
     agent, user = frame_features(torch.from_numpy(np.stack([act.agent, act.user])), audio)
-    arrays = {"latents": to_latents(codes(act, reference)[None])[0], "speech.agent": agent, "speech.user": user}
+    code = codes(act.actions, act.pose, act.gaze, reference_pose=reference)
+    arrays = {"latents": to_latents(code[None])[0], "speech.agent": agent, "speech.user": user}
     if act.manner is not None:
         arrays["frame.manner"] = torch.from_numpy(act.manner.given)
     return with_windows(arrays | {"reference": torch.zeros(1, WIDTH, 2, 2)}, audio)

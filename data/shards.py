@@ -52,6 +52,7 @@ class Truth:
     gaze: Float[np.ndarray, "f 2"]
     agent_speaking: Bool[np.ndarray, " f"]
     user_speaking: Bool[np.ndarray, " f"]
+    reference_pose: Float[np.ndarray, "3"] | None = None  # of the head in the reference; None: not known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +128,8 @@ def encode_sample(clip: Clip) -> dict[str, Any]:
     sample["reference.png"] = reference.getvalue()
     if clip.truth is not None:
         truth = io.BytesIO()
-        np.savez_compressed(truth, **{name: getattr(clip.truth, name) for name in Truth.__slots__})
+        known = {name: getattr(clip.truth, name) for name in Truth.__slots__}
+        np.savez_compressed(truth, **{name: values for name, values in known.items() if values is not None})
         sample["truth.npz"] = truth.getvalue()
     for name, values in clip.signals.items():
         signal = io.BytesIO()
@@ -178,7 +180,8 @@ def _decode_png(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 def _decode_truth(data: bytes) -> Truth:
     with np.load(io.BytesIO(data)) as truth:
-        return Truth(**{name: truth[name] for name in Truth.__slots__})
+        late = {"reference_pose"} - set(truth.files)  # shards of before 2026-11-29 do not have it
+        return Truth(**{name: truth[name] for name in Truth.__slots__ if name not in late})
 
 
 def encode_frames(frames: UInt8[np.ndarray, "f h w 3"]) -> bytes:

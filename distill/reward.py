@@ -62,6 +62,13 @@ class LipSyncReward:
         self.beta, self.num_frames = beta, num_frames
 
     def check(self, contract: Contract, batch_size: int) -> None:
+        if contract.vae.working_side is not None:
+            raise ValueError(
+                "stage.reward must be null with family=motion: rewards look at decoded clips, and this decoder needs "
+                "each clip's reference image, which latents are kept without."
+            )
+        if not contract.dit.width("agent"):
+            raise ValueError("stage.reward must be null for a model that hears nothing: there is no lip-sync.")
         if batch_size < 2:
             raise ValueError(
                 f"batch_size={batch_size} must be >= 2 with stage.reward: the weight of a single sample is always 1."
@@ -80,13 +87,7 @@ class LipSyncReward:
 
     @torch.no_grad()
     def __call__(self, window: Window, contract: Contract, vae: Autoencoder) -> Float[Tensor, "b"]:
-        """Everything is decoded, as decoders remember; a stream's window as if it began at the reference.
-
-        Raises:
-            ValueError: the clips have no voice.
-        """
-        if "agent" not in window.condition.frame:
-            raise ValueError("stage.reward must be null for a model that hears nothing: there is no lip-sync.")
+        """Everything is decoded, as decoders remember; a stream's window as if it began at the reference."""
         latents, reference = (x.to(vae.device, vae.dtype) for x in (window.x0, window.reference))
         pixels, _ = vae.decode(latents, vae.begin(vae.from_latent(reference)))
         stride = contract.vae.temporal_stride

@@ -91,7 +91,7 @@ class DMDStage(DiTStage):
             offloaded=offload,
         )
         how = {"sigmas": tuple(sigmas), "context": context, "solver": solver, "noise": noise}
-        self.contract = roles.contract.replace(**how, sink_ahead_frames=sink_ahead_frames)
+        self.contract = roles.contract.replace(**how, distilled=True, sink_ahead_frames=sink_ahead_frames)
         rules.guidance.check(self.contract.dit)
         self.network, self.teacher, self.critic = roles.student, roles.teacher, roles.critic
         self.frozen = roles.frozen

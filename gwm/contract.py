@@ -10,6 +10,7 @@ from gwm.autoencoders.protocol import AutoencoderConfig
 from gwm.chunks import ChunkPattern
 from gwm.clock import FPS
 from gwm.config import AudioConfig, DiTConfig
+from gwm.control import Control
 from gwm.files.json_config import JsonConfig
 from gwm.resolution import Resolution
 from gwm.schedule import check_sigmas
@@ -35,6 +36,7 @@ class Contract(JsonConfig):
     horizon_frames: int  # last latent frame of a training clip; the reference image counts as frame 0
     fps: int = FPS
     noise: NoiseMode = "fresh"  # held: every frame of a stream starts from the same noise, so that less of it flickers
+    distilled: bool = False  # sampled in the steps of its training alone; with solver=renoise a model always is
     sink_ahead_frames: int = 0  # sinks seem to come so many frames after the chunk that looks; 0: they lie behind it
 
     def __post_init__(self) -> None:
@@ -88,6 +90,13 @@ class Contract(JsonConfig):
                     f"condition {spec.name}: width={spec.width} must be {numbers}, one of each of "
                     f"names={list(spec.names)} for each of a latent frame's {self.vae.temporal_stride} pixel frames."
                 )
+        names = [control.name for control in self.controls]
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(
+                f"names={twice} must be of one condition each, and not of the latents' codes: callers set numbers by "
+                "name. Rename those of the condition."
+            )
         self.pattern.num_chunks(self.horizon_frames + 1)
 
     @classmethod
@@ -132,10 +141,32 @@ class Contract(JsonConfig):
             raise ValueError(f"size={size} must be an even number in [{MIN_SIZE}, {MAX_SIZE}] px, as films want it.")
         return size, size
 
+    def controls_of(self, condition: str) -> tuple[Control, ...]:
+        """What callers may set of a condition's numbers for a pixel frame; () where they set none."""
+        spec = self.dit.condition(condition)
+        return () if spec is None else spec.controls(self.vae.temporal_stride)
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """All that callers may set: numbers of conditions, and of codes in place of generated ones."""
+        given = [control for spec in self.dit.conditions for control in self.controls_of(spec.name)]
+        return (*given, *self.codes)
+
+    @property
+    def codes(self) -> tuple[Control, ...]:
+        """Numbers of motion codes that callers may decide; () where latents are no codes, or where a noisy context
+        remembers what the model made."""
+        return self.vae.controls if self.context == "clean" else ()
+
     @property
     def sink_distance(self) -> int:
         """Latent frames from the first sink to a chunk's last frame, at most; negative: always, and ahead."""
         return -self.sink_ahead_frames or self.horizon_frames
+
+    @property
+    def has_own_steps(self) -> bool:
+        """Whether it is a student, which is sampled in the steps of its training and no others."""
+        return self.distilled or self.solver == "renoise"
 
     @property
     def hears(self) -> bool:

@@ -1,6 +1,6 @@
 """The stream of latent chunks: the one sampler that trainer, evaluation and server share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -125,11 +125,20 @@ class Rollout:
             return self.velocity(x, sigma, condition)
 
         x = sample(velocity, noises, sigmas=contract.sigmas, solver=contract.solver)
+        if condition.override:
+            x = self._overridden(x, condition.override)
         emit(x)
         if contract.context == "clean":
             self.velocity(x, 0.0, condition)
         self.cache.advance(x.shape[1])
         return x
+
+    def _overridden(
+        self, x: Float[Tensor, "b f c h w"], override: Mapping[str, Float[Tensor, "b f c _ w"]]
+    ) -> Float[Tensor, "b f c h w"]:
+        """With what a caller decides, before it is shown and becomes the past; the rest is to the bit as it was."""
+        share, value = self.own(override["share"]).float(), self.own(override["value"]).float()
+        return torch.where(share > 0, torch.lerp(x.float(), value, share).to(x.dtype), x)
 
     @torch.no_grad()
     def velocity(

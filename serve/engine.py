@@ -1,7 +1,7 @@
 """A live stream: conditions in, pixels out, chunk by chunk, with the same sampler as in training."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from gwm.condition.inputs import Conditions
 from gwm.media.pixels import to_tensor
 from gwm.rollout import Emit, keep
+from serve.acts import Numbers, TimedNumbers
 from serve.applied import Applied
 from serve.artifact import Artifact
 from serve.compiled import Compiled
@@ -22,7 +23,7 @@ from serve.history import History
 from serve.memory import check_memory
 from serve.parallel.division import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of, with_tensors
-from serve.prompts import Prompt, applied_at
+from serve.prompts import Prompt
 from serve.undo import UndoLog
 
 
@@ -31,8 +32,8 @@ class Engine:
 
     A chunk is ready when the sound of its own frames and of the declared lookahead is there; of a model that hears
     nothing, always. Before the stream there is silence. Pixels depend on artifact, seed, portrait, sound, prompts and
-    actions, and not on how the sound was cut into pushes. Eyelids that the artifact can be told close by themselves, at
-    times that the seed decides (`act`).
+    numbers that are set (`act`), and not on how the sound was cut into pushes. Eyelids that the artifact can be told
+    close by themselves, at times that the seed decides.
     """
 
     def __init__(
@@ -174,27 +175,27 @@ class Engine:
             ValueError: the model has no text condition, or takes texts of another shape; or the chunk at `at_s` has
                 been taken, or has a prompt already.
         """
-        now = self.hearing.next_chunk()
-        applied = now if at_s is None else applied_at(self.contract, at_s)
-        if applied.chunk < now.chunk:
-            raise ValueError(f"at_s={at_s:g} must be at least {now.media_s:g}: chunks before that have been generated.")
+        applied = self.hearing.next_chunk(at_s)
         self.prompt.set(text, chunk=None if at_s is None else applied.chunk)
         return applied
 
-    def hush(self) -> None:
+    def silence(self) -> None:
         """Let the character fall silent at once: what it had still to say becomes silence, what it hears stays."""
-        self.hearing.hush()
+        self.hearing.silence()
 
-    def act(self, action: Float[np.ndarray, "t k"] | None) -> Applied:
-        """Decide what the character does, from the next chunk on that is taken: the numbers that the model is told of
-        each pixel frame, in one row for all of them or one row for each of a chunk, again in every chunk. None: lids
-        close by themselves again, and other actions are not given.
+    def act(self, numbers: Numbers | None, *, at_s: float | None = None) -> Applied:
+        """Set numbers by their names (`Contract.controls`), from the next chunk on that is taken or from the first that
+        does not begin before `at_s`: each stays until it is changed or released, by None. A sequence has a value for
+        each pixel frame from there on, and its last one stays. None in place of all releases all of them. Numbers of a
+        motion code take the place of the model's own, in what is shown and in the past that it goes on from.
 
         Raises:
-            ValueError: another number of rows or columns, or the model is told no actions.
+            ValueError: a name that the model does not have, a value outside of its limits, or the chunk at `at_s` has
+                been taken.
         """
-        self.hearing.act(action)
-        return self.hearing.next_chunk()
+        applied = self.hearing.next_chunk(at_s)
+        self.hearing.acts.set(numbers, chunk=applied.chunk, now=self.hearing.num_chunks)
+        return applied
 
     def rewind(self, chunks: int, *, keep_sound: bool = True) -> Applied:
         """Go back by the latest `chunks`, as if they had never been. Their sound waits again, or is lost; prompts stay.
@@ -245,13 +246,14 @@ class Engine:
         *,
         num_frames: int | None = None,
         prompts: Mapping[float, Float[Tensor, "1 s t"]] | None = None,
+        acts: Sequence[TimedNumbers] = (),
         driver: Driver | None = None,
     ) -> Iterator[tuple[UInt8[np.ndarray, "f h w 3"], float]]:
         """Frames of a whole stream chunk by chunk, with the milliseconds each took; the portrait counts in the first.
 
         agent, user: a recording of both sides; None: silence. A model that hears nothing takes its length alone.
         num_frames: pixel frames of the stream; None: up to the frame in which the sound ends.
-        prompts: tokens of texts by the media time from which each holds, as `set_prompt`.
+        prompts, acts: what is set from a media time on: tokens of texts as `set_prompt`, numbers as `act`.
         driver: what works through the chunks, as `serve.pipeline.Pipeline`; None: the engine itself, one by one.
 
         Raises:
@@ -265,6 +267,8 @@ class Engine:
         driver.start(portrait, texts.pop(0.0, None))
         for at_s, text in texts.items():
             self.set_prompt(text, at_s=at_s)
+        for one in acts:
+            self.act(one.numbers, at_s=one.at_s)
         if agent is not None and self.contract.hears:
             self.push(agent, np.zeros_like(agent) if user is None else user)
         self.finish(num_frames)

@@ -3,8 +3,11 @@
 python -m serve.generate artifact=runs/nano/artifact image=me.jpg audio=speech.mp3 out=talk.mp4
 python -m serve.generate artifact=A image=sea.jpg crop=false seconds=30 prompt="a calm sea" out=sea.mp4
 python -m serve.generate artifact=runs/nano/bidirectional/weights guidance=2 ...      a model before distillation
+python -m serve.generate artifact=FOLDER [image=sea.jpg] prompt="a calm sea" ...        a published model of Wan
 python -m serve.generate ... prompts='[{at: 0, text: "a calm sea"}, {at: 5, text: "a storm, at night"}]'
 python -m serve.generate ... size=720 whole=true        a face of 720 px moves in the whole picture
+python -m serve.generate ... act='{liveliness: 0.8, joy: 0.5}'          numbers that the model names, such as a mood
+python -m serve.generate ... act='[{joy: 0.5}, {at: 3, joy: null, jawOpen: [0.2, 0.5, 0.8]}]'
 torchrun --nproc-per-node=4 -m serve.generate ...       one stream on four GPUs
 """
 
@@ -27,6 +30,8 @@ from gwm.media.video import write_video
 from gwm.no_text import padded_text
 from gwm.resolution import Resolution
 from gwm.weights import is_written_here
+from serve.acts import TimedNumbers
+from serve.applied import applied_at
 from serve.artifact import Artifact, load_artifact
 from serve.driver import Driver
 from serve.engine import Engine
@@ -35,7 +40,7 @@ from serve.many_steps import led_away, load_stage, passes_shown, with_length
 from serve.parallel.division import join
 from serve.parallel.ranks import Ranks
 from serve.pipeline import Pipeline, second_device
-from serve.prompts import Texts, TimedPrompt, applied_at, check_prompts
+from serve.prompts import Texts, TimedPrompt, check_prompts
 from serve.published import is_published, write_published
 from serve.request import ClipRequest, Voices
 from serve.threads import choose_threads
@@ -54,6 +59,8 @@ def generate(request: ClipRequest) -> None:
     ranks = join(request.parallel)
     if ranks is None or not ranks.rank:
         request.check_out()
+    if not is_published(request.artifact):
+        request.check_own_size()
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     if ranks is not None:
         request.check_distilled()
@@ -65,7 +72,7 @@ def generate(request: ClipRequest) -> None:
         return write_published(request, device=device)
     if is_written_here(Path(request.artifact)):
         loaded = load_stage(request.artifact, request.vae, request.sampling, device=device)
-        return _write(loaded, request, None, distilled=loaded.contract.solver == "renoise")
+        return _write(loaded, request, None, distilled=loaded.contract.has_own_steps)
     request.check_distilled()
     loaded = load_artifact(request.artifact, device=device, decode_device=second_device(device))
     _write(loaded, request, None, distilled=True)
@@ -76,6 +83,9 @@ def _write(artifact: Artifact, request: ClipRequest, ranks: Ranks | None, *, dis
     num_frames = request.num_frames(artifact.contract, voices)
     artifact, prompts = with_length(artifact, num_frames), request.timed_prompts()
     check_prompts(prompts, artifact.contract, artifact=request.artifact, num_frames=num_frames)
+    acts = request.timed_numbers()
+    for one in acts:
+        one.check(artifact.contract, num_frames=num_frames)
     texts = Texts(request.text_encoder, request.artifact)
     if request.negative_prompt is not None:
         artifact = led_away(artifact, texts, request.negative_prompt)
@@ -86,13 +96,13 @@ def _write(artifact: Artifact, request: ClipRequest, ranks: Ranks | None, *, dis
         given = {one.at_s: padded_text(texts.tokens(one.text), engine.text_tokens)[None] for one in prompts}
         picture, square = request.picture(Resolution(*engine.size))
         portrait = picture if square is None else square.cut(picture)
-        _log_receipts(engine, prompts)
+        _log_receipts(engine, prompts, acts)
         chunks = -(-num_frames // engine.contract.chunk_pixel_frames)
         if distilled:
             choose_threads(engine)
         with _driver(engine) as driver, nullcontext() if distilled else passes_shown(artifact, chunks=chunks):
             agent, user = (None, None) if voices is None else (voices.agent, voices.user)
-            made = engine.stream(portrait, agent, user, num_frames=num_frames, prompts=given, driver=driver)
+            made = engine.stream(portrait, agent, user, num_frames=num_frames, prompts=given, acts=acts, driver=driver)
             bar = tqdm(made, desc="generate", total=chunks, unit="chunk", disable=not distilled)
             paste = None if square is None else partial(square.paste, picture=picture)
             _film(request, artifact.contract, bar, voices, num_frames=num_frames, paste=paste)
@@ -125,8 +135,14 @@ def _film(
     )
 
 
-def _log_receipts(engine: Engine, prompts: Sequence[TimedPrompt]) -> None:
-    """From when on each prompt holds."""
+def _log_receipts(engine: Engine, prompts: Sequence[TimedPrompt], acts: Sequence[TimedNumbers]) -> None:
+    """From when on each prompt and number holds."""
+    for act in acts:
+        applied = applied_at(engine.contract, act.at_s)
+        log.info(
+            "act %s, asked for at %.2f s, holds from chunk %d at %.2f s",
+            *(dict(act.numbers), act.at_s, applied.chunk, applied.media_s),
+        )
     recaches = engine.history is not None and engine.contract.context == "clean"
     for one in prompts:
         applied = applied_at(engine.contract, one.at_s)

@@ -1,5 +1,6 @@
-"""What a stream is given next, on the media clock: the sound that was pushed, and the actions of its frames."""
+"""What a stream is given next, on the media clock: the sound that was pushed, and the numbers that callers set."""
 
+import dataclasses
 from collections import deque
 
 import numpy as np
@@ -8,23 +9,22 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from gwm.blinks import EYELIDS, blinking
 from gwm.condition.audio import chunk_windows, continued_features, history_samples
 from gwm.condition.inputs import Conditions, nothing_given
 from gwm.contract import Contract
 from gwm.transfer import to_device
-from serve.applied import Applied
+from serve.acts import Acts
+from serve.applied import Applied, applied_at
 
 VOICES: tuple[str, ...] = ("agent", "user")  # the conditions that sound becomes, in the order of its streams
 
 
 class Hearing:
-    """Both voices from the start of the next chunk's left context, and the actions of its pixel frames.
+    """Both voices from the start of the next chunk's left context, and the numbers of its pixel frames (`acts`).
 
     The stream advances by the media clock, a chunk at a time. A chunk is ready when all conditions with a lookahead are
-    there; a model that hears nothing is always ready. Before the stream there is silence. Where the contract names
-    eyelids they close by themselves (`gwm.blinks`), until a caller acts; other actions are not given. What was taken of
-    `depth` chunks can be taken back.
+    there; a model that hears nothing is always ready. Before the stream there is silence. What was taken of `depth`
+    chunks can be taken back.
     """
 
     def __init__(self, contract: Contract, *, like: Tensor, depth: int) -> None:
@@ -35,16 +35,16 @@ class Hearing:
         self.chunk_samples = contract.chunk_pixel_frames * audio.frame_samples
         self.lookahead_samples = contract.lookahead_samples
         self.taken: deque[Float[Tensor, "2 t"]] = deque(maxlen=depth)
-        self.action_shape = contract.chunk_pixel_frames, contract.dit.width("action") // contract.vae.temporal_stride
+        self.acts = Acts(contract, like=like)
         self.start(seed=0)
 
     def start(self, *, seed: int) -> None:
-        """A new stream: silence before it, and nobody acts."""
+        """A new stream: silence before it, and no number is set."""
         self.samples = torch.zeros(2, self.past_samples)
         self.taken.clear()
-        self.seed, self.num_chunks = seed, 0  # that were taken
+        self.acts.start(seed=seed)
+        self.num_chunks = 0  # that were taken
         self.end_chunk: int | None = None  # the first after the stream
-        self.action: Float[np.ndarray, "t k"] | None = None
 
     def push(self, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
         """Append what the character says and what it hears.
@@ -74,7 +74,7 @@ class Hearing:
             return False
         return not self.contract.hears or self.waiting_samples >= self.chunk_samples + self.lookahead_samples
 
-    def hush(self) -> None:
+    def silence(self) -> None:
         """What the character had still to say becomes silence, what it hears stays."""
         self.samples[0, self.past_samples :] = 0
 
@@ -87,29 +87,20 @@ class Hearing:
             wanted = (self.end_chunk - self.num_chunks) * self.chunk_samples + self.lookahead_samples
             self.samples = F.pad(self.samples, (0, max(0, wanted - self.waiting_samples)))
 
-    def next_chunk(self) -> Applied:
-        """The chunk that is taken next."""
-        return Applied(self.num_chunks, self.num_chunks * self.contract.chunk_ms / 1000)
-
-    def act(self, action: Float[np.ndarray, "t k"] | None) -> None:
-        """From the next chunk on that is taken: these numbers, one row for all pixel frames or one each of every chunk.
-        None: as before.
+    def next_chunk(self, at_s: float | None = None) -> Applied:
+        """The chunk that is taken next, or the first that does not begin before `at_s`.
 
         Raises:
-            ValueError: another number of rows or columns than the model is told.
+            ValueError: that chunk has been taken.
         """
-        if action is not None:
-            rows, columns = self.action_shape
-            if action.shape not in ((1, columns), (rows, columns)) or not columns:
-                raise ValueError(
-                    f"action of shape {action.shape} must be {(rows, columns)} or {(1, columns)}: a chunk has {rows} "
-                    f"pixel frames, of each of which the model is told {columns} numbers, "
-                    f"{list(self.contract.dit.names('action')) or 'whose names the artifact does not have'}."
-                )
-        self.action = action
+        now = Applied(self.num_chunks, self.num_chunks * self.contract.chunk_ms / 1000)
+        later = now if at_s is None else applied_at(self.contract, at_s)
+        if later.chunk < now.chunk:
+            raise ValueError(f"at_s={at_s:g} must be at least {now.media_s:g}: chunks before that have been generated.")
+        return later
 
     def take(self) -> Conditions:
-        """What the next chunk hears and does; the stream moves on by a chunk.
+        """What the next chunk hears and is given; the stream moves on by a chunk.
 
         Raises:
             RuntimeError: it is not `ready`.
@@ -119,14 +110,15 @@ class Hearing:
                 f"{self.waiting_samples} samples are waiting, must be {self.chunk_samples} of the chunk and "
                 f"{self.lookahead_samples} of lookahead, before the stream's end. Push more, or finish."
             )
-        action = self._action()
+        self.acts.reach(self.num_chunks)
         frame = dict(self.nothing().frame) | (self._voices() if self.contract.hears else {})
-        frame |= {} if action is None else {"action": action}
+        frame |= self.acts.conditions(self.num_chunks)
+        override = self.acts.override(self.num_chunks)
         used = self.chunk_samples if self.contract.hears else 0
         self.taken.append(self.samples[:, :used])
         self.samples = self.samples[:, used:]
         self.num_chunks += 1
-        return Conditions(frame=frame)
+        return Conditions(frame=frame, override=override)
 
     def rewind(self, chunks: int, *, keep_sound: bool) -> None:
         """The latest `chunks` were never taken: their sound waits again, or is forgotten."""
@@ -136,10 +128,12 @@ class Hearing:
             past, rest = self.past_samples, self.past_samples + chunks * self.chunk_samples
             self.samples = torch.cat([self.samples[:, :past], self.samples[:, rest:]], dim=1)
         self.num_chunks -= chunks
+        self.acts.rewind(self.num_chunks)
 
     def nothing(self) -> Conditions:
         """Conditions in the shape of a chunk's, of which none is given."""
-        return nothing_given(self.contract.dit, self.contract.pattern.chunk_frames, like=self.like)
+        nothing = nothing_given(self.contract.dit, self.contract.pattern.chunk_frames, like=self.like)
+        return dataclasses.replace(nothing, override=Acts(self.contract, like=self.like).override(0))
 
     def _voices(self) -> dict[str, Float[Tensor, "1 f k"]]:
         """Windows of the next chunk's sound by the conditions that they are."""
@@ -149,18 +143,3 @@ class Hearing:
         voices = dict(zip(VOICES, to_device(windows, self.like.device, self.like.dtype)[:, None], strict=True))
         specs = self.contract.dit.of_rate("frame")
         return {spec.name: voices[spec.name] for spec in specs if spec.encoder == "speech"}
-
-    def _action(self) -> Float[Tensor, "1 f a"] | None:
-        """Of the next chunk's latent frames; None of a model that is told none."""
-        rows, columns = self.action_shape
-        if not columns:
-            return None
-        action = np.zeros((rows, columns), np.float32)
-        if self.action is not None:
-            action[:] = self.action
-        else:
-            lids = [name in EYELIDS for name in self.contract.dit.names("action")]
-            if any(lids):
-                action[:, lids] = blinking(self.seed, self.num_chunks * rows, rows)[:, None]
-        told = torch.from_numpy(action).reshape(1, self.contract.pattern.chunk_frames, -1)
-        return to_device(told, self.like.device, self.like.dtype)

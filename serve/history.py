@@ -1,5 +1,7 @@
 """Inputs of the chunks that a stream sees, from which a new prompt has their keys and values computed again."""
 
+import dataclasses
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -36,7 +38,7 @@ class History:
             return
         self.text = condition.tokens.get("text")
         number = self.chunks[-1].number + 1 if self.chunks else 0
-        self.chunks.append(ChunkInputs(number, latents.clone(), condition))
+        self.chunks.append(ChunkInputs(number, latents.clone(), dataclasses.replace(condition, override={})))
         if len(self.chunks) > self.most:
             del self.chunks[self.sinks]
 

@@ -96,7 +96,7 @@ def load_stage(folder: str, vae: str | None, sampling: Sampling, *, device: torc
         raise ValueError(
             f"vae={place} must be the autoencoder on whose latents {folder} was trained. Name another with vae=."
         )
-    if contract.solver == "renoise":
+    if contract.has_own_steps:
         sampling.check_unused(folder)
         return placed(device, Artifact(contract, model, autoencoder, read_no_text(path)))
     made = Artifact(contract.replace(sigmas=sampling.levels()), model, autoencoder, read_no_text(path))

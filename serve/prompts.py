@@ -12,7 +12,7 @@ from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.no_text import padded_text
 from gwm.wan.text import UMT5
-from serve.applied import Applied
+from serve.applied import applied_at
 
 Tokens = Float[Tensor, "s t"]
 
@@ -92,12 +92,6 @@ class Prompt:
                 "generated under them, as in training. Export the artifact again."
             )
         return padded_text(no_text, num_tokens)[None].to(self.like)
-
-
-def applied_at(contract: Contract, at_s: float) -> Applied:
-    """The first chunk that does not begin before `at_s`: a change never comes early."""
-    chunk = math.ceil(at_s * contract.fps / contract.chunk_pixel_frames - 1e-6)
-    return Applied(chunk, chunk * contract.chunk_ms / 1000)
 
 
 def check_prompts(prompts: Sequence[TimedPrompt], contract: Contract, *, artifact: str, num_frames: int) -> None:

@@ -1,6 +1,8 @@
-"""A text-to-video pipeline of the hub, sampled as it is: a whole clip from noise, without a reference image."""
+"""A published pipeline of the hub, sampled as it is: a whole clip from noise, of a text, an image, or both."""
 
+import dataclasses
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,26 +10,58 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from gwm.attention import MaskedClip
 from gwm.chunks import whole_clip
 from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
 from gwm.contract import Contract
 from gwm.convert import load_wan
-from gwm.media.pixels import to_uint8
+from gwm.guidance import Guidance, guided_velocity
+from gwm.media.pixels import to_float, to_uint8
 from gwm.media.video import write_video
 from gwm.no_text import padded_text
 from gwm.resolution import Resolution
+from gwm.sampler import frame_noise, sample
+from gwm.wan.geometry import read_geometry
+from gwm.wan.image import CLIPImage, image_channels
 from gwm.wan.text import MOST_TOKENS
 from gwm.wan.vae import WanVAE, load_wan_vae
+from gwm.wan.vae_config import read_vae_config
 from serve.artifact import Artifact
-from serve.many_steps import guided_by, led_away, passes_shown, placed
-from serve.parallel.division import rollout_of
+from serve.many_steps import SHIFT, guided_by, led_away, passes_shown, placed
 from serve.prompts import Texts
-from serve.request import ClipRequest
+from serve.request import ClipRequest, ImageUse, read_portrait
 
 log = logging.getLogger(__name__)
 
-NUM_FRAMES = 81  # pixel frames of a clip in Wan's own examples
+TEXT, IMAGE = ["text"], ["text", "image", "given"]  # conditions of text-to-video and image-to-video models
+LOW_RESOLUTION = 480 * 832  # px in a frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """How the publishers sample a model. Source: generate.py and wan/configs of Wan2.1 and Wan2.2."""
+
+    resolution: Resolution
+    num_frames: int  # pixel frames of a clip
+    fps: int
+    image: ImageUse
+    steps: int = 50
+    low_shift: float = SHIFT  # of noise levels, where a frame has at most LOW_RESOLUTION pixels
+
+
+T2V = Release(resolution=Resolution(480, 832), num_frames=81, fps=16, image="refused")  # Wan 2.1
+I2V = Release(resolution=Resolution(480, 832), num_frames=81, fps=16, image="required", steps=40, low_shift=3.0)
+TI2V = Release(resolution=Resolution(704, 1280), num_frames=121, fps=24, image="optional")  # Wan 2.2
+TI2V_CHANNELS = 48  # latent channels, which only this model has
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a whole clip is made of."""
+
+    condition: Conditions
+    first: Float[Tensor, "1 1 c h w"] | None = None  # clean latents of the first frame; None: that is generated too
 
 
 def is_published(folder: str) -> bool:
@@ -36,67 +70,156 @@ def is_published(folder: str) -> bool:
 
 
 def write_published(request: ClipRequest, *, device: torch.device) -> None:
-    """The clip that a published model makes of a prompt.
+    """Write the clip that a published model makes of the prompt and, where it takes one, the image.
 
     Raises:
         FileNotFoundError: a part of the pipeline is missing.
-        ValueError: there is no prompt, or there is what the model is not given.
+        ValueError: what the model needs is not given, or there is what it does not take.
     """
-    request.check_text_alone()
+    release = release_of(request.artifact)
+    request.check_published(release.image)
+    contract = contract_of(request, release)
+    picture = None
+    if request.image is not None:
+        picture = read_portrait(request.image, contract.resolution, crop=bool(request.crop))
+    encoder = CLIPImage(request.artifact) if contract.dit.width("image") else None
     texts = Texts(request.text_encoder, request.artifact)
-    made = load_published(request, device=device)
-    if made.guided is not None or request.negative_prompt is not None:
-        made = led_away(made, texts, request.negative_prompt or "")
-    text = padded_text(texts.tokens(request.prompt or ""), MOST_TOKENS)[None]
-    with passes_shown(made, chunks=1):
-        frames = whole_clip_frames(made, text, seed=request.seed)
-    write_video(request.out, frames, None, fps=fps_of(made.contract.vae.latent_channels))
+    text = texts.tokens(request.prompt or "")
+    model = load_published(request, contract, device=device)
+    if model.guided is not None or request.negative_prompt is not None:
+        model = led_away(model, texts, request.negative_prompt or "")
+    clip = clip_of(model, text, picture, encoder)
+    with passes_shown(model, chunks=1):
+        latents = sample_clip(model, clip, seed=request.seed)
+    frames = to_uint8(wan_vae(model).decode_pixels(latents.to(wan_vae(model).mean))[0][0])
+    write_video(request.out, frames, None, fps=release.fps)
     log.info("%s: %d frames of %dx%d px", request.out, *frames.shape[:3])
 
 
-def load_published(request: ClipRequest, *, device: torch.device) -> Artifact:
-    """The model on a clip of 1 + 4 k pixel frames, at least those that are asked for.
+def release_of(folder: str) -> Release:
+    """Which kind of model the folder has, by the shape of its transformer.
 
     Raises:
-        FileNotFoundError: a part is missing.
-        ValueError: the transformer has other conditions than a text, or height or width cannot be divided into patches.
+        ValueError: it is a kind that is not sampled here.
     """
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    folder = Path(request.artifact)
-    model, autoencoder = load_wan(folder, dtype=dtype), load_wan_vae(folder)
-    names = [spec.name for spec in model.config.conditions]
-    if names != ["text"]:
+    if (Path(folder) / "transformer_2").is_dir():
         raise ValueError(
-            f"artifact={folder} has conditions {names}, must have text alone: published models that are given an image "
-            "are sampled behind their adaptation. Run stage=bidirectional, and name its weights."
+            f"artifact={folder} must have one transformer, and has transformer/ and transformer_2/, so it is Wan 2.2 "
+            "A14B: sampling by two models is not implemented. Take a Wan 2.1 or a Wan 2.2 TI2V folder."
         )
-    fps = fps_of(autoencoder.config.latent_channels)
-    num_frames = NUM_FRAMES if request.seconds is None else max(1, round(request.seconds * fps))
-    frames = 1 + -(-(num_frames - 1) // autoencoder.config.temporal_stride)
-    contract = Contract(
-        dit=model.config,
-        vae=autoencoder.config,
+    config = read_geometry(Path(folder) / "transformer" / "config.json")
+    names = [spec.name for spec in config.conditions]
+    if names == IMAGE:
+        return I2V
+    if names != TEXT:
+        raise ValueError(
+            f"artifact={folder} has conditions {names}, must have {TEXT} (text to video) or {IMAGE} (image to video, "
+            "Wan 2.1). Take such a folder."
+        )
+    return TI2V if config.in_channels == TI2V_CHANNELS else T2V
+
+
+def contract_of(request: ClipRequest, release: Release) -> Contract:
+    """How a clip of 1 + 4 k pixel frames, at least those that are asked for, is sampled.
+
+    Raises:
+        ValueError: height or width cannot be divided into patches, or the parts do not fit each other.
+    """
+    folder = Path(request.artifact)
+    vae = read_vae_config(folder / "vae" / "config.json")
+    num_frames = release.num_frames if request.seconds is None else max(1, round(request.seconds * release.fps))
+    frames = 1 + -(-(num_frames - 1) // vae.temporal_stride)
+    resolution = release.resolution if request.resolution is None else Resolution.parse(request.resolution)
+    shift = release.low_shift if resolution.height * resolution.width <= LOW_RESOLUTION else SHIFT
+    asked = request.sampling
+    sampling = dataclasses.replace(asked, steps=asked.steps or release.steps, shift=asked.shift or shift)
+    return Contract(
+        dit=read_geometry(folder / "transformer" / "config.json"),
+        vae=vae,
         audio=AudioConfig(),
         pattern=whole_clip(frames, first_frames=0),
-        resolution=Resolution(request.height, request.width),
-        sigmas=request.sampling.levels(),
+        resolution=resolution,
+        sigmas=sampling.levels(),
         solver="ode",
         context="noisy",  # nothing comes after the clip
         horizon_frames=frames - 1,
     )
-    return guided_by(placed(device, Artifact(contract, model, autoencoder)), request.sampling)
+
+
+def load_published(request: ClipRequest, contract: Contract, *, device: torch.device) -> Artifact:
+    """The folder's transformer, in bfloat16 on a GPU, and its autoencoder.
+
+    Raises:
+        FileNotFoundError: a part is missing.
+        ValueError: guidance that cannot be, or as `load_wan` and `load_wan_vae`.
+    """
+    folder, on_gpu = Path(request.artifact), device.type == "cuda"
+    model = load_wan(folder, config=contract.dit, dtype=torch.bfloat16 if on_gpu else torch.float32)
+    made = placed(device, Artifact(contract, model, load_wan_vae(folder)))
+    if on_gpu:
+        model.pack()
+    return guided_by(made, request.sampling)
 
 
 @torch.no_grad()
-def whole_clip_frames(artifact: Artifact, text: Float[Tensor, "1 s t"], *, seed: int) -> UInt8[np.ndarray, "f h w 3"]:
-    """Pixel frames of a clip without a reference image: the stream's only chunk."""
-    rollout = rollout_of(artifact.dit, artifact.contract, None, artifact.guided)
-    condition = Conditions(tokens={"text": text.to(rollout.reference)})
-    rollout.start(None, condition, seed=seed)
+def clip_of(
+    artifact: Artifact,
+    text: Float[Tensor, "s t"],
+    picture: UInt8[np.ndarray, "h w 3"] | None,
+    encoder: CLIPImage | None,
+) -> Clip:
+    """Conditions of a clip: the text, and of an image what the model takes. Wan 2.1 I2V: tokens of CLIP, and a mask and
+    latents beside the noised channels. Wan 2.2 TI2V: latents of the first frame."""
+    tokens = {"text": padded_text(text, MOST_TOKENS)[None]}
+    if picture is None:
+        return Clip(on_device(Conditions(tokens=tokens), artifact))
+    vae = wan_vae(artifact)
+    shown = to_float(picture)[None].to(vae.mean)
+    if encoder is None:
+        return Clip(on_device(Conditions(tokens=tokens), artifact), first=vae.encode_pixels(shown[:, None]))
+    tokens["image"] = encoder(picture)[None]
+    given = torch.cat(image_channels(vae, shown, artifact.contract.horizon_frames), dim=1)
+    return Clip(on_device(Conditions(tokens=tokens, channels={"given": given}), artifact))
+
+
+@torch.no_grad()
+def sample_clip(artifact: Artifact, clip: Clip, *, seed: int) -> Float[Tensor, "1 f c h w"]:
+    """Latents of a whole clip in float32, by guided Euler steps; every frame sees every other one.
+
+    A clean first frame has noise level 0 in every step and stays as it is.
+
+    Source: Wan2.2 wan/textimage2video.py, i2v.
+    """
+    contract, weight = artifact.contract, artifact.dit.head.weight
+    frames = contract.horizon_frames + 1
+    noise = frame_noise((1, frames, contract.dit.in_channels, *contract.latent_grid), seed=seed, frame=0, step=0)
+    positions, whole = torch.arange(frames, device=weight.device), MaskedClip(None)
+    guidance, condition = Guidance(), clip.condition
+    if artifact.guided is not None:
+        guidance = artifact.guided.guidance
+        condition = dataclasses.replace(condition, nothing=artifact.guided.nothing)
+
+    def with_first(x: Tensor) -> Tensor:
+        return x if clip.first is None else torch.cat([clip.first.to(x), x[:, 1:]], dim=1)
+
+    def velocity(x: Tensor, sigma: float) -> Tensor:
+        levels = x.new_full(x.shape[:2], sigma)
+        if clip.first is not None:
+            levels[:, 0] = 0
+        seen = with_first(x).to(weight.dtype)
+
+        def predict(condition: Conditions) -> Tensor:
+            return artifact.dit(seen, levels, condition, positions=positions, context=whole).velocity.float()
+
+        return guided_velocity(predict, condition, guidance)
+
+    return with_first(sample(velocity, [noise.to(weight.device)], sigmas=contract.sigmas, solver="ode"))
+
+
+def on_device(condition: Conditions, artifact: Artifact) -> Conditions:
+    return condition.map(lambda x: x.to(artifact.dit.head.weight))
+
+
+def wan_vae(artifact: Artifact) -> WanVAE:
     assert isinstance(artifact.vae, WanVAE), "as `load_published` made it"
-    return to_uint8(artifact.vae.decode_pixels(rollout.step(condition).to(artifact.vae.mean))[0][0])
-
-
-def fps_of(latent_channels: int) -> int:
-    """Pixel frames per second of a published model with so many. Source: sample_fps in Wan2.1 and Wan2.2."""
-    return 16 if latent_channels == 16 else 24
+    return artifact.vae

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -17,9 +17,12 @@ from gwm.media.images import read_image
 from gwm.media.portraits import crop_to_centre, crop_to_face
 from gwm.media.video import container_of, read_audio
 from gwm.resolution import Resolution
+from serve.acts import TimedNumbers
 from serve.face_crop import framed
 from serve.many_steps import Sampling
 from serve.prompts import TimedPrompt
+
+ImageUse = Literal["refused", "optional", "required"]
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,18 @@ class ClipRequest:
     seconds: float | int | None = None
     prompt: str | None = None
     prompts: Sequence[Mapping[str, Any]] = ()  # each with `at` in seconds, and `text`
+    act: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None  # numbers by name; several with `at` in seconds
     negative_prompt: str | None = None
     text_encoder: str | None = None
     steps: int | None = None
     shift: float | int | None = None
     guidance: float | int | None = None
     vae: str | None = None
-    height: int = 480
-    width: int = 832
+    resolution: str | int | None = None
     seed: int = 0
     size: int | None = None  # px along each side of the portrait
     whole: bool = False  # the picture around the portrait is shown too
-    crop: bool = True
+    crop: bool | None = None
     parallel: str = "ulysses"
 
     def __post_init__(self) -> None:
@@ -64,9 +67,12 @@ class ClipRequest:
                 f"prompt={self.prompt!r} and prompts=... exclude each other: write it as the first of prompts, with "
                 "at: 0."
             )
-        if self.whole and not self.crop:
+        if self.whole and self.crop is False:
             raise ValueError("whole=true must be false with crop=false: the square that moves is the face's.")
+        if self.resolution is not None:
+            Resolution.parse(self.resolution)
         self.timed_prompts()
+        self.timed_numbers()
         self.sampling.check()
 
     @property
@@ -91,6 +97,24 @@ class ClipRequest:
             found.append(TimedPrompt(float(entry["at"]), str(entry["text"])))
         return sorted(found, key=lambda prompt: prompt.at_s)
 
+    def timed_numbers(self) -> list[TimedNumbers]:
+        """All that `act` sets, in the order of its times.
+
+        Raises:
+            ValueError: an entry is no mapping, or its `at` is no time.
+        """
+        entries = [self.act] if isinstance(self.act, Mapping) else self.act or []
+        found = []
+        for entry in entries:
+            at_s: Any = entry.get("at", 0) if isinstance(entry, Mapping) else None
+            if not (_is_number(at_s) and 0 <= at_s < math.inf):
+                raise ValueError(
+                    f"act has {entry}, must have numbers by name and may have at, a time of at least 0 seconds, such "
+                    "as act='[{joy: 0.5}, {at: 3, joy: null}]'."
+                )
+            found.append(TimedNumbers(float(at_s), {name: value for name, value in entry.items() if name != "at"}))
+        return sorted(found, key=lambda one: one.at_s)
+
     def check_out(self) -> None:
         """Raises:
         ValueError: no film can be written to `out`.
@@ -111,20 +135,41 @@ class ClipRequest:
                 "steps have no guidance that could lead away from a text. Leave it out."
             )
 
-    def check_text_alone(self) -> None:
-        """Refuse what a published text-to-video model is not given.
+    def check_published(self, image: ImageUse) -> None:
+        """Refuse what a published model does not take, and the lack of what it needs.
 
         Raises:
-            ValueError: there is no prompt, or there is an image, sound, or several prompts.
+            ValueError: there is no prompt, no image for a model that needs one, or something that it does not take.
         """
-        for name in ("image", "audio", "user", "vae"):
+        unused = ("audio", "user", "vae", "size", "act", *(["image"] if image == "refused" else []))
+        for name in unused:
             if (value := vars(self)[name]) is not None:
                 raise ValueError(
-                    f"{name}={value} must be left out: the published model {self.artifact} makes clips of texts alone. "
-                    "Leave it out, or adapt the model with stage=bidirectional and name its weights."
+                    f"{name}={value} must be left out: the published model {self.artifact} makes clips of a text"
+                    f"{'' if image == 'refused' else ' and an image'} alone. Leave it out, or adapt the model with "
+                    "stage=bidirectional and name its weights."
                 )
+        if self.whole:
+            raise ValueError(f"whole=true must be false: {self.artifact} draws all of its picture anew.")
+        if image == "required" and self.image is None:
+            raise ValueError(
+                f"image=... must be given: {self.artifact} is an image-to-video model. Name a picture, or take a "
+                "text-to-video model."
+            )
         if self.prompt is None or self.prompts:
             raise ValueError("prompt=... must be given, and no prompts=: a whole clip has one text.")
+
+    def check_own_size(self) -> None:
+        """Refuse a resolution for a model that has its own.
+
+        Raises:
+            ValueError: one is given.
+        """
+        if self.resolution is not None:
+            raise ValueError(
+                f"resolution={self.resolution} must be left out: {self.artifact} has the resolution of its training. "
+                "Leave it out; size= is for artifacts with a motion autoencoder."
+            )
 
     def picture(self, resolution: Resolution) -> tuple[UInt8[np.ndarray, "h w 3"], Square | None]:
         """What is shown, and the square in it that is the reference image and moves; None: all of it.
@@ -139,7 +184,7 @@ class ClipRequest:
             )
         if self.whole:
             return framed(read_image(self.image), resolution.width, whole=True)
-        return read_portrait(self.image, resolution, crop=self.crop), None
+        return read_portrait(self.image, resolution, crop=self.crop is not False), None
 
     def voices(self, contract: Contract) -> Voices | None:
         """The sound of a model that hears: what was recorded, and otherwise silence for `seconds`.

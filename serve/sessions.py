@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from serve.acts import Numbers
 from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.graphs import Capture
@@ -133,19 +134,19 @@ class Sessions:
         applied = session.engine.set_prompt(text)
         return Receipt(session.generation, self.clock(), applied.chunk)
 
-    def act(self, name: str, action: Float[np.ndarray, "t k"] | None) -> Receipt:
-        """What the session's character does from the next chunk on; no frame becomes stale.
+    def act(self, name: str, numbers: Numbers | None) -> Receipt:
+        """Numbers of the session's stream from the next chunk on; no frame becomes stale.
 
         Raises:
             ValueError: as `Engine.act`.
         """
         session = self.running[name]
-        applied = session.engine.act(action)
+        applied = session.engine.act(numbers)
         return Receipt(session.generation, self.clock(), applied.chunk)
 
     def interrupt(self, name: str) -> Receipt:
         """A new generation: frames of the old one are stale wherever they are, and what was to be said is silence."""
-        self.running[name].engine.hush()
+        self.running[name].engine.silence()
         return self._new_generation(name)
 
     def rewind(self, name: str, chunks: int) -> Receipt:

@@ -1,4 +1,4 @@
-"""A stream from Python: load a model once, start it with an image, give it sound, prompts and actions, take frames.
+"""A stream from Python: load a model once, start it with an image, give it sound, prompts and numbers, take frames.
 
 stream = Stream("weights/character")
 stream.start("me.jpg")
@@ -7,7 +7,7 @@ stream.finish()
 for frame in stream: ...
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 
 from gwm.media.video import read_audio
 from gwm.no_text import padded_text
-from serve.actions import action_rows
+from serve.acts import Numbers
 from serve.applied import Applied
 from serve.artifact import load_artifact
 from serve.engine import Engine
@@ -32,7 +32,7 @@ class Stream:
     """An exported model that makes frames, `fps` a second, as soon as what they depend on is there.
 
     Iterate over it: every frame that is ready comes, and the iteration ends when more sound is needed; go on with
-    another `for` after `push`. A model that hears nothing is always ready, until `finish`. Sound, prompts, actions and
+    another `for` after `push`. A model that hears nothing is always ready, until `finish`. Sound, prompts, numbers and
     rewinds may be given while iterating: each says by its result from which chunk on it holds.
     """
 
@@ -68,9 +68,9 @@ class Stream:
         return self.engine.contract.audio.sample_rate
 
     @property
-    def actions(self) -> tuple[str, ...]:
-        """Names for `act`."""
-        return self.engine.contract.dit.names("action")
+    def controls(self) -> dict[str, tuple[float, float]]:
+        """Names for `act`, with the least and the most that each may be."""
+        return {control.name: (control.least, control.most) for control in self.engine.contract.controls}
 
     @property
     def next_chunk(self) -> Applied:
@@ -111,14 +111,14 @@ class Stream:
         """
         return self.engine.set_prompt(self._tokens(text), at_s=at_s)
 
-    def act(self, action: Mapping[str, float | int] | None) -> Applied:
-        """Numbers by name, in every frame from the next chunk on; those that are left out are 0. None: nobody acts.
+    def act(self, numbers: Numbers | None, *, at_s: float | None = None) -> Applied:
+        """Numbers by name (`controls`), from the next chunk on or from a later media time: each stays until it is
+        changed, or released by None. A list has a value for each frame, and its last one stays. None releases all.
 
         Raises:
-            ValueError: a name that the model does not have, or a number that is not finite or too large.
+            ValueError: a name that the model does not have, a value outside of its limits, or that time is over.
         """
-        rows = None if action is None else action_rows(self.engine.contract, action)
-        return self.engine.act(rows)
+        return self.engine.act(numbers, at_s=at_s)
 
     def rewind(self, chunks: int) -> Applied:
         """Go back by the latest chunks, as if they had never been; their sound waits again.
@@ -130,9 +130,9 @@ class Stream:
         self._rewinds += 1
         return applied
 
-    def hush(self) -> None:
+    def silence(self) -> None:
         """Let the character fall silent: what it had still to say becomes silence."""
-        self.engine.hush()
+        self.engine.silence()
 
     def __iter__(self) -> Iterator[Picture]:
         while self.engine.ready:

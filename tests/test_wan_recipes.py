@@ -1,11 +1,9 @@
 """From a folder in the hub's layout to an artifact, by the commands that docs/wan.md prints; only sizes are smaller."""
 
-import dataclasses
 import re
 import runpy
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,13 +11,11 @@ from safetensors.torch import load_file
 
 from data.manifest import Manifest, SplitManifest, write_manifest
 from gwm.resolution import Resolution
-from gwm.wan.vae import WanVAE
-from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
 from serve.artifact import load_artifact
 from tests.printed import ROOT, Command, printed_in
 from tests.test_configs import composed
-from tests.train.test_wan import TEXT, shard
-from tests.wan import in_diffusers, reduced, save_image_encoder, save_text_encoder
+from tests.train.test_wan import shard
+from tests.wan import TEXT, published_folder
 
 FAMILIES = {  # recipe: family of its published folder
     "wan2_1_t2v_1_3b": "wan2_1_1_3b",
@@ -50,19 +46,6 @@ OF_STAGE = {
 
 def recipe_of(command: Command) -> str:
     return next((a.removeprefix("experiment=") for a in command.arguments if a.startswith("experiment=")), "")
-
-
-def published_folder(folder: Path, family: str) -> Path:
-    """As diffusers writes it, with random weights."""
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {"text_dim": TEXT, "num_layers": 1, "ffn_dim": 64}
-    shape |= {"image_dim": TEXT} if family == "wan2_1_i2v_14b" else {}
-    in_diffusers(reduced(family), **shape).save_pretrained(folder / "transformer")
-    published = WAN2_2_VAE if family == "wan2_2_ti2v_5b" else WAN2_1_VAE
-    thin = WanVAE(dataclasses.replace(published, base_dim=4, decoder_base_dim=4))
-    thin.model.save_pretrained(folder / "vae")
-    save_text_encoder(folder, width=TEXT)
-    return save_image_encoder(folder, width=TEXT) if family == "wan2_1_i2v_14b" else folder
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,15 @@ from gwm.config import DiTConfig
 from gwm.convert import to_gwm, without_added
 from gwm.dit import DiT, num_patches
 from gwm.masks import clip_mask
+from gwm.wan.vae import WanVAE
+from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
 from tests.tiny import declared, lively, voices
 
 FAMILIES = ("wan2_1_1_3b", "wan2_1_14b", "wan2_1_i2v_14b", "wan2_2_ti2v_5b")
 MODELS = Path(__file__).parents[1] / "configs" / "model"
 HEADS, LAYERS = 2, 2
 TEXT_TOKENS = 512  # diffusers takes the last 512 tokens for text, whatever comes before for the image
+TEXT = 16  # width of tokens in a `published_folder`
 IMAGE_TOKENS = 7  # 257 in earnest
 ROWS, COLUMNS = 4, 6  # latent grid of `family_clip`: on a square one, rows and columns could be exchanged
 PATCHES = 6  # tokens per latent frame
@@ -177,3 +180,16 @@ def save_image_encoder(folder: Path, *, width: int) -> Path:
     shape = CLIPVisionConfig(hidden_size=width, image_size=28, patch_size=14, **layers)
     CLIPVisionModel(shape).save_pretrained(folder / "image_encoder")
     return folder
+
+
+def published_folder(folder: Path, family: str) -> Path:
+    """A pipeline as diffusers writes it: random weights, one layer, encoders of width TEXT."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"text_dim": TEXT, "num_layers": 1, "ffn_dim": 64}
+    shape |= {"image_dim": TEXT} if family == "wan2_1_i2v_14b" else {}
+    in_diffusers(reduced(family), **shape).save_pretrained(folder / "transformer")
+    published = WAN2_2_VAE if family == "wan2_2_ti2v_5b" else WAN2_1_VAE
+    thin = WanVAE(dataclasses.replace(published, base_dim=4, decoder_base_dim=4))
+    thin.model.save_pretrained(folder / "vae")
+    save_text_encoder(folder, width=TEXT)
+    return save_image_encoder(folder, width=TEXT) if family == "wan2_1_i2v_14b" else folder

@@ -75,13 +75,15 @@ def play(
 ) -> list[Code]:
     """Codes of every clip as the model streams it.
 
-    swap_voices: every clip hears, on both sides, what another clip hears.
+    swap_voices: every clip hears, on both sides, what another clip hears; its manner stays its own.
     """
     size, made = contract.pattern.chunk_frames, []
     for at in range(0, len(clips), batch_size):
         batch = latent_batch([clip | {"step": 0, "slot": 0} for clip in clips[at : at + batch_size]])
         if swap_voices:
-            batch.conditions = {name: values.roll(1, dims=0) for name, values in batch.conditions.items()}
+            heard = {f"frame.{spec.name}" for spec in contract.dit.conditions if spec.encoder == "speech"}
+            swapped = {name: values.roll(1, dims=0) for name, values in batch.conditions.items() if name in heard}
+            batch.conditions = batch.conditions | swapped
         # One that sees whole clips has learnt no second one behind the first.
         num_frames = size if size == contract.horizon_frames else batch.x0.shape[1]
         latents = stream(model, contract, batch, num_frames=num_frames, seed=seed + at)

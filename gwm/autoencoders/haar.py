@@ -38,6 +38,7 @@ class HaarConfig(JsonConfig):
     spatial_stride = 8
     temporal_stride = 4
     working_side = None
+    controls = ()
 
     def __post_init__(self) -> None:
         if len(self.channels) != 3:

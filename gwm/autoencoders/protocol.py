@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from gwm.control import Control
+
 KIND = "autoencoder"  # in the header of weights
 
 
@@ -70,6 +72,11 @@ class AutoencoderConfig(Protocol):
     def working_side(self) -> int | None:
         """Px along each side of the square pictures whose latents these are, whatever size is shown: the resolution
         of every contract. None: pictures are shown in the contract's resolution, which may be any."""
+        ...
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """The numbers of a pixel frame's code, in order; () where latents are no codes that callers could set."""
         ...
 
     def to_json(self) -> dict[str, Any]: ...

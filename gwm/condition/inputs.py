@@ -26,6 +26,8 @@ class Conditions:
     )  # of the reference image's frame
     tokens: Mapping[str, Float[Tensor, "b _ _"]] = field(default_factory=dict)
     nothing: Mapping[str, Float[Tensor, "_ _"]] = field(default_factory=dict)  # tokens that stand for dropped ones
+    # Of latents that a caller decides in part: `value`, as far as `share` is 1 and not 0 (`gwm.rollout`).
+    override: Mapping[str, Float[Tensor, "b f c h w"]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
         """
@@ -69,7 +71,7 @@ class Conditions:
             )
         channels = {name: torch.cat([self.reference_channels[name], own], 1) for name, own in self.channels.items()}
         frame = {name: _after_zeros(stream) for name, stream in self.frame.items()}
-        return dataclasses.replace(self, frame=frame, channels=channels)
+        return dataclasses.replace(self, frame=frame, channels=channels, override={})
 
     def repeat_clip(self, first_frames: int) -> "Conditions":
         """The conditions of [clean clip | noised clip without its first frames], for teacher forcing."""
@@ -110,8 +112,9 @@ class Conditions:
 
     def per_frame(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
         """Every condition of latent frames changed alike."""
-        frame, channels = ({n: change(x) for n, x in v.items()} for v in (self.frame, self.channels))
-        return dataclasses.replace(self, frame=frame, channels=channels)
+        groups = self.frame, self.channels, self.override
+        frame, channels, override = ({n: change(x) for n, x in v.items()} for v in groups)
+        return dataclasses.replace(self, frame=frame, channels=channels, override=override)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
         """Every tensor changed alike."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from gwm.control import LIMIT, Control
 from gwm.files.json_config import JsonConfig
 
 Rate = Literal["tokens", "channels", "frame"]
@@ -29,7 +30,10 @@ class ConditionSpec(JsonConfig):
     width: int  # numbers of a token, of a latent frame; or channels
     encoder: Encoder = "linear"  # what comes before the embedding; speech: the frozen speech encoder
     drop_rate: float = 0.0  # chance that a training sample loses the condition, so that guidance can leave it out
-    names: tuple[str, ...] = ()  # of the numbers of one pixel frame, for callers who set them; (): they have none
+    names: tuple[str, ...] = ()  # of the numbers of one pixel frame, for callers who set them; (): by their places
+    least: tuple[float, ...] = ()  # that a caller may give each of the names, and most; (): `LIMIT`
+    most: tuple[float, ...] = ()
+    usual: tuple[float, ...] = ()  # what those have that a caller leaves out while giving others; (): 0
 
     def __post_init__(self) -> None:
         if self.rate not in get_args(Rate):
@@ -48,6 +52,23 @@ class ConditionSpec(JsonConfig):
                 f"condition {self.name}: width={self.width} must be a multiple of {len(self.names)}, the number of "
                 f"names={list(self.names)}: each pixel frame of a latent frame has a number for each name."
             )
+        for field in ("least", "most", "usual"):
+            values = getattr(self, field)
+            if values and len(values) != len(self.names):
+                raise ValueError(
+                    f"condition {self.name}: {field}={list(values)} must have {len(self.names)} numbers, one for each "
+                    f"of names={list(self.names)}, or none."
+                )
+
+    def controls(self, pixel_frames: int) -> tuple[Control, ...]:
+        """What callers may set, in order: the numbers of each of a latent frame's `pixel_frames`. Numbers without names
+        are called by the condition's and their place."""
+        if self.rate != "frame" or self.encoder != "linear" or self.width % pixel_frames:
+            return ()
+        names = self.names or tuple(f"{self.name}{place}" for place in range(self.width // pixel_frames))
+        least, most = self.least or (-LIMIT,) * len(names), self.most or (LIMIT,) * len(names)
+        usual = self.usual or (0.0,) * len(names)
+        return tuple(Control(*parts) for parts in zip(names, least, most, usual, strict=True))
 
 
 def specs_of(declared: Mapping[str, Mapping[str, Any] | None], **widths: int) -> tuple[ConditionSpec, ...]:

@@ -49,8 +49,9 @@ class CLIPImage:
         for path in (self.folder / "image_encoder" / "config.json", self._settings):
             if not path.is_file():
                 raise FileNotFoundError(
-                    f"{path} must exist, as in a diffusers pipeline: Wan 2.1 I2V attends to tokens of CLIP. Take "
-                    "image_encoder/ and image_processor/ of the -Diffusers release, and name them with image.folder=."
+                    f"{path} must exist, as in a diffusers pipeline: Wan 2.1 I2V attends to tokens of CLIP. Copy "
+                    "image_encoder/ and image_processor/ of the -Diffusers release there, or name their folder with "
+                    "image.folder=."
                 )
         parts = self.folder / "image_encoder", self._settings.parent
         self.name = "-".join(["clip", *map(folder_digest, parts)])

@@ -33,6 +33,7 @@ class WanVAEConfig(JsonConfig):
 
     temporal_stride = 4
     working_side = None
+    controls = ()
 
     def __post_init__(self) -> None:
         counts = {"latents_mean": len(self.latents_mean), "latents_std": len(self.latents_std)}

@@ -16,7 +16,8 @@ START_TIMEOUT_S = 180.0
 
 
 def browser_path() -> str:
-    """
+    """The executable of Chromium or Chrome.
+
     Raises:
         RuntimeError: no Chromium on this machine.
     """

@@ -22,8 +22,9 @@ from gwm.resolution import Resolution
 from serve.applied import Applied
 from serve.bench.browser import open_browser, open_page, start_talking
 from serve.bench.live_numbers import SETTLE_S, drift, paired
-from serve.live.avatar.changes import Change, ChangeRefusedError, Controls
-from serve.live.avatar.performer import Beat
+from serve.live.avatar.changes import Change, ChangeRefusedError
+from serve.live.avatar.controls import SessionControls
+from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.sound import Sound
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
@@ -32,14 +33,16 @@ from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
 from serve.live.http.refusals import NotHereError
 from serve.live.http.renderer import Renderer
-from serve.live.http.session import Timeouts
+from serve.live.http.session import SessionParts, Timeouts
 from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services, TurnTaking
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
 
 RATE, FRAME = SAMPLE_RATE, SAMPLES_PER_FRAME
 SIDE = 128
-BEAT = Beat(chunk_samples=4 * FRAME, lookahead_samples=0, frame_samples=FRAME, sample_rate=RATE, lead_samples=7_200)
+TIMING = StreamTiming(
+    chunk_samples=4 * FRAME, lookahead_samples=0, frame_samples=FRAME, sample_rate=RATE, lead_samples=7_200
+)
 PERIOD_FRAMES = 25  # not a whole number of sound packets: every phase between picture and packet comes
 WITHIN_MS = 400.0
 
@@ -49,7 +52,7 @@ class FlashFace:
 
     async def start(self) -> None: ...
 
-    async def step(self, agent: Sound, user: Sound, *, hush: bool) -> UInt8[np.ndarray, "f h w 3"]:
+    async def step(self, agent: Sound, user: Sound, *, interrupted: bool) -> UInt8[np.ndarray, "f h w 3"]:
         loud = np.abs(agent.reshape(-1, FRAME)).max(axis=1) > 0.1
         return np.broadcast_to(np.where(loud, 255, 0).astype(np.uint8)[:, None, None, None], (len(loud), SIDE, SIDE, 3))
 
@@ -87,18 +90,17 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
 
     def session(session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
         tts = LocalTTS(Beeper(seconds), pool, sample_rate=RATE)
-        return Conversation(
-            session_id,
-            character,
-            FlashFace(),
-            Services(LocalSTT(Deaf(), pool), RuleLLM(name=character.name), tts),
-            beat=BEAT,
-            turn_taking=TurnTaking(),
+        parts = SessionParts(
+            id=session_id,
+            character=character,
+            face=FlashFace(),
+            timing=TIMING,
             timeouts=Timeouts(connect_s=60, reconnect_s=10, session_s=seconds + 120),
-            ice_servers=[],
             gauges=gauges,
             on_end=on_end,
         )
+        services = Services(LocalSTT(Deaf(), pool), RuleLLM(name=character.name), tts)
+        return Conversation(parts, services, turn_taking=TurnTaking(), ice_servers=[])
 
     def renderer(session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
         raise NotHereError("This server only flashes and beeps.")
@@ -110,7 +112,9 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
         make_conversation=session,
         make_renderer=renderer,
         resolution=Resolution(SIDE, SIDE),
-        controls=Controls(prompt=False, actions=(), rewind_chunks=0, chunk_s=BEAT.chunk_samples / RATE),
+        controls=SessionControls(
+            prompt=False, actions=(), code=(), rewind_chunks=0, chunk_s=TIMING.chunk_samples / RATE
+        ),
         hosts={"127.0.0.1"},
         origins=set(),
         trusted_proxies=[],

@@ -3,7 +3,8 @@
 import io
 import logging
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ import yaml
 from jaxtyping import UInt8
 from PIL import Image
 
+from gwm.contract import Contract
 from gwm.files.texts import read_text
 from gwm.media.face import FaceMesh
 from gwm.media.images import read_image
 from gwm.media.portraits import crop_to_centre, crop_to_face
 from gwm.resolution import Resolution
+from serve.acts import check_numbers
 
 log = logging.getLogger(__name__)
 
-FIELDS = {"name", "image", "voice", "personality", "start_script"}
+FIELDS = {"name", "image", "voice", "personality", "start_script", "manner"}
+TEXTS = {"name", "image", "personality", "start_script"}
 NAME = re.compile(r"[a-z0-9-]{1,40}")
 
 
@@ -34,6 +38,7 @@ class Character:
     personality: str
     voice: str | dict[str, Any] | None = None  # for the configured voices, or for each kind; None: their own default
     start_script: str | None = None  # said when somebody comes
+    manner: Mapping[str, float] = field(default_factory=dict)  # numbers of the model while nobody sets others
 
     def with_portrait(self, portrait: UInt8[np.ndarray, "h w 3"]) -> "Character":
         return replace(self, portrait=portrait)
@@ -62,22 +67,48 @@ def read_character(path: Path, resolution: Resolution) -> Character:
     if missing or foreign:
         raise ValueError(
             f"{path} has missing fields {sorted(missing)} and foreign fields {sorted(map(str, foreign))}, must have "
-            f"name, image, personality and may have voice, start_script."
+            f"name, image, personality and may have voice, start_script, manner."
         )
     if not NAME.fullmatch(path.stem):
         raise ValueError(f"{path.name} must be named with a-z, 0-9 and -, up to 40 of them: the name is part of a URL.")
-    for name in sorted(FIELDS - {"voice"}):
+    for name in sorted(TEXTS):
         if not isinstance(values.get(name, ""), str | None):
             raise ValueError(f"{path}: {name}={values[name]!r} must be text. Put it in quotes.")
     portrait, found = portrait_of(read_image(path.parent / values["image"]), resolution)
     if not found:
         log.warning("%s: no face is found in image %s; its middle is used", path, values["image"])
     rest = {name: values.get(name) for name in ("voice", "start_script")}
-    return Character(path.stem, values["name"], portrait, values["personality"], **rest)
+    return Character(path.stem, values["name"], portrait, values["personality"], **rest, manner=_manner(path, values))
+
+
+def _manner(path: Path, values: Mapping[str, Any]) -> dict[str, float]:
+    manner = values.get("manner") or {}
+    if not isinstance(manner, dict) or not all(type(value) in (int, float) for value in manner.values()):
+        raise ValueError(f"{path}: manner={manner!r} must be numbers by name, such as {{liveliness: 0.8, joy: 0.3}}.")
+    return {name: float(value) for name, value in manner.items()}
+
+
+def manner_of(character: Character, contract: Contract) -> dict[str, float]:
+    """What of a character's manner this model can be given; what it does not have is said in the log.
+
+    Raises:
+        ValueError: a number is outside of its limits.
+    """
+    names = {control.name for control in contract.controls}
+    missing = sorted(set(character.manner) - names)
+    if missing:
+        log.warning("%s: the model has no %s: that part of the manner is left out", character.key, ", ".join(missing))
+    manner = {name: value for name, value in character.manner.items() if name in names}
+    try:
+        check_numbers(manner, contract)
+    except ValueError as error:
+        raise ValueError(f"manner of character {character.key}: {error}") from error
+    return manner
 
 
 def _definition(path: Path) -> dict[str, Any]:
-    """
+    """The fields of a definition file.
+
     Raises:
         ValueError: the file is no YAML mapping of text.
     """

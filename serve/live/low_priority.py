@@ -17,7 +17,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
-def be_nice() -> None:
+def lower_priority() -> None:
     """Give the calling thread the low priority."""
     if sys.platform == "linux":  # where a thread has a priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
@@ -34,7 +34,7 @@ class LowPriority:
 
     def __init__(self) -> None:
         _share_one_heap()
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="low", initializer=be_nice)
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="low", initializer=lower_priority)
 
     async def run(
         self, function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs

@@ -166,7 +166,7 @@ class Record:
         self._met = True
         began = now_ms()
         self.rooms.write(lambda db: _begin(db, self.id, began))
-        stop = lambda: self.session.do(self.session.close(TIME_OVER))  # noqa: E731
+        stop = lambda: self.session.spawn(self.session.close(TIME_OVER))  # noqa: E731
         self._timer = asyncio.get_running_loop().call_later(self.max_s, stop)
 
     def said(self, event: Event) -> None:

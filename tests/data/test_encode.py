@@ -9,13 +9,17 @@ import torch
 
 import data.encoding
 from data.batch import LatentBatch, LatentClips, latent_batch, padded
+from data.clips import make_clip, reference_pose
 from data.encode import encode_shards
-from data.encoding import Encoders
-from data.latents import EncodedClips, read_no_text
+from data.encoding import Encoders, encode_clip
+from data.latents import MEMBER, EncodedClips, decode_arrays, read_no_text
 from data.manifest import PROGRESS_NAME, Manifest, SplitManifest, read_manifest, write_manifest
-from data.shards import Clip, Truth, encode_sample, write_shard
+from data.shards import Clip, Truth, decode_sample, encode_sample, read_shard, write_shard
+from gwm.autoencoders.motion.code import from_latents, physical
 from gwm.resolution import Resolution
 from tests.data.letters import Letters
+from tests.data.test_shards import Sketch, plans
+from tests.gwm.autoencoders.kit import tiny_motion
 from tests.tiny import AUDIO, tiny_vae
 
 FRAMES, SIZE = 12, Resolution(16, 32)
@@ -188,3 +192,30 @@ def test_crops_in_which_something_is_done_are_found(shards: Path, encoders: Enco
 
 def test_long_texts_are_cut():
     assert torch.equal(padded(torch.arange(1200.0)[:, None]), torch.arange(512.0)[:, None])
+
+
+def rendered(head_motion: float) -> Clip:
+    (plan,) = plans({"train": 1})["train"]
+    return make_clip(plan, Sketch(), plan.identity_seed, head_motion=head_motion)
+
+
+def test_motion_codes_of_a_rendered_clip_are_what_was_drawn(tmp_path: Path):
+    """In half precision, in their physical units; the pose counts from the reference's."""
+    drawn = rendered(head_motion=0.5)
+    shards = make(tmp_path / "rendered", [[drawn]])
+    encode_shards(shards, tmp_path / "out", Encoders(tiny_motion(), AUDIO, Resolution(64, 64)))
+    (sample,) = read_shard(tmp_path / "out" / "train-000000.tar")
+    made = physical(from_latents(decode_arrays(sample[MEMBER])["latents"][None])[0]).numpy()
+    truth, pose = drawn.truth, 0.5 * reference_pose(drawn.info["seed"])
+    assert truth is not None and np.abs(pose).max() > 0.01
+    expected = np.concatenate([truth.actions, truth.pose - pose, truth.gaze], axis=1)
+    np.testing.assert_allclose(made, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_rendered_clips_without_the_references_pose_have_no_exact_codes():
+    drawn = rendered(head_motion=1.0)
+    assert drawn.truth is not None
+    old = dataclasses.replace(drawn, truth=dataclasses.replace(drawn.truth, reference_pose=None))
+    assert decode_sample(encode_sample(old)).truth.reference_pose is None  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"clip 0.* must have its reference's pose in truth\.npz"):
+        encode_clip(old, tiny_motion(), AUDIO)

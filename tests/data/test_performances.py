@@ -11,7 +11,8 @@ import torch
 from data.actions import index
 from data.batch import LatentBatch
 from data.clips import make_clip, plan_split
-from data.performances import Acting, PerformanceData, codes, encode_performance
+from data.encoding import codes
+from data.performances import Acting, PerformanceData, encode_performance
 from data.speech.espeak import voices_of
 from data.speech.sentences import split_of
 from gwm.autoencoders.motion.code import POSE, from_latents, physical, place
@@ -59,7 +60,7 @@ def test_codes_are_those_of_the_rendered_clip_of_the_same_plan():
     clip = make_clip(plan, renderer, None, head_motion=0.5)
     drawn, reference = renderer.told
     act, own = ACTING.perform(plan.seed, plan.split)
-    made = physical(codes(act, own)).numpy()
+    made = physical(codes(act.actions, act.pose, act.gaze, reference_pose=own)).numpy()
     expected = drawn.copy()
     expected[:, POSE] -= reference[:, POSE]
     np.testing.assert_allclose(made, expected, atol=2e-6)
@@ -72,7 +73,8 @@ def test_latents_and_voices_of_a_frame_belong_together():
     clip = encode_performance(act, own, AUDIO)
     every = frame_features(torch.from_numpy(np.stack([act.agent, act.user])), AUDIO)
     first = AUDIO.left_frames  # of the pixel frames with a whole window
-    torch.testing.assert_close(from_latents(clip["x0"][None])[0], codes(act, own)[first:][: 4 * len(clip["x0"])])
+    expected = codes(act.actions, act.pose, act.gaze, reference_pose=own)[first:][: 4 * len(clip["x0"])]
+    torch.testing.assert_close(from_latents(clip["x0"][None])[0], expected)
     for stream, name in enumerate(("frame.agent", "frame.user")):
         own_frames = clip[name][2].unflatten(0, (-1, AUDIO.frame_features))[AUDIO.left_frames :][:4]
         torch.testing.assert_close(own_frames, every[stream, first + 8 : first + 12])
@@ -83,7 +85,9 @@ def test_heads_move_about_the_reference_or_about_another_pose():
     act, middle = replace(ACTING, reference_spread=0.0).perform(1, "train")
     _, other = ACTING.perform(1, "train")
     _, between = replace(ACTING, reference_spread=0.25).perform(1, "train")
-    np.testing.assert_allclose(codes(act, middle)[:, POSE].mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(
+        codes(act.actions, act.pose, act.gaze, reference_pose=middle)[:, POSE].mean(0), 0, atol=1e-5
+    )
     np.testing.assert_allclose(between, 0.75 * middle + 0.25 * other, atol=1e-6)
 
 

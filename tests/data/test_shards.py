@@ -75,7 +75,7 @@ def test_a_clip_survives_its_shard(folder):
     assert 10 * np.log10(255**2 / noise) > 38
     assert np.abs(back.agent - clip.agent).max() <= INT16_STEP and np.abs(back.user - clip.user).max() <= INT16_STEP
     assert np.array_equal(back.reference, clip.reference) and back.info["identity"] == plan.identity_name
-    for name in ("mouth", "actions", "pose", "gaze", "agent_speaking", "user_speaking"):
+    for name in ("mouth", "actions", "pose", "gaze", "agent_speaking", "user_speaking", "reference_pose"):
         assert np.array_equal(getattr(back.truth, name), getattr(clip.truth, name)), name
 
 

@@ -1,5 +1,6 @@
 """Rewards weigh every sample by its own clip, whatever its place in the batch."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +13,13 @@ from distill import reward as rewarding
 from distill.reward import LipSyncReward, reward_weights, synchrony
 from distill.windows import Window
 from gwm.condition.audio import chunk_windows, frame_features, own_features
-from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
 from gwm.contract import Contract
 from gwm.media.pixels import as_bytes
 from gwm.metrics.sync_net import MAX_LAG
 from tests.distill.test_stage import diary
-from tests.tiny import GRID, contract, latents, speech
+from tests.serve.test_motion_artifact import motion_contract
+from tests.tiny import AUDIO, DIT, GRID, contract, latents, speech
 from tests.train.test_resume import LatentsInMemory, weights
 
 ROUND = 1e-5
@@ -142,25 +143,30 @@ def test_a_mouth_that_is_late_gets_nothing(monkeypatch, late: int, good: bool):
     assert (found > 0.5) is good and MAX_LAG > 3
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("batch_size", "num_frames", "audio", "message"),
+    ("batch_size", "num_frames", "changes", "message"),
     [
-        (1, 6, AudioConfig(), "batch_size=1 must be >= 2"),
-        (2, 3, AudioConfig(), "reward.num_frames=3 are 12 pixel frames, must be >= 15"),
-        (2, 6, AudioConfig(num_mels=8), "must have the hops and mels"),
+        (1, 6, {}, "batch_size=1 must be >= 2"),
+        (2, 3, {}, "reward.num_frames=3 are 12 pixel frames, must be >= 15"),
+        (2, 6, {"num_mels": AUDIO.num_mels + 1}, "must have the hops and mels"),
     ],
 )
-def test_what_cannot_be_weighed_is_refused_at_the_start(batch_size, num_frames, audio, message):
+def test_what_cannot_be_weighed_is_refused_at_the_start(
+    batch_size: int, num_frames: int, changes: dict[str, int], message: str
+):
     made = LipSyncReward.__new__(LipSyncReward)
-    made.num_frames, made.net = num_frames, SimpleNamespace(audio=AudioConfig())  # type: ignore[assignment]
-    heard = SimpleNamespace(audio=audio, vae=contract().vae)
+    made.num_frames, made.net = num_frames, SimpleNamespace(audio=dataclasses.replace(AUDIO, **changes))
     with pytest.raises(ValueError, match=message):
-        made.check(heard, batch_size)  # type: ignore[arg-type]
+        made.check(contract(), batch_size)
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_a_model_that_hears_nothing_has_no_lip_sync():
-    made = LipSyncReward.__new__(LipSyncReward)
-    with pytest.raises(ValueError, match=r"stage\.reward must be null"):
-        made(Window(latents(3), latents(1), Conditions(), 1.0), contract(3), None)  # type: ignore[arg-type]
+def test_a_model_without_a_voice_has_no_lip_sync():
+    made, silent = LipSyncReward.__new__(LipSyncReward), dataclasses.replace(DIT, conditions=())
+    with pytest.raises(ValueError, match=r"stage\.reward must be null for a model that hears nothing"):
+        made.check(contract(dit=silent), 2)
+
+
+def test_a_decoder_that_needs_the_reference_image_is_refused_before_training():
+    made, motion = LipSyncReward.__new__(LipSyncReward), motion_contract()
+    with pytest.raises(ValueError, match=r"stage\.reward must be null with family=motion"):
+        made.check(motion, 2)

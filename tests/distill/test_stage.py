@@ -193,6 +193,7 @@ def test_the_alarm_stops_a_collapse_and_keeps_the_state_from_before(tmp_path: Pa
 def test_a_choice_of_training_is_in_the_contract_that_the_server_obeys(tmp_path: Path, choice: dict[str, Any]):
     folders = weights(tmp_path)
     assert diary(folders, **choice).contract == diary(folders).contract.replace(**choice) != diary(folders).contract
+    assert diary(folders, **choice).contract.has_own_steps
 
 
 def test_deepspeed_is_refused_with_the_alternative(tmp_path: Path):

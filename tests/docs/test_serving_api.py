@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from gwm.control import LIMIT
 from serve.live.avatar import changes
 from serve.live.http import api, conversation, receipts, renderer
 
@@ -27,7 +28,7 @@ def test_limits_on_the_page_are_those_of_the_server():
     for text in (
         f"1 to {changes.PROMPT_CHARS} characters",
         f"at most {changes.MOST_NUMBERS}",
-        f"[-{changes.LARGEST:g}, {changes.LARGEST:g}]",
+        f"[-{LIMIT:g}, {LIMIT:g}]",
         f"At most {receipts.CHANGES} changes are taken in {receipts.WINDOW_S:g} seconds",
         f"at most {receipts.ID_CHARS} characters",
         f"at most {conversation.TEXTS_PER_MINUTE} a minute",

@@ -6,14 +6,18 @@ import torch
 
 from data.characters.flow import MotionRenderer
 from data.characters.renderer import Renderer
-from evaluate.autoencoder import Case, Measure, make_case, mouth_change, summary, telling
+from evaluate.autoencoder import Case, Measure, drawn_mouth, make_case, mouth_change, summary, telling
 from gwm.autoencoders.motion.code import physical
-from gwm.metrics.lip_sync import moves
+from gwm.metrics.lip_sync import correlation, moves
 
 
 @pytest.fixture(scope="module")
-def case() -> Case:
-    drawer = MotionRenderer(Renderer(256))
+def drawer() -> MotionRenderer:
+    return MotionRenderer(Renderer(256))
+
+
+@pytest.fixture(scope="module")
+def case(drawer: MotionRenderer) -> Case:
     cases = (make_case(drawer, k, style="anny", frames=12, head_motion=0.4) for k in range(20))
     return next(case for case in cases if moves(case.opening))
 
@@ -33,12 +37,15 @@ def test_renders_reach_their_own_measures_and_a_still_none_of_the_opening(case: 
     assert still["opening_of_render"] < 0.05 and still["identity"] == pytest.approx(1, abs=1e-6)
 
 
-def test_mouth_change_counts_the_mouth_s_pixels_alone():
-    reference = np.zeros((256, 256, 3), np.uint8)
-    frames = np.zeros((2, 256, 256, 3), np.uint8)
-    frames[1, 148:243, 64:192] = 7
-    frames[1, :100] = 255
-    assert list(mouth_change(frames, reference)) == [0, 7]
+def test_a_drawn_mouth_is_what_an_opening_changes(drawer: MotionRenderer):
+    """Oracle: the frames as they are have the change of the frames, and a still picture has none; eyes do not count."""
+    case = make_case(drawer, 11, style="critters", frames=48, head_motion=0.0)
+    mouth = drawn_mouth(case)
+    rows, columns = np.nonzero(mouth)
+    assert 20 < mouth.sum() < 0.1 * mouth.size and np.ptp(rows) < 80 and np.ptp(columns) < 100
+    change = mouth_change(case.motion.frames, case.motion.reference, mouth)
+    still = np.repeat(case.motion.reference[None], 2, 0)
+    assert correlation(change, case.opening) > 0.8 and not mouth_change(still, case.motion.reference, mouth).any()
 
 
 def test_a_summary_counts_what_was_measured():

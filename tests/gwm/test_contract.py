@@ -59,6 +59,16 @@ def test_named_numbers_fill_a_conditions_width():
         rules.replace(dit=declared(rules.dit, action=8, names=("jawOpen",)))
 
 
+def test_a_name_that_callers_set_has_one_meaning():
+    rules = contract()
+    dit = declared(rules.dit, action=4, names=("joy",))
+    twice = dataclasses.replace(dit.conditions[-1], name="mood")
+    with pytest.raises(ValueError, match=r"names=\['joy'\] must be of one condition each"):
+        rules.replace(dit=dataclasses.replace(dit, conditions=(*dit.conditions, twice)))
+    with pytest.raises(ValueError, match=r"condition mood: most=\[1.0, 2.0\] must have 1 numbers"):
+        dataclasses.replace(twice, most=(1.0, 2.0))
+
+
 def test_speech_of_another_length_is_an_error():
     rules = contract()
     wide = type(rules.audio)(num_mels=rules.audio.num_mels + 1, hops_per_frame=1)

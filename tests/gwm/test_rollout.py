@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -120,3 +122,17 @@ def test_held_noise_is_that_of_the_first_frame_for_ever_and_each_step_has_its_ow
     later = rollout.noises()
     assert all(torch.equal(a, b) and torch.equal(a[:, :1].expand_as(a), a) for a, b in zip(first, later, strict=True))
     assert not torch.equal(first[0], first[1]) and not torch.equal(first[0][0], first[0][1])
+
+
+@pytest.mark.parametrize("pattern", [ONE, THREE], ids=str)
+@torch.no_grad()
+def test_what_a_caller_decides_is_the_past_of_all_that_follows(pattern: ChunkPattern):
+    """Teacher forcing on the stream's own past gives each chunk as it was before a part of it was decided."""
+    rules = contract(NUM_FRAMES, pattern=pattern, sigmas=(1.0, 0.6, 0.3))
+    model, reference, condition = tiny_dit(), latents(1), speech(NUM_FRAMES)
+    share, value = (torch.rand(2, NUM_FRAMES, 4, *rules.latent_grid) > 0.7).float(), latents(NUM_FRAMES)
+    decided = dataclasses.replace(condition, override={"share": share, "value": value})
+    made = play(Rollout(model, rules, batch_size=2), reference, decided)
+    before = recomputed(model, rules, made, reference, condition)
+    torch.testing.assert_close(made, before.lerp(value, share), rtol=FP32, atol=FP32)
+    assert torch.equal(made[share == 1], value[share == 1])

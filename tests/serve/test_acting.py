@@ -1,5 +1,6 @@
-"""What a character does without being heard to: lids that close by themselves, and actions that a caller decides."""
+"""What a character does without being heard to: lids that close by themselves, and numbers that a caller sets."""
 
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 
 from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.blinks import blinking
+from gwm.condition.spec import ConditionSpec
 from gwm.contract import Contract
 from gwm.dit import DiT
+from serve.acts import Numbers
 from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.pipeline import Pipeline
@@ -51,7 +54,7 @@ def test_lids_close_by_themselves_when_the_law_says(told: Artifact, portrait: np
 def test_lids_reach_the_picture(told: Artifact, portrait: np.ndarray, voices: Voices):
     """Guards all tests below: of a model that is told nothing they would prove nothing."""
     engine, still = (begun(told, portrait, voices) for _ in range(2))
-    still.act(np.zeros((1, 1), np.float32))
+    still.act({"eyeBlinkLeft": 0})
     frames = [np.concatenate(list(one.chunks())) for one in (engine, still)]
     first = int(np.flatnonzero(blinking(SEED, 0, len(frames[0])))[0]) // engine.contract.chunk_pixel_frames
     begins = first * engine.contract.chunk_pixel_frames
@@ -87,7 +90,7 @@ def test_going_back_blinks_again_as_if_never_gone(told: Artifact, portrait: np.n
 def test_a_stream_that_starts_again_blinks_again(told: Artifact, portrait: np.ndarray, voices: Voices):
     engine = begun(told, portrait, voices)
     first = lids(engine)
-    engine.act(np.ones((1, 1), np.float32))
+    engine.act({"eyeBlinkLeft": 1})
     engine.start(portrait)
     engine.push(*(np.tile(voice, 4) for voice in voices))
     assert np.array_equal(lids(engine), first)
@@ -104,35 +107,55 @@ def test_a_pipeline_blinks_like_its_engine(told: Artifact, portrait: np.ndarray,
 def test_who_acts_decides_from_the_next_chunk_on(told: Artifact, portrait: np.ndarray, voices: Voices):
     engine = begun(told, portrait, voices)
     size = told.contract.chunk_pixel_frames
-    each = np.linspace(0, 1, size, dtype=np.float32)[:, None]
-    actions = [None, np.full((1, 1), 0.25, np.float32), each, None]
+    each = np.linspace(0, 1, size, dtype=np.float32)
+    numbers = [None, {"eyeBlinkLeft": 0.25}, {"eyeBlinkLeft": each.tolist()}, {}, {"eyeBlinkLeft": None}]
     taken = []
-    for action in actions:
-        engine.act(action)
+    for given in numbers:
+        engine.act(given)
         taken.append(engine.take()["action"])
-    expected = [blinking(SEED, 0, size), np.full(size, 0.25), each[:, 0], blinking(SEED, 3 * size, size)]
+    own = [blinking(SEED, chunk * size, size) for chunk in (0, 4)]
+    expected = [own[0], np.full(size, 0.25), each, np.ones(size), own[1]]
     for got, wanted in zip(taken, expected, strict=True):
         assert got is not None and np.allclose(got.flatten().numpy(), wanted)
 
 
-def test_an_action_of_another_shape_is_an_error(told: Artifact, portrait: np.ndarray, voices: Voices):
-    engine = begun(told, portrait, voices)
-    with pytest.raises(ValueError, match=r"action of shape \(3, 1\) must be .* \['eyeBlinkLeft'\]"):
-        engine.act(np.zeros((3, 1), np.float32))
+def test_what_a_model_is_not_told_cannot_be_set(artifact: Artifact):
+    with pytest.raises(ValueError, match=r"joy=0\.5 must be left out: the model has no numbers to set"):
+        Engine(artifact, seed=0).act({"joy": 0.5})
 
 
-def test_who_is_told_no_actions_cannot_act(artifact: Artifact):
-    with pytest.raises(ValueError, match=r"action of shape \(1, 0\) must be"):
-        Engine(artifact, seed=0).act(np.zeros((1, 0), np.float32))
-
-
-def test_actions_without_a_name_are_not_given_until_somebody_acts(portrait: np.ndarray, voices: Voices):
+def test_numbers_without_names_are_called_by_their_places(portrait: np.ndarray, voices: Voices):
     """Keys of a world: nobody but the caller knows them."""
     rules = tiny_contract(chunk_frames=1)
     rules = rules.replace(dit=declared(rules.dit, action=8))
     engine = begun(artifact_of(rules), portrait, voices)
     first = engine.take()["action"]
-    engine.act(np.array([[1.0, 2.0]], np.float32))
+    engine.act({"action1": 2.0, "action0": 1})
     second = engine.take()["action"]
     assert first is not None and second is not None
     assert not first.any() and second.flatten().tolist() == [1, 2, 1, 2, 1, 2, 1, 2]
+
+
+def test_each_number_stays_until_it_is_changed_or_released(portrait: np.ndarray, voices: Voices):
+    """Others of its condition have their usual values meanwhile; without any the condition is not given."""
+    rules = tiny_contract(chunk_frames=1)
+    manner = ConditionSpec(name="manner", rate="frame", width=8, names=("liveliness", "joy"), usual=(0.5, 0.0))
+    rules = rules.replace(dit=dataclasses.replace(rules.dit, conditions=(*rules.dit.conditions, manner)))
+    engine = begun(artifact_of(rules), portrait, voices)
+    given: list[Numbers | None] = [{}, {"joy": 0.25}, {"liveliness": 1}, {"joy": None}, {"joy": 1}, None]
+    expected = [[0, 0], [0.5, 0.25], [1, 0.25], [1, 0], [1, 1], [0, 0]]
+    for numbers, wanted in zip(given, expected, strict=True):
+        engine.act(numbers)
+        assert engine.take()["manner"].reshape(4, 2).tolist() == [wanted] * 4
+
+
+def test_numbers_of_a_media_time_hold_from_the_chunk_of_their_receipt(
+    told: Artifact, portrait: np.ndarray, voices: Voices
+):
+    engine = begun(told, portrait, voices)
+    receipt = engine.act({"eyeBlinkLeft": 1}, at_s=0.34)
+    assert receipt.media_s >= 0.34 and receipt.chunk == {1: 3, 2: 2}[told.contract.pattern.chunk_frames]
+    closed = [bool(engine.take()["action"].bool().all()) for _ in range(receipt.chunk + 2)]
+    assert closed == [False] * receipt.chunk + [True] * 2
+    with pytest.raises(ValueError, match=r"at_s=0\.1 must be at least"):
+        engine.act({"eyeBlinkLeft": 1}, at_s=0.1)

@@ -98,7 +98,7 @@ def test_the_other_processes_follow_the_first_also_back(way: str, portrait: np.n
         if ranks is not None and ranks.rank:
             return engine.follow()
         engine.start(portrait)
-        engine.act(np.ones((1, 1), np.float32))
+        engine.act({"eyeBlinkLeft": 1})
         engine.push(*voices)
         frames = [engine.step(), engine.step(), engine.step()]
         engine.rewind(2)

@@ -15,11 +15,11 @@ from gwm.media.pixels import to_tensor
 from gwm.media.video import read_video, write_video
 from gwm.rollout import Rollout
 from gwm.wan.text import UMT5
+from serve.applied import applied_at
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.generate import generate
 from serve.pipeline import Pipeline
-from serve.prompts import applied_at
 from serve.request import ClipRequest
 from tests.serve.world import ACTIONS, TEXT, world, world_contract
 from tests.wan import save_text_encoder
@@ -164,9 +164,23 @@ def test_the_command_shows_its_prompts_at_their_times(
     assert receipt in caplog.messages
 
 
+def test_the_command_sets_numbers_at_their_times(asked: dict[str, Any], portrait: np.ndarray, tmp_path: Path):
+    generate(ClipRequest(**asked, seconds=1, act=[{"at": 0.5, "left": None}, {"left": 1, "forward": -0.5}]))
+    engine = Engine(load_artifact(asked["artifact"], device="cpu"), seed=3)
+    engine.start(portrait)
+    frames = []
+    for chunk in range(6):
+        engine.act({0: {"left": 1, "forward": -0.5}, 3: {"left": 0}}.get(chunk, {}))
+        frames.append(engine.step())
+    write_video(tmp_path / "expected.mp4", np.concatenate(frames), None)
+    assert np.array_equal(read_video(asked["out"])[0], read_video(tmp_path / "expected.mp4")[0])
+
+
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
+        ({"act": {"up": 1}}, r"up=1 must be one of \['forward', 'left'\]"),
+        ({"act": [{"at": 2, "left": 1}]}, r"act at=2 begins .* before the clip ends at 1\.00 s"),
         ({"seconds": None}, r"seconds=\.\.\. must be given"),
         ({"audio": "speech.wav"}, r"audio=speech\.wav must be left out: the model of .* hears nothing"),
         ({"image": None}, r"image=\.\.\. must be given: every stream of .* follows a reference image"),
@@ -196,6 +210,7 @@ def test_a_prompt_without_a_text_encoder_says_where_to_get_one(asked: dict[str, 
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
+        ({"act": [{"at": "soon", "left": 1}]}, "act has .* may have at, a time of at least 0 seconds"),
         ({"seconds": 0.0}, r"seconds=0\.0 must be a finite number above 0"),
         ({"seconds": "two"}, r"seconds=two must be a finite number above 0"),
         ({"seconds": float("nan")}, "seconds=nan must be a finite number"),

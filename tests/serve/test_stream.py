@@ -91,33 +91,37 @@ def test_prompts_and_actions_hold_from_the_chunk_that_is_named(place: Path, port
     for chunk in range(5):
         if chunk == 2:
             engine.set_prompt(second)
-            engine.act(np.array([[0.0, 0.5]], np.float32))
+            engine.act({"left": 0.5})
         expected.append(engine.step())
     assert np.array_equal(np.stack(made), np.concatenate(expected))
 
 
 @pytest.mark.parametrize(
-    ("action", "rule"),
+    ("numbers", "rule"),
     [
-        ({"backward": 1.0}, r"action has \['backward'\], must have names of \['forward', 'left'\]"),
-        ({"left": float("nan")}, "action has nan, must have finite numbers"),
-        ({"left": 11}, "action has 11, must have finite numbers"),
-        ({"left": True}, "action has True, must have finite numbers"),
-        ([1.0], "action has 1 numbers, must have 2"),
+        ({"backward": 1.0}, r"backward=1.0 must be one of \['forward', 'left'\]"),
+        ({"left": float("nan")}, r"left=nan must be a number in \[-10, 10\], or null"),
+        ({"left": 11}, r"left=11 must be a number in \[-10, 10\]"),
+        ({"left": True}, "left=True must be a number"),
+        ({"left": "fast"}, "left='fast' must be a number"),
+        ({"left": [1, 2, None]}, "left=None must be a number"),
+        ({"left": []}, "left has 0 numbers, must have 1 to 240"),
     ],
 )
-def test_an_action_that_cannot_be_is_refused(
-    place: Path, portrait: np.ndarray, action: Any, rule: str, unchecked: None
+def test_numbers_that_cannot_be_are_refused(
+    place: Path, portrait: np.ndarray, numbers: Any, rule: str, unchecked: None
 ):
     stream = Stream(place, device="cpu")
+    assert stream.controls == {"forward": (-10, 10), "left": (-10, 10)}
     stream.start(portrait)
     with pytest.raises(ValueError, match=rule):
-        stream.act(action)
+        stream.act({"forward": 1, **numbers})
+    assert not stream.engine.take()["action"].any()
 
 
 def test_what_a_model_does_not_have_is_refused(folder: Path, portrait: np.ndarray):
     stream = Stream(folder, device="cpu")
     with pytest.raises(ValueError, match="prompt='rain' must be left out"):
         stream.start(portrait, prompt="rain")
-    with pytest.raises(ValueError, match="action must be left out"):
+    with pytest.raises(ValueError, match="left=1 must be left out: the model has no numbers"):
         stream.act({"left": 1})

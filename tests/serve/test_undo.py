@@ -78,7 +78,7 @@ def test_an_interrupted_character_falls_silent_and_goes_on_hearing(
 ):
     engine, told = begun(artifact, portrait, voices), Engine(artifact, seed=7)
     engine.step()
-    engine.hush()
+    engine.silence()
     shown = 1_000 * artifact.contract.chunk_pixel_frames
     agent, user = (np.tile(voice, 4) for voice in voices)
     told.start(portrait)

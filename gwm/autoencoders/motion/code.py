@@ -13,6 +13,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from gwm.control import Control
+
 FRAMES = 4  # pixel frames of a latent frame
 # Root mean squares over 250 performances of 4 s (2026-11-28), at least 0.1; 0.2 for actions that speech does not have.
 SCALES: dict[str, float] = {
@@ -52,6 +54,8 @@ WIDTH = len(NAMES)
 ACTIONS = slice(0, 52)
 POSE = slice(52, 55)
 GAZE = slice(55, 57)
+LIMITS = {"yaw": (-0.5, 0.5), "pitch": (-0.3, 0.3), "roll": (-0.3, 0.3), "gazeX": (-1.0, 1.0), "gazeY": (-1.0, 1.0)}
+CONTROLS = tuple(Control(name, *LIMITS.get(name, (0.0, 1.0))) for name in NAMES)  # limits are those of training
 
 
 def place(name: str) -> int:

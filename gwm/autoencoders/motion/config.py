@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from gwm.autoencoders.motion.code import CONTROLS
 from gwm.files.json_config import JsonConfig
 
 
@@ -24,6 +25,7 @@ class MotionConfig(JsonConfig):
     spatial_stride = 128  # the 2x2 cells of a latent frame are its pixel frames; decoded pictures may have any size
     temporal_stride = 4
     working_side = 256
+    controls = CONTROLS
 
     def __post_init__(self) -> None:
         if self.family != "motion":

@@ -39,7 +39,7 @@ Heard = tuple[int, Frame]
 class Avatar(FrameProcessor):
     """Performs TTS audio, which must come at the engine's sample rate, and says when the character speaks.
 
-    After an interruption nothing of the old generation is performed or passed on, whenever it comes. `on_drawn` is
+    After an interruption nothing of the old generation is performed or passed on, whenever it comes. `on_rendered` is
     called when the first chunk of speech is ready, `on_silent` when the last sound after an interruption is sent.
     """
 
@@ -47,11 +47,11 @@ class Avatar(FrameProcessor):
         self,
         performer: Performer,
         *,
-        on_drawn: Callable[[], None] = nothing,
+        on_rendered: Callable[[], None] = nothing,
         on_silent: Callable[[], None] = nothing,
     ) -> None:
         super().__init__()
-        self.performer, self.on_drawn, self.on_silent = performer, on_drawn, on_silent
+        self.performer, self.on_rendered, self.on_silent = performer, on_rendered, on_silent
         self.generation = performer.generation  # of the speech that comes now
         self.passed_bytes = 0  # of the microphone's sound: everybody before has done with it
         self.speaking = False
@@ -99,11 +99,11 @@ class Avatar(FrameProcessor):
         return True
 
     def _say(self, frame: TTSAudioRawFrame) -> None:
-        rate = self.performer.beat.sample_rate
+        rate = self.performer.timing.sample_rate
         if frame.sample_rate != rate:
             raise ValueError(f"speech of {frame.sample_rate} Hz must have the engine's {rate} Hz: resample it before.")
         if self.performer.speech_queue.said_samples == self._sentence_start:
-            self._hold(BotStartedSpeakingFrame(), drawn=self.on_drawn)
+            self._hold(BotStartedSpeakingFrame(), rendered=self.on_rendered)
         voice = np.frombuffer(frame.audio, np.int16).astype(np.float32) / 2**15
         self.performer.say(voice, generation=self.generation)
 
@@ -119,9 +119,9 @@ class Avatar(FrameProcessor):
             part.append_to_context, part.context_id = frame.append_to_context, frame.context_id
             self._hold(part, sample=start + (end - start) * at // length)
 
-    def _hold(self, frame: Frame, *, sample: int | None = None, drawn: Callable[[], None] = nothing) -> None:
+    def _hold(self, frame: Frame, *, sample: int | None = None, rendered: Callable[[], None] = nothing) -> None:
         action = partial(self._heard.put_nowait, (self.generation, frame))
-        self.performer.cue(action, generation=self.generation, sample=sample, drawn=drawn)
+        self.performer.cue(action, generation=self.generation, sample=sample, rendered=rendered)
 
     async def _pass_on_what_was_heard(self) -> None:
         while True:

@@ -1,5 +1,5 @@
-"""Prompts, actions and rewinds that a client sends while it watches: {"type": "prompt.set", "text": ...}, {"type":
-"action.set", "action": {name: number} | [numbers] | null} or {"type": "stream.rewind", "chunks": n}.
+"""Prompts, numbers and rewinds that a client sends while it watches: {"type": "prompt.set", "text": ...}, {"type":
+"action.set", "action": {name: number | [numbers] | null} | null} or {"type": "stream.rewind", "chunks": n}.
 """
 
 from dataclasses import dataclass
@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gwm.contract import Contract
-from serve.actions import LARGEST
+from gwm.control import LIMIT
 
 PROMPT_CHARS = 1_500
-MOST_NUMBERS = 256  # of an action
+MOST_NUMBERS = 256  # of a message
 
 
 class ChangeRefusedError(ValueError):
@@ -29,9 +28,9 @@ class SetPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Numbers of the actions by name or in their order; None: nobody acts."""
+    """Numbers by name, as `serve.acts.Acts.set` takes them: None of one or of all releases them."""
 
-    action: dict[str, float | int] | list[float | int] | None
+    action: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +39,6 @@ class Rewind:
 
 
 Change = SetPrompt | Act | Rewind
-
-
-@dataclass(frozen=True, slots=True)
-class Controls:
-    """What of a stream a client can change, so that it offers nothing else."""
-
-    prompt: bool
-    actions: tuple[str, ...]  # the names that `Act` knows
-    rewind_chunks: int  # at most
-    chunk_s: float
-
-    @classmethod
-    def of(cls, contract: Contract, *, rewind_chunks: int) -> "Controls":
-        prompt, names = contract.dit.width("text") > 0, contract.dit.names("action")
-        return cls(prompt, names, rewind_chunks, contract.chunk_ms / 1000)
 
 
 def read_change(message: dict[str, Any]) -> Change | None:
@@ -71,8 +55,8 @@ def read_change(message: dict[str, Any]) -> Change | None:
             return SetPrompt(text.strip())
         case "action.set":
             if "action" not in message:
-                raise ValueError("action must be given: numbers by name, a list of numbers, or null.")
-            return Act(_action(message["action"]))
+                raise ValueError("action must be given: numbers by name, or null.")
+            return Act(_numbers(message["action"]))
         case "stream.rewind":
             chunks = message.get("chunks")
             if isinstance(chunks, bool) or not isinstance(chunks, int) or chunks < 1:
@@ -82,15 +66,14 @@ def read_change(message: dict[str, Any]) -> Change | None:
             return None
 
 
-def _action(action: Any) -> dict[str, float | int] | list[float | int] | None:
-    if action is None:
-        return None
-    if not isinstance(action, dict | list):
-        raise ValueError("action must be numbers by name, a list of numbers, or null.")
-    values = list(action.values()) if isinstance(action, dict) else action
+def _numbers(action: Any) -> dict[str, Any] | None:
+    """What may be sent to the engine, which knows names and limits."""
+    if action is not None and not isinstance(action, dict):
+        raise ValueError("action must be numbers by name, or null.")
+    values = [one for value in (action or {}).values() for one in (value if isinstance(value, list) else [value])]
     if len(values) > MOST_NUMBERS:
         raise ValueError(f"action has {len(values)} numbers, must have at most {MOST_NUMBERS}.")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
-            raise ValueError(f"action has {str(value)[:40]}, must have finite numbers in [-{LARGEST:g}, {LARGEST:g}].")
+        if isinstance(value, bool) or not isinstance(value, int | float | None) or not abs(value or 0) <= LIMIT:
+            raise ValueError(f"action has {str(value)[:40]}, must have finite numbers in [-{LIMIT:g}, {LIMIT:g}].")
     return action

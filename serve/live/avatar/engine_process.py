@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import signal
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -31,19 +32,22 @@ WARMUP_STEPS, TIMED_STEPS = 4, 8
 Portrait = UInt8[np.ndarray, "h w 3"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What all engines of the process have in common; fields as in `ServerOptions`."""
+
+    artifact: str
+    device: str | None = None
+    num_threads: int | None = 1
+    undo_chunks: int = 0
+    size: int | None = None
+
+
 class Engines:
     """What runs in the process: one engine per session, called by name. Those of sessions that have ended are kept for
     later ones, with their storage and graphs."""
 
-    def __init__(
-        self,
-        artifact: str,
-        *,
-        device: str | None,
-        num_threads: int | None,
-        undo_chunks: int = 0,
-        size: int | None = None,
-    ) -> None:
+    def __init__(self, options: EngineOptions) -> None:
         import torch  # here: the parent process never needs it
 
         from serve.artifact import load_artifact
@@ -51,14 +55,13 @@ class Engines:
         from serve.graphs import capture_on
         from serve.threads import choose_threads
 
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
-        self.artifact = load_artifact(Path(artifact), device=device)
-        if num_threads is None:
-            choose_threads(Engine(self.artifact, seed=0, size=size))
-        self.options = {"undo_chunks": undo_chunks, "size": size}
+        if options.num_threads is not None:
+            torch.set_num_threads(options.num_threads)
+        self.options, self.artifact = options, load_artifact(Path(options.artifact), device=options.device)
+        if options.num_threads is None:
+            choose_threads(Engine(self.artifact, seed=0, size=options.size))
         self.capture = capture_on(self.artifact.dit.head.weight.device)
-        self.size, self.engines = size, dict[str, Any]()
+        self.engines = dict[str, Any]()
         self.free: list[Any] = []
 
     def start(self, session: str, portrait: Portrait, seed: int) -> None:
@@ -72,16 +75,25 @@ class Engines:
 
         self.stop(session)
         if not self.free:
-            self.free.append(Engine(self.artifact, seed=seed, capture=self.capture, **self.options))
+            chosen = self.options
+            self.free.append(
+                Engine(
+                    self.artifact,
+                    seed=seed,
+                    capture=self.capture,
+                    undo_chunks=chosen.undo_chunks,
+                    size=chosen.size,
+                )
+            )
         engine = self.free[-1]
         engine.seed = seed
         engine.start(portrait)
         self.engines[session] = self.free.pop()
 
-    def step(self, session: str, agent: Sound, user: Sound, hush: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
+    def step(self, session: str, agent: Sound, user: Sound, interrupted: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
         engine = self.engines[session]
-        if hush:
-            engine.hush()
+        if interrupted:
+            engine.silence()
         if engine.contract.hears:
             engine.push(agent, user)
         return engine.step() if engine.ready else None
@@ -91,7 +103,6 @@ class Engines:
         import torch
 
         from gwm.no_text import padded_text
-        from serve.actions import action_rows
 
         engine = self.engines[session]
         try:
@@ -99,7 +110,7 @@ class Engines:
                 case SetPrompt(tokens=tokens) if tokens is not None:
                     return engine.set_prompt(padded_text(torch.from_numpy(tokens), engine.text_tokens)[None])
                 case Act(action=action):
-                    return engine.act(None if action is None else action_rows(engine.contract, action))
+                    return engine.act(action)
                 case Rewind(chunks=chunks):
                     return engine.rewind(chunks, keep_sound=False)  # what is said meanwhile goes on
                 case _:
@@ -117,7 +128,7 @@ class Engines:
     def measure(self) -> float:
         """Median milliseconds of a chunk on this machine, now."""
         contract = self.artifact.contract
-        self.start("measure", np.zeros((*contract.picture_size(self.size), 3), np.uint8), 0)
+        self.start("measure", np.zeros((*contract.picture_size(self.options.size), 3), np.uint8), 0)
         silence = np.zeros(contract.chunk_pixel_frames * contract.audio.frame_samples, np.float32)
         times = []
         while len(times) < WARMUP_STEPS + TIMED_STEPS:
@@ -128,17 +139,10 @@ class Engines:
         return float(np.median(times[WARMUP_STEPS:]))
 
 
-def serve_engines(
-    connection: Connection,
-    artifact: str,
-    device: str | None,
-    num_threads: int | None,
-    undo_chunks: int,
-    size: int | None,
-) -> None:
+def serve_engines(connection: Connection, options: EngineOptions) -> None:
     """Answer calls with (result, error) until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, also after Ctrl-C
-    engines = Engines(artifact, device=device, num_threads=num_threads, undo_chunks=undo_chunks, size=size)
+    engines = Engines(options)
     connection.send((None, None))
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
@@ -159,16 +163,8 @@ class _Child:
 class EngineProcess:
     """The parent's end: one call at a time, in the order in which they came; a lost process is replaced by `start`."""
 
-    def __init__(
-        self,
-        artifact: str,
-        *,
-        device: str | None = None,
-        num_threads: int | None = 1,
-        undo_chunks: int = 0,
-        size: int | None = None,
-    ) -> None:
-        self.arguments = (artifact, device, num_threads, undo_chunks, size)
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
         self.restarts = -1
         # One thread, so that a call whose caller was cancelled still gets its answer before the next call is sent.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine-calls")
@@ -206,7 +202,7 @@ class EngineProcess:
         self._end()
         context = multiprocessing.get_context("spawn")  # fork would copy the server's sockets and locks
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve_engines, args=(theirs, *self.arguments), name="engines", daemon=True)
+        process = context.Process(target=serve_engines, args=(theirs, self.options), name="engines", daemon=True)
         process.start()
         theirs.close()
         self._child = _Child(process, ours)
@@ -245,7 +241,7 @@ class EngineProcess:
 
 
 class ProcessFace:
-    """One session's `Face` in the engine process. A new engine gets the prompt and the action of the lost one."""
+    """One session's `Face` in the engine process. A new engine gets the prompt and the numbers of the lost one."""
 
     def __init__(
         self,
@@ -255,10 +251,12 @@ class ProcessFace:
         *,
         seed: int,
         texts: TextProcess | None = None,
+        manner: Mapping[str, float] | None = None,
     ) -> None:
-        """texts: encodes prompts; None: the model has no text condition."""
+        """texts: encodes prompts; None: the model has no text condition. manner: numbers while nobody sets others."""
         self.process, self.session, self.portrait, self.seed, self.texts = process, session, portrait, seed, texts
-        self._kept: dict[type, Change] = {}
+        self.manner = Act(dict(manner or {}))
+        self._kept: dict[type, Change] = {Act: self.manner} if manner else {}
 
     async def start(self) -> None:
         await self.process.start()
@@ -275,12 +273,24 @@ class ProcessFace:
         applied = await self.process.call("change", self.session, change)
         if isinstance(applied, str):
             raise ChangeRefusedError(applied)
-        if not isinstance(change, Rewind):
+        if isinstance(change, Act):
+            await self._keep_numbers(change)
+        elif not isinstance(change, Rewind):
             self._kept[type(change)] = change
         return applied
 
-    async def step(self, agent: Sound, user: Sound, *, hush: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
-        return await self.process.call("step", self.session, agent, user, hush)
+    async def _keep_numbers(self, change: Act) -> None:
+        """All that hold now: whoever releases all of them has the character's own manner back."""
+        if change.action is None:
+            self._kept[Act] = self.manner
+            await self.process.call("change", self.session, self.manner)
+            return
+        before = self._kept.get(Act, self.manner)
+        assert isinstance(before, Act)
+        self._kept[Act] = Act({**(before.action or {}), **change.action})
+
+    async def step(self, agent: Sound, user: Sound, *, interrupted: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
+        return await self.process.call("step", self.session, agent, user, interrupted)
 
     async def stop(self) -> None:
         with contextlib.suppress(FaceLostError):

@@ -32,10 +32,10 @@ class Face(Protocol):
         """Show the portrait and forget everything else; brings a lost engine back."""
         ...
 
-    async def step(self, agent: Sound, user: Sound, *, hush: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
+    async def step(self, agent: Sound, user: Sound, *, interrupted: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
         """Push a chunk of both voices; frames of the chunk that became ready, None while the lookahead fills.
 
-        hush: first silence what was pushed of the agent's voice and is not shown yet.
+        interrupted: first silence what was pushed of the agent's voice and is not shown yet.
 
         Raises:
             FaceLostError: there is no engine any more.
@@ -55,8 +55,8 @@ class Face(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
-    """Samples in a chunk, of lookahead, and how far the engine may be ahead of what is heard."""
+class StreamTiming:
+    """Samples of a chunk and of its lookahead, and how far the engine may be ahead of what is heard (the lead)."""
 
     chunk_samples: int
     lookahead_samples: int
@@ -72,38 +72,38 @@ class Beat:
             )
 
     @property
-    def waiting_chunks(self) -> int:
+    def lookahead_chunks(self) -> int:
         """Chunks that must be known after the one that is shown."""
         return -(-self.lookahead_samples // self.chunk_samples)
 
 
 @dataclass(slots=True)
 class Pushed:
-    """A chunk that the engine has heard and not shown."""
+    """Sound of a chunk that is in the engine, whose frames have not come yet."""
 
     agent: Sound
     user: Sound
     cues: list[Cue] = field(default_factory=list)
 
-    def hush(self) -> None:
+    def silence(self) -> None:
         self.agent = np.zeros_like(self.agent)
         self.cues.clear()
 
 
 class Performer:
-    """Speech goes in by `say` and `cue`, what is heard by `hear`; `run` fills the playout until it is cancelled.
+    """Speech goes in by `say` and `cue`, the microphone by `push_microphone`; `run` fills the playout until cancelled.
 
     `interrupt` begins a new generation: speech of an older one is dropped wherever it is, while the engine keeps its
     past and closes the mouth. When the engine is lost the voice goes on, the picture stays, and a new one is started.
     """
 
-    def __init__(self, face: Face, beat: Beat, *, on_step: Callable[[float], None] = lambda ms: None) -> None:
-        self.face, self.beat, self.on_step = face, beat, on_step
-        self.playout = Playout(frame_samples=beat.frame_samples, limit_samples=beat.lead_samples)
-        self.speech_queue, self.mic_buffer = SpeechQueue(), MicBuffer(limit_samples=2 * beat.chunk_samples)
+    def __init__(self, face: Face, timing: StreamTiming, *, on_step: Callable[[float], None] = lambda ms: None) -> None:
+        self.face, self.timing, self.on_step = face, timing, on_step
+        self.playout = Playout(frame_samples=timing.frame_samples, limit_samples=timing.lead_samples)
+        self.speech_queue, self.mic_buffer = SpeechQueue(), MicBuffer(limit_samples=2 * timing.chunk_samples)
         self.generation = self.losses = 0
         self._pushed: deque[Pushed] = deque()
-        self._hush = False
+        self._interrupted = False
         self._revival: asyncio.Task[None] | None = None
 
     def say(self, voice: Sound, *, generation: int) -> None:
@@ -116,42 +116,42 @@ class Performer:
         *,
         generation: int,
         sample: int | None = None,
-        drawn: Callable[[], None] = nothing,
+        rendered: Callable[[], None] = nothing,
     ) -> None:
         """Act when the speech has been heard up to `sample`, by default up to what was said so far.
 
-        drawn: called before, when the engine has drawn it.
+        rendered: called before, when the engine has rendered it.
         """
         if generation == self.generation:
-            self.speech_queue.cue(Cue(self.speech_queue.said_samples if sample is None else sample, action, drawn))
+            self.speech_queue.cue(Cue(self.speech_queue.said_samples if sample is None else sample, action, rendered))
 
-    def hear(self, voice: Sound) -> None:
-        self.mic_buffer.hear(voice)
+    def push_microphone(self, voice: Sound) -> None:
+        self.mic_buffer.push(voice)
 
     def interrupt(self, on_silent: Callable[[], None] = nothing) -> None:
         """on_silent: called when the last sound of the old generation is played."""
         self.generation += 1
         self.speech_queue.clear()
-        self.playout.hush(on_silent)
+        self.playout.fade_out(on_silent)
         for pushed in self._pushed:
-            pushed.hush()
-        self._hush = True
+            pushed.silence()
+        self._interrupted = True
 
     async def run(self) -> None:
         try:
             await self.face.start()
             while True:
-                await self.playout.room(self.beat.chunk_samples)
+                await self.playout.wait_for_room(self.timing.chunk_samples)
                 await self._perform()
         finally:
             if self._revival:
                 self._revival.cancel()
 
     async def _perform(self) -> None:
-        voice, cues = self.speech_queue.take(self.beat.chunk_samples)
-        self._pushed.append(Pushed(voice, self.mic_buffer.take(self.beat.chunk_samples), cues))
+        voice, cues = self.speech_queue.take(self.timing.chunk_samples)
+        self._pushed.append(Pushed(voice, self.mic_buffer.take(self.timing.chunk_samples), cues))
         frames = await self._frames(self._pushed[-1])
-        if len(self._pushed) > self.beat.waiting_chunks:
+        if len(self._pushed) > self.timing.lookahead_chunks:
             shown = self._pushed.popleft()
             sound = (shown.agent.clip(-1, 1) * 32767).astype(np.int16)
             self.playout.put(Chunk(sound, frames, shown.cues))
@@ -161,8 +161,8 @@ class Performer:
         try:
             if not self._there():
                 return None
-            hush, self._hush = self._hush, False
-            frames = await self.face.step(pushed.agent, pushed.user, hush=hush)
+            interrupted, self._interrupted = self._interrupted, False
+            frames = await self.face.step(pushed.agent, pushed.user, interrupted=interrupted)
         except FaceLostError as error:
             log.error("the picture is lost and the voice goes on: %s", error)
             self.losses += 1

@@ -49,7 +49,7 @@ class AvatarService(Avatar):
             await self._finish()
         await super().process_frame(frame, direction)
         if isinstance(frame, InputAudioRawFrame):
-            self._hear(frame)
+            self._push_microphone(frame)
             await self.push_frame(frame, direction)
 
     async def _perform(self, frame: Frame) -> bool:
@@ -79,7 +79,7 @@ class AvatarService(Avatar):
     async def _pass_on_what_was_heard(self) -> None:
         """Play as well: what tells of the end of speech must come after its last sound."""
         performing = asyncio.create_task(self.performer.run())
-        rate, frame_samples = self.performer.beat.sample_rate, self.performer.beat.frame_samples
+        rate, frame_samples = self.performer.timing.sample_rate, self.performer.timing.frame_samples
         now_s = asyncio.get_running_loop().time
         start_s, sent = now_s(), 0
         try:
@@ -111,14 +111,14 @@ class AvatarService(Avatar):
             await self.push_frame(self._sound(part))
 
     def _sound(self, part: Slice) -> TTSAudioRawFrame:
-        return TTSAudioRawFrame(part.voice.tobytes(), self.performer.beat.sample_rate, 1)
+        return TTSAudioRawFrame(part.voice.tobytes(), self.performer.timing.sample_rate, 1)
 
-    def _hear(self, frame: InputAudioRawFrame) -> None:
+    def _push_microphone(self, frame: InputAudioRawFrame) -> None:
         if not self._microphone or self._microphone[0] != frame.sample_rate:
-            stream = soxr.ResampleStream(frame.sample_rate, self.performer.beat.sample_rate, 1, dtype="float32")
+            stream = soxr.ResampleStream(frame.sample_rate, self.performer.timing.sample_rate, 1, dtype="float32")
             self._microphone = frame.sample_rate, stream
         voice = np.frombuffer(frame.audio, np.int16).reshape(-1, frame.num_channels)
-        self.performer.hear(self._microphone[1].resample_chunk(voice.mean(axis=1, dtype=np.float32) / 2**15))
+        self.performer.push_microphone(self._microphone[1].resample_chunk(voice.mean(axis=1, dtype=np.float32) / 2**15))
 
     async def _finish(self) -> None:
         """Wait until everything has been said."""
@@ -126,7 +126,7 @@ class AvatarService(Avatar):
             return
         queue, said = self.performer.speech_queue, asyncio.Event()
         self.performer.cue(said.set, generation=self.performer.generation)
-        rest_s = (queue.said_samples - queue.taken_samples) / self.performer.beat.sample_rate
+        rest_s = (queue.said_samples - queue.taken_samples) / self.performer.timing.sample_rate
         try:
             await asyncio.wait_for(said.wait(), rest_s + DRAIN_S)
         except TimeoutError:

@@ -21,12 +21,12 @@ def nothing() -> None:
 class Cue:
     """Something that happens when the sound has been heard up to `sample` of its chunk.
 
-    drawn: happens before, when the chunk is ready to be played.
+    rendered: happens before, when the chunk is ready to be played.
     """
 
     sample: int
     action: Callable[[], None]
-    drawn: Callable[[], None] = nothing
+    rendered: Callable[[], None] = nothing
 
 
 @dataclass(slots=True)
@@ -66,15 +66,15 @@ class Playout:
         self.queued_samples += len(chunk.voice)
         self._moved.set()
         for cue in chunk.cues:
-            cue.drawn()
+            cue.rendered()
 
-    async def room(self, samples: int) -> None:
+    async def wait_for_room(self, samples: int) -> None:
         """Wait until so many samples more are within the limit."""
         while self.queued_samples + samples > self.limit_samples:
             self._moved.clear()
             await self._moved.wait()
 
-    async def filled(self, samples: int) -> None:
+    async def wait_until_ready(self, samples: int) -> None:
         """Wait until so many samples lie ready."""
         while self.queued_samples < samples:
             self._moved.clear()
@@ -95,7 +95,7 @@ class Playout:
         self._moved.set()
         return Slice(voice, frames)
 
-    def hush(self, on_silent: Callable[[], None] = nothing) -> None:
+    def fade_out(self, on_silent: Callable[[], None] = nothing) -> None:
         """Fade what is queued to silence and forget its cues. Its frames stay: without them there would be a jump.
 
         on_silent: called when the last sample of the fade is played.

@@ -59,7 +59,7 @@ class MicBuffer:
         self.limit_samples = limit_samples
         self._rest = np.zeros(0, np.float32)
 
-    def hear(self, voice: Sound) -> None:
+    def push(self, voice: Sound) -> None:
         self._rest = np.concatenate([self._rest, voice.astype(np.float32)])[-self.limit_samples :]
 
     def take(self, samples: int) -> Sound:

@@ -34,7 +34,8 @@ class TextProcess:
         self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
     async def tokens(self, text: str) -> Float[np.ndarray, "s t"]:
-        """
+        """Encode one prompt.
+
         Raises:
             ChangeRefusedError: there is no text encoder, or it does not fit.
         """

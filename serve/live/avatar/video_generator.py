@@ -25,7 +25,8 @@ HELD_FRAMES = 3
 
 
 def livekit_generator(performer: Performer) -> "VideoGenerator":
-    """
+    """A generator with LiveKit's own frame types.
+
     Raises:
         MissingPackageError: livekit-agents is not installed.
     """
@@ -72,7 +73,8 @@ class VideoGenerator:
             heard.clear()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        """
+        """Video frames, the sound that belongs to them, and ends of segments, without end.
+
         Raises:
             FaceLostError: the engine does not start. One that is lost later is replaced, and the picture waits.
         """
@@ -80,7 +82,7 @@ class VideoGenerator:
         try:
             while await self._ready(performing):
                 talking = self._talking
-                part = self.performer.playout.advance(self.performer.beat.frame_samples)
+                part = self.performer.playout.advance(self.performer.timing.frame_samples)
                 self._held.append([self._sound(part)] if talking or self._talking else [])
                 if self._ended:
                     self._ended = self._talking = False
@@ -95,7 +97,7 @@ class VideoGenerator:
 
     async def _ready(self, performing: asyncio.Task[None]) -> bool:
         """Wait for a whole frame, or for the performer's end, which is an error."""
-        filled = asyncio.create_task(self.performer.playout.filled(self.performer.beat.frame_samples))
+        filled = asyncio.create_task(self.performer.playout.wait_until_ready(self.performer.timing.frame_samples))
         await asyncio.wait([filled, performing], return_when=asyncio.FIRST_COMPLETED)
         filled.cancel()
         if performing.done():
@@ -109,11 +111,11 @@ class VideoGenerator:
         self._ended = True
 
     def _sound(self, part: Slice) -> Any:
-        rate = self.performer.beat.sample_rate
+        rate = self.performer.timing.sample_rate
         return self.rtc.AudioFrame(part.voice.tobytes(), rate, 1, len(part.voice))
 
     def _voice(self, frame: Any) -> Sound:
-        rate = self.performer.beat.sample_rate
+        rate = self.performer.timing.sample_rate
         if frame.sample_rate != rate:
             raise ValueError(
                 f"speech of {frame.sample_rate} Hz must have the engine's {rate} Hz: set audio_sample_rate."

@@ -45,7 +45,8 @@ class Rate:
         self._times: OrderedDict[str, list[float]] = OrderedDict()
 
     def check(self, visitor: str) -> None:
-        """
+        """Count one event of this visitor.
+
         Raises:
             FullError: one too many.
         """
@@ -103,7 +104,8 @@ class Admission:
         return session
 
     def get(self, session_id: str, kind: type[AnySession]) -> AnySession:
-        """
+        """The open session of this id.
+
         Raises:
             NotHereError: there is no such session of this kind, or no longer.
         """

@@ -12,7 +12,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 
 from gwm.resolution import Resolution
-from serve.live.avatar.changes import Controls
+from serve.live.avatar.controls import SessionControls
 from serve.live.characters import Character, to_png
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission, Rate
@@ -49,7 +49,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SessionRequest:
     """What a visitor asks for when a session is opened."""
 
     character: str | None = None
@@ -57,8 +57,9 @@ class Wish:
     mode: str = "conversation"
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> "Wish":
-        """
+    def of(cls, values: dict[str, Any]) -> "SessionRequest":
+        """Read and check the fields of a request.
+
         Raises:
             ValueError: a field is unknown, no text, or has a value that does not exist.
         """
@@ -84,7 +85,7 @@ class Api:
         make_conversation: MakeConversation,
         make_renderer: MakeRenderer,
         resolution: Resolution,
-        controls: Controls,
+        controls: SessionControls,
         hosts: set[str],
         origins: set[str],
         trusted_proxies: list[str],
@@ -145,7 +146,7 @@ class Api:
     async def open_session(self, request: web.Request) -> web.Response:
         visitor = self.visitor(request)
         self.rate.check(visitor)
-        wish = Wish.of(await read_json(request, SDP_BYTES))
+        wish = SessionRequest.of(await read_json(request, SDP_BYTES))
         character = self._character(wish.character or next(iter(self.characters)))
         if wish.image:
             character = character.with_portrait(self.uploads.get(wish.image))

@@ -4,19 +4,16 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from serve.live.avatar.performer import Beat, Face
 from serve.live.avatar.sound import Sound
-from serve.live.characters import Character
-from serve.live.gauges import Gauges
 from serve.live.http.admission import Rate
 from serve.live.http.peer import Peer
 from serve.live.http.receipts import Changes
 from serve.live.http.refusals import FullError, NotHereError
-from serve.live.http.session import Session, Timeouts
+from serve.live.http.session import Session, SessionParts
 from serve.live.http.tracks import FaceTrack, VoiceTrack
 from serve.live.log_lines import SESSION
 from serve.live.speech.agent import Agent, Services, TurnTaking
@@ -49,32 +46,26 @@ class Conversation(Session):
 
     def __init__(
         self,
-        session_id: str,
-        character: Character,
-        face: Face,
+        parts: SessionParts,
         services: Services,
         *,
-        beat: Beat,
         turn_taking: TurnTaking,
-        timeouts: Timeouts,
         ice_servers: list[str],
-        gauges: Gauges,
-        on_end: Callable[[], None],
     ) -> None:
-        super().__init__(session_id, character, face, beat=beat, timeouts=timeouts, gauges=gauges, on_end=on_end)
+        super().__init__(parts)
         self.ice_servers = ice_servers
         self.agent = Agent(
             services,
             self.performer,
-            instruction=character.personality,
+            instruction=self.character.personality,
             turn_taking=turn_taking,
             on_event=self._on_event,
         )
-        self.changes = Changes(face, send=self._send, do=self.do)
+        self.changes = Changes(self.face, send=self._send, spawn=self.spawn)
         self._voice_track: VoiceTrack | None = None
         self._face_track: FaceTrack | None = None
         self._texts = Rate(TEXTS_PER_MINUTE, 60.0)
-        self._heard_s = math.inf  # a microphone that is switched off sends silence; one that sends nothing is gone
+        self._microphone_s = math.inf  # a microphone that is switched off sends silence; one that sends nothing is gone
         self._greeted = False
         self._stalls = self._losses = 0  # that were reported
         self._peer: Peer | None = None
@@ -113,13 +104,13 @@ class Conversation(Session):
     async def _connect(self, offer: str) -> str:
         """Put a new connection in the place of the old one, which stays until the new one can be answered."""
         SESSION.set(self.id)
-        face = FaceTrack(self.beat.sample_rate)
-        voice = VoiceTrack(self.performer.playout, face, self.beat.sample_rate)
+        face = FaceTrack(self.timing.sample_rate)
+        voice = VoiceTrack(self.performer.playout, face, self.timing.sample_rate)
         peer = Peer(
             [voice, face],
-            engine_rate=self.beat.sample_rate,
+            engine_rate=self.timing.sample_rate,
             ice_servers=self.ice_servers,
-            on_heard=self._on_heard,
+            on_microphone=self._on_microphone,
             on_message=self._on_message,
             on_connected=lambda: self._on_connected(peer),
             on_channel=lambda: self._on_channel(peer),
@@ -136,7 +127,7 @@ class Conversation(Session):
             await old.close()
         return answer
 
-    def _say_goodbye(self, reason: str) -> None:
+    def _announce_end(self, reason: str) -> None:
         if self._peer:
             self._peer.send({"type": "ended", "message": reason})
 
@@ -144,10 +135,10 @@ class Conversation(Session):
         if self._peer:
             await self._peer.close()
 
-    def _over(self) -> str:
-        if time.monotonic() > self._heard_s + self.timeouts.reconnect_s:
+    def _end_reason(self) -> str:
+        if time.monotonic() > self._microphone_s + self.timeouts.reconnect_s:
             return "Nobody is connected."
-        return super()._over()
+        return super()._end_reason()
 
     def _report(self) -> None:
         """Numbers, for the page and for operators."""
@@ -159,7 +150,7 @@ class Conversation(Session):
         self._stalls, self._losses = playout.stalls, self.performer.losses
         if self._peer and self._face_track:
             numbers = {
-                "lead_ms": round(1000 * playout.queued_samples / self.beat.sample_rate),
+                "lead_ms": round(1000 * playout.queued_samples / self.timing.sample_rate),
                 "stalls": playout.stalls,
                 "frames": self._face_track.sent,
                 "dropped": self._face_track.dropped,
@@ -170,7 +161,7 @@ class Conversation(Session):
         if peer is self._peer:
             self._answered = None
             self.connected()
-            self.do(self._greet())
+            self.spawn(self._greet())
 
     def _on_channel(self, peer: Peer) -> None:
         if peer is self._peer:
@@ -189,20 +180,20 @@ class Conversation(Session):
         if peer is self._peer:
             self.disconnected()
 
-    async def _on_heard(self, narrow: bytes, wide: Sound) -> None:
-        self._heard_s = time.monotonic()
-        self.performer.hear(wide)
-        await self.agent.hear(narrow)
+    async def _on_microphone(self, narrow: bytes, wide: Sound) -> None:
+        self._microphone_s = time.monotonic()
+        self.performer.push_microphone(wide)
+        await self.agent.push_microphone(narrow)
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._peer:
             self._peer.send(message)
 
     def _on_message(self, message: dict[str, Any]) -> None:
-        if self.changes.take(message):
+        if self.changes.handle(message):
             return
         if message.get("type") == "END_CALL":
-            return self.do(self.close("You have left."))
+            return self.spawn(self.close("You have left."))
         text = message.get("text")
         if not (message.get("type") == "text" and isinstance(text, str) and text.strip()):
             return
@@ -212,7 +203,7 @@ class Conversation(Session):
             return self._on_event({"type": "error", "message": str(error)})
         if self.witness:
             self.witness.said({"type": "caption", "who": "user", "text": text.strip()})
-        self.do(self.agent.read(text.strip()))
+        self.spawn(self.agent.read(text.strip()))
 
     def _on_event(self, event: Event) -> None:
         if event["type"] == "latency":

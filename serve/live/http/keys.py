@@ -12,7 +12,8 @@ class OneTimeKey:
         self.value = secrets.token_urlsafe(24)
 
     def check(self, key: str) -> None:
-        """
+        """Compare in constant time.
+
         Raises:
             WrongKeyError: the key was used before, or never given out.
         """
@@ -20,6 +21,10 @@ class OneTimeKey:
             raise WrongKeyError("The session key is not valid, or was used before. Begin a new session.")
 
     def use(self, key: str) -> None:
-        """Raises: as `check`."""
+        """Accept the key and make the next one.
+
+        Raises:
+            WrongKeyError: as `check`.
+        """
         self.check(key)
         self.value = secrets.token_urlsafe(24)

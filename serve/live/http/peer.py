@@ -40,7 +40,7 @@ Heard = Callable[[bytes, Sound], Awaitable[None]]
 
 
 class Peer:
-    """Callbacks: `on_heard` for sound, `on_message` for JSON objects, `on_connected` when sound and picture flow,
+    """Callbacks: `on_microphone` for sound, `on_message` for JSON objects, `on_connected` when sound and picture flow,
     `on_channel` when messages can be sent, `on_gone` when the connection is over."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Peer:
         *,
         engine_rate: int,
         ice_servers: list[str],
-        on_heard: Heard,
+        on_microphone: Heard,
         on_message: Callable[[dict[str, Any]], None],
         on_connected: Callable[[], None],
         on_channel: Callable[[], None],
@@ -57,7 +57,7 @@ class Peer:
     ) -> None:
         servers = [RTCIceServer(urls=url) for url in ice_servers]
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
-        self.tracks, self.on_heard, self.on_message, self.on_gone = tracks, on_heard, on_message, on_gone
+        self.tracks, self.on_microphone, self.on_message, self.on_gone = tracks, on_microphone, on_message, on_gone
         self.on_connected, self.on_channel = on_connected, on_channel
         self._resamplers = [_mono("s16", SAMPLE_RATE), _mono("flt", engine_rate)]
         self._channel: RTCDataChannel | None = None
@@ -144,13 +144,14 @@ class Peer:
             assert isinstance(frame, av.AudioFrame)
             frame.pts = None  # the samples themselves are contiguous
             narrow, wide = ([part.to_ndarray().reshape(-1) for part in to.resample(frame)] for to in self._resamplers)
-            await self.on_heard(
+            await self.on_microphone(
                 b"".join(part.tobytes() for part in narrow), np.concatenate([*wide, np.zeros(0, np.float32)])
             )
 
 
 def check_offer(offer: str) -> None:
-    """
+    """Check that an offer has the media, codecs and directions that are served.
+
     Raises:
         ValueError: it is no SDP, or what it asks for is not served here; the message says what would be.
     """

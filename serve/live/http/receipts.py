@@ -15,21 +15,21 @@ ID_CHARS = 64
 
 
 class Changes:
-    """Changes of one session: `take` reads a message, and the receipt is sent when the engine has answered."""
+    """Changes of one session: `handle` reads a message, and the receipt is sent when the engine has answered."""
 
     def __init__(
         self,
         face: Face,
         *,
         send: Callable[[dict[str, Any]], None],
-        do: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
-        """do: runs something short that nobody waits for."""
-        self.face, self.send, self.do = face, send, do
+        """spawn: runs something short that nobody waits for."""
+        self.face, self.send, self.spawn = face, send, spawn
         self._rate = Rate(CHANGES, WINDOW_S)
 
-    def take(self, message: dict[str, Any]) -> bool:
-        """Whether the message asks for a change."""
+    def handle(self, message: dict[str, Any]) -> bool:
+        """Whether the message asks for a change, which is then applied."""
         receipt = {"type": "receipt", "of": message.get("type")}
         if isinstance(name := message.get("id"), str | int):
             receipt["id"] = name[:ID_CHARS] if isinstance(name, str) else name
@@ -41,7 +41,7 @@ class Changes:
         except (ValueError, FullError) as error:
             self.send(receipt | {"accepted": False, "reason": str(error)})
             return True
-        self.do(self._apply(change, receipt))
+        self.spawn(self._apply(change, receipt))
         return True
 
     async def _apply(self, change: Change, receipt: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from PIL import Image
 from serve.live.avatar.playout import Pixels, Slice
 from serve.live.avatar.sound import Sound
 from serve.live.http.receipts import Changes
-from serve.live.http.session import Session
+from serve.live.http.session import Session, SessionParts
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ HEADER = struct.Struct("<QI")
 class Renderer(Session):
     """One face behind a websocket; it ends with its connection."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, parts: SessionParts) -> None:
+        super().__init__(parts)
         self._outgoing: asyncio.Queue[dict[str, Any]] = asyncio.Queue(WAITING_MESSAGES)
-        self.changes = Changes(self.face, send=self._tell, do=self.do)
+        self.changes = Changes(self.face, send=self._reply, spawn=self.spawn)
         self._socket: web.WebSocketResponse | None = None
         self._reason = ""
 
@@ -76,41 +76,41 @@ class Renderer(Session):
         return socket
 
     async def _converse(self, socket: web.WebSocketResponse) -> None:
-        self.do(self._send(socket))
+        self.spawn(self._send(socket))
         due_s = -math.inf
         async for message in socket:
             due_s = max(due_s, time.monotonic() - BURST_MESSAGES / MESSAGES_PER_S) + 1 / MESSAGES_PER_S
             await asyncio.sleep(due_s - time.monotonic())  # a client that sends faster waits in its own buffers
-            if message.type is WSMsgType.TEXT and (wrong := self._obey(message.data)):
-                self._tell({"type": "error", "message": wrong})
+            if message.type is WSMsgType.TEXT and (wrong := self._handle(message.data)):
+                self._reply({"type": "error", "message": wrong})
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _reply(self, message: dict[str, Any]) -> None:
         """Send it in order with the frames. A client that does not read its answers is disconnected."""
         try:
             self._outgoing.put_nowait(message)
         except asyncio.QueueFull:
-            self.do(self.close(f"{WAITING_MESSAGES} messages were not read"))
+            self.spawn(self.close(f"{WAITING_MESSAGES} messages were not read"))
 
     def _report(self) -> None: ...
 
-    def _say_goodbye(self, reason: str) -> None:
+    def _announce_end(self, reason: str) -> None:
         self._reason = reason  # the close frame carries it
 
     async def _disconnect(self) -> None:
         if self._socket and not self._socket.closed:
             await self._socket.close(message=self._reason.encode()[:CLOSE_BYTES])
 
-    def _obey(self, text: str) -> str:
+    def _handle(self, text: str) -> str:
         """What is wrong with a message, or nothing."""
         try:
             message: Any = json.loads(text)
             kind = message["type"]
-            if self.changes.take(message):
+            if self.changes.handle(message):
                 return ""
             if kind == "agent.speak":
                 return self._speak(_samples(message["audio"]))
             if kind == "user.audio":
-                self.performer.hear(_samples(message["audio"]))
+                self.performer.push_microphone(_samples(message["audio"]))
             elif kind == "agent.speak_end":
                 self.performer.cue(self._spoken, generation=self.performer.generation)
             elif kind == "agent.interrupt":
@@ -123,28 +123,28 @@ class Renderer(Session):
 
     def _speak(self, voice: Sound) -> str:
         queue = self.performer.speech_queue
-        if queue.said_samples - queue.taken_samples + len(voice) > SPEECH_S * self.beat.sample_rate:
+        if queue.said_samples - queue.taken_samples + len(voice) > SPEECH_S * self.timing.sample_rate:
             return f"More than {SPEECH_S:.0f} s of speech lie ready: send the rest when some of it has been said."
         self.performer.say(voice, generation=self.performer.generation)
         return ""
 
     def _spoken(self) -> None:
-        self._tell({"type": "agent.spoken"})
+        self._reply({"type": "agent.spoken"})
 
     async def _send(self, socket: web.WebSocketResponse) -> None:
         """The one writer of the connection: messages in order with the frames, until the client stops reading."""
         height, width, _ = self.character.portrait.shape
-        sizes = {"sample_rate": self.beat.sample_rate, "frame_samples": self.beat.frame_samples}
+        sizes = {"sample_rate": self.timing.sample_rate, "frame_samples": self.timing.frame_samples}
         start_s, sent, reason = time.monotonic(), 0, "the connection ended"
         try:
             await socket.send_json({"type": "session.ready", **sizes, "width": width, "height": height})
             while True:
                 while not self._outgoing.empty():
                     await asyncio.wait_for(socket.send_json(self._outgoing.get_nowait()), UNREAD_S)
-                part = self.performer.playout.advance(self.beat.frame_samples)
+                part = self.performer.playout.advance(self.timing.frame_samples)
                 await asyncio.wait_for(socket.send_bytes(packed(sent, part)), UNREAD_S)
-                sent += self.beat.frame_samples
-                await asyncio.sleep(start_s + sent / self.beat.sample_rate - time.monotonic())
+                sent += self.timing.frame_samples
+                await asyncio.sleep(start_s + sent / self.timing.sample_rate - time.monotonic())
         except TimeoutError:
             reason = f"nothing was read for {UNREAD_S:.0f} s"
         except ConnectionError:

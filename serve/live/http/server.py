@@ -12,19 +12,19 @@ from typing import Any
 from gwm.contract import Contract
 from gwm.resolution import Resolution
 from serve.artifact import read_manifest
-from serve.live.avatar.changes import Controls
-from serve.live.avatar.engine_process import EngineProcess, ProcessFace
-from serve.live.avatar.performer import Beat
+from serve.live.avatar.controls import SessionControls
+from serve.live.avatar.engine_process import EngineOptions, EngineProcess, ProcessFace
+from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.sound import Sound
 from serve.live.avatar.text_process import TextProcess
-from serve.live.characters import Character, read_characters
+from serve.live.characters import Character, manner_of, read_characters
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission, measured_capacity
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
 from serve.live.http.listening import bound_sockets, listening
 from serve.live.http.renderer import Renderer
-from serve.live.http.session import Timeouts
+from serve.live.http.session import SessionParts, Timeouts
 from serve.live.options import ServerOptions
 from serve.live.speech.agent import TurnTaking
 from serve.live.speech.endpoints import Endpoint
@@ -38,9 +38,9 @@ Speak = Callable[[dict[str, Any], str], tuple[Sound, int]]
 Mount = Callable[[Api, Speak | None], contextlib.AbstractAsyncContextManager[object]]
 
 
-def beat_of(contract: Contract, lead_ms: float) -> Beat:
+def timing_of(contract: Contract, lead_ms: float) -> StreamTiming:
     audio = contract.audio
-    return Beat(
+    return StreamTiming(
         chunk_samples=contract.chunk_pixel_frames * audio.frame_samples,
         lookahead_samples=contract.lookahead_samples,
         frame_samples=audio.frame_samples,
@@ -56,33 +56,42 @@ class SessionMaker:
     engines: EngineProcess
     texts: TextProcess | None
     profile: Profile
-    beat: Beat
+    timing: StreamTiming
     seed: int
     ice_servers: list[str]
     turn_taking: TurnTaking
     timeouts: Timeouts
     gauges: Gauges
-
-    def face(self, session_id: str, character: Character) -> ProcessFace:
-        return ProcessFace(self.engines, session_id, character.portrait, seed=self.seed, texts=self.texts)
+    manners: dict[str, dict[str, float]]  # of characters, as far as the model has them
 
     def conversation(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
         return Conversation(
-            session_id,
-            character,
-            self.face(session_id, character),
+            self._parts(session_id, character, on_end),
             self.profile.services(character),
-            beat=self.beat,
             turn_taking=self.turn_taking,
-            timeouts=self.timeouts,
             ice_servers=self.ice_servers,
-            gauges=self.gauges,
-            on_end=on_end,
         )
 
     def renderer(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
-        parts = session_id, character, self.face(session_id, character)
-        return Renderer(*parts, beat=self.beat, timeouts=self.timeouts, gauges=self.gauges, on_end=on_end)
+        return Renderer(self._parts(session_id, character, on_end))
+
+    def _parts(self, session_id: str, character: Character, on_end: Callable[[], None]) -> SessionParts:
+        return SessionParts(
+            id=session_id,
+            character=character,
+            face=ProcessFace(
+                self.engines,
+                session_id,
+                character.portrait,
+                seed=self.seed,
+                texts=self.texts,
+                manner=self.manners[character.key],
+            ),
+            timing=self.timing,
+            timeouts=self.timeouts,
+            gauges=self.gauges,
+            on_end=on_end,
+        )
 
     def close(self) -> None:
         if self.texts is not None:
@@ -99,30 +108,38 @@ def session_maker(
     turn_taking: TurnTaking,
     endpoints: dict[str, Endpoint],
 ) -> SessionMaker:
-    """
+    """What the options choose; the engine process is not started yet.
+
     Raises:
         ValueError, MissingPackageError: as `running_app`.
     """
-    beat = beat_of(contract, options.lead_ms)
-    choices = {"stt": options.stt, "llm": options.llm, "tts": options.tts}
-    profile = Profile(**choices, endpoints=endpoints, characters=characters, sample_rate=beat.sample_rate)
-    engines = EngineProcess(
-        options.artifact,
+    timing = timing_of(contract, options.lead_ms)
+    profile = Profile(
+        stt=options.stt,
+        llm=options.llm,
+        tts=options.tts,
+        endpoints=endpoints,
+        characters=characters,
+        sample_rate=timing.sample_rate,
+    )
+    engines = EngineOptions(
+        artifact=options.artifact,
         device=options.device,
         num_threads=options.num_threads,
         undo_chunks=options.undo_chunks,
         size=options.size,
     )
     return SessionMaker(
-        engines=engines,
+        engines=EngineProcess(engines),
         texts=TextProcess(options.text_encoder, options.artifact) if contract.dit.width("text") else None,
         profile=profile,
-        beat=beat,
+        timing=timing,
         seed=options.seed,
         ice_servers=options.ice_servers,
         turn_taking=turn_taking,
         timeouts=timeouts,
         gauges=Gauges(),
+        manners={key: manner_of(character, contract) for key, character in characters.items()},
     )
 
 
@@ -159,7 +176,7 @@ async def running_app(
             make_conversation=sessions.conversation,
             make_renderer=sessions.renderer,
             resolution=resolution,
-            controls=Controls.of(contract, rewind_chunks=options.undo_chunks),
+            controls=SessionControls.of(contract, rewind_chunks=options.undo_chunks),
             hosts={*LOCAL_HOSTS, options.host, *options.hosts},
             origins=set(options.origins),
             trusted_proxies=options.trusted_proxies,

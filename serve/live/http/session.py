@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serve.live.avatar.performer import Beat, Face, Performer
+from serve.live.avatar.performer import Face, Performer, StreamTiming
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.http.keys import OneTimeKey
@@ -48,32 +48,36 @@ class Witness(Protocol):
     def ended(self, reason: str) -> None: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionParts:
+    """What every kind of session has."""
+
+    id: str
+    character: Character
+    face: Face
+    timing: StreamTiming
+    timeouts: Timeouts
+    gauges: Gauges
+    on_end: Callable[[], None]
+
+
 class Session(ABC):
     """It begins with `start`, and ends by `close` or when one of its time limits is over; `key` opens a connection."""
 
-    def __init__(
-        self,
-        session_id: str,
-        character: Character,
-        face: Face,
-        *,
-        beat: Beat,
-        timeouts: Timeouts,
-        gauges: Gauges,
-        on_end: Callable[[], None],
-    ) -> None:
-        self.id, self.key, self.character, self.face, self.beat = session_id, OneTimeKey(), character, face, beat
-        self.timeouts, self.gauges, self.on_end = timeouts, gauges, on_end
-        self.performer = Performer(face, beat, on_step=gauges.step_ms.observe)
+    def __init__(self, parts: SessionParts) -> None:
+        self.id, self.key, self.character, self.face = parts.id, OneTimeKey(), parts.character, parts.face
+        self.timing, self.timeouts, self.gauges = parts.timing, parts.timeouts, parts.gauges
+        self.on_end = parts.on_end
+        self.performer = Performer(parts.face, parts.timing, on_step=parts.gauges.step_ms.observe)
         self.visitor = ""  # the address that asked for it
         self.begin_s = time.monotonic()
         self.waiting = True  # for its first connection
         self.evictable = True  # while it waits, and somebody else asks for its place
         self.witness: Witness | None = None
-        self._deadline_s = self.begin_s + timeouts.connect_s  # for a connection to open
+        self._deadline_s = self.begin_s + parts.timeouts.connect_s  # for a connection to open
         self._ending: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._errands: set[asyncio.Task[None]] = set()
+        self._short_tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         SESSION.set(self.id)  # for the tasks that begin here
@@ -81,11 +85,11 @@ class Session(ABC):
         for work in (self.performer.run(), *self._work(), self._watch()):
             self._tasks.append(asyncio.create_task(work))
 
-    def do(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Something short that nobody waits for; the end of the session cancels it at the latest."""
         task = asyncio.create_task(work)
-        self._errands.add(task)
-        task.add_done_callback(self._errands.discard)
+        self._short_tasks.add(task)
+        task.add_done_callback(self._short_tasks.discard)
 
     def connected(self) -> None:
         if self.waiting and self.witness:
@@ -96,7 +100,8 @@ class Session(ABC):
         self._deadline_s = time.monotonic() + self.timeouts.reconnect_s
 
     def check_open(self) -> None:
-        """
+        """Refuse what comes after the end.
+
         Raises:
             NotHereError: the session has ended, or is about to.
         """
@@ -118,7 +123,7 @@ class Session(ABC):
         """Called every second."""
 
     @abstractmethod
-    def _say_goodbye(self, reason: str) -> None:
+    def _announce_end(self, reason: str) -> None:
         """Tell the visitor why the session ends."""
 
     @abstractmethod
@@ -127,8 +132,8 @@ class Session(ABC):
     async def _end(self, reason: str) -> None:
         log.info("session ends: %s", reason)
         try:
-            self._say_goodbye(reason)
-            tasks = [*self._tasks, *self._errands]
+            self._announce_end(reason)
+            tasks = [*self._tasks, *self._short_tasks]
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -143,11 +148,11 @@ class Session(ABC):
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_S)
-            if reason := self._over():
+            if reason := self._end_reason():
                 return await self.close(reason)
             self._report()
 
-    def _over(self) -> str:
+    def _end_reason(self) -> str:
         """Why the session must end now; empty while it may go on."""
         now = time.monotonic()
         if any(task.done() for task in self._tasks):

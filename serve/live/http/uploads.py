@@ -17,7 +17,7 @@ from gwm.media.images import DAMAGED, to_rgb
 from gwm.resolution import Resolution
 from serve.live.characters import portrait_of
 from serve.live.http.refusals import FullError, NotHereError
-from serve.live.low_priority import be_nice
+from serve.live.low_priority import lower_priority
 
 UPLOAD_BYTES = 5_000_000
 UPLOAD_PIXELS = 40_000_000  # a small file can hold an enormous picture
@@ -60,7 +60,7 @@ class Uploads:
 
     def __init__(self, *, limit: int = MEMORY_IMAGES) -> None:
         self.limit, self.waiting = limit, 0
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="uploads", initializer=be_nice)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="uploads", initializer=lower_priority)
         self._portraits: OrderedDict[str, UInt8[np.ndarray, "h w 3"]] = OrderedDict()
 
     async def portrait(self, data: bytes, resolution: Resolution) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
@@ -97,7 +97,8 @@ class Uploads:
         return key
 
     def get(self, key: str) -> UInt8[np.ndarray, "h w 3"]:
-        """
+        """The portrait of an upload.
+
         Raises:
             NotHereError: there is no such upload, or no longer.
         """

@@ -52,7 +52,7 @@ class TurnTaking:
 
 
 class Agent:
-    """Give it sound with `hear` or words with `read`; `run` until cancelled. Everything it does comes as events."""
+    """Give it sound with `push_microphone` or words with `read`; `run` until cancelled. It reports by events."""
 
     def __init__(
         self,
@@ -66,13 +66,13 @@ class Agent:
         self.context = LLMContext([{"role": "system", "content": instruction}])
         user, assistant = LLMContextAggregatorPair(self.context, user_params=_turn_params(turn_taking))
         observer = TurnObserver(on_event)
-        self.avatar = Avatar(performer, on_drawn=observer.drawn, on_silent=observer.silent)
-        self.heard_bytes = self.dropped_bytes = 0
+        self.avatar = Avatar(performer, on_rendered=observer.rendered, on_silent=observer.silent)
+        self.received_bytes = self.dropped_bytes = 0
         phrases = LLMTextProcessor(text_aggregator=Phrases())
         parts = [services.stt, user, services.llm, phrases, services.tts, self.avatar, assistant]
         self.worker = PipelineWorker(
             Pipeline(parts),
-            params=PipelineParams(audio_in_sample_rate=SAMPLE_RATE, audio_out_sample_rate=performer.beat.sample_rate),
+            params=PipelineParams(audio_in_sample_rate=SAMPLE_RATE, audio_out_sample_rate=performer.timing.sample_rate),
             cancel_on_idle_timeout=False,  # sessions end by their own clock
             enable_rtvi=False,
             observers=[observer],
@@ -93,14 +93,14 @@ class Agent:
             await self.worker.cancel()
             await asyncio.wait([running], timeout=STOP_TIMEOUT_S)
 
-    async def hear(self, samples: bytes) -> None:
+    async def push_microphone(self, samples: bytes) -> None:
         """16-bit mono at 16 kHz, as it comes from the microphone; left out while too much of it waits."""
         if not self.started.is_set():
             return
-        if self.heard_bytes - self.avatar.passed_bytes > WAITING_BYTES:
+        if self.received_bytes - self.avatar.passed_bytes > WAITING_BYTES:
             self.dropped_bytes += len(samples)
             return
-        self.heard_bytes += len(samples)
+        self.received_bytes += len(samples)
         await self.worker.queue_frame(InputAudioRawFrame(samples, SAMPLE_RATE, 1))
 
     async def read(self, text: str) -> None:

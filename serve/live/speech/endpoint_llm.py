@@ -97,9 +97,9 @@ class EndpointLLM(OpenAILLMService):
         return self._answer(parameters)
 
     async def _warm_up(self) -> None:
-        """Have the model loaded, the instruction read, and its habit shown before the first question."""
+        """Have the model loaded, the instruction read, and its markup shown before the first question."""
         messages = [{"role": "system", "content": self.instruction}]
-        known = self.caller.habit.opens is not None
+        known = self.caller.markup.has_opening_tag is not None
         if not known:
             messages.append({"role": "user", "content": GREETING})
         tokens = 1 if known else self.tokens
@@ -115,7 +115,7 @@ class EndpointLLM(OpenAILLMService):
         try:
             create: Any = self._client.chat.completions.create
             stream: Any = await self.caller.send(create, parameters, on_slow=self._tell_the_visitor)
-            reader = _Reader(SpokenText(self.caller.habit), _tool_names(parameters))
+            reader = _Reader(SpokenText(self.caller.markup), _tool_names(parameters))
             try:
                 async for chunk in _chunks(stream, self.caller):
                     if reader.chars > ANSWER_CHARS:

@@ -63,7 +63,8 @@ class EndpointSTT(SegmentedSTTService):
             yield TranscriptionFrame(text, self._user_id, time_now_iso8601())
 
     async def _text(self, audio: bytes) -> str:
-        """
+        """The words of one utterance, given as a WAV file.
+
         Raises:
             EndpointError: there is none; the message says why.
         """
@@ -125,7 +126,8 @@ class EndpointTTS(TTSService):
         await self.client.close()
 
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame, None]:
-        """
+        """Sound of one sentence, as it arrives.
+
         Raises:
             EndpointError: there is no sound, or it ends too early; the message says why.
         """

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI, OpenAIError
 
 from serve.live.options import at_least
 from serve.live.speech.endpoint_failures import PARTS, EndpointError, Place, explained, rejected_parameter
-from serve.live.speech.thoughts import Habit
+from serve.live.speech.thoughts import ThoughtMarkup
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class Endpoint:
         at_least("first_byte_s of an endpoint", self.first_byte_s, 1)
 
     def check_key(self, part: str) -> None:
-        """
+        """Check that the key is in the environment where one is needed.
+
         Raises:
             ValueError: OpenAI's own server would be asked without a key.
         """
@@ -86,7 +87,7 @@ class Caller:
     """
 
     def __init__(self, endpoint: Endpoint, part: str) -> None:
-        self.endpoint, self.habit = endpoint, Habit()
+        self.endpoint, self.markup = endpoint, ThoughtMarkup()
         self.place = Place(part, endpoint.model, endpoint.key_variable, endpoint.first_byte_s)
         self._replaced: dict[str, str | None] = {}
         self._left_alone_until_s = 0.0
@@ -150,7 +151,8 @@ class Caller:
         return None
 
     def _check_left_alone(self) -> None:
-        """
+        """Refuse to ask during a pause that the server has asked for.
+
         Raises:
             EndpointError: the server has asked for a pause that is not over.
         """

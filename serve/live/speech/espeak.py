@@ -70,7 +70,8 @@ class Espeak:
         return " ".join(found)
 
     def check_voice(self, voice: str) -> None:
-        """
+        """Check that espeak-ng has this voice and its variant.
+
         Raises:
             ValueError: there is no such voice.
         """

@@ -32,4 +32,4 @@ class LocalLLM:
         self._server: Any = package.Server(params)
         url = f"{self._server.listening_address}/v1"
         self.caller = Caller(Endpoint(url=url, model="smollm2-135m-instruct", key_variable=""), "llm")
-        self.caller.habit.opens = True  # it does not think
+        self.caller.markup.has_opening_tag = True  # it does not think

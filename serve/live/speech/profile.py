@@ -93,8 +93,13 @@ class Profile:
             return RuleLLM(name=character.name)
         caller, instruction = self.callers["llm"], character.personality
         if here := self.local:
-            sizes = {"tokens": here.max_tokens, "memory_chars": here.memory_chars}
-            return EndpointLLM(caller, instruction=instruction, reads_first=True, **sizes)
+            return EndpointLLM(
+                caller,
+                instruction=instruction,
+                tokens=here.max_tokens,
+                memory_chars=here.memory_chars,
+                reads_first=True,
+            )
         return EndpointLLM(caller, instruction=instruction)
 
     def _tts(self, character: Character) -> FrameProcessor:

@@ -4,7 +4,7 @@ import html
 import re
 
 from serve.live.speech.latex import said_formula
-from serve.live.speech.thoughts import Habit, Thoughts
+from serve.live.speech.thoughts import ThoughtMarkup, Thoughts
 
 # A construct that is longer is none: what it would be waits meanwhile.
 LINK_CHARS, FORMULA_CHARS, MONEY_CHARS, ROW_CHARS, SCRIPT_CHARS = 300, 400, 30, 1_000, 5_000
@@ -61,8 +61,8 @@ class SpokenText:
     comes out in all depends on the text alone, not on the pieces in which it came.
     """
 
-    def __init__(self, habit: Habit) -> None:
-        self._thoughts = Thoughts(habit)
+    def __init__(self, markup: ThoughtMarkup) -> None:
+        self._thoughts = Thoughts(markup)
         self._reset()
 
     def feed(self, text: str) -> str:

@@ -26,10 +26,10 @@ LONGEST = max(map(len, TAGS))
 
 
 @dataclass(slots=True)
-class Habit:
-    """How a model marks its thoughts, as far as its answers have shown; shared by all sessions that use it."""
+class ThoughtMarkup:
+    """How a model marks its thoughts, as far as its answers have shown (None: not yet); shared by all sessions."""
 
-    opens: bool | None = None  # with a tag; False: its answers begin with thoughts, and only their end is marked
+    has_opening_tag: bool | None = None  # False: its answers begin with thoughts, and only their end is marked
 
 
 class Thoughts:
@@ -37,14 +37,14 @@ class Thoughts:
 
     A closing tag without an opening one means that everything before it was a thought (some servers give the opening
     tag to the model, not to its reader). So text is held back until a tag or the end of the answer decides, unless the
-    habit is known. What comes out in all does not depend on how the text was cut into pieces.
+    markup is known. What comes out in all does not depend on how the text was cut into pieces.
     """
 
-    def __init__(self, habit: Habit) -> None:
-        self.habit = habit
+    def __init__(self, markup: ThoughtMarkup) -> None:
+        self.markup = markup
         self._text = ""  # not decided yet
         self._thinking = False
-        self._holding = habit.opens is not True
+        self._holding = markup.has_opening_tag is not True
 
     def feed(self, text: str) -> str:
         self._text += text
@@ -53,10 +53,10 @@ class Thoughts:
             before, self._text = self._text[: found.start()], self._text[found.end() :]
             closing = CLOSING_TAG.fullmatch(found.group()) is not None
             if closing and not self._thinking:
-                self.habit.opens = False
+                self.markup.has_opening_tag = False
                 said += [] if self._holding else [before]
             elif not self._thinking:
-                self.habit.opens = True
+                self.markup.has_opening_tag = True
                 said.append(before)
             self._thinking, self._holding = not closing, False
         if not self._holding:
@@ -71,10 +71,11 @@ class Thoughts:
         complete: the model stopped by itself. One that was cut off while it was held back, and whose thoughts are known
             to have no opening tag, has not come to its answer.
         """
-        rest, thinking = self._text, self._thinking or (self.habit.opens is False and self._holding and not complete)
+        cut_off = self.markup.has_opening_tag is False and self._holding and not complete
+        rest, thinking = self._text, self._thinking or cut_off
         if self._holding and complete:
-            self.habit.opens = True  # nothing was held back for a reason
-        self._text, self._thinking, self._holding = "", False, self.habit.opens is not True
+            self.markup.has_opening_tag = True  # nothing was held back for a reason
+        self._text, self._thinking, self._holding = "", False, self.markup.has_opening_tag is not True
         return "" if thinking else rest
 
 

@@ -99,7 +99,7 @@ class TurnObserver(BaseObserver):
         elif isinstance(frame, TTSTextFrame) and frame.text_type is TextType.WORD:
             self.on_event({"type": "caption", "who": "character", "text": frame.text})
 
-    def drawn(self) -> None:
+    def rendered(self) -> None:
         """The engine has the first chunk of the answer ready."""
         if self._speech_end_s is not None:
             self._ends.setdefault("chunk", self.clock())

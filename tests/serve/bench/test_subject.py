@@ -23,7 +23,7 @@ def test_options_change_the_way_and_not_the_stream(options: Options):
     for subject in (plain, other):
         subject.start()
         noise = subject.rollout.noises
-        subject.rollout.noises = lambda noise=noise: [drawn[:1].expand_as(drawn) for drawn in noise()]
+        subject.rollout.noises = lambda noise=noise: [rendered[:1].expand_as(rendered) for rendered in noise()]
         streams.append(torch.cat([subject.denoise() for _ in range(CHUNKS)], dim=1))
     for row in streams[1]:
         torch.testing.assert_close(row[None], streams[0], rtol=FP32, atol=10 * FP32)

@@ -1,7 +1,7 @@
 import pytest
 
 from serve.live.avatar.performer import Performer
-from tests.serve.live.level_face import BEAT, LevelFace
+from tests.serve.live.level_face import TIMING, LevelFace
 
 
 @pytest.fixture
@@ -11,4 +11,4 @@ def face() -> LevelFace:
 
 @pytest.fixture
 def performer(face: LevelFace) -> Performer:
-    return Performer(face, BEAT)
+    return Performer(face, TIMING)

@@ -7,10 +7,12 @@ import numpy as np
 
 from serve.applied import Applied
 from serve.live.avatar.changes import Change, ChangeRefusedError, Rewind
-from serve.live.avatar.performer import Beat, FaceLostError, Performer
+from serve.live.avatar.performer import FaceLostError, Performer, StreamTiming
 from tests.serve.live import turned_clock
 
-BEAT = Beat(chunk_samples=4_000, lookahead_samples=4_000, frame_samples=1_000, sample_rate=24_000, lead_samples=7_200)
+TIMING = StreamTiming(
+    chunk_samples=4_000, lookahead_samples=4_000, frame_samples=1_000, sample_rate=24_000, lead_samples=7_200
+)
 
 
 class LevelFace:
@@ -32,17 +34,17 @@ class LevelFace:
         self.starts += 1
         self.waiting = []
 
-    async def step(self, agent: np.ndarray, user: np.ndarray, *, hush: bool) -> np.ndarray | None:
+    async def step(self, agent: np.ndarray, user: np.ndarray, *, interrupted: bool) -> np.ndarray | None:
         await asyncio.sleep(0)
         if self.lost:
             raise FaceLostError("gone.")
-        if hush:
+        if interrupted:
             self.waiting = [np.zeros_like(chunk) for chunk in self.waiting]
         self.waiting.append(agent)
         self.users.append(user)
-        if len(self.waiting) <= BEAT.waiting_chunks:
+        if len(self.waiting) <= TIMING.lookahead_chunks:
             return None
-        levels = (100 * self.waiting.pop(0)[:: BEAT.frame_samples]).round().astype(np.uint8)
+        levels = (100 * self.waiting.pop(0)[:: TIMING.frame_samples]).round().astype(np.uint8)
         return np.broadcast_to(levels[:, None, None, None], (len(levels), 16, 16, 3))
 
     async def stop(self) -> None:

@@ -13,24 +13,31 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaStreamError
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
+from gwm.control import Control
 from gwm.resolution import Resolution
-from serve.live.avatar.changes import Controls
+from serve.live.avatar.controls import SessionControls
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
 from serve.live.http.renderer import Renderer
-from serve.live.http.session import Timeouts
+from serve.live.http.session import SessionParts, Timeouts
 from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services, TurnTaking
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
-from tests.serve.live.level_face import BEAT, LevelFace
+from tests.serve.live.level_face import TIMING, LevelFace
 from tests.serve.live.speech.test_agent import Deaf, Hum
 
 DEADLINE_S = 60.0  # for what must happen; a busy machine takes seconds for what takes none
 TIMEOUTS = Timeouts(connect_s=DEADLINE_S, reconnect_s=DEADLINE_S, session_s=10 * DEADLINE_S)
-CONTROLS = Controls(prompt=True, actions=("forward", "left"), rewind_chunks=6, chunk_s=1 / 6)
+CONTROLS = SessionControls(
+    prompt=True,
+    actions=(Control("forward"), Control("left")),
+    code=(Control("jawOpen", 0.0, 1.0),),
+    rewind_chunks=6,
+    chunk_s=1 / 6,
+)
 GREETING = "Good to see you."
 
 
@@ -57,25 +64,28 @@ class Kit:
             gauges=self.gauges,
         )
 
-    def _renderer(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
+    def _parts(self, session_id: str, character: Character, on_end: Callable[[], None]) -> SessionParts:
         self.faces.append(LevelFace())
-        parts = session_id, character, self.faces[-1]
-        return Renderer(*parts, beat=BEAT, timeouts=self.timeouts, gauges=self.gauges, on_end=on_end)
-
-    def _session(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
-        self.faces.append(LevelFace())
-        stt, tts = LocalSTT(Deaf(), self.pool), LocalTTS(Hum(), self.pool, sample_rate=24_000)
-        return Conversation(
-            session_id,
-            character,
-            self.faces[-1],
-            Services(stt, RuleLLM(name=character.name), tts),
-            beat=BEAT,
-            turn_taking=TurnTaking(),
+        return SessionParts(
+            id=session_id,
+            character=character,
+            face=self.faces[-1],
+            timing=TIMING,
             timeouts=self.timeouts,
-            ice_servers=[],
             gauges=self.gauges,
             on_end=on_end,
+        )
+
+    def _renderer(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
+        return Renderer(self._parts(session_id, character, on_end))
+
+    def _session(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
+        stt, tts = LocalSTT(Deaf(), self.pool), LocalTTS(Hum(), self.pool, sample_rate=24_000)
+        return Conversation(
+            self._parts(session_id, character, on_end),
+            Services(stt, RuleLLM(name=character.name), tts),
+            turn_taking=TurnTaking(),
+            ice_servers=[],
         )
 
 

@@ -78,7 +78,7 @@ async def until(page: Any, condition: str) -> None:
 
 
 async def after_a_killed_engine(page: Any, pid: int) -> None:
-    """Kill what draws, and wait for what is drawn after."""
+    """Kill what draws, and wait for what is rendered after."""
     (engine,) = engine_pids(pid)
     os.kill(engine, signal.SIGKILL)
     async with asyncio.timeout(DEADLINE_S):

@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from gwm.resolution import Resolution
-from serve.live.characters import read_character, read_characters
+from serve.live.characters import manner_of, read_character, read_characters
+from tests.tiny import contract, declared
 
 SMALL = Resolution(16, 16)
 SHIPPED = Path(__file__).parents[3] / "serve/live/characters"
@@ -35,6 +36,11 @@ def test_definition_is_read_and_its_picture_found_beside_it(tmp_path: Path):
     [
         ("{name: Ann, image: ann.png}", "ann.yaml", r"missing fields \['personality'\]"),
         ("{name: A, image: ann.png, personality: b, mood: c}", "ann.yaml", r"foreign fields \['mood'\]"),
+        (
+            "{name: A, image: ann.png, personality: b, manner: {joy: a}}",
+            "ann.yaml",
+            "manner=.* must be numbers by name",
+        ),
         ("{name: A, image: bob.png, personality: b}", "ann.yaml", "bob.png does not exist"),
         ("{name: A, image: ann.png, personality: b}", "Ann B.yaml", "part of a URL"),
     ],
@@ -66,3 +72,13 @@ def test_a_definition_in_another_encoding_is_said(tmp_path: Path):
 def test_a_character_without_a_face_is_said(tmp_path: Path, caplog):
     read_character(written(tmp_path, "{name: Ann, image: ann.png, personality: Be brief.}"), SMALL)
     assert "no face is found in image ann.png" in caplog.text
+
+
+def test_a_manner_is_given_as_far_as_the_model_has_it(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    rules = contract()
+    rules = rules.replace(dit=declared(rules.dit, action=4, names=("joy",)))
+    text = "{name: A, image: ann.png, personality: b, manner: {joy: %s, anger: 1}}"
+    assert manner_of(read_character(written(tmp_path, text % 0.3), SMALL), rules) == {"joy": 0.3}
+    assert "ann: the model has no anger" in caplog.text
+    with pytest.raises(ValueError, match=r"character ann: joy=11.0 must be a number in \[-10, 10\]"):
+        manner_of(read_character(written(tmp_path, text % 11), SMALL), rules)

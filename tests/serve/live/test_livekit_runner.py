@@ -15,10 +15,10 @@ import pytest
 
 from serve.live.avatar.performer import Performer
 from serve.live.avatar.video_generator import livekit_generator
-from tests.serve.live.level_face import BEAT, LevelFace
+from tests.serve.live.level_face import TIMING, LevelFace
 
 pytestmark = pytest.mark.skipif(find_spec("livekit") is None, reason="livekit-agents is not installed")
-RATE = BEAT.sample_rate
+RATE = TIMING.sample_rate
 
 
 class Room:
@@ -91,7 +91,7 @@ def ran(script: Callable[[Any, Published], Awaitable[None]]) -> Published:
         runner = AvatarRunner(
             room,  # type: ignore[arg-type]
             audio_recv=voice,
-            video_gen=livekit_generator(Performer(LevelFace(), BEAT)),  # type: ignore[arg-type]
+            video_gen=livekit_generator(Performer(LevelFace(), TIMING)),  # type: ignore[arg-type]
             options=AvatarOptions(16, 16, 24, RATE, 1),
         )
         await runner.start()

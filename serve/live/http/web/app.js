@@ -1,7 +1,7 @@
 // The page of a live character: choose, connect, talk. No request to any other host.
 
 import { chosen, listCharacters } from "./choosing.js";
-import { cause, media, told } from "./causes.js";
+import { cause, media, userError } from "./causes.js";
 import * as controls from "./controls.js";
 import { $, fail, request } from "./page.js";
 
@@ -12,7 +12,7 @@ const STATES = {
   thinking: "Thinking",
   talking: "Talking",
 };
-const AWAY_MS = 15000; // as long as the server keeps a place for somebody whose network was cut
+const RECONNECT_MS = 15000; // as long as the server keeps a place for somebody whose network was cut
 const RETRY_MS = 1000;
 const ANSWER_MS = 5000; // a request into a cut network is not answered at all
 const GATHER_MS = 1500; // a browser that finds no more ways to be reached says so late
@@ -32,7 +32,7 @@ async function start() {
   $("start").disabled = true;
   let microphone = null;
   try {
-    if (!window.RTCPeerConnection) throw told("This browser has no WebRTC, or it is switched off. Use another browser.");
+    if (!window.RTCPeerConnection) throw userError("This browser has no WebRTC, or it is switched off. Use another browser.");
     microphone = await media("microphone", { audio: audioWishes() });
     const session = await request("/v1/sessions", {
       method: "POST",
@@ -105,7 +105,7 @@ function gathered(connection) {
 
 // Asked again until it is answered: to the same offer the server gives the same answer.
 async function answered(mine, sdp) {
-  const end = Date.now() + AWAY_MS;
+  const end = Date.now() + RECONNECT_MS;
   for (;;) {
     try {
       return await request(`/v1/sessions/${mine.id}/offer`, {
@@ -115,7 +115,7 @@ async function answered(mine, sdp) {
         signal: AbortSignal.timeout(ANSWER_MS),
       });
     } catch (error) {
-      if (call !== mine) throw told("", { left: true });
+      if (call !== mine) throw userError("", { left: true });
       if (error.refused || Date.now() > end) throw error;
     }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));

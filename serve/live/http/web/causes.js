@@ -12,12 +12,12 @@ const DEVICE = {
 export async function media(device, wishes) {
   if (!navigator.mediaDevices) {
     const local = `http://localhost${location.port ? `:${location.port}` : ""}`;
-    throw told(`Browsers give a ${device} only to pages from https or localhost. Open this page by https, or on the server's own machine as ${local}.`);
+    throw userError(`Browsers give a ${device} only to pages from https or localhost. Open this page by https, or on the server's own machine as ${local}.`);
   }
   try {
     return await navigator.mediaDevices.getUserMedia(wishes);
   } catch (error) {
-    throw told(error.name === "NotAllowedError" ? await refused(device, error) : (DEVICE[error.name]?.(device) ?? `The ${device} cannot be used: ${error.name}, ${error.message}`));
+    throw userError(error.name === "NotAllowedError" ? await refused(device, error) : (DEVICE[error.name]?.(device) ?? `The ${device} cannot be used: ${error.name}, ${error.message}`));
   }
 }
 
@@ -29,12 +29,12 @@ async function refused(device, error) {
 }
 
 // An error whose message is meant for a person as it is.
-export function told(message, more = {}) {
-  return Object.assign(new Error(message), { told: true, ...more });
+export function userError(message, more = {}) {
+  return Object.assign(new Error(message), { forUser: true, ...more });
 }
 
 export function cause(error) {
-  if (error.told) return error.message;
+  if (error.forUser) return error.message;
   if (error.name === "TimeoutError") return "The server does not answer. Try again in a moment.";
   if (error instanceof TypeError && /fetch|network|load/i.test(error.message)) {
     return navigator.onLine ? "The server cannot be reached: it does not run, or the network does not lead to it. Try again." : "This device is offline. Connect it and try again.";

@@ -5,7 +5,7 @@ import { $ } from "./page.js";
 const SEND_MS = 50; // between two states of the sliders; the server takes 30 changes a second
 
 let send = () => {}; // hands a message to the server
-let limits = null; // {prompt, actions, rewind_chunks, chunk_s} of this session
+let limits = null; // {prompt, actions, code, rewind_chunks, chunk_s} of this session
 let values = {}; // of the actions, by name
 let waiting = null; // the timer of the next state of the sliders
 const asked = {}; // the id of the latest change of each type; receipts of older ones are not shown
@@ -15,14 +15,15 @@ let count = 0;
 export function offer(controls, sender) {
   [limits, send, values] = [controls, sender, {}];
   $("prompt-form").hidden = !limits.prompt;
-  $("actions").hidden = !limits.actions.length;
+  $("actions").hidden = !(limits.actions.length + limits.code.length);
+  $("code").hidden = !limits.code.length;
   $("rewind-form").hidden = !limits.rewind_chunks;
-  $("sliders").replaceChildren(...limits.actions.map(slider));
+  sliders();
   const seconds = $("seconds");
   Object.assign(seconds, { min: 1, max: limits.rewind_chunks, step: 1, value: Math.ceil(limits.rewind_chunks / 2) });
   showSeconds();
   for (const name of ["prompt.set", "action.set", "stream.rewind"]) note(name, "");
-  const some = limits.prompt || limits.actions.length || limits.rewind_chunks;
+  const some = limits.prompt || limits.actions.length || limits.code.length || limits.rewind_chunks;
   $("controls-switch").hidden = !some;
   show(Boolean(limits.prompt || limits.actions.length));
 }
@@ -52,11 +53,17 @@ function note(type, text, state = "") {
   Object.assign(output, { textContent: text, className: state });
 }
 
-function slider(name) {
+function sliders() {
+  $("sliders").replaceChildren(...limits.actions.map(slider));
+  $("code-sliders").replaceChildren(...limits.code.map(slider));
+}
+
+function slider({ name, least, most, usual }) {
   const label = Object.assign(document.createElement("label"), { className: "slider" });
   const title = Object.assign(document.createElement("span"), { textContent: name.replaceAll("_", " ") });
-  const input = Object.assign(document.createElement("input"), { type: "range", min: -1, max: 1, step: 0.05, value: 0, name });
-  const value = Object.assign(document.createElement("span"), { className: "value", textContent: "0.00" });
+  const range = { min: Math.max(least, -1), max: Math.min(most, 1), step: 0.05, value: usual };
+  const input = Object.assign(document.createElement("input"), { type: "range", name, ...range });
+  const value = Object.assign(document.createElement("span"), { className: "value", textContent: usual.toFixed(2) });
   value.setAttribute("aria-hidden", "true"); // the slider says it
   input.addEventListener("input", () => {
     values[name] = input.valueAsNumber;
@@ -75,7 +82,7 @@ function act() {
 function release() {
   clearTimeout(waiting);
   [waiting, values] = [null, {}];
-  $("sliders").replaceChildren(...limits.actions.map(slider));
+  sliders();
   ask("action.set", { action: null });
 }
 

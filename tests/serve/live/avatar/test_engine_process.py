@@ -4,15 +4,17 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from serve.applied import Applied
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.live.avatar.changes import Act, ChangeRefusedError, Rewind, SetPrompt
-from serve.live.avatar.engine_process import EngineProcess, Engines, ProcessFace
+from serve.live.avatar.engine_process import EngineOptions, EngineProcess, Engines, ProcessFace
 from serve.live.avatar.performer import FaceLostError
 from tests.serve.world import TEXT, world
 
@@ -37,12 +39,12 @@ def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
     expected, _ = Engine(artifact, seed=3).play(portrait, *voices)
 
     async def run() -> None:
-        process = EngineProcess(str(folder), device="cpu")
+        process = EngineProcess(EngineOptions(artifact=str(folder), device="cpu"))
         face = ProcessFace(process, "a", portrait, seed=3)
         try:
             for life in range(2):
                 await face.start()
-                frames = [await face.step(agent, user, hush=False) for agent, user in chunks(voices)]
+                frames = [await face.step(agent, user, interrupted=False) for agent, user in chunks(voices)]
                 assert frames[0] is None  # the lookahead is not there yet
                 shown = np.concatenate([part for part in frames if part is not None])
                 assert np.array_equal(shown, expected[: len(shown)])
@@ -52,7 +54,7 @@ def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
                 assert process.pid is not None
                 os.kill(process.pid, signal.SIGKILL)
                 with pytest.raises(FaceLostError, match="the engine process is gone"):
-                    await face.step(*chunks(voices)[0], hush=False)
+                    await face.step(*chunks(voices)[0], interrupted=False)
         finally:
             await process.close()
 
@@ -65,7 +67,7 @@ def test_hush_silences_what_was_pushed_and_not_shown(
     """A chunk that is hushed before it was shown leaves no trace: it might as well have been silence."""
     silence = np.zeros_like(voices[0])
     expected, _ = Engine(artifact, seed=3).play(portrait, silence, voices[1])
-    engines = Engines(str(folder), device="cpu", num_threads=1)
+    engines = Engines(EngineOptions(artifact=str(folder), device="cpu"))
     engines.start("a", portrait, 3)
     (agent, user), *rest = chunks(voices)
     assert engines.step("a", agent, user, False) is None
@@ -78,7 +80,7 @@ def test_an_engine_whose_session_has_ended_serves_the_next_as_a_new_one_would(
     contract_of_one: None, folder: Path, artifact: Artifact, portrait: np.ndarray, voices
 ):
     """Storage and graphs are made once; a portrait that does not fit costs nothing."""
-    engines = Engines(str(folder), device="cpu", num_threads=1)
+    engines = Engines(EngineOptions(artifact=str(folder), device="cpu"))
     engines.start("a", portrait, 1)
     first = engines.engines["a"]
     engines.step("a", *chunks(voices)[0], False)
@@ -98,7 +100,7 @@ def test_changes_are_those_of_an_engine_that_is_given_them_at_the_chunk_of_the_r
 ):
     """A world, which needs no sound: it takes its step with every chunk of the clock."""
     place, text = world(tmp_path), torch.randn(3, TEXT)
-    engines = Engines(str(place), device="cpu", num_threads=1, undo_chunks=2)
+    engines = Engines(EngineOptions(artifact=str(place), device="cpu", undo_chunks=2))
     engines.start("a", portrait, 3)
     silence = np.zeros(CHUNK, np.float32)
     made, receipts = [], []
@@ -115,20 +117,20 @@ def test_changes_are_those_of_an_engine_that_is_given_them_at_the_chunk_of_the_r
         if number == 2:
             engine.set_prompt(torch.cat([text, torch.zeros(509, TEXT)])[None])
         if number == 4:
-            engine.act(np.array([[0.0, 0.5]], np.float32))
+            engine.act({"left": 0.5})
         assert np.array_equal(engine.step(), made[number])
     assert engines.change("a", Rewind(2)) == receipts[1]
     again = [engines.step("a", silence, silence, False) for _ in range(2)]
     assert np.array_equal(np.concatenate(again), np.concatenate(made[4:]))
     assert "must be in [0, 2]" in str(engines.change("a", Rewind(3)))
-    assert "must have names of" in str(engines.change("a", Act({"up": 1})))
+    assert "must be one of" in str(engines.change("a", Act({"up": 1})))
 
 
 def test_a_conversation_that_goes_back_goes_on_with_the_sound_of_now(
     contract_of_one: None, folder: Path, portrait: np.ndarray, voices
 ):
     """Chunks 1 and 2 are taken back: what follows is as if their sound had never been pushed."""
-    engines, straight = (Engines(str(folder), device="cpu", num_threads=1, undo_chunks=2) for _ in range(2))
+    engines, straight = (Engines(EngineOptions(artifact=str(folder), device="cpu", undo_chunks=2)) for _ in range(2))
     for each in (engines, straight):
         each.start("a", portrait, 3)
     agent, user = (np.tile(voice, 2) for voice in voices)
@@ -147,7 +149,7 @@ def test_a_conversation_that_goes_back_goes_on_with_the_sound_of_now(
 
 def test_a_prompt_for_a_model_without_text_is_refused(contract_of_one: None, folder: Path, portrait: np.ndarray):
     async def run() -> None:
-        face = ProcessFace(EngineProcess(str(folder), device="cpu"), "a", portrait, seed=3)
+        face = ProcessFace(EngineProcess(EngineOptions(artifact=str(folder), device="cpu")), "a", portrait, seed=3)
         with pytest.raises(ChangeRefusedError, match="the model has no text condition"):
             await face.change(SetPrompt("rain"))
         face.process._thread.shutdown()
@@ -158,15 +160,48 @@ def test_a_prompt_for_a_model_without_text_is_refused(contract_of_one: None, fol
 def test_an_engine_that_does_not_fit_into_memory_names_its_bytes(
     contract_of_one: None, folder: Path, portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ):
-    engines = Engines(str(folder), device="cpu", num_threads=1)
+    engines = Engines(EngineOptions(artifact=str(folder), device="cpu"))
     monkeypatch.setattr("serve.memory.host_bytes", lambda: 1)
     with pytest.raises(RuntimeError, match="must fit into the 1 bytes that are free on cpu"):
         engines.start("a", portrait, 1)
 
 
 def test_a_call_for_a_session_that_is_unknown_is_refused_and_ends_nothing(contract_of_one: None, folder: Path):
-    engines = Engines(str(folder), device="cpu", num_threads=1)
+    engines = Engines(EngineOptions(artifact=str(folder), device="cpu"))
     engines.stop("nobody")
     assert engines.count() == 0
     with pytest.raises(KeyError):
         engines.step("nobody", np.zeros(CHUNK, np.float32), np.zeros(CHUNK, np.float32), False)
+
+
+class Recorded(EngineProcess):
+    """Answers every call and keeps its arguments."""
+
+    def __init__(self) -> None:
+        self.numbers: list[Any] = []
+
+    async def start(self) -> None:
+        """There is no process."""
+
+    async def call(self, name: str, *arguments: Any) -> Any:
+        if name == "change":
+            self.numbers.append(arguments[1].action)
+        return Applied(0, 0.0)
+
+
+def test_a_new_engine_gets_the_manner_and_all_numbers_that_hold(portrait: np.ndarray):
+    """And whoever releases all of them has the character's own manner back."""
+
+    async def run() -> list[Any]:
+        process = Recorded()
+        face = ProcessFace(process, "a", portrait, seed=0, manner={"joy": 0.3})
+        await face.start()
+        await face.change(Act({"anger": 0.5}))
+        await face.change(Act({"joy": 1, "anger": None}))
+        await face.start()
+        await face.change(Act(None))
+        await face.start()
+        return process.numbers
+
+    whole, own = {"joy": 1, "anger": None}, {"joy": 0.3}
+    assert asyncio.run(run()) == [own, {"anger": 0.5}, whole, whole, None, own, own]

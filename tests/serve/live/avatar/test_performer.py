@@ -1,12 +1,13 @@
 """The performer with a face that draws the loudness it hears."""
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
 
-from serve.live.avatar.performer import Beat, Performer
-from tests.serve.live.level_face import BEAT, LevelFace, played
+from serve.live.avatar.performer import Performer
+from tests.serve.live.level_face import TIMING, LevelFace, played
 
 
 def speech(seconds: float, level: float = 0.5) -> np.ndarray:
@@ -39,7 +40,7 @@ def test_engine_is_never_further_ahead_than_the_lead(performer: Performer):
             ahead.append(performer.playout.queued_samples)
 
     played(performer, script)
-    assert max(ahead) <= BEAT.lead_samples and min(ahead) > 0
+    assert max(ahead) <= TIMING.lead_samples and min(ahead) > 0
 
 
 def test_interruption_is_silent_within_5_ms_and_the_mouth_closes_within_the_lead(performer: Performer):
@@ -58,7 +59,7 @@ def test_interruption_is_silent_within_5_ms_and_the_mouth_closes_within_the_lead
     onset = round(1.5 * 24_000)
     assert voice[:onset].any() and not voice[onset + 120 :].any() and not cues
     open_frames = [sample for sample, level in frames if level]
-    assert max(open_frames) - onset < queued[0] <= BEAT.lead_samples  # only what was drawn is still seen
+    assert max(open_frames) - onset < queued[0] <= TIMING.lead_samples  # only what was rendered is still seen
     assert (np.diff([sample for sample, _ in frames]) == 1_000).all()  # no frame was left out: no jump cut
 
 
@@ -74,7 +75,7 @@ def test_speech_after_an_interruption_is_heard(performer: Performer):
 
 def test_the_other_voice_reaches_the_engine(performer: Performer, face: LevelFace):
     async def script(play):
-        performer.hear(speech(0.1, 0.25))
+        performer.push_microphone(speech(0.1, 0.25))
         await play(0.5)
 
     played(performer, script)
@@ -103,4 +104,4 @@ def test_voice_goes_on_without_a_picture_and_a_new_engine_takes_over(performer: 
 
 def test_lead_shorter_than_a_chunk_is_an_error():
     with pytest.raises(ValueError, match="lead of 3999 samples must be at least a chunk's 4000"):
-        Beat(chunk_samples=4_000, lookahead_samples=0, frame_samples=1_000, sample_rate=24_000, lead_samples=3_999)
+        dataclasses.replace(TIMING, lead_samples=3_999)

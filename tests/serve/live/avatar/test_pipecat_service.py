@@ -30,9 +30,9 @@ from pipecat.workers.runner import WorkerRunner
 from serve.live.avatar.performer import Performer
 from serve.live.avatar.pipecat_service import AvatarService
 from tests.serve.live import turned_clock
-from tests.serve.live.level_face import BEAT, LevelFace
+from tests.serve.live.level_face import TIMING, LevelFace
 
-RATE, FRAME = BEAT.sample_rate, BEAT.frame_samples
+RATE, FRAME = TIMING.sample_rate, TIMING.frame_samples
 
 
 class Screen(BaseOutputTransport):
@@ -100,7 +100,7 @@ def watched(
     script: Callable[[PipelineWorker, Watch, Screen], Awaitable[None]], face: LevelFace | None = None
 ) -> tuple[Watch, Screen]:
     async def run() -> tuple[Watch, Screen]:
-        service, screen = AvatarService(Performer(face or LevelFace(), BEAT)), Screen()
+        service, screen = AvatarService(Performer(face or LevelFace(), TIMING)), Screen()
         watch = Watch(service)
         params = PipelineParams(audio_in_sample_rate=16_000, audio_out_sample_rate=RATE)
         worker = PipelineWorker(

@@ -54,10 +54,10 @@ def test_waiting_for_the_first_chunk_is_no_stall():
     assert playout.stalls == playout.stalled_samples == 0
 
 
-def test_hush_fades_within_5_ms_and_keeps_the_picture():
+def test_fading_out_fades_within_5_ms_and_keeps_the_picture():
     playout = filled(2)
     playout.advance(100)
-    playout.hush()
+    playout.fade_out()
     part = playout.advance(7_900)
     fading = part.voice[:FADE_SAMPLES].astype(int)
     assert fading[0] == 1_100 and fading[-1] == 0 and (np.diff(fading) <= 0).all()
@@ -65,41 +65,41 @@ def test_hush_fades_within_5_ms_and_keeps_the_picture():
     assert len(part.frames) == 7  # the first had been shown
 
 
-def test_hush_fades_across_the_end_of_a_chunk():
+def test_fading_out_fades_across_the_end_of_a_chunk():
     playout = filled(2)
     playout.advance(3_960)
-    playout.hush()
+    playout.fade_out()
     voice = playout.advance(480).voice.astype(int)
     assert (np.diff(voice[:FADE_SAMPLES]) <= 0).all() and voice[45] > 0 and not voice[FADE_SAMPLES:].any()
 
 
 @pytest.mark.parametrize("ahead", [100, 3_960])
-def test_hush_tells_when_its_last_sample_is_played(ahead: int):
+def test_fading_out_calls_back_when_its_last_sample_is_played(ahead: int):
     playout, silent = filled(2), []
     playout.advance(ahead)
-    playout.hush(lambda: silent.append(playout.played_samples))
+    playout.fade_out(lambda: silent.append(playout.played_samples))
     for _ in range(10):
         playout.advance(30)
     assert silent == [ahead + FADE_SAMPLES - 30]  # in the call that plays it; counted after
 
 
-def test_hush_of_nothing_is_silent_at_once():
+def test_fading_out_of_nothing_is_silent_at_once():
     silent = []
-    filled(0).hush(lambda: silent.append(True))
+    filled(0).fade_out(lambda: silent.append(True))
     assert silent == [True]
 
 
-def test_a_mark_is_told_when_its_chunk_is_drawn_and_again_when_it_is_heard():
-    told = []
+def test_a_cue_is_called_when_its_chunk_is_rendered_and_again_when_it_is_heard():
+    called = []
     playout, second = filled(1), chunk(1)
-    second.cues = [Cue(100, lambda: told.append("heard"), lambda: told.append("drawn"))]
+    second.cues = [Cue(100, lambda: called.append("heard"), lambda: called.append("rendered"))]
     playout.put(second)
-    assert told == ["drawn"]
+    assert called == ["rendered"]
     playout.advance(4_200)
-    assert told == ["drawn", "heard"]
+    assert called == ["rendered", "heard"]
 
 
-def test_marks_act_when_their_sample_has_been_heard_and_not_after_a_hush():
+def test_cues_act_when_their_sample_has_been_heard_and_not_after_fading_out():
     playout, heard = filled(1), []
     second = chunk(1)
     second.cues = [Cue(0, lambda: heard.append("start")), Cue(1_000, lambda: heard.append("middle"))]
@@ -111,7 +111,7 @@ def test_marks_act_when_their_sample_has_been_heard_and_not_after_a_hush():
     assert heard == ["start"]
     playout.advance(999)
     assert heard == ["start", "middle"]
-    playout.hush()
+    playout.fade_out()
     playout.advance(4_000)
     assert heard == ["start", "middle"]
 
@@ -119,7 +119,7 @@ def test_marks_act_when_their_sample_has_been_heard_and_not_after_a_hush():
 def test_room_is_given_only_below_the_limit():
     async def run() -> None:
         playout = filled(1)
-        waiting = asyncio.create_task(playout.room(CHUNK))
+        waiting = asyncio.create_task(playout.wait_for_room(CHUNK))
         await asyncio.sleep(0)
         assert not waiting.done()  # 8000 would be more than 7200
         playout.advance(799)

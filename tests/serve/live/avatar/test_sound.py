@@ -4,7 +4,7 @@ from serve.live.avatar.playout import Cue
 from serve.live.avatar.sound import MicBuffer, SpeechQueue
 
 
-def test_line_goes_on_with_silence_and_counts_only_speech():
+def test_speech_goes_on_with_silence_and_counts_only_speech():
     speech = SpeechQueue()
     speech.say(np.ones(150, np.float32))
     first, _ = speech.take(100)
@@ -13,7 +13,7 @@ def test_line_goes_on_with_silence_and_counts_only_speech():
     assert (speech.said_samples, speech.taken_samples) == (150, 150)
 
 
-def test_marks_come_with_the_chunk_that_holds_their_sample():
+def test_cues_come_with_the_chunk_that_holds_their_sample():
     speech, heard = SpeechQueue(), []
     speech.say(np.ones(250, np.float32))
     for sample in (0, 100, 230, 250):
@@ -28,7 +28,7 @@ def test_marks_come_with_the_chunk_that_holds_their_sample():
     assert heard == [0, 100, 230, 250]
 
 
-def test_a_mark_in_the_past_comes_at_once():
+def test_a_cue_in_the_past_comes_at_once():
     speech = SpeechQueue()
     speech.say(np.ones(100, np.float32))
     speech.take(100)
@@ -36,7 +36,7 @@ def test_a_mark_in_the_past_comes_at_once():
     assert [cue.sample for cue in speech.take(100)[1]] == [0]
 
 
-def test_a_cleared_line_is_silent_and_continues_to_count():
+def test_a_cleared_queue_is_silent_and_continues_to_count():
     speech = SpeechQueue()
     speech.say(np.ones(300, np.float32))
     speech.take(100)
@@ -48,8 +48,8 @@ def test_a_cleared_line_is_silent_and_continues_to_count():
     assert speech.take(100)[0][:10].all()
 
 
-def test_ear_forgets_what_is_too_old_and_is_bounded():
+def test_the_mic_buffer_forgets_what_is_too_old_and_is_bounded():
     microphone = MicBuffer(limit_samples=200)
-    microphone.hear(np.arange(1_000, dtype=np.float32))
+    microphone.push(np.arange(1_000, dtype=np.float32))
     assert microphone.take(100)[0] == 800
     assert microphone.take(150)[:100].min() == 900 and not microphone.take(10).any()

@@ -13,9 +13,9 @@ import pytest
 from gwm.optional import MissingPackageError
 from serve.live.avatar.performer import FaceLostError, Performer
 from serve.live.avatar.video_generator import HELD_FRAMES, VideoGenerator, livekit_generator
-from tests.serve.live.level_face import BEAT, LevelFace
+from tests.serve.live.level_face import TIMING, LevelFace
 
-FRAME = BEAT.frame_samples
+FRAME = TIMING.frame_samples
 INSTALLED = find_spec("livekit") is not None
 
 
@@ -39,7 +39,7 @@ class FakeEnd: ...
 
 
 def generator() -> VideoGenerator:
-    performer = Performer(LevelFace(), BEAT)
+    performer = Performer(LevelFace(), TIMING)
     if INSTALLED:
         return livekit_generator(performer)
     rtc = SimpleNamespace(AudioFrame=FakeAudio, VideoFrame=FakeVideo, VideoBufferType=SimpleNamespace(RGB24="RGB24"))
@@ -66,7 +66,7 @@ def generated(frames: int, script: Callable[[VideoGenerator, int], Awaitable[Non
 
 def sound(made: VideoGenerator, voice: np.ndarray, *, channels: int = 1) -> Any:
     samples = np.repeat((voice * 32767).astype(np.int16), channels)
-    return made.rtc.AudioFrame(samples.tobytes(), BEAT.sample_rate, channels, len(voice))
+    return made.rtc.AudioFrame(samples.tobytes(), TIMING.sample_rate, channels, len(voice))
 
 
 def kinds(items: list[Any]) -> str:
@@ -160,7 +160,7 @@ def test_an_engine_that_does_not_start_ends_the_iteration_with_its_error():
 @pytest.mark.skipif(INSTALLED, reason="livekit-agents is installed")
 def test_without_livekit_its_command_is_named():
     with pytest.raises(MissingPackageError, match="pip install livekit-agents"):
-        livekit_generator(Performer(LevelFace(), BEAT))
+        livekit_generator(Performer(LevelFace(), TIMING))
 
 
 @pytest.mark.skipif(not INSTALLED, reason="livekit-agents is not installed")

@@ -8,9 +8,9 @@ from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.http.admission import EVICTED_AFTER_S, Admission, Rate, measured_capacity
 from serve.live.http.refusals import FullError, NotHereError
-from serve.live.http.session import Session, Timeouts
+from serve.live.http.session import Session, SessionParts, Timeouts
 from tests.serve.live import turned_clock
-from tests.serve.live.level_face import BEAT, LevelFace
+from tests.serve.live.level_face import TIMING, LevelFace
 
 
 class Visit(Session):
@@ -20,7 +20,15 @@ class Visit(Session):
         character = Character("noa", "Noa", np.zeros((4, 4, 3), np.uint8), "")
         timeouts = Timeouts(connect_s=60.0, reconnect_s=60.0, session_s=60.0)
         super().__init__(
-            session_id, character, LevelFace(), beat=BEAT, timeouts=timeouts, gauges=Gauges(), on_end=on_end
+            SessionParts(
+                id=session_id,
+                character=character,
+                face=LevelFace(),
+                timing=TIMING,
+                timeouts=timeouts,
+                gauges=Gauges(),
+                on_end=on_end,
+            )
         )
         self.reason = ""
 
@@ -28,7 +36,7 @@ class Visit(Session):
 
     def _report(self) -> None: ...
 
-    def _say_goodbye(self, reason: str) -> None:
+    def _announce_end(self, reason: str) -> None:
         self.reason = reason
 
     async def _disconnect(self) -> None: ...

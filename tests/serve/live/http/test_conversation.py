@@ -136,7 +136,7 @@ def test_a_client_without_a_channel_for_messages_is_connected_all_the_same():
             await browser.connect(client, await opened(client))
             await until(lambda: any(abs(frame.to_ndarray()).max() > 10_000 for frame in browser.sounds))
             (session,) = kit.admission.sessions.values()
-            assert not session.waiting and not session._over()
+            assert not session.waiting and not session._end_reason()
 
     talked(script)
 
@@ -232,7 +232,7 @@ def test_the_voice_goes_on_over_a_still_picture_while_a_killed_engine_is_replace
             assert isinstance(session, Conversation)
             kit.faces[0].lost = True
             await until(lambda: session.performer.losses == 1)
-            await more(browser.sounds, 50)  # a second, in which what had been drawn is seen
+            await more(browser.sounds, 50)  # a second, in which what had been rendered is seen
             pictures = len(browser.pictures)
             await more(browser.sounds, 25)
             assert len(browser.pictures) <= pictures + 1

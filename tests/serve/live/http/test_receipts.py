@@ -64,16 +64,16 @@ def test_changes_come_at_a_bounded_rate_and_a_lost_engine_is_told():
     async def run() -> None:
         face, sent = LevelFace(), list[dict[str, Any]]()
         tasks: list[asyncio.Task[None]] = []
-        changes = Changes(face, send=sent.append, do=lambda work: tasks.append(asyncio.create_task(work)))
-        assert not changes.take({"type": "agent.speak"})
+        changes = Changes(face, send=sent.append, spawn=lambda work: tasks.append(asyncio.create_task(work)))
+        assert not changes.handle({"type": "agent.speak"})
         for _ in range(CHANGES + 1):
-            assert changes.take({"type": "action.set", "action": None})
+            assert changes.handle({"type": "action.set", "action": None})
         await asyncio.gather(*tasks)
         assert len(face.changes) == CHANGES
         assert [one["reason"] for one in sent if not one["accepted"]] == ["Too many requests. Try again in 2 s."]
         face.lost = True
-        changes = Changes(face, send=sent.append, do=lambda work: tasks.append(asyncio.create_task(work)))
-        changes.take({"type": "stream.rewind", "chunks": 1})
+        changes = Changes(face, send=sent.append, spawn=lambda work: tasks.append(asyncio.create_task(work)))
+        changes.handle({"type": "stream.rewind", "chunks": 1})
         await asyncio.gather(*tasks)
         assert sent[-1] == {"type": "receipt", "of": "stream.rewind", "accepted": False, "reason": "gone."}
 

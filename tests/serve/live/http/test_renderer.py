@@ -145,7 +145,7 @@ def test_a_client_that_reads_no_answers_is_disconnected():
             renderer = kit.admission.get(session["id"], Renderer)
             for _ in range(WAITING_MESSAGES + 1):
                 assert renderer.id in kit.admission.sessions
-                renderer._tell({"type": "agent.spoken"})
+                renderer._reply({"type": "agent.spoken"})
             await asyncio.sleep(0.2)
             assert not kit.admission.sessions
 

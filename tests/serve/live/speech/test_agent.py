@@ -29,7 +29,7 @@ from serve.live.speech.recogniser import SAMPLE_RATE
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.speech.turns import Event
 from tests.serve.live import turned_clock
-from tests.serve.live.level_face import BEAT, LevelFace
+from tests.serve.live.level_face import TIMING, LevelFace
 
 SAMPLES_PER_LETTER = 1_200
 
@@ -67,7 +67,7 @@ class Conversation:
     def __init__(self, services: Services) -> None:
         self.events: list[Event] = []
         self.voice: list[np.ndarray] = []
-        self.performer = Performer(LevelFace(), BEAT)
+        self.performer = Performer(LevelFace(), TIMING)
         self.agent = Agent(
             services, self.performer, instruction="Be kind.", turn_taking=TurnTaking(), on_event=self.events.append
         )
@@ -246,7 +246,7 @@ def test_a_word_on_its_way_when_the_interruption_comes_is_not_passed_on(monkeypa
     passed: list[str] = []
 
     async def run() -> None:
-        avatar = Avatar(Performer(LevelFace(), BEAT))
+        avatar = Avatar(Performer(LevelFace(), TIMING))
 
         async def note(frame: TTSTextFrame) -> None:
             passed.append(frame.text)
@@ -270,19 +270,19 @@ def test_sound_that_nobody_comes_to_is_left_out_beyond_three_seconds_and_heard_a
     async def script(conversation: Conversation) -> None:
         agent = conversation.agent
         for _ in range(10):
-            await agent.hear(second)
-        assert agent.heard_bytes <= WAITING_BYTES + len(second)
-        assert agent.heard_bytes + agent.dropped_bytes == 10 * len(second)
-        await conversation.play_until(lambda: agent.avatar.passed_bytes == agent.heard_bytes)
+            await agent.push_microphone(second)
+        assert agent.received_bytes <= WAITING_BYTES + len(second)
+        assert agent.received_bytes + agent.dropped_bytes == 10 * len(second)
+        await conversation.play_until(lambda: agent.avatar.passed_bytes == agent.received_bytes)
         dropped = agent.dropped_bytes
-        await agent.hear(second)
-        await conversation.play_until(lambda: agent.avatar.passed_bytes == agent.heard_bytes)
+        await agent.push_microphone(second)
+        await conversation.play_until(lambda: agent.avatar.passed_bytes == agent.received_bytes)
         assert agent.dropped_bytes == dropped > 0
 
     happened(script)
 
 
 def test_speech_at_another_rate_is_refused():
-    avatar = Avatar(Performer(LevelFace(), BEAT))
+    avatar = Avatar(Performer(LevelFace(), TIMING))
     with pytest.raises(ValueError, match="16000 Hz must have the engine's 24000 Hz"):
         avatar._say(TTSAudioRawFrame(b"\0\0", 16_000, 1))

@@ -37,7 +37,7 @@ def answered(reply: Reply, *, first_byte_s: float = 5.0, opens: bool | None = Tr
         async with remote.serving() as url:
             endpoint = Endpoint(url=url, model="m", key_variable="GWM_TEST_KEY", first_byte_s=first_byte_s)
             answer.caller = Caller(endpoint, "llm")
-            answer.caller.habit.opens = opens
+            answer.caller.markup.has_opening_tag = opens
             model = EndpointLLM(answer.caller, instruction="Be kind.")
             asked = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, "stream": True}
             try:

@@ -11,11 +11,13 @@ import pytest
 from aiohttp import web
 from pipecat.frames.frames import InputAudioRawFrame, VADUserStartedSpeakingFrame, VADUserStoppedSpeakingFrame
 
+from serve.live.characters import Character
 from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services
 from serve.live.speech.endpoint_llm import GREETING, EndpointLLM
 from serve.live.speech.endpoint_speech import EndpointSTT, EndpointTTS
 from serve.live.speech.endpoints import Caller, Endpoint
+from serve.live.speech.profile import Profile
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
 from tests.serve.live import turned_clock
 from tests.serve.live.remote_kit import Remote, Reply, always, refusal, streamed
@@ -154,3 +156,48 @@ def test_a_visitor_who_waits_for_a_server_is_told_why(monkeypatch: pytest.Monkey
         assert [event for event in conversation.events if event["type"] in ("notice", "error")] == [notice]
 
     happened(slow, "llm", script, monkeypatch)
+
+
+VOICES_HZ = {"nova": 300, "onyx": 100}  # of the server's voices
+
+
+async def in_its_voice(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
+    tone = 16_000 * np.sin(2 * np.pi * VOICES_HZ[asked["voice"]] * np.arange(24_000) / 24_000)
+    return web.Response(body=tone.astype("<i2").tobytes(), content_type="audio/pcm")
+
+
+@pytest.mark.parametrize("name", VOICES_HZ)
+def test_a_characters_voice_is_heard_through_a_server(name: str, monkeypatch: pytest.MonkeyPatch):
+    """As `test_the_shipped_characters_have_three_voices` hears it of the voices that run here."""
+    character = Character(
+        "a", "A", np.zeros((4, 4, 3), np.uint8), "", voice={"piper": {"semitones": 4}, "openai": name}
+    )
+
+    async def run() -> Conversation:
+        remote = Remote(in_its_voice)
+        async with nothing_left_behind(), remote.serving() as url:
+            tts = Endpoint(url=url, model="m", key_variable="GWM_TEST_KEY")
+            profile = Profile(
+                stt="moonshine",
+                llm="rules",
+                tts="openai",
+                endpoints={"tts": tts},
+                characters={"a": character},
+                sample_rate=24_000,
+            )
+            services = profile.services(character)
+            here = Services(stt=LocalSTT(Deaf(), profile.pool), llm=services.llm, tts=services.tts)
+            conversation = Conversation(here)
+
+            async def speak(talk: Conversation) -> None:
+                await talk.agent.speak("Hello.")
+                await talk.play_until(lambda: talk.states == ["talking", "listening"])
+
+            await conversation.run(speak)
+            profile.close()
+            return conversation
+
+    monkeypatch.setattr("serve.live.speech.profile.RECOGNISERS", {"moonshine": Deaf})
+    voice = np.concatenate(turned_clock.run(run(), grace_s=GRACE_S).voice)
+    spectrum = np.abs(np.fft.rfft(voice))
+    assert abs(spectrum.argmax() * 24_000 / len(voice) - VOICES_HZ[name]) < 2

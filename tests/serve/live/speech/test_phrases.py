@@ -142,7 +142,7 @@ def test_a_long_sentence_is_heard_from_its_first_clause_on_and_without_a_gap():
 
     conversation = happened(script, SlowLLM(answer), a_third_of_real_time())
     loud = np.flatnonzero(np.concatenate(conversation.voice))
-    assert loud[0] < 0.7 * Hum.sample_rate  # its words 0.16 s, their sound 0.17 s, what is drawn and waits 0.3 s
+    assert loud[0] < 0.7 * Hum.sample_rate  # its words 0.16 s, their sound 0.17 s, what is rendered and waits 0.3 s
     assert len(loud) == (len(answer) - 2) * SAMPLES_PER_LETTER
     assert np.diff(loud).max() < 0.8 * Hum.sample_rate  # a breath; with the rest in one piece it is 1.9 s
     assert conversation.words == answer.split()

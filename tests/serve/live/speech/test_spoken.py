@@ -5,7 +5,7 @@ import random
 import pytest
 
 from serve.live.speech.spoken import SpokenText
-from serve.live.speech.thoughts import Habit
+from serve.live.speech.thoughts import ThoughtMarkup
 
 SAID = {
     "Hello there. How are you?": "Hello there. How are you?",
@@ -46,8 +46,8 @@ SAID = {
 }
 
 
-def said(*parts: str, habit: Habit | None = None, complete: bool = True) -> str:
-    spoken = SpokenText(habit or Habit())
+def said(*parts: str, markup: ThoughtMarkup | None = None, complete: bool = True) -> str:
+    spoken = SpokenText(markup or ThoughtMarkup())
     return "".join(map(spoken.feed, parts)) + spoken.end(complete=complete)
 
 
@@ -62,28 +62,28 @@ def test_how_the_text_is_cut_into_deltas_does_not_change_what_is_said(opens: boo
     alphabet = [*"ab1 \n*_`#[]()$<>|-.~\\/:!", "<think>", "</think>", "```", "https://a.b/c", "[x](y)", "\U0001f600"]
     texts = [*SAID, *("".join(rng.choices(alphabet, k=40)) for _ in range(60))]
     for text in texts:
-        whole = said(text, habit=Habit(opens))
-        assert said(*text, habit=Habit(opens)) == whole, text
+        whole = said(text, markup=ThoughtMarkup(opens))
+        assert said(*text, markup=ThoughtMarkup(opens)) == whole, text
         cuts = sorted(rng.sample(range(len(text) + 1), k=min(5, len(text))))
         parts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, None])]
-        assert said(*parts, habit=Habit(opens)) == whole, (parts, whole)
+        assert said(*parts, markup=ThoughtMarkup(opens)) == whole, (parts, whole)
 
 
 def test_a_word_is_said_as_soon_as_it_is_whole():
-    spoken = SpokenText(Habit(opens=True))
+    spoken = SpokenText(ThoughtMarkup(has_opening_tag=True))
     assert [spoken.feed(part) for part in ("Hel", "lo, ", "my na", "me ")] == ["", "Hello, ", "my ", "name "]
 
 
 def test_a_model_whose_thoughts_have_no_opening_tag_is_known_by_its_first_answer():
     """Its later answers are held back until the thoughts end; one that was cut off before that says nothing."""
-    habit = Habit()
-    assert said("Hm.</think>Yes.", habit=habit) == "Yes." and habit.opens is False
-    assert said("Hm, long thoughts", habit=habit, complete=False) == ""
-    assert said("No thoughts at all.", habit=habit) == "No thoughts at all." and habit.opens is True
+    markup = ThoughtMarkup()
+    assert said("Hm.</think>Yes.", markup=markup) == "Yes." and markup.has_opening_tag is False
+    assert said("Hm, long thoughts", markup=markup, complete=False) == ""
+    assert said("No thoughts at all.", markup=markup) == "No thoughts at all." and markup.has_opening_tag is True
 
 
 def test_what_is_held_back_is_said_once_a_model_is_known_to_answer_at_once():
-    habit, spoken = Habit(), SpokenText(Habit())
+    markup, spoken = ThoughtMarkup(), SpokenText(ThoughtMarkup())
     assert spoken.feed("Hello there, ") == "" and spoken.end() == "Hello there, "
-    said("Hello.", habit=habit)
-    assert SpokenText(habit).feed("Hello there, ") == "Hello there, "
+    said("Hello.", markup=markup)
+    assert SpokenText(markup).feed("Hello there, ") == "Hello there, "

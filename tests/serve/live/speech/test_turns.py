@@ -56,7 +56,7 @@ def test_parts_of_an_answers_delay_add_up_from_the_end_of_speech_to_its_first_fr
             clock.now += delay_s
             await push(observer, frame)
         clock.now += 0.04
-        observer.drawn()
+        observer.rendered()
         clock.now += 0.16
         await push(observer, BotStartedSpeakingFrame())
 

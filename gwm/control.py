@@ -1,0 +1,15 @@
+"""Numbers that whoever watches a stream may set by name while it is made."""
+
+from dataclasses import dataclass
+
+LIMIT = 10.0  # numbers of training are of the order of 1; larger ones would leave everything it has seen
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A number of each pixel frame."""
+
+    name: str
+    least: float = -LIMIT
+    most: float = LIMIT
+    usual: float = 0.0  # where a caller leaves it out and gives others of its condition

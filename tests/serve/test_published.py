@@ -1,0 +1,174 @@
+"""Published folders are sampled as diffusers' pipelines do it, from the same noise, at the same noise levels."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gwm.guidance import Guidance
+from gwm.guided_rollout import Guided
+from gwm.media.pixels import to_uint8
+from gwm.media.video import read_video, write_video
+from gwm.sampler import frame_noise
+from gwm.wan.image import CLIPImage
+from gwm.wan.text import UMT5
+from gwm.wan.vae import load_wan_vae
+from serve.generate import generate
+from serve.published import I2V, T2V, TI2V, clip_of, contract_of, load_published, release_of, sample_clip
+from serve.request import ClipRequest
+from tests.wan import TEXT, published_folder
+
+FP32 = 1e-4
+STEPS, FRAMES, HEIGHT, WIDTH = 10, 2, 32, 64
+SCALE, SEED = 3.0, 3
+CPU = torch.device("cpu")
+FOLDERS = {"t2v": "wan2_1_1_3b", "i2v": "wan2_1_i2v_14b", "ti2v": "wan2_2_ti2v_5b"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: published_folder(tmp_path_factory.mktemp(name), family) for name, family in FOLDERS.items()}
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+def asked(folder: Path, **settings: Any) -> ClipRequest:
+    given = {"resolution": f"{HEIGHT}x{WIDTH}", "seconds": 0.2, "steps": STEPS, "guidance": SCALE, "seed": SEED}
+    return ClipRequest(artifact=str(folder), **({"out": "clip.mp4"} | given | settings))
+
+
+def ours(folder: Path, picture: np.ndarray | None, texts: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[float, ...]]:
+    """Latents under the first text and away from the second, and the noise levels."""
+    request = asked(folder)
+    contract = contract_of(request, release_of(request.artifact))
+    model = load_published(request, contract, device=CPU)
+    model = dataclasses.replace(model, guided=Guided(Guidance(text=SCALE), {"text": texts[1]}))
+    encoder = CLIPImage(str(folder)) if contract.dit.width("image") else None
+    return sample_clip(model, clip_of(model, texts[0], picture, encoder), seed=SEED), contract.sigmas
+
+
+def pipeline_of(folder: Path, sigmas: tuple[float, ...], *, shows_image: bool) -> Any:
+    """diffusers' pipeline with Euler steps through exactly these levels: its own are asked for by their number."""
+    import diffusers
+    from transformers import CLIPImageProcessorPil, CLIPVisionModel
+
+    class Given(diffusers.FlowMatchEulerDiscreteScheduler):
+        def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+            super().set_timesteps(device=device, sigmas=list(sigmas))
+
+    parts: dict[str, Any] = {
+        "transformer": diffusers.WanTransformer3DModel.from_pretrained(folder / "transformer").eval(),
+        "vae": diffusers.AutoencoderKLWan.from_pretrained(folder / "vae").eval(),
+        "scheduler": Given(shift=1.0),
+    }
+    if not shows_image:
+        return diffusers.WanPipeline(**parts, tokenizer=None, text_encoder=None)
+    if (folder / "image_encoder").is_dir():
+        parts["image_encoder"] = CLIPVisionModel.from_pretrained(folder / "image_encoder")
+        parts["image_processor"] = CLIPImageProcessorPil.from_pretrained(folder / "image_processor")
+    else:
+        parts["expand_timesteps"] = True  # as model_index.json of Wan 2.2 TI2V has it
+    return diffusers.WanImageToVideoPipeline(**parts, tokenizer=None, text_encoder=None)
+
+
+@pytest.mark.parametrize("name, shows_image", [("t2v", False), ("i2v", True), ("ti2v", False), ("ti2v", True)])
+@torch.no_grad()
+def test_latents_are_those_of_diffusers_pipeline(
+    folders: dict[str, Path], name: str, shows_image: bool, picture: np.ndarray
+):
+    folder, shown = folders[name], picture if shows_image else None
+    texts = torch.randn(512, TEXT), torch.randn(512, TEXT)
+    made, sigmas = ours(folder, shown, texts)
+    pipeline = pipeline_of(folder, sigmas, shows_image=shows_image)
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        **({"image": Image.fromarray(picture)} if shows_image else {}),
+        prompt_embeds=texts[0][None],
+        negative_prompt_embeds=texts[1][None],
+        height=HEIGHT,
+        width=WIDTH,
+        num_frames=1 + 4 * (FRAMES - 1),
+        num_inference_steps=STEPS,
+        guidance_scale=SCALE,
+        latents=frame_noise(made.shape, seed=SEED, frame=0, step=0).transpose(1, 2),
+        output_type="latent",
+    ).frames.transpose(1, 2)
+    assert len(sigmas) == STEPS and expected.std() > 0.3
+    torch.testing.assert_close(made, expected, rtol=0, atol=FP32)
+
+
+def test_a_clean_first_frame_is_the_image(folders: dict[str, Path], picture: np.ndarray):
+    made, _ = ours(folders["ti2v"], picture, (torch.randn(4, TEXT), torch.randn(4, TEXT)))
+    shown = torch.from_numpy(picture).permute(2, 0, 1)[None, None].float() / 127.5 - 1
+    assert torch.equal(made[:, :1], load_wan_vae(folders["ti2v"]).encode_pixels(shown))
+
+
+@torch.no_grad()
+def test_the_command_writes_the_clip_of_its_prompt_and_the_middle_of_its_image(
+    folders: dict[str, Path], picture: np.ndarray, tmp_path: Path
+):
+    folder, out = folders["i2v"], tmp_path / "clip.mp4"
+    wide = np.concatenate([picture[:, :32], picture, picture[:, 32:]], axis=1)  # 32x128: the middle is all of `picture`
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    words = {"prompt": "a woman smiles", "negative_prompt": "talks", "image": str(tmp_path / "wide.png")}
+    generate(asked(folder, out=str(out), **words))
+    texts = [UMT5(str(folder))(text).half().float() for text in ("a woman smiles", "talks")]
+    latents, _ = ours(folder, picture, (texts[0], texts[1]))
+    write_video(tmp_path / "expected.mp4", to_uint8(load_wan_vae(folder).decode_pixels(latents)[0][0]), None, fps=16)
+    frames, fps = read_video(out)
+    assert fps == 16 and len(frames) == 5  # 1 + 4 k, of three that were asked for
+    assert np.abs(frames.astype(int) - read_video(tmp_path / "expected.mp4")[0]).mean() < 0.5
+
+
+@pytest.mark.parametrize(("name", "release"), [("t2v", T2V), ("i2v", I2V), ("ti2v", TI2V)])
+def test_a_folder_is_sampled_as_its_publishers_do(folders: dict[str, Path], name: str, release: Any):
+    assert release_of(str(folders[name])) is release
+
+
+def test_numbers_that_are_not_given_are_the_publishers(folders: dict[str, Path]):
+    """Wan 2.1 I2V at 480x832: 40 steps shifted by 3, 81 frames; at 720p: by 5."""
+    alone = {"resolution": None, "seconds": None, "steps": None}
+    small = contract_of(asked(folders["i2v"], **alone), I2V)
+    large = contract_of(asked(folders["i2v"], **(alone | {"resolution": "720x1280"})), I2V)
+    assert (str(small.resolution), small.horizon_frames, len(small.sigmas)) == ("480x832", 20, 40)
+    assert small.sigmas[20] == pytest.approx(3 * 0.5 / (1 + 2 * 0.5)) and large.sigmas[20] == pytest.approx(5 / 6)
+    assert contract_of(asked(folders["ti2v"], **alone), TI2V).horizon_frames == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "rule"),
+    [
+        ("t2v", {}, r"prompt=\.\.\. must be given"),
+        ("t2v", {"prompt": "a", "image": "f.png"}, r"image=f\.png must be left out: .* of a text alone"),
+        ("i2v", {"prompt": "a"}, r"image=\.\.\. must be given: .* is an image-to-video model"),
+        ("ti2v", {"prompt": "a", "audio": "a.wav"}, r"audio=a\.wav must be left out: .* of a text and an image alone"),
+        ("ti2v", {"prompt": "a", "whole": True}, "whole=true must be false"),
+        ("t2v", {"prompt": "a", "resolution": "30x48"}, "resolution=30x48 must have .* multiples of .* = 16"),
+        ("t2v", {"prompt": "a", "guidance": 1, "negative_prompt": "s"}, "negative_prompt=... must be left out"),
+    ],
+)
+def test_what_a_published_model_does_not_take_is_refused_by_name(
+    folders: dict[str, Path], name: str, settings: dict[str, Any], rule: str, tmp_path: Path
+):
+    with pytest.raises(ValueError, match=rule):
+        generate(asked(folders[name], out=str(tmp_path / "clip.mp4"), **settings))
+
+
+def test_two_transformers_are_refused(folders: dict[str, Path], tmp_path: Path):
+    for part, source in (("transformer", "t2v"), ("transformer_2", "t2v"), ("vae", "t2v")):
+        (tmp_path / part).symlink_to(folders[source] / part.removesuffix("_2"))
+    with pytest.raises(ValueError, match=r"must have one transformer, .* Wan 2\.2 A14B"):
+        release_of(str(tmp_path))
+
+
+def test_a_resolution_for_a_model_that_has_its_own_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="resolution=64 must be left out: A has the resolution of its training"):
+        generate(ClipRequest(artifact="A", out=str(tmp_path / "clip.mp4"), resolution=64))
