@@ -1,6 +1,5 @@
 """Films are asked for, made one after the other, and fetched."""
 
-import asyncio
 from pathlib import Path
 
 from sqlalchemy import func, select
