@@ -19,6 +19,7 @@ from data.latents import WHOLE, EncodedClips, read_no_text
 from data.shards import decode_frames, read_samples
 from data.steps import StepData
 from gwm.autoencoders.protocol import Autoencoder
+from gwm.clip import CleanClip
 from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
 from gwm.media.pixels import to_float
@@ -52,6 +53,10 @@ class LatentBatch:
     @property
     def condition(self) -> Conditions:
         return Conditions.from_flat(self.conditions)
+
+    @property
+    def clip(self) -> CleanClip:
+        return CleanClip(self.x0, self.reference, self.condition)
 
 
 class PixelClips(Dataset[UInt8[np.ndarray, "n t h w 3"]]):

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from data.batch import LatentBatch, latent_data
 from gwm.chunks import ChunkPattern
-from gwm.clip import teacher_forced_velocity
-from gwm.condition.inputs import Conditions
+from gwm.clip import CleanClip, NoisedClip, teacher_forced_velocity
 from gwm.dit import Denoiser, DiT
 from gwm.guidance import Guidance, guided_velocity
-from gwm.schedule import add_noise, clean_estimate, sigma_steps
+from gwm.schedule import clean_estimate, sigma_steps
 from train.flow import motion_map
 from train.network import load_dit
-from train.noise import Generators, corrupt, gaussian_like, sample_generators, uniform
+from train.noise import Corruption, Generators, corrupt, gaussian_like, sample_generators, uniform
 from train.stage import DiTStage
 from train.trainee import Trainee
 
@@ -35,41 +34,37 @@ class ConsistencyRules:
 
     levels: Float[Tensor, "n"]  # noise levels of the teacher's steps, falling, without 0
     guidance: Guidance  # of the teacher
-    history_noise: float  # at most so much noise on the clean past
+    history: Corruption  # of the clean past
     pattern: ChunkPattern
 
 
 def consistency_loss(
     rules: ConsistencyRules,
-    x0: Float[Tensor, "b f c h w"],
+    clip: CleanClip,
     *,
     student: Denoiser,
-    average: Denoiser,
+    ema: Denoiser,
     teacher: Denoiser,
-    reference: Float[Tensor, "b 1 c h w"],
-    condition: Conditions,
     weight: Float[Tensor, "*k h w"],
     generator: Generators,
 ) -> Float[Tensor, ""]:
-    """Distance in x0 of the student to its running average one Euler step of the causal teacher further down.
+    """Distance in x0 of the student to its moving average one Euler step of the causal teacher further down.
 
     Source: Song et al. 2023, arXiv:2303.01469, Algorithm 2; teacher-forced form as in arXiv:2606.25473.
     """
-    levels = rules.levels.to(x0)
-    sigma, below = adjacent_sigmas(levels, _chunk_levels(x0, rules.pattern, len(levels), generator))
-    x = add_noise(x0, gaussian_like(x0, generator), sigma)
-    history = corrupt(x0, rules.history_noise, generator)
+    levels = rules.levels.to(clip.x0)
+    sigma, below = adjacent_sigmas(levels, _chunk_levels(clip.x0, rules.pattern, len(levels), generator))
+    upper = clip.noised(gaussian_like(clip.x0, generator), sigma)
+    history = corrupt(clip.x0, rules.history, generator)
 
-    def predict(model: Denoiser, x: Tensor, sigma: Tensor, condition: Conditions) -> Tensor:
-        return teacher_forced_velocity(
-            model, x, sigma, history=history, reference=reference, condition=condition, pattern=rules.pattern
-        )
+    def predict(model: Denoiser, noised: NoisedClip) -> Tensor:
+        return teacher_forced_velocity(model, noised, rules.pattern, history=history)
 
     with torch.no_grad():
-        velocity = guided_velocity(lambda c: predict(teacher, x, sigma, c), condition, rules.guidance)
-        lower = x + (below - sigma)[..., None, None, None] * velocity
-        target = clean_estimate(lower, predict(average, lower, below, condition), below)
-    predicted = clean_estimate(x, predict(student, x, sigma, condition), sigma)
+        velocity = guided_velocity(lambda c: predict(teacher, upper.under(c)), clip.condition, rules.guidance)
+        lower = upper.x + (below - sigma)[..., None, None, None] * velocity
+        target = clean_estimate(lower, predict(ema, upper.at(lower, below)), below)
+    predicted = clean_estimate(upper.x, predict(student, upper), sigma)
     return (weight * (predicted - target).square()).mean()
 
 
@@ -104,7 +99,7 @@ class ConsistencyStage(DiTStage):
         self.rules = ConsistencyRules(
             levels=torch.tensor(sigma_steps(num_levels, shift=shift)),
             guidance=guidance,
-            history_noise=history_noise,
+            history=Corruption(noise=history_noise),
             pattern=contract.pattern,
         )
         self.motion_weight, self.seed = motion_weight, seed
@@ -115,12 +110,10 @@ class ConsistencyStage(DiTStage):
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Float[Tensor, ""]:
         loss = consistency_loss(
             self.rules,
-            batch.x0,
+            batch.clip,
             student=self.network.model,
-            average=self.network.averaged,
+            ema=self.network.averaged,
             teacher=self.teacher,
-            reference=batch.reference,
-            condition=batch.condition,
             weight=self.weight.to(self.device),
             generator=sample_generators(self.seed, batch, self.device),
         )

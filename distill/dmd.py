@@ -28,18 +28,19 @@ def dmd_direction(
     x0: Float[Tensor, "b f c h w"],
     x0_teacher: Float[Tensor, "b f c h w"],
     x0_critic: Float[Tensor, "b f c h w"],
-    *,
     normaliser: Normaliser,
+    *,
     chunk_frames: int,
     floor: float,
-) -> Float[Tensor, "b f c h w"]:
-    """(x0_critic - x0_teacher) / mean |x0 - x0_teacher|: where the student should not go, in units of its distance.
+) -> tuple[Float[Tensor, "b f c h w"], Float[Tensor, "#b #f 1 1 1"]]:
+    """(x0_critic - x0_teacher) / mean |x0 - x0_teacher|: where the student should not go, in units of its distance;
+    and what it was divided by.
 
     Source: Yin et al. 2023, arXiv:2311.18828, Eq. 7 (direction) and Eq. 8 (normaliser, per sample there).
     """
     x, teacher, critic = x0.float(), x0_teacher.float(), x0_critic.float()
     scale = normaliser_scale((x - teacher).abs(), normaliser, chunk_frames=chunk_frames, floor=floor)
-    return (critic - teacher) / scale
+    return (critic - teacher) / scale, scale
 
 
 def dmd_loss(x0: Float[Tensor, "b f c h w"], direction: Float[Tensor, "b f c h w"]) -> Float[Tensor, ""]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,20 +10,10 @@ from torch import Tensor, nn
 
 from distill.scores import DMDRules
 from gwm.chunks import whole_clip
-from gwm.clip import clip_prediction
-from gwm.condition.inputs import Conditions
+from gwm.clip import CleanClip, clip_prediction
 from gwm.dit import Denoiser
-from gwm.schedule import add_noise
 from train.noise import Generators, gaussian_like
 from train.trainee import Trainee
-
-
-class Shown(NamedTuple):
-    """A clip with the critic's conditions."""
-
-    x0: Float[Tensor, "b f c h w"]
-    reference: Float[Tensor, "b 1 c h w"]
-    condition: Conditions
 
 
 class Head(nn.Module):
@@ -77,7 +66,7 @@ class GAN(nn.Module):
         self.head = head(Head(features * len(layers), width), schedule_steps=schedule_steps)
 
     def head_loss(
-        self, rules: DMDRules, real: Shown, fake: Shown, *, critic: Denoiser, generator: Generators
+        self, rules: DMDRules, real: CleanClip, fake: CleanClip, *, critic: Denoiser, generator: Generators
     ) -> Float[Tensor, ""]:
         """softplus(D(fake) - D(real)): the head learns, on features that carry no gradient."""
         sigma, noise = _draw(rules, real.x0, generator)
@@ -86,7 +75,7 @@ class GAN(nn.Module):
         return F.softplus(self.head.model(of_fake) - self.head.model(of_real)).mean()
 
     def student_loss(
-        self, rules: DMDRules, real: Shown, fake: Shown, *, critic: Denoiser, generator: Generators
+        self, rules: DMDRules, real: CleanClip, fake: CleanClip, *, critic: Denoiser, generator: Generators
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """softplus(D(real) - D(fake)) times the weight, whose gradient reaches `fake.x0` and no weights; and its
         health.
@@ -96,17 +85,16 @@ class GAN(nn.Module):
         """
         clip = fake.x0.detach().requires_grad_()
         with torch.enable_grad():
-            shown = {"critic": critic, "generator": generator}
-            of_real, of_fake = self.opinions(rules, real, fake._replace(x0=clip), **shown)
+            of_real, of_fake = self.opinions(rules, real, fake.with_x0(clip), critic=critic, generator=generator)
             value = self.weight * F.softplus(of_real - of_fake).mean()
-            # Towards the clip alone: critic and head would else collect gradients that nobody asked for.
+            # Towards the clip alone: critic and head would else collect gradients too.
             (pull,) = torch.autograd.grad(value, clip)
         gap = (of_real - of_fake.detach()).mean()
         health = {"gan_gap": gap, "gan_norm": pull.numel() * pull.square().mean().sqrt()}
         return value.detach() + ((fake.x0 - clip.detach()) * pull).sum(), health
 
     def opinions(
-        self, rules: DMDRules, real: Shown, fake: Shown, *, critic: Denoiser, generator: Generators
+        self, rules: DMDRules, real: CleanClip, fake: CleanClip, *, critic: Denoiser, generator: Generators
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
         """D of real clips, without gradient, and of the student's, noised alike."""
         sigma, noise = _draw(rules, real.x0, generator)
@@ -114,11 +102,10 @@ class GAN(nn.Module):
             of_real = self.head.model(self._features(real, sigma, noise, critic))
         return of_real, self.head.model(self._features(fake, sigma, noise, critic))
 
-    def _features(self, clip: Shown, sigma: Tensor, noise: Tensor, critic: Denoiser) -> Float[Tensor, "b l k"]:
-        """What the chosen layers make of a noised clip."""
-        given = {"reference": clip.reference, "condition": clip.condition}
+    def _features(self, clip: CleanClip, sigma: Tensor, noise: Tensor, critic: Denoiser) -> Float[Tensor, "b l k"]:
+        """Values of the chosen layers' attention for a noised clip."""
         pattern = whole_clip(noise.shape[1] + 1, first_frames=1)
-        prediction = clip_prediction(critic, add_noise(clip.x0, noise, sigma), sigma, pattern=pattern, **given)
+        prediction = clip_prediction(critic, clip.noised(noise, sigma), pattern)
         values = [prediction.keys_values[layer][1].flatten(2) for layer in self.layers]
         return torch.cat(values, dim=-1)
 

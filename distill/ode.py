@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.batch import LatentBatch, LatentData
 from distill.ode_pairs import pairs_batch, read_pairs_manifest, read_shard, shard_name
-from gwm.clip import teacher_forced_velocity
+from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.dit import DiT
 from gwm.schedule import clean_estimate
 from train.network import load_dit
-from train.noise import Generators, corrupt, sample_generators, uniform
+from train.noise import Corruption, Generators, corrupt, sample_generators, uniform
 from train.stage import DiTStage
 from train.trainee import Trainee
 
@@ -75,21 +75,19 @@ class ODEStage(DiTStage):
         model, contract = load_dit(init, stage="causal")
         self.contract = contract.replace(sigmas=tuple(sigmas), solver="renoise")
         self.network = network(model)
-        self.history_noise, self.seed = history_noise, seed
+        self.history, self.seed = Corruption(noise=history_noise), seed
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Float[Tensor, ""]:
         generator = sample_generators(self.seed, batch.clips, self.device)
         x, sigma = picked_states(
             batch.states, self.contract.sigmas, chunk_frames=self.contract.pattern.chunk_frames, generator=generator
         )
+        clips = batch.clips
         velocity = teacher_forced_velocity(
             self.network.model,
-            x,
-            sigma,
-            history=corrupt(batch.clips.x0, self.history_noise, generator),
-            reference=batch.clips.reference,
-            condition=batch.clips.condition,
-            pattern=self.contract.pattern,
+            NoisedClip(x, sigma, clips.reference, clips.condition),
+            self.contract.pattern,
+            history=corrupt(clips.x0, self.history, generator),
         )
         loss = (clean_estimate(x, velocity, sigma) - batch.end).square().mean()
         self.log("train/loss", loss)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from data.batch import LatentBatch, LatentClips, LatentData, latent_batch
 from data.steps import StepSampler
-from gwm.clip import teacher_forced_velocity
+from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
@@ -55,19 +55,17 @@ def solve(
     Source: Lu et al. 2026 (Causal Forcing), stage 2: the flow of the causal teacher, not of a bidirectional one, as
     only that is a function of what a causal student can see.
     """
-    states = []
+    states, clip = [], batch.clip
 
     def velocity(x: Tensor, sigma: float) -> Tensor:
         if sigma in sigmas:
             states.append(x)
 
         def predict(condition: Conditions) -> Tensor:
-            return teacher_forced_velocity(
-                teacher, x, x.new_full(x.shape[:2], sigma), history=batch.x0, reference=batch.reference,
-                condition=condition, pattern=contract.pattern,
-            )  # fmt: skip
+            noised = NoisedClip(x, x.new_full(x.shape[:2], sigma), clip.reference, condition)
+            return teacher_forced_velocity(teacher, noised, contract.pattern, history=clip.x0)
 
-        return guided_velocity(predict, batch.condition, guidance)
+        return guided_velocity(predict, clip.condition, guidance)
 
     end = sample(velocity, [gaussian_like(batch.x0, generator)], sigmas=levels[:-1], solver="ode")
     return {"states": torch.stack(states, dim=1), "end": end}

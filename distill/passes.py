@@ -4,7 +4,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from data.batch import LatentBatch
+from distill.student_forcing import RolloutRequest
 from distill.windows import Window, Windows
 from gwm.contract import Contract
 from gwm.dit import Denoiser
@@ -16,11 +19,18 @@ class WindowsOfPasses:
     def __init__(self, windows: Windows) -> None:
         self._new, self._parts = windows, dict[str, Windows]()
 
-    def __call__(self, model: Denoiser, contract: Contract, batch: LatentBatch, **options: Any) -> Window:
+    def __call__(
+        self,
+        model: Denoiser,
+        contract: Contract,
+        batch: LatentBatch,
+        request: RolloutRequest,
+        shared: torch.Generator,
+    ) -> Window:
         part = f"{batch.first_slot}+{len(batch)}"  # its place in the batch, and how many samples
         if part not in self._parts:
             self._parts[part] = copy.deepcopy(self._new)
-        return self._parts[part](model, contract, batch, **options)
+        return self._parts[part](model, contract, batch, request, shared)
 
     def check(self, contract: Contract, num_frames: int) -> None:
         self._new.check(contract, num_frames)

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from data.batch import LatentBatch, LatentClips, latent_batch, latent_data
-from distill.student_forcing import RolloutGradient, student_rollout
-from gwm.clip import teacher_forced_velocity
+from distill.student_forcing import RolloutGradient, RolloutRequest, student_rollout
+from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import Denoiser, DiT
@@ -87,8 +87,8 @@ def _error(
 ) -> Float[Tensor, "b f h w"]:
     noise = gaussian_like(batch.x0, step_generator(seed, batch.step, batch.x0.device))
     sigma = noise.new_ones(noise.shape[:2])
-    given = {"reference": batch.reference, "condition": condition}
-    velocity = teacher_forced_velocity(model, noise, sigma, history=batch.x0, pattern=contract.pattern, **given)
+    noised = NoisedClip(noise, sigma, batch.reference, condition)
+    velocity = teacher_forced_velocity(model, noised, contract.pattern, history=batch.x0)
     return (clean_estimate(noise, velocity, sigma) - batch.x0).square().mean(dim=2)
 
 
@@ -165,13 +165,7 @@ class RegressionStage(DiTStage):
 
     def _stream(self, model: DiT, batch: LatentBatch, gradient: RolloutGradient) -> Float[Tensor, "b f c h w"]:
         """The same noise for both models: what they make of it must be comparable."""
-        return student_rollout(
-            model,
-            self.contract,
-            reference=batch.reference,
-            condition=batch.condition,
-            leave_at=len(self.contract.sigmas) - 1,
-            gradient=gradient,
-            generator=sample_generators(self.seed, batch, self.device),
-            num_frames=batch.x0.shape[1],
-        ).x0
+        generators = sample_generators(self.seed, batch, self.device)
+        request = RolloutRequest(len(self.contract.sigmas) - 1, gradient, generators)
+        clip = batch.clip
+        return student_rollout(model, self.contract, request, clip.reference, clip.condition, clip.x0.shape[1]).x0

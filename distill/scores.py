@@ -7,13 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from distill.dmd import Normaliser, dmd_direction, normaliser_scale
+from distill.dmd import Normaliser, dmd_direction
 from gwm.chunks import whole_clip
-from gwm.clip import clip_velocity
-from gwm.condition.inputs import Conditions
+from gwm.clip import CleanClip, NoisedClip, clip_velocity
 from gwm.dit import Denoiser
 from gwm.guidance import Guidance, with_guidance
-from gwm.schedule import add_noise, clean_estimate
+from gwm.schedule import clean_estimate
 from train.flow import clean_weight, velocity_loss
 from train.noise import Generators, clip_sigmas, gaussian_like
 
@@ -49,60 +48,43 @@ class ScoredClip:
     critic_lag: Float[Tensor, ""]  # flow loss of the critic over that of the teacher, on the student's own clip
 
 
-def score(
-    model: Denoiser,
-    x: Float[Tensor, "b f c h w"],
-    sigma: Float[Tensor, "b f"],
-    reference: Float[Tensor, "b 1 c h w"],
-    condition: Conditions,
-) -> Float[Tensor, "b f c h w"]:
+def score(model: Denoiser, clip: NoisedClip) -> Float[Tensor, "b f c h w"]:
     """Velocity of a clip by a model that sees all of it."""
-    pattern = whole_clip(x.shape[1] + 1, first_frames=1)
-    return clip_velocity(model, x, sigma, reference=reference, condition=condition, pattern=pattern)
+    return clip_velocity(model, clip, whole_clip(clip.x.shape[1] + 1, first_frames=1))
 
 
 @torch.no_grad()
 def scored_clip(
     rules: DMDRules,
-    x0: Float[Tensor, "b f c h w"],
+    clip: CleanClip,
     *,
     teacher: Denoiser,
     critic: Denoiser,
-    reference: Float[Tensor, "b 1 c h w"],
-    condition: Conditions,
     chunk_frames: int,
     generator: Generators,
 ) -> ScoredClip:
-    """Noise a clip once and ask both networks.
+    """Noise a clip once and have both networks predict it.
 
     Source: Yin et al. 2023, arXiv:2311.18828, Algorithm 1; one noise level for the whole clip as in arXiv:2506.08009.
     """
-    sigma = rules.sigma(x0, generator)
+    x0, sigma = clip.x0, rules.sigma(clip.x0, generator)
     noise = gaussian_like(x0, generator)
-    x = add_noise(x0, noise, sigma)
-    real, pushed = with_guidance(lambda c: score(teacher, x, sigma, reference, c), condition, rules.guidance)
-    fake = score(critic, x, sigma, reference, condition)
-    x0_teacher = clean_estimate(x, pushed, sigma)
-    choice = {"normaliser": rules.normaliser, "chunk_frames": chunk_frames, "floor": rules.normaliser_floor}
-    direction = dmd_direction(x0, x0_teacher, clean_estimate(x, fake, sigma), **choice)
+    noised = clip.noised(noise, sigma)
+    real, pushed = with_guidance(lambda c: score(teacher, noised.under(c)), clip.condition, rules.guidance)
+    fake = score(critic, noised)
+    x0_teacher, x0_critic = (clean_estimate(noised.x, velocity, sigma) for velocity in (pushed, fake))
     lag = _flow_loss(fake, x0, noise, sigma, critic) / _flow_loss(real, x0, noise, sigma, teacher).clamp(min=1e-12)
-    return ScoredClip(direction, normaliser_scale((x0 - x0_teacher).abs().float(), **choice), lag)
+    direction, scale = dmd_direction(
+        x0, x0_teacher, x0_critic, rules.normaliser, chunk_frames=chunk_frames, floor=rules.normaliser_floor
+    )
+    return ScoredClip(direction, scale, lag)
 
 
-def critic_loss(
-    rules: DMDRules,
-    x0: Float[Tensor, "b f c h w"],
-    *,
-    critic: Denoiser,
-    reference: Float[Tensor, "b 1 c h w"],
-    condition: Conditions,
-    generator: Generators,
-) -> Float[Tensor, ""]:
+def critic_loss(rules: DMDRules, clip: CleanClip, *, critic: Denoiser, generator: Generators) -> Float[Tensor, ""]:
     """Flow matching on the student's clips, at the noise levels of the student's loss."""
-    sigma = rules.sigma(x0, generator)
-    noise = gaussian_like(x0, generator)
-    velocity = score(critic, add_noise(x0, noise, sigma), sigma, reference, condition)
-    return _flow_loss(velocity, x0, noise, sigma, critic)
+    sigma = rules.sigma(clip.x0, generator)
+    noise = gaussian_like(clip.x0, generator)
+    return _flow_loss(score(critic, clip.noised(noise, sigma)), clip.x0, noise, sigma, critic)
 
 
 def _flow_loss(velocity: Tensor, x0: Tensor, noise: Tensor, sigma: Tensor, model: Denoiser) -> Tensor:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from data.batch import LatentBatch, LatentData, latent_data
 from distill.dmd import dmd_loss
-from distill.gan import GAN, Shown
+from distill.gan import GAN
 from distill.health import CollapseAlarm, clip_health, exit_shares, score_health
 from distill.passes import WindowsOfPasses, check_passes
 from distill.reward import Reward, reward_weights
 from distill.roles import RoleAdapters, check_frozen, keep_out_of_checkpoints, load_roles
 from distill.scores import DMDRules, critic_loss, scored_clip
-from distill.student_forcing import Exit, RolloutGradient, check_gradient, exit_step
+from distill.student_forcing import Exit, RolloutGradient, RolloutRequest, check_gradient, exit_step
 from distill.validation import Validation
 from distill.windows import Window, Windows
 from gwm.contract import CommitMode, NoiseMode, Solver
@@ -90,14 +90,22 @@ class DMDStage(DiTStage):
             adapters=RoleAdapters.from_json(lora or {}),
             offloaded=offload,
         )
-        how = {"sigmas": tuple(sigmas), "context": context, "solver": solver, "noise": noise}
-        self.contract = roles.contract.replace(**how, distilled=True, sink_ahead_frames=sink_ahead_frames)
+        self.contract = roles.contract.replace(
+            sigmas=tuple(sigmas),
+            context=context,
+            solver=solver,
+            noise=noise,
+            distilled=True,
+            sink_ahead_frames=sink_ahead_frames,
+        )
         rules.guidance.check(self.contract.dit)
         self.network, self.teacher, self.critic = roles.student, roles.teacher, roles.critic
         self.frozen = roles.frozen
         keep_out_of_checkpoints(self, teacher="teacher", trainees={"network": self.network, "critic": self.critic})
-        shape = {"features": self.contract.dit.dim, "num_layers": self.contract.dit.num_layers}
-        self.gan = None if gan is None else gan(**shape, schedule_steps=critic_steps)
+        self.gan = None
+        if gan is not None:
+            dit = self.contract.dit
+            self.gan = gan(features=dit.dim, num_layers=dit.num_layers, schedule_steps=critic_steps)
         self.reward, self.validate_every = reward, validate_every
         self.exit: Exit = exit
         self.gradient: RolloutGradient = gradient
@@ -139,23 +147,19 @@ class DMDStage(DiTStage):
         chunk_frames = self.contract.pattern.chunk_frames
         scored = scored_clip(
             self.rules,
-            window.x0.detach(),
+            window,
             teacher=self.teacher,
             critic=self.critic.model,
-            reference=window.reference,
-            condition=window.condition,
             chunk_frames=chunk_frames,
             generator=generator,
         )
-        self.health = {
-            **score_health(scored),
-            **clip_health(window.x0.detach(), batch.x0, chunk_frames=chunk_frames),
-            **exit_shares(self.exit_counts),
-        }
+        of_clip = clip_health(window.x0.detach(), batch.x0, chunk_frames=chunk_frames)
+        self.health = score_health(scored) | of_clip | exit_shares(self.exit_counts)
         loss = dmd_loss(window.x0, self._weighted(scored.direction, window))
         if self.gan is not None:
-            clips = _pair(batch, window)
-            pull, found = self.gan.student_loss(self.rules, *clips, critic=self.critic.model, generator=generator)
+            pull, found = self.gan.student_loss(
+                self.rules, batch.clip, window, critic=self.critic.model, generator=generator
+            )
             loss, self.health = loss + pull, self.health | found
         self.log("train/student_loss", loss)
         self.log_dict({f"health/{name}": value.float() for name, value in self.health.items()})
@@ -163,21 +167,14 @@ class DMDStage(DiTStage):
 
     def critic_loss(self, window: Window, generator: Generators) -> Float[Tensor, ""]:
         """Flow matching on the student's clips."""
-        loss = critic_loss(
-            self.rules,
-            window.x0.detach(),
-            critic=self.critic.model,
-            reference=window.reference,
-            condition=window.condition,
-            generator=generator,
-        )
+        clip = window.with_x0(window.x0.detach())
+        loss = critic_loss(self.rules, clip, critic=self.critic.model, generator=generator)
         self.log("train/critic_loss", loss, prog_bar=True)
         return loss
 
     def head_loss(self, gan: GAN, window: Window, batch: LatentBatch, generator: Generators) -> Float[Tensor, ""]:
         """The discriminator's, on data against the student's clips."""
-        clips = _pair(batch, window)
-        loss = gan.head_loss(self.rules, *clips, critic=self.critic.model, generator=generator)
+        loss = gan.head_loss(self.rules, batch.clip, window, critic=self.critic.model, generator=generator)
         self.log("train/head_loss", loss)
         return loss
 
@@ -214,15 +211,8 @@ class DMDStage(DiTStage):
         shared = step_generator(self.seed, batch.step, self.device)
         leave_at = exit_step(self.exit, len(self.contract.sigmas), shared)
         self.exit_counts[leave_at] += 1
-        return self.windows(
-            self.network.model,
-            self.contract,
-            batch,
-            leave_at=leave_at,
-            gradient=gradient,
-            generator=generator,
-            shared=shared,
-        )
+        request = RolloutRequest(leave_at, gradient, generator)
+        return self.windows(self.network.model, self.contract, batch, request, shared)
 
     def _weighted(self, direction: Float[Tensor, "b f c h w"], window: Window) -> Float[Tensor, "b f c h w"]:
         """The direction of each sample times the weight of its own reward."""
@@ -249,12 +239,6 @@ class DMDStage(DiTStage):
         torch.nn.utils.clip_grad_norm_(network.model.parameters(), self.clip_norm)
         optimizer.step()
         scheduler.step()
-
-
-def _pair(batch: LatentBatch, window: Window) -> tuple[Shown, Shown]:
-    """Data, and the student's clips without gradient towards what they are conditioned on."""
-    real = Shown(batch.x0, batch.reference, batch.condition)
-    return real, Shown(window.x0, window.reference, window.condition)
 
 
 def _divided_steps(max_steps: int, critic_per_student: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ of its own behind the same reference image.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,26 +13,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.batch import LatentBatch
-from distill.student_forcing import (
-    RolloutGradient,
-    StreamPast,
-    begin,
-    go_on,
-    student_rollout,
-)
+from distill.student_forcing import RolloutRequest, StreamPast, begin, go_on, student_rollout
+from gwm.clip import CleanClip
 from gwm.condition.inputs import Conditions, joined
 from gwm.contract import Contract
 from gwm.dit import Denoiser
-from train.noise import Generators
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(CleanClip):
     """Generated frames, and the conditions of teacher and critic."""
 
-    x0: Float[Tensor, "b f c h w"]
-    reference: Float[Tensor, "b 1 c h w"]
-    condition: Conditions
     sigma_exit: float
 
 
@@ -45,10 +36,7 @@ class Windows(Protocol):
         model: Denoiser,
         contract: Contract,
         batch: LatentBatch,
-        *,
-        leave_at: int,
-        gradient: RolloutGradient,
-        generator: Generators,
+        request: RolloutRequest,
         shared: torch.Generator,
     ) -> Window: ...
 
@@ -71,23 +59,12 @@ class FromReference:
         model: Denoiser,
         contract: Contract,
         batch: LatentBatch,
-        *,
-        leave_at: int,
-        gradient: RolloutGradient,
-        generator: Generators,
+        request: RolloutRequest,
         shared: torch.Generator,
     ) -> Window:
-        rollout = student_rollout(
-            model,
-            contract,
-            reference=batch.reference,
-            condition=batch.condition,
-            leave_at=leave_at,
-            gradient=gradient,
-            generator=generator,
-            num_frames=batch.x0.shape[1],
-        )
-        return Window(rollout.x0, batch.reference, batch.condition, rollout.sigma_exit)
+        clip = batch.clip
+        rollout = student_rollout(model, contract, request, clip.reference, clip.condition, clip.x0.shape[1])
+        return Window(rollout.x0, clip.reference, clip.condition, rollout.sigma_exit)
 
     def check(self, contract: Contract, num_frames: int) -> None:
         return None
@@ -114,36 +91,20 @@ class UniformWindows:
         model: Denoiser,
         contract: Contract,
         batch: LatentBatch,
-        *,
-        leave_at: int,
-        gradient: RolloutGradient,
-        generator: Generators,
+        request: RolloutRequest,
         shared: torch.Generator,
     ) -> Window:
         num_frames, size = batch.x0.shape[1], contract.pattern.chunk_frames
         places = (self.stream_frames - num_frames) // size + 1
         start = size * int(torch.randint(places, (), generator=shared, device=shared.device))
         condition = conversation(batch.condition, start + num_frames)
-        past = begin(
-            model, contract, reference=batch.reference, condition=condition, gradient="none", generator=generator
-        )  # fmt: skip
+        as_served = replace(request, leave_at=len(contract.sigmas) - 1, gradient="none")
+        past = begin(model, contract, as_served, batch.reference, condition)
         if start:
-            _, past = go_on(
-                model,
-                contract,
-                past,
-                condition=condition.frames(slice(0, start)),
-                leave_at=len(contract.sigmas) - 1,
-                gradient="none",
-                generator=generator,
-                noise_like=batch.reference.expand(-1, start, -1, -1, -1),
-            )
-        heard = condition.frames(slice(start, start + num_frames))
-        rollout, _ = go_on(
-            model, contract, past, condition=heard, leave_at=leave_at, gradient=gradient, generator=generator,
-            noise_like=batch.x0,
-        )  # fmt: skip
-        return Window(rollout.x0, batch.reference, heard, rollout.sigma_exit)
+            past = go_on(model, contract, as_served, past, condition.frames(slice(0, start)), start)[1]
+        condition = condition.frames(slice(start, start + num_frames))
+        rollout, _ = go_on(model, contract, request, past, condition, num_frames)
+        return Window(rollout.x0, batch.reference, condition, rollout.sigma_exit)
 
     def check(self, contract: Contract, num_frames: int) -> None:
         _check_stream(contract, self.stream_frames, num_frames)
@@ -162,14 +123,14 @@ class _Stream:
     past: StreamPast
     frames: int
     tail: Float[Tensor, "b f c h w"]  # the last frames of the window before, and their conditions
-    heard: Conditions
+    tail_condition: Conditions
 
 
 class StreamingWindows:
     """Every step the next window of the streams of the step before, until `stream_frames`; then new ones.
 
     The last `overlap_frames` of a window lead the next one, without gradient, so that teacher and critic judge the
-    joint. Each window has the voices and the text of its own batch: a stream hears many speakers, and its past is
+    joint. Each window has the voices and the text of its own batch: a stream has many speakers, and its past is
     computed again under each new text (`gwm.recache`).
     Source: Yang et al. 2025 (LongLive), arXiv:2509.22622, Sec. 3.2 (streaming long tuning).
     """
@@ -183,29 +144,20 @@ class StreamingWindows:
         model: Denoiser,
         contract: Contract,
         batch: LatentBatch,
-        *,
-        leave_at: int,
-        gradient: RolloutGradient,
-        generator: Generators,
+        request: RolloutRequest,
         shared: torch.Generator,
     ) -> Window:
         stream = self._stream
         if stream is None or stream.frames + batch.x0.shape[1] - self.overlap_frames > self.stream_frames:
-            past = begin(
-                model, contract, reference=batch.reference, condition=batch.condition, gradient="none",
-                generator=generator,
-            )  # fmt: skip
+            past = begin(model, contract, replace(request, gradient="none"), batch.reference, batch.condition)
             stream = _Stream(past, 0, batch.x0[:, :0], batch.condition.frames(slice(0, 0)))
         past = stream.past.set_prompt(model, contract, batch.conditions.get("tokens.text"))
-        room = batch.x0[:, stream.tail.shape[1] :]
-        heard = batch.condition.frames(slice(0, room.shape[1]))
-        rollout, past = go_on(
-            model, contract, past, condition=heard, leave_at=leave_at, gradient=gradient, generator=generator,
-            noise_like=room,
-        )  # fmt: skip
-        x0, condition = torch.cat([stream.tail, rollout.x0], dim=1), joined(stream.heard, heard)
+        num_new = batch.x0.shape[1] - stream.tail.shape[1]
+        new_condition = batch.condition.frames(slice(0, num_new))
+        rollout, past = go_on(model, contract, request, past, new_condition, num_new)
+        x0, condition = torch.cat([stream.tail, rollout.x0], dim=1), joined(stream.tail_condition, new_condition)
         last = slice(x0.shape[1] - self.overlap_frames, None)
-        frames = stream.frames + room.shape[1]
+        frames = stream.frames + num_new
         self._stream = _Stream(past, frames, x0[:, last].detach(), condition.frames(last))
         return Window(x0, past.reference, condition, rollout.sigma_exit)
 

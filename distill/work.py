@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.gan import GAN, Shown
+from distill.gan import GAN
 from distill.offload import offload as keep_on_host
 from distill.roles import RoleAdapters
 from distill.scores import DMDRules, score
-from distill.student_forcing import RolloutGradient, student_rollout
-from gwm.clip import teacher_forced_velocity
+from distill.student_forcing import RolloutGradient, RolloutRequest, student_rollout
+from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
@@ -28,10 +28,7 @@ def consistency(contract: Contract, *, batch_size: int, num_frames: int, guidanc
     student, teacher = DiT(contract.dit), DiT(contract.dit).requires_grad_(False)
 
     def predict(model: DiT, condition: Conditions) -> Tensor:
-        return teacher_forced_velocity(
-            model, clips.x0, clips.sigma, history=clips.x0, reference=clips.reference, condition=condition,
-            pattern=contract.pattern,
-        )  # fmt: skip
+        return teacher_forced_velocity(model, clips.as_noised.under(condition), contract.pattern, history=clips.x0)
 
     def loss() -> Tensor:
         with torch.no_grad():
@@ -66,14 +63,11 @@ def dmd(
     discriminator = None if gan is None else _Discriminator(gan, rules, clips, critic)
 
     def scored(model: DiT, x: Tensor, condition: Conditions) -> Tensor:
-        return score(model, x, clips.sigma, clips.reference, condition)
+        return score(model, NoisedClip(x, clips.sigma, clips.reference, condition))
 
-    def rollout(how: RolloutGradient) -> Tensor:
-        generator = torch.Generator(clips.x0.device)
-        return student_rollout(
-            student, contract, reference=clips.reference, condition=clips.condition, leave_at=len(sigmas) - 1,
-            gradient=how, generator=generator, num_frames=num_frames,
-        ).x0  # fmt: skip
+    def rollout(gradient: RolloutGradient) -> Tensor:
+        request = RolloutRequest(len(sigmas) - 1, gradient, torch.Generator(clips.x0.device))
+        return student_rollout(student, contract, request, clips.reference, clips.condition, num_frames).x0
 
     def student_loss() -> Tensor:
         x0 = rollout(gradient)
@@ -103,9 +97,9 @@ class _Discriminator:
     """What a head on the critic's features adds to a batch; the clips are the data and the student's as well."""
 
     def __init__(self, gan: partial[GAN], rules: DMDRules, clips: RandomClips, critic: DiT) -> None:
-        shape = {"features": clips.config.dim, "num_layers": clips.config.num_layers}
-        self._gan, self._rules, self._critic = gan(**shape, schedule_steps=1), rules, critic
-        self._real = Shown(clips.x0, clips.reference, clips.condition)
+        dit = clips.config
+        self._gan = gan(features=dit.dim, num_layers=dit.num_layers, schedule_steps=1)
+        self._rules, self._critic, self._real = rules, critic, clips
 
     @property
     def head(self) -> nn.Module:
@@ -114,15 +108,18 @@ class _Discriminator:
     def student_loss(self, x0: Tensor) -> Tensor:
         """As `GAN.student_loss`, in one graph with the rollout: blocks that plans compute again allow no other. Its
         backward pass has the critic's weights too, which training leaves out: a third of one pass too much."""
-        of_real, of_fake = self._gan.opinions(self._rules, self._real, self._real._replace(x0=x0), **self._how)
+        of_real, of_fake = self._gan.opinions(
+            self._rules, self._real, self._real.with_x0(x0), critic=self._critic, generator=self._generator()
+        )
         return F.softplus(of_real - of_fake).mean()
 
     def head_loss(self) -> Tensor:
-        return self._gan.head_loss(self._rules, self._real, self._real, **self._how)
+        return self._gan.head_loss(
+            self._rules, self._real, self._real, critic=self._critic, generator=self._generator()
+        )
 
-    @property
-    def _how(self) -> dict[str, Any]:
-        return {"critic": self._critic, "generator": torch.Generator(self._real.x0.device)}
+    def _generator(self) -> torch.Generator:
+        return torch.Generator(self._real.x0.device)
 
 
 def _roles(contract: Contract, adapters: RoleAdapters) -> tuple[DiT, DiT, DiT]:

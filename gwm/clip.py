@@ -3,6 +3,9 @@
 The reference image's latent leads every clip: clean, at latent frame 0, seen by all frames and seeing only itself.
 """
 
+import dataclasses
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,72 +15,80 @@ from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Conditions
 from gwm.dit import Denoiser, Prediction, num_patches
 from gwm.masks import clip_mask, teacher_forcing_mask
+from gwm.schedule import add_noise
 
 
-def clip_prediction(
-    model: Denoiser,
-    x: Float[Tensor, "b f c h w"],
-    sigma: Float[Tensor, "b f"],
-    *,
-    reference: Float[Tensor, "b 1 c h w"],
-    condition: Conditions,
-    pattern: ChunkPattern,
-) -> Prediction:
-    """What the model makes of a noised clip behind its reference, whose frames see each other as `pattern` says."""
-    whole = torch.cat([reference, x], dim=1)
-    levels = torch.cat([sigma.new_zeros(len(sigma), 1), sigma], dim=1)
+@dataclass(frozen=True)
+class NoisedClip:
+    """What a network is given of clips: noised latents, their noise levels, and what conditions them."""
+
+    x: Float[Tensor, "b f c h w"]
+    sigma: Float[Tensor, "b f"]
+    reference: Float[Tensor, "b 1 c h w"]  # latent of the reference image
+    condition: Conditions  # of the clip's frames, without the reference
+
+    def under(self, condition: Conditions) -> "NoisedClip":
+        """The same clips under other conditions, as guidance compares."""
+        return dataclasses.replace(self, condition=condition)
+
+    def at(self, x: Float[Tensor, "b f c h w"], sigma: Float[Tensor, "b f"]) -> "NoisedClip":
+        """Other latents at other noise levels under the same conditions."""
+        return dataclasses.replace(self, x=x, sigma=sigma)
+
+
+@dataclass(frozen=True)
+class CleanClip:
+    """Clips of data or of a student, and what conditions them."""
+
+    x0: Float[Tensor, "b f c h w"]
+    reference: Float[Tensor, "b 1 c h w"]  # latent of the reference image
+    condition: Conditions  # of the clip's frames, without the reference
+
+    def noised(self, noise: Float[Tensor, "b f c h w"], sigma: Float[Tensor, "b f"]) -> NoisedClip:
+        return NoisedClip(add_noise(self.x0, noise, sigma), sigma, self.reference, self.condition)
+
+    def with_x0(self, x0: Float[Tensor, "b f c h w"]) -> "CleanClip":
+        """Other latents under the same conditions."""
+        return dataclasses.replace(self, x0=x0)
+
+
+def clip_prediction(model: Denoiser, clip: NoisedClip, pattern: ChunkPattern) -> Prediction:
+    """Prediction for clips behind their reference, whose frames see each other as `pattern` says."""
+    whole = torch.cat([clip.reference, clip.x], dim=1)
     num_frames = whole.shape[1]
-    mask = clip_mask(num_frames, pattern, patches=num_patches(x, model.config), device=x.device)
-    positions = torch.arange(num_frames, device=x.device)
+    mask = clip_mask(num_frames, pattern, patches=num_patches(whole, model.config), device=whole.device)
     return model(
         whole,
-        levels,
-        condition.after_reference(),
-        positions=positions,
+        torch.cat([clip.sigma.new_zeros(len(whole), 1), clip.sigma], dim=1),
+        clip.condition.after_reference(),
+        positions=torch.arange(num_frames, device=whole.device),
         context=MaskedClip(mask),
-        reference=reference,
+        reference=clip.reference,
     )
 
 
-def clip_velocity(
-    model: Denoiser,
-    x: Float[Tensor, "b f c h w"],
-    sigma: Float[Tensor, "b f"],
-    *,
-    reference: Float[Tensor, "b 1 c h w"],
-    condition: Conditions,
-    pattern: ChunkPattern,
-) -> Float[Tensor, "b f c h w"]:
-    """Velocity of a noised clip without its reference; `condition` is of the clip's frames."""
-    prediction = clip_prediction(model, x, sigma, reference=reference, condition=condition, pattern=pattern)
-    return prediction.velocity[:, 1:]
+def clip_velocity(model: Denoiser, clip: NoisedClip, pattern: ChunkPattern) -> Float[Tensor, "b f c h w"]:
+    """Velocity of noised clips without their reference."""
+    return clip_prediction(model, clip, pattern).velocity[:, 1:]
 
 
 def teacher_forced_velocity(
-    model: Denoiser,
-    x: Float[Tensor, "b f c h w"],
-    sigma: Float[Tensor, "b f"],
-    *,
-    history: Float[Tensor, "b f c h w"],
-    reference: Float[Tensor, "b 1 c h w"],
-    condition: Conditions,
-    pattern: ChunkPattern,
+    model: Denoiser, clip: NoisedClip, pattern: ChunkPattern, *, history: Float[Tensor, "b f c h w"]
 ) -> Float[Tensor, "b f c h w"]:
-    """Velocity of a noised clip in which every chunk sees the clean `history` before it, as when it is served.
+    """Velocity of noised clips in which every chunk sees the clean `history` before it, as when it is served.
 
     Source: Huang et al. 2025, arXiv:2506.08009, Sec. 3.1 (teacher forcing in one pass over [clean | noised]).
     """
-    clean = torch.cat([reference, history], dim=1)
+    clean = torch.cat([clip.reference, history], dim=1)
     num_frames = clean.shape[1]
-    levels = torch.cat([sigma.new_zeros(len(sigma), num_frames), sigma], dim=1)
-    mask = teacher_forcing_mask(num_frames, pattern, patches=num_patches(x, model.config), device=x.device)
-    positions = torch.arange(num_frames, device=x.device)
+    mask = teacher_forcing_mask(num_frames, pattern, patches=num_patches(clean, model.config), device=clean.device)
+    positions = torch.arange(num_frames, device=clean.device)
     prediction = model(
-        torch.cat([clean, x], dim=1),
-        levels,
-        condition.after_reference().repeat_clip(1),
+        torch.cat([clean, clip.x], dim=1),
+        torch.cat([clip.sigma.new_zeros(len(clean), num_frames), clip.sigma], dim=1),
+        clip.condition.after_reference().repeat_clip(1),
         positions=torch.cat([positions, positions[1:]]),
         context=MaskedClip(mask),
-        reference=reference,
+        reference=clip.reference,
     )
     return prediction.velocity[:, num_frames:]

@@ -21,7 +21,7 @@ from serve.graphs import Capture, GraphedChunk
 from serve.hearing import Hearing
 from serve.history import History
 from serve.memory import check_memory
-from serve.parallel.division import rollout_of
+from serve.parallel.parallelize import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of, with_tensors
 from serve.prompts import Prompt
 from serve.undo import UndoLog
@@ -217,7 +217,7 @@ class Engine:
         assert self.ranks is not None, "follow is for one of several processes"
         chunk = self._silent_chunk().of_chunk()
         reference = self.rollout.reference.new_empty(1, 1, *self.rollout.picture_shape[2:])
-        while (order := self.ranks.hear())[0] is not Order.STOP:
+        while (order := self.ranks.next_order())[0] is not Order.STOP:
             if order[0] is Order.START:
                 told, *text = self.ranks.receive([reference, *tensors_of(self.prompt.beside(Conditions()))])
                 self.seed, self.prompt.text = order[1], text[0] if text else None
@@ -303,7 +303,7 @@ class Engine:
 
     def _tell(self, order: Order, *tensors: Tensor, value: int = 0) -> None:
         if self.ranks is not None:
-            self.ranks.tell(order, *tensors, value=value)
+            self.ranks.send_order(order, *tensors, value=value)
 
     def _silent_chunk(self) -> Conditions:
         """Conditions in the shape of a chunk's."""

@@ -37,11 +37,11 @@ from serve.driver import Driver
 from serve.engine import Engine
 from serve.graphs import capture_cuda
 from serve.many_steps import led_away, load_stage, passes_shown, with_length
-from serve.parallel.division import join
+from serve.parallel.parallelize import join
 from serve.parallel.ranks import Ranks
 from serve.pipeline import Pipeline, second_device
 from serve.prompts import Texts, TimedPrompt, check_prompts
-from serve.published import is_published, write_published
+from serve.published_clip import is_published, write_published
 from serve.request import ClipRequest, Voices
 from serve.threads import choose_threads
 

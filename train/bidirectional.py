@@ -12,7 +12,7 @@ from gwm.clip import clip_velocity
 from gwm.config import AudioConfig
 from gwm.dit import DiT
 from gwm.resolution import Resolution
-from gwm.schedule import add_noise, sigma_steps
+from gwm.schedule import sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.network import Base, load_dit
 from train.noise import clip_sigmas, gaussian_like, sample_generators, without_some
@@ -57,13 +57,9 @@ class BidirectionalStage(DiTStage):
         generators = sample_generators(self.seed, batch, self.device)
         sigma = clip_sigmas(batch.x0, shift=self.shift, generator=generators)
         noise = gaussian_like(batch.x0, generators)
+        condition = without_some(batch.condition, batch.x0, config=self.contract.dit, generator=generators)
         velocity = clip_velocity(
-            self.network.model,
-            add_noise(batch.x0, noise, sigma),
-            sigma,
-            reference=batch.reference,
-            condition=without_some(batch.condition, batch.x0, config=self.contract.dit, generator=generators),
-            pattern=self.contract.pattern,
+            self.network.model, batch.clip.noised(noise, sigma).under(condition), self.contract.pattern
         )
         levels = clean_weight(sigma, self.contract.dit)
         loss = velocity_loss(velocity, batch.x0, noise, self.weight.to(self.device), level_weight=levels)

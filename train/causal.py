@@ -12,10 +12,18 @@ from data.batch import LatentBatch, latent_data
 from gwm.chunks import ChunkPattern
 from gwm.clip import clip_velocity, teacher_forced_velocity
 from gwm.dit import DiT
-from gwm.schedule import add_noise, sigma_steps
+from gwm.schedule import sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.network import Base, load_dit
-from train.noise import chunk_sigmas, corrupt, gaussian_like, sample_generators, step_generator, without_some
+from train.noise import (
+    Corruption,
+    chunk_sigmas,
+    corrupt,
+    gaussian_like,
+    sample_generators,
+    step_generator,
+    without_some,
+)
 from train.stage import DiTStage
 from train.trainee import Trainee
 
@@ -28,7 +36,7 @@ class CausalStage(DiTStage):
 
     `pattern` is what will be served. Every step draws it or one of `patterns`, equally often: one checkpoint then
     serves all of these windows, sinks and chunk lengths.
-    `history_*` worsen the clean past of teacher forcing, see `train.noise.corrupt`.
+    `history_*` worsen the clean past of teacher forcing, see `train.noise.Corruption`.
     Source: Huang et al. 2025, arXiv:2506.08009, Sec. 3.1; Chen et al. 2024, arXiv:2407.01392 (diffusion forcing);
     history noise as in Valevski et al. 2024, arXiv:2408.14837.
 
@@ -64,8 +72,8 @@ class CausalStage(DiTStage):
         self.contract = contract.replace(pattern=pattern, sigmas=tuple(sigma_steps(num_steps, shift=shift)))
         self.network = network(model)
         self.shift, self.motion_weight = shift, motion_weight
-        self.history_noise, self.seed = history_noise, seed
-        self.history = {"exposure": history_exposure, "blur": history_blur}
+        self.history = Corruption(noise=history_noise, exposure=history_exposure, blur=history_blur)
+        self.seed = seed
         self.forcing: Forcing = forcing
         self.patterns = [pattern, *patterns]
 
@@ -84,16 +92,9 @@ class CausalStage(DiTStage):
         noise = gaussian_like(batch.x0, generators)
         velocity = clip_velocity
         if self.forcing == "teacher":
-            history = corrupt(batch.x0, self.history_noise, generators, **self.history)
-            velocity = partial(teacher_forced_velocity, history=history)
-        predicted = velocity(
-            self.network.model,
-            add_noise(batch.x0, noise, sigma),
-            sigma,
-            reference=batch.reference,
-            condition=without_some(batch.condition, batch.x0, config=self.contract.dit, generator=generators),
-            pattern=pattern,
-        )
+            velocity = partial(teacher_forced_velocity, history=corrupt(batch.x0, self.history, generators))
+        condition = without_some(batch.condition, batch.x0, config=self.contract.dit, generator=generators)
+        predicted = velocity(self.network.model, batch.clip.noised(noise, sigma).under(condition), pattern)
         levels = clean_weight(sigma, self.contract.dit)
         loss = velocity_loss(predicted, batch.x0, noise, self.weight.to(self.device), level_weight=levels)
         self.log("train/loss", loss)

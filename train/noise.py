@@ -5,6 +5,7 @@ share the batch.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -80,24 +81,22 @@ def without_some(
     return condition
 
 
-def corrupt(
-    history: Float[Tensor, "b f c h w"],
-    most: float,
-    generator: Generators,
-    *,
-    exposure: float = 0.0,
-    blur: float = 0.0,
-) -> Float[Tensor, "b f c h w"]:
-    """History as bad as what a model makes of it, so that it survives its own mistakes; each frame by its own amounts.
+@dataclass(frozen=True, kw_only=True)
+class Corruption:
+    """How much worse than data a model's past may be; each frame draws its own amounts."""
 
-    most: of noise; a level in [0, most] is added. exposure: a frame is scaled by a factor in 1 -+ exposure.
-    blur: up to this share of each cell is the mean of its neighbourhood.
-    """
-    if most == exposure == blur == 0:
+    noise: float = 0.0  # a noise level in [0, noise] is added
+    exposure: float = 0.0  # a frame is scaled by a factor in 1 -+ exposure
+    blur: float = 0.0  # up to this share of each cell is the mean of its neighbourhood
+
+
+def corrupt(history: Float[Tensor, "b f c h w"], by: Corruption, generator: Generators) -> Float[Tensor, "b f c h w"]:
+    """History as bad as a model's own, so that the model survives its own mistakes."""
+    if by == Corruption():
         return history
-    level = most * uniform(history.shape[:2], generator, history.device)
+    level = by.noise * uniform(history.shape[:2], generator, history.device)
     noise = gaussian_like(history, generator)
     gain, share = (uniform((*history.shape[:2], 1, 1, 1), generator, history.device) for _ in range(2))
     soft = F.avg_pool2d(history.flatten(0, 1), 3, stride=1, padding=1, count_include_pad=False).view_as(history)
-    worse = (1 + exposure * (2 * gain - 1)) * torch.lerp(history, soft, blur * share)
+    worse = (1 + by.exposure * (2 * gain - 1)) * torch.lerp(history, soft, by.blur * share)
     return worse + level[..., None, None, None] * noise

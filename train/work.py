@@ -18,7 +18,7 @@ from gwm.autoencoders.families import autoencoder_config
 from gwm.autoencoders.haar import HaarAutoencoder, HaarConfig
 from gwm.autoencoders.protocol import KIND, AutoencoderConfig
 from gwm.chunks import ChunkPattern, whole_clip
-from gwm.clip import clip_velocity, teacher_forced_velocity
+from gwm.clip import CleanClip, NoisedClip, clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
@@ -56,14 +56,16 @@ WorkBuilder = Callable[..., Work]  # of batch_size=, what one device computes at
 
 
 @dataclass(frozen=True)
-class RandomClips:
-    """A batch for a DiT."""
+class RandomClips(CleanClip):
+    """A batch for a DiT, with noise levels."""
 
     config: DiTConfig
-    x0: Float[Tensor, "b f c h w"]
-    reference: Float[Tensor, "b 1 c h w"]
     sigma: Float[Tensor, "b f"]
-    condition: Conditions
+
+    @property
+    def as_noised(self) -> NoisedClip:
+        """The clips as they are, in the place of noised ones."""
+        return NoisedClip(self.x0, self.sigma, self.reference, self.condition)
 
     @property
     def tokens(self) -> int:
@@ -77,13 +79,10 @@ class RandomClips:
 def random_clips(config: DiTConfig, *, batch_size: int, num_frames: int, height: int, width: int) -> RandomClips:
     """`num_frames` latent frames after the reference image, with every condition that the config has."""
     shape = (config.in_channels, height, width)
-    return RandomClips(
-        config,
-        torch.randn(batch_size, num_frames, *shape),
-        torch.randn(batch_size, 1, *shape),
-        torch.rand(batch_size, num_frames),
-        random_conditions(config, batch_size=batch_size, num_frames=num_frames, height=height, width=width),
-    )
+    x0, reference = torch.randn(batch_size, num_frames, *shape), torch.randn(batch_size, 1, *shape)
+    sigma = torch.rand(batch_size, num_frames)
+    condition = random_conditions(config, batch_size=batch_size, num_frames=num_frames, height=height, width=width)
+    return RandomClips(x0, reference, condition, config, sigma)
 
 
 def random_conditions(
@@ -166,11 +165,7 @@ def flow_work(clips: RandomClips, pattern: ChunkPattern, *, teacher_forcing: boo
     velocity = partial(teacher_forced_velocity, history=clips.x0) if teacher_forcing else clip_velocity
 
     def loss() -> Tensor:
-        return clips.loss(
-            velocity(
-                model, clips.x0, clips.sigma, reference=clips.reference, condition=clips.condition, pattern=pattern
-            )
-        )
+        return clips.loss(velocity(model, clips.as_noised, pattern))
 
     return Work([model], [], [Pass(loss)], clips.tokens)
 

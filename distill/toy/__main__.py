@@ -100,8 +100,15 @@ def discriminator(critic: ChainCritic, recipe: Recipe) -> GAN | None:
         return None
     head = partial(Trainee[Head], optimizer=adam(recipe.head_rate), warmup_steps=WARMUP, ema_decay=recipe.ema_decay)
     width, layers = critic.output.in_features, range(len(critic.layers))
-    shape = {"features": width, "num_layers": len(layers), "layers": layers, "width": width}
-    return GAN(**shape, weight=recipe.gan_weight, schedule_steps=2 * recipe.steps, head=head)
+    return GAN(
+        features=width,
+        num_layers=len(layers),
+        layers=layers,
+        width=width,
+        weight=recipe.gan_weight,
+        schedule_steps=2 * recipe.steps,
+        head=head,
+    )
 
 
 def _copy(model: ChainStudent) -> ChainStudent:

@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from distill.student_forcing import student_rollout
+from distill.student_forcing import RolloutRequest, student_rollout
 from distill.toy.chain import Chain
 from distill.toy.networks import ChainStudent
 from gwm.condition.inputs import Conditions
@@ -27,16 +27,8 @@ def draw(
     generator = torch.Generator().manual_seed(2)
     data = chain.clips(20_000, generator)
     with torch.no_grad():
-        rollout = student_rollout(
-            student,
-            contract,
-            reference=data[:, :1],
-            condition=Conditions(),
-            leave_at=len(contract.sigmas) - 1,
-            gradient="none",
-            generator=generator,
-            num_frames=chain.num_frames,
-        )
+        request = RolloutRequest(len(contract.sigmas) - 1, "none", generator)
+        rollout = student_rollout(student, contract, request, data[:, :1], Conditions(), chain.num_frames)
     made = torch.cat([data[:, :1], rollout.x0], dim=1)
     figure = Figure(figsize=(11, 8), layout="constrained")
     grid = figure.add_gridspec(2, 6, height_ratios=(2, 3))

@@ -9,19 +9,19 @@ from torch import Tensor
 
 from distill.consistency import ConsistencyRules, consistency_loss
 from distill.dmd import dmd_loss
-from distill.gan import GAN, Shown
+from distill.gan import GAN
 from distill.scores import DMDRules, critic_loss, scored_clip
-from distill.student_forcing import Exit, RolloutGradient, exit_step, student_rollout
+from distill.student_forcing import Exit, RolloutGradient, RolloutRequest, exit_step, student_rollout
 from distill.toy.chain import Chain, measures
 from distill.toy.networks import ChainCritic, ChainStudent
-from gwm.clip import teacher_forced_velocity
+from gwm.clip import CleanClip, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.guidance import Guidance
-from gwm.schedule import add_noise, sigma_steps
+from gwm.schedule import sigma_steps
 from train.finite import NotFiniteError
 from train.flow import velocity_loss
-from train.noise import chunk_sigmas, gaussian_like, step_generator
+from train.noise import Corruption, chunk_sigmas, gaussian_like, step_generator
 from train.trainee import Trainee
 
 NOTHING = Conditions()
@@ -94,25 +94,23 @@ class Fitting:
         self.scheduler.step()
 
 
+def drawn(chain: Chain, count: int, generator: torch.Generator) -> CleanClip:
+    """Clips of the chain behind their references."""
+    clips = chain.clips(count, generator)
+    return CleanClip(clips[:, 1:], clips[:, :1], NOTHING)
+
+
 def teacher_forced(student: Trainee, chain: Chain, contract: Contract, *, steps: int, batch_size: int) -> None:
     """Flow matching on the chain's clips, every frame after the clean ones before it."""
     fitting = Fitting(student, 10.0)
     for step in range(steps):
         generator = step_generator(1, step, torch.device("cpu"))
-        clips = chain.clips(batch_size, generator)
-        reference, x0 = clips[:, :1], clips[:, 1:]
-        sigma = chunk_sigmas(x0, contract.pattern, shift=3.0, generator=generator)
-        noise = gaussian_like(x0, generator)
-        velocity = teacher_forced_velocity(
-            student.model,
-            add_noise(x0, noise, sigma),
-            sigma,
-            history=x0,
-            reference=reference,
-            condition=NOTHING,
-            pattern=contract.pattern,
-        )
-        fitting.step(velocity_loss(velocity, x0, noise, EVERYWHERE))
+        clips = drawn(chain, batch_size, generator)
+        sigma = chunk_sigmas(clips.x0, contract.pattern, shift=3.0, generator=generator)
+        noise = gaussian_like(clips.x0, generator)
+        noised = clips.noised(noise, sigma)
+        velocity = teacher_forced_velocity(student.model, noised, contract.pattern, history=clips.x0)
+        fitting.step(velocity_loss(velocity, clips.x0, noise, EVERYWHERE))
 
 
 def made_consistent(student: Trainee[ChainStudent], chain: Chain, contract: Contract, recipe: Jump) -> None:
@@ -122,21 +120,18 @@ def made_consistent(student: Trainee[ChainStudent], chain: Chain, contract: Cont
     rules = ConsistencyRules(
         levels=torch.tensor(sigma_steps(recipe.num_levels, shift=recipe.shift)),
         guidance=Guidance(),
-        history_noise=0.0,
+        history=Corruption(),
         pattern=contract.pattern,
     )
     fitting = Fitting(student, 10.0)
     for step in range(recipe.steps):
         generator = step_generator(2, step, torch.device("cpu"))
-        clips = chain.clips(recipe.batch_size, generator)
         loss = consistency_loss(
             rules,
-            clips[:, 1:],
+            drawn(chain, recipe.batch_size, generator),
             student=student.model,
-            average=student.averaged,
+            ema=student.averaged,
             teacher=teacher,
-            reference=clips[:, :1],
-            condition=NOTHING,
             weight=EVERYWHERE,
             generator=generator,
         )
@@ -148,16 +143,8 @@ def sampled(model: ChainStudent, chain: Chain, contract: Contract, *, count: int
     """What the student's own stream is like, all steps, reference from the chain."""
     generator = torch.Generator().manual_seed(seed)
     reference = chain.clips(count, generator)[:, :1]
-    rollout = student_rollout(
-        model,
-        contract,
-        reference=reference,
-        condition=NOTHING,
-        leave_at=len(contract.sigmas) - 1,
-        gradient="none",
-        generator=generator,
-        num_frames=chain.num_frames,
-    )
+    request = RolloutRequest(len(contract.sigmas) - 1, "none", generator)
+    rollout = student_rollout(model, contract, request, reference, NOTHING, chain.num_frames)
     return measures(chain, torch.cat([reference, rollout.x0], dim=1))
 
 
@@ -176,26 +163,19 @@ def distilled(
     fit_head = None if gan is None else Fitting(gan.head, recipe.clip_norm)
     for step in range(recipe.steps):
         generator = step_generator(recipe.seed, step, torch.device("cpu"))
-        clips = chain.clips(recipe.batch_size, generator)
-        reference, real = clips[:, :1], Shown(clips[:, 1:], clips[:, :1], NOTHING)
-        judges = {"critic": critic.model, "generator": generator}
-        shown = {"reference": reference, "condition": NOTHING, "generator": generator}
-        turn = step % recipe.critic_per_student == 0
-        rollout = student_rollout(
-            student.model,
-            contract,
-            **shown,
-            leave_at=exit_step(recipe.exit, len(contract.sigmas), generator),
-            gradient=recipe.gradient if turn else "none",
-            num_frames=chain.num_frames,
-        )
-        if turn:
-            scored = scored_clip(
-                rules, rollout.x0.detach(), teacher=teacher, critic=critic.model, chunk_frames=1, **shown
-            )
-            loss, fake = dmd_loss(rollout.x0, scored.direction), Shown(rollout.x0, reference, NOTHING)
-            fit_student.step(loss if gan is None else loss + gan.student_loss(rules, real, fake, **judges)[0])
-        fake = Shown(rollout.x0.detach(), reference, NOTHING)
-        fit_critic.step(critic_loss(rules, fake.x0, critic=critic.model, **shown))
+        real = drawn(chain, recipe.batch_size, generator)
+        of_student = step % recipe.critic_per_student == 0
+        leave_at = exit_step(recipe.exit, len(contract.sigmas), generator)
+        request = RolloutRequest(leave_at, recipe.gradient if of_student else "none", generator)
+        rollout = student_rollout(student.model, contract, request, real.reference, NOTHING, chain.num_frames)
+        fake = real.with_x0(rollout.x0)
+        if of_student:
+            scored = scored_clip(rules, fake, teacher=teacher, critic=critic.model, chunk_frames=1, generator=generator)
+            loss = dmd_loss(fake.x0, scored.direction)
+            if gan is not None:
+                loss = loss + gan.student_loss(rules, real, fake, critic=critic.model, generator=generator)[0]
+            fit_student.step(loss)
+        fake = fake.with_x0(fake.x0.detach())
+        fit_critic.step(critic_loss(rules, fake, critic=critic.model, generator=generator))
         if gan is not None and fit_head is not None:
-            fit_head.step(gan.head_loss(rules, real, fake, **judges))
+            fit_head.step(gan.head_loss(rules, real, fake, critic=critic.model, generator=generator))

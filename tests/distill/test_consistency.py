@@ -8,7 +8,7 @@ from torch import Tensor
 from data.batch import LatentBatch
 from distill.consistency import ConsistencyStage, adjacent_sigmas
 from gwm.chunks import ChunkPattern
-from gwm.clip import teacher_forced_velocity
+from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.dit import DiT
 from gwm.guidance import Guidance
 from gwm.schedule import sigma_steps
@@ -69,9 +69,8 @@ def test_loss_is_the_distance_to_the_average_on_the_teachers_step(tmp_path: Path
 
     def velocity(model: DiT, x: Tensor, level: Tensor, *, agent: bool = True) -> Tensor:
         heard = data.condition if agent else data.condition.dropped("agent")
-        return teacher_forced_velocity(
-            model, x, level[..., 0, 0, 0], history=data.x0, reference=data.reference, condition=heard, pattern=PATTERN
-        )
+        noised = NoisedClip(x, level[..., 0, 0, 0], data.reference, heard)
+        return teacher_forced_velocity(model, noised, PATTERN, history=data.x0)
 
     teacher = velocity(stage.teacher, x, sigma)
     silent = velocity(stage.teacher, x, sigma, agent=False)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.gan import GAN, Head, Shown
+from distill.gan import GAN, Head
 from distill.scores import DMDRules
+from gwm.clip import CleanClip
 from gwm.dit import DiT
 from gwm.guidance import Guidance
 from tests.tiny import DIT, latents, speech, tiny_dit
@@ -28,9 +29,9 @@ def gan(*, weight: float = 0.5, layers: tuple[int, ...] = (0, 1), lively: bool =
     return made
 
 
-def shown(x0: Tensor) -> Shown:
+def shown(x0: Tensor) -> CleanClip:
     torch.manual_seed(len(x0))
-    return Shown(x0, latents(1, len(x0)).to(x0), speech(FRAMES, len(x0)))
+    return CleanClip(x0, latents(1, len(x0)).to(x0), speech(FRAMES, len(x0)))
 
 
 def how(critic: DiT, seed: int = 0) -> dict[str, object]:
@@ -99,14 +100,14 @@ def test_the_head_learns_to_tell_clips_and_the_student_follows_its_gradient():
     """Real clips are brighter: after the head has learnt it, the student's gradient makes its clips brighter too."""
     made, critic = gan(lively=False), tiny_dit()
     made_by: dict = made.head.optimizers()
-    real = Shown(latents(FRAMES, 4) + 1.0, *shown(latents(FRAMES, 4))[1:])
+    real = shown(latents(FRAMES, 4)).with_x0(latents(FRAMES, 4) + 1.0)
     for step in range(30):
-        fake = real._replace(x0=real.x0 - 1.0)
+        fake = real.with_x0(real.x0 - 1.0)
         made_by["optimizer"].zero_grad()
         made.head_loss(RULES, real, fake, **how(critic, step)).backward()
         made_by["optimizer"].step()
     x0 = (real.x0 - 1.0).requires_grad_()
-    loss, health = made.student_loss(RULES, real, real._replace(x0=x0), **how(critic, 99))
+    loss, health = made.student_loss(RULES, real, real.with_x0(x0), **how(critic, 99))
     assert health["gan_gap"] > 0.5
     (gradient,) = torch.autograd.grad(loss, x0)
     assert gradient.mean() < 0
@@ -115,7 +116,7 @@ def test_the_head_learns_to_tell_clips_and_the_student_follows_its_gradient():
 def test_only_the_chosen_layers_are_seen():
     """The last layer's weights do not matter to a head that looks at the first."""
     made, critic = gan(layers=(0,)), tiny_dit()
-    real, fake = shown(latents(FRAMES)), Shown(latents(FRAMES), *shown(latents(FRAMES))[1:])
+    real, fake = shown(latents(FRAMES)), shown(latents(FRAMES)).with_x0(latents(FRAMES))
     before = made.head_loss(RULES, real, fake, **how(critic))
     nn.init.normal_(critic.blocks[1].attention.v.weight)
     assert torch.equal(made.head_loss(RULES, real, fake, **how(critic)), before)

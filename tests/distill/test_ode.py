@@ -8,7 +8,7 @@ import torch
 
 from distill.ode import ODEStage, PairData, picked_states
 from distill.ode_pairs import read_shard, shard_name
-from gwm.clip import teacher_forced_velocity
+from gwm.clip import NoisedClip, teacher_forced_velocity
 from tests.distill.pairs import PATTERN, SIGMAS, save_teacher, write
 from tests.tiny import AUDIO, RESOLUTION, tiny_vae
 from train.checkpoint import AtomicCheckpointIO
@@ -56,10 +56,8 @@ def test_loss_is_the_distance_of_x0_to_the_end_of_the_flow(tmp_path: Path):
     module, batch = stage(teacher), next(iter(pairs(folder).train_dataloader()))
     generator = sample_generators(SEED, batch.clips, torch.device("cpu"))
     x, sigma = picked_states(batch.states, tuple(SIGMAS), chunk_frames=2, generator=generator)
-    velocity = teacher_forced_velocity(
-        module.network.model, x, sigma, history=batch.clips.x0, reference=batch.clips.reference,
-        condition=batch.clips.condition, pattern=PATTERN,
-    )  # fmt: skip
+    noised = NoisedClip(x, sigma, batch.clips.reference, batch.clips.condition)
+    velocity = teacher_forced_velocity(module.network.model, noised, PATTERN, history=batch.clips.x0)
     expected = (x - sigma[..., None, None, None] * velocity - batch.end).square().mean()
     torch.testing.assert_close(module.training_step(batch, 0), expected, rtol=1e-5, atol=0)
 

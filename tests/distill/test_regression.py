@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from data.batch import LatentBatch
 from distill.regression import TELLING_SHARE, RegressionStage, acting_map, voice_map
-from distill.student_forcing import student_rollout
+from distill.student_forcing import RolloutRequest, student_rollout
 from gwm.condition.inputs import Conditions
 from gwm.dit import Prediction
 from gwm.weights import save_weights
@@ -113,8 +113,8 @@ def test_streams_are_drawn_to_the_data_and_in_the_voices_cells_to_what_they_were
     made.voiced = torch.tensor([0.0, 0.25, 1.0, 1.0])[:, None].expand(GRID)
     now, before = (
         student_rollout(
-            model, RULES, reference=data.reference, condition=data.condition, leave_at=0, gradient="none",
-            generator=sample_generators(SEED, data, torch.device("cpu")), num_frames=FRAMES,
+            model, RULES, RolloutRequest(0, "none", sample_generators(SEED, data, torch.device("cpu"))),
+            data.reference, data.condition, FRAMES,
         ).x0
         for model in (made.network.model, made.before)
     )  # fmt: skip

@@ -7,6 +7,7 @@ from torch import Tensor
 from distill.dmd import Normaliser, dmd_loss
 from distill.scores import DMDRules, ScoredClip, critic_loss, score, scored_clip
 from gwm.attention import Context
+from gwm.clip import CleanClip, NoisedClip
 from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 from gwm.dit import Prediction
@@ -22,6 +23,11 @@ X0 = torch.tensor([[1.0, 2.0], [0.0, 6.0]])
 CONDITIONAL = torch.tensor([[1.0, 0.0], [2.0, 1.0]])
 UNCONDITIONAL = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
 CRITIC = torch.tensor([[2.0, 1.0], [3.0, 0.0]])
+CLIP = CleanClip(
+    X0[..., None, None, None],
+    torch.zeros(2, 1, 1, 1, 1),
+    Conditions(frame={"agent": torch.ones(2, 2, 1), "user": torch.ones(2, 2, 1)}),
+)
 
 
 class Table:
@@ -53,11 +59,9 @@ def rules(normaliser: Normaliser = "sample", guidance: float = 1.0) -> DMDRules:
 def scored(how: DMDRules, *, critic: Tensor = CRITIC) -> ScoredClip:
     return scored_clip(
         how,
-        X0[..., None, None, None],
+        CLIP,
         teacher=Table(CONDITIONAL, UNCONDITIONAL),
         critic=Table(critic, critic),
-        reference=torch.zeros(2, 1, 1, 1, 1),
-        condition=Conditions(frame={"agent": torch.ones(2, 2, 1), "user": torch.ones(2, 2, 1)}),
         chunk_frames=1,
         generator=torch.Generator().manual_seed(0),
     )
@@ -107,8 +111,8 @@ def test_each_sample_is_scored_by_itself(normaliser: Normaliser):
     first, second, third = latents(3, 1), latents(3, 1), latents(3, 1)
     made = [
         scored_clip(
-            rules(normaliser, 2.0), torch.cat([first, other]), teacher=teacher, critic=critic, reference=reference,
-            condition=condition, chunk_frames=1, generator=torch.Generator().manual_seed(0),
+            rules(normaliser, 2.0), CleanClip(torch.cat([first, other]), reference, condition), teacher=teacher,
+            critic=critic, chunk_frames=1, generator=torch.Generator().manual_seed(0),
         ).direction
         for other in (second, third)
     ]  # fmt: skip
@@ -120,26 +124,21 @@ def test_scoring_builds_no_graph_even_through_networks_that_learn():
     """A 14 B teacher's activations would not fit; published code kept them when its GAN was off."""
     teacher, critic = tiny_dit(), tiny_dit()
     made = scored_clip(
-        rules(guidance=2.0), latents(3).requires_grad_(), teacher=teacher, critic=critic, reference=latents(1),
-        condition=speech(3), chunk_frames=1, generator=torch.Generator().manual_seed(0),
+        rules(guidance=2.0), CleanClip(latents(3).requires_grad_(), latents(1), speech(3)), teacher=teacher,
+        critic=critic, chunk_frames=1, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     assert not any(z.requires_grad for z in (made.direction, made.scale, made.critic_lag))
 
 
 def test_the_critic_learns_the_flow_to_the_students_clips():
     """A critic that knows the clip has no loss; one that is off by d in x0 has (d / sigma)^2."""
-    clip, heard = (
-        X0[..., None, None, None],
-        Conditions(frame={"agent": torch.ones(2, 2, 1), "user": torch.ones(2, 2, 1)}),
-    )
-    shown = {"reference": torch.zeros(2, 1, 1, 1, 1), "condition": heard}
 
     def loss(says: Tensor) -> float:
         generator = torch.Generator().manual_seed(0)
-        return critic_loss(rules(), clip, critic=Table(says, says), generator=generator, **shown).item()
+        return critic_loss(rules(), CLIP, critic=Table(says, says), generator=generator).item()
 
     assert loss(X0) < 1e-9
-    sigma = rules().sigma(clip, torch.Generator().manual_seed(0))
+    sigma = rules().sigma(CLIP.x0, torch.Generator().manual_seed(0))
     assert loss(X0 + 2) == pytest.approx((2 / sigma).square().mean().item(), rel=1e-4)
 
 
@@ -156,14 +155,11 @@ def test_levels_are_shifted_and_then_clamped():
 def test_both_losses_score_clips_at_shifted_and_clamped_levels(seed: int):
     """Of the critic's loss as of the student's: uniform u, 5 u / (1 + 4 u), clamped."""
     how = DMDRules(normaliser="sample", normaliser_floor=1e-3, guidance=Guidance(), shift=5.0, sigma_range=(0.6, 0.8))
-    model, clip, reference, condition = tiny_dit(), latents(3), latents(1), speech(3)
+    model, clip = tiny_dit(), CleanClip(latents(3), latents(1), speech(3))
     levels: list[Tensor] = []
     model.register_forward_pre_hook(lambda _, inputs: levels.append(inputs[1][:, 1:]))
-    shown = {"reference": reference, "condition": condition}
-    critic_loss(how, clip, critic=model, generator=torch.Generator().manual_seed(seed), **shown)
-    scored_clip(
-        how, clip, teacher=model, critic=model, chunk_frames=1, generator=torch.Generator().manual_seed(seed), **shown
-    )
+    critic_loss(how, clip, critic=model, generator=torch.Generator().manual_seed(seed))
+    scored_clip(how, clip, teacher=model, critic=model, chunk_frames=1, generator=torch.Generator().manual_seed(seed))
     u = torch.rand((2, 1), generator=torch.Generator().manual_seed(seed))
     expected = (5 * u / (1 + 4 * u)).clamp(0.6, 0.8).expand(-1, 3)
     assert len(levels) == 3  # the critic's loss, then teacher and critic
@@ -175,9 +171,9 @@ def test_score_is_that_of_a_clip_which_sees_itself_whole():
     """The last frame reaches the first frame's score: teacher and critic are not causal."""
     model, x, reference, condition = tiny_dit(), latents(3), latents(1), speech(3)
     sigma = torch.full((2, 3), 0.5)
-    before = score(model, x, sigma, reference, condition)
+    before = score(model, NoisedClip(x, sigma, reference, condition))
     x[:, -1] += 1
-    assert (score(model, x, sigma, reference, condition)[:, 0] - before[:, 0]).abs().max() > 1e-4
+    assert (score(model, NoisedClip(x, sigma, reference, condition))[:, 0] - before[:, 0]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("wrong", [(0.0, 0.9), (0.9, 0.1), (0.1, 1.2)])

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.student_forcing import RolloutGradient, StudentRollout, exit_step, student_rollout
+from distill.student_forcing import RolloutGradient, RolloutRequest, StudentRollout, exit_step, student_rollout
 from gwm.attention import SelfAttention
 from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern
-from gwm.clip import teacher_forced_velocity
+from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
@@ -43,16 +43,8 @@ def case(pattern: ChunkPattern, **changes: object) -> Case:
 
 def rolled(case: Case, gradient: RolloutGradient, *, leave_at: int = 1) -> StudentRollout:
     model, rules, reference, condition = case
-    return student_rollout(
-        model,
-        rules,
-        reference=reference,
-        condition=condition,
-        leave_at=leave_at,
-        gradient=gradient,
-        generator=torch.Generator().manual_seed(5),
-        num_frames=NUM_FRAMES,
-    )
+    request = RolloutRequest(leave_at, gradient, torch.Generator().manual_seed(5))
+    return student_rollout(model, rules, request, reference, condition, NUM_FRAMES)
 
 
 def gradients(model: DiT, x0: Tensor) -> list[Tensor]:
@@ -72,9 +64,8 @@ def one_pass(case: Case, rollout: StudentRollout) -> Tensor:
     model, rules, reference, condition = case
     x = rollout.x_exit
     sigma = torch.full(x.shape[:2], rollout.sigma_exit)
-    velocity = teacher_forced_velocity(
-        model, x, sigma, history=rollout.x0.detach(), reference=reference, condition=condition, pattern=rules.pattern
-    )
+    noised = NoisedClip(x, sigma, reference, condition)
+    velocity = teacher_forced_velocity(model, noised, rules.pattern, history=rollout.x0.detach())
     return x - rollout.sigma_exit * velocity
 
 
@@ -179,7 +170,7 @@ def test_recommitted_gradient_equals_that_of_one_teacher_forced_pass(pattern: Ch
 
 @pytest.mark.parametrize("pattern", [ONE, THREE], ids=str)
 @pytest.mark.parametrize("gradient", ["detach", "replay", "recommit"])
-def test_what_gradient_is_asked_for_does_not_move_the_clip(pattern: ChunkPattern, gradient: RolloutGradient):
+def test_the_kind_of_gradient_does_not_move_the_clip(pattern: ChunkPattern, gradient: RolloutGradient):
     """Bit for bit in float32, so that nothing has to be recovered."""
     torch.set_default_dtype(torch.float32)
     setting = case(pattern)
@@ -193,10 +184,8 @@ def test_gradient_of_a_chunk_is_blind_to_what_is_committed_after_it(gradient: Ro
     model, rules, reference, condition = case(ONE)
 
     def of_the_first_three(num_frames: int) -> list[Tensor]:
-        rollout = student_rollout(
-            model, rules, reference=reference, condition=condition, leave_at=0, gradient=gradient,
-            generator=torch.Generator().manual_seed(5), num_frames=num_frames,
-        )  # fmt: skip
+        request = RolloutRequest(0, gradient, torch.Generator().manual_seed(5))
+        rollout = student_rollout(model, rules, request, reference, condition, num_frames)
         return gradients(model, rollout.x0[:, :3])
 
     alone = of_the_first_three(3)

@@ -14,7 +14,7 @@ from distill.toy.__main__ import Toy, Variant, measured_before
 from distill.toy.chain import Chain, ExactTeacher, measures, toy_contract
 from distill.toy.networks import ChainCritic, ChainStudent
 from distill.toy.recipe import Recipe, sampled, teacher_forced, trainee
-from gwm.clip import teacher_forced_velocity
+from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.guidance import Guidance
 from gwm.schedule import add_noise
@@ -51,7 +51,7 @@ def test_teacher_is_the_mean_of_clips_that_could_have_been_noised_to_this():
     sigma, seen = torch.tensor(0.6), drawn(1, seed=5)
     x = add_noise(seen, torch.randn(seen.shape), torch.tensor([[0.0, *[sigma] * 3]]))
     teacher = ExactTeacher(CHAIN, CONTRACT.dit)
-    velocity = score(teacher, x[:, 1:], sigma.expand(1, 3), x[:, :1], NOTHING)
+    velocity = score(teacher, NoisedClip(x[:, 1:], sigma.expand(1, 3), x[:, :1], NOTHING))
     found = (x[:, 1:] - sigma * velocity).flatten()
     clips = drawn(400_000, seed=1).flatten(1)
     observed = x.flatten()
@@ -65,7 +65,8 @@ def test_teacher_is_the_mean_of_clips_that_could_have_been_noised_to_this():
 def test_the_critic_begins_as_the_teacher():
     teacher = ExactTeacher(CHAIN, CONTRACT.dit)
     critic, clip, sigma = ChainCritic(teacher, num_frames=3), drawn(8), torch.full((8, 3), 0.4)
-    made, expected = (score(model, clip[:, 1:], sigma, clip[:, :1], NOTHING) for model in (critic, teacher))
+    noised = NoisedClip(clip[:, 1:], sigma, clip[:, :1], NOTHING)
+    made, expected = (score(model, noised) for model in (critic, teacher))
     assert torch.equal(made, expected)
 
 
@@ -76,15 +77,8 @@ def test_the_student_sees_the_two_frames_before_and_no_other():
     clip, noised, sigma = drawn(4), torch.randn(4, 3, 1, 1, 1), torch.full((4, 3), 0.5)
 
     def velocity(clip: Tensor, noised: Tensor) -> Tensor:
-        return teacher_forced_velocity(
-            model,
-            noised,
-            sigma,
-            history=clip[:, 1:],
-            reference=clip[:, :1],
-            condition=NOTHING,
-            pattern=CONTRACT.pattern,
-        ).flatten(1)
+        given = NoisedClip(noised, sigma, clip[:, :1], NOTHING)
+        return teacher_forced_velocity(model, given, CONTRACT.pattern, history=clip[:, 1:]).flatten(1)
 
     before = velocity(clip, noised)
     for frame in range(4):

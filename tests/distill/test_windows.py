@@ -4,17 +4,16 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from data.batch import LatentBatch
-from distill.student_forcing import StudentRollout, student_rollout
+from distill.student_forcing import RolloutRequest, StudentRollout, student_rollout
 from distill.windows import FromReference, StreamingWindows, UniformWindows, Window, conversation, joined
 from gwm.chunks import ChunkPattern
-from gwm.clip import teacher_forced_velocity
+from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
@@ -49,10 +48,8 @@ def generator(seed: int = 7) -> torch.Generator:
 def whole(model: torch.nn.Module, reference: Tensor, condition: Conditions, source: torch.Generator) -> StudentRollout:
     """One stream over all frames of `condition`, each chunk to its last step, with every chunk's gradient."""
     assert condition["agent"] is not None
-    return student_rollout(
-        model, RULES, reference=reference, condition=condition, leave_at=1, gradient="detach", generator=source,
-        num_frames=condition["agent"].shape[1],
-    )  # fmt: skip
+    request = RolloutRequest(1, "detach", source)
+    return student_rollout(model, RULES, request, reference, condition, condition["agent"].shape[1])
 
 
 def gradients(model: torch.nn.Module, x0: Tensor) -> list[Tensor]:
@@ -83,9 +80,7 @@ def test_a_uniform_window_is_a_stretch_of_the_stream_from_its_reference():
         starts.add(start)
         condition = conversation(given.condition, start + FRAMES)
         stream = whole(model, given.reference, condition, source)
-        made = windows(
-            model, RULES, given, leave_at=1, gradient="detach", generator=generator(seed), shared=generator(seed + 100)
-        )
+        made = windows(model, RULES, given, RolloutRequest(1, "detach", generator(seed)), generator(seed + 100))
         torch.testing.assert_close(made.x0, stream.x0[:, start:])
         torch.testing.assert_close(made.condition["agent"], condition.frames(slice(start, None))["agent"])
         assert_same_gradients(model, made.x0, stream.x0[:, start:])
@@ -94,13 +89,10 @@ def test_a_uniform_window_is_a_stretch_of_the_stream_from_its_reference():
 
 def streamed(windows: StreamingWindows, model: torch.nn.Module, batches: list[LatentBatch]) -> list[Window]:
     source = generator()
-    return [
-        windows(model, RULES, given, leave_at=1, gradient="detach", generator=source, shared=source)
-        for given in batches
-    ]
+    return [windows(model, RULES, given, RolloutRequest(1, "detach", source), source) for given in batches]
 
 
-def test_streaming_windows_are_one_stream_that_hears_one_batch_after_the_other():
+def test_streaming_windows_are_one_stream_under_one_batch_after_the_other():
     model, batches = tiny_dit(), [batch(step) for step in range(3)]
     made = streamed(StreamingWindows(stream_frames=8, overlap_frames=2), model, batches)
     heard = joined(
@@ -121,15 +113,14 @@ def test_a_new_prompt_recaches_the_past():
     model, windows = tiny_dit(declared(DIT, text=6)), StreamingWindows(stream_frames=8, overlap_frames=0)
     wide = contract(FAR, dit=model.config, sigmas=SIGMAS, pattern=dataclasses.replace(PATTERN, window_chunks=6))
     batches = [with_text(batch()) for _ in range(2)]
-    how = {"leave_at": 0, "gradient": "detach", "shared": generator()}
-    first, second = (windows(model, wide, given, generator=generator(5), **how) for given in batches)
+    requests = [RolloutRequest(0, "detach", generator(5)) for _ in batches]
+    first, second = (windows(model, wide, *pair, generator()) for pair in zip(batches, requests, strict=True))
     heard, source = joined(first.condition, second.condition), generator(5)
     noise = torch.cat([gaussian_like(second.x0[:, part : part + 2], source) for part in (0, 2)], dim=1)
     history = torch.cat([first.x0, second.x0], dim=1).detach()
-    velocity = teacher_forced_velocity(
-        model, torch.cat([first.x0.detach(), noise], dim=1), torch.ones(2, 2 * FRAMES), history=history,
-        reference=batches[0].reference, condition=heard, pattern=wide.pattern,
-    )  # fmt: skip
+    x = torch.cat([first.x0.detach(), noise], dim=1)
+    noised = NoisedClip(x, torch.ones(2, 2 * FRAMES), batches[0].reference, heard)
+    velocity = teacher_forced_velocity(model, noised, wide.pattern, history=history)
     torch.testing.assert_close(second.x0, noise - velocity[:, FRAMES:])
 
 
@@ -176,8 +167,8 @@ def test_streaming_windows_are_one_served_stream(window_chunks: int):
     texts = [first := torch.randn(2, 3, 6), first, torch.cat([first[:1], torch.randn(1, 3, 6)])]
     batches = [with_text(batch(step), text) for step, text in enumerate(texts)]
     windows = StreamingWindows(stream_frames=3 * FRAMES, overlap_frames=0)
-    how: dict[str, Any] = {"leave_at": 1, "gradient": "none", "generator": generator(), "shared": generator()}
-    made = torch.cat([windows(model, rules, given, **how).x0 for given in batches], dim=1)
+    request = RolloutRequest(1, "none", generator())
+    made = torch.cat([windows(model, rules, given, request, generator()).x0 for given in batches], dim=1)
     for number in range(2):
         expected = as_served(model, rules, batches[0].reference, [given.condition for given in batches], number)
         torch.testing.assert_close(made[number : number + 1], expected)
@@ -190,10 +181,9 @@ def test_a_uniform_window_is_a_stretch_of_a_served_stream():
     model = tiny_dit(declared(DIT, text=6))
     rules = contract(FRAMES, dit=model.config, sigmas=SIGMAS, pattern=PATTERN, noise="held")
     given, windows = with_text(batch()), UniformWindows(stream_frames=3 * FRAMES)
-    how: dict[str, Any] = {"leave_at": 1, "gradient": "none", "generator": generator(), "shared": generator(101)}
     start = 2 * int(torch.randint(5, (), generator=generator(101)))
     assert start
-    made = windows(model, rules, given, **how).x0[:1]
+    made = windows(model, rules, given, RolloutRequest(1, "none", generator()), generator(101)).x0[:1]
     expected = as_served(model, rules, given.reference, [conversation(given.condition, start + FRAMES)], 0)
     torch.testing.assert_close(made, expected[:, start:])
 
@@ -201,13 +191,15 @@ def test_a_uniform_window_is_a_stretch_of_a_served_stream():
 def test_a_checkpoint_has_the_streams_draw():
     """A resumed stream goes on with it, bit for bit, and draws nothing."""
     model, rules = tiny_dit(), RULES.replace(noise="held")
-    batches, how = [batch(step) for step in range(2)], {"leave_at": 1, "gradient": "none", "shared": generator()}
-    windows = StreamingWindows(stream_frames=8, overlap_frames=2)
-    windows(model, rules, batches[0], generator=generator(), **how)
+    batches, windows = [batch(step) for step in range(2)], StreamingWindows(stream_frames=8, overlap_frames=2)
+    windows(model, rules, batches[0], RolloutRequest(1, "none", generator()), generator())
     resumed = StreamingWindows(stream_frames=8, overlap_frames=2)
     resumed.load_state_dict(windows.state_dict())
-    expected = windows(model, rules, batches[1], generator=generator(8), **how)
-    assert torch.equal(resumed(model, rules, batches[1], generator=generator(9), **how).x0, expected.x0)
+    expected, made = (
+        of(model, rules, batches[1], RolloutRequest(1, "none", generator(seed)), generator())
+        for of, seed in ((windows, 8), (resumed, 9))
+    )
+    assert torch.equal(made.x0, expected.x0)
 
 
 def test_the_overlap_carries_no_gradient():
@@ -231,19 +223,17 @@ def test_a_stream_goes_on_after_a_checkpoint(tmp_path: Path):
     expected = streamed(StreamingWindows(stream_frames=8, overlap_frames=2), model, batches)[2]
     source, windows = generator(), StreamingWindows(stream_frames=8, overlap_frames=2)
     for given in batches[:2]:
-        windows(model, RULES, given, leave_at=1, gradient="detach", generator=source, shared=source)
+        windows(model, RULES, given, RolloutRequest(1, "detach", source), source)
     torch.save(windows.state_dict(), tmp_path / "state")
     resumed = StreamingWindows(stream_frames=8, overlap_frames=2)
     resumed.load_state_dict(torch.load(tmp_path / "state", weights_only=False))
-    made = resumed(model, RULES, batches[2], leave_at=1, gradient="detach", generator=source, shared=source)
+    made = resumed(model, RULES, batches[2], RolloutRequest(1, "detach", source), source)
     assert torch.equal(made.x0, expected.x0)
 
 
 def test_windows_from_the_reference_are_student_forcing():
     model, given = tiny_dit(), batch()
-    made = FromReference()(
-        model, RULES, given, leave_at=1, gradient="detach", generator=generator(), shared=generator()
-    )
+    made = FromReference()(model, RULES, given, RolloutRequest(1, "detach", generator()), generator())
     assert torch.equal(made.x0, whole(model, given.reference, given.condition, generator()).x0)
 
 
@@ -282,7 +272,7 @@ def test_a_recommitted_window_stops_at_the_window_before():
     """Streams outlive an update: the graph of the window before is gone, and must not be asked for."""
     model, windows, source = tiny_dit(), StreamingWindows(stream_frames=8, overlap_frames=2), generator()
     for given in (batch(), batch()):
-        made = windows(model, RULES, given, leave_at=1, gradient="recommit", generator=source, shared=source)
+        made = windows(model, RULES, given, RolloutRequest(1, "recommit", source), source)
         made.x0.square().sum().backward()
         kept = windows.state_dict()["stream"].past.chunks.chunks
         assert not any(tensor.requires_grad for chunk in kept for layer in chunk for tensor in layer)
@@ -296,4 +286,4 @@ def test_an_unchanged_prompt_costs_no_pass(monkeypatch: pytest.MonkeyPatch):
     text = given.conditions["tokens.text"]
     for same in (text, text.clone()):
         again = with_text(given, same)
-        windows(model, rules, again, leave_at=0, gradient="none", generator=generator(), shared=generator())
+        windows(model, rules, again, RolloutRequest(0, "none", generator()), generator())

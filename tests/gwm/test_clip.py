@@ -7,8 +7,7 @@ from torch import Tensor
 from gwm.attention import MaskedClip
 from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern, whole_clip
-from gwm.clip import clip_velocity, teacher_forced_velocity
-from gwm.condition.inputs import Conditions
+from gwm.clip import NoisedClip, clip_velocity, teacher_forced_velocity
 from gwm.dit import DiT
 from tests.tiny import DIT, FAR, PATCHES, latents, speech, tiny_dit
 
@@ -22,30 +21,19 @@ PATTERNS = [
 ]
 
 
-@dataclasses.dataclass
-class Inputs:
-    x: Tensor
-    sigma: Tensor
+@dataclasses.dataclass(frozen=True)
+class Inputs(NoisedClip):
     history: Tensor
-    reference: Tensor
-    condition: Conditions
 
     def teacher_forced(self, model: DiT, pattern: ChunkPattern) -> Tensor:
-        return teacher_forced_velocity(
-            model,
-            self.x,
-            self.sigma,
-            history=self.history,
-            reference=self.reference,
-            condition=self.condition,
-            pattern=pattern,
-        )
+        return teacher_forced_velocity(model, self, pattern, history=self.history)
 
 
 @pytest.fixture
 def inputs() -> Inputs:
     sigma = torch.rand(2, NUM_FRAMES)
-    return Inputs(latents(NUM_FRAMES), sigma, latents(NUM_FRAMES), latents(1), speech(NUM_FRAMES))
+    x, history = latents(NUM_FRAMES), latents(NUM_FRAMES)
+    return Inputs(x, sigma, latents(1), speech(NUM_FRAMES), history)
 
 
 @pytest.fixture
@@ -99,9 +87,7 @@ def test_teacher_forcing_equals_student_forcing_on_past_chunks(pattern: ChunkPat
 def test_a_full_window_makes_the_causal_model_its_bidirectional_parent(inputs: Inputs, model: DiT):
     """One chunk as long as the clip: there is no past to hide and no future to see."""
     pattern = whole_clip(NUM_FRAMES + 1, first_frames=1)
-    parent = clip_velocity(
-        model, inputs.x, inputs.sigma, reference=inputs.reference, condition=inputs.condition, pattern=pattern
-    )
+    parent = clip_velocity(model, inputs, pattern)
     torch.testing.assert_close(inputs.teacher_forced(model, pattern), parent, rtol=FP32, atol=FP32)
 
 
@@ -109,9 +95,7 @@ def test_a_full_window_makes_the_causal_model_its_bidirectional_parent(inputs: I
 def test_the_bidirectional_parent_lets_all_frames_see_all(inputs: Inputs, model: DiT):
     """With the reference image's keys held where they are when it sees only itself, no mask is left."""
     pattern = whole_clip(NUM_FRAMES + 1, first_frames=1)
-    parent = clip_velocity(
-        model, inputs.x, inputs.sigma, reference=inputs.reference, condition=inputs.condition, pattern=pattern
-    )
+    parent = clip_velocity(model, inputs, pattern)
     nothing = inputs.condition.frames(slice(0, 0)).after_reference()
     alone = model(
         inputs.reference, torch.zeros(2, 1), nothing, positions=torch.tensor([0]), context=MaskedClip(None)

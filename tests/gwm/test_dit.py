@@ -9,7 +9,7 @@ from torch import Tensor
 from gwm.attention import MaskedClip
 from gwm.cache import PastChunks
 from gwm.chunks import ChunkPattern, whole_clip
-from gwm.clip import clip_velocity, teacher_forced_velocity
+from gwm.clip import NoisedClip, clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.dit import Branch, DiT, DiTBlock, sinusoid
 from gwm.rope import rotation
@@ -121,9 +121,7 @@ def test_untrained_model_around_the_reference_shows_the_reference():
     model = DiT(AROUND)
     reference, noise = latents(1), latents(2)
     sigma = torch.full((2, 2), 0.7)
-    velocity = clip_velocity(
-        model, noise, sigma, reference=reference, condition=speech(2), pattern=whole_clip(3, first_frames=1)
-    )
+    velocity = clip_velocity(model, NoisedClip(noise, sigma, reference, speech(2)), whole_clip(3, first_frames=1))
     torch.testing.assert_close(noise - 0.7 * velocity, reference.expand_as(noise), rtol=0, atol=1e-5)
 
 
@@ -133,9 +131,7 @@ def test_around_the_reference_cached_equals_masked():
     reference, clean, noisy = latents(1), latents(3), latents(3)
     heard, sigma = speech(3), torch.full((2, 3), 0.6)
     pattern = ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=1, first_frames=1)
-    masked = teacher_forced_velocity(
-        model, noisy, sigma, history=clean, reference=reference, condition=heard, pattern=pattern
-    )
+    masked = teacher_forced_velocity(model, NoisedClip(noisy, sigma, reference, heard), pattern, history=clean)
     past = PastChunks(pattern, horizon_frames=10)
     nothing = heard.frames(slice(0, 0)).after_reference()
     commits = [(reference, nothing), *((clean[:, i : i + 1], heard.frames(slice(i, i + 1))) for i in range(3))]

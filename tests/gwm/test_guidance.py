@@ -9,6 +9,7 @@ from torch import Tensor
 from distill.dmd import dmd_loss
 from distill.scores import DMDRules, scored_clip
 from gwm.attention import Context
+from gwm.clip import CleanClip
 from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 from gwm.dit import Prediction
@@ -106,9 +107,8 @@ def test_dmd_gradient_with_both_scales_is_the_one_worked_out_by_hand():
         frame={"agent": torch.ones(1, 2, 1)}, tokens={"text": torch.ones(1, 3, 1)}, nothing={"text": torch.zeros(1, 1)}
     )
     scored = scored_clip(
-        rules, x0.detach(), teacher=Table([1, 0], [0, 1], [1, 1]), critic=Table([2, 1], [], []),
-        reference=torch.zeros(1, 1, 1, 1, 1), condition=condition, chunk_frames=1,
-        generator=torch.Generator().manual_seed(0),
+        rules, CleanClip(x0.detach(), torch.zeros(1, 1, 1, 1, 1), condition), teacher=Table([1, 0], [0, 1], [1, 1]),
+        critic=Table([2, 1], [], []), chunk_frames=1, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     made = torch.autograd.grad(dmd_loss(x0, scored.direction), x0)[0].flatten()
     torch.testing.assert_close(made, torch.tensor([0.5, 0.5]), rtol=ROUND, atol=ROUND)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gwm.attention import MaskedClip
 from gwm.chunks import ChunkPattern, whole_clip
-from gwm.clip import clip_velocity, teacher_forced_velocity
+from gwm.clip import NoisedClip, clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.guidance import Guidance, guided_velocity
@@ -62,7 +62,7 @@ def test_a_bidirectional_clip_is_that_of_guided_passes_over_the_whole_clip(guida
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         def predict(condition: Conditions) -> Tensor:
-            return clip_velocity(model, x, sigma, reference=reference, condition=condition, pattern=rules.pattern)
+            return clip_velocity(model, NoisedClip(x, sigma, reference, condition), rules.pattern)
 
         return guided_velocity(predict, with_nothing, guidance)
 
@@ -82,9 +82,8 @@ def test_each_chunk_of_a_causal_stream_is_guided_behind_its_own_past():
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         def predict(condition: Conditions) -> Tensor:
-            return teacher_forced_velocity(
-                model, x, sigma, history=made, reference=reference, condition=condition, pattern=rules.pattern
-            )
+            noised = NoisedClip(x, sigma, reference, condition)
+            return teacher_forced_velocity(model, noised, rules.pattern, history=made)
 
         return guided_velocity(predict, with_nothing, guidance)
 

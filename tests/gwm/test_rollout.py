@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gwm.cache import PastChunks
 from gwm.chunks import ChunkPattern
-from gwm.clip import teacher_forced_velocity
+from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT
@@ -42,9 +42,8 @@ def recomputed(model: DiT, rules: Contract, made: Tensor, reference: Tensor, con
     for k, sigma in enumerate(rules.sigmas):
         after = rules.sigmas[k + 1] if k + 1 < len(rules.sigmas) else 0.0
         levels = torch.full(x.shape[:2], sigma)
-        velocity = teacher_forced_velocity(
-            model, x, levels, history=made, reference=reference, condition=condition, pattern=rules.pattern
-        )
+        noised = NoisedClip(x, levels, reference, condition)
+        velocity = teacher_forced_velocity(model, noised, rules.pattern, history=made)
         if rules.solver == "ode":
             x = x + (after - sigma) * velocity
         else:

@@ -17,7 +17,7 @@ from gwm.dit import DiT
 from gwm.rollout import Rollout
 from serve.artifact import Artifact
 from serve.engine import Engine
-from serve.parallel.division import TIMEOUT, join, rollout_of
+from serve.parallel.parallelize import TIMEOUT, join, rollout_of
 from serve.parallel.ranks import WAYS, Order, Ranks
 from tests.serve.conftest import randomised, tiny_contract
 from tests.serve.test_sessions import told

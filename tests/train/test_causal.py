@@ -8,7 +8,7 @@ import torch
 
 from data.batch import LatentBatch
 from gwm.chunks import ChunkPattern
-from gwm.clip import clip_velocity
+from gwm.clip import NoisedClip, clip_velocity
 from gwm.schedule import add_noise
 from tests.tiny import DIT, GRID
 from tests.train.test_resume import network, weights
@@ -52,9 +52,7 @@ def test_diffusion_forcing_sees_a_past_as_noised_as_it_is(tmp_path: Path):
     sigma = chunk_sigmas(data.x0, SERVED, shift=2.0, generator=generators)
     noise = gaussian_like(data.x0, generators)
     x = add_noise(data.x0, noise, sigma)
-    velocity = clip_velocity(
-        made.network.model, x, sigma, reference=data.reference, condition=data.condition, pattern=SERVED
-    )
+    velocity = clip_velocity(made.network.model, NoisedClip(x, sigma, data.reference, data.condition), SERVED)
     expected = (velocity - (noise - data.x0)).square().mean()
     torch.testing.assert_close(made.training_step(data, 0), expected)
     assert (made.training_step(data, 0) - stage(tmp_path).training_step(data, 0)).abs() > 1e-3

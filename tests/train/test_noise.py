@@ -6,7 +6,16 @@ from gwm.condition.inputs import Conditions
 from gwm.condition.spec import ConditionSpec
 from gwm.config import DiTConfig
 from tests.tiny import latents
-from train.noise import chunk_sigmas, clip_sigmas, corrupt, dropped, gaussian_like, step_generator, without_some
+from train.noise import (
+    Corruption,
+    chunk_sigmas,
+    clip_sigmas,
+    corrupt,
+    dropped,
+    gaussian_like,
+    step_generator,
+    without_some,
+)
 
 CPU = torch.device("cpu")
 PATTERN = ChunkPattern(chunk_frames=3, window_chunks=3, sink_chunks=1, first_frames=1)
@@ -18,7 +27,7 @@ def draws(seed: int, step: int) -> list[torch.Tensor]:
     return [
         chunk_sigmas(x0, PATTERN, shift=2.0, generator=generator),
         gaussian_like(x0, generator),
-        corrupt(x0, 0.3, generator),
+        corrupt(x0, Corruption(noise=0.3), generator),
         dropped(torch.zeros(100, 1, 1, 1, 1), 0.5, generator),
     ]
 
@@ -59,24 +68,25 @@ def test_levels_are_uniform_before_their_shift():
 
 
 def test_history_is_corrupted_up_to_the_given_level_and_each_frame_by_its_own():
-    noised = corrupt(torch.zeros(50, 6, 16, 8, 8), 0.3, step_generator(0, 0, CPU))
+    noised = corrupt(torch.zeros(50, 6, 16, 8, 8), Corruption(noise=0.3), step_generator(0, 0, CPU))
     levels = noised.std(dim=(2, 3, 4))
     assert 0.27 < levels.max() < 0.32 and levels.min() < 0.02
     assert levels.mean().item() == pytest.approx(0.15, abs=0.02)
     history = latents(6)
-    assert corrupt(history, 0.0, step_generator(0, 0, CPU)) is history
+    assert corrupt(history, Corruption(), step_generator(0, 0, CPU)) is history
 
 
 def test_exposure_scales_frames_and_blur_evens_them():
     frames = torch.randn(20, 6, 4, 8, 8)
-    scaled = corrupt(frames, 0.0, step_generator(0, 0, CPU), exposure=0.4)
+    scaled = corrupt(frames, Corruption(exposure=0.4), step_generator(0, 0, CPU))
     gain = (scaled / frames).mean(dim=(2, 3, 4))
     torch.testing.assert_close(scaled, gain[..., None, None, None] * frames)
     assert 0.6 <= gain.min() < 0.65 and 1.35 < gain.max() <= 1.4
-    evened = corrupt(frames, 0.0, step_generator(0, 0, CPU), blur=1.0).std(dim=(2, 3, 4)) / frames.std(dim=(2, 3, 4))
+    blur = Corruption(blur=1.0)
+    evened = corrupt(frames, blur, step_generator(0, 0, CPU)).std(dim=(2, 3, 4)) / frames.std(dim=(2, 3, 4))
     assert evened.min() < 0.5 and 0.9 < evened.max() <= 1
     flat = torch.ones(1, 2, 3, 4, 4)
-    torch.testing.assert_close(corrupt(flat, 0.0, step_generator(0, 0, CPU), blur=1.0), flat)
+    torch.testing.assert_close(corrupt(flat, blur, step_generator(0, 0, CPU)), flat)
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.1, 1.0])

@@ -13,12 +13,19 @@ import torch
 from serve.applied import Applied
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
+from serve.live.avatar import engine_process
 from serve.live.avatar.changes import Act, ChangeRefusedError, Rewind, SetPrompt
 from serve.live.avatar.engine_process import EngineOptions, EngineProcess, Engines, ProcessFace
 from serve.live.avatar.performer import FaceLostError
 from tests.serve.world import TEXT, world
 
 CHUNK = 4_000
+
+
+@pytest.fixture(autouse=True)
+def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ten others share the cores, a step takes half a minute."""
+    monkeypatch.setattr(engine_process, "STEP_TIMEOUT_S", 600.0)
 
 
 @pytest.fixture
@@ -55,6 +62,23 @@ def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
                 os.kill(process.pid, signal.SIGKILL)
                 with pytest.raises(FaceLostError, match="the engine process is gone"):
                     await face.step(*chunks(voices)[0], interrupted=False)
+        finally:
+            await process.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_an_engine_that_says_nothing_is_lost(contract_of_one: None, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    async def run() -> None:
+        process = EngineProcess(EngineOptions(artifact=str(folder), device="cpu"))
+        try:
+            await process.start()
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGSTOP)
+            monkeypatch.setattr(engine_process, "STEP_TIMEOUT_S", 0.1)
+            with pytest.raises(FaceLostError, match="no answer within 0 s"):
+                await process.call("count")
         finally:
             await process.close()
 
