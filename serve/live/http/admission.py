@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 BUSY_SHARE = 0.6  # of a chunk's time that engines may fill; the rest is for sound, encoding and the agent
 WAITING_PER_VISITOR = 2  # places without a connection; a page that is loaded again needs a second one
 EVICTED_AFTER_S = 5.0  # a client connects within a second or two of its request
+RESTARTS = "The server restarts."
 VISITORS = 1_000  # addresses whose rate is remembered
 
 
@@ -120,13 +121,16 @@ class Admission:
         begin = time.monotonic()
         while self.sessions and time.monotonic() - begin < within_s:
             await asyncio.sleep(0.1)
-        closing = [session.close("The server restarts.") for session in list(self.sessions.values())]
+        closing = [session.close(RESTARTS) for session in list(self.sessions.values())]
         await asyncio.gather(*closing, *self._evictions)
 
     def _evict_one_of(self, sessions: Iterable[Session]) -> bool:
         """Free the place of the session that has waited longest for its visitor; False where none has waited long."""
         now = time.monotonic()
-        oldest = next((each for each in sessions if each.waiting and now - each.begin_s > EVICTED_AFTER_S), None)
+        oldest = next(
+            (each for each in sessions if each.waiting and each.evictable and now - each.begin_s > EVICTED_AFTER_S),
+            None,
+        )
         if oldest is None:
             return False
         self._forget(oldest.id)

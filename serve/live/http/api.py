@@ -1,7 +1,5 @@
 """The HTTP side: pages, characters, uploads, sessions, and what operators look at."""
 
-import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ from serve.live.avatar.controls import SessionControls
 from serve.live.characters import Character, to_png
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission, Rate
+from serve.live.http.bodies import BODY_S, TooLargeError, read_body, read_json
 from serve.live.http.conversation import Conversation
 from serve.live.http.refusals import FullError, NotHereError, WrongKeyError
 from serve.live.http.renderer import Renderer
@@ -32,7 +31,6 @@ PAGES = {"/": "index.html"} | {
     for name in ("app.js", "causes.js", "choosing.js", "controls.js", "page.js", "style.css", "icon.svg")
 }
 SDP_BYTES = 64_000
-BODY_S = 20.0  # for the largest upload on a slow line
 MODES = ("conversation", "renderer")
 # Nothing may come from, or go to, another host.
 HEADERS = {
@@ -48,10 +46,6 @@ HEADERS = {
 MakeConversation = Callable[[str, Character, Callable[[], None]], Conversation]
 MakeRenderer = Callable[[str, Character, Callable[[], None]], Renderer]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class TooLargeError(ValueError):
-    """A body with more bytes than may be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +133,8 @@ class Api:
         return _png(self._character(request.match_info["key"]).portrait)
 
     async def upload(self, request: web.Request) -> web.Response:
-        self.rate.check(self._visitor(request))
-        data = await _body(request, UPLOAD_BYTES)
+        self.rate.check(self.visitor(request))
+        data = await read_body(request, UPLOAD_BYTES)
         portrait, found = await self.uploads.portrait(data, self.resolution)
         key = self.uploads.add(portrait)
         note = None if found else "No face was found, so the middle of the picture is used."
@@ -150,9 +144,9 @@ class Api:
         return _png(self.uploads.get(request.match_info["key"]))
 
     async def open_session(self, request: web.Request) -> web.Response:
-        visitor = self._visitor(request)
+        visitor = self.visitor(request)
         self.rate.check(visitor)
-        wish = SessionRequest.of(await _json(request))
+        wish = SessionRequest.of(await read_json(request, SDP_BYTES))
         character = self._character(wish.character or next(iter(self.characters)))
         if wish.image:
             character = character.with_portrait(self.uploads.get(wish.image))
@@ -163,7 +157,7 @@ class Api:
 
     async def connect(self, request: web.Request) -> web.Response:
         session = self.admission.get(request.match_info["id"], Conversation)
-        offer = await _json(request)
+        offer = await read_json(request, SDP_BYTES)
         if not isinstance(offer.get("sdp"), str):
             raise ValueError("sdp must be a string: the client's offer.")
         answer, key = await session.connect(_bearer(request), offer["sdp"])
@@ -188,7 +182,7 @@ class Api:
     async def metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self.gauges.registry), content_type="text/plain", charset="utf-8")
 
-    def _visitor(self, request: web.Request) -> str:
+    def visitor(self, request: web.Request) -> str:
         """The address of whoever asks; behind trusted proxies the last one that they were asked by."""
         address = request.remote or ""
         forwarded = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",") if part.strip()]
@@ -211,7 +205,11 @@ class Api:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse foreign pages, and turn every known error into JSON with a message for a person."""
         try:
-            self._check_origin(request)
+            self._check_host(request)
+            if (
+                request.match_info.apps[-1] is self.app
+            ):  # what is mounted asks for keys, and has its own rules for pages
+                self._check_origin(request)
             response = await handler(request)
         except FullError as error:
             self.gauges.refused.labels(error.reason).inc()
@@ -229,16 +227,20 @@ class Api:
         except web.HTTPException as error:
             response = _error(error.status, error.reason)
         if not response.prepared:  # a websocket has ended by now
-            response.headers.update(HEADERS)
+            for name, value in HEADERS.items():
+                response.headers.setdefault(name, value)
             if request.method == "POST":  # the answer holds keys
                 response.headers["Cache-Control"] = "no-store"
         return response
 
-    def _check_origin(self, request: web.Request) -> None:
-        """A page of another site must not reach a server on its visitor's own machine, by whatever name."""
+    def _check_host(self, request: web.Request) -> None:
+        """A page of another site must not reach a server on its visitor's own machine by a name of its own."""
         host = urlsplit(f"//{request.host}").hostname
         if "*" not in self.hosts and host not in self.hosts:
             raise WrongKeyError(f"host {host} is not served here. Add it to hosts in the configuration.")
+
+    def _check_origin(self, request: web.Request) -> None:
+        """Nor by the server's right name."""
         origin = request.headers.get("Origin")
         if origin and origin not in self.origins and urlsplit(origin).netloc != request.host:
             raise WrongKeyError(f"origin {origin} is not allowed. Add it to origins in the configuration.")
@@ -254,36 +256,3 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None, **m
 
 def _bearer(request: web.Request) -> str:
     return request.headers.get("Authorization", "").removeprefix("Bearer ")
-
-
-async def _body(request: web.Request, limit: int) -> bytes:
-    """All of it, in however many pieces it arrives.
-
-    Raises:
-        TooLargeError: there is more than `limit` bytes of it.
-        TimeoutError: it does not end in time.
-    """
-    body = bytearray()
-    async with asyncio.timeout(BODY_S):
-        async for part in request.content.iter_any():
-            body += part
-            if len(body) > limit:
-                raise TooLargeError(f"At most {limit / 1e6:g} MB can be sent here.")
-    return bytes(body)
-
-
-async def _json(request: web.Request) -> dict[str, Any]:
-    """The JSON object in the body.
-
-    Raises:
-        TooLargeError, TimeoutError: as `_body`.
-        ValueError: it is no JSON object.
-    """
-    body = await _body(request, SDP_BYTES)
-    try:
-        values = json.loads(body or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the body must be JSON ({error}).") from error
-    if not isinstance(values, dict):
-        raise ValueError("the body must be a JSON object.")
-    return values

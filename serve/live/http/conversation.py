@@ -192,6 +192,8 @@ class Conversation(Session):
     def _on_message(self, message: dict[str, Any]) -> None:
         if self.changes.handle(message):
             return
+        if message.get("type") == "END_CALL":
+            return self.spawn(self.close("You have left."))
         text = message.get("text")
         if not (message.get("type") == "text" and isinstance(text, str) and text.strip()):
             return
@@ -199,6 +201,8 @@ class Conversation(Session):
             self._texts.check(self.id)  # each asks the language model, which may cost money
         except FullError as error:
             return self._on_event({"type": "error", "message": str(error)})
+        if self.witness:
+            self.witness.said({"type": "caption", "who": "user", "text": text.strip()})
         self.spawn(self.agent.read(text.strip()))
 
     def _on_event(self, event: Event) -> None:
@@ -207,4 +211,6 @@ class Conversation(Session):
             log.info("answered after %s ms", event["total_ms"], extra={"latency": event})
         if event["type"] == "interrupted":
             self.gauges.interruptions.inc()
+        if self.witness:
+            self.witness.said(event)
         self._send(event)

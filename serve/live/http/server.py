@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gwm.contract import Contract
 from gwm.resolution import Resolution
@@ -15,6 +16,7 @@ from serve.live.avatar.controls import SessionControls
 from serve.live.avatar.engine_process import EngineProcess, ProcessFace
 from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.performer import StreamTiming
+from serve.live.avatar.sound import Sound
 from serve.live.avatar.text_process import TextProcess
 from serve.live.characters import Character, manner_of, read_characters
 from serve.live.gauges import Gauges
@@ -32,6 +34,9 @@ from serve.live.speech.profile import Profile
 log = logging.getLogger(__name__)
 
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
+# What makes sound of a text in a character's `voice`, with its rate; None where the voices are an endpoint's.
+Speak = Callable[[dict[str, Any], str], tuple[Sound, int]]
+Mount = Callable[[Api, Speak | None], contextlib.AbstractAsyncContextManager[object]]
 
 
 def timing_of(contract: Contract, lead_ms: float, *, overlap: bool) -> StreamTiming:
@@ -162,9 +167,14 @@ async def started(sessions: SessionMaker, contract: Contract, lead_ms: float) ->
 
 @contextlib.asynccontextmanager
 async def running_app(
-    options: ServerOptions, *, timeouts: Timeouts, turn_taking: TurnTaking, endpoints: dict[str, Endpoint]
+    options: ServerOptions,
+    *,
+    timeouts: Timeouts,
+    turn_taking: TurnTaking,
+    endpoints: dict[str, Endpoint],
+    mount: Mount,
 ) -> AsyncIterator[Api]:
-    """Everything behind the port.
+    """Everything behind the port; `mount` adds routes to it.
 
     Raises:
         FileNotFoundError, ValueError: artifact, characters or a choice cannot be used.
@@ -181,7 +191,7 @@ async def running_app(
         sessions, step_ms = await started(sessions, contract, options.lead_ms)
         capacity = options.capacity or measured_capacity(step_ms, contract.chunk_ms)
         log.info("a chunk of %.0f ms takes %.0f ms: room for %d sessions", contract.chunk_ms, step_ms, capacity)
-        yield Api(
+        api = Api(
             Admission(capacity=capacity, retry_after_s=options.retry_after_s, gauges=sessions.gauges),
             characters,
             make_conversation=sessions.conversation,
@@ -194,13 +204,20 @@ async def running_app(
             requests_per_minute=options.requests_per_minute,
             gauges=sessions.gauges,
         )
+        async with mount(api, sessions.profile.speak if options.tts != "openai" else None):
+            yield api
     finally:
         await sessions.engines.close()
         sessions.close()
 
 
 async def serve_until_signal(
-    options: ServerOptions, *, timeouts: Timeouts, turn_taking: TurnTaking, endpoints: dict[str, Endpoint]
+    options: ServerOptions,
+    *,
+    timeouts: Timeouts,
+    turn_taking: TurnTaking,
+    endpoints: dict[str, Endpoint],
+    mount: Mount,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then drain; a second signal stops at once.
 
@@ -212,7 +229,8 @@ async def serve_until_signal(
     with contextlib.ExitStack() as held:
         for each in sockets:
             held.callback(each.close)
-        async with running_app(options, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints) as api:
+        app = running_app(options, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints, mount=mount)
+        async with app as api:
             stop = _stop_signal()
             async with listening(api.app, sockets):
                 try:

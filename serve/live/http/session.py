@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from serve.live.avatar.performer import Face, Performer, StreamTiming
 from serve.live.characters import Character
@@ -16,11 +16,13 @@ from serve.live.http.keys import OneTimeKey
 from serve.live.http.refusals import NotHereError
 from serve.live.log_lines import SESSION
 from serve.live.options import at_least
+from serve.live.speech.turns import Event
 
 log = logging.getLogger(__name__)
 
 WATCH_S = 1.0  # between two looks at the time limits
 CLOSE_S = 5.0  # for tasks to end by themselves
+BROKEN = "Something went wrong on the server. Please start again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,16 @@ class Timeouts:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             at_least(f"timeouts.{name}", getattr(self, name), 0.1)
+
+
+class Witness(Protocol):
+    """Who is told what happens to a session."""
+
+    def connected(self) -> None: ...
+
+    def said(self, event: Event) -> None: ...
+
+    def ended(self, reason: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +72,8 @@ class Session(ABC):
         self.visitor = ""  # the address that asked for it
         self.begin_s = time.monotonic()
         self.waiting = True  # for its first connection
+        self.evictable = True  # while it waits, and somebody else asks for its place
+        self.witness: Witness | None = None
         self._deadline_s = self.begin_s + parts.timeouts.connect_s  # for a connection to open
         self._ending: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -78,6 +92,8 @@ class Session(ABC):
         task.add_done_callback(self._short_tasks.discard)
 
     def connected(self) -> None:
+        if self.waiting and self.witness:
+            self.witness.connected()
         self.waiting, self._deadline_s = False, math.inf
 
     def disconnected(self) -> None:
@@ -125,6 +141,8 @@ class Session(ABC):
             await self._disconnect()
             await self.face.stop()
         finally:  # the place is free, whatever went wrong
+            if self.witness:
+                self.witness.ended(reason)
             self.on_end()
 
     async def _watch(self) -> None:
@@ -138,7 +156,7 @@ class Session(ABC):
         """Why the session must end now; empty while it may go on."""
         now = time.monotonic()
         if any(task.done() for task in self._tasks):
-            return "Something went wrong on the server. Please start again."
+            return BROKEN
         if now > self.begin_s + self.timeouts.session_s:
             return f"A session lasts {self.timeouts.session_s / 60:.0f} minutes."
         return "Nobody is connected." if now > self._deadline_s else ""

@@ -4,7 +4,9 @@ import asyncio
 import io
 import secrets
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,6 +25,7 @@ DECODED_SIDE = 2048  # more is of no use to a portrait
 FORMATS = ("JPEG", "PNG", "WEBP")
 MEMORY_IMAGES = 64
 WAITING_UPLOADS = 8  # each holds its file until its turn comes
+Result = TypeVar("Result")
 
 
 def decode_upload(data: bytes) -> Image.Image:
@@ -67,13 +70,19 @@ class Uploads:
             ValueError: as `decode_upload`.
             FullError: too many uploads wait.
         """
+        return await self.run(lambda: portrait_of(decode_upload(data), resolution))
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """Whatever reads a picture, in the one thread that does.
+
+        Raises:
+            FullError: too many wait for it.
+        """
         if self.waiting >= WAITING_UPLOADS:
             raise FullError("Too many pictures are being read. Try again in 5 s.", reason="rate", retry_after_s=5)
         self.waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._pool, lambda: portrait_of(decode_upload(data), resolution)
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         finally:
             self.waiting -= 1
 

@@ -1,7 +1,12 @@
 """Which services a conversation uses: loaded once, shared by all sessions."""
 
+import re
+from typing import Any
+
+import numpy as np
 from pipecat.processors.frame_processor import FrameProcessor
 
+from serve.live.avatar.sound import Sound
 from serve.live.characters import Character
 from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services
@@ -12,10 +17,11 @@ from serve.live.speech.espeak import Espeak
 from serve.live.speech.local_llm import LocalLLM
 from serve.live.speech.recogniser import Moonshine, Recogniser, Whisper
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
-from serve.live.speech.voices import EspeakVoice, PiperVoice, Tuning, Voice, voice_for
+from serve.live.speech.voices import EspeakVoice, PiperVoice, Tuning, Voice, voice_among, voice_for
 
 RECOGNISERS: dict[str, type[Moonshine] | type[Whisper]] = {"moonshine": Moonshine, "whisper": Whisper}
 OPENAI_VOICE = "alloy"  # of a character that names none
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 class Profile:
@@ -44,11 +50,14 @@ class Profile:
         for part, endpoint in chosen.items():
             endpoint.check_key(part)
         self.callers = {part: Caller(endpoint, part) for part, endpoint in chosen.items()}
-        wishes = {key: voice_for(character, tts) for key, character in characters.items()}  # before anything is loaded
+        wishes = [voice_for(character, tts) for character in characters.values()]  # before anything is loaded
         self.pool = LowPriority()
         self.recogniser: Recogniser | None = self.pool.load(RECOGNISERS[stt]) if stt != "openai" else None
-        self.voices = {} if tts == "openai" else self._load_voices(wishes)
-        self.names = {key: str(wish or OPENAI_VOICE) for key, wish in wishes.items()}  # of OpenAI's voices
+        self.library = library = None if tts == "openai" else Espeak()
+        self.piper = self.pool.load(lambda: PiperVoice(library)) if library and tts == "piper" else None
+        if self.library:
+            for wish in wishes:
+                self.voice(wish)
         self.local = self.pool.load(LocalLLM) if llm == "local" else None
         if self.local:
             self.callers["llm"] = self.local.caller
@@ -59,12 +68,22 @@ class Profile:
     def services(self, character: Character) -> Services:
         return Services(stt=self._stt(), llm=self._llm(character), tts=self._tts(character))
 
-    def _load_voices(self, wishes: dict[str, str | Tuning | None]) -> dict[str, Voice]:
-        library = Espeak()
-        if self.tts == "espeak":
-            return {key: EspeakVoice(library, name=str(wish or "en-us")) for key, wish in wishes.items()}
-        piper = self.pool.load(lambda: PiperVoice(library))
-        return {key: piper.tuned(wish) if isinstance(wish, Tuning) else piper for key, wish in wishes.items()}
+    def voice(self, wish: str | Tuning | None) -> Voice:
+        """One of the voices that run here.
+
+        Raises:
+            ValueError: there is no such voice.
+        """
+        if self.piper:
+            return self.piper.tuned(wish) if isinstance(wish, Tuning) else self.piper
+        assert self.library is not None, "the voices are an endpoint's"
+        return EspeakVoice(self.library, name=str(wish or "en-us"))
+
+    def speak(self, voice: dict[str, Any], text: str) -> tuple[Sound, int]:
+        """Sound of a text in a character's `voice`, and its samples a second; takes long, for a thread."""
+        chosen = self.voice(voice_among(voice or None, self.tts))
+        parts = [chosen.speak(sentence) for sentence in SENTENCE_END.split(text.strip())]
+        return np.concatenate(parts), chosen.sample_rate
 
     def _stt(self) -> FrameProcessor:
         return LocalSTT(self.recogniser, self.pool) if self.recogniser else EndpointSTT(self.callers["stt"])
@@ -85,7 +104,7 @@ class Profile:
 
     def _tts(self, character: Character) -> FrameProcessor:
         if self.tts != "openai":
-            return LocalTTS(self.voices[character.key], self.pool, sample_rate=self.sample_rate)
+            return LocalTTS(self.voice(voice_for(character, self.tts)), self.pool, sample_rate=self.sample_rate)
         caller = self.callers["tts"]
-        name = caller.endpoint.voice or self.names[character.key]
+        name = caller.endpoint.voice or str(voice_for(character, self.tts) or OPENAI_VOICE)
         return EndpointTTS(caller, voice=name, sample_rate=self.sample_rate)

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -53,20 +53,29 @@ def voice_for(character: Character, tts: str) -> str | Tuning | None:
     Raises:
         ValueError: these voices have nothing like it.
     """
-    wish = character.voice.get(tts) if isinstance(character.voice, dict) else character.voice
     try:
-        if isinstance(character.voice, dict):
-            for name in character.voice:
-                one_of("voice", name, VOICES)
-        if wish is None or (tts != "piper" and isinstance(wish, str) and wish):
-            return wish
-        if tts == "piper" and isinstance(wish, dict) and set(wish) <= set(Tuning.__slots__):
-            return Tuning(**wish)
+        return voice_among(character.voice, tts)
     except (ValueError, TypeError) as error:
         raise ValueError(f"character {character.key}: {error}") from error
+
+
+def voice_among(voice: str | dict[str, Any] | None, tts: str) -> str | Tuning | None:
+    """As `voice_for`, of the field alone.
+
+    Raises:
+        ValueError, TypeError: as `voice_for`.
+    """
+    wish = voice.get(tts) if isinstance(voice, dict) else voice
+    if isinstance(voice, dict):
+        for name in voice:
+            one_of("voice", name, VOICES)
+    if wish is None or (tts != "piper" and isinstance(wish, str) and wish):
+        return wish
+    if tts == "piper" and isinstance(wish, dict) and set(wish) <= set(Tuning.__slots__):
+        return Tuning(**wish)
     rule = "{semitones: -12..12, speed: 0.5..2}" if tts == "piper" else "a name"
     raise ValueError(
-        f"character {character.key}: voice={wish!r} must be {rule} for tts={tts}. One for each: "
+        f"voice={wish!r} must be {rule} for tts={tts}. One for each: "
         "voice: {piper: {semitones: 4, speed: 1}, espeak: en-us+f3, openai: nova}"
     )
 

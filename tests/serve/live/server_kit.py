@@ -89,11 +89,21 @@ class Kit:
         )
 
 
+Mount = Callable[[Api], contextlib.AbstractAsyncContextManager[Any]]
+
+
 @contextlib.asynccontextmanager
-async def serving(*, capacity: int = 2, timeouts: Timeouts = TIMEOUTS) -> AsyncIterator[tuple[Kit, TestClient]]:
+async def no_mount(api: Api) -> AsyncIterator[None]:
+    yield
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    *, capacity: int = 2, timeouts: Timeouts = TIMEOUTS, mount: Mount = no_mount
+) -> AsyncIterator[tuple[Kit, TestClient]]:
     """A kit and a client of its port; afterwards tasks, sockets and places must be as they were before."""
     kit = Kit(capacity=capacity, timeouts=timeouts)
-    async with nothing_left_behind(), TestClient(TestServer(kit.api.app)) as client:
+    async with nothing_left_behind(), mount(kit.api), TestClient(TestServer(kit.api.app)) as client:
         try:
             yield kit, client
         finally:

@@ -216,7 +216,7 @@ def test_a_body_in_two_pieces_is_read_whole_and_one_that_is_too_long_is_refused(
 
 
 def test_a_body_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("serve.live.http.api.BODY_S", 0.2)
+    monkeypatch.setattr("serve.live.http.bodies.BODY_S", 0.2)
 
     async def script(kit: Kit, client: TestClient) -> None:
         async def pieces() -> AsyncIterator[bytes]:
@@ -255,6 +255,6 @@ def test_only_a_trusted_proxy_says_who_the_visitor_is():
     async def script(kit: Kit, client: TestClient) -> None:
         request = make_mocked_request("GET", "/", headers={"X-Forwarded-For": "203.0.113.9, 198.51.100.7, 127.0.0.1"})
         for remote, visitor in (("127.0.0.1", "198.51.100.7"), ("192.0.2.1", "192.0.2.1")):
-            assert kit.api._visitor(request.clone(remote=remote)) == visitor
+            assert kit.api.visitor(request.clone(remote=remote)) == visitor
 
     served(script)

@@ -32,6 +32,12 @@ def options() -> ServerOptions:
     return ServerOptions(**values | {"port": port, "drain_s": DRAIN_S, "lead_ms": float(values["lead_ms"])})
 
 
+@contextlib.asynccontextmanager
+async def nothing(*parts: object) -> AsyncIterator[None]:
+    """Mounted."""
+    yield
+
+
 async def listening(url: str, client: aiohttp.ClientSession) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while True:
@@ -70,7 +76,7 @@ def test_after_sigterm_nobody_new_is_let_in_and_who_is_there_has_time_to_end(mon
         url = f"http://127.0.0.1:{chosen.port}"
         async with nothing_left_behind(), aiohttp.ClientSession() as client:
             serving = asyncio.create_task(
-                serve_until_signal(chosen, timeouts=TIMEOUTS, turn_taking=TurnTaking(), endpoints={})
+                serve_until_signal(chosen, timeouts=TIMEOUTS, turn_taking=TurnTaking(), endpoints={}, mount=nothing)
             )
             try:
                 await told_to_stop(kit, serving, url, client)

@@ -63,13 +63,14 @@ def test_weights_that_are_missing_are_named_with_their_place_and_command(
 
 def test_a_characters_openai_voice_is_asked_for_unless_the_endpoint_has_one_for_all():
     wish = {"openai": "nova", "espeak": "en-us"}
-    for chosen, expected in (
-        (profile({}, voice=wish), "nova"),
-        (profile({}, voice="nova"), "nova"),
-        (profile({}), "alloy"),
-        (profile({}, voice=wish, endpoint_voice="af_heart"), "af_heart"),
+    one_for_all = profile({}, endpoint_voice="af_heart")
+    for chosen, voice, expected in (
+        (profile({}), wish, "nova"),
+        (profile({}), "nova", "nova"),
+        (profile({}), None, "alloy"),
+        (one_for_all, wish, "af_heart"),
     ):
-        tts = chosen._tts(Character("noa", "Noa", np.zeros((4, 4, 3), np.uint8), ""))
+        tts = chosen._tts(Character("noa", "Noa", np.zeros((4, 4, 3), np.uint8), "", voice=voice))
         assert isinstance(tts, EndpointTTS) and tts.voice == expected
 
 

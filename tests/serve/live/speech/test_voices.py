@@ -12,7 +12,7 @@ from serve.live.characters import read_characters
 from serve.live.speech.espeak import Espeak
 from serve.live.speech.profile import Profile
 from serve.live.speech.recogniser import SAMPLE_RATE, Moonshine, Recogniser, Whisper
-from serve.live.speech.voices import EspeakVoice, PiperVoice, TunedVoice, Tuning
+from serve.live.speech.voices import EspeakVoice, PiperVoice, TunedVoice, Tuning, voice_for
 
 SENTENCE = "The weather is lovely today, and I bought five apples."
 
@@ -92,7 +92,8 @@ def test_the_shipped_characters_have_three_voices(tts: str, monkeypatch: pytest.
     monkeypatch.setattr("serve.live.speech.profile.RECOGNISERS", {"moonshine": object})  # not needed here
     characters = read_characters(Path(__file__).parents[4] / "serve/live/characters", Resolution(32, 32))
     chosen = Profile(stt="moonshine", llm="rules", tts=tts, endpoints={}, characters=characters, sample_rate=24_000)
-    heard = {key: pitch(voice.speak(SENTENCE), voice.sample_rate) for key, voice in chosen.voices.items()}
+    voices = {key: chosen.voice(voice_for(character, tts)) for key, character in characters.items()}
+    heard = {key: pitch(voice.speak(SENTENCE), voice.sample_rate) for key, voice in voices.items()}
     chosen.close()
     low, middle, high = sorted(heard.values())
     assert middle / low > 2 ** (2 / 12) and high / middle > 2 ** (2 / 12), heard

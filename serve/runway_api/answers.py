@@ -1,0 +1,329 @@
+"""What clients are answered: every field is there, and what has no value is null."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+
+def _text(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Time = Annotated[datetime, PlainSerializer(_text, return_type=str)]
+
+
+def time_of(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def time_or_none(ms: int | None) -> datetime | None:
+    return None if ms is None else time_of(ms)
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+
+class Created(Answer):
+    id: str
+
+
+class Listed(Answer):
+    """A page; `next_cursor` null: the last one."""
+
+    data: list[Any]
+    has_more: bool
+    next_cursor: str | None
+
+
+class AvatarPresetVoice(Answer):
+    type: Literal["runway-live-preset"] = "runway-live-preset"
+    preset_id: str
+    name: str
+    description: str
+
+
+class AvatarCustomVoice(Answer):
+    type: Literal["custom"] = "custom"
+    id: str
+    deleted: bool
+    name: str | None = None
+    description: str | None = None
+
+
+class Avatar(Answer):
+    id: str
+    name: str
+    personality: str
+    start_script: str | None
+    voice: AvatarPresetVoice | AvatarCustomVoice
+    reference_image_uri: str | None
+    processed_image_uri: str | None
+    document_ids: list[str]
+    created_at: Time
+    updated_at: Time
+    status: Literal["PROCESSING", "READY"]
+
+
+class FailedAvatar(Avatar):
+    status: Literal["FAILED"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    failure_reason: str
+
+
+class DayUsage(Answer):
+    date: str
+    sessions: int
+    seconds: int
+
+
+class AvatarUsage(Answer):
+    total_sessions: int
+    total_seconds: int
+    avg_duration_seconds: int
+    by_day: list[DayUsage]
+
+
+class UsedBy(Answer):
+    id: str
+    name: str
+    image_url: str | None
+
+
+class DocumentHead(Answer):
+    id: str
+    name: str
+    type: Literal["text"] = "text"
+    used_by: list[UsedBy]
+    created_at: Time
+    updated_at: Time
+
+
+class Document(DocumentHead):
+    content: str
+
+
+class Voice(Answer):
+    id: str
+    name: str
+    description: str | None
+    created_at: Time
+    status: Literal["PROCESSING"]
+
+
+class ReadyVoice(Voice):
+    status: Literal["READY"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    preview_url: str | None
+
+
+class FailedVoice(Voice):
+    status: Literal["FAILED"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    failure_reason: str
+
+
+class VoicePreview(Answer):
+    url: str
+    duration_secs: float
+
+
+class WaitingSession(Answer):
+    id: str
+    created_at: Time
+    status: Literal["NOT_READY"]
+    queued: bool
+
+
+class ReadySession(Answer):
+    id: str
+    created_at: Time
+    status: Literal["READY"]
+    expires_at: Time
+    session_key: str
+
+
+class PlainSession(Answer):
+    id: str
+    created_at: Time
+    status: Literal["RUNNING", "CANCELLED"]
+
+
+class CompletedSession(Answer):
+    id: str
+    created_at: Time
+    status: Literal["COMPLETED"]
+    duration: int
+
+
+class FailedSession(Answer):
+    id: str
+    created_at: Time
+    status: Literal["FAILED"]
+    failure: str
+    failure_code: str
+
+
+class Room(Answer):
+    """Where the conversation takes place, and what opens it, once."""
+
+    url: str
+    token: str
+    room_name: str
+
+
+class PresetHead(Answer):
+    type: Literal["runway-preset"] = "runway-preset"
+    preset_id: str
+    name: str
+
+
+class CustomHead(Answer):
+    type: Literal["custom"] = "custom"
+    id: str | None
+    name: str | None
+
+
+class CustomImage(CustomHead):
+    image_url: str | None
+
+
+class Preset(Answer):
+    type: Literal["runway-preset"] = "runway-preset"
+    preset_id: str
+
+
+class ConversationHead(Answer):
+    id: str
+    name: str
+    avatar: PresetHead | CustomHead
+    created_at: Time
+    duration: int | None
+    has_tools: bool
+    status: Literal["in_progress", "ended", "failed"]
+
+
+class ToolSummary(Answer):
+    type: Literal["client_event", "backend_rpc"]
+    name: str
+    description: str
+
+
+class Line(Answer):
+    """Of a transcript."""
+
+    role: Literal["user", "assistant"]
+    content: str | None
+    timestamp: Time
+    tool_calls: list[dict[str, Any]]
+    tool_results: list[dict[str, Any]]
+
+
+class Conversation(Answer):
+    id: str
+    name: str
+    avatar: Preset | CustomImage
+    created_at: Time
+    started_at: Time | None
+    duration: int | None
+    max_duration: int
+    recording_url: None = None
+    tools: list[ToolSummary]
+    transcript: list[Line]
+    status: Literal["in_progress"]
+
+
+class EndedConversation(Conversation):
+    status: Literal["ended"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    ended_at: Time | None
+
+
+class FailedConversation(Conversation):
+    status: Literal["failed"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    ended_at: Time | None
+    failure: str
+    failure_code: str
+
+
+class Cost(Answer):
+    credits: float = 0.0
+
+
+class Task(Answer):
+    id: str
+    created_at: Time
+    status: Literal["PENDING"]
+    estimated_cost: Cost = Cost()
+
+
+class RunningTask(Answer):
+    id: str
+    created_at: Time
+    status: Literal["RUNNING"]
+    progress: float
+    estimated_cost: Cost = Cost()
+
+
+class SucceededTask(Answer):
+    id: str
+    created_at: Time
+    status: Literal["SUCCEEDED"]
+    output: list[str]
+    cost: Cost = Cost()
+
+
+class CancelledTask(Answer):
+    id: str
+    created_at: Time
+    status: Literal["CANCELLED"]
+    cost: Cost = Cost()
+
+
+class FailedTask(Answer):
+    id: str
+    created_at: Time
+    status: Literal["FAILED"]
+    failure: str
+    failure_code: str
+    cost: Cost = Cost()
+
+
+class Upload(Answer):
+    runway_uri: str
+    upload_url: str
+    fields: dict[str, str]
+
+
+class ModelLimit(Answer):
+    max_concurrent_generations: int
+    max_daily_generations: int
+
+
+class ModelUse(Answer):
+    daily_generations: int
+
+
+class Tier(Answer):
+    max_monthly_credit_spend: int
+    models: dict[str, ModelLimit]
+
+
+class Use(Answer):
+    models: dict[str, ModelUse]
+
+
+class Organization(Answer):
+    """Nothing is paid for here: credits are 0 throughout."""
+
+    credit_balance: int = 0
+    tier: Tier
+    usage: Use
+
+
+class CreditDay(Answer):
+    date: str
+    used_credits: list[dict[str, Any]]
+
+
+class CreditUsage(Answer):
+    models: list[str]
+    results: list[CreditDay]

@@ -1,0 +1,123 @@
+"""Files from addresses that clients name: only from the public internet, whatever the name resolves to.
+
+The connection goes to the very address that was checked, so that a name which changes meanwhile leads nowhere else.
+Each redirect is checked as the first address was.
+"""
+
+import socket
+from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+
+MOST_REDIRECTS = 3
+FETCH_S = 20.0
+REDIRECTS = (301, 302, 303, 307, 308)
+PIECE_BYTES = 65_536
+TRANSLATED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))  # to IPv4 addresses of any kind, by NAT64
+
+
+class RefusedUrlError(ValueError):
+    """The file cannot be had from there; the message is for whoever named it."""
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is somebody else's on the internet: not this machine, its network, or a cloud's metadata."""
+    found = ip_address(address)
+    if isinstance(found, IPv6Address):
+        inner = found.ipv4_mapped or found.sixtofour
+        if any(found in network for network in TRANSLATED) or (inner is not None and not is_public(str(inner))):
+            return False
+    return found.is_global and not found.is_multicast
+
+
+class GuardedResolver(AbstractResolver):
+    """Names as the system resolves them, without addresses that are not allowed."""
+
+    def __init__(self, allows: Callable[[str], bool]) -> None:
+        self.allows, self.inner = allows, ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await self.inner.resolve(host, port, family)
+        if not found or not all(self.allows(one["host"]) for one in found):
+            raise RefusedUrlError(f"{host} is not on the public internet.")
+        return found
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+async def fetch(
+    url: str, *, most_bytes: int, allows: Callable[[str], bool] = is_public, schemes: tuple[str, ...] = ("https",)
+) -> bytes:
+    """
+    allows: which addresses may be connected to.
+
+    Raises:
+        RefusedUrlError: the address, or one that it leads to, is not allowed, or the file is too large or not there.
+    """
+    connector = aiohttp.TCPConnector(resolver=GuardedResolver(allows), use_dns_cache=False)
+    limits = aiohttp.ClientTimeout(total=FETCH_S)
+    try:
+        async with aiohttp.ClientSession(connector=connector, timeout=limits, trust_env=False) as client:
+            for _ in range(MOST_REDIRECTS + 1):
+                _check(url, allows, schemes)
+                answer = await _get(client, url, most_bytes)
+                if isinstance(answer, bytes):
+                    return answer
+                url = urljoin(url, answer)
+    except (aiohttp.ClientError, TimeoutError, OSError, UnicodeError) as error:
+        refused = _refusal_in(error)
+        raise refused or RefusedUrlError(f"{_host(url)} cannot be reached.") from error
+    raise RefusedUrlError(f"{_host(url)} redirects more than {MOST_REDIRECTS} times.")
+
+
+def _check(url: str, allows: Callable[[str], bool], schemes: tuple[str, ...]) -> None:
+    """What needs no connection: the scheme, and hosts that are written as addresses, which nobody resolves."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        parts.port  # noqa: B018  raises where it is no number
+    except ValueError as error:
+        raise RefusedUrlError("This is no URL.") from error
+    if parts.scheme not in schemes or not host or parts.username is not None:
+        raise RefusedUrlError(f"Addresses must begin with {schemes[0]}:// and a host, without a user's name.")
+    try:
+        ip_address(host)
+    except ValueError:
+        return  # a name: the resolver looks at it
+    if not allows(host):
+        raise RefusedUrlError(f"{host} is not on the public internet.")
+
+
+async def _get(client: aiohttp.ClientSession, url: str, most_bytes: int) -> bytes | str:
+    """The file, or where it is instead."""
+    async with client.get(url, allow_redirects=False) as response:
+        if response.status in REDIRECTS and "Location" in response.headers:
+            return response.headers["Location"]
+        if response.status != 200:
+            raise RefusedUrlError(f"{_host(url)} answers with status {response.status}.")
+        data = bytearray()
+        async for piece in response.content.iter_chunked(PIECE_BYTES):  # unpacked: a small answer may be a large file
+            data += piece
+            if len(data) > most_bytes:
+                raise RefusedUrlError(f"The file has more than {most_bytes / 1e6:g} MB.")
+        return bytes(data)
+
+
+def _refusal_in(error: BaseException | None) -> RefusedUrlError | None:
+    """The resolver's refusal, which the client wraps."""
+    seen: Any = error
+    while seen is not None and not isinstance(seen, RefusedUrlError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or "this address"

@@ -1,0 +1,211 @@
+"""The API on a live server's port."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session as Db
+
+from serve.live.http.api import Api
+from serve.live.http.bodies import read_body
+from serve.runway_api.background import Background
+from serve.runway_api.call import Binary, Call, Desk, Speak
+from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.fetch import is_public
+from serve.runway_api.films import MakeFilm
+from serve.runway_api.guard import Guard, allow_page, bearer, preflight, refusal
+from serve.runway_api.openapi import openapi
+from serve.runway_api.rooms import Rooms
+from serve.runway_api.routes import ROUTES, Route
+from serve.runway_api.uploads import SECRET_FIELD, receive
+from serve.store.database import Store
+from serve.store.keys import Limits, add_key
+from serve.store.tables import ApiKey, new_id
+
+log = logging.getLogger(__name__)
+
+UPLOAD_BYTES = 16_000_000
+ID_CHARS = 36
+AGAIN_S = 1.0
+FIRST_KEY = "first key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiOptions:
+    """What the API is started with.
+
+    Raises:
+        ValueError: a value that cannot be.
+    """
+
+    store: str | None  # URL of a database; None: there is no API
+    public_url: str | None  # of this server, as clients see it; None: as they ask for it
+    retention_days: int | None  # for conversations and films; None: until they are deleted
+
+    def __post_init__(self) -> None:
+        if self.retention_days is not None and self.retention_days < 1:
+            raise ValueError(f"retention_days={self.retention_days} must be at least 1. Use null to keep everything.")
+        if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
+            raise ValueError(f"public_url={self.public_url!r} must be such as https://avatars.example.org.")
+
+
+class RestApi:
+    """Handlers of all routes; `app` is mounted at /v1."""
+
+    def __init__(self, store: Store, api: Api, desk: Desk, rooms: Rooms, work: Background, *, url: str | None) -> None:
+        self.store, self.api, self.desk, self.rooms, self.work = store, api, desk, rooms, work
+        self.url, self.guard = url, Guard(store)
+        self.app = web.Application(middlewares=[self._refuse])
+        for route in ROUTES:
+            self.app.router.add_route(route.method, route.path, self._handler(route))
+        self.app.router.add_post("/uploads/{id}", self._receive)
+
+    def _handler(self, route: Route) -> Callable[[web.Request], Any]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            key = await self.guard.key(route, request)
+            self.guard.check_rate(key, self.api.visitor(request))
+            _check_ids(request)
+            data = await read_body(request, route.most_bytes)
+            call = Call(self.desk, self._base_url(request), dict(request.match_info), bearer(request), key)
+            given = dict(request.query)
+            answer = await self.store.run(lambda db: _work(db, route, call, given, data), writes=route.writes)
+            if route.writes:
+                for event in (self.rooms.wake, self.work.wake, self.work.wake_films):
+                    event.set()
+            response = _response(answer)
+            if route.access in ("page", "session"):
+                allow_page(response, request)
+            return response
+
+        return handle
+
+    @web.middleware
+    async def _refuse(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if request.method == "OPTIONS":
+            return preflight(request)
+        try:
+            return await handler(request)
+        except Exception as error:  # those that are no refusal are raised again
+            response = refusal(error)
+        if request.path.startswith("/v1/realtime_sessions"):
+            allow_page(response, request)  # a page may read why
+        return response
+
+    async def _receive(self, request: web.Request) -> web.Response:
+        """A file for an upload; its secret comes before it."""
+        _check_ids(request)
+        if not request.content_type.startswith("multipart/"):
+            raise ApiError(400, "The file must be sent as multipart/form-data, with the fields of the upload.")
+        secret, data = "", None
+        async with asyncio.timeout(120):
+            async for part in await request.multipart():
+                if getattr(part, "name", None) == SECRET_FIELD:
+                    secret = (await part.read_chunk(200)).decode(errors="replace")  # pyright: ignore
+                elif getattr(part, "name", None) == "file":
+                    data = await _read_part(part)
+        if data is None:
+            raise ApiError(400, "There must be a field named file.")
+        await self.store.run(lambda db: receive(db, request.match_info["id"], secret, data))
+        return web.Response(status=204)
+
+    def _base_url(self, request: web.Request) -> str:
+        return (self.url or f"{request.scheme}://{request.host}").rstrip("/")
+
+
+def _work(db: Db, route: Route, call: Call, given: dict[str, str], data: bytes) -> Any:
+    query = route.query.model_validate(given)
+    body = None if route.body is None else route.body.model_validate_json(data or b"{}")
+    return route.work(db, call, query, body)
+
+
+def _check_ids(request: web.Request) -> None:
+    """What is no id is nobody's."""
+    value = request.match_info.get("id")
+    if value is not None and (len(value) != ID_CHARS or not value.replace("-", "").isalnum()):
+        raise not_found("such thing")
+
+
+async def _read_part(part: Any) -> bytes:
+    data = bytearray()
+    while piece := await part.read_chunk(65_536):
+        data += piece
+        if len(data) > UPLOAD_BYTES:
+            raise ApiError(413, f"An upload must have at most {UPLOAD_BYTES / 1e6:g} MB.")
+    return bytes(data)
+
+
+def _response(answer: BaseModel | Binary | None) -> web.Response:
+    if answer is None:
+        return web.Response(status=204)
+    if isinstance(answer, Binary):
+        response = web.Response(body=answer.data, content_type=answer.content_type)
+        response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"  # pictures are shown on others' pages
+        return response
+    return web.Response(text=answer.model_dump_json(by_alias=True), content_type="application/json")
+
+
+@contextlib.asynccontextmanager
+async def mounted(
+    api: Api,
+    speak: Speak | None,
+    *,
+    options: ApiOptions,
+    make_film: MakeFilm,
+    prints_first_key: bool,
+    allows: Callable[[str], bool] = is_public,
+) -> AsyncIterator[Store | None]:
+    """Serve the API on `api.app`, as long as the context is open; without a store there is none.
+
+    prints_first_key: make a key where there is none, and log it: where only people of this machine can read the log.
+
+    Raises:
+        ValueError: the store cannot be opened.
+    """
+    if options.store is None:
+        yield None
+        return
+    store = Store(options.store)
+    if prints_first_key and (text := await store.run(_first_key)):
+        log.info("API key, shown once: %s", text)
+    names = {key: character.name for key, character in api.characters.items()}
+    desk = Desk(new_id(), names, api.admission.capacity, speak)
+    rooms = Rooms(store, api, owner=desk.owner)
+    work = Background(store, api, desk, make_film=make_film, retention_days=options.retention_days, allows=allows)
+    rest = RestApi(store, api, desk, rooms, work, url=options.public_url)
+    api.app.add_subapp("/v1", rest.app)
+    api.app.router.add_get("/openapi.json", _document)
+    tasks = [asyncio.create_task(_kept_running(each)) for each in (rooms, work)]
+    try:
+        yield store
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await rooms.finish()
+        store.close()
+
+
+async def _kept_running(work: Rooms | Background) -> None:
+    """A store that does not answer for a moment must not end what everybody waits for."""
+    while True:
+        try:
+            await work.run()
+        except* Exception:
+            log.exception("%s failed and is started again", type(work).__name__)
+            await asyncio.sleep(AGAIN_S)
+
+
+async def _document(request: web.Request) -> web.Response:
+    return web.json_response(openapi())
+
+
+def _first_key(db: Db) -> str | None:
+    if db.scalar(select(func.count()).select_from(ApiKey)):
+        return None
+    return add_key(db, FIRST_KEY, Limits(origins=[]))

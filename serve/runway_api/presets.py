@@ -1,0 +1,91 @@
+"""Runway's preset voices and avatars by their ids, as far as this server has something like them.
+
+The local voice is one man's (Piper's Joe); the presets play it higher or lower and faster or slower. espeak and
+OpenAI-compatible servers have voices of their own.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+AVATAR_PRESETS = (
+    "game-character",
+    "music-superstar",
+    "game-character-man",
+    "cat-character",
+    "influencer",
+    "tennis-coach",
+    "human-resource",
+    "fashion-designer",
+    "cooking-teacher",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VoicePreset:
+    """A voice by its height and speed beside the local one, and by its names in the others."""
+
+    semitones: float
+    speed: float
+    espeak: str
+    openai: str
+
+    @property
+    def wish(self) -> dict[str, Any]:
+        """As a character's `voice`."""
+        return wish_of(self.semitones, self.speed, espeak=self.espeak, openai=self.openai)
+
+    @property
+    def description(self) -> str:
+        return describe(self.semitones, self.speed)
+
+
+def wish_of(semitones: float, speed: float, *, espeak: str, openai: str) -> dict[str, Any]:
+    return {"piper": {"semitones": semitones, "speed": speed}, "espeak": espeak, "openai": openai}
+
+
+def describe(semitones: float, speed: float) -> str:
+    """In words: what a voice is, not what it was asked to be."""
+    height = "low" if semitones < -1 else "bright" if semitones > 5 else "higher" if semitones > 2 else "medium"
+    pace = "slow" if speed < 0.95 else "quick" if speed > 1.05 else "even"
+    return f"A {height} voice at {'an' if pace == 'even' else 'a'} {pace} pace, made from the server's own voice."
+
+
+VOICE_PRESETS = {
+    "victoria": VoicePreset(4.0, 0.95, "en-gb-x-rp+f2", "shimmer"),
+    "vincent": VoicePreset(-2.0, 0.95, "en-us+m3", "onyx"),
+    "clara": VoicePreset(5.0, 1.0, "en-us+f3", "nova"),
+    "drew": VoicePreset(0.0, 1.0, "en-us+m1", "echo"),
+    "skye": VoicePreset(6.0, 1.08, "en-us+f4", "coral"),
+    "max": VoicePreset(1.0, 1.1, "en-us+m2", "ash"),
+    "morgan": VoicePreset(-4.0, 0.9, "en-us+m7", "onyx"),
+    "felix": VoicePreset(2.0, 1.08, "en-gb+m2", "fable"),
+    "mia": VoicePreset(7.0, 1.05, "en-us+f1", "coral"),
+    "marcus": VoicePreset(-3.0, 1.0, "en-us+m4", "onyx"),
+    "summer": VoicePreset(6.0, 1.0, "en-us+f5", "shimmer"),
+    "ruby": VoicePreset(5.0, 1.08, "en-us+f2", "coral"),
+    "aurora": VoicePreset(4.0, 0.92, "en-gb+f3", "sage"),
+    "jasper": VoicePreset(-1.0, 1.05, "en-gb+m1", "ballad"),
+    "leo": VoicePreset(1.0, 1.0, "en-us+m5", "ash"),
+    "adrian": VoicePreset(-1.0, 1.0, "en-us+m6", "echo"),
+    "nina": VoicePreset(5.0, 0.95, "en-us+f4", "nova"),
+    "emma": VoicePreset(4.5, 1.02, "en-gb-x-rp+f3", "fable"),
+    "blake": VoicePreset(-2.0, 1.08, "en-us+m2", "ash"),
+    "david": VoicePreset(-1.5, 0.92, "en-gb-x-rp+m1", "onyx"),
+    "maya": VoicePreset(4.0, 1.05, "en-us+f5", "nova"),
+    "nathan": VoicePreset(0.0, 0.92, "en-us+m3", "echo"),
+    "sam": VoicePreset(2.0, 1.0, "en-us+m1", "alloy"),
+    "georgia": VoicePreset(3.5, 0.9, "en-us+f2", "sage"),
+    "petra": VoicePreset(3.0, 1.0, "en-gb+f1", "sage"),
+    "adam": VoicePreset(-0.5, 1.05, "en-us+m4", "echo"),
+    "zach": VoicePreset(2.5, 1.12, "en-us+m5", "ballad"),
+    "violet": VoicePreset(7.0, 0.96, "en-gb+f4", "shimmer"),
+    "roman": VoicePreset(-5.0, 1.0, "en-us+m7", "onyx"),
+    "luna": VoicePreset(8.0, 0.95, "en-us+f1", "shimmer"),
+}
+
+
+def character_of(preset: str, characters: list[str]) -> str | None:
+    """The built-in character for a preset: its own name, or for Runway's nine the built-in ones in turn."""
+    if preset in characters:
+        return preset
+    return characters[AVATAR_PRESETS.index(preset) % len(characters)] if preset in AVATAR_PRESETS else None

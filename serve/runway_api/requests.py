@@ -1,0 +1,255 @@
+"""What clients send, with the limits of Runway's public API."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic.alias_generators import to_camel
+
+from serve.runway_api.presets import VOICE_PRESETS
+
+INLINE_CHARS, UPLOADED_CHARS, URL_CHARS = 5_242_880, 5_000, 2_048
+MODEL = "gwm1_avatars"
+VoiceModel = Literal["eleven_ttv_v3", "eleven_multilingual_ttv_v2"]
+Uuid = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$")]
+ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=64)]
+Described = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class Shape(BaseModel):
+    """camelCase outside, snake_case inside; unknown fields are left out, as newer clients send them."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+
+def check_media(kind: str):
+    """A validator of where a picture (`image`) or sound (`audio`) comes from."""
+
+    def check(value: str) -> str:
+        limits = {f"data:{kind}/": INLINE_CHARS, "runway://": UPLOADED_CHARS, "https://": URL_CHARS}
+        for begin, most in limits.items():
+            if value.startswith(begin):
+                if not 13 <= len(value) <= most:
+                    raise ValueError(f"must have 13 to {most} characters, has {len(value)}")
+                return value
+        raise ValueError(f"must begin with {', '.join(limits)}")
+
+    return AfterValidator(check)
+
+
+ImageSource = Annotated[str, check_media("image")]
+AudioSource = Annotated[str, check_media("audio")]
+
+
+class PresetVoice(Shape):
+    type: Literal["runway-live-preset", "preset"]
+    preset_id: str
+
+    @field_validator("preset_id")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        if value not in VOICE_PRESETS:
+            raise ValueError(f"must be one of {', '.join(VOICE_PRESETS)}")
+        return value
+
+
+class CustomVoice(Shape):
+    type: Literal["custom"]
+    id: Uuid
+
+
+VoiceChoice = Annotated[PresetVoice | CustomVoice, Field(discriminator="type")]
+
+
+class AvatarRequest(Shape):
+    name: str = Field(min_length=1, max_length=50)
+    personality: str = Field(min_length=1, max_length=10_000)
+    reference_image: ImageSource
+    voice: VoiceChoice
+    start_script: str | None = Field(default=None, max_length=2_000)
+    document_ids: list[Uuid] = Field(default_factory=list, max_length=50)
+    image_processing: Literal["optimize", "none"] = "optimize"
+
+
+class AvatarChange(Shape):
+    """Fields that are left out stay; an empty or null `startScript` deletes it."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=50)
+    personality: str | None = Field(default=None, min_length=1, max_length=10_000)
+    reference_image: ImageSource | None = None
+    voice: VoiceChoice | None = None
+    start_script: str | None = Field(default=None, max_length=2_000)
+    document_ids: list[Uuid] | None = Field(default=None, max_length=50)
+    image_processing: Literal["optimize", "none"] | None = None
+
+
+class DocumentRequest(Shape):
+    name: str = Field(min_length=1, max_length=255)
+    content: str = Field(min_length=1, max_length=200_000)
+
+
+class DocumentChange(Shape):
+    name: str | None = Field(default=None, min_length=1, max_length=255)
+    content: str | None = Field(default=None, min_length=1, max_length=200_000)
+
+
+class VoiceText(Shape):
+    type: Literal["text"]
+    prompt: str = Field(min_length=20, max_length=10_000)
+    model: VoiceModel
+
+
+class AudioUrl(Shape):
+    url: AudioSource
+
+
+class VoiceAudio(Shape):
+    type: Literal["audio"]
+    audio: AudioSource | AudioUrl
+
+    @property
+    def source(self) -> str:
+        return self.audio if isinstance(self.audio, str) else self.audio.url
+
+
+class VoiceRequest(Shape):
+    name: str = Field(min_length=1, max_length=100)
+    description: str | None = Field(default=None, min_length=1, max_length=1024)
+    from_: Annotated[VoiceText | VoiceAudio, Field(discriminator="type")] = Field(alias="from")
+
+
+class VoiceChange(Shape):
+    name: str | None = Field(default=None, min_length=1, max_length=100)
+    description: str | None = Field(default=None, min_length=1, max_length=1024)
+
+
+class VoicePreviewRequest(Shape):
+    model: VoiceModel
+    prompt: str = Field(min_length=20, max_length=10_000)
+
+
+class PresetAvatar(Shape):
+    type: Literal["runway-preset"]
+    preset_id: str = Field(min_length=1, max_length=100)
+
+
+class CustomAvatar(Shape):
+    type: Literal["custom"]
+    avatar_id: Uuid
+
+
+AvatarChoice = Annotated[PresetAvatar | CustomAvatar, Field(discriminator="type")]
+
+
+class ScalarItems(Shape):
+    type: Literal["string", "integer", "number", "boolean"]
+
+
+class Parameter(Shape):
+    """An argument of a tool; of an object's properties too."""
+
+    name: str = Field(min_length=1, max_length=64)
+    description: Described
+    type: Literal["string", "integer", "number", "boolean", "array", "object"]
+    required: bool = True
+    enum: list[Annotated[str, Field(max_length=64)]] | None = Field(default=None, max_length=20)
+    items: ScalarItems | None = None
+    properties: list["Parameter"] | None = Field(default=None, max_length=20)
+
+
+class ClientEvent(Shape):
+    type: Literal["client_event"]
+    name: ToolName
+    description: Described
+    parameters: list[Parameter] = Field(default_factory=list, max_length=20)
+
+
+class BackendRpc(ClientEvent):
+    type: Literal["backend_rpc"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    timeout_seconds: float = Field(default=4, ge=1, le=8)
+
+
+class LiveKitRoom(Shape):
+    """A room elsewhere, which the avatar joins."""
+
+    type: Literal["livekit"] = "livekit"
+    url: str = Field(max_length=URL_CHARS)
+    token: str = Field(max_length=2_048)
+    room_name: str = Field(max_length=256)
+    agent_identity: str | None = Field(default=None, max_length=256)
+
+
+class ElevenLabs(Shape):
+    type: Literal["elevenlabs"]
+    signed_url: str = Field(max_length=URL_CHARS)
+
+
+class SessionRequest(Shape):
+    model: Literal["gwm1_avatars"]
+    avatar: AvatarChoice
+    max_duration: int = Field(default=300, ge=10, le=1800)
+    personality: str | None = Field(default=None, min_length=1, max_length=10_000)
+    start_script: str | None = Field(default=None, min_length=1, max_length=2_000)
+    tools: list[
+        Annotated[
+            Annotated[ClientEvent, Tag("client_event")] | Annotated[BackendRpc, Tag("backend_rpc")],
+            Discriminator("type"),
+        ]
+    ] = Field(default_factory=list, max_length=20)
+    integration: Annotated[LiveKitRoom | ElevenLabs, Field(discriminator="type")] | None = None
+    livekit: LiveKitRoom | None = None
+
+
+class SpeechText(Shape):
+    type: Literal["text"]
+    text: str = Field(min_length=1, max_length=5_000)
+    voice: VoiceChoice | None = None
+
+
+class SpeechAudio(Shape):
+    type: Literal["audio"]
+    audio: AudioSource
+
+
+class VideoRequest(Shape):
+    model: Literal["gwm1_avatars"]
+    avatar: AvatarChoice
+    speech: Annotated[SpeechText | SpeechAudio, Field(discriminator="type")]
+
+
+class UploadRequest(Shape):
+    filename: str = Field(min_length=1, max_length=255)
+    type: Literal["ephemeral"]
+
+
+class UsageRequest(Shape):
+    """Days, the last one excluded."""
+
+    start_date: datetime | None = None
+    before_date: datetime | None = None
+
+
+class NoQuery(Shape):
+    """Of requests without parameters."""
+
+
+class PageQuery(Shape):
+    cursor: str | None = Field(default=None, min_length=1, max_length=1000)
+    limit: int = Field(default=50, ge=1, le=100)
+
+
+class DocumentQuery(PageQuery):
+    sort: Literal["createdAt", "updatedAt"] = "createdAt"
+    order: Literal["asc", "desc"] = "desc"
+    avatar_id: Uuid | None = None
+
+
+class ConversationQuery(PageQuery):
+    avatar: str | None = Field(default=None, max_length=100)  # id of an avatar, or of a preset
+    start_date: datetime | None = None
+    end_date: datetime | None = None
+
+
+class DaysQuery(Shape):
+    start_date: datetime
+    end_date: datetime

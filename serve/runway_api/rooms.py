@@ -1,0 +1,222 @@
+"""Sessions of this server: each waits for a place, is opened, watched and ended; the store says what clients see."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session as Db
+
+from serve.live.characters import Character
+from serve.live.http.admission import RESTARTS
+from serve.live.http.api import Api
+from serve.live.http.conversation import Conversation
+from serve.live.http.refusals import FullError
+from serve.live.http.session import BROKEN
+from serve.live.speech.turns import Event
+from serve.runway_api.casting import NotReadyError, Role, role_of
+from serve.runway_api.errors import ApiError
+from serve.runway_api.media import portrait_from
+from serve.runway_api.sessions import end
+from serve.store.database import Store
+from serve.store.owners import LIVE
+from serve.store.tables import Entry, Session, now_ms
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5  # between two looks at who waits
+QUEUE_S = 180.0  # as long as Runway's own clients wait
+NO_ROOM = f"No place became free within {QUEUE_S:.0f} s."
+NOBODY = "Nobody connected before the session key expired."
+FAILURES = {BROKEN: "INTERNAL", RESTARTS: "SERVER.STOPPED"}
+TIME_OVER = "The session's maxDuration is over."
+ROLES = {"user": "user", "character": "assistant"}
+
+
+class Rooms:
+    """Call `wake` when the store has changed; `run` until cancelled, and then `finish`."""
+
+    def __init__(self, store: Store, api: Api, *, owner: str) -> None:
+        self.store, self.api, self.owner = store, api, owner
+        self.wake = asyncio.Event()
+        self.open: dict[str, Conversation] = {}
+        self._writes: asyncio.Queue[Callable[[Db], None]] = asyncio.Queue()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._write())
+            group.create_task(self._look())
+
+    async def finish(self) -> None:
+        """What has been said until the end is written too."""
+        while not self._writes.empty():
+            await self.store.run(self._writes.get_nowait())
+
+    async def _write(self) -> None:
+        """One after the other, as it happened."""
+        while True:
+            await self.store.run(await self._writes.get())
+
+    async def _look(self) -> None:
+        while True:
+            rows = await self.store.run(self._mine, writes=False)
+            live = {row.id for row in rows}
+            for session_id in [each for each in self.open if each not in live]:
+                await self.open.pop(session_id).close("The session was ended.")
+            for row in rows:
+                if row.status == "NOT_READY" and not await self._let_in(row):
+                    break  # those behind it wait their turn
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), LOOK_S)
+            self.wake.clear()
+
+    def _mine(self, db: Db) -> list[Session]:
+        query = select(Session).where(Session.owner == self.owner, Session.status.in_(LIVE))
+        return list(db.scalars(query.order_by(Session.created_ms)))
+
+    async def _let_in(self, row: Session) -> bool:
+        """Open the session if it can be; False: there is no place, for nobody."""
+        if row.integration is not None:
+            message = f"Rooms of {row.integration} are not joined by this server."
+            await self._fail(row.id, message, "INTEGRATION.UNSUPPORTED")
+            return True
+        if now_ms() > row.created_ms + 1000 * QUEUE_S:
+            await self._fail(row.id, NO_ROOM, "CAPACITY")
+            return True
+        if len(self.api.admission.sessions) >= self.api.admission.capacity or self.api.admission.draining:
+            await self._queue(row)
+            return False
+        try:
+            characters = list(self.api.characters)
+            role = await self.store.run(
+                lambda db: role_of(db, preset=row.preset, avatar_id=row.avatar_id, characters=characters), writes=False
+            )
+            await self._open(row, await self._character(row, role))
+        except NotReadyError:
+            pass  # its turn comes again
+        except FullError:
+            await self._queue(row)
+            return False
+        except (ApiError, ValueError) as error:
+            await self._fail(row.id, str(error), "AVATAR.UNUSABLE")
+        return True
+
+    async def _character(self, row: Session, role: Role) -> Character:
+        """
+        Raises:
+            FullError: too many pictures wait to be decoded.
+            ValueError: the picture cannot be read.
+        """
+        if role.builtin is not None:
+            character = self.api.characters[role.builtin]
+        else:
+            size, to_face = self.api.resolution, role.crops_to_face
+            portrait = await self.api.uploads.run(lambda: portrait_from(role.picture, size, crops_to_face=to_face))
+            character = Character(row.avatar_id or "", role.name, portrait, role.personality, role.voice)
+            character = replace(character, start_script=role.start_script)
+        if row.personality is not None:
+            character = replace(character, personality=row.personality)
+        return character if row.start_script is None else replace(character, start_script=row.start_script)
+
+    async def _open(self, row: Session, character: Character) -> None:
+        def make(live_id: str, on_end: Callable[[], None]) -> Conversation:
+            session = self.api.make_conversation(live_id, character, on_end)
+            session.witness, session.evictable = Record(self, row.id, row.max_s, session), False
+            return session
+
+        session = self.api.admission.open(make, f"session {row.id}")
+        self.open[row.id] = session
+        expires_ms = now_ms() + round(1000 * session.timeouts.connect_s)
+        key, room = secrets.token_urlsafe(32), {"token": session.key.value, "room_name": session.id}
+
+        def ready(db: Db) -> bool:
+            found = db.get(Session, row.id, with_for_update=True)
+            if found is None or found.status != "NOT_READY":
+                return False
+            found.status, found.expires_ms, found.session_key, found.room = "READY", expires_ms, key, room
+            return True
+
+        if not await self.store.run(ready):
+            await session.close("The session was ended.")
+
+    async def _queue(self, row: Session) -> None:
+        if not row.queued:
+            await self.store.run(lambda db: _set_queued(db, row.id))
+
+    async def _fail(self, session_id: str, failure: str, code: str) -> None:
+        await self.store.run(lambda db: _end(db, session_id, "FAILED", failure, code))
+
+    def write(self, change: Callable[[Db], None]) -> None:
+        self._writes.put_nowait(change)
+
+
+class Record:
+    """Writes down what happens to one session."""
+
+    def __init__(self, rooms: Rooms, session_id: str, max_s: int, session: Conversation) -> None:
+        self.rooms, self.id, self.max_s, self.session = rooms, session_id, max_s, session
+        self._met = False
+        self._position, self._role, self._text = -1, "", ""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connected(self) -> None:
+        self._met = True
+        began = now_ms()
+        self.rooms.write(lambda db: _begin(db, self.id, began))
+        stop = lambda: self.session.spawn(self.session.close(TIME_OVER))  # noqa: E731
+        self._timer = asyncio.get_running_loop().call_later(self.max_s, stop)
+
+    def said(self, event: Event) -> None:
+        """Captions of one side that follow each other are one line."""
+        if event["type"] != "caption":
+            return
+        role, text = ROLES[event["who"]], event["text"].strip()
+        if role == self._role:
+            self._text = f"{self._text} {text}"
+        else:
+            self._position, self._role, self._text = self._position + 1, role, text
+        position, whole, at_ms = self._position, self._text, now_ms()
+        self.rooms.write(lambda db: _say(db, self.id, position, role, whole, at_ms))
+
+    def ended(self, reason: str) -> None:
+        self.rooms.open.pop(self.id, None)
+        if self._timer:
+            self._timer.cancel()
+        self.rooms.wake.set()  # there is a place
+        if reason in FAILURES:
+            self.rooms.write(lambda db: _end(db, self.id, "FAILED", reason, FAILURES[reason]))
+        elif self._met:
+            self.rooms.write(lambda db: _end(db, self.id, "COMPLETED", None, None))
+        else:
+            self.rooms.write(lambda db: _end(db, self.id, "FAILED", NOBODY, "SESSION.EXPIRED"))
+
+
+def _set_queued(db: Db, session_id: str) -> None:
+    if session := db.get(Session, session_id):
+        session.queued = True
+
+
+def _begin(db: Db, session_id: str, began_ms: int) -> None:
+    session = db.get(Session, session_id, with_for_update=True)
+    if session is not None and session.status == "READY":
+        session.status, session.started_ms, session.session_key, session.room = "RUNNING", began_ms, None, {}
+
+
+def _end(db: Db, session_id: str, status: str, failure: str | None, code: str | None) -> None:
+    """Unless it has ended already, as when a client cancelled it."""
+    session = db.get(Session, session_id, with_for_update=True)
+    if session is not None and session.status in LIVE:
+        end(session, status=status, failure=failure, failure_code=code)
+
+
+def _say(db: Db, session_id: str, position: int, role: str, text: str, at_ms: int) -> None:
+    if db.get(Session, session_id) is None:  # deleted meanwhile
+        return
+    row = db.scalar(select(Entry).where(Entry.session_id == session_id, Entry.position == position))
+    if row is None:
+        db.add(Entry(session_id=session_id, position=position, role=role, content=text, at_ms=at_ms))
+    else:
+        row.content = text

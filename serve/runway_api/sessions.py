@@ -1,0 +1,134 @@
+"""Realtime sessions as clients see them; `rooms` does what they wait for."""
+
+import secrets
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session as Db
+
+from serve.runway_api import answers
+from serve.runway_api.answers import Created, time_of
+from serve.runway_api.avatars import found as found_avatar
+from serve.runway_api.call import Call
+from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.presets import character_of
+from serve.runway_api.requests import NoQuery, PresetAvatar, SessionRequest
+from serve.store.owners import LIVE
+from serve.store.tables import Session, now_ms
+
+MOST_WAITING = 500
+AnySession = (
+    answers.WaitingSession
+    | answers.ReadySession
+    | answers.PlainSession
+    | answers.CompletedSession
+    | answers.FailedSession
+)
+
+
+def create(db: Db, call: Call, query: NoQuery, body: SessionRequest) -> Created:
+    _check_key(db, call, body)
+    if _count(db, Session.status == "NOT_READY") >= MOST_WAITING:
+        raise ApiError(429, f"{MOST_WAITING} sessions wait for a place.", retry_after_s=30)
+    session = Session(
+        **_avatar(db, call, body),
+        status="NOT_READY",
+        owner=call.desk.owner,
+        key_id=call.key.id if call.key else None,
+        personality=body.personality,
+        start_script=body.start_script,
+        tools=[tool.model_dump() for tool in body.tools],
+        integration=body.integration.type if body.integration else "livekit" if body.livekit else None,
+        max_s=body.max_duration,
+    )
+    db.add(session)
+    db.flush()
+    return Created(id=session.id)
+
+
+def read(db: Db, call: Call, query: NoQuery, body: None) -> AnySession:
+    session = found(db, call)
+    head = {"id": session.id, "created_at": time_of(session.created_ms), "status": session.status}
+    if session.status == "NOT_READY":
+        return answers.WaitingSession(queued=session.queued, **head)
+    if session.status == "READY":
+        expires = time_of(session.expires_ms or 0)
+        return answers.ReadySession(expires_at=expires, session_key=session.session_key or "", **head)
+    if session.status == "COMPLETED":
+        return answers.CompletedSession(duration=duration_s(session) or 0, **head)
+    if session.status == "FAILED":
+        return answers.FailedSession(failure=session.failure or "", failure_code=session.failure_code or "", **head)
+    return answers.PlainSession(**head)
+
+
+def cancel(db: Db, call: Call, query: NoQuery, body: None) -> None:
+    """End it; one that has ended stays as it is."""
+    session = found(db, call)
+    if session.status in LIVE:
+        end(session, status="CANCELLED")
+
+
+def consume(db: Db, call: Call, query: NoQuery, body: None) -> answers.Room:
+    """What opens the conversation, for whoever has the session's key, once.
+
+    Raises:
+        ApiError: the key is not this session's, was used before, or came too late.
+    """
+    session = db.get(Session, call.id, with_for_update=True)
+    if session is None:
+        raise not_found("session")
+    right = session.session_key is not None and secrets.compare_digest(session.session_key, call.bearer)
+    if not right or session.status != "READY" or (session.expires_ms or 0) < now_ms():
+        raise ApiError(401, "The session key is wrong, was used before, or has expired. Create a new session.")
+    room = answers.Room(url=call.base_url, **session.room)
+    session.session_key, session.room = None, {}
+    return room
+
+
+def found(db: Db, call: Call) -> Session:
+    """A publishable key is on a page, in the hands of all its visitors: it sees sessions of its own alone."""
+    session = db.get(Session, call.id, with_for_update=True)
+    foreign = call.key is not None and call.key.origins and session is not None and session.key_id != call.key.id
+    if session is None or foreign:
+        raise not_found("session")
+    return session
+
+
+def end(session: Session, *, status: str, failure: str | None = None, failure_code: str | None = None) -> None:
+    session.status, session.failure, session.failure_code = status, failure, failure_code
+    session.session_key, session.room, session.ended_ms = None, {}, now_ms()
+
+
+def duration_s(session: Session) -> int | None:
+    """From the first connection to the end, or until now."""
+    if session.started_ms is None:
+        return None
+    return max(0, (session.ended_ms or now_ms()) - session.started_ms) // 1000
+
+
+def _avatar(db: Db, call: Call, body: SessionRequest) -> dict[str, str]:
+    if isinstance(body.avatar, PresetAvatar):
+        preset = body.avatar.preset_id
+        key = character_of(preset, list(call.desk.characters))
+        if key is None:
+            raise ApiError(404, f"There is no preset avatar {preset}.")
+        return {"preset": preset, "avatar_name": call.desk.characters[key]}
+    avatar = found_avatar(db, body.avatar.avatar_id)
+    return {"avatar_id": avatar.id, "avatar_name": avatar.name}
+
+
+def _check_key(db: Db, call: Call, body: SessionRequest) -> None:
+    """What a page may ask for: an avatar as its owner made it, for as long and as often as the key allows."""
+    key = call.key
+    if key is None:
+        return
+    if key.origins and (body.personality or body.start_script or body.tools or body.integration or body.livekit):
+        raise ApiError(403, "With a publishable key an avatar is used as it is. Use a secret key on a server.")
+    if key.max_session_s is not None and body.max_duration > key.max_session_s:
+        raise ApiError(403, f"maxDuration must be at most {key.max_session_s} with this key.")
+    live = Session.status.in_(LIVE) & (Session.key_id == key.id)
+    if key.max_sessions is not None and _count(db, live) >= key.max_sessions:
+        raise ApiError(429, f"This key has {key.max_sessions} sessions already. End one first.", retry_after_s=10)
+
+
+def _count(db: Db, which) -> int:
+    return db.scalar(select(func.count()).select_from(Session).where(which)) or 0

@@ -1,0 +1,54 @@
+"""Uploads: a place and a secret that opens it once; the file is kept for a day. And files that may be fetched."""
+
+import secrets
+from pathlib import PurePosixPath
+
+from sqlalchemy.orm import Session as Db
+from sqlalchemy.orm import undefer
+
+from serve.runway_api import answers
+from serve.runway_api.call import Binary, Call
+from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.media import UPLOADED
+from serve.runway_api.requests import NoQuery, UploadRequest
+from serve.store.keys import digest
+from serve.store.tables import File, Upload, new_id, now_ms
+
+UPLOAD_MS = 24 * 3600 * 1000
+SECRET_FIELD = "key"
+
+
+def create(db: Db, call: Call, query: NoQuery, body: UploadRequest) -> answers.Upload:
+    secret, name = secrets.token_urlsafe(32), PurePosixPath(body.filename.replace("\\", "/")).name
+    upload = Upload(
+        id=new_id(), filename=name, secret_sha256=digest(secret), file_id=None, expires_ms=now_ms() + UPLOAD_MS
+    )
+    db.add(upload)
+    return answers.Upload(
+        runway_uri=f"{UPLOADED}{upload.id}",
+        upload_url=f"{call.base_url}/v1/uploads/{upload.id}",
+        fields={SECRET_FIELD: secret},
+    )
+
+
+def receive(db: Db, upload_id: str, secret: str, data: bytes) -> None:
+    """
+    Raises:
+        ApiError: the secret is not that of this upload, or was used before.
+    """
+    upload = db.get(Upload, upload_id, with_for_update=True)
+    if upload is None or upload.expires_ms < now_ms():
+        raise not_found("upload")
+    if upload.secret_sha256 is None or not secrets.compare_digest(upload.secret_sha256, digest(secret)):
+        raise ApiError(403, "This upload has been used, or its key is wrong. Begin a new one.")
+    file = File(content_type="application/octet-stream", data=data, public=False, expires_ms=upload.expires_ms)
+    db.add(file)
+    db.flush()
+    upload.secret_sha256, upload.file_id = None, file.id
+
+
+def fetch_file(db: Db, call: Call, query: NoQuery, body: None) -> Binary:
+    file = db.get(File, call.id, options=[undefer(File.data)])
+    if file is None or not file.public or (file.expires_ms is not None and file.expires_ms < now_ms()):
+        raise not_found("file")
+    return Binary(file.data, file.content_type)

@@ -1,0 +1,61 @@
+"""Films of avatars that speak: asked for here, made in the background, one at a time."""
+
+from sqlalchemy import delete
+from sqlalchemy.orm import Session as Db
+
+from serve.runway_api import answers
+from serve.runway_api.answers import Created, time_of
+from serve.runway_api.avatars import checked_voice
+from serve.runway_api.avatars import found as found_avatar
+from serve.runway_api.call import Call
+from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.presets import character_of
+from serve.runway_api.requests import NoQuery, PresetAvatar, SpeechText, VideoRequest
+from serve.store.owners import UNFINISHED
+from serve.store.tables import File, Task
+
+AnyTask = answers.Task | answers.RunningTask | answers.SucceededTask | answers.CancelledTask | answers.FailedTask
+
+
+def create(db: Db, call: Call, query: NoQuery, body: VideoRequest) -> Created:
+    if not isinstance(body.avatar, PresetAvatar):
+        found_avatar(db, body.avatar.avatar_id)
+    elif character_of(body.avatar.preset_id, list(call.desk.characters)) is None:
+        raise ApiError(404, f"There is no preset avatar {body.avatar.preset_id}.")
+    if isinstance(body.speech, SpeechText) and body.speech.voice is not None:
+        checked_voice(db, body.speech.voice)
+    task = Task(request=body.model_dump(), status="PENDING")
+    db.add(task)
+    db.flush()
+    return Created(id=task.id)
+
+
+def read(db: Db, call: Call, query: NoQuery, body: None) -> AnyTask:
+    task = _found(db, call.id)
+    head = {"id": task.id, "created_at": time_of(task.created_ms), "status": task.status}
+    if task.status == "RUNNING":
+        return answers.RunningTask(progress=task.progress, **head)
+    if task.status == "SUCCEEDED":
+        return answers.SucceededTask(output=[call.file_url(task.output_id) or ""], **head)
+    if task.status == "FAILED":
+        return answers.FailedTask(failure=task.failure or "", failure_code=task.failure_code or "", **head)
+    return answers.CancelledTask(**head) if task.status == "CANCELLED" else answers.Task(**head)
+
+
+def cancel(db: Db, call: Call, query: NoQuery, body: None) -> None:
+    """One that is not finished is cancelled; one that is finished is deleted, with its film."""
+    task = _found(db, call.id)
+    if task.status in UNFINISHED[Task]:
+        task.status = "CANCELLED"
+        return
+    output = task.output_id
+    db.delete(task)
+    db.flush()
+    db.execute(delete(File).where(File.id == output))
+
+
+def _found(db: Db, task_id: str) -> Task:
+    task = db.get(Task, task_id)
+    if task is None:
+        raise not_found("task")
+    return task

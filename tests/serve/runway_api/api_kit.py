@@ -1,0 +1,127 @@
+"""The API on the live server of `server_kit`, with a store in a file and a voice that hums."""
+
+import asyncio
+import base64
+import contextlib
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+from PIL import Image
+
+from serve.live.http.api import Api
+from serve.runway_api.films import Film
+from serve.runway_api.mount import ApiOptions, mounted
+from serve.store.database import Store
+from serve.store.keys import Limits, add_key
+from tests.serve.live.server_kit import DEADLINE_S, TIMEOUTS, Kit, serving
+
+RATE = 24_000
+VOICE = {"type": "runway-live-preset", "presetId": "clara"}
+PRESET = {"type": "runway-preset", "presetId": "game-character"}
+
+
+def hum(voice: dict[str, Any], text: str) -> tuple[np.ndarray, int]:
+    """A tenth of a second of 200 Hz for each character."""
+    return np.sin(2 * np.pi * 200 * np.arange(len(text) * RATE // 10) / RATE).astype(np.float32), RATE
+
+
+async def film(asked: Film, go_on: Callable[[float], Awaitable[bool]]) -> bytes | None:
+    """Done at once, or for more than 5 s of sound never."""
+    while len(asked.sound) > 5 * RATE:
+        if not await go_on(0.5):
+            return None
+        await asyncio.sleep(0.02)
+    return b"film of %d samples" % len(asked.sound)
+
+
+def picture(size: tuple[int, int] = (300, 200), form: str = "JPEG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (10, 120, 200)).save(buffer, form)
+    return buffer.getvalue()
+
+
+def inline(data: bytes, kind: str = "image/jpeg") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+AVATAR = {"name": "Vera", "personality": "Be brief.", "referenceImage": inline(picture()), "voice": VOICE}
+
+
+@dataclass
+class Served:
+    """A running server: its parts, and a client with a secret key."""
+
+    kit: Kit
+    store: Store
+    http: TestClient
+    key: str
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, *, key: str | None = None, status: int = 200, **headers: str
+    ) -> Any:
+        """The JSON of an answer, whose status must be as expected."""
+        text = self.key if key is None else key
+        given = {"Authorization": f"Bearer {text}"} | {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.http.request(method, f"/v1{path}", json=body, headers=given) as response:
+            assert response.status == status, (method, path, response.status, await response.text())
+            return None if response.status == 204 else await response.json()
+
+    async def until(self, path: str, *statuses: str) -> dict[str, Any]:
+        """The answer of a path once its status is one of these."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                found = await self.ask("GET", path)
+                if found["status"] in statuses:
+                    return found
+                await asyncio.sleep(0.02)
+
+
+def served(
+    script: Callable[[Served], Awaitable[None]],
+    folder: Path,
+    *,
+    capacity: int = 2,
+    timeouts=TIMEOUTS,
+    allows: Callable[[str], bool] = lambda address: False,
+) -> None:
+    async def run() -> None:
+        async with running(folder, capacity=capacity, timeouts=timeouts, allows=allows) as one:
+            await script(one)
+
+    asyncio.run(run())
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, *, capacity: int = 2, timeouts=TIMEOUTS, **more) -> AsyncIterator[Served]:
+    stores: list[Store] = []
+    options = ApiOptions(store=f"sqlite:///{folder}/gwm.sqlite", public_url=None, retention_days=None)
+
+    @contextlib.asynccontextmanager
+    async def mount(api: Api) -> AsyncIterator[None]:
+        async with mounted(api, hum, options=options, make_film=film, prints_first_key=False, **more) as store:
+            assert store is not None
+            stores.append(store)
+            yield
+
+    async with serving(capacity=capacity, timeouts=timeouts, mount=mount) as (kit, client):
+        key = stores[0].do(lambda db: add_key(db, "test", Limits(origins=[])))
+        yield Served(kit, stores[0], client, key)
+
+
+@contextlib.asynccontextmanager
+async def site(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """Somebody else's server on this machine."""
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    listening = web.TCPSite(runner, "127.0.0.1", 0)
+    await listening.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

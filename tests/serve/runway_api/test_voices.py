@@ -1,0 +1,78 @@
+"""Voices that are described or shown, with a preview to listen to."""
+
+import io
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.serve.runway_api.api_kit import RATE, Served, inline, served
+
+TEXT = {"type": "text", "prompt": "A deep and slow old man.", "model": "eleven_ttv_v3"}
+
+
+def recording(hertz: float) -> bytes:
+    times, buffer = np.arange(RATE) / RATE, io.BytesIO()
+    sound = sum(np.sin(2 * np.pi * hertz * number * times) / number for number in range(1, 8)) / 4
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes((sound * 20_000).astype(np.int16).tobytes())
+    return buffer.getvalue()
+
+
+def test_a_described_voice_becomes_ready_with_a_preview_and_says_what_it_is(tmp_path: Path):
+    async def script(one: Served) -> None:
+        made = await one.ask("POST", "/voices", {"name": "Deep", "from": TEXT})
+        assert set(made) == {"id"}
+        ready = await one.until(f"/voices/{made['id']}", "READY")
+        assert "low voice at a slow pace" in ready["description"]
+        async with one.http.session.get(ready["previewUrl"]) as preview:
+            assert preview.content_type == "audio/mpeg" and len(await preview.read()) > 1_000
+        renamed = await one.ask("PATCH", f"/voices/{made['id']}", {"name": "Deeper", "description": "Mine."})
+        assert (renamed["name"], renamed["description"], renamed["status"]) == ("Deeper", "Mine.", "READY")
+
+    served(script, tmp_path)
+
+
+@pytest.mark.parametrize("wrap", [lambda url: url, lambda url: {"url": url}], ids=["text", "object"])
+def test_a_sample_gives_a_voice_of_its_pitch_that_is_not_called_a_copy(wrap, tmp_path: Path):
+    async def script(one: Served) -> None:
+        audio = wrap(inline(recording(220), "audio/wav"))
+        made = await one.ask("POST", "/voices", {"name": "Mine", "from": {"type": "audio", "audio": audio}})
+        ready = await one.until(f"/voices/{made['id']}", "READY")
+        assert "220 Hz, and is no copy" in ready["description"]
+
+    served(script, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\nfile:///etc/passwd\n", "no sound that can be read"),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", "no sound that can be read"),
+        (b"RIFF" + bytes(60), "sound"),
+    ],
+    ids=["playlist", "list of files", "damaged"],
+)
+def test_what_is_no_sound_is_told_by_a_failed_voice(data: bytes, reason: str, tmp_path: Path):
+    async def script(one: Served) -> None:
+        made = {"type": "audio", "audio": inline(data, "audio/wav")}
+        voice = await one.ask("POST", "/voices", {"name": "Mine", "from": made})
+        failed = await one.until(f"/voices/{voice['id']}", "FAILED")
+        assert reason in failed["failureReason"] and "/tmp" not in failed["failureReason"]
+
+    served(script, tmp_path)
+
+
+def test_a_preview_needs_no_voice_that_is_kept(tmp_path: Path):
+    async def script(one: Served) -> None:
+        heard = await one.ask("POST", "/voices/preview", {"prompt": TEXT["prompt"], "model": TEXT["model"]})
+        async with one.http.session.get(heard["url"]) as preview:
+            assert preview.status == 200
+        assert abs(heard["durationSecs"] - 5.4) < 0.01  # the sentence has 54 characters
+        assert (await one.ask("GET", "/voices"))["data"] == []
+
+    served(script, tmp_path)
