@@ -14,10 +14,10 @@ from gwm.dit import Denoiser, DiT
 from gwm.guidance import Guidance, guided_velocity
 from gwm.schedule import clean_estimate, sigma_steps
 from train.flow import motion_map
+from train.learner import Learner
 from train.network import load_dit
 from train.noise import Corruption, Generators, corrupt, gaussian_like, sample_generators, uniform
 from train.stage import DiTStage
-from train.trainee import Trainee
 
 
 def adjacent_sigmas(
@@ -48,7 +48,7 @@ def consistency_loss(
     weight: Float[Tensor, "*k h w"],
     generator: Generators,
 ) -> Float[Tensor, ""]:
-    """Distance in x0 of the student to its moving average one Euler step of the causal teacher further down.
+    """Distance in x0 of the student to its EMA one Euler step of the causal teacher further down.
 
     Source: Song et al. 2023, arXiv:2303.01469, Algorithm 2; teacher-forced form as in arXiv:2606.25473.
     """
@@ -71,7 +71,7 @@ def consistency_loss(
 class ConsistencyStage(DiTStage):
     """One Euler step of the causal teacher must not change what the student predicts.
 
-    Target: the student's running average, one level lower, on the teacher's step. At level 0 the target is the
+    Target: the student's EMA, one level lower, on the teacher's step. At level 0 the target is the
     teacher's step itself, so consistency starts from there and spreads upwards.
     """
 
@@ -85,7 +85,7 @@ class ConsistencyStage(DiTStage):
         guidance: Guidance,
         motion_weight: float,
         history_noise: float,
-        network: partial[Trainee[DiT]],
+        network: partial[Learner[DiT]],
         seed: int,
     ) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class ConsistencyStage(DiTStage):
         self.contract = contract.replace(sigmas=tuple(sigmas), solver="renoise")
         model, _ = load_dit(init, stage="causal")
         self.network = network(model)
-        self.network.average_step()  # the target exists before the first step
+        self.network.update_ema()  # the target exists before the first step
         self.rules = ConsistencyRules(
             levels=torch.tensor(sigma_steps(num_levels, shift=shift)),
             guidance=guidance,
@@ -112,7 +112,7 @@ class ConsistencyStage(DiTStage):
             self.rules,
             batch.clip,
             student=self.network.model,
-            ema=self.network.averaged,
+            ema=self.network.ema_model,
             teacher=self.teacher,
             weight=self.weight.to(self.device),
             generator=sample_generators(self.seed, batch, self.device),

@@ -12,8 +12,8 @@ from distill.scores import DMDRules
 from gwm.chunks import whole_clip
 from gwm.clip import CleanClip, clip_prediction
 from gwm.dit import Denoiser
+from train.learner import Learner
 from train.noise import Generators, gaussian_like
-from train.trainee import Trainee
 
 
 class Head(nn.Module):
@@ -48,7 +48,7 @@ class GAN(nn.Module):
         width: int,
         weight: float,
         schedule_steps: int,
-        head: partial[Trainee[Head]],
+        head: partial[Learner[Head]],
     ) -> None:
         """features: width of one of the critic's `num_layers` layers. layers: those that the head sees.
         schedule_steps: batches over which the head's learning rate decays.

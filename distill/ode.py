@@ -14,10 +14,10 @@ from distill.ode_pairs import pairs_batch, read_pairs_manifest, read_shard, shar
 from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.dit import DiT
 from gwm.schedule import clean_estimate
+from train.learner import Learner
 from train.network import load_dit
 from train.noise import Corruption, Generators, corrupt, sample_generators, uniform
 from train.stage import DiTStage
-from train.trainee import Trainee
 
 
 @dataclass
@@ -69,7 +69,7 @@ class ODEStage(DiTStage):
     """
 
     def __init__(
-        self, *, init: str, sigmas: list[float], history_noise: float, network: partial[Trainee[DiT]], seed: int
+        self, *, init: str, sigmas: list[float], history_noise: float, network: partial[Learner[DiT]], seed: int
     ) -> None:
         super().__init__()
         model, contract = load_dit(init, stage="causal")

@@ -24,10 +24,10 @@ from gwm.contract import Contract
 from gwm.dit import Denoiser, DiT
 from gwm.schedule import clean_estimate
 from train.flow import motion_map
+from train.learner import Learner
 from train.network import load_dit, with_actions
 from train.noise import gaussian_like, sample_generators, step_generator
 from train.stage import DiTStage
-from train.trainee import Trainee
 
 MAP_CLIPS = 64  # crops of as many clips: the lips' cells already stand out in 16
 TELLING_SHARE = 0.1  # of a cell's variance; cells of which the voice explains more stay wholly as they are
@@ -116,7 +116,7 @@ class RegressionStage(DiTStage):
         init: str,
         teacher: str,
         motion_weight: float,
-        network: partial[Trainee[DiT]],
+        network: partial[Learner[DiT]],
         seed: int,
         actions: Sequence[str] = (),
         acting_weight: float = 1.0,

@@ -15,8 +15,8 @@ from gwm.files.json_config import JsonConfig
 from gwm.lora import LoRAConfig, with_lora
 from gwm.low_rank import adapted_as
 from gwm.weights import fingerprint
+from train.learner import Learner
 from train.network import load_dit
-from train.trainee import Trainee
 
 StudentBase = Literal["teacher", "own"]
 
@@ -57,9 +57,9 @@ class RoleAdapters(JsonConfig):
 class Roles:
     """The three networks of DMD, ready to train."""
 
-    student: Trainee[DiT]
+    student: Learner[DiT]
     teacher: DiT
-    critic: Trainee[DiT]
+    critic: Learner[DiT]
     contract: Contract  # of the student's init
     frozen: str  # fingerprint of all weights that no checkpoint holds
 
@@ -68,8 +68,8 @@ def load_roles(
     init: str,
     teacher: str,
     *,
-    student: partial[Trainee[DiT]],
-    critic: partial[Trainee[DiT]],
+    student: partial[Learner[DiT]],
+    critic: partial[Learner[DiT]],
     adapters: RoleAdapters,
     offloaded: bool,
 ) -> Roles:
@@ -88,25 +88,26 @@ def load_roles(
         own = adapters.student_base == "own"
         model = with_lora(model, adapters.student) if own else adapted_as(model, frozen, adapters.student)
     if adapters.critic is None:
-        learner = load_dit(teacher, stage="bidirectional")[0]
+        critic_model = load_dit(teacher, stage="bidirectional")[0]
     else:
-        learner = with_lora(frozen, adapters.critic)
+        critic_model = with_lora(frozen, adapters.critic)
     mark = _fingerprint(frozen, model)
-    student_network, critic_network = student(model), critic(learner)
+    student_network, critic_network = student(model), critic(critic_model)
     if offloaded:
-        offload(frozen, [critic_network.model, critic_network.averaged])
+        ema: Any = critic_network.ema.module
+        offload(frozen, [critic_network.model, ema])
     return Roles(student_network, frozen, critic_network, contract, mark)
 
 
-def keep_out_of_checkpoints(stage: nn.Module, *, teacher: str, trainees: Mapping[str, Trainee[Any]]) -> None:
+def keep_out_of_checkpoints(stage: nn.Module, *, teacher: str, learners: Mapping[str, Learner[Any]]) -> None:
     """Checkpoints of `stage` hold what is trained; the rest is read from its folder again when a run is resumed.
 
-    teacher, trainees: by the names under which the stage has them.
+    teacher, learners: by the names under which the stage has them.
     """
     frozen = [f"{teacher}.{name}" for name in stage.get_submodule(teacher).state_dict()]
-    for name, trainee in trainees.items():
-        still = [key for key, parameter in trainee.model.named_parameters() if not parameter.requires_grad]
-        frozen += [f"{name}.{part}.{key}" for part in ("model", "average.module") for key in still]
+    for name, learner in learners.items():
+        still = [key for key, parameter in learner.model.named_parameters() if not parameter.requires_grad]
+        frozen += [f"{name}.{part}.{key}" for part in ("model", "ema.module") for key in still]
     stage.register_state_dict_post_hook(partial(_leave_out, frozen))
     stage.register_load_state_dict_pre_hook(partial(_fill_in, frozen))
 

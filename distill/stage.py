@@ -28,9 +28,9 @@ from distill.windows import Window, Windows
 from gwm.contract import CommitMode, NoiseMode, Solver
 from gwm.dit import DiT
 from train.checkpoint import gathered, moved
+from train.learner import Learner
 from train.noise import Generators, sample_generators, step_generator
 from train.stage import DiTStage
-from train.trainee import Trainee
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ class DMDStage(DiTStage):
         max_steps: int,
         clip_norm: float,
         alarm: CollapseAlarm | None,
-        student: partial[Trainee[DiT]],
-        critic: partial[Trainee[DiT]],
+        student: partial[Learner[DiT]],
+        critic: partial[Learner[DiT]],
         seed: int,
         gan: partial[GAN] | None = None,
         reward: Reward | None = None,
@@ -101,7 +101,7 @@ class DMDStage(DiTStage):
         rules.guidance.check(self.contract.dit)
         self.network, self.teacher, self.critic = roles.student, roles.teacher, roles.critic
         self.frozen = roles.frozen
-        keep_out_of_checkpoints(self, teacher="teacher", trainees={"network": self.network, "critic": self.critic})
+        keep_out_of_checkpoints(self, teacher="teacher", learners={"network": self.network, "critic": self.critic})
         self.gan = None
         if gan is not None:
             dit = self.contract.dit
@@ -226,7 +226,7 @@ class DMDStage(DiTStage):
         self.health |= {"reward": everyones.nanmean(), "reward_weight_most": weights.max()}
         return weights[:, None, None, None, None] * direction
 
-    def _update(self, loss: Tensor, network: Trainee[Any], optimizer: Any, scheduler: Any) -> None:
+    def _update(self, loss: Tensor, network: Learner[Any], optimizer: Any, scheduler: Any) -> None:
         if latent_data(self).is_first_pass:
             optimizer.zero_grad()
         self.manual_backward(loss / self.passes)

@@ -16,7 +16,7 @@ MEASURES = ("lip_sync", "identity", "motion", "saturation")
 
 
 class Validation(L.Callback):
-    """After every `every`-th student update, and the first, plays the average of the student on held-out clips.
+    """After every `every`-th student update, and the first, plays the student's EMA on held-out clips.
 
     Logged as health/val_*. Training does not notice: no random state moves, and nothing is kept.
     """
@@ -48,8 +48,8 @@ class Validation(L.Callback):
             logger.log_metrics({f"health/val_{name}": value for name, value in found.items()}, step=batch.step)
 
     def look(self, stage: Any, data: Any) -> dict[str, float]:
-        """Measures of the clips as the average of the student plays them now."""
-        model = stage.network.trained
+        """Measures of the clips as the student's EMA plays them now."""
+        model = stage.network.ema_model
         training = model.training
         played = stage.decode(model.eval(), self.clips, data, batch_size=len(self.clips))
         model.train(training)

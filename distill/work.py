@@ -23,7 +23,7 @@ from train.work import Pass, RandomClips, Work, clips_of
 
 
 def consistency(contract: Contract, *, batch_size: int, num_frames: int, guidance: Guidance) -> Work:
-    """As `distill.consistency`; the running average, which gives the target, computes what the student does."""
+    """As `distill.consistency`; the student's EMA, which gives the target, computes what the student does."""
     clips = clips_of(contract, batch_size, num_frames)
     student, teacher = DiT(contract.dit), DiT(contract.dit).requires_grad_(False)
 

@@ -49,7 +49,7 @@ class LoRAConfig(JsonConfig):
 
 
 class SharedParameter(nn.Parameter):
-    """A frozen parameter of several models: copies of a model, such as its running average, hold it too."""
+    """A frozen parameter of several models: copies of a model, such as its EMA, hold it too."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SharedParameter":
         return self

@@ -1,1 +1,1 @@
-"""Training. Read `flow`, `noise`, `trainee`; then the stages `autoencoder`, `bidirectional`, `causal`; `gate`."""
+"""Training. Read `flow`, `noise`, `learner`; then the stages `autoencoder`, `bidirectional`, `causal`; `gate`."""

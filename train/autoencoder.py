@@ -20,9 +20,9 @@ from gwm.autoencoders.protocol import KIND
 from gwm.media.pixels import to_float, to_tensor
 from gwm.transfer import to_host
 from train.generate import Played
+from train.learner import Learner
 from train.network import load_vae
 from train.noise import gaussian_like, sample_generators
-from train.trainee import Trainee
 
 STATISTICS_CLIPS = 64  # enough for means and deviations of the channels to two digits
 STILL_SHARE = 0.3  # weight of a patch that does not move, against 1 for one that moves as the mean does
@@ -85,7 +85,7 @@ class AutoencoderStage(L.LightningModule):
         motion: float,
         gradient: float,
         change: float,
-        network: partial[Trainee[HaarAutoencoder]],
+        network: partial[Learner[HaarAutoencoder]],
         seed: int,
     ) -> None:
         super().__init__()
@@ -132,8 +132,8 @@ class AutoencoderStage(L.LightningModule):
         return decoded, [0] * len(clips)
 
     def weights(self) -> tuple[HaarAutoencoder, dict[str, Any]]:
-        """The averaged autoencoder with its latent statistics measured on training clips."""
-        normalised = with_statistics(self.network.trained, self.trainer.datamodule.shards)  # type: ignore[attr-defined]
+        """The autoencoder's EMA with its latent statistics measured on training clips."""
+        normalised = with_statistics(self.network.ema_model, self.trainer.datamodule.shards)  # type: ignore[attr-defined]
         return normalised, {"kind": KIND, "config": normalised.config.to_json()}
 
 

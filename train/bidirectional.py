@@ -14,10 +14,10 @@ from gwm.dit import DiT
 from gwm.resolution import Resolution
 from gwm.schedule import sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
+from train.learner import Learner
 from train.network import Base, load_dit
 from train.noise import clip_sigmas, gaussian_like, sample_generators, without_some
 from train.stage import DiTStage
-from train.trainee import Trainee
 
 
 class BidirectionalStage(DiTStage):
@@ -38,7 +38,7 @@ class BidirectionalStage(DiTStage):
         num_steps: int,
         shift: float,
         motion_weight: float,
-        network: partial[Trainee[DiT]],
+        network: partial[Learner[DiT]],
         seed: int,
         init: str | None = None,
     ) -> None:

@@ -14,6 +14,7 @@ from gwm.clip import clip_velocity, teacher_forced_velocity
 from gwm.dit import DiT
 from gwm.schedule import sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
+from train.learner import Learner
 from train.network import Base, load_dit
 from train.noise import (
     Corruption,
@@ -25,7 +26,6 @@ from train.noise import (
     without_some,
 )
 from train.stage import DiTStage
-from train.trainee import Trainee
 
 Forcing = Literal["teacher", "diffusion"]
 
@@ -53,7 +53,7 @@ class CausalStage(DiTStage):
         shift: float,
         motion_weight: float,
         history_noise: float,
-        network: partial[Trainee[DiT]],
+        network: partial[Learner[DiT]],
         seed: int,
         history_exposure: float = 0.0,
         history_blur: float = 0.0,

@@ -47,7 +47,7 @@ class FiniteNumbers(L.Callback):
             self.check(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """The weights too, with their averages: the last step may have ruined them with a finite gradient."""
+        """The weights too, with their EMA: the last step may have ruined them with a finite gradient."""
         self.check(trainer)
         tensors = {name: _local(value) for name, value in checkpoint["state_dict"].items()}
         broken = [name for name, value in tensors.items() if not value.isfinite().all()]

@@ -28,6 +28,7 @@ from gwm.autoencoders.protocol import KIND
 from gwm.metrics.distance import PerceptualDistance
 from gwm.weights import load_weights, save_weights, write_json
 from train.checkpoint import read_checkpoint
+from train.learner import Learner
 from train.motion_loss import (
     EDGE_PX,
     MOUTH,
@@ -41,7 +42,6 @@ from train.motion_loss import (
     opened,
     picture_loss,
 )
-from train.trainee import Trainee
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class MotionStage(L.LightningModule):
         code_noise: float,
         every: int,
         weights: dict[str, float],
-        network: partial[Trainee[MotionNetwork]],
+        network: partial[Learner[MotionNetwork]],
         seed: int,
     ) -> None:
         super().__init__()
@@ -211,9 +211,9 @@ def held_out(model: MotionNetwork, data: MotionData, pairs: int) -> dict[str, fl
 
 
 def export(checkpoint: str, out: str, *, config: MotionConfig) -> None:
-    """The averaged weights of a run that goes on, in half precision, as `finish_motion` writes them at its end."""
+    """The EMA weights of a run that goes on, in half precision, as `finish_motion` writes them at its end."""
     state = read_checkpoint(Path(checkpoint))["state_dict"]
-    prefix = "network.average.module."
+    prefix = "network.ema.module."
     model = MotionNetwork(config)
     model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     write_weights(Path(out), model)
@@ -225,8 +225,8 @@ def write_weights(folder: Path, model: MotionNetwork, **facts: Any) -> None:
 
 
 def finish_motion(stage: MotionStage, data: MotionData, output: Path, *, pairs: int) -> None:
-    """Write the averaged weights in half precision, and what they reach on unseen people."""
-    model = stage.network.trained.eval()
+    """Write the EMA weights in half precision, and what they reach on unseen people."""
+    model = stage.network.ema_model.eval()
     gate: dict[str, Any] = {**held_out(model, data, pairs), "failed": []}
     write_weights(output / "weights", model, gate=gate)
     write_json(output / "gate.json", gate)

@@ -18,9 +18,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from data.steps import split_batch
 from gwm.dit import DiTBlock
 from gwm.lora import is_adapted
+from train.learner import OptimizerFactory
 from train.measure import PRECISIONS, checkpoint_blocks, measure_pass
 from train.peak import matmul_flops
-from train.trainee import OptimizerFactory
 from train.work import Work, WorkBuilder
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Plan:
 
     trained_parameters: int  # of all devices together
     frozen_parameters: int  # what networks share is counted once; what stays on the host is not
-    weight_bytes: int  # of trained and frozen networks and of running averages
+    weight_bytes: int  # of trained and frozen networks and of EMAs
     gradient_bytes: int
     optimizer_bytes: int
     activation_bytes: int
@@ -101,7 +101,7 @@ def _state_bytes(factory: OptimizerFactory, size: int) -> int:
 class Needs(NamedTuple):
     """What one device computes and keeps for the samples that it takes at once."""
 
-    counts: tuple[int, ...]  # numbers trained, tensors of them, numbers frozen, numbers averaged, layers
+    counts: tuple[int, ...]  # numbers trained, tensors of them, numbers frozen, numbers of EMAs, layers
     kept: tuple[int, ...]  # bytes for the backward pass, of each pass
     block: tuple[int, ...]  # bytes of all blocks that are computed again, of each pass; (): none is
     flops: tuple[float, ...]  # of each pass
@@ -167,8 +167,8 @@ def plan(
     """Needs of a run at `device_flops` operations a second on each of `devices`, which share every batch.
 
     device_batch: samples that a device computes at once; None: its whole share.
-    sharded: parameters, gradients, averages and optimizer are divided among the devices, as FSDP does.
-    whole_weights: of these, parameters and averages are not, as in ZeRO-2, which keeps a copy that is.
+    sharded: parameters, gradients, EMAs and optimizer are divided among the devices, as FSDP does.
+    whole_weights: of these, parameters and EMAs are not, as in ZeRO-2, which keeps a copy that is.
     checkpointed: blocks keep their inputs alone; one of them at a time is computed again.
     counted: `needs` of this stage, batch and precision, where they are known already.
 
@@ -180,9 +180,9 @@ def plan(
     at_once, num_passes = split_batch(batch_size, device_batch, devices)
     share = devices if sharded else 1
     found = counted or needs(build, at_once=at_once, precision=precision, checkpointed=checkpointed)
-    num_trained, num_tensors, num_frozen, num_averaged, layers = found.counts
+    num_trained, num_tensors, num_frozen, num_ema, layers = found.counts
     cache_bytes, host_bytes, tokens = found.others
-    weights = FLOAT_BYTES * (num_trained + num_frozen + num_averaged)
+    weights = FLOAT_BYTES * (num_trained + num_frozen + num_ema)
     flops = devices * num_passes * sum(found.flops)
     again = [whole // layers for whole in found.block] or [0] * len(found.kept)
     return Plan(
@@ -201,16 +201,16 @@ def plan(
 
 
 def _counts(work: Work) -> tuple[int, ...]:
-    """Numbers that are trained and tensors that hold them, numbers that are frozen, and that running averages have of
-    their own: an average shares what adapters stand on, and has copies of all else. Blocks of the deepest network."""
-    trained, averaged, frozen = [], 0, {}
+    """Numbers that are trained and tensors that hold them, numbers that are frozen, and that EMAs have of their own:
+    an EMA shares what adapters stand on, and has copies of all else. Blocks of the deepest network."""
+    trained, ema, frozen = [], 0, {}
     for model in [*work.trained, *work.frozen]:
         trained += [p.numel() for p in model.parameters() if p.requires_grad]
         frozen |= {StorageWeakRef(p.untyped_storage()): p.numel() for p in model.parameters() if not p.requires_grad}
     for model in work.trained:
-        averaged += sum(p.numel() for p in model.parameters() if p.requires_grad or not is_adapted(model))
+        ema += sum(p.numel() for p in model.parameters() if p.requires_grad or not is_adapted(model))
     layers = max(sum(isinstance(part, DiTBlock) for part in model.modules()) for model in work.trained)
-    return sum(trained), len(trained), sum(frozen.values()), averaged, layers
+    return sum(trained), len(trained), sum(frozen.values()), ema, layers
 
 
 def show(

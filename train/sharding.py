@@ -1,4 +1,4 @@
-"""Networks whose weights, gradients, averages and optimizer are divided among devices (FSDP2)."""
+"""Networks whose weights, gradients, EMAs and optimizer are divided among devices (FSDP2)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ def shard(networks: nn.Module, mesh: DeviceMesh) -> None:
         else:
             continue
         for part in parts:
-            # Also the last part, which by default stays whole until its backward pass: averages have none.
+            # Also the last part, which by default stays whole until its backward pass: EMAs have none.
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
 
 

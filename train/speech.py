@@ -18,7 +18,7 @@ from gwm.condition.speech import SpeechEncoder
 from gwm.config import AudioConfig
 from gwm.metrics.lip_sync import correlation, moves
 from train.gate import save_then_judge
-from train.trainee import Trainee
+from train.learner import Learner
 
 
 class VisemeClassifier(nn.Module):
@@ -37,7 +37,7 @@ class VisemeClassifier(nn.Module):
 class SpeechStage(L.LightningModule):
     """Cross-entropy against the viseme weights that move the mouths of the embedded data."""
 
-    def __init__(self, *, audio: AudioConfig, network: partial[Trainee[VisemeClassifier]]) -> None:
+    def __init__(self, *, audio: AudioConfig, network: partial[Learner[VisemeClassifier]]) -> None:
         super().__init__()
         self.audio = audio
         self.network = network(VisemeClassifier(audio))
@@ -70,7 +70,7 @@ def judge_speech(model: VisemeClassifier, voices: VoiceBatch) -> dict[str, Any]:
 
 def finish_speech(stage: SpeechStage, data: VoiceData, output: Path, *, clips: int, least: dict[str, float]) -> None:
     """Save the encoder, then judge it."""
-    model = stage.network.trained.eval()
+    model = stage.network.ema_model.eval()
     facts: dict[str, Any] = {"kind": "speech", "config": stage.audio.to_json()}
     save_then_judge(
         output,

@@ -10,15 +10,15 @@ from data.shards import Clip
 from gwm.contract import Contract
 from gwm.dit import DiT
 from train.generate import Played, play_clips
+from train.learner import Learner
 from train.network import dit_facts
-from train.trainee import Trainee
 
 
 class DiTStage(L.LightningModule):
     """A network under training and the contract under which it will be served; a stage adds its loss."""
 
     contract: Contract
-    network: Trainee[DiT]
+    network: Learner[DiT]
     seed: int
 
     @property
@@ -29,7 +29,7 @@ class DiTStage(L.LightningModule):
         return self.network.optimizers()
 
     def weights(self) -> tuple[nn.Module, dict[str, Any]]:
-        return self.network.trained, dit_facts(self.contract)
+        return self.network.ema_model, dit_facts(self.contract)
 
     def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
         encoders = {"text": data.text, "image": data.image}

@@ -16,7 +16,7 @@ from gwm.config import AudioConfig
 from gwm.metrics.statistics import auc
 from gwm.metrics.sync_net import KIND, MAX_LAG, SyncNet, embeddings, lag_distance, sync_score
 from train.gate import save_then_judge
-from train.trainee import Trainee
+from train.learner import Learner
 
 TEMPERATURE = 0.07
 NEAR_FRAMES = 2  # windows this close in a clip show nearly the same, and are neither right nor wrong
@@ -48,7 +48,7 @@ def neighbours(starts: Tensor) -> Bool[Tensor, "l l"]:
 class SyncStage(L.LightningModule):
     """Train the lip-sync network of the metrics. No other stage needs it."""
 
-    def __init__(self, *, audio: AudioConfig, network: partial[Trainee[SyncNet]]) -> None:
+    def __init__(self, *, audio: AudioConfig, network: partial[Learner[SyncNet]]) -> None:
         super().__init__()
         self.network = network(SyncNet(audio))
 
@@ -89,7 +89,7 @@ def judge_sync(net: SyncNet, mouths: list[Mouth]) -> dict[str, Any]:
 
 def finish_sync(stage: SyncStage, data: MouthData, output: Path, *, split: str, least: dict[str, float]) -> None:
     """Save the network, then judge it."""
-    net = stage.network.trained.eval()
+    net = stage.network.ema_model.eval()
     facts: dict[str, Any] = {"kind": KIND, "config": net.audio.to_json()}
     save_then_judge(
         output, net.state_dict(), lambda: judge_sync(net, data.held_out(split)), least=least, before={}, **facts

@@ -44,7 +44,7 @@ class Pass(NamedTuple):
 class Work:
     """Networks of a stage and what a batch does with them."""
 
-    trained: list[nn.Module]  # each with gradients, an optimizer and a running average
+    trained: list[nn.Module]  # each with gradients, an optimizer and an EMA
     frozen: list[nn.Module]
     passes: list[Pass]
     tokens: int  # of the batch's clips

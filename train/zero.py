@@ -1,6 +1,6 @@
 """Gradients and optimizer divided among devices by DeepSpeed's ZeRO-2, for stages with one optimizer.
 
-Weights and their averages stay whole on every device; `train.sharding` divides these too.
+Weights and their EMAs stay whole on every device; `train.sharding` divides these too.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from torch.optim import Optimizer
 
 from gwm.optional import optional_module
 from train.checkpoint import read_checkpoint
+from train.learner import Learner
 from train.measure import autocast
-from train.trainee import Trainee
 
 COMMAND = "pip install 'gwm[scale]'"
 CONFIG = {
@@ -32,7 +32,7 @@ CONFIG = {
 
 
 class ZeroPrecision(DeepSpeedPrecision):
-    """Products in bf16 by autocast. DeepSpeed's own bf16 would round the weights, and their averages with them."""
+    """Products in bf16 by autocast. DeepSpeed's own bf16 would round the weights, and their EMAs with them."""
 
     def __init__(self, precision: Any, device: torch.device) -> None:
         super().__init__("32-true")
@@ -79,8 +79,8 @@ class ZeroStrategy(DeepSpeedStrategy):
     ) -> tuple[Any, Any]:
         assert optimizer is not None, "every stage has an optimizer"
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for trainee in self._trainees():
-            trainee.averaging.remove()  # DeepSpeed puts new weights in place after its optimizer's step, not in it
+        for learner in self._learners():
+            learner.ema_hook.remove()  # DeepSpeed puts new weights in place after its optimizer's step, not in it
         initialize = optional_module("deepspeed", COMMAND).initialize
         engine, divided, _, _ = initialize(
             config=self.config,
@@ -95,8 +95,8 @@ class ZeroStrategy(DeepSpeedStrategy):
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **how: Any) -> Any:
         result = super().optimizer_step(optimizer, closure, model, **how)
         if self.deepspeed_engine.was_step_applied():
-            for trainee in self._trainees():
-                trainee.average_step()
+            for learner in self._learners():
+                learner.update_ema()
         return result
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
@@ -144,9 +144,9 @@ class ZeroStrategy(DeepSpeedStrategy):
                 for key in divided:
                     utils.safe_set_full_optimizer_state(parameter, values[key].to(parameter.device), key)
 
-    def _trainees(self) -> list[Trainee]:
+    def _learners(self) -> list[Learner]:
         assert self.lightning_module is not None, "Lightning connects the module before it sets the strategy up"
-        return [module for module in self.lightning_module.modules() if isinstance(module, Trainee)]
+        return [module for module in self.lightning_module.modules() if isinstance(module, Learner)]
 
 
 def _only_group(optimizer: Any) -> tuple[dict[str, Any], Tensor]:

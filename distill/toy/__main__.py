@@ -29,14 +29,14 @@ from distill.toy.recipe import (
     Start,
     adam,
     distilled,
+    learner,
     made_consistent,
     sampled,
     teacher_forced,
-    trainee,
 )
 from gwm.contract import CommitMode, Contract, Solver
 from gwm.weights import write_json
-from train.trainee import Trainee
+from train.learner import Learner
 
 log = logging.getLogger(__name__)
 
@@ -63,26 +63,26 @@ class Toy:
         self.chain, self.start = chain, start
         torch.manual_seed(start.seed)
         contract = toy_contract(chain, sigmas=(1.0,), context="clean")
-        student = trainee(ChainStudent(contract.dit), start.rate, start.steps, ema_decay=0.99)
+        student = learner(ChainStudent(contract.dit), start.rate, start.steps, ema_decay=0.99)
         teacher_forced(student, chain, contract, steps=start.steps, batch_size=start.batch_size)
-        self.causal: ChainStudent = student.trained
+        self.causal: ChainStudent = student.ema_model
 
     def jump(self, recipe: Jump) -> ChainStudent:
         """The causal model after consistency distillation."""
-        student = trainee(_copy(self.causal), recipe.rate, recipe.steps, ema_decay=0.95)
+        student = learner(_copy(self.causal), recipe.rate, recipe.steps, ema_decay=0.95)
         made_consistent(student, self.chain, self._contract((1.0,), "clean"), recipe)
-        return student.trained
+        return student.ema_model
 
     def distil(self, how: Variant) -> ChainStudent:
         contract, recipe = self._contract(how.sigmas, how.context), how.recipe
         student_steps = -(-recipe.steps // recipe.critic_per_student)
-        student = trainee(_copy(how.init), recipe.student_rate, student_steps, ema_decay=recipe.ema_decay)
+        student = learner(_copy(how.init), recipe.student_rate, student_steps, ema_decay=recipe.ema_decay)
         torch.manual_seed(recipe.seed)
         scorer = ChainCritic(ExactTeacher(self.chain, contract.dit), num_frames=self.chain.num_frames)
         # The critic's rate ends at half its start: it has to follow the student to the last step.
-        critic = trainee(scorer, recipe.critic_rate, 2 * recipe.steps, ema_decay=recipe.ema_decay)
+        critic = learner(scorer, recipe.critic_rate, 2 * recipe.steps, ema_decay=recipe.ema_decay)
         distilled(student, critic, self.chain, contract, how.rules, recipe, discriminator(scorer, recipe))
-        return student.trained
+        return student.ema_model
 
     def measured(
         self, model: ChainStudent, sigmas: tuple[float, ...], *, context: CommitMode, solver: Solver = "renoise"
@@ -98,7 +98,7 @@ def discriminator(critic: ChainCritic, recipe: Recipe) -> GAN | None:
     """On all that the critic's layers make of a clip."""
     if not recipe.gan_weight:
         return None
-    head = partial(Trainee[Head], optimizer=adam(recipe.head_rate), warmup_steps=WARMUP, ema_decay=recipe.ema_decay)
+    head = partial(Learner[Head], optimizer=adam(recipe.head_rate), warmup_steps=WARMUP, ema_decay=recipe.ema_decay)
     width, layers = critic.output.in_features, range(len(critic.layers))
     return GAN(
         features=width,

@@ -21,8 +21,8 @@ from gwm.guidance import Guidance
 from gwm.schedule import sigma_steps
 from train.finite import NotFiniteError
 from train.flow import velocity_loss
+from train.learner import Learner
 from train.noise import Corruption, chunk_sigmas, gaussian_like, step_generator
-from train.trainee import Trainee
 
 NOTHING = Conditions()
 EVERYWHERE = torch.ones(1, 1)
@@ -72,14 +72,14 @@ def adam(rate: float) -> partial[torch.optim.Adam]:
     return partial(torch.optim.Adam, lr=rate, betas=(0.0, 0.999), fused=True)
 
 
-def trainee(model: torch.nn.Module, rate: float, steps: int, *, ema_decay: float) -> Trainee:
-    return Trainee(model, optimizer=adam(rate), schedule_steps=steps, warmup_steps=WARMUP, ema_decay=ema_decay)
+def learner(model: torch.nn.Module, rate: float, steps: int, *, ema_decay: float) -> Learner:
+    return Learner(model, optimizer=adam(rate), schedule_steps=steps, warmup_steps=WARMUP, ema_decay=ema_decay)
 
 
 class Fitting:
-    """One trainee with its optimizer and schedule, stepped by hand."""
+    """One learner with its optimizer and schedule, stepped by hand."""
 
-    def __init__(self, network: Trainee, clip_norm: float) -> None:
+    def __init__(self, network: Learner, clip_norm: float) -> None:
         self.network, self.clip_norm = network, clip_norm
         made = network.optimizers()
         self.optimizer, self.scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
@@ -100,7 +100,7 @@ def drawn(chain: Chain, count: int, generator: torch.Generator) -> CleanClip:
     return CleanClip(clips[:, 1:], clips[:, :1], NOTHING)
 
 
-def teacher_forced(student: Trainee, chain: Chain, contract: Contract, *, steps: int, batch_size: int) -> None:
+def teacher_forced(student: Learner, chain: Chain, contract: Contract, *, steps: int, batch_size: int) -> None:
     """Flow matching on the chain's clips, every frame after the clean ones before it."""
     fitting = Fitting(student, 10.0)
     for step in range(steps):
@@ -113,10 +113,10 @@ def teacher_forced(student: Trainee, chain: Chain, contract: Contract, *, steps:
         fitting.step(velocity_loss(velocity, clips.x0, noise, EVERYWHERE))
 
 
-def made_consistent(student: Trainee[ChainStudent], chain: Chain, contract: Contract, recipe: Jump) -> None:
+def made_consistent(student: Learner[ChainStudent], chain: Chain, contract: Contract, recipe: Jump) -> None:
     """Consistency distillation of the flow that the student already has: it learns to jump along its own paths."""
     teacher = deepcopy(student.model).requires_grad_(False)
-    student.average_step()  # the target exists before the first step
+    student.update_ema()  # the target exists before the first step
     rules = ConsistencyRules(
         levels=torch.tensor(sigma_steps(recipe.num_levels, shift=recipe.shift)),
         guidance=Guidance(),
@@ -130,7 +130,7 @@ def made_consistent(student: Trainee[ChainStudent], chain: Chain, contract: Cont
             rules,
             drawn(chain, recipe.batch_size, generator),
             student=student.model,
-            ema=student.averaged,
+            ema=student.ema_model,
             teacher=teacher,
             weight=EVERYWHERE,
             generator=generator,
@@ -149,8 +149,8 @@ def sampled(model: ChainStudent, chain: Chain, contract: Contract, *, count: int
 
 
 def distilled(
-    student: Trainee,
-    critic: Trainee[ChainCritic],
+    student: Learner,
+    critic: Learner[ChainCritic],
     chain: Chain,
     contract: Contract,
     rules: DMDRules,

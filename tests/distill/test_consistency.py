@@ -14,9 +14,9 @@ from gwm.guidance import Guidance
 from gwm.schedule import sigma_steps
 from gwm.weights import save_weights
 from tests.tiny import GRID, contract, latents, learning, speech, tiny_dit
+from train.learner import Learner
 from train.network import dit_facts
 from train.noise import sample_generators
-from train.trainee import Trainee
 
 FRAMES, SEED, STEP, SHIFT = 6, 3, 7, 2.0
 PATTERN = ChunkPattern(chunk_frames=3, window_chunks=3, sink_chunks=1, first_frames=1)
@@ -33,14 +33,14 @@ def shaken(folder: Path, num_levels: int, guidance: float) -> ConsistencyStage:
     """A stage whose teacher, student and average are three different models."""
     rules = contract(FRAMES, pattern=PATTERN, solver="ode")
     save_weights(folder, tiny_dit().state_dict(), gate={}, **dit_facts(rules))
-    network = partial(Trainee, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
+    network = partial(Learner, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
     stage = ConsistencyStage(
         init=str(folder), sigmas=[1.0, 0.5], num_levels=num_levels, shift=SHIFT, motion_weight=0.0,
         guidance=Guidance(agent=guidance), history_noise=0.0, network=network, seed=SEED,
     )  # fmt: skip
     stage.weight = torch.ones(GRID)
     with torch.no_grad():
-        for parameter in [*stage.network.model.parameters(), *stage.network.averaged.parameters()]:
+        for parameter in [*stage.network.model.parameters(), *stage.network.ema_model.parameters()]:
             parameter += 0.1 * torch.randn_like(parameter)
     return stage
 
@@ -75,7 +75,7 @@ def test_loss_is_the_distance_to_the_average_on_the_teachers_step(tmp_path: Path
     teacher = velocity(stage.teacher, x, sigma)
     silent = velocity(stage.teacher, x, sigma, agent=False)
     lower = x + (below - sigma) * (silent + guidance * (teacher - silent))
-    target = lower - below * velocity(stage.network.averaged, lower, below)
+    target = lower - below * velocity(stage.network.ema_model, lower, below)
     if num_levels == 1:
         torch.testing.assert_close(target, x - sigma * (silent + guidance * (teacher - silent)))
     x0 = x - sigma * velocity(stage.network.model, x, sigma)
@@ -88,12 +88,12 @@ def test_only_the_student_learns(tmp_path: Path):
     stage = shaken(tmp_path, 4, 1.0)
     stage.training_step(batch(), 0).backward()
     assert all(p.grad is not None for p in learning(stage.network.model))
-    assert all(p.grad is None for p in [*stage.teacher.parameters(), *stage.network.averaged.parameters()])
+    assert all(p.grad is None for p in [*stage.teacher.parameters(), *stage.network.ema_model.parameters()])
 
 
 def test_the_target_lags_behind_the_student_from_its_first_step_on(tmp_path: Path):
     """An average that begins with the student's first step would give its own prediction as the target of the next."""
     network = shaken(tmp_path, 4, 1.0).network
-    network.average_step()
-    pairs = zip(network.model.parameters(), network.averaged.parameters(), strict=True)
+    network.update_ema()
+    pairs = zip(network.model.parameters(), network.ema_model.parameters(), strict=True)
     assert not any(torch.equal(student, average) for student, average in pairs)

@@ -13,7 +13,7 @@ from gwm.clip import CleanClip
 from gwm.dit import DiT
 from gwm.guidance import Guidance
 from tests.tiny import DIT, latents, speech, tiny_dit
-from train.trainee import Trainee
+from train.learner import Learner
 
 RULES = DMDRules(normaliser="sample", normaliser_floor=1e-3, guidance=Guidance(), shift=1.0, sigma_range=(0.3, 0.9))
 FRAMES = 2
@@ -21,7 +21,7 @@ FRAMES = 2
 
 def gan(*, weight: float = 0.5, layers: tuple[int, ...] = (0, 1), lively: bool = True) -> GAN:
     adam = partial(torch.optim.Adam, lr=1e-2)
-    head = partial(Trainee, optimizer=adam, warmup_steps=1, ema_decay=0.9)
+    head = partial(Learner, optimizer=adam, warmup_steps=1, ema_decay=0.9)
     shape = {"features": DIT.dim, "num_layers": DIT.num_layers, "layers": layers, "width": 8}
     made = GAN(**shape, weight=weight, schedule_steps=100, head=head)
     if lively:

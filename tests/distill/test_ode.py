@@ -12,8 +12,8 @@ from gwm.clip import NoisedClip, teacher_forced_velocity
 from tests.distill.pairs import PATTERN, SIGMAS, save_teacher, write
 from tests.tiny import AUDIO, RESOLUTION, tiny_vae
 from train.checkpoint import AtomicCheckpointIO
+from train.learner import Learner
 from train.noise import sample_generators
-from train.trainee import Trainee
 
 SEED = 4
 
@@ -35,7 +35,7 @@ def test_every_chunk_gets_one_of_its_own_states_and_that_states_level():
 def stage(teacher: str) -> ODEStage:
     torch.manual_seed(2)
     adam = partial(torch.optim.AdamW, lr=1e-2)
-    network = partial(Trainee, optimizer=adam, schedule_steps=8, warmup_steps=1, ema_decay=0.9)
+    network = partial(Learner, optimizer=adam, schedule_steps=8, warmup_steps=1, ema_decay=0.9)
     return ODEStage(init=teacher, sigmas=SIGMAS, history_noise=0.0, network=network, seed=SEED)
 
 

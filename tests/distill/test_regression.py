@@ -14,9 +14,9 @@ from gwm.condition.inputs import Conditions
 from gwm.dit import Prediction
 from gwm.weights import save_weights
 from tests.tiny import DIT, GRID, contract, learning, speech, tiny_dit
+from train.learner import Learner
 from train.network import dit_facts, with_actions
 from train.noise import sample_generators
-from train.trainee import Trainee
 
 FRAMES, SEED = 4, 3
 RULES = contract(FRAMES, sigmas=(1.0,), noise="held")
@@ -91,7 +91,7 @@ def test_a_map_of_actions_needs_frames_with_and_without_one():
 
 def started(folder: Path, **options: Any) -> RegressionStage:
     save_weights(folder, tiny_dit().state_dict(), gate={}, **dit_facts(RULES))
-    network: Any = partial(Trainee, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
+    network: Any = partial(Learner, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
     paths = {"init": str(folder), "teacher": str(folder)}
     return RegressionStage(**paths, motion_weight=0.0, network=network, seed=SEED, **options)
 

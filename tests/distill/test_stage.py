@@ -22,8 +22,8 @@ from distill.stage import DMDStage
 from distill.windows import FromReference, StreamingWindows, Window
 from tests.train.test_resume import BATCH, RULES, LatentsInMemory, network, weights
 from train.accumulation import Accumulation
+from train.learner import Learner
 from train.noise import Generators
-from train.trainee import Trainee
 
 EVERY = 3  # critic updates per student update
 
@@ -210,7 +210,7 @@ def test_a_batch_in_two_passes_is_a_batch_in_one(tmp_path: Path, windows: Any):
     descent = {"optimizer": partial(torch.optim.SGD, lr=0.01), "schedule_steps": 8, "warmup_steps": 2, "ema_decay": 0.9}
     folders, states = weights(tmp_path), []
     for at_once in (BATCH, BATCH // 2):
-        learner = partial(Trainee, **descent)
+        learner = partial(Learner, **descent)
         stage = diary(folders, windows=copy.deepcopy(windows), student=learner, critic=learner)
         fit(stage, max_steps=6, device_batch=at_once)
         passes = BATCH // at_once

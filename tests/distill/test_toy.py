@@ -13,7 +13,7 @@ from distill.scores import DMDRules, score
 from distill.toy.__main__ import Toy, Variant, measured_before
 from distill.toy.chain import Chain, ExactTeacher, measures, toy_contract
 from distill.toy.networks import ChainCritic, ChainStudent
-from distill.toy.recipe import Recipe, sampled, teacher_forced, trainee
+from distill.toy.recipe import Recipe, learner, sampled, teacher_forced
 from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.guidance import Guidance
@@ -128,9 +128,9 @@ def test_rows_are_kept_only_where_the_rows_before_them_are_equal_to_the_last_dig
 def test_teacher_forcing_learns_the_chain():
     """A hundred steps are enough to flip about as often as the data; fresh weights do not know how."""
     torch.manual_seed(0)
-    student = trainee(ChainStudent(CONTRACT.dit), 5e-3, 100, ema_decay=0.9)
+    student = learner(ChainStudent(CONTRACT.dit), 5e-3, 100, ema_decay=0.9)
     many = CONTRACT.replace(sigmas=tuple(1 - k / 20 for k in range(20)), solver="ode")
-    before = sampled(student.trained, CHAIN, many, count=5000, seed=1)["path_tv"]
+    before = sampled(student.ema_model, CHAIN, many, count=5000, seed=1)["path_tv"]
     teacher_forced(student, CHAIN, CONTRACT, steps=100, batch_size=256)
-    after = sampled(student.trained, CHAIN, many, count=5000, seed=1)["path_tv"]
+    after = sampled(student.ema_model, CHAIN, many, count=5000, seed=1)["path_tv"]
     assert after < 0.5 * before and math.isfinite(after)

@@ -26,8 +26,8 @@ from tests.tiny import AUDIO, SPEECH, lively
 from train.acting import codes, finish_acting, judge_acting, listens, play
 from train.bidirectional import BidirectionalStage
 from train.causal import CausalStage
+from train.learner import Learner
 from train.network import load_dit
-from train.trainee import Trainee
 
 SIZE = Resolution(256, 256)
 
@@ -47,7 +47,7 @@ def data() -> PerformanceData:
 
 def network() -> partial[Any]:
     adam = partial(torch.optim.AdamW, lr=1e-3)
-    return partial(Trainee, optimizer=adam, schedule_steps=8, warmup_steps=1, ema_decay=0.9)
+    return partial(Learner, optimizer=adam, schedule_steps=8, warmup_steps=1, ema_decay=0.9)
 
 
 def stages(folder: Path) -> dict[str, Any]:

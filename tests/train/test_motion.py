@@ -14,9 +14,9 @@ from gwm.autoencoders.motion.code import place
 from gwm.autoencoders.motion.codec import load_motion
 from gwm.autoencoders.motion.config import MotionConfig
 from gwm.autoencoders.motion.network import Coarse
+from train.learner import Learner
 from train.motion import MotionStage, export, fit_basis, moved_small
 from train.motion_loss import code_loss, code_weights, draw_window, flow_loss, flow_weight, picture_loss
-from train.trainee import Trainee
 
 TINY = MotionConfig(half=8, quarter=8, eighth=8, sixteenth=8, hidden=16, warped=6)
 WEIGHTS = {
@@ -46,7 +46,7 @@ def data(folder: Path) -> MotionData:
 def stage() -> MotionStage:
     torch.manual_seed(0)
     optimizer = partial(torch.optim.AdamW, lr=1e-3)
-    network = partial(Trainee, optimizer=optimizer, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
+    network = partial(Learner, optimizer=optimizer, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
     return MotionStage(config=TINY, init=None, code_noise=0.05, every=2, weights=WEIGHTS, network=network, seed=0)
 
 

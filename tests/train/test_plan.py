@@ -22,10 +22,10 @@ from tests.distill.test_roles import BOTH, adapted_weights, distinct_bytes
 from tests.tiny import DIT, GRID, PATCHES, VAE_SHAPE, contract, declared, learning
 from tests.train.test_resume import FRAMES, HEAD, RULES, dmd, stage, weights
 from train import work
+from train.learner import Learner
 from train.measure import SavedTensors, flop_counter
 from train.network import load_dit
 from train.plan import DEPTHS, Plan, optimizer_bytes, plan
-from train.trainee import Trainee
 
 BATCH = 2
 ADAM = partial(torch.optim.AdamW, lr=1e-2)
@@ -99,14 +99,14 @@ def test_a_plan_says_what_the_stage_needs(name: str, tmp_path: Path):
     folders = adapted_weights(tmp_path)
     module: Any = dmd(folders, lora=BOTH) if name == "dmd_adapters" else stage(name, folders)
     found = planned(builder(name, folders))
-    trained = [part for part in module.children() if isinstance(part, Trainee)]
+    trained = [part for part in module.children() if isinstance(part, Learner)]
     trained += [module.gan.head] if name == "dmd_gan" else []
     parameters = [p for network in trained for p in learning(network.model)]
     assert found.trained_parameters == sum(p.numel() for p in parameters)
     networks = [network.model for network in trained]
     networks += [module.teacher] if name.startswith(("consistency", "dmd")) else []
     assert 4 * found.frozen_parameters == distinct_bytes(*networks) - sum(p.nbytes for p in parameters)
-    assert found.weight_bytes == distinct_bytes(*networks, *(network.averaged for network in trained))
+    assert found.weight_bytes == distinct_bytes(*networks, *(network.ema.module for network in trained))
     optimizer = ADAM(parameters)
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)

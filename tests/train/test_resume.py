@@ -29,9 +29,9 @@ from train.autoencoder import AutoencoderStage
 from train.bidirectional import BidirectionalStage
 from train.causal import CausalStage
 from train.checkpoint import AtomicCheckpointIO
+from train.learner import Learner
 from train.network import dit_facts
 from train.speech import SpeechStage
-from train.trainee import Trainee
 
 FRAMES, BATCH = 3, 2
 NUM_VISEMES = len(viseme_actions())
@@ -119,7 +119,7 @@ class LatentsInMemory(LatentData):
 def network(**how: Any) -> partial[Any]:
     # A larger eps than usual: sums in another order do not show, and a gradient of the wrong scale does.
     adam = partial(torch.optim.AdamW, lr=1e-2, eps=1e-5)
-    return partial(Trainee, optimizer=adam, schedule_steps=8, warmup_steps=2, ema_decay=0.9, **how)
+    return partial(Learner, optimizer=adam, schedule_steps=8, warmup_steps=2, ema_decay=0.9, **how)
 
 
 HEAD = partial(GAN, layers=[0, 1], width=8, weight=0.1, head=network())

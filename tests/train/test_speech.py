@@ -12,9 +12,9 @@ from gwm.condition.speech import SpeechEncoder
 from gwm.config import AudioConfig
 from gwm.weights import save_weights
 from tests.tiny import AUDIO, SPEECH, tiny_dit
+from train.learner import Learner
 from train.network import load_speech
 from train.speech import SpeechStage, VisemeClassifier, judge_speech
-from train.trainee import Trainee
 
 VISEMES = len(viseme_actions())
 
@@ -46,7 +46,7 @@ def test_training_lowers_the_loss():
     torch.manual_seed(0)
     adam = partial(torch.optim.AdamW, lr=1e-2)
     stage = SpeechStage(
-        audio=AUDIO, network=partial(Trainee, optimizer=adam, schedule_steps=60, warmup_steps=1, ema_decay=0.9)
+        audio=AUDIO, network=partial(Learner, optimizer=adam, schedule_steps=60, warmup_steps=1, ema_decay=0.9)
     )
     stage.log = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer
     visemes = torch.eye(VISEMES)[torch.randint(VISEMES, (2, 3, 4))]

@@ -10,8 +10,8 @@ from data.mouths import MARGIN_PX, Mouth, MouthData, augmented, cut_mouths, mout
 from gwm.config import AudioConfig
 from gwm.metrics.sync_net import CROP_PX, SyncNet
 from train import sync
+from train.learner import Learner
 from train.sync import SyncStage, contrast, judge_sync, neighbours
-from train.trainee import Trainee
 
 AUDIO = AudioConfig(num_mels=8)
 SIDE = CROP_PX + MARGIN_PX
@@ -48,19 +48,19 @@ def test_training_learns_which_square_belongs_to_which_noise():
     torch.manual_seed(0)
     adam = partial(torch.optim.AdamW, lr=3e-3)
     stage = SyncStage(
-        audio=AUDIO, network=partial(Trainee, optimizer=adam, schedule_steps=60, warmup_steps=1, ema_decay=0.9)
+        audio=AUDIO, network=partial(Learner, optimizer=adam, schedule_steps=60, warmup_steps=1, ema_decay=0.9)
     )
     stage.log = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer
     data = MouthData(shards="", mouths="", audio=AUDIO, batch_size=4, windows_per_clip=8, num_workers=0, seed=0)
     data.clips = [talking(seed) for seed in range(16)]
     unseen = [talking(seed) for seed in range(100, 104)]
-    before = judge_sync(stage.network.trained, unseen)["auc_window"]
+    before = judge_sync(stage.network.ema_model, unseen)["auc_window"]
     optimizer = stage.configure_optimizers()["optimizer"]
     for _, batch in zip(range(60), data.train_dataloader(), strict=False):
         optimizer.zero_grad()
         stage.training_step(batch, 0).backward()
         optimizer.step()
-    gate = judge_sync(stage.network.trained.eval(), unseen)
+    gate = judge_sync(stage.network.ema_model.eval(), unseen)
     assert before < 0.65
     assert gate["auc_window"] > 0.8
     assert gate["auc"] > 0.95

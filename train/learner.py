@@ -1,4 +1,4 @@
-"""A network under training, its running average and its optimizer: what every stage has one or two of."""
+"""A network under training, the moving average of its weights (EMA) and its optimizer."""
 
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -15,19 +15,19 @@ OptimizerFactory = Callable[..., torch.optim.Optimizer]
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def warm_average(decay: float) -> Callable[..., None]:
-    """Exponential mean whose decay grows as (1 + n) / (10 + n) up to `decay`: the average of a short run would else
+def warm_ema(decay: float) -> Callable[..., None]:
+    """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to `decay`: that of a short run would else
     consist of the weights it started with."""
 
-    def update(averaged: Any, current: Any, num_averaged: Tensor | int) -> None:
+    def update(ema: Any, current: Any, num_averaged: Tensor | int) -> None:
         n = int(num_averaged)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, num_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(ema, current, num_averaged)
 
     return update
 
 
-class Trainee(nn.Module, Generic[Network]):
-    """`trained`, the running average, is what validation, export and the next stage use."""
+class Learner(nn.Module, Generic[Network]):
+    """One network of a stage. Validation, export and the next stage use `ema_model`."""
 
     def __init__(
         self,
@@ -46,25 +46,24 @@ class Trainee(nn.Module, Generic[Network]):
         """
         super().__init__()
         self.model: Network = model if lora is None else _adapted(model, lora)
-        self.average = AveragedModel(self.model, multi_avg_fn=warm_average(ema_decay)).requires_grad_(False)
+        self.ema = AveragedModel(self.model, multi_avg_fn=warm_ema(ema_decay)).requires_grad_(False)
         self._optimizer, self._schedule_steps, self._warmup_steps = optimizer, schedule_steps, warmup_steps
 
-    def average_step(self) -> None:
-        """The first call copies the weights, so that the average is valid from then on."""
-        self.average.update_parameters(self.model)
+    def update_ema(self) -> None:
+        """Move the average towards the weights; the first call copies them."""
+        self.ema.update_parameters(self.model)
 
     @property
-    def trained(self) -> Network:
-        return self.averaged if self.average.n_averaged > 0 else self.model
-
-    @property
-    def averaged(self) -> Network:
-        return self.average.module  # type: ignore[return-value]  # AveragedModel keeps a copy of what it was given
+    def ema_model(self) -> Network:
+        """The averaged network; the network itself before its first step."""
+        if self.ema.n_averaged == 0:
+            return self.model
+        return self.ema.module  # type: ignore[return-value]  # AveragedModel keeps a copy of what it was given
 
     def optimizers(self) -> dict[str, Any]:
         optimizer = self._optimizer([p for p in self.model.parameters() if p.requires_grad])
         # Not in on_train_batch_end: callbacks come first there, and a checkpoint would lack the step's average.
-        self.averaging = optimizer.register_step_post_hook(lambda *_: self.average_step())
+        self.ema_hook = optimizer.register_step_post_hook(lambda *_: self.update_ema())
         return warmup_cosine(optimizer, warmup_steps=self._warmup_steps, total_steps=self._schedule_steps)
 
 
