@@ -1,4 +1,4 @@
-"""torch.compile with a witness: what was meant to be compiled may run eagerly for ever, and nobody is told."""
+"""torch.compile with a check in the log that compiled code ran: torch falls back to eager code without a word."""
 
 import logging
 from collections.abc import Callable
@@ -23,13 +23,13 @@ class Compiled:
         # Else a graph would end there. Here, since it loads PyTorch's compiler: 150 MB that no other engine needs.
         torch.compiler.assume_constant_result(prefix_backend.__wrapped__)
         self.network = torch.compile(network, dynamic=False, backend=self._watched)
-        self._told = False
+        self._logged = False
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         result = self.network(*arguments, **options)
-        if not self._told:
-            self._told = True
-            self._tell()
+        if not self._logged:
+            self._logged = True
+            self._log_outcome()
         return result
 
     def _watched(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
@@ -42,7 +42,7 @@ class Compiled:
 
         return counted
 
-    def _tell(self) -> None:
+    def _log_outcome(self) -> None:
         if self.num_runs:
             log.info("compiled by %s: %d graphs, run %d times", self.backend, self.num_graphs, self.num_runs)
         else:

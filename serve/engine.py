@@ -23,7 +23,7 @@ from serve.memory import check_memory
 from serve.parallel.parallelize import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of
 from serve.prompts import Prompt
-from serve.timeline import Timeline
+from serve.timeline import Timeline, check_conditions
 from serve.undo import UndoLog
 
 
@@ -59,9 +59,10 @@ class Engine:
 
         Raises:
             RuntimeError: the stream does not fit into memory; the message has its bytes.
-            ValueError: the artifact has a text condition and no tokens of the empty prompt, or as
-                `Contract.picture_size`.
+            ValueError: the artifact has a text condition and no tokens of the empty prompt, or as `check_conditions`
+                and `Contract.picture_size`.
         """
+        check_conditions(artifact.contract)
         self.size, self.pasted = artifact.contract.picture_size(size), pasted
         if ranks is None:  # else each has a part of the cache
             slots = artifact.num_passes

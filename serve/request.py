@@ -143,7 +143,7 @@ class ClipRequest:
         Raises:
             ValueError: there is no prompt, no image for a model that needs one, or something that it does not take.
         """
-        unused = ("audio", "user", "vae", "size", "act", "act", *(["image"] if image == "refused" else []))
+        unused = ("audio", "user", "vae", "size", "act", *(["image"] if image == "refused" else []))
         for name in unused:
             if (value := vars(self)[name]) is not None:
                 raise ValueError(

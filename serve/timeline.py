@@ -19,6 +19,21 @@ from serve.applied import Applied, applied_at
 VOICES: tuple[str, ...] = ("agent", "user")  # the conditions that sound becomes, in the order of its streams
 
 
+def check_conditions(contract: Contract) -> None:
+    """Refuse a model with conditions that a stream does not have.
+
+    Raises:
+        ValueError: it is given an image as tokens or as channels.
+    """
+    names = [spec.name for spec in contract.dit.conditions if spec.encoder == "image" or spec.rate == "channels"]
+    if names:
+        raise ValueError(
+            f"conditions {names} must not be there: streams give a model its image as the first latent frame alone, "
+            "and this image-to-video model also takes it as tokens and channels. Train from a text-to-video model or "
+            "Wan 2.2 TI2V; a published folder is sampled as it is."
+        )
+
+
 class Timeline:
     """Both voices from the start of the next chunk's left context, and the numbers of its pixel frames (`acts`).
 

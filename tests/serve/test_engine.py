@@ -1,9 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from data.shards import Clip, Truth
+from gwm.condition.spec import in_order
 from gwm.media.pixels import to_tensor
+from gwm.wan.geometry import wan_conditions
 from serve.artifact import Artifact
 from serve.engine import Engine
 from train.generate import clip_batch, stream
@@ -138,3 +142,11 @@ def test_voices_of_different_length_are_an_error(artifact: Artifact, portrait: n
 def test_no_sound_at_all_is_an_error(artifact: Artifact, portrait: np.ndarray):
     with pytest.raises(ValueError, match="agent has 0 samples"):
         Engine(artifact, seed=0).play(portrait, np.zeros(0, np.float32), np.zeros(0, np.float32))
+
+
+def test_a_model_that_takes_its_image_as_tokens_and_channels_is_refused(artifact: Artifact):
+    image = wan_conditions(text=6, image=8, channels=20)
+    dit = dataclasses.replace(artifact.contract.dit, conditions=in_order((*image, *artifact.contract.dit.conditions)))
+    changed = dataclasses.replace(artifact, contract=artifact.contract.replace(dit=dit))
+    with pytest.raises(ValueError, match=r"conditions \['image', 'given'\] must not be there"):
+        Engine(changed, seed=0)
