@@ -149,6 +149,7 @@ def main(cfg: DictConfig) -> None:
             look_every_s=cfg.look_every_s,
             reference_gap=cfg.reference_gap,
             most_enlarged=cfg.most_enlarged,
+            follow=cfg.follow,
         ),
         val=cfg.val,
         test=cfg.test,

@@ -54,13 +54,13 @@ class Stream(Iterator[UInt8[np.ndarray, "f h w 3"]]):
         """Views into the engine's storage: save them before the next chunk."""
         engine, counters = self.engine, (self.chunks, self.pushed, self.engine.rollout.frame)
         kept = {name: part.cpu().numpy() for name, part in self._tensors().items()}
-        return {"counters": np.array(counters), "heard": engine.hearing.samples.numpy(), **kept}
+        return {"counters": np.array(counters), "heard": engine.timeline.samples.numpy(), **kept}
 
     def resume(self, state: dict[str, np.ndarray]) -> None:
         """Go on where a stream of the same artifact, cases and seed was."""
         engine = self.engine
         self.chunks, self.pushed, engine.rollout.frame = (int(count) for count in state["counters"])
-        engine.hearing.samples, engine.hearing.num_chunks = torch.from_numpy(state["heard"]), self.chunks
+        engine.timeline.samples, engine.timeline.num_chunks = torch.from_numpy(state["heard"]), self.chunks
         for name, tensor in self._tensors().items():
             tensor.copy_(torch.from_numpy(state[name]))
 

@@ -18,12 +18,12 @@ from serve.compiled import Compiled
 from serve.decoder import StreamDecoder
 from serve.driver import Driver
 from serve.graphs import Capture, GraphedChunk
-from serve.hearing import Hearing
 from serve.history import History
 from serve.memory import check_memory
-from serve.parallel.division import rollout_of
-from serve.parallel.ranks import Order, Ranks, tensors_of, with_tensors
+from serve.parallel.parallelize import rollout_of
+from serve.parallel.ranks import Order, Ranks, tensors_of
 from serve.prompts import Prompt
+from serve.timeline import Timeline
 from serve.undo import UndoLog
 
 
@@ -32,8 +32,8 @@ class Engine:
 
     A chunk is ready when the sound of its own frames and of the declared lookahead is there; of a model that hears
     nothing, always. Before the stream there is silence. Pixels depend on artifact, seed, portrait, sound, prompts and
-    numbers that are set (`act`), and not on how the sound was cut into pushes. Eyelids that the artifact can be told
-    close by themselves, at times that the seed decides.
+    numbers that are set (`act`), and not on how the sound was cut into pushes. Eyelids that the model
+    has a condition for close by themselves, at times that the seed decides.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Engine:
     ) -> None:
         """capture: how denoiser and decoder become CUDA graphs, as `serve.graphs.capture_cuda`; None: they run eagerly.
         undo_chunks: how far `rewind` can go back; each costs memory for a chunk's keys and values.
-        ranks: processes that denoise together. The first has the engine that is driven; in all others `follow`.
+        ranks: processes that denoise together. The first has the engine that is driven; others `follow` it.
         text_tokens: of every text, for models with a text condition (`set_prompt`); 512 in Wan.
         size: px along each side of portraits and frames; None: the contract's resolution.
         pasted: frames will be part of a larger picture, and their border stays the portrait's.
@@ -72,9 +72,9 @@ class Engine:
             self.rollout.model = Compiled(self.rollout.model)  # type: ignore[assignment]  # called like the network
         self.text_tokens = text_tokens
         self.prompt = Prompt(self.contract, artifact.no_text, num_tokens=text_tokens, like=self.rollout.cache.k)
-        self.hearing = Hearing(self.contract, like=self.rollout.cache.k, depth=undo_chunks)
-        self.chunk_samples, self.lookahead_samples = self.hearing.chunk_samples, self.hearing.lookahead_samples
-        self.chunk = GraphedChunk(self.rollout, self._silent_chunk(), capture=capture)
+        self.timeline = Timeline(self.contract, like=self.rollout.cache.k, depth=undo_chunks)
+        self.chunk_samples, self.lookahead_samples = self.timeline.chunk_samples, self.timeline.lookahead_samples
+        self.chunk = GraphedChunk(self.rollout, self.nothing_given(), capture=capture)
         self.decoder = StreamDecoder(artifact.vae, self.rollout.picture_shape, size=self.size, capture=capture)
         self.undo = UndoLog(self.rollout, self.decoder.memory.moving, undo_chunks)
         alone = self.prompt.text is not None and ranks is None  # of several processes each has a part of the memory
@@ -99,13 +99,13 @@ class Engine:
         if text is not None:
             self.prompt.set(text)
         reference = self.vae.encode_reference(to_tensor(portrait)[None], pasted=self.pasted)
-        self.hearing.start(seed=self.seed)
+        self.timeline.start(seed=self.seed)
         # Before the copy below: where the decoder has a device of its own, who reads that copy has waited for this too.
         self.decoder.start(reference)
-        self._begin(reference.latent.to(self.rollout.cache.k))
+        self.begin(reference.latent.to(self.rollout.cache.k))
 
     def push(self, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
-        """Append what the character says and what it hears: any number of samples, the same of both.
+        """Append both voices, the character's and the other's: any number of samples, the same of both.
 
         Raises:
             ValueError: the streams differ in length, or the model hears nothing.
@@ -113,7 +113,7 @@ class Engine:
         """
         if not self.rollout.frame:
             raise RuntimeError("the engine must be started before sound is pushed: call start with a portrait.")
-        self.hearing.push(agent, user)
+        self.timeline.push(agent, user)
 
     def push_silence(self, samples: int) -> None:
         """Append silence, where the model hears."""
@@ -123,7 +123,7 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        return self.hearing.ready
+        return self.timeline.ready
 
     def step(self) -> UInt8[np.ndarray, "f h w 3"]:
         """The next chunk's pixel frames.
@@ -145,14 +145,14 @@ class Engine:
             RuntimeError: the engine is not `ready`.
         """
         if self.ready:
-            self.prompt.reach(self.hearing.num_chunks)
-        return self.prompt.beside(self.hearing.take())
+            self.prompt.reach(self.timeline.num_chunks)
+        return self.prompt.beside(self.timeline.take())
 
     def denoise(self, condition: Conditions, emit: Emit = keep) -> Float[Tensor, "1 f c h w"]:
         """The next chunk's latents, fixed in the cache; `emit` gets them as soon as they are final."""
         if not self.rollout.has_prompt(condition):
-            self._tell(Order.TEXT, *tensors_of(condition.only_tokens()))
-        self._tell(Order.CHUNK, *tensors_of(condition.of_chunk()))
+            self._order(Order.TEXT, *tensors_of(condition.only_tokens()))
+        self._order(Order.CHUNK, *tensors_of(condition.of_chunk()))
         self.undo.keep_keys()
         if self.history is not None and "text" in condition.tokens:
             self.history.set_prompt(condition["text"])
@@ -175,13 +175,13 @@ class Engine:
             ValueError: the model has no text condition, or takes texts of another shape; or the chunk at `at_s` has
                 been taken, or has a prompt already.
         """
-        applied = self.hearing.next_chunk(at_s)
+        applied = self.timeline.next_chunk(at_s)
         self.prompt.set(text, chunk=None if at_s is None else applied.chunk)
         return applied
 
     def silence(self) -> None:
-        """Let the character fall silent at once: what it had still to say becomes silence, what it hears stays."""
-        self.hearing.silence()
+        """Let the character fall silent at once: the rest of its own sound becomes silence, the other voice's stays."""
+        self.timeline.silence()
 
     def act(self, numbers: Numbers | None, *, at_s: float | None = None) -> Applied:
         """Set numbers by their names (`Contract.controls`), from the next chunk on that is taken or from the first that
@@ -193,8 +193,8 @@ class Engine:
             ValueError: a name that the model does not have, a value outside of its limits, or the chunk at `at_s` has
                 been taken.
         """
-        applied = self.hearing.next_chunk(at_s)
-        self.hearing.acts.set(numbers, chunk=applied.chunk, now=self.hearing.num_chunks)
+        applied = self.timeline.next_chunk(at_s)
+        self.timeline.acts.set(numbers, chunk=applied.chunk, now=self.timeline.num_chunks)
         return applied
 
     def rewind(self, chunks: int, *, keep_sound: bool = True) -> Applied:
@@ -204,39 +204,21 @@ class Engine:
             ValueError: more chunks than are kept, or than there were since `start`.
         """
         self.undo.check(chunks)
-        self._tell(Order.REWIND, value=chunks)
+        self._order(Order.REWIND, value=chunks)
         self.undo.rewind_latents(chunks)
         if self.history is not None:
             self.history.rewind(chunks)
         self.undo.rewind_decoder(chunks)
-        self.hearing.rewind(chunks, keep_sound=keep_sound)
-        return self.hearing.next_chunk()
-
-    def follow(self) -> None:
-        """Every process but the first: do with the latents what the first one's engine does, until it is closed."""
-        assert self.ranks is not None, "follow is for one of several processes"
-        chunk = self._silent_chunk().of_chunk()
-        reference = self.rollout.reference.new_empty(1, 1, *self.rollout.picture_shape[2:])
-        while (order := self.ranks.hear())[0] is not Order.STOP:
-            if order[0] is Order.START:
-                told, *text = self.ranks.receive([reference, *tensors_of(self.prompt.beside(Conditions()))])
-                self.seed, self.prompt.text = order[1], text[0] if text else None
-                self._begin(told)
-            elif order[0] is Order.TEXT:
-                (self.prompt.text,) = self.ranks.receive(tensors_of(self.prompt.beside(Conditions())))
-            elif order[0] is Order.CHUNK:
-                heard = with_tensors(chunk, self.ranks.receive(tensors_of(chunk)))
-                self.denoise(self.prompt.beside(heard))
-            else:
-                self.undo.rewind_latents(order[1])
+        self.timeline.rewind(chunks, keep_sound=keep_sound)
+        return self.timeline.next_chunk()
 
     def close(self) -> None:
         """Let the processes that follow this one go."""
-        self._tell(Order.STOP)
+        self._order(Order.STOP)
 
     def finish(self, num_frames: int | None = None) -> None:
-        """End the stream with the chunk of its last pixel frame; as `Hearing.finish`."""
-        self.hearing.finish(num_frames)
+        """End the stream with the chunk of its last pixel frame; as `Timeline.finish`."""
+        self.timeline.finish(num_frames)
 
     def stream(
         self,
@@ -293,18 +275,19 @@ class Engine:
     def device(self) -> torch.device:
         return self.rollout.cache.k.device
 
-    def _begin(self, reference: Float[Tensor, "1 1 c _ _"]) -> None:
-        self._tell(Order.START, reference, *tensors_of(self.prompt.beside(Conditions())), value=self.seed)
+    def begin(self, reference: Float[Tensor, "1 1 c _ _"]) -> None:
+        """A new stream from the reference's latent, in all processes."""
+        self._order(Order.START, reference, *tensors_of(self.prompt.beside(Conditions())), value=self.seed)
         self.undo.clear()
-        silent = self._silent_chunk()
+        silent = self.nothing_given()
         self.rollout.start(reference, silent, seed=self.seed)
         if self.history is not None:
             self.history.append(self.rollout.reference, silent.frames(slice(0, 0)).after_reference())
 
-    def _tell(self, order: Order, *tensors: Tensor, value: int = 0) -> None:
+    def _order(self, order: Order, *tensors: Tensor, value: int = 0) -> None:
         if self.ranks is not None:
-            self.ranks.tell(order, *tensors, value=value)
+            self.ranks.send_order(order, *tensors, value=value)
 
-    def _silent_chunk(self) -> Conditions:
-        """Conditions in the shape of a chunk's."""
-        return self.prompt.beside(self.hearing.nothing())
+    def nothing_given(self) -> Conditions:
+        """Conditions in the shape of a chunk's, of which only the prompt is given."""
+        return self.prompt.beside(self.timeline.nothing())

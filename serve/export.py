@@ -41,7 +41,7 @@ def export(
     *,
     dtype: str = "float32",
     quantise: str | None = None,
-    least_db: float = 30.0,
+    min_db: float = 30.0,
     gate_s: float = 60.0,
     text: Callable[[str], Tensor] | None = None,
 ) -> None:
@@ -50,12 +50,12 @@ def export(
     dtype: how weights are stored. bfloat16 is half the size and changes the pixels.
     quantise: how the blocks are computed where they are served, a recipe of `serve.quantise`.
     text: encoder of captions, for a student with a text condition whose folder lacks the empty prompt's tokens.
-    least_db: what the worst chunk of a stream of `gate_s` seconds must have against the same without `quantise`.
+    min_db: what the worst chunk of a stream of `gate_s` seconds must have against the same without `quantise`.
 
     Raises:
         FileNotFoundError: a stage has not been run; the message has the command.
         ValueError: another autoencoder than the student's, weights that do not fit their model, no tokens of the empty
-            prompt, an unknown dtype or recipe, or a worse chunk than `least_db`; then nothing is written.
+            prompt, an unknown dtype or recipe, or a worse chunk than `min_db`; then nothing is written.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {sorted(DTYPES)}.")
@@ -67,24 +67,31 @@ def export(
             f"vae={vae} must be the autoencoder on whose latents {student} was trained; its shape or the statistics "
             "of its latents differ. Train the student again, or export the autoencoder of the same run."
         )
-    models = {"dit": _loaded(Path(student), DiT(contract.dit)), "vae": autoencoder}
+    dit = _loaded(Path(student), DiT(contract.dit))
     no_text = _no_text(Path(student), text) if contract.dit.width("text") else None
     gates = {"dit": student_header["gate"], "vae": gate}
-    facts: dict[str, Any] = {"contract": contract.to_json(), "gates": gates}
     if quantise is not None:
-        exact = Artifact(contract, **models, no_text=no_text)
-        gates["quantised"] = _quantised_gate(exact, quantise, least_db=least_db, seconds=gate_s)
-        facts["quantised"] = quantise
-    networks = {name: model.state_dict() for name, model in models.items()}
+        exact = Artifact(contract, dit, autoencoder, no_text=no_text)
+        gates["quantised"] = _quantised_gate(exact, quantise, min_db=min_db, seconds=gate_s)
+    networks = {"dit": dit.state_dict(), "vae": autoencoder.state_dict()}
     stored = {name: {k: v.to(DTYPES[dtype]) for k, v in weights.items()} for name, weights in networks.items()}
     if no_text is not None:
         stored["no_text"] = {TOKENS: no_text}
-    write_artifact(Path(out), stored, **facts)
+    write_artifact(Path(out), stored, contract, gates=gates, quantised=quantise)
     log.info("%s: %.1f MB", out, sum(file.stat().st_size for file in Path(out).glob("*.safetensors")) / 1e6)
 
 
-def write_artifact(out: Path, networks: Mapping[str, Mapping[str, Tensor]], **facts: Any) -> None:
+def write_artifact(
+    out: Path,
+    networks: Mapping[str, Mapping[str, Tensor]],
+    contract: Contract,
+    *,
+    gates: Mapping[str, Any],
+    quantised: str | None,
+) -> None:
     """Write every file beside its old version, then move all into place: a full disk leaves an old artifact whole.
+
+    quantised: recipe by which the blocks are computed; None: as they are stored.
 
     Raises:
         ValueError: a tensor has values that are not finite; then nothing is written.
@@ -103,8 +110,15 @@ def write_artifact(out: Path, networks: Mapping[str, Mapping[str, Tensor]], **fa
     finally:
         for partial in partials.values():
             partial.unlink(missing_ok=True)
-    made_by = shlex.join(["python", *sys.argv])
-    write_json(out / MANIFEST, {"format": FORMAT, "version": VERSION, "files": files, "made_by": made_by, **facts})
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "files": files,
+        "made_by": shlex.join(["python", *sys.argv]),
+        "contract": contract.to_json(),
+        "gates": gates,
+    }
+    write_json(out / MANIFEST, manifest if quantised is None else manifest | {"quantised": quantised})
 
 
 def _header(folder: Path, *, kind: str, stage: str) -> dict[str, Any]:
@@ -145,7 +159,7 @@ def _loaded(folder: Path, model: nn.Module) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _quantised_gate(exact: Artifact, recipe: str, *, least_db: float, seconds: float) -> dict[str, float]:
+def _quantised_gate(exact: Artifact, recipe: str, *, min_db: float, seconds: float) -> dict[str, float]:
     """What quantising costs, measured on the GPU where there is one; `exact` stays where it is and as it is."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     exact, other = (
@@ -153,6 +167,6 @@ def _quantised_gate(exact: Artifact, recipe: str, *, least_db: float, seconds: f
         for _ in range(2)
     )
     quantise_blocks(other.dit, recipe)
-    measured = check_fidelity(exact, other, least_db=least_db, seconds=seconds)
+    measured = check_fidelity(exact, other, min_db=min_db, seconds=seconds)
     log.info("quantised as %s: %s", recipe, measured)
     return measured

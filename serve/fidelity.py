@@ -29,19 +29,19 @@ def worst_chunk(
     return {"median_db": float(np.median(chunks)), "worst_db": float(chunks.min()), "chunks": len(chunks)}
 
 
-def check_fidelity(exact: Artifact, other: Artifact, *, least_db: float, seconds: float) -> dict[str, float]:
+def check_fidelity(exact: Artifact, other: Artifact, *, min_db: float, seconds: float) -> dict[str, float]:
     """`worst_chunk` of a real portrait that speaks with a real voice, over and over for `seconds`.
 
     Raises:
-        ValueError: a chunk differs more than `least_db` allows.
+        ValueError: a chunk differs more than `min_db` allows.
     """
     speech = read_audio(sample_path("speech"))
     agent = np.resize(speech, round(seconds * exact.contract.audio.sample_rate))
     portrait = read_portrait(sample_path("portrait"), exact.contract.resolution, crop=False)
     measured = worst_chunk(exact, other, portrait, agent, np.zeros_like(agent))
-    if measured["worst_db"] < least_db:
+    if measured["worst_db"] < min_db:
         raise ValueError(
-            f"worst_db={measured['worst_db']:.1f} must be >= least_db={least_db}: one of {measured['chunks']} chunks "
+            f"worst_db={measured['worst_db']:.1f} must be >= min_db={min_db}: one of {measured['chunks']} chunks "
             f"differs too much, though the median has {measured['median_db']:.1f} dB. Export another recipe, or none."
         )
     return measured

@@ -37,11 +37,12 @@ from serve.driver import Driver
 from serve.engine import Engine
 from serve.graphs import capture_cuda
 from serve.many_steps import led_away, load_stage, passes_shown, with_length
-from serve.parallel.division import join
+from serve.parallel.follow import follow
+from serve.parallel.parallelize import join
 from serve.parallel.ranks import Ranks
 from serve.pipeline import Pipeline, second_device
 from serve.prompts import Texts, TimedPrompt, check_prompts
-from serve.published import is_published, write_published
+from serve.published_clip import is_published, write_published
 from serve.request import ClipRequest, Voices
 from serve.threads import choose_threads
 
@@ -66,7 +67,7 @@ def generate(request: ClipRequest) -> None:
         request.check_distilled()
         artifact = load_artifact(request.artifact, device=ranks.device)
         if ranks.rank:
-            return Engine(artifact, seed=request.seed, ranks=ranks, size=request.size, pasted=request.whole).follow()
+            return follow(Engine(artifact, seed=request.seed, ranks=ranks, size=request.size, pasted=request.whole))
         return _write(artifact, request, ranks, distilled=True)
     if is_published(request.artifact):
         return write_published(request, device=device)

@@ -38,8 +38,10 @@ class Sampling:
     guidance: float | int | None = None  # one scale for all conditions that can be left out; 1: none
 
     def check(self) -> None:
-        """Raises:
-        ValueError: a value that cannot be.
+        """Refuse values that cannot be.
+
+        Raises:
+            ValueError: steps below 1, or shift or guidance that is no finite number above 0.
         """
         if self.steps is not None and not self.steps >= 1:
             raise ValueError(f"steps={self.steps} must be at least 1.")
@@ -48,8 +50,10 @@ class Sampling:
                 raise ValueError(f"{name}={value} must be a finite number above 0; 1 changes nothing.")
 
     def check_unused(self, folder: str) -> None:
-        """Raises:
-        ValueError: one of them is given, for a student that has few steps of its own.
+        """Refuse all of them, for a student that has few steps of its own.
+
+        Raises:
+            ValueError: one of them is given.
         """
         for name, value in vars(self).items():
             if value is not None:
@@ -62,9 +66,10 @@ class Sampling:
         return tuple(sigma_steps(self.steps or STEPS, shift=float(self.shift or SHIFT)))
 
     def guidance_of(self, config: DiTConfig) -> Guidance:
-        """
+        """One scale for every condition that training dropped now and then.
+
         Raises:
-            ValueError: there is no condition that the model was trained to do without.
+            ValueError: there is no such condition.
         """
         names = [spec.name for spec in config.conditions if spec.encoder == "text" or spec.drop_rate > 0]
         default = TEXT_GUIDANCE if config.width("text") else 1.0

@@ -1,4 +1,4 @@
-"""Whether streams fit into memory, asked before anything of them is allocated."""
+"""Whether streams fit into memory, computed before anything of them is allocated."""
 
 from pathlib import Path
 
@@ -28,10 +28,10 @@ def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int, size: 
         return own
     prompt = text_tokens * (2 * width + 2 * contract.dit.width("text") * element)  # the text, and the empty prompt
     history = 1 + (pattern.window_chunks - 2 + undo_chunks) * pattern.chunk_frames  # latent frames
-    heard = sum(spec.width for spec in contract.dit.of_rate("frame"))
+    frame_width = sum(spec.width for spec in contract.dit.of_rate("frame"))
     if contract.context == "noisy":
         history = 0
-    return own + prompt + history * (reference + heard * element)
+    return own + prompt + history * (reference + frame_width * element)
 
 
 def host_bytes() -> int:
@@ -43,8 +43,10 @@ def host_bytes() -> int:
 def check_memory(
     artifact: Artifact, *, slots: int, undo_chunks: int, text_tokens: int, size: int | None = None
 ) -> None:
-    """Raises:
-    RuntimeError: the device has not enough free memory for the slots.
+    """Refuse more streams than fit into memory.
+
+    Raises:
+        RuntimeError: the device has not enough free memory for the slots.
     """
     device = artifact.dit.head.weight.device
     each = slot_bytes(artifact, undo_chunks=undo_chunks, text_tokens=text_tokens, size=size)

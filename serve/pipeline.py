@@ -1,12 +1,14 @@
 """Denoising and decoding at the same time, one chunk apart: on two devices, two streams or two threads.
 
-`serve.generate` uses it on GPUs. On a CPU both would take each other's cores, and in a conversation the next chunk's
-sound is not there yet while one is decoded.
+`serve.generate` uses it on GPUs, and the live server where a chunk takes too long otherwise (`overlap` in
+configs/serve.yaml): on a CPU both take each other's cores, and what overlaps is seen a chunk later.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 import numpy as np
@@ -15,6 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gwm.condition.inputs import Conditions
+from serve.applied import Applied
 from serve.engine import Engine
 
 Frames = UInt8[np.ndarray, "f h w 3"]
@@ -43,6 +46,23 @@ class Lane:
             return work(*arguments)
 
 
+@dataclass(frozen=True)
+class Lanes:
+    """The two workers. Pipelines on the same devices may share them: each worker does one chunk after another."""
+
+    denoise: Lane
+    decode: Lane
+
+    @classmethod
+    def on(cls, denoise: torch.device, decode: torch.device) -> "Lanes":
+        return cls(Lane("denoise", denoise), Lane("decode", decode))
+
+    def close(self) -> None:
+        """End both, once they have done what was asked of them."""
+        self.denoise.thread.shutdown()
+        self.decode.thread.shutdown()
+
+
 class Pipeline:
     """Drives an engine: chunk n is denoised while chunk n - 1 is decoded; pixels are those of `Engine.step`.
 
@@ -51,10 +71,12 @@ class Pipeline:
     waits for a worker that failed. All methods belong to one thread, and meanwhile the engine to the pipeline.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        """engine: on one device, its graphs must not share memory: `serve.graphs.capture_cuda` without a pool."""
-        self.engine = engine
-        self.denoiser, self.decoder = Lane("denoise", engine.device), Lane("decode", engine.decoder.device)
+    def __init__(self, engine: Engine, lanes: Lanes | None = None) -> None:
+        """engine: on one device, its graphs must not share memory: `serve.graphs.capture_cuda` without a pool.
+        lanes: of several pipelines, whose owner closes them; None: its own."""
+        self.engine, self._shared = engine, lanes is not None
+        self.lanes = Lanes.on(engine.device, engine.decoder.device) if lanes is None else lanes
+        self.denoiser, self.decoder = self.lanes.denoise, self.lanes.decode
         self._fixed: Future | None = None  # the latest chunk's end in the cache
         self._decoded: list[Future] = []  # the latest two chunks' frames
 
@@ -76,7 +98,8 @@ class Pipeline:
         Raises:
             RuntimeError: the engine is not `ready`.
         """
-        condition = self.engine.take()
+        with torch.cuda.stream(self.denoiser.stream):  # which reads the conditions
+            condition = self.engine.take()
         latents: Future = Future()
         two_before = self._decoded[-2] if len(self._decoded) == 2 else None
         self._fixed = self.denoiser.submit(self._denoise, condition, latents, self._fixed, two_before)
@@ -93,6 +116,16 @@ class Pipeline:
                 begun.append(self.step())
             yield begun.popleft().result()
 
+    def set_prompt(self, text: Float[Tensor, "1 s t"]) -> Applied:
+        """As `Engine.set_prompt`, for the chunk that is begun next."""
+        with torch.cuda.stream(self.denoiser.stream):
+            return self.engine.set_prompt(text)
+
+    def rewind(self, chunks: int, *, keep_sound: bool = True) -> Applied:
+        """As `Engine.rewind`, once all that was under way has ended; frames of begun chunks stay in their results."""
+        self.drain()
+        return self.denoiser.submit(partial(self.engine.rewind, keep_sound=keep_sound), chunks).result()
+
     def drain(self) -> None:
         """Wait until nothing is under way; errors stay in their results."""
         for work in (self._fixed, *self._decoded):
@@ -100,9 +133,9 @@ class Pipeline:
                 work.exception()
 
     def close(self) -> None:
-        """End both workers, once they have done what was asked of them."""
-        self.denoiser.thread.shutdown()
-        self.decoder.thread.shutdown()
+        """End workers of its own, once they have done what was asked of them."""
+        if not self._shared:
+            self.lanes.close()
 
     def _denoise(
         self, condition: Conditions, latents: Future, before: Future | None, two_before: Future | None

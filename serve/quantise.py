@@ -21,8 +21,10 @@ FLOAT8_CAPABILITY = (8, 9)  # of CUDA devices that multiply float8: Ada, Hopper 
 
 
 def check_recipe(recipe: str, device: torch.device) -> None:
-    """Raises:
-    ValueError: no such recipe, or not for this device.
+    """Refuse a recipe that cannot be computed.
+
+    Raises:
+        ValueError: there is no such recipe, or this device cannot compute it.
     """
     if recipe not in RECIPES:
         raise ValueError(f"quantised={recipe!r} must be one of {sorted(RECIPES)}.")

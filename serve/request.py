@@ -1,4 +1,4 @@
-"""What a clip is asked for with: the settings of configs/generate.yaml, checked before anything is loaded."""
+"""A clip to be generated: the settings of configs/generate.yaml, checked before anything is loaded."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -116,8 +116,10 @@ class ClipRequest:
         return sorted(found, key=lambda one: one.at_s)
 
     def check_out(self) -> None:
-        """Raises:
-        ValueError: no film can be written to `out`.
+        """Refuse an output before anything is computed.
+
+        Raises:
+            ValueError: no film can be written to `out`.
         """
         container_of(self.out)
         check_output(Path(self.out))
@@ -126,7 +128,7 @@ class ClipRequest:
         """Refuse what a distilled student has not.
 
         Raises:
-            ValueError: guidance or another number of steps is asked for.
+            ValueError: guidance or another number of steps is given.
         """
         self.sampling.check_unused(self.artifact)
         if self.negative_prompt is not None:
@@ -141,7 +143,7 @@ class ClipRequest:
         Raises:
             ValueError: there is no prompt, no image for a model that needs one, or something that it does not take.
         """
-        unused = ("audio", "user", "vae", "size", "act", *(["image"] if image == "refused" else []))
+        unused = ("audio", "user", "vae", "size", "act", "act", *(["image"] if image == "refused" else []))
         for name in unused:
             if (value := vars(self)[name]) is not None:
                 raise ValueError(

@@ -74,15 +74,19 @@ class Sessions:
         max_load: float = 0.9,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises:
-        RuntimeError: the slots do not fit into memory.
+        """slots: streams at most, each with an engine of its own. lead_chunks: how far ahead a stream may be.
+
+        Raises:
+            RuntimeError: the slots do not fit into memory.
         """
         check_memory(artifact, slots=slots, undo_chunks=undo_chunks, text_tokens=text_tokens, size=size)
         self.contract, self.clock = artifact.contract, clock
         self.period_s = artifact.contract.chunk_ms / 1000
         self.lead_s = lead_chunks * self.period_s
-        options = {"capture": capture, "undo_chunks": undo_chunks, "text_tokens": text_tokens, "size": size}
-        self.free = [Engine(artifact, seed=0, **options) for _ in range(slots)]
+        self.free = [
+            Engine(artifact, seed=0, capture=capture, undo_chunks=undo_chunks, text_tokens=text_tokens, size=size)
+            for _ in range(slots)
+        ]
         self.running: dict[str, Session] = {}
         self.scheduler = Scheduler(clock, policy=policy, max_load=max_load)
         self.chunk_s = self._measured()

@@ -75,7 +75,7 @@ class Stream:
     @property
     def next_chunk(self) -> Applied:
         """The chunk that is made next, and the media time at which it begins."""
-        return self.engine.hearing.next_chunk()
+        return self.engine.timeline.next_chunk()
 
     def start(self, image: str | Path | Picture, *, prompt: str | None = None, crop: bool = True) -> None:
         """A new stream behind this image. crop: cut out the face; False: the centre, for pictures without a face.
@@ -90,7 +90,7 @@ class Stream:
         self.engine.start(portrait, None if prompt is None else self._tokens(prompt))
 
     def push(self, agent: Sound, user: Sound | None = None) -> None:
-        """What the character says, and what it hears meanwhile; None: silence.
+        """Append the character's voice, and the other's meanwhile; None: silence.
 
         Raises:
             ValueError: the two differ in length, or the model hears nothing.

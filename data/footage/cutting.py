@@ -20,7 +20,7 @@ from data.shards import Clip, encode_sample
 from gwm.clock import FPS, SAMPLES_PER_FRAME
 from gwm.media.decoding import Damage
 from gwm.media.face import FaceMesh
-from gwm.media.framing import Box, cut
+from gwm.media.framing import Box, cut, cut_exactly
 from gwm.media.video_frames import RgbReader, pictures, pixel_aspect
 
 STYLE = "footage"
@@ -124,7 +124,7 @@ def cut_takes(
                     new = np.empty((length + 1, *rules.resolution.shape, 3), np.uint8)  # the last one is the reference
                     open_takes[number] = new, np.zeros(length + 1, bool), []
                 store, there, _ = open_takes[number]
-                store[slots] = cut(rgb, box, rules.resolution)
+                store[slots] = (cut_exactly if rules.follow else cut)(rgb, box, rules.resolution)
                 there[slots] = True
                 if there.all():
                     del open_takes[number]
@@ -143,7 +143,7 @@ def _orders(survey: Survey, takes: list[Take], num_frames: int) -> dict[int, lis
         shown = survey.shown[take.start : take.start + num_frames]
         for picture in np.unique(shown).tolist():
             slots = np.flatnonzero(shown == picture).tolist()
-            orders.setdefault(picture, []).append((number, slots, take.box))
+            orders.setdefault(picture, []).append((number, slots, take.boxes[slots[0]]))
         reference = int(survey.shown[take.reference])
         orders.setdefault(reference, []).append((number, [num_frames], take.reference_box))
     return orders
@@ -177,8 +177,16 @@ def _clip(
             "source": source.path,
             "source_fps": survey.source_fps,
             "start_s": round(take.start / FPS, 4),
-            "crop": [round(px) for px in (take.box.x, take.box.y, take.box.width, take.box.height)],
             "reference_s": round(take.reference / FPS, 4),
             "facts": side.facts,
-        },
+        }
+        | _crops(take),
     )
+
+
+def _crops(take: Take) -> dict[str, Any]:
+    """Where in the picture the frames lie, so that they can be pasted back: one box, or one for each frame."""
+    if len(set(take.boxes)) > 1:
+        return {"crops": [[round(v, 3) for v in (box.x, box.y, box.width, box.angle)] for box in take.boxes]}
+    box = take.boxes[0]
+    return {"crop": [round(px) for px in (box.x, box.y, box.width, box.height)]}

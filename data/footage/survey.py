@@ -1,5 +1,6 @@
 """First of two passes through a video: when its pictures are shown, where it is cut, where the face is."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from data.footage.scenes import ChangeMeter, find_cuts, scene_frames, shown_pict
 from data.footage.video import opened, picture_stream, thumbnail
 from gwm.clock import FPS
 from gwm.media.decoding import Damage
-from gwm.media.face import FaceMesh, face_square
+from gwm.media.face import EYE_CORNERS, LOWER_LIP, UPPER_LIP, FaceMesh, face_square, head_yaw, square_of
 from gwm.media.video_frames import RgbReader, pictures, pixel_aspect
+
+WIDE_OPEN = 5.0  # radians of a turned head that are as far from rest as a mouth as open as the face's square is wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class Square:
     x: float  # of the middle
     y: float
     size: float
+    angle: float = 0.0  # radians, clockwise, by which the face in it is turned
+    unrest: float = 0.0  # the more, the wider its mouth is open and the farther it looks to the side
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +74,14 @@ def survey_video(path: Path, *, look_every_s: float, mesh: FaceMesh | None) -> S
 
 
 def _face(rgb: UInt8[np.ndarray, "h w 3"], mesh: FaceMesh) -> Square | None:
-    found = face_square(rgb, mesh)
-    return None if found is None else Square(float(found[0][0]), float(found[0][1]), found[1])
+    points = mesh.landmarks(rgb)
+    if points is None:
+        found = face_square(rgb, mesh)
+        return None if found is None else Square(float(found[0][0]), float(found[0][1]), found[1])
+    (x, y), side = square_of(points)
+    across, down, _ = points[EYE_CORNERS[3]] - points[EYE_CORNERS[0]]
+    gap = float(np.linalg.norm(points[UPPER_LIP] - points[LOWER_LIP])) / side
+    return Square(float(x), float(y), side, math.atan2(down, across), WIDE_OPEN * gap + abs(head_yaw(points)))
 
 
 def _end(times_s: Float[np.ndarray, " n"]) -> float:

@@ -156,10 +156,7 @@ def face_square(pixels: UInt8[np.ndarray, "h w 3"], mesh: FaceMesh) -> tuple[Flo
     """Middle (x, y) and side, in px, of the square in which training data frames this face; None without a face."""
     points = mesh.landmarks(pixels)
     if points is not None:
-        eyes, mouth = eyes_and_mouth(points)
-        side = float(np.linalg.norm(mouth - eyes)) / (MOUTH_AT - EYES_AT)
-        down = (0.5 - EYES_AT) / (MOUTH_AT - EYES_AT)
-        return np.array([(eyes[0] + mouth[0]) / 2, eyes[1] + down * (mouth[1] - eyes[1])]), side
+        return square_of(points)
     box = mesh.detect(pixels)
     if box is None:
         return None
@@ -168,11 +165,25 @@ def face_square(pixels: UInt8[np.ndarray, "h w 3"], mesh: FaceMesh) -> tuple[Flo
     return middle, height / BOX_SHARE
 
 
+def square_of(points: Float[np.ndarray, "468 3"]) -> tuple[Float[np.ndarray, "2"], float]:
+    """Middle (x, y) and side, in px, of the square of the face with these landmarks."""
+    eyes, mouth = eyes_and_mouth(points)
+    side = float(np.linalg.norm(mouth - eyes)) / (MOUTH_AT - EYES_AT)
+    down = (0.5 - EYES_AT) / (MOUTH_AT - EYES_AT)
+    return np.array([(eyes[0] + mouth[0]) / 2, eyes[1] + down * (mouth[1] - eyes[1])]), side
+
+
 def eyes_and_mouth(
     points: Float[np.ndarray, "468 3"],
 ) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
     """Middle between the eyes and middle of the lips, x and y in px."""
     return points[list(EYE_CORNERS), :2].mean(axis=0), points[[UPPER_LIP, LOWER_LIP], :2].mean(axis=0)
+
+
+def head_yaw(points: Float[np.ndarray, "468 3"]) -> float:
+    """Radians that a head is turned by: how much farther one eye is; within 0.1 of renders' up to 1.1."""
+    across, _, away = points[EYE_CORNERS[3]] - points[EYE_CORNERS[0]]
+    return math.atan2(away, across)
 
 
 def _anchors(cells: int, *, per_cell: int) -> Float[np.ndarray, "anchors 2"]:

@@ -1,12 +1,13 @@
 """A person's portrait from any picture: found, turned upright, and framed as training data frames faces."""
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from gwm.media.face import FaceMesh, face_square
+from gwm.media.face import FaceMesh, face_square, head_yaw, square_of
 from gwm.media.framing import Box, cut, framed_centre, framed_face
 from gwm.media.images import to_rgb
 from gwm.resolution import Resolution
@@ -16,14 +17,23 @@ log = logging.getLogger(__name__)
 CERTAIN = 0.9  # score: only upright faces reach it
 CLEARLY = 0.05  # of the score: by more than this, a face that lies or stands on its head is seen better when turned
 ENLARGED = 1.5  # times; a crop that is enlarged more looks soft, which is said
+PROFILE = 0.5  # radians of yaw, beyond those of the references of training
 MOSTLY = 0.7  # of a picture's area: where frames that are no squares show less of it, that is said
 
 
-def crop_to_face(image: Image.Image, resolution: Resolution, mesh: FaceMesh) -> UInt8[np.ndarray, "h w 3"]:
-    """The part around the face that training data shows of a picture (`gwm.media.framing.framed_face`).
+@dataclass(frozen=True)
+class Portrait:
+    """An upright picture and the square of its face, as training data frames faces."""
 
-    Of several faces it is the most certain one. A face that lies on its side, or stands on its head, is turned upright.
-    Whatever was chosen or is doubtful is logged.
+    pixels: UInt8[np.ndarray, "h w 3"]
+    middle: tuple[float, float]  # x and y, in px
+    side: float
+
+
+def find_portrait(image: Image.Image, mesh: FaceMesh) -> Portrait:
+    """The picture, turned so that its face is upright where that lies on its side or stands on its head.
+
+    Of several faces it is the most certain one. Whatever was chosen or is doubtful is logged.
 
     Raises:
         ValueError: there is no face in the image.
@@ -32,7 +42,8 @@ def crop_to_face(image: Image.Image, resolution: Resolution, mesh: FaceMesh) -> 
     if quarters := _quarters(pixels, mesh):
         log.warning("the face is not upright: the picture was turned counterclockwise by %d degrees", 90 * quarters)
         pixels = np.ascontiguousarray(np.rot90(pixels, quarters))
-    square = face_square(pixels, mesh)
+    points = mesh.landmarks(pixels)
+    square = face_square(pixels, mesh) if points is None else square_of(points)
     if square is None:
         raise ValueError(
             f"the image of {image.width}x{image.height} px must show a face, and none was found: use a portrait in "
@@ -42,22 +53,36 @@ def crop_to_face(image: Image.Image, resolution: Resolution, mesh: FaceMesh) -> 
     if (count := mesh.num_faces(pixels)) > 1:
         x, y = square[0].round().astype(int)
         log.warning("%s shows %d faces: that at (%d, %d) is used. Crop it to use another", size, count, x, y)
-    if mesh.landmarks(pixels) is None:
-        log.warning("in %s the face is turned away or covered: lips may not follow the voice. Use a frontal one", size)
+    if points is None:
+        log.warning("in %s the face is turned away, covered or none: lips may not follow. Use a frontal one", size)
+    elif abs(yaw := head_yaw(points)) > PROFILE:
+        degrees = round(np.degrees(abs(yaw)))
+        log.warning("in %s the face looks %d degrees to the side: it moves less well. Use a frontal one", size, degrees)
     x, y = square[0].tolist()
-    box = framed_face(pixels.shape[:2], (x, y), square[1], resolution)
-    _warn_of_losses(box, pixels.shape[:2], resolution, size)
-    return cut(pixels, box, resolution)
+    return Portrait(pixels, (x, y), square[1])
+
+
+def crop_to_face(image: Image.Image, resolution: Resolution, mesh: FaceMesh) -> UInt8[np.ndarray, "h w 3"]:
+    """The part around the face that training data shows of a picture (`gwm.media.framing.framed_face`).
+
+    Raises:
+        ValueError: as `find_portrait`.
+    """
+    found = find_portrait(image, mesh)
+    picture = found.pixels.shape[:2]
+    box = framed_face(picture, found.middle, found.side, resolution)
+    warn_of_losses(box, picture, resolution, f"the picture of {image.width}x{image.height} px")
+    return cut(found.pixels, box, resolution)
 
 
 def crop_to_centre(image: Image.Image, resolution: Resolution, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """The largest part of the frame's aspect around the middle of a picture, which warnings call `name`."""
     picture = image.height, image.width
-    _warn_of_losses(framed_centre(picture, resolution), picture, resolution, name)
+    warn_of_losses(framed_centre(picture, resolution), picture, resolution, name)
     return np.array(ImageOps.fit(image, (resolution.width, resolution.height), Image.Resampling.LANCZOS))
 
 
-def _warn_of_losses(box: Box, picture: tuple[int, int], resolution: Resolution, name: str) -> None:
+def warn_of_losses(box: Box, picture: tuple[int, int], resolution: Resolution, name: str) -> None:
     """Say that a box becomes soft at a much larger resolution, or leaves much out since the aspect is another."""
     if box.height * ENLARGED < resolution.height:
         log.warning(

@@ -1,1 +1,1 @@
-"""How fast a model is on this machine, and why. Read `case`, `subject`, `measure`, `compare`; start at `__main__`."""
+"""How fast a model is on this machine, and why. Read `case`, `workload`, `speed`, `compare`; start at `__main__`."""

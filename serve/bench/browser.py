@@ -16,10 +16,10 @@ START_TIMEOUT_S = 180.0
 
 
 def browser_path() -> str:
-    """The executable of Chromium or Chrome.
+    """Path of this machine's Chromium.
 
     Raises:
-        RuntimeError: no Chromium on this machine.
+        RuntimeError: there is none.
     """
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if not found:

@@ -10,8 +10,8 @@ from serve.bench.caches import POLICIES
 from serve.bench.case import DTYPES, Case, random_models
 from serve.bench.counters import counting
 from serve.bench.peers import absent, diffusers_runs, installed_caches
-from serve.bench.subject import Options, Subject
 from serve.bench.timing import Run, Stopwatch, percentiles, ratios, take_turns
+from serve.bench.workload import Options, Workload
 
 BATCHES = (1, 2, 4)
 
@@ -76,22 +76,22 @@ def compare_batches(case: Case, stopwatch: Stopwatch, *, rounds: int) -> dict[st
 def cache_bytes(case: Case, device: torch.device, options: Options) -> int:
     """Bytes that a steady chunk writes or copies to keep its cache."""
     models = random_models(case.contract(), device=device, dtype=DTYPES[case.dtype])
-    subject = Subject(case, models, options)
-    subject.fill()
-    rollout, noises = subject.rollout, subject.rollout.noises()
+    workload = Workload(case, models, options)
+    workload.fill()
+    rollout, noises = workload.rollout, workload.rollout.noises()
     with counting([rollout.cache.k, rollout.cache.v]) as counts:
-        rollout.generate(noises, subject.condition)
+        rollout.generate(noises, workload.condition)
     return counts.cache_bytes
 
 
 def _runs(case: Case, device: torch.device, options: dict[str, Options]) -> dict[str, Run]:
     """What makes a chunk in each way, on the same weights, once the windows are full."""
     models = random_models(case.contract(), device=device, dtype=DTYPES[case.dtype])
-    subjects = {name: Subject(case, models, option) for name, option in options.items()}
-    for subject in subjects.values():
-        subject.fill()
-        subject.denoise()
-    return {name: subject.denoise for name, subject in subjects.items()}
+    workloads = {name: Workload(case, models, option) for name, option in options.items()}
+    for workload in workloads.values():
+        workload.fill()
+        workload.denoise()
+    return {name: workload.denoise for name, workload in workloads.items()}
 
 
 def _report(case: Case, stopwatch: Stopwatch, times: dict[str, list[float]], *, base: str) -> dict[str, Any]:

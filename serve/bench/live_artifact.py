@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from serve.artifact import load_artifact
-from serve.bench.measure import live
+from serve.bench.speed import live
 from serve.bench.timing import percentiles
 from serve.engine import Engine
 from serve.graphs import capture_on

@@ -9,7 +9,7 @@ FREEZE_MS = 200.0  # a gap that a viewer notices
 # 80 ms; with Chromium itself as the sender the offset is at its end after 15 to 25 s (2026-11, 2 cores).
 SETTLE_S = 25.0
 WARM_UP = 0.25  # of a run: the share in which caches fill and every part has worked once
-FLOOR_S = 60.0  # in which a server is silent at least once
+FLOOR_S = 60.0  # in which a server is silent at lows once
 POINTS = 60  # of a curve in the report
 
 
@@ -29,23 +29,23 @@ def drift(values: Sequence[float]) -> dict[str, float | int]:
 
 
 def growth(sizes: Sequence[float], *, every_s: float) -> dict[str, float | list[int] | None]:
-    """How a size goes on after the warm-up: of the least of each minute, the slope and the whole change in percent.
+    """How a size goes on after the warm-up: the slope and the whole change, in percent, of each minute's smallest.
 
     A sentence that is being spoken takes memory and gives it back; what leaks is missing between two sentences too. The
     change is None for a run too short to have two such windows.
     """
     settled = np.asarray(sizes[round(WARM_UP * len(sizes)) :], float)
     window = max(1, min(round(FLOOR_S / every_s), len(settled) // 4))
-    least = [part.min() for part in np.split(settled, range(window, len(settled), window)) if len(part) == window]
-    minutes = np.arange(len(least)) * window * every_s / 60
-    slope = np.polyfit(minutes, least, 1)[0] if len(least) > 1 else 0.0
+    lows = [part.min() for part in np.split(settled, range(window, len(settled), window)) if len(part) == window]
+    minutes = np.arange(len(lows)) * window * every_s / 60
+    slope = np.polyfit(minutes, lows, 1)[0] if len(lows) > 1 else 0.0
     return {
         "start": round(sizes[0], 1),
-        "warm": round(float(least[0]), 1),
-        "end": round(float(least[-1]), 1),
+        "warm": round(float(lows[0]), 1),
+        "end": round(float(lows[-1]), 1),
         "peak": round(float(settled.max()), 1),
         "slope_per_minute": round(float(slope), 3),
-        "change_percent": round(float(100 * (least[-1] - least[0]) / least[0]), 2) if len(least) > 1 else None,
+        "change_percent": round(float(100 * (lows[-1] - lows[0]) / lows[0]), 2) if len(lows) > 1 else None,
         "curve": [round(size) for size in sizes[:: max(1, len(sizes) // POINTS)]],
     }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 600.0  # ten times what a machine takes whose cores ten others share
 ENGINES = b"spawn_main"  # in the command line of the process that multiprocessing starts
 
 

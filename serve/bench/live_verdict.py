@@ -1,4 +1,4 @@
-"""What was asked of a live conversation, beside what a run has measured."""
+"""Requirements of a live conversation, each beside what a run has measured."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,13 +22,13 @@ class Row:
     """One requirement; `reached` is None where the run did not measure it."""
 
     what: str
-    asked: str
+    required: str
     measured: str
     reached: bool | None
 
 
 def verdict(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for everything that is asked, in the order of importance to somebody who talks."""
+    """A row for each requirement, in the order of importance to somebody who talks."""
     alone = report["alone"]
     rows = [*_picture(alone), *_sound_against_picture(report), *_memory(alone["memory_mb"]), *_conversation(alone)]
     if "others" in report:
@@ -39,8 +39,8 @@ def verdict(report: dict[str, Any]) -> list[dict[str, Any]]:
 def verdict_table(rows: list[dict[str, Any]]) -> str:
     """The rows for a person."""
     words = {True: "yes", False: "NO", None: "not measured"}
-    lines = [(row["what"], row["asked"], row["measured"], words[row["reached"]]) for row in rows]
-    return table([("what", "asked", "measured", "reached"), *lines])
+    lines = [(row["what"], row["required"], row["measured"], words[row["reached"]]) for row in rows]
+    return table([("what", "required", "measured", "reached"), *lines])
 
 
 def keep(report: dict[str, Any], out: str | None) -> str:

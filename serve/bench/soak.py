@@ -10,10 +10,10 @@ import torch
 from gwm.rollout import Rollout
 from gwm.rope import THETA, axis_pairs, rotation
 from serve.bench.case import Case
-from serve.bench.measure import EARLY, LATE
-from serve.bench.memory import allocated, growth
-from serve.bench.subject import Subject, make
+from serve.bench.process_memory import allocated, growth
+from serve.bench.speed import EARLY, LATE
 from serve.bench.timing import Stopwatch, percentiles, ratios, take_turns
+from serve.bench.workload import Workload, make
 
 LOOKS = 200  # at the memory, after the turns
 
@@ -33,8 +33,8 @@ def soak(plan: Soak, stopwatch: Stopwatch, *, rounds: int = 400) -> dict[str, An
     machine does meanwhile slows down both.
     """
     old, young = (make(plan.case, stopwatch.device) for _ in range(2))
-    for subject in (old, young):
-        subject.start()
+    for workload in (old, young):
+        workload.start()
     early, late = min(EARLY, plan.chunks // 4), min(LATE, plan.chunks // 2)
     _run(young, early)
     _run(old, late)
@@ -56,9 +56,9 @@ def soak(plan: Soak, stopwatch: Stopwatch, *, rounds: int = 400) -> dict[str, An
     }
 
 
-def _run(subject: Subject, chunks: int) -> None:
+def _run(workload: Workload, chunks: int) -> None:
     for _ in range(chunks):
-        subject.chunk()
+        workload.chunk()
 
 
 def worst_angle(rollout: Rollout, frames: Sequence[int]) -> float:

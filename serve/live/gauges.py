@@ -13,6 +13,7 @@ class Gauges:
         self.registry = CollectorRegistry()
         self.sessions = Gauge("gwm_sessions", "Sessions that are open", registry=self.registry)
         self.capacity = Gauge("gwm_capacity", "Sessions that this machine can hold", registry=self.registry)
+        self.delay_ms = Gauge("gwm_delay_ms", "From speech to its sound and picture", registry=self.registry)
         self.refused = Counter("gwm_refused", "Requests turned away", ["reason"], registry=self.registry)
         self.step_ms = Histogram("gwm_step_ms", "Time of a chunk", buckets=STEP_MS, registry=self.registry)
         self.turn_ms = Histogram(

@@ -1,1 +1,1 @@
-"""One stream denoised by several processes. Start at `division`."""
+"""One stream denoised by several processes. Read `ranks`, `parallelize`, `follow`."""

@@ -1,4 +1,4 @@
-"""Several processes that denoise one stream together: what the first is told, all do."""
+"""Several processes that denoise one stream together: the first one sends orders, the others carry them out."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -24,30 +24,30 @@ class Order(IntEnum):
 
 
 class Ranks:
-    """Processes with a device each. The first hears, decodes and decides; the others do what it does to the latents.
+    """Processes with a device each. The first takes inputs and decodes; the others do what it does to the latents.
 
-    Once a chunk the first process sends its order and what the chunk hears, a text when it changes, and nothing else:
-    noise is drawn from the seed everywhere. A process that dies is an error in all others, after the group's timeout at
-    the latest.
+    Once a chunk the first process sends its order and the conditions of its frames, a text when it changes, and nothing
+    else: noise is drawn from the seed everywhere. A process that dies is an error in all others, after the group's
+    timeout at the latest.
     """
 
     def __init__(self, device: torch.device | str = "cpu", *, way: str = "ulysses") -> None:
-        """way: one of `WAYS`. The process group must have been initialised (`serve.parallel.division.join`)."""
+        """way: one of `WAYS`. The process group must have been initialised (`serve.parallel.parallelize.join`)."""
         self.device, self.way = torch.device(device), way
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
-    def tell(self, order: Order, *tensors: Tensor, value: int = 0) -> None:
+    def send_order(self, order: Order, *tensors: Tensor, value: int = 0) -> None:
         """The first process: send an order and what belongs to it. The others carry it out already."""
         if self.rank == 0:
             dist.broadcast(torch.tensor([order, value], device=self.device), src=0)
             for tensor in tensors:
                 dist.broadcast(tensor.contiguous(), src=0)  # the others receive into contiguous storage
 
-    def hear(self) -> tuple[Order, int]:
+    def next_order(self) -> tuple[Order, int]:
         """The others: wait for the next order."""
-        told = torch.zeros(2, dtype=torch.long, device=self.device)
-        dist.broadcast(told, src=0)
-        order, value = told.tolist()
+        received = torch.zeros(2, dtype=torch.long, device=self.device)
+        dist.broadcast(received, src=0)
+        order, value = received.tolist()
         return Order(order), value
 
     def receive(self, like: Sequence[Tensor]) -> list[Tensor]:

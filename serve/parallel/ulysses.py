@@ -60,8 +60,10 @@ class StripRollout(Rollout):
     """A rollout of which this process computes a strip of rows; what it emits and returns is the whole picture."""
 
     def __init__(self, model: DiT, contract: Contract, ranks: Ranks, *, batch_size: int = 1) -> None:
-        """Raises:
-        ValueError: rows or heads cannot be divided by the number of processes.
+        """A stream whose rows and heads are divided by the number of processes.
+
+        Raises:
+            ValueError: they cannot be.
         """
         rows, columns = contract.latent_grid
         _check_rows(rows, contract.dit, ranks.size)

@@ -109,7 +109,7 @@ def test_full_disk_leaves_the_old_artifact(run: Path, folder: Path, monkeypatch:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_weights_that_are_not_finite_are_neither_exported_nor_served(run: Path, folder: Path):
+def test_weights_that_are_not_finite_are_neither_exported_nor_served(run: Path, folder: Path, contract: Contract):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     path = run / "dmd" / "weights" / "weights.safetensors"
     weights = load_file(path)
@@ -118,7 +118,7 @@ def test_weights_that_are_not_finite_are_neither_exported_nor_served(run: Path, 
     with pytest.raises(ValueError, match=r"weights\.safetensors: 1 of .*head\.weight"):
         export(str(run / "dmd/weights"), str(run / "autoencoder/weights"), str(folder))
     with pytest.raises(ValueError, match=r"dit of .*: 1 of .*head\.weight"):
-        export_module.write_artifact(folder, {"dit": weights})
+        export_module.write_artifact(folder, {"dit": weights}, contract, gates={}, quantised=None)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     edit_weights(folder, lambda tensors: tensors["head.weight"].fill_(float("inf")))
     with pytest.raises(ValueError, match=r"dit\.safetensors: 1 of .*head\.weight"):

@@ -17,7 +17,8 @@ from gwm.dit import DiT
 from gwm.rollout import Rollout
 from serve.artifact import Artifact
 from serve.engine import Engine
-from serve.parallel.division import TIMEOUT, join, rollout_of
+from serve.parallel.follow import follow
+from serve.parallel.parallelize import TIMEOUT, join, rollout_of
 from serve.parallel.ranks import WAYS, Order, Ranks
 from tests.serve.conftest import randomised, tiny_contract
 from tests.serve.test_sessions import told
@@ -96,7 +97,7 @@ def test_the_other_processes_follow_the_first_also_back(way: str, portrait: np.n
     def play(ranks: Ranks | None) -> np.ndarray | None:
         engine = Engine(models, seed=7, undo_chunks=2, ranks=ranks)
         if ranks is not None and ranks.rank:
-            return engine.follow()
+            return follow(engine)
         engine.start(portrait)
         engine.act({"eyeBlinkLeft": 1})
         engine.push(*voices)
@@ -118,18 +119,18 @@ def test_the_other_processes_follow_the_first_also_back(way: str, portrait: np.n
 
 def watched(engine: Engine) -> list[tuple[Order, int]]:
     """Its orders from now on, and how many tensors go with each."""
-    orders, tell = [], engine._tell
+    orders, send = [], engine._order
 
-    def told(order: Order, *tensors: torch.Tensor, value: int = 0) -> None:
+    def sent(order: Order, *tensors: torch.Tensor, value: int = 0) -> None:
         orders.append((order, len(tensors)))
-        tell(order, *tensors, value=value)
+        send(order, *tensors, value=value)
 
-    engine._tell = told
+    engine._order = sent
     return orders
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_other_processes_are_told_a_text_once(way: str, portrait: np.ndarray, voices: tuple):
+def test_the_other_processes_are_sent_a_text_once(way: str, portrait: np.ndarray, voices: tuple):
     models, text = told(tiny_contract(chunk_frames=1)), torch.randn(1, 4, 6)
 
     def play(ranks: Ranks | None) -> tuple[np.ndarray, list] | None:
@@ -137,7 +138,7 @@ def test_the_other_processes_are_told_a_text_once(way: str, portrait: np.ndarray
         if ranks is None:
             engine.history = None  # several processes do not recache
         elif ranks.rank:
-            return engine.follow()
+            return follow(engine)
         orders = watched(engine)
         engine.start(portrait)
         engine.push(*voices)

@@ -1,5 +1,5 @@
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +197,25 @@ def test_the_decoder_gets_a_second_gpu_if_there_is_one(monkeypatch: pytest.Monke
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
         assert second_device(torch.device("cuda", 0)) == torch.device("cuda", index)
     assert second_device(torch.device("cuda", 2)) == torch.device("cuda", 0)
+
+
+def test_a_rewind_waits_for_what_is_under_way(
+    artifact: Artifact, portrait: np.ndarray, voices: Voices, monkeypatch: pytest.MonkeyPatch
+):
+    """Latents of the second chunk that are decoded after the rewind would move the decoder's memory on."""
+    engine, go = Engine(artifact, seed=7, undo_chunks=2), threading.Event()
+    decode = engine.decode
+
+    def late(latents: object) -> object:
+        assert go.wait(TIMEOUT_S)
+        return decode(latents)
+
+    monkeypatch.setattr(engine, "decode", late)
+    with begun(engine, portrait, voices) as pipeline, ThreadPoolExecutor(1) as caller:
+        _, second = pipeline.step(), pipeline.step()
+        rewound = caller.submit(pipeline.rewind, 1)
+        with pytest.raises(TimeoutError):
+            rewound.result(0.2)
+        go.set()
+        assert rewound.result(TIMEOUT_S).chunk == 1
+        assert np.array_equal(pipeline.step().result(TIMEOUT_S), second.result())

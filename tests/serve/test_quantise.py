@@ -72,7 +72,7 @@ def test_one_bad_chunk_decides(artifact: Artifact, portrait: np.ndarray, voices:
 
 
 def test_a_quantised_artifact_names_its_recipe_and_what_it_cost(run: Path, folder: Path):
-    made = again(run, "int8", **GATE, least_db=10.0)
+    made = again(run, "int8", **GATE, min_db=10.0)
     manifest = json.loads((made / "manifest.json").read_text())
     assert manifest["quantised"] == "int8_weights" and manifest["gates"]["quantised"]["worst_db"] > 10
     assert (made / "dit.safetensors").read_bytes() == (folder / "dit.safetensors").read_bytes()
@@ -83,8 +83,8 @@ def test_a_quantised_artifact_names_its_recipe_and_what_it_cost(run: Path, folde
 
 
 def test_too_bad_a_chunk_is_refused_and_nothing_is_written(run: Path):
-    with pytest.raises(ValueError, match=r"worst_db=.* must be >= least_db=59.0"):
-        again(run, "refused", **GATE, least_db=59.0)
+    with pytest.raises(ValueError, match=r"worst_db=.* must be >= min_db=59.0"):
+        again(run, "refused", **GATE, min_db=59.0)
     assert not (run / "refused").exists()
 
 

@@ -30,12 +30,12 @@ def test_rewinding_is_never_having_run(
     for _ in range(before):
         engine.step()
         straight.step()
-    engine.hearing.samples[:, engine.hearing.past_samples :] *= -0.5  # what is taken back was another sentence
-    sound = straight.hearing.samples.clone()
+    engine.timeline.samples[:, engine.timeline.past_samples :] *= -0.5  # what is taken back was another sentence
+    sound = straight.timeline.samples.clone()
     for _ in range(chunks):
         engine.step()
     engine.rewind(chunks)
-    engine.hearing.samples = sound
+    engine.timeline.samples = sound
     expected = rest(straight)
     assert np.array_equal(rest(engine), expected)
 
@@ -43,10 +43,10 @@ def test_rewinding_is_never_having_run(
 def test_the_sound_of_chunks_taken_back_waits_again(artifact: Artifact, portrait: np.ndarray, voices: Voices):
     engine = begun(artifact, portrait, voices)
     engine.step()
-    before = engine.hearing.samples.clone()
+    before = engine.timeline.samples.clone()
     taken = [engine.step(), engine.step()]
     engine.rewind(2)
-    assert torch.equal(engine.hearing.samples, before)
+    assert torch.equal(engine.timeline.samples, before)
     for frames in taken:
         assert np.array_equal(engine.step(), frames)
 
@@ -85,6 +85,6 @@ def test_an_interrupted_character_falls_silent_and_goes_on_hearing(
     told.push(agent[: shown + told.lookahead_samples], user[: shown + told.lookahead_samples])
     told.step()
     agent[shown:] = 0
-    told.hearing.samples[0, told.hearing.past_samples :] = 0
+    told.timeline.samples[0, told.timeline.past_samples :] = 0
     told.push(agent[shown + told.lookahead_samples :], user[shown + told.lookahead_samples :])
     assert np.array_equal(rest(engine), rest(told))

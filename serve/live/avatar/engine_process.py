@@ -1,18 +1,14 @@
-"""All sessions' engines in one process of their own: nothing they compute can delay sound, and it may be killed."""
+"""The server's end of the process of all engines: nothing they compute can delay sound, and it may be killed."""
 
 import asyncio
 import contextlib
 import logging
 import multiprocessing
-import signal
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from operator import methodcaller
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,138 +16,16 @@ from jaxtyping import UInt8
 
 from serve.applied import Applied
 from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Rewind, SetPrompt
+from serve.live.avatar.engines import EngineOptions, Portrait, serve_engines
+from serve.live.avatar.overlap import Measured
 from serve.live.avatar.performer import FaceLostError
 from serve.live.avatar.sound import Sound
 from serve.live.avatar.text_process import TextProcess
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 60.0  # loading torch and the weights on a busy machine
+START_TIMEOUT_S = 60.0  # loading torch and the weights on a busy machine; and measuring there how long a chunk takes
 STEP_TIMEOUT_S = 10.0  # an engine that says nothing for so long counts as lost
-WARMUP_STEPS, TIMED_STEPS = 4, 8
-Portrait = UInt8[np.ndarray, "h w 3"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """What all engines of the process have in common; fields as in `ServerOptions`."""
-
-    artifact: str
-    device: str | None = None
-    num_threads: int | None = 1
-    undo_chunks: int = 0
-    size: int | None = None
-
-
-class Engines:
-    """What runs in the process: one engine per session, called by name. Those of sessions that have ended are kept for
-    later ones, with their storage and graphs."""
-
-    def __init__(self, options: EngineOptions) -> None:
-        import torch  # here: the parent process never needs it
-
-        from serve.artifact import load_artifact
-        from serve.engine import Engine
-        from serve.graphs import capture_on
-        from serve.threads import choose_threads
-
-        if options.num_threads is not None:
-            torch.set_num_threads(options.num_threads)
-        self.options, self.artifact = options, load_artifact(Path(options.artifact), device=options.device)
-        if options.num_threads is None:
-            choose_threads(Engine(self.artifact, seed=0, size=options.size))
-        self.capture = capture_on(self.artifact.dit.head.weight.device)
-        self.engines = dict[str, Any]()
-        self.free: list[Any] = []
-
-    def start(self, session: str, portrait: Portrait, seed: int) -> None:
-        """Begin a stream, in a new engine where none is free.
-
-        Raises:
-            ValueError: the portrait does not fit.
-            RuntimeError: one more engine does not fit into memory.
-        """
-        from serve.engine import Engine
-
-        self.stop(session)
-        if not self.free:
-            chosen = self.options
-            self.free.append(
-                Engine(
-                    self.artifact,
-                    seed=seed,
-                    capture=self.capture,
-                    undo_chunks=chosen.undo_chunks,
-                    size=chosen.size,
-                )
-            )
-        engine = self.free[-1]
-        engine.seed = seed
-        engine.start(portrait)
-        self.engines[session] = self.free.pop()
-
-    def step(self, session: str, agent: Sound, user: Sound, interrupted: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
-        engine = self.engines[session]
-        if interrupted:
-            engine.silence()
-        if engine.contract.hears:
-            engine.push(agent, user)
-        return engine.step() if engine.ready else None
-
-    def change(self, session: str, change: Change) -> Applied | str:
-        """From when on it holds, or why it cannot."""
-        import torch
-
-        from gwm.no_text import padded_text
-
-        engine = self.engines[session]
-        try:
-            match change:
-                case SetPrompt(tokens=tokens) if tokens is not None:
-                    return engine.set_prompt(padded_text(torch.from_numpy(tokens), engine.text_tokens)[None])
-                case Act(action=action):
-                    return engine.act(action)
-                case Rewind(chunks=chunks):
-                    return engine.rewind(chunks, keep_sound=False)  # what is said meanwhile goes on
-                case _:
-                    return "prompt must have tokens: the model has no text condition."
-        except ValueError as error:
-            return str(error)
-
-    def stop(self, session: str) -> None:
-        if session in self.engines:
-            self.free.append(self.engines.pop(session))
-
-    def count(self) -> int:
-        return len(self.engines)
-
-    def measure(self) -> float:
-        """Median milliseconds of a chunk on this machine, now."""
-        contract = self.artifact.contract
-        self.start("measure", np.zeros((*contract.picture_size(self.options.size), 3), np.uint8), 0)
-        silence = np.zeros(contract.chunk_pixel_frames * contract.audio.frame_samples, np.float32)
-        times = []
-        while len(times) < WARMUP_STEPS + TIMED_STEPS:
-            begin = time.perf_counter()
-            if self.step("measure", silence, silence, False) is not None:
-                times.append(1000 * (time.perf_counter() - begin))
-        self.stop("measure")
-        return float(np.median(times[WARMUP_STEPS:]))
-
-
-def serve_engines(connection: Connection, options: EngineOptions) -> None:
-    """Answer calls with (result, error) until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, also after Ctrl-C
-    engines = Engines(options)
-    connection.send((None, None))
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while True:
-            name, arguments = connection.recv()
-            try:
-                answer = methodcaller(name, *arguments)(engines), None
-            except (KeyError, ValueError, RuntimeError) as error:
-                answer = None, f"{type(error).__name__}: {error}"
-            connection.send(answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +66,24 @@ class EngineProcess:
         Raises:
             FaceLostError: the process is gone, or refused the call.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, name, arguments)
+        return await self._submit(name, arguments, STEP_TIMEOUT_S)
+
+    async def measure(self) -> Measured:
+        """As `Engines.measure`. A process that is started anew overlaps chunks if this one does.
+
+        Raises:
+            FaceLostError: the process is gone.
+        """
+        found: Measured = await self._submit("measure", (), START_TIMEOUT_S)
+        self.options = replace(self.options, overlap="on" if found.overlap else "off")
+        return found
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
         self._thread.shutdown()
+
+    async def _submit(self, name: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, name, arguments, timeout_s)
 
     def _start(self) -> None:
         self._end()
@@ -209,7 +96,7 @@ class EngineProcess:
         self._receive(START_TIMEOUT_S)
         log.info("engines run in process %s", process.pid)
 
-    def _call(self, name: str, arguments: tuple[Any, ...]) -> Any:
+    def _call(self, name: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
         if not self._child:
             raise FaceLostError("the engine process does not run.")
         try:
@@ -217,7 +104,7 @@ class EngineProcess:
         except OSError as error:
             self._end()
             raise FaceLostError(f"the engine process is gone ({error}).") from error
-        return self._receive(STEP_TIMEOUT_S)
+        return self._receive(timeout_s)
 
     def _receive(self, timeout_s: float) -> Any:
         assert self._child is not None

@@ -63,6 +63,7 @@ class StreamTiming:
     frame_samples: int
     sample_rate: int
     lead_samples: int
+    in_flight_chunks: int = 0  # that the engine has begun when it returns a chunk: one where chunks overlap
 
     def __post_init__(self) -> None:
         if self.lead_samples < self.chunk_samples:
@@ -73,8 +74,18 @@ class StreamTiming:
 
     @property
     def lookahead_chunks(self) -> int:
-        """Chunks that must be known after the one that is shown."""
+        """Chunks that must be known after the one that is made."""
         return -(-self.lookahead_samples // self.chunk_samples)
+
+    @property
+    def delay_chunks(self) -> int:
+        """Chunks that are pushed after a chunk and before its frames come."""
+        return self.lookahead_chunks + self.in_flight_chunks
+
+    @property
+    def delay_ms(self) -> float:
+        """From when speech is pushed to when it is heard and seen, at most."""
+        return 1000 * (self.delay_chunks * self.chunk_samples + self.lead_samples) / self.sample_rate
 
 
 @dataclass(slots=True)
@@ -151,7 +162,7 @@ class Performer:
         voice, cues = self.speech_queue.take(self.timing.chunk_samples)
         self._pushed.append(Pushed(voice, self.mic_buffer.take(self.timing.chunk_samples), cues))
         frames = await self._frames(self._pushed[-1])
-        if len(self._pushed) > self.timing.lookahead_chunks:
+        if len(self._pushed) > self.timing.delay_chunks:
             shown = self._pushed.popleft()
             sound = (shown.agent.clip(-1, 1) * 32767).astype(np.int16)
             self.playout.put(Chunk(sound, frames, shown.cues))

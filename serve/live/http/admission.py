@@ -24,14 +24,15 @@ VISITORS = 1_000  # addresses whose rate is remembered
 def measured_capacity(step_ms: float, chunk_ms: float) -> int:
     """Sessions whose chunks fit one after the other into a chunk's time; at least one, so that there is something.
 
-    An engine that is too slow for one is let in and logged: its picture will stutter, and the page says so.
+    step_ms: from one chunk to the next, overlap counted. An engine that is too slow for one is let in and logged.
     """
     capacity = math.floor(BUSY_SHARE * chunk_ms / step_ms)
     if capacity < 1:
         log.warning(
-            "a chunk takes %.0f ms, must take less than %.0f ms: the picture will stutter",
+            "a chunk takes %.0f ms, must take less than %.0f ms: the picture %s stutter",
             step_ms,
             BUSY_SHARE * chunk_ms,
+            "will" if step_ms > chunk_ms else "may",
         )
     return max(1, capacity)
 

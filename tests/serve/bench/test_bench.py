@@ -13,12 +13,12 @@ from gwm.dit import DiT
 from serve.bench import __main__ as entry
 from serve.bench.__main__ import bench
 from serve.bench.case import SHAPES, Case
-from serve.bench.measure import live
-from serve.bench.memory import allocated, growth, peak, reset_peak
+from serve.bench.process_memory import allocated, growth, peak, reset_peak
 from serve.bench.report import case_table, count_table, policy_table
 from serve.bench.soak import Soak
-from serve.bench.subject import make
+from serve.bench.speed import live
 from serve.bench.timing import Stopwatch
+from serve.bench.workload import make
 
 TINY = Case(shape="nano", height=32, width=32, window_frames=4)
 CPU = torch.device("cpu")
@@ -107,8 +107,8 @@ def test_soaks_have_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_stream_that_jumped_makes_the_chunk_of_that_place():
     """Its time there can be told without the 40 minutes before: position, noise and slots are those of the chunk."""
     jumped, walked = (make(TINY, CPU) for _ in range(2))
-    for subject in (jumped, walked):
-        subject.fill()
+    for workload in (jumped, walked):
+        workload.fill()
     for _ in range(5):
         walked.denoise()
     jumped.jump(int(walked.rollout.frame))

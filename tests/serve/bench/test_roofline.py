@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from serve.bench.case import Case
 from serve.bench.roofline import Peaks, Work, pass_work
-from serve.bench.subject import Options, make
+from serve.bench.workload import Options, make
 
 
 @pytest.mark.parametrize("chunk_frames", [1, 3])
@@ -13,15 +13,15 @@ from serve.bench.subject import Options, make
 def test_work_is_what_pytorch_counts_in_the_blocks(chunk_frames: int):
     """The difference of one layer more: without embeddings and head, which the floor leaves out."""
     case = Case(shape="nano", height=32, width=48, window_frames=7, chunk_frames=chunk_frames)
-    subject = make(case, torch.device("cpu"), Options())
-    subject.fill()
-    blocks = subject.rollout.model.blocks
+    workload = make(case, torch.device("cpu"), Options())
+    workload.fill()
+    blocks = workload.rollout.model.blocks
     counted = []
     for count in (len(blocks), len(blocks) - 1):
-        subject.rollout.model.blocks = blocks[:count]
+        workload.rollout.model.blocks = blocks[:count]
         # The fused attention of CPUs is unknown to PyTorch's counter; its products are not.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
-            subject.one_pass()
+            workload.one_pass()
         counted.append(flops.get_total_flops())
     work = pass_work(case)
     assert (work.gemm_flops + work.attention_flops) / len(blocks) == counted[0] - counted[1]

@@ -7,8 +7,8 @@ from gwm.rollout import Rollout
 from serve.bench import soak as module
 from serve.bench.case import Case
 from serve.bench.soak import Soak, soak, worst_angle
-from serve.bench.subject import make
 from serve.bench.timing import Stopwatch
+from serve.bench.workload import make
 from tests.tiny import contract, tiny_dit
 
 CPU = torch.device("cpu")
@@ -29,11 +29,11 @@ def few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 @torch.no_grad()
 def test_a_chunk_leaves_no_tensor_behind():
     """Deterministic, where the memory of a process is not."""
-    subject = make(CASE, CPU)
-    subject.fill()
+    workload = make(CASE, CPU)
+    workload.fill()
     before = live_tensors()
     for _ in range(20):
-        subject.denoise()
+        workload.denoise()
     assert live_tensors() == before
 
 
@@ -71,7 +71,7 @@ def test_the_angle_of_a_stream_without_reduction_would_be_wrong(monkeypatch: pyt
 
 @torch.no_grad()
 def test_a_soaked_chunk_is_a_chunk_of_the_engine():
-    subject = make(CASE, CPU)
-    subject.start()
-    subject.denoise()
-    assert subject.rollout.frame == 2 and subject.rollout.cache.frame == 2
+    workload = make(CASE, CPU)
+    workload.start()
+    workload.denoise()
+    assert workload.rollout.frame == 2 and workload.rollout.cache.frame == 2

@@ -18,10 +18,11 @@ TIMING = StreamTiming(
 class LevelFace:
     """Draws the loudness it hears: a frame's pixels are a hundred times the agent's samples of its chunk.
 
-    Like an engine it shows a chunk when the lookahead after it is there.
+    Like an engine it shows a chunk when the lookahead after it is there, and the chunks that overlap are begun.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timing: StreamTiming = TIMING) -> None:
+        self.timing = timing
         self.waiting: list[np.ndarray] = []
         self.users: list[np.ndarray] = []
         self.starts = self.stops = 0
@@ -42,7 +43,7 @@ class LevelFace:
             self.waiting = [np.zeros_like(chunk) for chunk in self.waiting]
         self.waiting.append(agent)
         self.users.append(user)
-        if len(self.waiting) <= TIMING.lookahead_chunks:
+        if len(self.waiting) <= self.timing.delay_chunks:
             return None
         levels = (100 * self.waiting.pop(0)[:: TIMING.frame_samples]).round().astype(np.uint8)
         return np.broadcast_to(levels[:, None, None, None], (len(levels), 16, 16, 3))

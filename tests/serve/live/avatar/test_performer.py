@@ -105,3 +105,29 @@ def test_voice_goes_on_without_a_picture_and_a_new_engine_takes_over(performer: 
 def test_lead_shorter_than_a_chunk_is_an_error():
     with pytest.raises(ValueError, match="lead of 3999 samples must be at least a chunk's 4000"):
         dataclasses.replace(TIMING, lead_samples=3_999)
+
+
+def test_overlapped_chunks_keep_sound_and_picture_together_and_an_interruption_as_fast():
+    """One chunk more is under way; what is said of it is dropped too."""
+    timing = dataclasses.replace(TIMING, in_flight_chunks=1)
+    assert timing.delay_ms == TIMING.delay_ms + 1000 / 6
+    silences = []
+    for each in (TIMING, timing):
+        performer = Performer(LevelFace(each), each)
+
+        async def script(play, performer=performer):
+            performer.say(speech(3.0), generation=0)
+            await play(1.5)
+            begin = performer.playout.played_samples
+            performer.interrupt(lambda: silences.append(performer.playout.played_samples - begin))
+            await play(1)
+
+        voice, frames = played(performer, script)
+        heard = np.flatnonzero(voice)
+        assert len(heard) and np.diff(heard).max() == 1  # nothing of the old speech comes after the silence
+        begin, end = heard[0], heard[-1]
+        for sample, level in frames:
+            if sample <= end:
+                assert level == (50 if begin <= sample else 0)
+        assert [level for _, level in frames][-4:] == [0] * 4
+    assert len(silences) == 2 and max(silences) <= 0.15 * 24_000

@@ -19,7 +19,7 @@ from serve.applied import Applied, applied_at
 VOICES: tuple[str, ...] = ("agent", "user")  # the conditions that sound becomes, in the order of its streams
 
 
-class Hearing:
+class Timeline:
     """Both voices from the start of the next chunk's left context, and the numbers of its pixel frames (`acts`).
 
     The stream advances by the media clock, a chunk at a time. A chunk is ready when all conditions with a lookahead are
@@ -47,7 +47,7 @@ class Hearing:
         self.end_chunk: int | None = None  # the first after the stream
 
     def push(self, agent: Float[np.ndarray, " t"], user: Float[np.ndarray, " t_user"]) -> None:
-        """Append what the character says and what it hears.
+        """Append both voices, the character's and the other's.
 
         Raises:
             ValueError: the streams differ in length, or the model hears nothing.
@@ -75,7 +75,7 @@ class Hearing:
         return not self.contract.hears or self.waiting_samples >= self.chunk_samples + self.lookahead_samples
 
     def silence(self) -> None:
-        """What the character had still to say becomes silence, what it hears stays."""
+        """The rest of the character's own sound becomes silence, the other voice's stays."""
         self.samples[0, self.past_samples :] = 0
 
     def finish(self, num_frames: int | None = None) -> None:
@@ -100,7 +100,7 @@ class Hearing:
         return later
 
     def take(self) -> Conditions:
-        """What the next chunk hears and is given; the stream moves on by a chunk.
+        """Conditions of the next chunk; the stream moves on by a chunk.
 
         Raises:
             RuntimeError: it is not `ready`.

@@ -9,11 +9,11 @@ import torch
 from gwm.clock import FPS
 from serve.bench.case import Case
 from serve.bench.counters import counting
-from serve.bench.memory import allocated, growth, peak, reset_peak
+from serve.bench.process_memory import allocated, growth, peak, reset_peak
 from serve.bench.roofline import measure_peaks, pass_work
-from serve.bench.subject import Options, Subject, make
 from serve.bench.timing import CLOCKS, Stopwatch, percentiles, ratios, take_turns
 from serve.bench.viewer import smallest_buffer, watch
+from serve.bench.workload import Options, Workload, make
 from serve.pipeline import Lane
 
 EARLY, LATE = 100, 14_400  # chunks; the later one is shown after 40 minutes
@@ -24,18 +24,18 @@ def measure(case: Case, stopwatch: Stopwatch, *, chunks: int) -> dict[str, Any]:
     reset_peak(stopwatch.device)
     clock = CLOCKS[stopwatch.clock]
     begin = clock()
-    subject = make(case, stopwatch.device)
-    first_cold = 1000 * (clock() - begin) + _first_frame_ms(subject, stopwatch)
-    first_warm = _first_frame_ms(subject, stopwatch)
-    subject.fill()
-    passes = [stopwatch.ms(subject.one_pass) for _ in range(max(3, chunks // 4))]
-    steady, memory = _steady(subject, stopwatch, chunks)
+    workload = make(case, stopwatch.device)
+    first_cold = 1000 * (clock() - begin) + _first_frame_ms(workload, stopwatch)
+    first_warm = _first_frame_ms(workload, stopwatch)
+    workload.fill()
+    passes = [stopwatch.ms(workload.one_pass) for _ in range(max(3, chunks // 4))]
+    steady, memory = _steady(workload, stopwatch, chunks)
     floor_ms = pass_work(case).floor_ms(measure_peaks(case, stopwatch))
     pass_ms = percentiles(passes)
     return {
         "case": case.name,
         "clock": stopwatch.clock,
-        "parameters": sum(p.numel() for p in subject.rollout.model.parameters()),
+        "parameters": sum(p.numel() for p in workload.rollout.model.parameters()),
         "pass_ms": pass_ms,
         "floor_ms_per_pass": floor_ms,
         "roofline_fraction": floor_ms / pass_ms["p50"],
@@ -43,52 +43,52 @@ def measure(case: Case, stopwatch: Stopwatch, *, chunks: int) -> dict[str, Any]:
         **steady,
         **live(steady["chunk_times_ms"], period_ms=4000 * case.chunk_frames / FPS),
         **memory,
-        **counters(subject),
-        "late": _late(subject, stopwatch, chunks),
+        **counters(workload),
+        "late": _late(workload, stopwatch, chunks),
     }
 
 
-def _first_frame_ms(subject: Subject, stopwatch: Stopwatch) -> float:
+def _first_frame_ms(workload: Workload, stopwatch: Stopwatch) -> float:
     def first() -> None:
-        subject.start()
-        subject.chunk()
+        workload.start()
+        workload.chunk()
 
     return stopwatch.ms(first)
 
 
-def _steady(subject: Subject, stopwatch: Stopwatch, chunks: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _steady(workload: Workload, stopwatch: Stopwatch, chunks: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Chunks in sequence, then pipelined; and what memory does meanwhile."""
     device = stopwatch.device
     denoise, decode, sizes = [], [], []
-    latents = torch.zeros(subject.rollout.chunk_shape, device=device, dtype=subject.reference.dtype)
+    latents = torch.zeros(workload.rollout.chunk_shape, device=device, dtype=workload.reference.dtype)
     for _ in range(chunks):
-        denoise.append(stopwatch.ms(lambda: latents.copy_(subject.denoise())))
-        decode.append(stopwatch.ms(lambda: subject.decode(latents)) if subject.case.decoder else 0.0)
+        denoise.append(stopwatch.ms(lambda: latents.copy_(workload.denoise())))
+        decode.append(stopwatch.ms(lambda: workload.decode(latents)) if workload.case.decoder else 0.0)
         sizes.append(allocated(device))
     both = [a + b for a, b in zip(denoise, decode, strict=True)]
     times = {"denoise_ms": percentiles(denoise), "decode_ms": percentiles(decode), "chunk_ms": percentiles(both)}
-    overlap = _overlap(subject, stopwatch, chunks, sum(denoise) / chunks, sum(decode) / chunks)
+    overlap = _overlap(workload, stopwatch, chunks, sum(denoise) / chunks, sum(decode) / chunks)
     memory = {"memory_peak_bytes": peak(device), "memory_slope_bytes_per_1000_chunks": growth(sizes)}
     return {**times, "chunk_times_ms": both, **overlap}, memory
 
 
 def _overlap(
-    subject: Subject, stopwatch: Stopwatch, chunks: int, denoise_ms: float, decode_ms: float
+    workload: Workload, stopwatch: Stopwatch, chunks: int, denoise_ms: float, decode_ms: float
 ) -> dict[str, dict[str, float]]:
     """Iteration time with a decoding thread (and stream) beside; efficiency 1: the shorter stage is hidden, 0: none."""
-    if not subject.case.decoder or stopwatch.clock == "cpu":  # what runs at the same time shows on the wall alone
+    if not workload.case.decoder or stopwatch.clock == "cpu":  # what runs at the same time shows on the wall alone
         return {}
     lane = Lane("decode", stopwatch.device)
 
     def decode(latents: torch.Tensor, final: Any) -> None:
         if lane.stream is not None:
             lane.stream.wait_event(final)
-        subject.decode(latents)
+        workload.decode(latents)
 
     def iterate() -> None:
         before: Future | None = None
         for _ in range(chunks):
-            latents = subject.denoise().clone()
+            latents = workload.denoise().clone()
             final = torch.cuda.current_stream().record_event() if lane.stream is not None else None
             if before is not None:
                 before.result()
@@ -102,13 +102,13 @@ def _overlap(
     return {"overlap": {"iteration_ms": iteration_ms, "sum_ms": denoise_ms + decode_ms, "efficiency": hidden}}
 
 
-def _late(subject: Subject, stopwatch: Stopwatch, rounds: int) -> dict[str, float]:
+def _late(workload: Workload, stopwatch: Stopwatch, rounds: int) -> dict[str, float]:
     """How many times as long a chunk takes 40 minutes into the stream as early in it."""
 
     def at(chunk: int) -> Callable[[], object]:
         def run() -> None:
-            subject.jump(chunk)
-            subject.denoise()
+            workload.jump(chunk)
+            workload.denoise()
 
         return run
 
@@ -135,9 +135,9 @@ def live(chunk_times_ms: list[float], *, period_ms: float) -> dict[str, Any]:
     }
 
 
-def counters(subject: Subject) -> dict[str, Any]:
+def counters(workload: Workload) -> dict[str, Any]:
     """Of one steady chunk, run eagerly; on a GPU a replayed graph is one launch."""
-    eager = Subject(subject.case, (subject.rollout.model, subject.vae), Options(cache=subject.options.cache))
+    eager = Workload(workload.case, (workload.rollout.model, workload.vae), Options(cache=workload.options.cache))
     eager.fill()
     cache, contract = eager.rollout.cache, eager.rollout.contract
     noises = eager.rollout.noises()
@@ -149,5 +149,5 @@ def counters(subject: Subject) -> dict[str, Any]:
         "kernel_calls_per_pass": counts.kernel_calls / passes,
         "host_reads_per_chunk": counts.host_reads,
         "cache_bytes_per_chunk": counts.cache_bytes,
-        "graph": subject.graphed.replay is not None,
+        "graph": workload.graphed.replay is not None,
     }

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from serve.bench.case import Case, random_models
-from serve.bench.subject import Options, Subject
+from serve.bench.workload import Options, Workload
 
 CASE = Case(shape="small_wan", height=32, width=48, window_frames=4, text_tokens=3, decoder=False)
 FP32 = 1e-5
@@ -15,16 +15,16 @@ CHUNKS = 5  # round the ring
 @torch.no_grad()
 def test_options_change_the_way_and_not_the_stream(options: Options):
     models = random_models(CASE.contract(), device=torch.device("cpu"), dtype=torch.float32)
-    plain, other = Subject(CASE, models, Options()), Subject(CASE, models, options)
+    plain, other = Workload(CASE, models, Options()), Workload(CASE, models, options)
     text = plain.condition["text"]
     other.reference.copy_(plain.reference.expand_as(other.reference))
     other.condition["text"].copy_(text.expand_as(other.condition["text"]))
     streams = []
-    for subject in (plain, other):
-        subject.start()
-        noise = subject.rollout.noises
-        subject.rollout.noises = lambda noise=noise: [rendered[:1].expand_as(rendered) for rendered in noise()]
-        streams.append(torch.cat([subject.denoise() for _ in range(CHUNKS)], dim=1))
+    for workload in (plain, other):
+        workload.start()
+        noise = workload.rollout.noises
+        workload.rollout.noises = lambda noise=noise: [drawn[:1].expand_as(drawn) for drawn in noise()]
+        streams.append(torch.cat([workload.denoise() for _ in range(CHUNKS)], dim=1))
     for row in streams[1]:
         torch.testing.assert_close(row[None], streams[0], rtol=FP32, atol=10 * FP32)
     assert models[0].blocks[0].attention.packed is None, "others time the same weights as they are"

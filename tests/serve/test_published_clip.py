@@ -19,7 +19,7 @@ from gwm.wan.image import CLIPImage
 from gwm.wan.text import UMT5
 from gwm.wan.vae import load_wan_vae
 from serve.generate import generate
-from serve.published import I2V, T2V, TI2V, clip_of, contract_of, load_published, release_of, sample_clip
+from serve.published_clip import I2V, T2V, TI2V, clip_of, contract_of, load_published, release_of, sample_clip
 from serve.request import ClipRequest
 from tests.wan import TEXT, published_folder
 

@@ -33,7 +33,7 @@ class Options:
     batch_size: int = 1  # streams that share every pass, which the engine's do not
 
 
-class Subject:
+class Workload:
     """Latents chunk by chunk under random conditions, and their decoder."""
 
     def __init__(self, case: Case, models: tuple[DiT, Autoencoder], options: Options) -> None:
@@ -102,8 +102,8 @@ class Subject:
             self.denoise()
 
 
-def make(case: Case, device: torch.device, options: Options | None = None) -> Subject:
-    """A subject with random weights of its own."""
+def make(case: Case, device: torch.device, options: Options | None = None) -> Workload:
+    """A workload with random weights of its own."""
     on_gpu = device.type == "cuda"
     models = random_models(case.contract(), device=device, dtype=DTYPES[case.dtype])
-    return Subject(case, models, options or Options(packed=on_gpu, graph=on_gpu))
+    return Workload(case, models, options or Options(packed=on_gpu, graph=on_gpu))

@@ -19,8 +19,8 @@ def allocated(device: torch.device) -> int:
 
 
 def growth(sizes: Sequence[int], *, every: int = 1) -> float:
-    """Bytes per 1000 chunks, of sizes seen `every` so many chunks: between the least of the last two quarters. What a
-    chunk takes, and the allocator gives back now and then, is no growth.
+    """Bytes per 1000 chunks, of sizes seen `every` so many chunks: between the smallest of the last quarter and of the
+    one before. What a chunk takes, and the allocator gives back now and then, is no growth.
 
     Raises:
         ValueError: fewer than two sizes.

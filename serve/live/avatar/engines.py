@@ -1,0 +1,153 @@
+"""The engines of all sessions, as they live in a process of their own."""
+
+import contextlib
+import signal
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from operator import methodcaller
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from gwm.no_text import padded_text
+from serve.applied import Applied
+from serve.artifact import load_artifact
+from serve.engine import Engine
+from serve.graphs import capture_cuda, capture_on
+from serve.live.avatar.changes import Act, Change, Rewind, SetPrompt
+from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
+from serve.live.avatar.sound import Sound
+from serve.pipeline import Frames, Lanes
+from serve.threads import choose_threads
+
+WARMUP_STEPS, TIMED_STEPS = 4, 8
+Portrait = UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What all engines of the process have in common; fields as in `ServerOptions`."""
+
+    artifact: str
+    device: str | None = None
+    num_threads: int | None = 1
+    undo_chunks: int = 0
+    size: int | None = None
+    overlap: str = "off"
+
+
+class Engines:
+    """One engine per session, called by name. Those of sessions that have ended are kept for later ones, with their
+    storage and graphs. Where chunks overlap, all of them share two workers, one that denoises and one that decodes."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        if options.num_threads is not None:
+            torch.set_num_threads(options.num_threads)
+        self.options, self.artifact = options, load_artifact(Path(options.artifact), device=options.device)
+        if options.num_threads is None:
+            choose_threads(Engine(self.artifact, seed=0, size=options.size))
+        device = self.artifact.dit.head.weight.device
+        # Graphs that may run at the same time share no memory.
+        self.capture = capture_cuda if device.type == "cuda" and options.overlap != "off" else capture_on(device)
+        self.overlap, self.lanes = options.overlap == "on", Lanes.on(device, self.artifact.vae.device)
+        self.engines = dict[str, Engine]()
+        self.free = [self._made()]  # the first takes long, as it loads what measures its memory
+        self.overlapped = dict[Engine, OverlappedEngine]()  # those that have been used so
+
+    def start(self, session: str, portrait: Portrait, seed: int) -> None:
+        """Begin a stream, in a new engine where none is free.
+
+        Raises:
+            ValueError: the portrait does not fit.
+            RuntimeError: one more engine does not fit into memory.
+        """
+        self.stop(session)
+        if not self.free:
+            self.free.append(self._made())
+        engine = self.free[-1]
+        engine.seed = seed
+        if self.overlap:
+            self.overlapped.setdefault(engine, OverlappedEngine(engine, self.lanes))
+        self._driver(engine).start(portrait)
+        self.engines[session] = self.free.pop()
+
+    def step(self, session: str, agent: Sound, user: Sound, interrupted: bool) -> Frames | None:
+        """As `Face.step`."""
+        engine = self.engines[session]
+        if interrupted:
+            engine.silence()
+        if engine.contract.hears:
+            engine.push(agent, user)
+        return self._driver(engine).step() if engine.ready else None
+
+    def change(self, session: str, change: Change) -> Applied | str:
+        """From when on it holds, or why it cannot."""
+        engine = self.engines[session]
+        try:
+            match change:
+                case SetPrompt(tokens=tokens) if tokens is not None:
+                    text = padded_text(torch.from_numpy(tokens), engine.text_tokens)[None]
+                    return self._driver(engine).set_prompt(text)
+                case Act(action=action):
+                    return engine.act(action)
+                case Rewind(chunks=chunks):  # what is said meanwhile goes on
+                    return self._driver(engine).rewind(chunks, keep_sound=False)
+                case _:
+                    return "prompt must have tokens: the model has no text condition."
+        except ValueError as error:
+            return str(error)
+
+    def stop(self, session: str) -> None:
+        """End a stream; its engine is free when nothing of it is under way any more."""
+        if session in self.engines:
+            engine = self.engines.pop(session)
+            if engine in self.overlapped:
+                self.overlapped[engine].drain()
+            self.free.append(engine)
+
+    def count(self) -> int:
+        return len(self.engines)
+
+    def measure(self) -> Measured:
+        """How long a chunk takes on this machine, now; and so whether chunks overlap from here on."""
+        found = measured(self.options.overlap, chunk_ms=self.artifact.contract.chunk_ms, time=self._time)
+        self.overlap = found.overlap
+        return found
+
+    def _made(self) -> Engine:
+        options = self.options
+        return Engine(self.artifact, seed=0, capture=self.capture, undo_chunks=options.undo_chunks, size=options.size)
+
+    def _driver(self, engine: Engine) -> Engine | OverlappedEngine:
+        return self.overlapped[engine] if self.overlap else engine
+
+    def _time(self, overlap: bool) -> float:
+        """Median milliseconds from chunk to chunk."""
+        self.overlap, contract = overlap, self.artifact.contract
+        self.start("measure", np.zeros((*contract.picture_size(self.options.size), 3), np.uint8), 0)
+        silence = np.zeros(contract.chunk_pixel_frames * contract.audio.frame_samples, np.float32)
+        times = []
+        while len(times) < WARMUP_STEPS + TIMED_STEPS:
+            begin = time.perf_counter()
+            if self.step("measure", silence, silence, False) is not None:
+                times.append(1000 * (time.perf_counter() - begin))
+        self.stop("measure")
+        return float(np.median(times[WARMUP_STEPS:]))
+
+
+def serve_engines(connection: Connection, options: EngineOptions) -> None:
+    """Answer calls with (result, error) until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, also after Ctrl-C
+    engines = Engines(options)
+    connection.send((None, None))
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            name, arguments = connection.recv()
+            try:
+                answer = methodcaller(name, *arguments)(engines), None
+            except (KeyError, ValueError, RuntimeError) as error:
+                answer = None, f"{type(error).__name__}: {error}"
+            connection.send(answer)
