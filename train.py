@@ -98,7 +98,7 @@ def show_plan(cfg: DictConfig) -> None:
     if "work" not in cfg:
         raise ValueError("plan=true needs configs/work/<stage>.yaml, and this stage has none: plan the one before it.")
     work = instantiate(cfg.work, _convert_="all")
-    show(work["build"], work["optimizer"], **cfg.planner)
+    show(work["build"], work["optimizer"], instantiate(cfg.planner))
 
 
 def run(cfg: DictConfig) -> Any:

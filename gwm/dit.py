@@ -146,6 +146,8 @@ class DiT(nn.Module):
     Source: Wan Team 2025, arXiv:2503.20314, Sec. 4.2; per-frame noise levels as in arXiv:2407.01392.
     """
 
+    first_row = 0  # row of patches with which latents begin; > 0 in a copy that computes a lower strip of a picture
+
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
@@ -181,12 +183,10 @@ class DiT(nn.Module):
         positions: Int[Tensor, "f"],
         context: Context,
         reference: Float[Tensor, "b 1 c h w"] | None = None,
-        first_row: int = 0,
         prompt_cache: PromptCache | None = None,
     ) -> Prediction:
         """Predict noise - x0 for every frame, `sigma` in [0, 1] per frame; `positions` are absolute latent frames.
 
-        first_row: row of patches of the picture with which `x` begins, when `x` is a strip of it.
         prompt_cache: keeps what every pass would make anew of text and image; for sampling, without gradient.
 
         Raises:
@@ -207,8 +207,8 @@ class DiT(nn.Module):
         )
         tokens = self.patch_embedding(patches)
         if self.place_embedding is not None:
-            tokens = tokens + self.place_embedding[first_row * columns :][: rows * columns]
-        turn = rotation(positions, rows, columns, self.config.head_dim, first_row=first_row)
+            tokens = tokens + self.place_embedding[self.first_row * columns :][: rows * columns]
+        turn = rotation(positions, rows, columns, self.config.head_dim, first_row=self.first_row)
         embedding = self._frame_embedding(sigma, condition)
         modulation = self.time_projection(embedding).unflatten(-1, (6, self.config.dim))
         prompt = self._prompt(condition, prompt_cache)

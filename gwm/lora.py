@@ -62,9 +62,8 @@ class LoRALinear(nn.Module):
         super().__init__()
         self.weight, self.bias, self.scale = base.weight, base.bias, config.scale
         # Adapters are trained: in full precision, also where the base is kept in half.
-        where: Any = {"device": base.weight.device, "dtype": torch.float32}
-        self.down = nn.Parameter(torch.empty(config.rank, base.in_features, **where))
-        self.up = nn.Parameter(torch.zeros(base.out_features, config.rank, **where))
+        down = torch.empty(config.rank, base.in_features, device=base.weight.device, dtype=torch.float32)
+        self.down, self.up = nn.Parameter(down), nn.Parameter(down.new_zeros(base.out_features, config.rank))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))  # as nn.Linear's own
 
     def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:

@@ -40,7 +40,6 @@ class Rollout:
         weight = model.head.weight
         rows, columns = grid or contract.latent_grid
         self.chunk_shape = (batch_size, contract.pattern.chunk_frames, contract.dit.in_channels, rows, columns)
-        self.first_row = 0  # of patches: of the picture, this process computes the rows from there on
         self.picture_shape = self.chunk_shape
         self.cache = cache(
             contract.dit,
@@ -147,10 +146,12 @@ class Rollout:
         """One pass of the network over the current chunk, whose keys and values it puts in place."""
         positions = self.cache.positions(x.shape[1])
         levels = x.new_full(x.shape[:2], sigma)
-        place = {
-            "positions": positions,
-            "context": self.cache,
-            "first_row": self.first_row,
-            "prompt_cache": self.prompt,
-        }
-        return self.model(x, levels, condition, **place, reference=self.reference).velocity
+        return self.model(
+            x,
+            levels,
+            condition,
+            positions=positions,
+            context=self.cache,
+            reference=self.reference,
+            prompt_cache=self.prompt,
+        ).velocity

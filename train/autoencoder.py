@@ -94,7 +94,7 @@ class AutoencoderStage(L.LightningModule):
             raise ValueError(f"init={init} is of family={vae.config.family}, must be haar: this stage trains that one.")
         self.network = network(vae.train().requires_grad_(True))
         self.latent_noise, self.latent_penalty = latent_noise, latent_penalty
-        self.weighting = {"motion": motion, "gradient": gradient, "change": change}
+        self.motion, self.gradient, self.change = motion, gradient, change
         self.fitted, self.seed = init is not None, seed
 
     def setup(self, stage: str) -> None:
@@ -108,7 +108,9 @@ class AutoencoderStage(L.LightningModule):
         latents = self.network.model.encode_pixels(batch.pixel_frames)
         noisy = latents + self.latent_noise * gaussian_like(latents, generators)
         decoded, _ = self.network.model.decode_at_once(noisy, self.network.model.initial_state(noisy))
-        loss = reconstruction_loss(decoded, batch.pixel_frames, **self.weighting)
+        loss = reconstruction_loss(
+            decoded, batch.pixel_frames, motion=self.motion, gradient=self.gradient, change=self.change
+        )
         error = (decoded.detach() - batch.pixel_frames).square().mean()
         kept = motion_kept(decoded.detach(), batch.pixel_frames)
         self.log_dict({"train/psnr": 10 * torch.log10(4 / error), "train/latent_std": latents.std()})

@@ -87,10 +87,17 @@ def bench(
 @command("bench_train", verbatim=("out",))
 def main(cfg: DictConfig) -> None:
     check_output(Path(cfg.out))
-    settings = {key: cfg[key] for key in ("precision", "device", "steps", "warmup_steps")}
-    result = bench(instantiate(cfg.geometry, _convert_="all"), instantiate(cfg.optimizer, _convert_="all"), **settings)
+    result = bench(
+        instantiate(cfg.geometry, _convert_="all"),
+        instantiate(cfg.optimizer, _convert_="all"),
+        precision=cfg.precision,
+        device=cfg.device,
+        steps=cfg.steps,
+        warmup_steps=cfg.warmup_steps,
+    )
     name = cfg.geometry_name
-    command = f"python -m train.bench geometry={name} " + " ".join(f"{key}={value}" for key, value in settings.items())
+    settings = " ".join(f"{key}={cfg[key]}" for key in ("precision", "device", "steps", "warmup_steps"))
+    command = f"python -m train.bench geometry={name} {settings}"
     out = Path(cfg.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, {"geometry": name, "command": command, **result})

@@ -128,10 +128,10 @@ def judge_stage(
     footage = any(clip.truth is None for clip in chosen)
     judge = Judge(thorough=False, sync=SYNC if footage else None)
     played = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=False)
-    chunk = {"chunk_frames": border_frames(facts, len(played[0][0]))}
+    chunk_frames = border_frames(facts, len(played[0][0]))
     renders = [clip.frames[s : s + len(f)] for f, s, clip in zip(*played, chosen, strict=True)]
-    gate: dict[str, Any] = {"clips": len(chosen), **measure(judge, played, chosen, **chunk)}
-    ceiling = measure(judge, (renders, played[1]), chosen, **chunk)
+    gate: dict[str, Any] = {"clips": len(chosen), **measure(judge, played, chosen, chunk_frames=chunk_frames)}
+    ceiling = measure(judge, (renders, played[1]), chosen, chunk_frames=chunk_frames)
     gate |= {f"{name}_ceiling": ceiling[name] for name in WITH_CEILING if name in ceiling}
     if judge.embedding is not None:
         faces = {clip.person: clip.reference for clip in chosen}
@@ -139,7 +139,7 @@ def judge_stage(
     gate |= shares(gate)
     if stage.hears and "lip_sync" in gate:
         swapped = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=True)
-        gate["lip_sync_swapped"] = measure(judge, swapped, chosen, **chunk)["lip_sync"]
+        gate["lip_sync_swapped"] = measure(judge, swapped, chosen, chunk_frames=chunk_frames)["lip_sync"]
     gate["not_measured"] = [name for name in DEMANDED if name not in gate]
     return gate | ({"skipped": judge.skipped} if judge.skipped else {})
 

@@ -58,7 +58,7 @@ class Base:
         """That of a model which sees whole clips behind a reference image."""
         vae = load_vae(self.vae).config if isinstance(self.vae, str) else self.vae
         return Contract(
-            dit=dit_config(vae, self.audio, **self.model),
+            dit=dit_config(vae, self.audio, self.model),
             vae=vae,
             audio=self.audio,
             pattern=whole_clip(self.num_frames + 1, first_frames=1),
@@ -148,18 +148,13 @@ def dit_facts(contract: Contract) -> dict[str, Any]:
     return {"kind": "dit", "config": contract.dit.to_json(), "contract": contract.to_json()}
 
 
-def dit_config(
-    vae: AutoencoderConfig,
-    audio: AudioConfig,
-    *,
-    conditions: Mapping[str, Mapping[str, Any] | None] | None = None,
-    **shape: Any,
-) -> DiTConfig:
-    """A DiT that fits an autoencoder and its audio features, where `shape` says nothing else.
+def dit_config(vae: AutoencoderConfig, audio: AudioConfig, model: Mapping[str, Any]) -> DiTConfig:
+    """A DiT that fits an autoencoder and its audio features, where the shape of a `model` says nothing else.
 
-    conditions: fields of `ConditionSpec` by name; the width of a speech condition may be left out.
+    model: fields of `DiTConfig`, its conditions as fields of `ConditionSpec` by name; the width of a speech condition
+    may be left out.
     """
-    window = audio.window_features(vae.temporal_stride)
-    specs = specs_of(conditions or {}, speech=window)
-    shape |= {"place_grid": tuple(shape.get("place_grid", ()))}  # Hydra makes lists
-    return DiTConfig(**{"in_channels": vae.latent_channels, "speech_mels": audio.num_mels, "conditions": specs} | shape)
+    specs = specs_of(model.get("conditions") or {}, speech=audio.window_features(vae.temporal_stride))
+    fitting = {"in_channels": vae.latent_channels, "speech_mels": audio.num_mels}
+    lists = {"conditions": [spec.to_json() for spec in specs], "place_grid": tuple(model.get("place_grid", ()))}
+    return DiTConfig.from_json({**fitting, **model, **lists})

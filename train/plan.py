@@ -71,6 +71,25 @@ class Plan:
         ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """How a stage is run: its batch, its devices and what they divide among them."""
+
+    batch_size: int
+    device_batch: int | None  # samples that a device computes at once; None: its whole share
+    precision: str
+    devices: int
+    sharded: bool  # parameters, gradients, EMAs and optimizer are divided among the devices, as FSDP does
+    whole_weights: bool = False  # of these, parameters and EMAs are not, as in ZeRO-2, which keeps a copy that is
+    checkpointed: bool  # blocks keep their inputs alone; one of them at a time is computed again
+    device_flops: float | None  # operations a second of one device's matrix products; None: measured on this machine
+    utilization: float = 1.0  # share of them that training reaches
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise ValueError(f"devices={self.devices} must be at least 1.")
+
+
 def optimizer_bytes(factory: OptimizerFactory, num_elements: int, num_tensors: int) -> int:
     """What an optimizer keeps after its first step for so many parameters in so many tensors.
 
@@ -114,11 +133,10 @@ def needs(build: WorkBuilder, *, at_once: int, precision: str, checkpointed: boo
     Raises:
         ValueError: an unknown precision, or nothing to checkpoint.
     """
-    how: dict[str, Any] = {"at_once": at_once, "precision": precision, "checkpointed": checkpointed}
     layers = _num_layers(build)
     if layers is None or layers <= max(DEPTHS):
-        return _counted(build, **how)
-    one, two = (_counted(_of_depth(build, depth), **how) for depth in DEPTHS)
+        return _counted(build, at_once, precision, checkpointed)
+    one, two = (_counted(_of_depth(build, depth), at_once, precision, checkpointed) for depth in DEPTHS)
     fields: Any = (tuple(a + (layers - 1) * (b - a) for a, b in zip(x, y)) for x, y in zip(one, two))
     return Needs(*fields)
 
@@ -135,7 +153,7 @@ def _of_depth(build: Any, num_layers: int) -> WorkBuilder:
     return partial(build, contract=contract.replace(dit=dataclasses.replace(contract.dit, num_layers=num_layers)))
 
 
-def _counted(build: WorkBuilder, *, at_once: int, precision: str, checkpointed: bool) -> Needs:
+def _counted(build: WorkBuilder, at_once: int, precision: str, checkpointed: bool) -> Needs:
     with FakeTensorMode(allow_non_fake_inputs=True):  # constants of modules, made on import
         work, block = build(batch_size=at_once), ()
         # Of the deepest network: beside two DiTs there may be a head without blocks.
@@ -150,36 +168,18 @@ def _counted(build: WorkBuilder, *, at_once: int, precision: str, checkpointed: 
         return Needs(_counts(work), kept, block, flops, (work.cache_bytes, work.host_bytes, work.tokens))
 
 
-def plan(
-    build: WorkBuilder,
-    optimizer: OptimizerFactory,
-    *,
-    batch_size: int,
-    device_batch: int | None,
-    precision: str,
-    devices: int,
-    sharded: bool,
-    whole_weights: bool = False,
-    checkpointed: bool,
-    device_flops: float,
-    counted: Needs | None = None,
-) -> Plan:
-    """Needs of a run at `device_flops` operations a second on each of `devices`, which share every batch.
+def plan(build: WorkBuilder, optimizer: OptimizerFactory, run: PlannedRun, *, counted: Needs | None = None) -> Plan:
+    """Needs of a run whose devices share every batch.
 
-    device_batch: samples that a device computes at once; None: its whole share.
-    sharded: parameters, gradients, EMAs and optimizer are divided among the devices, as FSDP does.
-    whole_weights: of these, parameters and EMAs are not, as in ZeRO-2, which keeps a copy that is.
-    checkpointed: blocks keep their inputs alone; one of them at a time is computed again.
     counted: `needs` of this stage, batch and precision, where they are known already.
 
     Raises:
-        ValueError: fewer than one device, a batch that cannot be divided, an unknown precision, nothing to checkpoint.
+        ValueError: a batch that cannot be divided, an unknown precision, nothing to checkpoint.
     """
-    if devices < 1:
-        raise ValueError(f"devices={devices} must be at least 1.")
-    at_once, num_passes = split_batch(batch_size, device_batch, devices)
-    share = devices if sharded else 1
-    found = counted or needs(build, at_once=at_once, precision=precision, checkpointed=checkpointed)
+    at_once, num_passes = split_batch(run.batch_size, run.device_batch, run.devices)
+    share, devices = run.devices if run.sharded else 1, run.devices
+    found = counted or needs(build, at_once=at_once, precision=run.precision, checkpointed=run.checkpointed)
+    peak = matmul_flops(PRECISIONS[run.precision]) if run.device_flops is None else run.device_flops
     num_trained, num_tensors, num_frozen, num_ema, layers = found.counts
     cache_bytes, host_bytes, tokens = found.others
     weights = FLOAT_BYTES * (num_trained + num_frozen + num_ema)
@@ -188,14 +188,14 @@ def plan(
     return Plan(
         trained_parameters=num_trained,
         frozen_parameters=num_frozen,
-        weight_bytes=weights + FLOAT_BYTES * num_trained // share if whole_weights else weights // share,
+        weight_bytes=weights + FLOAT_BYTES * num_trained // share if run.whole_weights else weights // share,
         gradient_bytes=FLOAT_BYTES * num_trained // share,
         optimizer_bytes=optimizer_bytes(optimizer, num_trained, num_tensors) // share,
         activation_bytes=max(kept + block for kept, block in zip(found.kept, again)),
         cache_bytes=cache_bytes,
         tokens_per_step=devices * num_passes * tokens,
         flops_per_step=flops,
-        steps_per_day=SECONDS_A_DAY * device_flops * devices / flops,
+        steps_per_day=SECONDS_A_DAY * (run.utilization * peak) * devices / flops,
         host_bytes=host_bytes,
     )
 
@@ -213,31 +213,18 @@ def _counts(work: Work) -> tuple[int, ...]:
     return sum(trained), len(trained), sum(frozen.values()), ema, layers
 
 
-def show(
-    build: WorkBuilder,
-    optimizer: OptimizerFactory,
-    *,
-    precision: str,
-    device_flops: float | None,
-    utilization: float,
-    **how: Any,
-) -> None:
-    """Print a plan, made with the arguments of `plan`; without `device_flops`, products are timed on this machine."""
-    peak = matmul_flops(PRECISIONS[precision]) if device_flops is None else device_flops
-    origin = "measured here" if device_flops is None else "given"
-    made = plan(
-        build,
-        optimizer,
-        precision=precision,
-        device_flops=utilization * peak,
-        **how,
-    )
-    for line in made.lines():
+def show(build: WorkBuilder, optimizer: OptimizerFactory, run: PlannedRun) -> None:
+    """Print a plan."""
+    origin = "measured here" if run.device_flops is None else "given"
+    if run.device_flops is None:
+        run = dataclasses.replace(run, device_flops=matmul_flops(PRECISIONS[run.precision]))
+    assert run.device_flops is not None
+    for line in plan(build, optimizer, run).lines():
         log.info("%s", line)
     log.info(
         "             at %.0f %% of %.3g TFLOP/s (%s) on each of %d devices",
-        100 * utilization,
-        peak / 1e12,
+        100 * run.utilization,
+        run.device_flops / 1e12,
         origin,
-        how["devices"],
+        run.devices,
     )

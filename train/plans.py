@@ -4,8 +4,8 @@ Nothing of it is allocated, and no weights are read. A stage is counted once; de
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs.command.main import command
 from gwm.weights import write_json
-from train.plan import Needs, needs, plan
+from train.plan import Needs, PlannedRun, needs, plan
 from train.work import WorkBuilder
 
 log = logging.getLogger(__name__)
@@ -37,27 +37,25 @@ def stage_plans(
     if "work" not in cfg:
         return None
     work = instantiate(cfg.work, _convert_="all")
-    how: dict[str, Any] = {name: cfg.planner[name] for name in ("batch_size", "device_batch", "precision", "sharded")}
-    how |= {"whole_weights": cfg.planner.whole_weights, "checkpointed": cfg.planner.checkpointed}
-    counted = _needs(work["build"], OmegaConf.to_yaml(cfg.work.build, resolve=True), how, known)
-    flops = cfg.planner.utilization * device_flops
+    run: PlannedRun = replace(instantiate(cfg.planner), device_flops=device_flops)
+    counted = _needs(work["build"], OmegaConf.to_yaml(cfg.work.build, resolve=True), run, known)
     made = {
-        count: plan(work["build"], work["optimizer"], devices=count, device_flops=flops, counted=counted, **how)
-        for count in devices
+        count: plan(work["build"], work["optimizer"], replace(run, devices=count), counted=counted) for count in devices
     }
     rows = {
         str(count): asdict(found) | {"device_bytes": found.device_bytes, "days": cfg.trainer.max_steps / steps}
         for count, found in made.items()
         for steps in [found.steps_per_day * _updates(cfg)]
     }
-    return {"batch_size": how["batch_size"], "updates": cfg.trainer.max_steps, "devices": rows}
+    return {"batch_size": run.batch_size, "updates": cfg.trainer.max_steps, "devices": rows}
 
 
-def _needs(build: WorkBuilder, described: str, how: Mapping[str, Any], known: Known) -> Needs:
+def _needs(build: WorkBuilder, described: str, run: PlannedRun, known: Known) -> Needs:
     """Of stages whose work is the same, such as dmd and long, that of the first."""
-    key = described, how["device_batch"], how["precision"], how["checkpointed"]
+    assert run.device_batch is not None, "recipes of published models say what a device computes at once"
+    key = described, run.device_batch, run.precision, run.checkpointed
     if key not in known:
-        known[key] = needs(build, at_once=key[1], precision=key[2], checkpointed=key[3])
+        known[key] = needs(build, at_once=run.device_batch, precision=run.precision, checkpointed=run.checkpointed)
     return known[key]
 
 

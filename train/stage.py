@@ -31,6 +31,17 @@ class DiTStage(L.LightningModule):
     def weights(self) -> tuple[nn.Module, dict[str, Any]]:
         return self.network.ema_model, dit_facts(self.contract)
 
-    def decode(self, model: DiT, clips: list[Clip], data: LatentData, **how: Any) -> Played:
-        encoders = {"text": data.text, "image": data.image}
-        return play_clips(model, self.contract, data.vae, clips, seed=self.seed, **encoders, **how)
+    def decode(
+        self, model: DiT, clips: list[Clip], data: LatentData, *, batch_size: int, swap_voices: bool = False
+    ) -> Played:
+        return play_clips(
+            model,
+            self.contract,
+            data.vae,
+            clips,
+            batch_size=batch_size,
+            seed=self.seed,
+            text=data.text,
+            image=data.image,
+            swap_voices=swap_voices,
+        )

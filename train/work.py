@@ -123,7 +123,7 @@ def planned_contract(
         return found if inherits else found.replace(pattern=pattern)
     vae_config = planned_autoencoder(Path(vae), model) if isinstance(vae, str) else vae
     return Contract(
-        dit=dit_config(vae_config, audio, **model),
+        dit=dit_config(vae_config, audio, model),
         vae=vae_config,
         audio=audio,
         pattern=pattern,

@@ -74,8 +74,8 @@ class StripRollout(Rollout):
 
         patches = (strip // contract.dit.patch) * (columns // contract.dit.patch)
         split = split_heads(model, ranks, patches=patches)
+        split.first_row = ranks.rank * strip // contract.dit.patch
         super().__init__(split, contract, batch_size=batch_size, grid=(strip, columns), cache=cache)
-        self.first_row = ranks.rank * strip // contract.dit.patch
         self.picture_shape = (*self.chunk_shape[:3], rows, columns)
 
     def own(self, x: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b f c _ w"]:

@@ -74,7 +74,7 @@ def test_the_recipe_trains_adapters_and_the_voices_alone(tmp_path: Path):
 
 def planned(cfg: DictConfig) -> Plan:
     made: Any = instantiate(cfg.work, _convert_="all")
-    return plan(made["build"], made["optimizer"], **{k: v for k, v in cfg.planner.items() if k != "utilization"})
+    return plan(made["build"], made["optimizer"], instantiate(cfg.planner))
 
 
 def test_its_plan_counts_two_bases_one_of_them_on_the_host(tmp_path: Path):

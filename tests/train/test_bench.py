@@ -18,7 +18,7 @@ from tests.tiny import DIT
 from tests.wan import published
 from train import work
 from train.bench import bench
-from train.plan import plan
+from train.plan import PlannedRun, plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BUILD = partial(work.geometry, DIT, batch_size=2, num_frames=3, height=4, width=4, pattern=None)
@@ -30,13 +30,15 @@ def test_speed_share_and_operations_agree():
     flops = plan(
         BUILD,
         ADAM,
-        batch_size=2,
-        device_batch=None,
-        precision="32-true",
-        devices=1,
-        sharded=False,
-        checkpointed=False,
-        device_flops=1.0,
+        PlannedRun(
+            batch_size=2,
+            device_batch=None,
+            precision="32-true",
+            devices=1,
+            sharded=False,
+            checkpointed=False,
+            device_flops=1.0,
+        ),
     ).flops_per_step
     assert found["flops_per_step"] == flops and found["tokens_per_step"] == 2 * 3 * 4
     seconds = found["step_ms_p50"] / 1000
@@ -48,7 +50,9 @@ def test_speed_share_and_operations_agree():
 
 def test_the_command_writes_its_json(tmp_path: Path, monkeypatch):
     out = tmp_path / "results" / "bench.json"
-    small = [f"geometry.{key}" for key in ("batch_size=1", "num_frames=1", "height=4", "width=4", "dit.num_layers=1")]
+    small = [
+        f"geometry.{key}" for key in ("batch_size=1", "num_frames=1", "height=4", "width=4", "dit.model.num_layers=1")
+    ]
     monkeypatch.setattr("sys.argv", ["bench", "steps=1", "warmup_steps=0", f"out={out}", *small])
     GlobalHydra.instance().clear()
     runpy.run_module("train.bench", run_name="__main__")

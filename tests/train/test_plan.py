@@ -25,7 +25,7 @@ from train import work
 from train.learner import Learner
 from train.measure import SavedTensors, flop_counter
 from train.network import load_dit
-from train.plan import DEPTHS, Plan, optimizer_bytes, plan
+from train.plan import DEPTHS, Plan, PlannedRun, optimizer_bytes, plan
 
 BATCH = 2
 ADAM = partial(torch.optim.AdamW, lr=1e-2)
@@ -38,7 +38,7 @@ def planned(build: Any, **changes: Any) -> Plan:
         "batch_size": BATCH, "device_batch": None, "precision": "32-true", "devices": 1, "sharded": False,
         "whole_weights": False, "checkpointed": False, "device_flops": 1e9,
     }  # fmt: skip
-    return plan(build, ADAM, **(how | changes))
+    return plan(build, ADAM, PlannedRun(**(how | changes)))
 
 
 def builder(name: str, folders: dict[str, str]) -> Any:

@@ -13,7 +13,7 @@ from data.batch import PixelBatch, StepData
 from tests.tiny import DIT
 from train import work
 from train.accumulation import Accumulation
-from train.plan import plan
+from train.plan import PlannedRun, plan
 from train.throughput import Throughput
 
 BATCH, PASS_S = 4, 0.05
@@ -101,8 +101,10 @@ def test_an_update_is_timed_with_all_its_passes(device_batch: int | None):
     assert found["speed/step_ms"] == pytest.approx(1000 * step_s)
     assert found["speed/samples_per_s"] == pytest.approx(BATCH / step_s)
     planned = plan(
-        BUILD, torch.optim.SGD, batch_size=BATCH, device_batch=device_batch, precision="32-true", devices=1,
-        sharded=False, checkpointed=False, device_flops=1e9,
+        BUILD, torch.optim.SGD, PlannedRun(
+            batch_size=BATCH, device_batch=device_batch, precision="32-true", devices=1, sharded=False,
+            checkpointed=False, device_flops=1e9,
+        )
     )  # fmt: skip
     assert found["speed/tokens_per_s"] == pytest.approx(planned.tokens_per_step / step_s)
     assert found["speed/mfu"] == pytest.approx(planned.flops_per_step / step_s / 1e9)
