@@ -163,7 +163,7 @@ PATHS_AND_TEXTS = ("artifact", "image", "audio", "user", "out", "prompt", "negat
 
 @command("generate", verbatim=PATHS_AND_TEXTS)
 def main(cfg: DictConfig) -> None:
-    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     generate(ClipRequest(**values))
 
 

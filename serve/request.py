@@ -67,6 +67,10 @@ class ClipRequest:
                 f"prompt={self.prompt!r} and prompts=... exclude each other: write it as the first of prompts, with "
                 "at: 0."
             )
+        for name, allowed in (("whole", (True, False)), ("crop", (True, False, None))):
+            if vars(self)[name] not in allowed:
+                words = "true or false" if None not in allowed else "true, false or null"
+                raise ValueError(f"{name}={vars(self)[name]} must be {words}, such as {name}=true.")
         if self.whole and self.crop is False:
             raise ValueError("whole=true must be false with crop=false: the square that moves is the face's.")
         if self.resolution is not None:

@@ -42,12 +42,12 @@ def typed(task: Callable[[DictConfig], object], line: list[str], monkeypatch: py
         ([], "out=... must be given: configs/generate.yaml says what it is."),
         (["image=a", "seed=-1"], "seed=-1 must be at least 0, such as seed=0."),
         (["image=a", "seed=ten"], "seed=ten must be a number, such as seed=0."),
-        (["image=a", "crop=maybe"], "crop=maybe must be true or false, such as crop=true."),
+        (["image=a", "whole=maybe"], "whole=maybe must be true or false, such as whole=false."),
     ],
 )
 def test_a_setting_that_cannot_be_is_told_in_one_sentence(line, told, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert typed(lambda cfg: [cfg.seed + 1, not cfg.crop, cfg.crop & 1, cfg.out], line, monkeypatch) == 1
+    assert typed(lambda cfg: [cfg.seed + 1, not cfg.whole, cfg.whole & 1, cfg.out], line, monkeypatch) == 1
     err = capsys.readouterr().err
     assert err.startswith(told) and err.count("\n") == 1
     assert "Hydra" not in err and "HYDRA" not in err

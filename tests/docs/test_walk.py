@@ -14,6 +14,5 @@ def test_the_files_of_a_walk_exist_and_are_counted(section: str):
     heading = section.splitlines()[0]
     cells = [line.split("|")[2] for line in section.splitlines() if line.startswith("|")]
     named = [path for cell in cells for path in re.findall(r"`([^`]+)`", cell)]
-    folder = ROOT / "serve" / "live" if "lie in `serve/live/`" in section else ROOT
-    assert [path for path in named if not (ROOT / path).is_file() and not (folder / path).is_file()] == []
+    assert [path for path in named if not (ROOT / path).is_file()] == []
     assert len(named) == len(set(named)) == int(re.findall(r"(\d+) files", heading)[0])

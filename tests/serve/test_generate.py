@@ -107,3 +107,11 @@ def test_empty_sound_leaves_no_clip(folder: Path, image: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"empty\.wav"):
         generate(ClipRequest(artifact=str(folder), image=str(image), audio=str(tmp_path / "empty.wav"), out=out))
     assert not list(tmp_path.glob("talk*"))
+
+
+@pytest.mark.parametrize(("name", "rule"), [("crop", "true, false or null"), ("whole", "true or false")])
+def test_switches_are_true_or_false(name: str, rule: str):
+    request = ClipRequest(artifact="a", out="a.mp4")
+    object.__setattr__(request, name, "maybe")  # tests check types, commands do not
+    with pytest.raises(ValueError, match=f"^{name}=maybe must be {rule}, such as {name}=true"):
+        request.__post_init__()
