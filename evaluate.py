@@ -17,10 +17,11 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from configs.command.main import command
+from evaluate.artifact_speed import measure_speed
 from evaluate.cases import Case, test_cases
 from evaluate.endless import Series, drifts, hold
 from evaluate.examine import Result, examine, load_arrays, load_result, save_arrays, work_folder
-from evaluate.gates import Gate, Verdict, summary, verdicts
+from evaluate.rules import Gate, Verdict, summary, verdicts
 from evaluate.sections import (
     comparison_table,
     frechet_table,
@@ -34,7 +35,6 @@ from evaluate.sections import (
     time_section,
     training_sections,
 )
-from evaluate.speed import measure_speed
 from evaluate.summary import compare, numbers
 from gwm.files.outputs import check_output
 from gwm.metrics.identity import stranger_similarity

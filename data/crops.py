@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data.pixels import halve
+from data.halving import halve
 
 
 def motion(frames: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "h w"]:

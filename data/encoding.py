@@ -15,9 +15,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from data.crops import motion
+from data.halving import halved
 from data.latents import MEMBER, write_index
 from data.manifest import Shard
-from data.pixels import halved
 from data.shards import Clip, Truth, decode_sample, read_shard, write_shard
 from data.storage import Location, beside
 from gwm.autoencoders.motion.code import standardise, to_latents

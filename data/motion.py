@@ -27,7 +27,7 @@ from configs.command.main import command
 from data.actions import ACTION_NAMES, index
 from data.characters.appearance import Identity
 from data.characters.cartoon import CARTOON_STYLES
-from data.characters.flow import DEPTH_GRID, GRID, Motion, MotionRenderer
+from data.characters.exact_flow import DEPTH_GRID, GRID, Motion, MotionRenderer
 from data.characters.renderer import CENTRED, Framing, Renderer, identity
 from data.characters.sketch import sketch
 from data.clips import derive_seed
@@ -47,7 +47,7 @@ WIDE_SHARE, EXPRESSION_SHARE, GLANCE_SHARE, FRAMING_SHARE = 0.4, 0.4, 0.3, 0.35 
 
 @dataclass(frozen=True)
 class Person:
-    """One character's pictures of a pair; see `data.characters.flow.Motion` for flow, label, visible and person."""
+    """One character's pictures of a pair; flow, label, visible and person as in `data.characters.exact_flow.Motion`."""
 
     frames: list[UInt8[np.ndarray, " _"]]  # JPEG; `picture` decodes one
     reference: UInt8[np.ndarray, " _"]

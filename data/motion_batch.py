@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.characters.flow import BACKGROUND, EYE
+from data.characters.exact_flow import BACKGROUND, EYE
 from data.motion import Pair, Person, pair_files, picture, read_pair
 from data.steps import StepData
 from gwm.autoencoders.motion.code import mirror, standardise

@@ -15,7 +15,7 @@ from gwm.guidance import Guidance, guided_velocity
 from gwm.schedule import clean_estimate, sigma_steps
 from train.flow import motion_map
 from train.learner import Learner
-from train.network import load_dit
+from train.networks import load_dit
 from train.noise import Corruption, Generators, corrupt, gaussian_like, sample_generators, uniform
 from train.stage import DiTStage
 

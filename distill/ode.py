@@ -15,7 +15,7 @@ from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.dit import DiT
 from gwm.schedule import clean_estimate
 from train.learner import Learner
-from train.network import load_dit
+from train.networks import load_dit
 from train.noise import Corruption, Generators, corrupt, sample_generators, uniform
 from train.stage import DiTStage
 

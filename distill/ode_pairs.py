@@ -28,7 +28,7 @@ from gwm.guidance import Guidance, guided_velocity
 from gwm.sampler import sample
 from gwm.schedule import check_sigmas, sigma_steps
 from gwm.weights import fingerprint, write_json
-from train.network import load_dit
+from train.networks import load_dit
 from train.noise import gaussian_like, step_generator
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from gwm.dit import Denoiser, DiT
 from gwm.schedule import clean_estimate
 from train.flow import motion_map
 from train.learner import Learner
-from train.network import load_dit, with_actions
+from train.networks import load_dit, with_actions
 from train.noise import gaussian_like, sample_generators, step_generator
 from train.stage import DiTStage
 

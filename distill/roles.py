@@ -16,7 +16,7 @@ from gwm.lora import LoRAConfig, with_lora
 from gwm.low_rank import adapted_as
 from gwm.weights import fingerprint
 from train.learner import Learner
-from train.network import load_dit
+from train.networks import load_dit
 
 StudentBase = Literal["teacher", "own"]
 

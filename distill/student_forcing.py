@@ -3,7 +3,7 @@
 Source: Huang et al. 2025, arXiv:2506.08009, Algorithm 1. `recommit` has the gradient of arXiv:2607.20368, whose second
 pass exists because its cache is written in place; ours is immutable, so the rollout itself has it, bit for bit.
 
-The stream that judges a stage (`train.generate.stream`) is the engine's, bit for bit. The rollouts here, which DMD
+The stream that judges a stage (`train.played.stream`) is the engine's, bit for bit. The rollouts here, which DMD
 trains on, compute the same from another cache: attention adds up the same keys in the order of time, in the engine in
 the order of the ring's slots with the empty ones masked. Nothing else differs; in float32, less than 4e-7 of the norm.
 """

@@ -28,7 +28,7 @@ from gwm.files.outputs import whole_file
 from gwm.report.page import Cell, Section, Table, write_report
 from gwm.rollout import Rollout
 from gwm.weights import write_json
-from train.network import load_dit
+from train.networks import load_dit
 
 matplotlib.use("Agg")  # no screen
 log = logging.getLogger(__name__)

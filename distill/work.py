@@ -53,7 +53,7 @@ def dmd(
     offload: bool = False,
     gan: partial[GAN] | None = None,
 ) -> Work:
-    """As `distill.stage`, with rollouts that leave at the last step: what a batch needs at most."""
+    """As `distill.dmd_stage`, with rollouts that leave at the last step: what a batch needs at most."""
     contract = contract.replace(sigmas=tuple(sigmas), context=context, solver="renoise")
     clips = clips_of(contract, batch_size, num_frames)
     adapters = RoleAdapters.from_json(lora or {})

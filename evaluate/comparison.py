@@ -22,17 +22,17 @@ from tqdm import tqdm
 
 from configs.command.main import command
 from distill.sweep import Member, chunk_ms, write_table
+from evaluate.artifact_speed import machine
 from evaluate.cases import Case, test_cases
 from evaluate.examine import play
 from evaluate.lengths import LENGTH_COLUMNS, at_lengths, length_rows
-from evaluate.speed import machine
 from evaluate.variants import Variant, kept_folder
 from gwm.autoencoders.protocol import Autoencoder
 from gwm.metrics.judge import Judge, means
 from gwm.report.page import Cell, Section, Table
 from gwm.weights import write_json
 from serve.artifact import Artifact
-from train.network import load_vae
+from train.networks import load_vae
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from evaluate.examine import load_arrays, save_arrays
 from gwm.contract import Contract
 from gwm.metrics.identity import identity_similarity
 from gwm.metrics.judge import Judge
-from gwm.metrics.motion import border_flicker, exposure, motion_energy, saturation, sharpness
+from gwm.metrics.movement import border_flicker, exposure, motion_energy, saturation, sharpness
 from serve.artifact import Artifact
 from serve.engine import Engine
 

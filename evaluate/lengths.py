@@ -15,7 +15,7 @@ from gwm.metrics.face_track import face_track, lip_gap, seen
 from gwm.metrics.identity import identity_similarity
 from gwm.metrics.judge import SPARSE, Judge
 from gwm.metrics.lip_sync import lip_sync
-from gwm.metrics.motion import motion_energy, saturation
+from gwm.metrics.movement import motion_energy, saturation
 from serve.artifact import Artifact
 
 LOOK_S = 10  # seconds that are looked at before each length

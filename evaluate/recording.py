@@ -18,7 +18,7 @@ from gwm.media.video import read_audio, read_video
 from gwm.metrics.face_track import eye_contrast, face_track, mouth_crops, seen
 from gwm.metrics.judge import LEAST_SEEN
 from gwm.metrics.listening import num_blinks, per_minute
-from gwm.metrics.motion import exposure, motion_energy, saturation, sharpness
+from gwm.metrics.movement import exposure, motion_energy, saturation, sharpness
 from gwm.metrics.sync_net import CROP_PX, SyncNet, load_sync_net, sync_score
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from evaluate.cases import Case
 from evaluate.examine import SIDES, Result
-from evaluate.gates import Verdict
+from evaluate.rules import Verdict
 from evaluate.summary import Difference
 from gwm.clock import FPS
 from gwm.media.video import write_video

@@ -11,7 +11,7 @@ from gwm.contract import CommitMode, Contract
 from gwm.no_text import read_no_text
 from gwm.schedule import sigma_steps
 from serve.artifact import Artifact
-from train.network import load_dit
+from train.networks import load_dit
 
 SHIFT = 5.0  # of many steps, as the stages are trained
 VERSION = 1  # of what is measured: results of another version are measured again

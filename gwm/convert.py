@@ -18,7 +18,7 @@ from gwm.config import DiTConfig
 from gwm.dit import DiT
 from gwm.wan.files import SHARD_BYTES, chosen_checkpoint, read_tensors, tensor_names, transformer_part, write_tensors
 from gwm.wan.geometry import read_geometry, to_diffusers
-from gwm.wan.keys import expected_tensors, layout_of
+from gwm.wan.tensor_names import expected_tensors, layout_of
 from gwm.weights import check_keys, write_json
 
 ADDED = ("speech_encoder", "frame_embeddings")  # parts that Wan does not have

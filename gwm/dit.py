@@ -15,7 +15,7 @@ from gwm.attention import Context, CrossAttention, KeysValues, Prompt, PromptTok
 from gwm.cache import PromptCache
 from gwm.condition.inputs import Conditions
 from gwm.condition.spec import ConditionSpec
-from gwm.condition.speech import SpeechEncoder
+from gwm.condition.speech_encoder import SpeechEncoder
 from gwm.config import DiTConfig
 from gwm.rope import Rotation, rotation
 from kernels.residual_norm import residual_norm

@@ -72,7 +72,7 @@ def test_stage_composes_and_names_real_arguments(stage: str):
 def test_an_option_of_distillation_composes_and_names_real_arguments(stage: str, option: str):
     cfg = composed("train", [f"stage={stage}", f"stage/{option}"])
     name = option.split("=")[0]
-    assert cfg.stage[name]._target_.startswith("distill.") and cfg.stage._target_ == "distill.stage.DMDStage"
+    assert cfg.stage[name]._target_.startswith("distill.") and cfg.stage._target_ == "distill.dmd_stage.DMDStage"
     check_targets(OmegaConf.to_container(cfg.stage, resolve=False))
     assert name not in composed("train", [f"stage={stage}"]).stage, "off by default"
 

@@ -19,10 +19,10 @@ from gwm.autoencoders.haar import BANDS, HaarAutoencoder, HaarConfig, to_bands
 from gwm.autoencoders.protocol import KIND
 from gwm.media.pixels import to_float, to_tensor
 from gwm.transfer import to_host
-from train.generate import Played
 from train.learner import Learner
-from train.network import load_vae
+from train.networks import load_vae
 from train.noise import gaussian_like, sample_generators
+from train.played import Played
 
 STATISTICS_CLIPS = 64  # enough for means and deviations of the channels to two digits
 STILL_SHARE = 0.3  # weight of a patch that does not move, against 1 for one that moves as the mean does

@@ -15,7 +15,7 @@ from gwm.dit import DiT
 from gwm.schedule import sigma_steps
 from train.flow import clean_weight, motion_map, velocity_loss
 from train.learner import Learner
-from train.network import Base, load_dit
+from train.networks import Base, load_dit
 from train.noise import (
     Corruption,
     chunk_sigmas,

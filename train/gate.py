@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from data.batch import LatentData
+from data.halving import halved
 from data.manifest import read_manifest
-from data.pixels import halved
 from data.shards import Clip, decode_sample, read_samples
 from data.storage import Location
 from gwm.autoencoders.families import autoencoder_config
@@ -29,7 +29,7 @@ from gwm.metrics.statistics import standard_error
 from gwm.no_text import save_no_text
 from gwm.resolution import Resolution
 from gwm.weights import save_weights, write_gate, write_json
-from train.generate import Played
+from train.played import Played
 
 log = logging.getLogger(__name__)
 

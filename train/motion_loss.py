@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.motion_batch import MotionBatch
-from gwm.autoencoders.motion.animate import animated, layers
 from gwm.autoencoders.motion.code import ACTIONS, NAMES, POSE, WIDTH, place
 from gwm.autoencoders.motion.network import Coarse, Features, MotionNetwork
 from gwm.autoencoders.motion.warp import Window
+from gwm.autoencoders.motion.working_frames import animated, layers
 
 CUT = 24  # cells a side of the part of a picture that a step redraws
 EDGE_PX = 4  # of it that are not judged: convolutions miss what is outside

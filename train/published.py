@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from gwm.convert import save_diffusers, without_conditions
-from train.network import load_dit
+from train.networks import load_dit
 
 log = logging.getLogger(__name__)
 

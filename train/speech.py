@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from data.actions import index
 from data.speech.visemes import viseme_actions
-from data.voices import STRIDE, VoiceBatch, VoiceData
-from gwm.condition.speech import SpeechEncoder
+from data.speech_batches import STRIDE, VoiceBatch, VoiceData
+from gwm.condition.speech_encoder import SpeechEncoder
 from gwm.config import AudioConfig
 from gwm.metrics.lip_sync import correlation, moves
 from train.gate import save_then_judge

@@ -9,9 +9,9 @@ from data.batch import LatentData
 from data.shards import Clip
 from gwm.contract import Contract
 from gwm.dit import DiT
-from train.generate import Played, play_clips
 from train.learner import Learner
-from train.network import dit_facts
+from train.networks import dit_facts
+from train.played import Played, play_clips
 
 
 class DiTStage(L.LightningModule):

@@ -28,7 +28,7 @@ from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
 from gwm.weights import is_written_here, read_header
 from train.autoencoder import reconstruction_loss
 from train.flow import clean_weight, velocity_loss
-from train.network import dit_config
+from train.networks import dit_config
 
 IMAGE_TOKENS = 257  # of CLIP ViT-H/14, as Wan 2.1 I2V has it
 

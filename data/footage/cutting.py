@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Float, Int16, UInt8
 
 from data.footage.sidecar import SideCar, read_sidecar
-from data.footage.sound import as_floats, sound_track
+from data.footage.soundtrack import as_floats, sound_track
 from data.footage.sources import Source
 from data.footage.survey import Survey, survey_video
 from data.footage.takes import Take, TakeRules, plan_takes
-from data.footage.video import UnusableError, opened, picture_stream
+from data.footage.video_file import UnusableError, opened, picture_stream
 from data.shards import Clip, encode_sample
 from gwm.clock import FPS, SAMPLES_PER_FRAME
 from gwm.media.decoding import Damage

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from data.footage.video import UnusableError
+from data.footage.video_file import UnusableError
 from gwm.files.texts import read_json, read_text
 
 SIDECAR_SUFFIXES = (".txt", ".json", ".npz")

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from data.footage.scenes import ChangeMeter, find_cuts, scene_frames, shown_pictures
-from data.footage.video import opened, picture_stream, thumbnail
+from data.footage.video_file import opened, picture_stream, thumbnail
 from gwm.clock import FPS
 from gwm.media.decoding import Damage
 from gwm.media.face import EYE_CORNERS, LOWER_LIP, UPPER_LIP, FaceMesh, face_square, head_yaw, square_of

@@ -22,7 +22,7 @@ from distill.scores import DMDRules
 from distill.toy.chain import Chain, ExactTeacher, measures, toy_contract
 from distill.toy.networks import ChainCritic, ChainStudent
 from distill.toy.picture import draw
-from distill.toy.recipe import (
+from distill.toy.toy_stages import (
     WARMUP,
     Jump,
     Recipe,

@@ -6,7 +6,7 @@ from typing import Any
 
 from gwm.autoencoders.haar import HaarAutoencoder, HaarConfig
 from gwm.autoencoders.motion.codec import MotionAutoencoder
-from gwm.autoencoders.motion.config import MotionConfig
+from gwm.autoencoders.motion.motion_config import MotionConfig
 from gwm.autoencoders.motion.network import MotionNetwork
 from gwm.autoencoders.protocol import KIND, Autoencoder, AutoencoderConfig
 from gwm.wan.vae import WanVAE, load_wan_vae

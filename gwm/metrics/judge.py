@@ -14,7 +14,7 @@ from gwm.metrics.face_track import Track, eye_contrast, face_track, head_pitch, 
 from gwm.metrics.identity import FaceEmbedding, identity_similarity
 from gwm.metrics.lip_sync import lip_sync, moves
 from gwm.metrics.listening import LEAST_FRAMES, false_mouth, num_blinks, num_nods, per_minute, response
-from gwm.metrics.motion import border_flicker, exposure, motion_energy, saturation, sharpness
+from gwm.metrics.movement import border_flicker, exposure, motion_energy, saturation, sharpness
 from gwm.metrics.sync_net import CROP_PX, MAX_LAG, WINDOW_FRAMES, SyncNet, load_sync_net, sync_score
 from gwm.optional import MissingPackageError
 

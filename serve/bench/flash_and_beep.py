@@ -25,14 +25,14 @@ from serve.bench.live_numbers import SETTLE_S, drift, paired
 from serve.live.avatar.changes import Change, ChangeRefusedError
 from serve.live.avatar.controls import SessionControls
 from serve.live.avatar.performer import StreamTiming
-from serve.live.avatar.sound import Sound
+from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
 from serve.live.http.refusals import NotHereError
-from serve.live.http.renderer import Renderer
+from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import SessionParts, Timeouts
 from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services, TurnTaking

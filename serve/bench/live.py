@@ -27,9 +27,9 @@ from serve.bench.live_numbers import SETTLE_S, drift, growth, picture, spread
 from serve.bench.live_server import memory_mb, running_server
 from serve.bench.live_verdict import keep, verdict, verdict_table
 from serve.bench.report import machine
-from serve.live.avatar.sound import Sound
+from serve.live.avatar.voice_buffers import Sound
 from serve.live.log_lines import log_to_stdout
-from serve.live.speech.espeak import Espeak
+from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.voices import PiperVoice
 
 log = logging.getLogger(__name__)

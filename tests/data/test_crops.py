@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data.crops import motion, moving_crops
-from data.pixels import halve
+from data.halving import halve
 from gwm.media.pixels import to_float, to_uint8
 
 

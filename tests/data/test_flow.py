@@ -6,7 +6,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from data.actions import ACTION_NAMES, index
-from data.characters.flow import BACKGROUND, DEPTH_TOLERANCE, GRID, Motion, MotionRenderer
+from data.characters.exact_flow import BACKGROUND, DEPTH_TOLERANCE, GRID, Motion, MotionRenderer
 from data.characters.head import PARTS, animate, eyes_and_lips, load_head, normals
 from data.characters.renderer import CAMERA_METRES, CENTRED, NECK, Framing, Renderer, identity, turn_matrix
 from data.characters.scene import _follow, _surface_faces

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.characters.flow import MotionRenderer
+from data.characters.exact_flow import MotionRenderer
 from data.characters.renderer import Renderer
 from data.motion import make, make_pair, pair_path, picture, read_pair, write_pair
 from data.motion_batch import MotionPairs, collate, draw_pictures, moving_layer

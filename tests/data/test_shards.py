@@ -7,9 +7,9 @@ import pytest
 
 from data.actions import ACTION_NAMES
 from data.clips import make_clip, plan_split
-from data.generate import generate
 from data.manifest import PROGRESS_NAME, Manifest, read_manifest
 from data.shards import CODEC_OPTIONS, decode_sample, encode_frames, encode_sample, read_samples, read_shard
+from data.synthetic import generate
 from gwm.resolution import Resolution
 from tests.memory import moving, results
 

@@ -12,7 +12,7 @@ from gwm.chunks import ChunkPattern
 from gwm.guidance import Guidance
 from gwm.weights import save_weights
 from tests.tiny import DIT, GRID, SPEECH, contract, tiny_dit
-from train.network import dit_facts
+from train.networks import dit_facts
 
 FRAMES = 4
 PATTERN = ChunkPattern(chunk_frames=2, window_chunks=2, sink_chunks=1, first_frames=1)

@@ -15,7 +15,7 @@ from gwm.schedule import sigma_steps
 from gwm.weights import save_weights
 from tests.tiny import GRID, contract, latents, learning, speech, tiny_dit
 from train.learner import Learner
-from train.network import dit_facts
+from train.networks import dit_facts
 from train.noise import sample_generators
 
 FRAMES, SEED, STEP, SHIFT = 6, 3, 7, 2.0

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import distill.offload
+from distill.dmd_stage import DMDStage
 from distill.offload import offload
-from distill.stage import DMDStage
 from gwm.dit import DiT
 from gwm.lora import LoRAConfig, with_lora
 from tests.distill.test_roles import BOTH, stage

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from data.batch import TEXT_TOKENS, LatentBatch
-from distill.stage import DMDStage
+from distill.dmd_stage import DMDStage
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.lora import LoRAConfig, with_lora
@@ -17,7 +17,7 @@ from gwm.weights import save_weights
 from tests.test_configs import composed
 from tests.tiny import tiny_dit
 from train.measure import checkpoint_blocks
-from train.network import dit_facts
+from train.networks import dit_facts
 from train.plan import Plan, plan
 
 FRAMES, TEXT = 3, 8

@@ -20,7 +20,7 @@ from tests.tiny import tiny_vae
 from tests.train import test_resume
 from tests.train.test_resume import dmd, network, run, weights
 from train.causal import CausalStage
-from train.network import load_dit
+from train.networks import load_dit
 
 FRAMES = 6  # two chunks of three
 CHUNKS = (1, 3)

@@ -15,7 +15,7 @@ from gwm.dit import Prediction
 from gwm.weights import save_weights
 from tests.tiny import DIT, GRID, contract, learning, speech, tiny_dit
 from train.learner import Learner
-from train.network import dit_facts, with_actions
+from train.networks import dit_facts, with_actions
 from train.noise import sample_generators
 
 FRAMES, SEED = 4, 3

@@ -17,7 +17,7 @@ from gwm.config import AudioConfig
 from gwm.contract import Contract
 from gwm.media.pixels import as_bytes
 from gwm.metrics.sync_net import MAX_LAG
-from tests.distill.test_stage import diary
+from tests.distill.test_dmd_stage import diary
 from tests.serve.test_motion_artifact import motion_contract
 from tests.tiny import AUDIO, DIT, GRID, contract, latents, speech
 from tests.train.test_resume import LatentsInMemory, weights

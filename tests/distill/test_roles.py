@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from distill.dmd_stage import DMDStage
 from distill.roles import RoleAdapters
-from distill.stage import DMDStage
 from gwm.dit import DiT
 from gwm.lora import LoRAConfig, merged, with_lora
 from gwm.low_rank import adapted_as
@@ -17,7 +17,7 @@ from gwm.weights import read_header, save_weights
 from tests.gwm.test_lora import trained, velocity
 from tests.tiny import DIT, tiny_dit
 from tests.train.test_resume import dmd, run, weights
-from train.network import load_dit
+from train.networks import load_dit
 
 FP32 = 1e-5
 BOTH = {"student": {"rank": 3}, "critic": {"rank": 2}}

@@ -11,7 +11,7 @@ import pytest
 from distill.sweep import Member, objectives, pareto, write_table
 from gwm.weights import save_weights
 from tests.tiny import contract, tiny_dit
-from train.network import dit_facts
+from train.networks import dit_facts
 
 APP = """
 import json, sys

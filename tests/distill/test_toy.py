@@ -13,7 +13,7 @@ from distill.scores import DMDRules, score
 from distill.toy.__main__ import Toy, Variant, measured_before
 from distill.toy.chain import Chain, ExactTeacher, measures, toy_contract
 from distill.toy.networks import ChainCritic, ChainStudent
-from distill.toy.recipe import Recipe, learner, sampled, teacher_forced
+from distill.toy.toy_stages import Recipe, learner, sampled, teacher_forced
 from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.guidance import Guidance

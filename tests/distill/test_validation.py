@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from data.shards import Clip
 from distill import validation
 from distill.validation import Validation
-from tests.distill.test_stage import EVERY, Diary, diary, fit
+from tests.distill.test_dmd_stage import EVERY, Diary, diary, fit
 from tests.tiny import RESOLUTION, tiny_vae
 from tests.train.test_resume import LatentsInMemory, weights
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from gwm.control import LIMIT
 from serve.live.avatar import changes
-from serve.live.http import api, conversation, receipts, renderer
+from serve.live.http import api, conversation, receipts
+from serve.live.http import renderer_session as renderer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving_api.md").read_text()
 

@@ -18,7 +18,7 @@ from evaluate.variants import Variant
 from gwm.metrics.judge import Voices
 from gwm.weights import save_weights
 from tests.tiny import contract, tiny_dit, tiny_vae
-from train.network import dit_facts
+from train.networks import dit_facts
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # the judge is a stand-in
 

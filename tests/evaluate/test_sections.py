@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate.gates import Verdict
+from evaluate.rules import Verdict
 from evaluate.sections import gates_table, logged, losses, metrics_table, training_sections
 from gwm.report.line_chart import Line
 from gwm.report.page import Curves

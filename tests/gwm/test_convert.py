@@ -15,7 +15,7 @@ from gwm.config import DiTConfig
 from gwm.convert import load_wan, save_diffusers, to_gwm, with_conditions, without_conditions
 from gwm.dit import DiT
 from gwm.wan.geometry import read_geometry
-from gwm.wan.keys import expected_tensors
+from gwm.wan.tensor_names import expected_tensors
 from tests.tiny import lively
 from tests.wan import (
     FAMILIES,

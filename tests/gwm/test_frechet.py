@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from data.pixels import halve
+from data.halving import halve
 from gwm.metrics.distance import PerceptualDistance
 from gwm.metrics.frechet import frechet, motion_features, picture_features
 from gwm.optional import MissingPackageError

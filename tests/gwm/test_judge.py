@@ -7,7 +7,7 @@ import pytest
 
 from gwm.metrics import judge as judging
 from gwm.metrics.judge import Judge, Voices
-from gwm.metrics.motion import exposure, sharpness
+from gwm.metrics.movement import exposure, sharpness
 from gwm.optional import MissingPackageError
 from tests.gwm.test_metrics import blurred, noisy
 

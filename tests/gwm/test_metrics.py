@@ -10,7 +10,7 @@ from gwm.metrics.distance import PerceptualDistance, psnr, ssim
 from gwm.metrics.face_track import face_track, lip_gap
 from gwm.metrics.identity import FaceEmbedding, identity_similarity
 from gwm.metrics.lip_sync import correlation, lip_sync, moves
-from gwm.metrics.motion import border_flicker, motion_energy, saturation
+from gwm.metrics.movement import border_flicker, motion_energy, saturation
 from gwm.optional import MissingPackageError
 
 

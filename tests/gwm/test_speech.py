@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gwm.attention import MaskedClip
-from gwm.condition.speech import FEATURES, SpeechEncoder
+from gwm.condition.speech_encoder import FEATURES, SpeechEncoder
 from tests.tiny import AUDIO, DIT, SPEECH, latents, speech, tiny_dit
 
 

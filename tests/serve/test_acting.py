@@ -19,7 +19,7 @@ from serve.pipeline import Pipeline
 from tests.serve.conftest import randomised, started, tiny_contract
 from tests.serve.test_engine import as_clip, denoised
 from tests.tiny import declared, with_eyelids
-from train.generate import clip_batch, stream
+from train.played import clip_batch, stream
 
 Voices = tuple[np.ndarray, np.ndarray]
 SEED = 11  # its lids close while the voices are heard, not in the first chunk

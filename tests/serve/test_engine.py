@@ -10,7 +10,7 @@ from gwm.media.pixels import to_tensor
 from gwm.wan.geometry import wan_conditions
 from serve.artifact import Artifact
 from serve.engine import Engine
-from train.generate import clip_batch, stream
+from train.played import clip_batch, stream
 
 Voices = tuple[np.ndarray, np.ndarray]
 

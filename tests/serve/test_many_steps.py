@@ -23,7 +23,7 @@ from serve.generate import generate
 from serve.many_steps import Sampling, load_stage
 from serve.request import ClipRequest
 from tests.serve.conftest import tiny_contract
-from train.network import dit_facts
+from train.networks import dit_facts
 
 TEXT = 16
 FRAMES = 3  # latent frames in a second of voices are six

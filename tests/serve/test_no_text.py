@@ -17,7 +17,7 @@ from serve.engine import Engine
 from serve.export import export
 from tests.serve.conftest import randomised, tiny_contract
 from tests.tiny import declared
-from train.network import dit_facts
+from train.networks import dit_facts
 
 TOKENS = 4  # of every text
 NO_TEXT = torch.full((2, 6), 0.5)

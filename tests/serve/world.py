@@ -13,7 +13,7 @@ from gwm.weights import save_weights
 from serve.export import export
 from tests.serve.conftest import randomised, tiny_contract
 from tests.tiny import declared
-from train.network import dit_facts
+from train.networks import dit_facts
 
 TEXT = 8  # numbers of a token
 ACTIONS = ("forward", "left")

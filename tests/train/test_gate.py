@@ -22,7 +22,7 @@ from tests.distill.pairs import ClipsInMemory
 from tests.tiny import VAE_SHAPE, contract, declared, tiny_dit
 from train import gate as gates
 from train.gate import DEMANDED, border_frames, finish, judge_stage, report_gate, shares, verdict
-from train.network import dit_facts, load_dit, require
+from train.networks import dit_facts, load_dit, require
 
 FRAMES, SIDE = 8, 8
 PEOPLE = ("ann", "ann", "bob", "cid")

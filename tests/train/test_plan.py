@@ -12,7 +12,7 @@ from torch import nn
 
 from data.batch import LatentBatch, PixelBatch
 from distill import work as distill_work
-from distill.stage import DMDStage
+from distill.dmd_stage import DMDStage
 from gwm.config import DiTConfig
 from gwm.contract import Contract
 from gwm.guidance import Guidance
@@ -24,7 +24,7 @@ from tests.train.test_resume import FRAMES, HEAD, RULES, dmd, stage, weights
 from train import work
 from train.learner import Learner
 from train.measure import SavedTensors, flop_counter
-from train.network import load_dit
+from train.networks import load_dit
 from train.plan import DEPTHS, Plan, PlannedRun, optimizer_bytes, plan
 
 BATCH = 2

@@ -13,15 +13,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.batch import LatentBatch, LatentData, PixelBatch, StepData
 from data.speech.visemes import viseme_actions
-from data.voices import VoiceBatch
+from data.speech_batches import VoiceBatch
 from distill.consistency import ConsistencyStage
+from distill.dmd_stage import DMDStage
 from distill.gan import GAN
 from distill.regression import RegressionStage
 from distill.scores import DMDRules
-from distill.stage import DMDStage
 from distill.windows import FromReference
 from gwm.chunks import ChunkPattern, whole_clip
-from gwm.condition.speech import SpeechEncoder
+from gwm.condition.speech_encoder import SpeechEncoder
 from gwm.guidance import Guidance
 from gwm.weights import save_weights
 from tests.tiny import AUDIO, DIT, GRID, RESOLUTION, SPEECH, VAE_SHAPE, contract, tiny_dit, tiny_vae
@@ -30,7 +30,7 @@ from train.bidirectional import BidirectionalStage
 from train.causal import CausalStage
 from train.checkpoint import AtomicCheckpointIO
 from train.learner import Learner
-from train.network import dit_facts
+from train.networks import dit_facts
 from train.speech import SpeechStage
 
 FRAMES, BATCH = 3, 2

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from data.speech.visemes import viseme_actions
-from data.voices import VoiceBatch
-from gwm.condition.speech import SpeechEncoder
+from data.speech_batches import VoiceBatch
+from gwm.condition.speech_encoder import SpeechEncoder
 from gwm.config import AudioConfig
 from gwm.weights import save_weights
 from tests.tiny import AUDIO, SPEECH, tiny_dit
 from train.learner import Learner
-from train.network import load_speech
+from train.networks import load_speech
 from train.speech import SpeechStage, VisemeClassifier, judge_speech
 
 VISEMES = len(viseme_actions())

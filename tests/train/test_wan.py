@@ -40,7 +40,7 @@ from tests.wan import (
     with_voices,
 )
 from train.causal import CausalStage
-from train.network import dit_facts
+from train.networks import dit_facts
 from train.published import export_diffusers
 from train.work import geometry
 

@@ -19,8 +19,8 @@ from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Rewind, S
 from serve.live.avatar.engines import EngineOptions, Portrait, serve_engines
 from serve.live.avatar.overlap import Measured
 from serve.live.avatar.performer import FaceLostError
-from serve.live.avatar.sound import Sound
 from serve.live.avatar.text_process import TextProcess
+from serve.live.avatar.voice_buffers import Sound
 
 log = logging.getLogger(__name__)
 

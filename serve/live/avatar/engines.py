@@ -19,7 +19,7 @@ from serve.engine import Engine
 from serve.graphs import capture_cuda, capture_on
 from serve.live.avatar.changes import Act, Change, Rewind, SetPrompt
 from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
-from serve.live.avatar.sound import Sound
+from serve.live.avatar.voice_buffers import Sound
 from serve.pipeline import Frames, Lanes
 from serve.threads import choose_threads
 

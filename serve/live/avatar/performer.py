@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from serve.applied import Applied
 from serve.live.avatar.changes import Change
 from serve.live.avatar.playout import Chunk, Cue, Playout, nothing
-from serve.live.avatar.sound import MicBuffer, Sound, SpeechQueue
+from serve.live.avatar.voice_buffers import MicBuffer, Sound, SpeechQueue
 
 log = logging.getLogger(__name__)
 

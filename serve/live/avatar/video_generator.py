@@ -16,7 +16,7 @@ import numpy as np
 from gwm.optional import optional_module
 from serve.live.avatar.performer import Performer
 from serve.live.avatar.playout import Slice
-from serve.live.avatar.sound import Sound
+from serve.live.avatar.voice_buffers import Sound
 
 COMMAND = "pip install livekit-agents==1.8.9"
 # LiveKit's AVSynchronizer shows a frame after the two that it queues and the one that it waits with, but passes sound

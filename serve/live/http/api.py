@@ -19,7 +19,7 @@ from serve.live.http.admission import Admission, Rate
 from serve.live.http.bodies import BODY_S, TooLargeError, read_body, read_json
 from serve.live.http.conversation import Conversation
 from serve.live.http.refusals import FullError, NotHereError, WrongKeyError
-from serve.live.http.renderer import Renderer
+from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import Session
 from serve.live.http.uploads import UPLOAD_BYTES, Uploads
 

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from serve.live.avatar.sound import Sound
+from serve.live.avatar.voice_buffers import Sound
 from serve.live.http.admission import Rate
 from serve.live.http.peer import Peer
 from serve.live.http.receipts import Changes

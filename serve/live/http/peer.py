@@ -24,7 +24,7 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import SessionDescription
 
 from gwm.files.json_text import json_text
-from serve.live.avatar.sound import Sound
+from serve.live.avatar.voice_buffers import Sound
 from serve.live.speech.recogniser import SAMPLE_RATE
 
 log = logging.getLogger(__name__)

@@ -16,15 +16,15 @@ from serve.live.avatar.controls import SessionControls
 from serve.live.avatar.engine_process import EngineProcess, ProcessFace
 from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.performer import StreamTiming
-from serve.live.avatar.sound import Sound
 from serve.live.avatar.text_process import TextProcess
+from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import Character, manner_of, read_characters
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission, measured_capacity
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
-from serve.live.http.listening import bound_sockets, listening
-from serve.live.http.renderer import Renderer
+from serve.live.http.port import bound_sockets, listening
+from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import SessionParts, Timeouts
 from serve.live.options import ServerOptions
 from serve.live.speech.agent import TurnTaking

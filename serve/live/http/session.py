@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from serve.live.avatar.performer import Face, Performer, StreamTiming
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
-from serve.live.http.keys import OneTimeKey
 from serve.live.http.refusals import NotHereError
+from serve.live.http.session_keys import OneTimeKey
 from serve.live.log_lines import SESSION
 from serve.live.options import at_least
 from serve.live.speech.turns import Event

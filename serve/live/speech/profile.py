@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from pipecat.processors.frame_processor import FrameProcessor
 
-from serve.live.avatar.sound import Sound
+from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import Character
 from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services
 from serve.live.speech.endpoint_llm import EndpointLLM
 from serve.live.speech.endpoint_speech import EndpointSTT, EndpointTTS
 from serve.live.speech.endpoints import Caller, Endpoint
-from serve.live.speech.espeak import Espeak
+from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.local_llm import LocalLLM
 from serve.live.speech.recogniser import Moonshine, Recogniser, Whisper
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM

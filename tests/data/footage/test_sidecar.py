@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.footage.sidecar import read_sidecar
-from data.footage.video import UnusableError
+from data.footage.video_file import UnusableError
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -6,7 +6,7 @@ import torch
 
 from gwm.autoencoders.motion.basis import FEATURES
 from gwm.autoencoders.motion.codec import MotionAutoencoder
-from gwm.autoencoders.motion.config import MotionConfig
+from gwm.autoencoders.motion.motion_config import MotionConfig
 from gwm.autoencoders.motion.network import MotionNetwork
 from gwm.autoencoders.protocol import Autoencoder
 from gwm.wan.vae import WanVAE

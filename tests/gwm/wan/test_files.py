@@ -160,7 +160,7 @@ def test_an_expert_of_two_is_named(tmp_path: Path):
 
 
 def original(config: Any, *, prefix: str = "") -> dict[str, Tensor]:
-    from gwm.wan.keys import expected_tensors
+    from gwm.wan.tensor_names import expected_tensors
 
     return {prefix + name: torch.randn(e.shape) for name, (_, e) in expected_tensors(config, "original").items()}
 

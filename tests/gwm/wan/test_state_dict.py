@@ -12,8 +12,8 @@ from torch import Tensor
 from gwm.config import DiTConfig
 from gwm.convert import load_wan
 from gwm.wan.geometry import wan_conditions
-from gwm.wan.keys import expected_tensors
 from gwm.wan.state_dict import plain_names
+from gwm.wan.tensor_names import expected_tensors
 from tests.wan import reduced
 
 CONFIG: DiTConfig = dataclasses.replace(

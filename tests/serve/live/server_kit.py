@@ -21,7 +21,7 @@ from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
-from serve.live.http.renderer import Renderer
+from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import SessionParts, Timeouts
 from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services, TurnTaking

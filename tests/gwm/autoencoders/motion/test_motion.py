@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from data.actions import ACTION_NAMES
-from gwm.autoencoders.motion.animate import animated, layers
 from gwm.autoencoders.motion.basis import FEATURES, RANK, FlowBasis, RidgeFit, features
 from gwm.autoencoders.motion.canvas import draw, draw_with_opencv, draw_with_tensors
 from gwm.autoencoders.motion.code import ACTIONS, NAMES, from_latents, mirror, physical, place, standardise, to_latents
 from gwm.autoencoders.motion.codec import MotionAutoencoder, person
 from gwm.autoencoders.motion.paste import Square
 from gwm.autoencoders.motion.warp import Window, background, places, places_in, whole
+from gwm.autoencoders.motion.working_frames import animated, layers
 from tests.gwm.autoencoders.kit import tiny_motion
 
 

@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestClient
 from serve.live.avatar.changes import Act, Rewind, SetPrompt
 from serve.live.http.receipts import CHANGES, Changes
 from tests.serve.live.http.test_conversation import talked, until
-from tests.serve.live.http.test_renderer import Watcher, rendered
+from tests.serve.live.http.test_renderer_session import Watcher, rendered
 from tests.serve.live.level_face import LevelFace
 from tests.serve.live.server_kit import Browser, Kit, opened
 

@@ -9,7 +9,7 @@ import soxr
 
 from gwm.resolution import Resolution
 from serve.live.characters import read_characters
-from serve.live.speech.espeak import Espeak
+from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.profile import Profile
 from serve.live.speech.recogniser import SAMPLE_RATE, Moonshine, Recogniser, Whisper
 from serve.live.speech.voices import EspeakVoice, PiperVoice, TunedVoice, Tuning, voice_for

@@ -11,23 +11,23 @@ import torch
 
 from data.performances import Acting, PerformanceData
 from distill.consistency import ConsistencyStage
+from distill.dmd_stage import DMDStage
 from distill.scores import DMDRules
-from distill.stage import DMDStage
 from distill.windows import FromReference
 from gwm.autoencoders.motion.code import WIDTH
-from gwm.autoencoders.motion.config import MotionConfig
+from gwm.autoencoders.motion.motion_config import MotionConfig
 from gwm.chunks import ChunkPattern
-from gwm.condition.speech import SpeechEncoder
+from gwm.condition.speech_encoder import SpeechEncoder
 from gwm.contract import Contract
 from gwm.guidance import Guidance
 from gwm.resolution import Resolution
 from gwm.weights import read_header, save_weights
 from tests.tiny import AUDIO, SPEECH, lively
-from train.acting import codes, finish_acting, judge_acting, listens, play
+from train.acting_gate import codes, finish_acting, judge_acting, listens, play
 from train.bidirectional import BidirectionalStage
 from train.causal import CausalStage
 from train.learner import Learner
-from train.network import load_dit
+from train.networks import load_dit
 
 SIZE = Resolution(256, 256)
 

@@ -26,7 +26,7 @@ from aiohttp import WSMsgType, web
 from PIL import Image
 
 from serve.live.avatar.playout import Pixels, Slice
-from serve.live.avatar.sound import Sound
+from serve.live.avatar.voice_buffers import Sound
 from serve.live.http.receipts import Changes
 from serve.live.http.session import Session, SessionParts
 

@@ -11,7 +11,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType
 from aiohttp.test_utils import TestClient
 from PIL import Image
 
-from serve.live.http.renderer import BURST_MESSAGES, HEADER, SPEECH_S, WAITING_MESSAGES, Renderer
+from serve.live.http.renderer_session import BURST_MESSAGES, HEADER, SPEECH_S, WAITING_MESSAGES, Renderer
 from serve.live.http.session import Timeouts
 from tests.serve.live.server_kit import DEADLINE_S, Kit, serving
 

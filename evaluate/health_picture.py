@@ -1,6 +1,6 @@
 """How distillations went, as one picture from their logs: what a healthy run looks like, or where one left the road.
 
-python -m evaluate.health stages=[runs/nano/dmd] [out=runs/nano/dmd/health.svg]
+python -m evaluate.health_picture stages=[runs/nano/dmd] [out=runs/nano/dmd/health.svg]
 """
 
 import logging

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int16
 
-from data.footage.video import UnusableError, opened
+from data.footage.video_file import UnusableError, opened
 from gwm.clock import SAMPLE_RATE
 from gwm.media.sound import find_track, mono_blocks
 

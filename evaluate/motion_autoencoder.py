@@ -1,6 +1,6 @@
 """How well the motion autoencoder moves people whom no training saw.
 
-python -m evaluate.autoencoder weights=runs/motion/motion/weights out=runs/motion/eval [people=20] [photographs=[a.jpg]]
+python -m evaluate.motion_autoencoder weights=runs/motion/motion/weights out=runs/motion/eval [photographs=[a.jpg]]
 
 report.json: means over people with 95 % intervals, for exact codes decoded and for pictures encoded and decoded.
 Openings and blinks are compared with the renders' own, which a correlation does not do. sheet.png: what it looks like.
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from configs.command.main import command
 from data.actions import index
 from data.characters.cartoon import CARTOON_STYLES
-from data.characters.flow import Motion, MotionRenderer
+from data.characters.exact_flow import Motion, MotionRenderer
 from data.characters.renderer import Renderer, identity
 from data.clips import derive_seed
 from data.motion import reference_pose
@@ -236,7 +236,7 @@ def main(cfg: DictConfig) -> None:
     photographs = read_photographs(list(cfg.photographs), measure.mesh)
     speaking = [case for case in people if moves(case.opening)]
     report: dict[str, Any] = {
-        "command": " ".join(["python -m evaluate.autoencoder", *sys.argv[1:]]),
+        "command": " ".join(["python -m evaluate.motion_autoencoder", *sys.argv[1:]]),
         "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "date": time.strftime("%Y-%m-%d"),
         "people": measure_people(codec, people, measure),

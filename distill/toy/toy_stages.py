@@ -157,7 +157,7 @@ def distilled(
     recipe: Recipe,
     gan: GAN | None,
 ) -> None:
-    """DMD with student forcing: the loop of `distill.stage.DMDStage` without Lightning."""
+    """DMD with student forcing: the loop of `distill.dmd_stage.DMDStage` without Lightning."""
     teacher = critic.model.teacher
     fit_student, fit_critic = Fitting(student, recipe.clip_norm), Fitting(critic, recipe.clip_norm)
     fit_head = None if gan is None else Fitting(gan.head, recipe.clip_norm)

@@ -12,11 +12,11 @@ from data.motion_batch import MotionBatch, MotionData
 from gwm.autoencoders.motion.basis import FEATURES
 from gwm.autoencoders.motion.code import place
 from gwm.autoencoders.motion.codec import load_motion
-from gwm.autoencoders.motion.config import MotionConfig
+from gwm.autoencoders.motion.motion_config import MotionConfig
 from gwm.autoencoders.motion.network import Coarse
 from train.learner import Learner
-from train.motion import MotionStage, export, fit_basis, moved_small
 from train.motion_loss import code_loss, code_weights, draw_window, flow_loss, flow_weight, picture_loss
+from train.motion_stage import MotionStage, export, fit_basis, moved_small
 
 TINY = MotionConfig(half=8, quarter=8, eighth=8, sixteenth=8, hidden=16, warped=6)
 WEIGHTS = {
@@ -81,7 +81,7 @@ def test_a_resumed_run_computes_in_the_precision_it_began_with(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for measured, ckpt in ((True, None), (False, tmp_path / "half.ckpt")):
-        monkeypatch.setattr("train.motion.bf16_is_faster", lambda device, measured=measured: measured)
+        monkeypatch.setattr("train.motion_stage.bf16_is_faster", lambda device, measured=measured: measured)
         trainer = run(folder, 1, ckpt)
         trainer.save_checkpoint(tmp_path / "half.ckpt")
         assert trainer.lightning_module.bf16 == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluate.health import PANELS, curves_of, draw, news, running_mean
+from evaluate.health_picture import PANELS, curves_of, draw, news, running_mean
 from gwm.report.line_chart import Line
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 
 from serve.live.avatar.playout import Cue
-from serve.live.avatar.sound import MicBuffer, SpeechQueue
+from serve.live.avatar.voice_buffers import MicBuffer, SpeechQueue
 
 
 def test_speech_goes_on_with_silence_and_counts_only_speech():

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from data.speech.dialogue import converse
-from data.voices import VoiceData, voice
+from data.speech_batches import VoiceData, voice
 from gwm.config import AudioConfig
 
 

@@ -22,7 +22,7 @@ from gwm.lora import merged
 from gwm.metrics.acting import RATIOS, Code, distances, measure
 from gwm.metrics.statistics import sign_flip_p, standard_error
 from train.gate import earlier_gate, save_then_judge
-from train.generate import stream
+from train.played import stream
 from train.stage import DiTStage
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from aiohttp import web
 
-from serve.live.http.listening import bound_sockets, listening
+from serve.live.http.port import bound_sockets, listening
 
 
 def test_a_port_that_is_taken_is_told_at_once():
@@ -58,7 +58,7 @@ async def ask(port: int, request: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") 
 
 
 def test_a_request_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("serve.live.http.listening.HEADERS_S", 0.2)
+    monkeypatch.setattr("serve.live.http.port.HEADERS_S", 0.2)
 
     async def script(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -70,7 +70,7 @@ def test_a_request_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_connections_beyond_the_limit_are_closed_and_the_others_are_served(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("serve.live.http.listening.MAX_CONNECTIONS", 2)
+    monkeypatch.setattr("serve.live.http.port.MAX_CONNECTIONS", 2)
 
     async def script(port: int) -> None:
         idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
@@ -86,7 +86,7 @@ def test_connections_beyond_the_limit_are_closed_and_the_others_are_served(monke
 
 def test_a_stranger_does_not_decide_how_long_the_end_takes(monkeypatch: pytest.MonkeyPatch):
     """One who has begun to send a body and never goes on."""
-    monkeypatch.setattr("serve.live.http.listening.SHUTDOWN_S", 0.1)
+    monkeypatch.setattr("serve.live.http.port.SHUTDOWN_S", 0.1)
     ended = []
 
     async def run() -> None:

@@ -8,7 +8,7 @@ from hydra import compose, initialize
 from hydra.utils import instantiate
 
 from evaluate.examine import Result
-from evaluate.gates import Gate, summary, verdicts
+from evaluate.rules import Gate, summary, verdicts
 from evaluate.summary import numbers
 
 FRAMES = np.zeros((2, 4, 4, 3), np.uint8)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.characters.flow import MotionRenderer
+from data.characters.exact_flow import MotionRenderer
 from data.characters.renderer import Renderer
-from evaluate.autoencoder import Case, Measure, drawn_mouth, make_case, mouth_change, summary, telling
+from evaluate.motion_autoencoder import Case, Measure, drawn_mouth, make_case, mouth_change, summary, telling
 from gwm.autoencoders.motion.code import physical
 from gwm.metrics.lip_sync import correlation, moves
 
