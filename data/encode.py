@@ -34,11 +34,13 @@ from gwm.weights import fingerprint
 log = logging.getLogger(__name__)
 
 KIND = "latents"
+TRAIN = "train"  # the split of which latents are read
 GROWING = ("sources", "dropped")  # settings of data sets that change when clips are added
 
 
 def encode_shards(shards: Location, out: Path, encoders: Encoders, *, workers: int = 1) -> Manifest:
-    """Encode every shard that is not encoded yet, each to one of its name.
+    """Encode every shard of the training split that is not encoded yet, each to one of its name: gates and evaluation
+    read the pictures of the others.
 
     Called again, it adds nothing; interrupted, it goes on at the first unfinished shard; of a data set that has grown,
     it encodes what is new.
@@ -63,22 +65,23 @@ def encode_shards(shards: Location, out: Path, encoders: Encoders, *, workers: i
         settings["actions"] = list(encoders.actions)
     out.mkdir(parents=True, exist_ok=True)
     done, of_bytes = encoded_shards(out, settings)
-    wanted = {shard.name: shard for entry in source.splits.values() for shard in entry.shards}
+    splits = {split: entry for split, entry in source.splits.items() if split == TRAIN}
+    wanted = {shard.name: shard for entry in splits.values() for shard in entry.shards}
     done = {name: shard for name, shard in done.items() if name in wanted and of_bytes.get(name) == wanted[name].bytes}
 
     def manifest() -> Manifest:
-        splits = {
+        encoded = {
             split: SplitManifest(
                 shards=[done[shard.name] for shard in entry.shards if shard.name in done],
                 identities=entry.identities,
                 sentences=entry.sentences,
             )
-            for split, entry in source.splits.items()
+            for split, entry in splits.items()
         }
         generator = {**settings, "of_bytes": {name: wanted[name].bytes for name in done}}
         command = f"python -m data.encode shards={shards} out={out}"
         changes = {"resolution": encoders.resolution, "generator": generator}
-        return dataclasses.replace(source, kind=KIND, splits=splits, command=command, **changes)
+        return dataclasses.replace(source, kind=KIND, splits=encoded, command=command, **changes)
 
     if encoders.text is not None and not (out / NO_TEXT).is_file():
         write_no_text(out, encoders.text(""))

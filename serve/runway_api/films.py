@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from gwm.media.pcm import to_pcm
 from serve.runway_api.casting import Role
 
 PERCENT = re.compile(rb"generate:\s+(\d+)%")
@@ -95,4 +96,4 @@ def write_wav(path: Path, sound: Float[np.ndarray, " t"], sample_rate: int) -> N
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(sample_rate)
-        file.writeframes((sound.clip(-1, 1) * (2**15 - 1)).astype(np.int16).tobytes())
+        file.writeframes(to_pcm(sound).tobytes())

@@ -10,6 +10,7 @@ import av
 import numpy as np
 from jaxtyping import Float
 
+from gwm.media.pcm import to_pcm
 from serve.runway_api.call import Speak
 from serve.runway_api.presets import describe, wish_of
 
@@ -118,7 +119,7 @@ def to_mp3(sound: Float[np.ndarray, " t"], sample_rate: int) -> bytes:
     with av.open(buffer, "w", format="mp3") as container:
         stream = container.add_stream("libmp3lame", rate=24_000)
         stream.layout = "mono"
-        samples = (sound.clip(-1, 1) * (2**15 - 1)).astype(np.int16)
+        samples = to_pcm(sound)
         frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
         frame.sample_rate = sample_rate
         resampler = av.AudioResampler(format="s16p", layout="mono", rate=24_000)

@@ -219,3 +219,9 @@ def test_rendered_clips_without_the_references_pose_have_no_exact_codes():
     assert decode_sample(encode_sample(old)).truth.reference_pose is None  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=r"clip 0.* must have its reference's pose in truth\.npz"):
         encode_clip(old, tiny_motion(), AUDIO)
+
+
+def test_only_what_is_trained_on_is_encoded(shards: Path, encoders: Encoders, tmp_path: Path):
+    manifest = read_manifest(shards)
+    write_manifest(shards, dataclasses.replace(manifest, splits={"val": manifest.splits["train"]}))
+    assert encode_shards(shards, tmp_path / "none", encoders).splits == {} and not snapshot(tmp_path / "none")

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 from pipecat.frames.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
@@ -29,6 +28,7 @@ from pipecat.frames.frames import (
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.utils.text.base_text_aggregator import TextType
 
+from gwm.media.pcm import from_pcm
 from serve.live.avatar.performer import Performer
 from serve.live.avatar.playout import nothing
 
@@ -104,7 +104,7 @@ class Avatar(FrameProcessor):
             raise ValueError(f"speech of {frame.sample_rate} Hz must have the engine's {rate} Hz: resample it before.")
         if self.performer.speech_queue.said_samples == self._sentence_start:
             self._hold(BotStartedSpeakingFrame(), rendered=self.on_rendered)
-        voice = np.frombuffer(frame.audio, np.int16).astype(np.float32) / 2**15
+        voice = from_pcm(frame.audio)
         self.performer.say(voice, generation=self.generation)
 
     def _cue_words(self, frame: TTSTextFrame) -> None:

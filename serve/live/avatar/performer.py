@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from gwm.media.pcm import to_pcm
 from serve.applied import Applied
 from serve.live.avatar.changes import Change
 from serve.live.avatar.playout import Chunk, Cue, Playout, nothing
@@ -164,7 +165,7 @@ class Performer:
         frames = await self._frames(self._pushed[-1])
         if len(self._pushed) > self.timing.delay_chunks:
             shown = self._pushed.popleft()
-            sound = (shown.agent.clip(-1, 1) * 32767).astype(np.int16)
+            sound = to_pcm(shown.agent)
             self.playout.put(Chunk(sound, frames, shown.cues))
 
     async def _frames(self, pushed: Pushed) -> UInt8[np.ndarray, "f h w 3"] | None:

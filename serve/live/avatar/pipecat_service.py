@@ -8,7 +8,6 @@ Voice and transport must have the engine's sample rate, and the transport `video
 import asyncio
 import logging
 
-import numpy as np
 import soxr
 from pipecat.frames.frames import (
     EndFrame,
@@ -20,6 +19,7 @@ from pipecat.frames.frames import (
 )
 from pipecat.processors.frame_processor import FrameDirection
 
+from gwm.media.pcm import from_pcm
 from serve.live.avatar.avatar import Avatar
 from serve.live.avatar.performer import FaceLostError, Performer
 from serve.live.avatar.playout import Slice
@@ -117,8 +117,8 @@ class AvatarService(Avatar):
         if not self._microphone or self._microphone[0] != frame.sample_rate:
             stream = soxr.ResampleStream(frame.sample_rate, self.performer.timing.sample_rate, 1, dtype="float32")
             self._microphone = frame.sample_rate, stream
-        voice = np.frombuffer(frame.audio, np.int16).reshape(-1, frame.num_channels)
-        self.performer.push_microphone(self._microphone[1].resample_chunk(voice.mean(axis=1, dtype=np.float32) / 2**15))
+        voice = from_pcm(frame.audio).reshape(-1, frame.num_channels)
+        self.performer.push_microphone(self._microphone[1].resample_chunk(voice.mean(axis=1)))
 
     async def _finish(self) -> None:
         """Wait until everything has been said."""

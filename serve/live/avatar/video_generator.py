@@ -11,8 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
-import numpy as np
-
+from gwm.media.pcm import from_pcm
 from gwm.optional import optional_module
 from serve.live.avatar.performer import Performer
 from serve.live.avatar.playout import Slice
@@ -120,5 +119,4 @@ class VideoGenerator:
             raise ValueError(
                 f"speech of {frame.sample_rate} Hz must have the engine's {rate} Hz: set audio_sample_rate."
             )
-        channels = np.frombuffer(frame.data, np.int16).reshape(-1, frame.num_channels)
-        return channels.mean(axis=1, dtype=np.float32) / 2**15
+        return from_pcm(frame.data).reshape(-1, frame.num_channels).mean(axis=1)

@@ -25,6 +25,7 @@ import numpy as np
 from aiohttp import WSMsgType, web
 from PIL import Image
 
+from gwm.media.pcm import from_pcm
 from serve.live.avatar.playout import Pixels, Slice
 from serve.live.avatar.voice_buffers import Sound
 from serve.live.http.receipts import Changes
@@ -165,4 +166,4 @@ def _jpeg(pixels: Pixels) -> bytes:
 
 
 def _samples(text: str) -> Sound:
-    return np.frombuffer(base64.b64decode(text, validate=True), "<i2").astype(np.float32) / 2**15
+    return from_pcm(base64.b64decode(text, validate=True))

@@ -23,6 +23,7 @@ from pipecat.services.stt_service import SegmentedSTTService
 from pipecat.services.tts_service import TTSService
 from pipecat.utils.time import time_now_iso8601
 
+from gwm.media.pcm import to_pcm
 from serve.live.speech.endpoint_failures import EndpointError, Place, explained, unexpected
 from serve.live.speech.endpoint_llm import NoticeFrame
 from serve.live.speech.endpoints import Caller
@@ -133,7 +134,7 @@ class EndpointTTS(TTSService):
         """
         try:
             async for voice in self._speech(text):
-                samples = (voice * (2**15 - 1)).astype("<i2").tobytes()
+                samples = to_pcm(voice).tobytes()
                 yield TTSAudioRawFrame(samples, self.rate, 1, context_id)
         except (OpenAIError, httpx2.HTTPError, OSError) as error:
             raise explained(error, self.caller.place) from error

@@ -20,6 +20,7 @@ from pipecat.services.stt_service import SegmentedSTTService
 from pipecat.services.tts_service import TTSService
 from pipecat.utils.time import time_now_iso8601
 
+from gwm.media.pcm import from_pcm, to_pcm
 from serve.live.low_priority import LowPriority
 from serve.live.speech import small_talk
 from serve.live.speech.recogniser import SAMPLE_RATE, Recogniser
@@ -42,7 +43,7 @@ class LocalSTT(SegmentedSTTService):
         return False
 
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame, None]:
-        voice = np.frombuffer(audio, np.int16).astype(np.float32) / 2**15
+        voice = from_pcm(audio)
         text = await self.pool.run(self.recogniser.transcribe, voice)
         if text:
             yield TranscriptionFrame(text, self._user_id, time_now_iso8601())
@@ -64,7 +65,7 @@ class LocalTTS(TTSService):
 
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame, None]:
         sound = await self.pool.run(self._speak, text)
-        yield TTSAudioRawFrame((sound * (2**15 - 1)).astype(np.int16).tobytes(), self.sample_rate, 1, context_id)
+        yield TTSAudioRawFrame(to_pcm(sound).tobytes(), self.sample_rate, 1, context_id)
 
     def _speak(self, text: str) -> np.ndarray:
         return soxr.resample(self.voice.speak(text), self.voice.sample_rate, self.sample_rate).clip(-1, 1)

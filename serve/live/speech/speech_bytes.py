@@ -10,6 +10,7 @@ import numpy as np
 import soxr
 from jaxtyping import Float
 
+from gwm.media.pcm import from_pcm
 from serve.live.speech.endpoint_failures import Place, unexpected
 
 PCM_RATE = 24_000  # of OpenAI's speech
@@ -92,7 +93,7 @@ async def _raw(
     async for part in _then_nothing(parts):
         rest += part or b""
         whole = len(rest) // 2 * 2
-        samples, rest = np.frombuffer(rest[:whole], "<i2").astype(np.float32) / 2**15, rest[whole:]
+        samples, rest = from_pcm(rest[:whole]), rest[whole:]
         if stream:
             samples = stream.resample_chunk(samples, last=part is None)
         if len(samples):
