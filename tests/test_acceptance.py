@@ -59,6 +59,7 @@ def test_most_of_the_page_is_run():
 
 
 @pytest.mark.acceptance
+@pytest.mark.timeout(3600)  # minutes on a quiet machine, a quarter of an hour on a busy one
 def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path: Path):
     """What one leaves, the next one finds."""
     folder = copy_of_the_repository(tmp_path)
