@@ -136,7 +136,7 @@ class RegressionStage(DiTStage):
         if data.actions != self.actions:
             raise ValueError(
                 f"actions={list(data.actions)} of the data must be {list(self.actions)}, what the student is "
-                "told. Set actions for both."
+                "given. Set actions for both."
             )
         self.weight = motion_map(data.motion, self.motion_weight)
         teacher, contract = load_dit(self.teacher, stage="causal")

@@ -56,7 +56,7 @@ NOT_SET = Course(0, np.zeros(1, np.float32), np.zeros(1, np.float32))
 class Acts:
     """Numbers by name, each from its chunk on until it is changed or released; what nobody sets is not given.
 
-    Eyelids that the model is told of close by themselves (`gwm.blinks`) while nobody sets them.
+    Eyelids that are among the model's conditions close by themselves (`gwm.blinks`) while nobody sets them.
     """
 
     def __init__(self, contract: Contract, *, like: Tensor) -> None:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 MICROPHONE_RATE = 48_000
 QUIET_S = 7.0  # at first, for the greeting and for the voice detector to settle
-# Each with the seconds of silence after it; the third comes while the story is still being told.
+# Each with the seconds of silence after it; the third comes in the middle of the story.
 QUESTIONS = (
     ("Hello, how are you today?", 8.0),
     ("Please tell me a story.", 5.0),

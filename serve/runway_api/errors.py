@@ -6,7 +6,7 @@ from typing import Any
 class ApiError(Exception):
     """Answered with `status`.
 
-    retry: whether the same request may succeed later; clients send 409 and 429 again unless they are told not to.
+    retry: whether the same request may succeed later; clients send 409 and 429 again unless this is false.
     """
 
     def __init__(self, status: int, message: str, *, retry: bool = False, retry_after_s: int | None = None) -> None:

@@ -4,6 +4,7 @@ The connection goes to the very address that was checked, so that a name which c
 Each redirect is checked as the first address was.
 """
 
+import contextlib
 import socket
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -88,12 +89,22 @@ def _check(url: str, allows: Callable[[str], bool], schemes: tuple[str, ...]) ->
         raise RefusedUrlError("This is no URL.") from error
     if parts.scheme not in schemes or not host or parts.username is not None:
         raise RefusedUrlError(f"Addresses must begin with {schemes[0]}:// and a host, without a user's name.")
-    try:
-        ip_address(host)
-    except ValueError:
+    address = _written_address(host)
+    if address is None:
         return  # a name: the resolver looks at it
-    if not allows(host):
+    if not allows(address):
         raise RefusedUrlError(f"{host} is not on the public internet.")
+
+
+def _written_address(host: str) -> str | None:
+    """The address that a host's text stands for, also in notations such as 2130706433, 127.1 or 0x7f.1; None: a name.
+
+    No resolver is asked of those, and only some versions of the client refuse them.
+    """
+    for read in (ip_address, lambda text: socket.inet_ntoa(socket.inet_aton(text))):
+        with contextlib.suppress(ValueError, OSError):
+            return str(read(host))
+    return None
 
 
 async def _get(client: aiohttp.ClientSession, url: str, most_bytes: int) -> bytes | str:

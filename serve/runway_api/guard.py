@@ -88,7 +88,7 @@ def refusal(error: Exception) -> web.Response:
     """The answer to a request that failed.
 
     Raises:
-        Exception: the error itself, where nobody outside is to be told.
+        Exception: the error itself, which nobody outside learns.
     """
     if isinstance(error, ApiError):
         return web.json_response({"error": str(error)}, status=error.status, headers=error.headers)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 from pydantic import BaseModel
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Db
@@ -105,9 +105,11 @@ class RestApi:
         secret, data = "", None
         async with asyncio.timeout(120):
             async for part in await request.multipart():
-                if getattr(part, "name", None) == SECRET_FIELD:
-                    secret = (await part.read_chunk(200)).decode(errors="replace")  # pyright: ignore
-                elif getattr(part, "name", None) == "file":
+                if not isinstance(part, BodyPartReader):
+                    continue
+                if part.name == SECRET_FIELD:
+                    secret = (await part.read_chunk(200)).decode(errors="replace")
+                elif part.name == "file":
                     data = await _read_part(part)
         if data is None:
             raise ApiError(400, "There must be a field named file.")

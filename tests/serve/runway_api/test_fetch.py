@@ -42,12 +42,38 @@ def test_others_are(address: str):
     [
         *("http://example.com/", "file:///etc/passwd", "ftp://example.com/", "https:///x", "https://a:b@example.com/"),
         *("https://127.0.0.1/", "https://[::1]/", "https://0/", "https://2130706433/", "https://0x7f.1/"),
-        *("https://localhost/", "https://169.254.169.254/latest/meta-data", "https://x:y/", "https://[::ffff:7f00:1]/"),
+        *(
+            "https://127.1/",
+            "https://0177.0.0.1/",
+            "https://localhost/",
+            "https://169.254.169.254/latest/meta-data",
+            "https://x:y/",
+            "https://[::ffff:7f00:1]/",
+        ),
     ],
 )
 def test_an_address_that_is_not_the_public_internet_is_refused_before_it_is_asked(url: str):
-    with pytest.raises(RefusedUrlError):
+    with pytest.raises(RefusedUrlError, match=r"not on the public internet|must begin with https|is no URL"):
         asyncio.run(fetch(url, most_bytes=1000))
+
+
+@pytest.mark.parametrize("host", ["2130706433", "127.1", "0"])
+def test_an_inner_address_in_another_notation_is_not_asked(host: str):
+    """No resolver is asked of them; the refusal is ours, whatever the client's version does."""
+    asked = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(body=b"secret")
+
+    async def run() -> None:
+        async with site(answer) as url:
+            port = url.rpartition(":")[2]
+            await fetch(f"http://{host}:{port}/", most_bytes=9, schemes=("http",))
+
+    with pytest.raises(RefusedUrlError, match="not on the public internet"):
+        asyncio.run(run())
+    assert asked == []
 
 
 def test_a_file_is_fetched():

@@ -46,12 +46,13 @@ def test_an_upload_cannot_be_read_as_a_file(tmp_path: Path):
 
     async def script(one: Served) -> None:
         begun = await begin(one)
-        await send(one, begun, b"<script>")
+        assert await send(one, begun, b"<script>") == 204
         from sqlalchemy import select
 
         from serve.store.tables import File
 
         file_id = one.store.do(lambda db: db.scalar(select(File.id)))
+        assert file_id is not None
         await one.ask("GET", f"/files/{file_id}", status=404)
 
     served(script, tmp_path)
