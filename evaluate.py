@@ -154,7 +154,7 @@ def main(cfg: DictConfig) -> None:
     write_json(out / "report.json", report)
     write_report(out / "report.html", f"gwm: {folder}", [Text(title="Summary", text=line), *sections])
     log.info("%s; %s", line, out / "report.html")
-    unmeasured = [verdict.measure for verdict in reached if verdict.asked and verdict.number is None]
+    unmeasured = [verdict.measure for verdict in reached if verdict.rule and verdict.number is None]
     if unmeasured:
         log.warning("not measured, neither reached nor missed: %s", ", ".join(unmeasured))
 

@@ -130,8 +130,8 @@ class PerformanceData(ClipData):
         device_batch: int | None = None,
     ) -> None:
         """num_frames: latent frames of a crop. pool: performances of which crops are cut at a time. crops: that are cut
-        of a performance while it is in the pool, on average. weights_px: least and most weight of a number in the loss,
-        which is how far it shifts the picture.
+        of a performance while it is in the pool, on average. weights_px: minimum and maximum weight of a number in
+        the loss, which is how far it shifts the picture.
 
         Raises:
             ValueError: crops are longer than performances, or nothing is left in a pool.
@@ -148,8 +148,8 @@ class PerformanceData(ClipData):
         if pool < 1 or crops <= 0:
             raise ValueError(f"pool={pool} and crops={crops} must be positive: crops are cut of performances.")
         self.audio, self.acting, self.num_frames, self.fresh = audio, acting, num_frames, batch_size / crops
-        least, most = weights_px
-        self.motion = torch.tensor(list(SHIFTS_PX.values())).clamp(least, most)[:, None, None].expand(-1, 2, 2)
+        lowest, highest = weights_px
+        self.motion = torch.tensor(list(SHIFTS_PX.values())).clamp(lowest, highest)[:, None, None].expand(-1, 2, 2)
         self.clips = self.pool = Performances(acting, audio, split="train", seed=seed, pool=pool)
 
     def train_dataloader(self) -> DataLoader[Any]:

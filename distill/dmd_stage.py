@@ -223,7 +223,7 @@ class DMDStage(DiTStage):
         rewards = self.reward(window, self.contract, data.vae)
         everyones: Any = self.all_gather(rewards)
         weights = reward_weights(rewards, everyones.flatten(), self.reward.beta)
-        self.health |= {"reward": everyones.nanmean(), "reward_weight_most": weights.max()}
+        self.health |= {"reward": everyones.nanmean(), "reward_weight_max": weights.max()}
         return weights[:, None, None, None, None] * direction
 
     def _update(self, loss: Tensor, network: Learner[Any], optimizer: Any, scheduler: Any) -> None:

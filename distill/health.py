@@ -69,14 +69,24 @@ class CollapseAlarm(L.Callback):
     """Stops a run whose measures stay outside their limits, and keeps a checkpoint from before.
 
     limits: lowest and highest healthy value by the measure's name; a measure that is not finite is outside.
-    patience: so many student updates in a row. every: student updates between two copies of a healthy state.
+    stop_after_updates: student updates in a row with a measure outside. save_every_updates: student updates between two
+    checkpoints, which are made of healthy states alone.
     """
 
-    def __init__(self, *, folder: str, limits: Mapping[str, Sequence[int | float]], patience: int, every: int) -> None:
-        if min(patience, every) < 1:
-            raise ValueError(f"patience={patience} and every={every} must be >= 1: they count student updates.")
+    def __init__(
+        self,
+        *,
+        folder: str,
+        limits: Mapping[str, Sequence[int | float]],
+        stop_after_updates: int,
+        save_every_updates: int,
+    ) -> None:
+        for name, updates in (("stop_after_updates", stop_after_updates), ("save_every_updates", save_every_updates)):
+            if updates < 1:
+                raise ValueError(f"alarm.{name}={updates} must be >= 1. Set stage.alarm=null to turn the alarm off.")
         self.good = Path(folder) / "good.ckpt"
-        self.limits, self.patience, self.every = limits, patience, every
+        self.limits = limits
+        self.stop_after_updates, self.save_every_updates = stop_after_updates, save_every_updates
         self.outside = dict.fromkeys(limits, 0)
         self.updates = 0
         self.good_step: int | None = None
@@ -102,12 +112,12 @@ class CollapseAlarm(L.Callback):
         self.updates += 1
         for name, (low, high) in self.limits.items():
             self.outside[name] = 0 if low <= values[name] <= high else self.outside[name] + 1  # NaN is outside
-        broken = [name for name, times in self.outside.items() if times >= self.patience]
+        broken = [name for name, times in self.outside.items() if times >= self.stop_after_updates]
         # One rank's alarm is everybody's: the others would wait for it in their next collective for ever.
         if trainer.strategy.reduce_boolean_decision(bool(broken), all=False):
             raise CollapseError(self._message(broken, values, batch.step))
         healthy = trainer.strategy.reduce_boolean_decision(not any(self.outside.values()), all=True)
-        if healthy and self.updates % self.every == 0:
+        if healthy and self.updates % self.save_every_updates == 0:
             self.good_step = batch.step
             trainer.save_checkpoint(self.good)
 
@@ -122,7 +132,7 @@ class CollapseAlarm(L.Callback):
             else "No state was good"
         )
         return (
-            f"collapse at step {step}: {what or 'another rank broke a limit'}, for {self.patience} student updates. "
-            f"{kept}. Lower stage.student.optimizer.lr or raise stage.critic_per_student and start anew (name=...); a "
-            "limit that your data does not obey is changed under stage.alarm.limits."
+            f"collapse at step {step}: {what or 'another rank broke a limit'}, for {self.stop_after_updates} student "
+            f"updates. {kept}. Lower stage.student.optimizer.lr or raise stage.critic_per_student and start anew (name=...). "
+            "A limit that your data does not obey is changed under stage.alarm.limits."
         )

@@ -19,7 +19,7 @@ from gwm.contract import Contract
 from gwm.media.face import FaceMesh
 from gwm.media.pixels import to_float
 from gwm.metrics.face_track import Track, face_track, mouth_crops, seen
-from gwm.metrics.judge import LEAST_SEEN
+from gwm.metrics.judge import MIN_SEEN
 from gwm.metrics.sync_net import CROP_PX, MAX_LAG, WINDOW_FRAMES, SyncNet, lag_distance, load_sync_net, windows
 from gwm.transfer import to_host
 
@@ -73,10 +73,11 @@ class LipSyncReward:
             raise ValueError(
                 f"batch_size={batch_size} must be >= 2 with stage.reward: the weight of a single sample is always 1."
             )
-        shown, least = self.num_frames * contract.vae.temporal_stride, 3 * WINDOW_FRAMES
-        if shown < least:
+        pixel_frames, minimum = self.num_frames * contract.vae.temporal_stride, 3 * WINDOW_FRAMES
+        if pixel_frames < minimum:
             raise ValueError(
-                f"reward.num_frames={self.num_frames} are {shown} pixel frames, must be >= {least}: lags are compared."
+                f"reward.num_frames={self.num_frames} are {pixel_frames} pixel frames, must be >= {minimum}: "
+                "lags are compared."
             )
         trained, heard = self.net.audio, contract.audio
         if trained.frame_features != heard.frame_features or trained.sample_rate != heard.sample_rate:
@@ -101,13 +102,13 @@ class LipSyncReward:
     def judge(self, frames: UInt8[np.ndarray, "f h w 3"], voice: Float[Tensor, "f k"]) -> float:
         """Of one clip and its voice's features; NaN without a face."""
         track = face_track(frames[::TRACKED], self.mesh).repeat(TRACKED, axis=0)[: len(frames)]
-        return synchrony(self.net, frames, track, voice) if seen(track) >= LEAST_SEEN else float("nan")
+        return synchrony(self.net, frames, track, voice) if seen(track) >= MIN_SEEN else float("nan")
 
 
 def synchrony(net: SyncNet, frames: UInt8[np.ndarray, "f h w 3"], track: Track, voice: Float[Tensor, "f k"]) -> float:
     """Median distance of mouth and voice over lags, less the distance at lag 0."""
     eye = net.see(windows(to_float(mouth_crops(frames, track, CROP_PX))))
     ear = net.hear(windows(voice))
-    most = min(MAX_LAG, len(eye) - WINDOW_FRAMES)
-    distances = [lag_distance(eye, ear, lag) for lag in range(-most, most + 1)]
-    return float(np.median(distances)) - distances[most]
+    max_lag = min(MAX_LAG, len(eye) - WINDOW_FRAMES)
+    distances = [lag_distance(eye, ear, lag) for lag in range(-max_lag, max_lag + 1)]
+    return float(np.median(distances)) - distances[max_lag]

@@ -37,7 +37,7 @@ from train.networks import load_vae
 log = logging.getLogger(__name__)
 
 CAUSAL = "causal"  # the stage whose many steps the students are measured against
-KEPT = (("lip_sync", 0.95, "least"), ("motion", 0.70, "least"), ("ms_per_chunk", 0.10, "most"))
+KEPT = (("lip_sync", 0.95, "minimum"), ("motion", 0.70, "minimum"), ("ms_per_chunk", 0.10, "maximum"))
 
 
 def kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def shares(variants: Sequence[Variant], found: Sequence[Mapping[str, Any]]) -> l
         cells: list[Cell] = [variant.run]
         for name, limit, side in KEPT:
             share = row[name] / max(causal[name], 1e-9) if name in row and name in causal else None
-            reached = None if share is None else (share >= limit if side == "least" else share <= limit)
+            reached = None if share is None else (share >= limit if side == "minimum" else share <= limit)
             cells += [share, reached]
         rows.append(cells)
     return rows

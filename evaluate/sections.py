@@ -42,10 +42,10 @@ def metrics_table(report: Mapping[str, Any]) -> Table:
 
 
 def gates_table(found: Sequence[Verdict]) -> Table:
-    columns = ["measure", "asked", "reached", "number", "floor", "ceiling", "share"]
-    rows = [[v.measure, v.asked or "-", v.reached, v.number, v.floor, v.ceiling, v.share] for v in found]
+    columns = ["measure", "rule", "reached", "number", "floor", "ceiling", "share"]
+    rows = [[v.measure, v.rule or "-", v.reached, v.number, v.floor, v.ceiling, v.share] for v in found]
     note = "Ceiling: the same measure on the renders. Floor: on unrelated data, such as another person's picture; 0 "
-    note += "where none is named. Share: the way from floor to ceiling. A dash: not measured here, or nothing is asked."
+    note += "where none is named. Share: the way from floor to ceiling. A dash: not measured here, or no rule."
     return Table(title="What a character must reach", columns=columns, rows=rows, note=note)
 
 

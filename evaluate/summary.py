@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from evaluate.examine import SIDES, Result
-from gwm.metrics.frechet import LEAST_VECTORS, frechet
+from gwm.metrics.frechet import MIN_VECTORS, frechet
 from gwm.metrics.statistics import Interval, bootstrap
 
 Goal = Literal["more", "less", "zero", "render"]  # render: the render's own value is the best one
@@ -38,7 +38,7 @@ GOALS: dict[str, Goal] = {
     "seed_diversity": "more",
 }
 FRECHETS = {"picture": "frechet_alexnet", "motion": "frechet_motion_alexnet"}  # features and names of distances
-LEAST_PAIRS = 5  # people below which nothing is called better, worse, or chance
+MIN_PAIRS = 5  # people below which nothing is called better, worse, or chance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +103,7 @@ def frechet_floors(results: Sequence[Result]) -> dict[str, float]:
     floors = {}
     for kind, name in FRECHETS.items():
         first, second = (np.concatenate([r.features["renders"][kind] for r in half]) for half in halves)
-        if min(len(first), len(second)) >= LEAST_VECTORS:
+        if min(len(first), len(second)) >= MIN_VECTORS:
             floors[name] = frechet(first, second)
     return floors
 
@@ -150,7 +150,7 @@ def _difference(name: str, results: Sequence[Result], baseline: Sequence[Result]
     renders = np.nan_to_num(column(results, "renders", name))  # seeds have no render: the goal is not "render" then
     merits = [merit(side, renders, GOALS[name]) for side in (model, other)]
     gain = bootstrap(np.where(both, merits[0] - merits[1], np.nan), who)
-    decided = gain.groups >= LEAST_PAIRS and (gain.low > 0 or gain.high < 0)
+    decided = gain.groups >= MIN_PAIRS and (gain.low > 0 or gain.high < 0)
     return Difference(
         metric=name,
         model=float(model[both].mean()),

@@ -10,6 +10,6 @@ class Control:
     """A number of each pixel frame."""
 
     name: str
-    least: float = -LIMIT
-    most: float = LIMIT
-    usual: float = 0.0  # where a caller leaves it out and gives others of its condition
+    minimum: float = -LIMIT
+    maximum: float = LIMIT
+    default: float = 0.0  # where a caller sets others of its condition and not this

@@ -16,7 +16,7 @@ from gwm.control import Control
 from gwm.transfer import to_device
 from serve.applied import applied_at
 
-MOST_FRAMES = 240  # of a number that is given frame by frame
+MAX_FRAMES = 240  # of a number that is given frame by frame
 GLIDE_FRAMES = 4  # pixel frames in which a code's number goes to another value, and those in which it returns to the
 RETURN_FRAMES = 8  # model's own: each a step of an equal part, so that nothing jumps
 Value = float | int | Sequence[float | int]
@@ -126,7 +126,7 @@ class Acts:
             elif control.name in EYELIDS:
                 column[:] = blinking(self.seed, chunk * frames, frames)
             elif acted:
-                column[:] = control.usual
+                column[:] = control.default
         return rows
 
     def _apply(self, numbers: Numbers | None, chunk: int) -> None:
@@ -183,11 +183,11 @@ def check_numbers(numbers: Numbers, contract: Contract) -> None:
 
 def _check_value(control: Control, value: Value) -> None:
     values = value if isinstance(value, list | tuple) else [value]
-    if not 1 <= len(values) <= MOST_FRAMES:
-        raise ValueError(f"{control.name} has {len(values)} numbers, must have 1 to {MOST_FRAMES}, one a pixel frame.")
+    if not 1 <= len(values) <= MAX_FRAMES:
+        raise ValueError(f"{control.name} has {len(values)} numbers, must have 1 to {MAX_FRAMES}, one a pixel frame.")
     for one in values:
-        if isinstance(one, bool) or not isinstance(one, int | float) or not control.least <= one <= control.most:
+        if isinstance(one, bool) or not isinstance(one, int | float) or not control.minimum <= one <= control.maximum:
             raise ValueError(
-                f"{control.name}={one!r} must be a number in [{control.least:g}, {control.most:g}], or null, which "
-                "leaves it to the model."
+                f"{control.name}={one!r} must be a number in [{control.minimum:g}, {control.maximum:g}], or null, "
+                "which leaves it to the model."
             )

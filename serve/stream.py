@@ -69,8 +69,8 @@ class Stream:
 
     @property
     def controls(self) -> dict[str, tuple[float, float]]:
-        """Names for `act`, with the least and the most that each may be."""
-        return {control.name: (control.least, control.most) for control in self.engine.contract.controls}
+        """Names for `act`, with the minimum and the maximum of each."""
+        return {control.name: (control.minimum, control.maximum) for control in self.engine.contract.controls}
 
     @property
     def next_chunk(self) -> Applied:

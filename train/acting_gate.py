@@ -34,7 +34,7 @@ def finish_acting(
     people: int,
     seconds: float,
     batch_size: int,
-    least: dict[str, float | None],
+    minimum: dict[str, float | None],
     before: str | None,
 ) -> None:
     """Save what the next stage starts from, then judge it, as `train.gate.finish` does with pictures.
@@ -56,7 +56,7 @@ def finish_acting(
         heard = [(act.user[1000 * part.start : 1000 * part.stop], listens(act)[part]) for act in acts]
         return judge_acting(own, swapped, [codes(clip["x0"])[: len(own[0])] for clip in clips], heard)
 
-    save_then_judge(output, model.state_dict(), judge, least=least, before=earlier_gate(before), **facts)
+    save_then_judge(output, model.state_dict(), judge, minimum=minimum, before=earlier_gate(before), **facts)
 
 
 def listens(act: Performance) -> Bool[np.ndarray, " f"]:

@@ -173,43 +173,44 @@ class Rule(NamedTuple):
         return self.error > 0 and abs(self.margin) <= SURE * self.error
 
 
-def rules(gate: Mapping[str, Any], least: Mapping[str, float | None], before: Mapping[str, Any]) -> list[Rule]:
-    """`least` holds minima, as numbers or, for names ending in _of_before, as shares of the gate of the stage before;
-    None demands nothing, and those without a number are in `unmeasured`. A lip-sync of which swapped voices leave more
-    than half was never there."""
+def rules(gate: Mapping[str, Any], minimum: Mapping[str, float | None], before: Mapping[str, Any]) -> list[Rule]:
+    """Each measured value of `gate` against its `minimum`, sorted by text. With names in _of_before, the minimum is a
+    share of the value in the gate of the stage before. None demands nothing; names without a value are left to
+    `unmeasured`. Where swapped voices keep more than half of the lip-sync, the mouth did not follow the voice.
+    """
     found = []
     if "lip_sync_swapped" in gate:
         limit = gate["lip_sync"] / 2
         text = f"lip_sync_swapped={gate['lip_sync_swapped']:.3f} must be <= {limit:.3f}, half of it with the own voice"
         found.append(Rule(text, limit - gate["lip_sync_swapped"], 0.0))
-    missing = unmeasured(gate, least, before)
-    for name, limit in ((name, limit) for name, limit in least.items() if limit is not None and name not in missing):
+    missing = unmeasured(gate, minimum, before)
+    for name, limit in ((name, limit) for name, limit in minimum.items() if limit is not None and name not in missing):
         measured, of_before = name.removesuffix(OF_BEFORE), name.endswith(OF_BEFORE)
         value, error = gate[measured], gate.get(f"{measured}_error", 0.0)
-        minimum = limit * (before[measured] if of_before else 1.0)
+        bound = limit * (before[measured] if of_before else 1.0)
         both = float(np.hypot(error, limit * before.get(f"{measured}_error", 0.0) if of_before else 0.0))
         spread = f" +- {error:.3f}" if error else ""
-        found.append(Rule(f"{measured}={value:.3f}{spread} must be >= {minimum:.3f}", value - minimum, both))
+        found.append(Rule(f"{measured}={value:.3f}{spread} must be >= {bound:.3f}", value - bound, both))
     return sorted(found)
 
 
-def unmeasured(gate: Mapping[str, Any], least: Mapping[str, float | None], before: Mapping[str, Any]) -> list[str]:
-    """Rules of `least` without a number here, or in the gate of the stage before."""
-    names = {name: name.removesuffix(OF_BEFORE) for name, limit in least.items() if limit is not None}
+def unmeasured(gate: Mapping[str, Any], minimum: Mapping[str, float | None], before: Mapping[str, Any]) -> list[str]:
+    """Rules of `minimum` without a number here, or in the gate of the stage before."""
+    names = {name: name.removesuffix(OF_BEFORE) for name, limit in minimum.items() if limit is not None}
     return sorted(
         rule for rule, name in names.items() if name not in gate or (rule.endswith(OF_BEFORE) and name not in before)
     )
 
 
 def verdict(
-    gate: Mapping[str, Any], least: Mapping[str, float | None], before: Mapping[str, Any]
+    gate: Mapping[str, Any], minimum: Mapping[str, float | None], before: Mapping[str, Any]
 ) -> dict[str, list[str]]:
     """What is missed for sure; what is undecided, as its 95 % interval holds the minimum; what was not measured."""
-    found = rules(gate, least, before)
+    found = rules(gate, minimum, before)
     return {
         "failed": [rule.text for rule in found if rule.failed],
         "undecided": [rule.text for rule in found if rule.undecided],
-        "not_measured": sorted({*gate.get("not_measured", ()), *unmeasured(gate, least, before)}),
+        "not_measured": sorted({*gate.get("not_measured", ()), *unmeasured(gate, minimum, before)}),
     }
 
 
@@ -220,7 +221,7 @@ def finish(
     *,
     clips: int,
     batch_size: int,
-    least: dict[str, float | None],
+    minimum: dict[str, float | None],
     before: str | None,
 ) -> None:
     """Save what the next stage starts from, then judge it; a failed gate is a warning here and in the next stage.
@@ -235,7 +236,7 @@ def finish(
         output,
         model.state_dict(),
         lambda: judge_stage(stage, model, facts, data, clips=clips, batch_size=batch_size),
-        least=least,
+        minimum=minimum,
         before=earlier_gate(before),
         **facts,
     )
@@ -252,7 +253,7 @@ def save_then_judge(
     weights: Mapping[str, Tensor],
     judge: Callable[[], dict[str, Any]],
     *,
-    least: Mapping[str, float | None],
+    minimum: Mapping[str, float | None],
     before: Mapping[str, Any],
     **facts: Any,
 ) -> None:
@@ -264,7 +265,7 @@ def save_then_judge(
     (output / "gate.json").unlink(missing_ok=True)  # of weights that are replaced now
     save_weights(folder, weights, gate={"failed": [NOT_JUDGED]}, **facts)
     gate = judge()
-    gate |= verdict(gate, least, before)
+    gate |= verdict(gate, minimum, before)
     write_gate(folder, gate)
     report_gate(output, gate)
 

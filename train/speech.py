@@ -68,7 +68,7 @@ def judge_speech(model: VisemeClassifier, voices: VoiceBatch) -> dict[str, Any]:
     return {"clips": len(scores), "jaw": float(np.mean(scores))}
 
 
-def finish_speech(stage: SpeechStage, data: VoiceData, output: Path, *, clips: int, least: dict[str, float]) -> None:
+def finish_speech(stage: SpeechStage, data: VoiceData, output: Path, *, clips: int, minimum: dict[str, float]) -> None:
     """Save the encoder, then judge it."""
     model = stage.network.ema_model.eval()
     facts: dict[str, Any] = {"kind": "speech", "config": stage.audio.to_json()}
@@ -76,7 +76,7 @@ def finish_speech(stage: SpeechStage, data: VoiceData, output: Path, *, clips: i
         output,
         model.encoder.state_dict(),
         lambda: judge_speech(model, data.held_out(clips)),
-        least=least,
+        minimum=minimum,
         before={},
         **facts,
     )

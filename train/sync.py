@@ -20,7 +20,7 @@ from train.learner import Learner
 
 TEMPERATURE = 0.07
 NEAR_FRAMES = 2  # windows this close in a clip show nearly the same, and are neither right nor wrong
-LEAST_SHIFT = 5  # frames; a smaller one is hard to see for people too (ITU-R BT.1359: -125 to +45 ms)
+MIN_SHIFT = 5  # frames; a smaller one is hard to see for people too (ITU-R BT.1359: -125 to +45 ms)
 
 
 def contrast(
@@ -70,14 +70,14 @@ def judge_sync(net: SyncNet, mouths: list[Mouth]) -> dict[str, Any]:
     clips and of single windows of 0.2 s; and how often the lag of a clip is found to a frame."""
     if not mouths:
         return {"clips": 0, "not_measured": ["auc", "auc_window", "lag_found"]}
-    shifts = [lag for lag in range(-MAX_LAG, MAX_LAG + 1) if abs(lag) >= LEAST_SHIFT]
+    shifts = [lag for lag in range(-MAX_LAG, MAX_LAG + 1) if abs(lag) >= MIN_SHIFT]
     matched, shifted, matched_windows, shifted_windows, lags = [], [], [], [], []
     for mouth in mouths:
         seen, heard = embeddings(net, mouth.middle, mouth.agent)
         matched.append(-lag_distance(seen, heard, 0))
         shifted += [-lag_distance(seen, heard, shift) for shift in shifts]
         matched_windows.append((seen * heard).sum(1))
-        shifted_windows += [(seen[LEAST_SHIFT:] * heard[:-LEAST_SHIFT]).sum(1)]
+        shifted_windows += [(seen[MIN_SHIFT:] * heard[:-MIN_SHIFT]).sum(1)]
         lags.append(sync_score(net, mouth.middle, mouth.agent).lag_frames)
     return {
         "clips": len(mouths),
@@ -87,10 +87,10 @@ def judge_sync(net: SyncNet, mouths: list[Mouth]) -> dict[str, Any]:
     }
 
 
-def finish_sync(stage: SyncStage, data: MouthData, output: Path, *, split: str, least: dict[str, float]) -> None:
+def finish_sync(stage: SyncStage, data: MouthData, output: Path, *, split: str, minimum: dict[str, float]) -> None:
     """Save the network, then judge it."""
     net = stage.network.ema_model.eval()
     facts: dict[str, Any] = {"kind": KIND, "config": net.audio.to_json()}
     save_then_judge(
-        output, net.state_dict(), lambda: judge_sync(net, data.held_out(split)), least=least, before={}, **facts
+        output, net.state_dict(), lambda: judge_sync(net, data.held_out(split)), minimum=minimum, before={}, **facts
     )

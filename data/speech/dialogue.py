@@ -117,12 +117,12 @@ def random_manner(rng: np.random.Generator, split: Split) -> Manner:
 
 
 def speak_turn(
-    rng: np.random.Generator, role: Role, manner: Manner, *, start_s: float, least_s: float, split: Split
+    rng: np.random.Generator, role: Role, manner: Manner, *, start_s: float, min_s: float, split: Split
 ) -> list[Utterance]:
-    """Sentences one after the other, with short pauses, until the turn lasts `least_s`."""
+    """Sentences one after the other, with short pauses, until the turn lasts `min_s`."""
     turn: list[Utterance] = []
     now = start_s
-    while now - start_s < least_s:
+    while now - start_s < min_s:
         kind = "question" if rng.random() < QUESTION_SHARE[role] else "statement"
         text = sentence(rng, kind=kind, split=split)
         speech = say(
@@ -145,8 +145,8 @@ def converse(rng: np.random.Generator, *, num_frames: int, split: Split) -> Dial
     if scene == "idle":
         return Dialogue([], manners["agent"].voice, 0, num_frames)
     role: Role = "user" if scene == "listen" or (scene == "turn" and rng.random() < 0.5) else "agent"
-    least_s = min(0.6 * clip_s if scene == "turn" else clip_s + SLACK_S, MAX_TURN_S)
-    utterances = speak_turn(rng, role, manners[role], start_s=LEAD_IN_S, least_s=least_s, split=split)
+    min_s = min(0.6 * clip_s if scene == "turn" else clip_s + SLACK_S, MAX_TURN_S)
+    utterances = speak_turn(rng, role, manners[role], start_s=LEAD_IN_S, min_s=min_s, split=split)
     end_s = utterances[-1].end_s
     if scene == "turn":
         start_s = end_s - clip_s * rng.uniform(0.3, 0.7)
@@ -157,6 +157,6 @@ def converse(rng: np.random.Generator, *, num_frames: int, split: Split) -> Dial
         role = "user" if role == "agent" else "agent"
         turn_s = rng.uniform(0.5, MAX_TURN_S)
         start_s = end_s + rng.uniform(0.1, 0.6)
-        utterances += speak_turn(rng, role, manners[role], start_s=start_s, least_s=turn_s, split=split)
+        utterances += speak_turn(rng, role, manners[role], start_s=start_s, min_s=turn_s, split=split)
         end_s = utterances[-1].end_s
     return Dialogue(utterances, manners["agent"].voice, first_frame, num_frames)

@@ -13,15 +13,15 @@ from gwm.metrics.distance import PerceptualDistance, psnr, ssim
 from gwm.metrics.face_track import Track, eye_contrast, face_track, head_pitch, lip_gap, mouth_crops, seen
 from gwm.metrics.identity import FaceEmbedding, identity_similarity
 from gwm.metrics.lip_sync import lip_sync, moves
-from gwm.metrics.listening import LEAST_FRAMES, false_mouth, num_blinks, num_nods, per_minute, response
+from gwm.metrics.listening import MIN_FRAMES, false_mouth, num_blinks, num_nods, per_minute, response
 from gwm.metrics.movement import border_flicker, exposure, motion_energy, saturation, sharpness
 from gwm.metrics.sync_net import CROP_PX, MAX_LAG, WINDOW_FRAMES, SyncNet, load_sync_net, sync_score
 from gwm.optional import MissingPackageError
 
 SPARSE = slice(None, None, 12)  # identity and perceptual distance cost 0.1 s a frame, and change slowly
-LEAST_SOUND = 1e-3  # root mean square of a voice, below which nobody speaks
-LEAST_SYNC_FRAMES = MAX_LAG + WINDOW_FRAMES + 2
-LEAST_SEEN = 0.9  # share of frames with a face, below which what is read from faces means nothing
+MIN_SOUND = 1e-3  # root mean square of a voice, below which nobody speaks
+MIN_SYNC_FRAMES = MAX_LAG + WINDOW_FRAMES + 2
+MIN_SEEN = 0.9  # share of frames with a face, below which what is read from faces means nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,10 +91,10 @@ class Judge:
             alike = identity_similarity(frames[SPARSE], reference, self.embedding)
             if np.isfinite(alike).any():
                 row["identity"] = float(np.nanmean(alike))
-        if voices is not None and row["faces_found"] >= LEAST_SEEN:
+        if voices is not None and row["faces_found"] >= MIN_SEEN:
             row |= self.conversation(frames, track, voices, reference)
-            speaks = np.square(voices.agent).mean() ** 0.5 > LEAST_SOUND if mouth is None else moves(mouth)
-            if self.sync_net is not None and speaks and len(frames) >= LEAST_SYNC_FRAMES:
+            speaks = np.square(voices.agent).mean() ** 0.5 > MIN_SOUND if mouth is None else moves(mouth)
+            if self.sync_net is not None and speaks and len(frames) >= MIN_SYNC_FRAMES:
                 row |= synchrony(self.sync_net, frames, track, voices)
         return row, opening
 
@@ -127,7 +127,7 @@ class Judge:
             "false_mouth": false_mouth(lip_gap(track), shut, listening),
             "user_response": response(pitch, voices.user, listening),
         }
-        if listening.sum() >= LEAST_FRAMES:
+        if listening.sum() >= MIN_FRAMES:
             measured["nods_per_minute"] = per_minute(num_nods(pitch[listening]), int(listening.sum()))
         return row | {name: value for name, value in measured.items() if np.isfinite(value)}
 

@@ -31,9 +31,9 @@ EMBEDDING = 64
 class SyncScore:
     """Agreement of mouth and voice over a clip. Source: Chung and Zisserman 2016, "Out of time", Sec. 4.1."""
 
-    confidence: float  # median distance over lags less the least one: 0 is no relation (their Sync-C)
-    distance: float  # the least mean distance of embeddings of unit length, in [0, 2] (their Sync-D)
-    lag_frames: int  # where it is least; > 0: the mouth comes after the voice
+    confidence: float  # median distance over lags less the minimum: 0 is no relation (their Sync-C)
+    distance: float  # the minimum over lags of the mean distance of embeddings of unit length, in [0, 2] (their Sync-D)
+    lag_frames: int  # where that minimum is; > 0: the mouth comes after the voice
 
 
 class SyncNet(nn.Module):
@@ -116,9 +116,11 @@ def sync_score(
     Raises:
         ValueError: the clip has too few frames for the largest lag.
     """
-    least = max_lag + WINDOW_FRAMES + 2
-    if len(mouths) < least:
-        raise ValueError(f"{len(mouths)} frames must be at least {least}, for lags up to {max_lag}: use a longer clip.")
+    minimum = max_lag + WINDOW_FRAMES + 2
+    if len(mouths) < minimum:
+        raise ValueError(
+            f"{len(mouths)} frames must be at least {minimum}, for lags up to {max_lag}: use a longer clip."
+        )
     seen, heard = embeddings(net, mouths, samples)
     distances = {lag: lag_distance(seen, heard, lag) for lag in sorted(range(-max_lag, max_lag + 1), key=abs)}
     best = min(distances, key=distances.__getitem__)

@@ -137,9 +137,9 @@ def test_numbers_without_names_are_called_by_their_places(portrait: np.ndarray, 
 
 
 def test_each_number_stays_until_it_is_changed_or_released(portrait: np.ndarray, voices: Voices):
-    """Others of its condition have their usual values meanwhile; without any the condition is not given."""
+    """Others of its condition have their defaults meanwhile; without any the condition is not given."""
     rules = tiny_contract(chunk_frames=1)
-    manner = ConditionSpec(name="manner", rate="frame", width=8, names=("liveliness", "joy"), usual=(0.5, 0.0))
+    manner = ConditionSpec(name="manner", rate="frame", width=8, names=("liveliness", "joy"), default=(0.5, 0.0))
     rules = rules.replace(dit=dataclasses.replace(rules.dit, conditions=(*rules.dit.conditions, manner)))
     engine = begun(artifact_of(rules), portrait, voices)
     given: list[Numbers | None] = [{}, {"joy": 0.25}, {"liveliness": 1}, {"joy": None}, {"joy": 1}, None]

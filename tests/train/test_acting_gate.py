@@ -97,7 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         moved = [key for key, value in stage.network.model.state_dict().items() if not torch.equal(value, before[key])]
         assert moved, f"{name} has learnt nothing"
         finish_acting(
-            stage, module, folder / name, people=2, seconds=2.0, batch_size=2, least={"lip_sync": 2.0}, before=None
+            stage, module, folder / name, people=2, seconds=2.0, batch_size=2, minimum={"lip_sync": 2.0}, before=None
         )
     return folder
 

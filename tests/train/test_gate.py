@@ -32,8 +32,8 @@ NOTHING = {"failed": [], "undecided": [], "not_measured": []}
 def test_a_gate_names_what_it_misses():
     gate = {"lip_sync": 0.5, "motion": 0.9, "lip_sync_of_ceiling": 0.6}
     before = {"lip_sync": 0.6, "motion": 1.0}
-    least = {"lip_sync_of_ceiling": 0.95, "lip_sync_of_before": 0.9, "motion_of_before": 0.7}
-    missed = verdict(gate, least, before)["failed"]
+    minimum = {"lip_sync_of_ceiling": 0.95, "lip_sync_of_before": 0.9, "motion_of_before": 0.7}
+    missed = verdict(gate, minimum, before)["failed"]
     assert missed == ["lip_sync=0.500 must be >= 0.540", "lip_sync_of_ceiling=0.600 must be >= 0.950"]
 
 
@@ -56,8 +56,8 @@ def test_the_stage_before_is_uncertain_too():
 
 def test_what_has_no_number_is_unmeasured_and_not_passed():
     """A metric that was skipped; and one of which the stage before, a published checkpoint, has no gate."""
-    least = {"identity_share_of_before": 0.95, "motion_of_before": 0.7}
-    found = verdict({"motion": 1.0}, least, {"identity_share": 0.5})
+    minimum = {"identity_share_of_before": 0.95, "motion_of_before": 0.7}
+    found = verdict({"motion": 1.0}, minimum, {"identity_share": 0.5})
     assert found == NOTHING | {"not_measured": ["identity_share_of_before", "motion_of_before"]}
 
 
@@ -178,9 +178,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClipsInMemory:
     return made
 
 
-def ended(stage: Darker, data: Any, folder: Path, before: str | None = None, **least: float) -> dict[str, Any]:
+def ended(stage: Darker, data: Any, folder: Path, before: str | None = None, **minimum: float) -> dict[str, Any]:
     """The gate that the stage leaves, which is the same in both places."""
-    finish(stage, data, folder, clips=len(PEOPLE), batch_size=2, least=least, before=before)
+    finish(stage, data, folder, clips=len(PEOPLE), batch_size=2, minimum=minimum, before=before)
     gate = json.loads((folder / "gate.json").read_text())
     assert read_header(folder / "weights", kind="dit")["gate"] == gate
     return gate
@@ -245,7 +245,7 @@ def test_without_held_out_speech_nothing_is_passed(data: Any, tmp_path: Path, mo
 def test_an_error_while_judging_reaches_the_caller_and_leaves_the_weights(data: Any, tmp_path: Path):
     stage = Darker(error=RuntimeError("out of memory"))
     with pytest.raises(RuntimeError, match="out of memory"):
-        finish(stage, data, tmp_path, clips=4, batch_size=2, least={}, before=None)
+        finish(stage, data, tmp_path, clips=4, batch_size=2, minimum={}, before=None)
     model, rules = load_dit(tmp_path / "weights", stage="causal")
     assert rules == stage.contract
     for name, value in stage.model.state_dict().items():

@@ -61,5 +61,5 @@ class Phrases(SimpleTextAggregator):
             return " ".join(words)
         return None
 
-    def _long_enough(self, words: list[str], least_chars: int, said_chars: int) -> bool:
-        return len(" ".join(words)) >= max(least_chars, said_chars)
+    def _long_enough(self, words: list[str], min_chars: int, said_chars: int) -> bool:
+        return len(" ".join(words)) >= max(min_chars, said_chars)
