@@ -15,7 +15,7 @@ from data.batch import latent_batch
 from data.latents import heard_frames
 from data.performance import Performance
 from data.performances import PerformanceData
-from gwm.autoencoders.motion.code import FRAMES, from_latents, physical
+from gwm.autoencoders.motion.code import FRAMES, from_latents, hold_gaze, physical
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.lora import merged
@@ -69,6 +69,11 @@ def codes(x0: Float[Tensor, "n 57 2 2"]) -> Code:
     return physical(from_latents(x0[None])[0]).numpy()
 
 
+def shown(x0: Float[Tensor, "n 57 2 2"]) -> Code:
+    """The same as the decoder shows them, with eyes that hold still."""
+    return physical(hold_gaze(from_latents(x0[None]), x0.new_zeros(1, 2))[0][0]).numpy()
+
+
 @torch.no_grad()
 def play(
     model: DiT, contract: Contract, clips: list[dict[str, Tensor]], *, batch_size: int, seed: int, swap_voices: bool
@@ -87,7 +92,7 @@ def play(
         # One that sees whole clips has learnt no second one behind the first.
         num_frames = size if size == contract.horizon_frames else batch.x0.shape[1]
         latents = stream(model, contract, batch, num_frames=num_frames, seed=seed + at)
-        made += [codes(one.float().cpu()) for one in latents]
+        made += [shown(one.float().cpu()) for one in latents]
     return made
 
 

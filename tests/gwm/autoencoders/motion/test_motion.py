@@ -7,7 +7,20 @@ import torch
 from data.actions import ACTION_NAMES
 from gwm.autoencoders.motion.basis import FEATURES, RANK, FlowBasis, RidgeFit, features
 from gwm.autoencoders.motion.canvas import draw, draw_with_opencv, draw_with_tensors
-from gwm.autoencoders.motion.code import ACTIONS, NAMES, from_latents, mirror, physical, place, standardise, to_latents
+from gwm.autoencoders.motion.code import (
+    ACTIONS,
+    GAZE,
+    NAMES,
+    SCALES,
+    WIDTH,
+    from_latents,
+    hold_gaze,
+    mirror,
+    physical,
+    place,
+    standardise,
+    to_latents,
+)
 from gwm.autoencoders.motion.codec import MotionAutoencoder, person
 from gwm.autoencoders.motion.paste import Square
 from gwm.autoencoders.motion.warp import Window, background, places, places_in, whole
@@ -56,6 +69,31 @@ def test_mirroring_twice_changes_nothing_and_once_exchanges_sides():
     assert torch.equal(once[:, order] * signs, code)
     assert torch.equal(once[:, place("eyeBlinkLeft")], code[:, place("eyeBlinkRight")])
     assert torch.equal(once[:, place("yaw")], -code[:, place("yaw")])
+
+
+def gazes(*x: float) -> torch.Tensor:
+    """Codes of eyes that look sideways, in [-1, 1]."""
+    code = torch.randn(1, len(x), WIDTH)
+    code[..., GAZE] = 0
+    code[..., place("gazeX")] = torch.tensor(x) / SCALES["gazeX"]
+    return code
+
+
+def test_eyes_hold_still_until_they_are_meant_far_away():
+    code = gazes(0.0, 0.05, -0.07, 0.2, 0.25, 0.13, 0.1)
+    shown, held = hold_gaze(code, torch.zeros(1, 2))
+    want = torch.tensor([0.0, 0.0, 0.0, 0.2, 0.2, 0.2, 0.1])
+    torch.testing.assert_close(physical(shown)[0, :, place("gazeX")], want)
+    torch.testing.assert_close(held, shown[:, -1, GAZE])
+    assert torch.equal(shown[..., : GAZE.start], code[..., : GAZE.start])
+
+
+def test_eyes_that_are_held_in_parts_are_held_as_in_one():
+    code, held, parts = gazes(*torch.linspace(-0.5, 0.9, 12).tolist()), torch.zeros(1, 2), []
+    for part in code.split(4, dim=1):
+        shown, held = hold_gaze(part, held)
+        parts.append(shown)
+    assert torch.equal(torch.cat(parts, dim=1), hold_gaze(code, torch.zeros(1, 2))[0])
 
 
 def test_the_ridge_finds_the_fields_that_made_the_flow():
