@@ -133,6 +133,6 @@ class CollapseAlarm(L.Callback):
         )
         return (
             f"collapse at step {step}: {what or 'another rank broke a limit'}, for {self.stop_after_updates} student "
-            f"updates. {kept}. Lower stage.student.optimizer.lr or raise stage.critic_per_student and start anew (name=...). "
-            "A limit that your data does not obey is changed under stage.alarm.limits."
+            f"updates. {kept}. Lower stage.student.optimizer.lr or raise stage.critic_per_student and start "
+            "anew (name=...). A limit that your data does not obey is changed under stage.alarm.limits."
         )
