@@ -157,6 +157,6 @@ class PerformanceData(ClipData):
         return self.loader(crops, len(self.pool), latent_batch)
 
     def held_out(self, count: int, seconds: float) -> tuple[list[dict[str, Tensor]], list[Performance]]:
-        """Performances with sentences and voices that no training hears, and their clips."""
+        """Performances with sentences and voices that are in no training data, and their clips."""
         pool = Performances(replace(self.acting, seconds=seconds), self.audio, split="val", seed=self.seed, pool=count)
         return [pool[number] for number in range(count)], [pool.act(number)[0] for number in range(count)]

@@ -68,7 +68,7 @@ class LipSyncReward:
                 "each clip's reference image, which latents are kept without."
             )
         if not contract.dit.width("agent"):
-            raise ValueError("stage.reward must be null for a model that hears nothing: there is no lip-sync.")
+            raise ValueError("stage.reward must be null for a model that takes no sound: there is no lip-sync.")
         if batch_size < 2:
             raise ValueError(
                 f"batch_size={batch_size} must be >= 2 with stage.reward: the weight of a single sample is always 1."
@@ -107,8 +107,8 @@ class LipSyncReward:
 
 def synchrony(net: SyncNet, frames: UInt8[np.ndarray, "f h w 3"], track: Track, voice: Float[Tensor, "f k"]) -> float:
     """Median distance of mouth and voice over lags, less the distance at lag 0."""
-    eye = net.see(windows(to_float(mouth_crops(frames, track, CROP_PX))))
-    ear = net.hear(windows(voice))
-    max_lag = min(MAX_LAG, len(eye) - WINDOW_FRAMES)
-    distances = [lag_distance(eye, ear, lag) for lag in range(-max_lag, max_lag + 1)]
+    mouth = net.embed_mouths(windows(to_float(mouth_crops(frames, track, CROP_PX))))
+    spoken = net.embed_voice(windows(voice))
+    max_lag = min(MAX_LAG, len(mouth) - WINDOW_FRAMES)
+    distances = [lag_distance(mouth, spoken, lag) for lag in range(-max_lag, max_lag + 1)]
     return float(np.median(distances)) - distances[max_lag]

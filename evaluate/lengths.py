@@ -22,8 +22,8 @@ LOOK_S = 10  # seconds that are looked at before each length
 
 
 def meant_opening(cases: Sequence[Case], start: int, count: int) -> Float[np.ndarray, " f"] | None:
-    """Lip openings of a stream's frames that hears the cases' voices one after the other, again and again; None where
-    of one of them nobody knows where the mouth should be, as of real footage."""
+    """Lip openings of the frames of a stream that is given the cases' voices one after the other, again and again; None
+    where a case has no known lip opening, as of real footage."""
     if any(case.mouth is None for case in cases):
         return None
     whole = np.concatenate([case.mouth for case in cases if case.mouth is not None])

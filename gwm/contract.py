@@ -169,14 +169,14 @@ class Contract(JsonConfig):
         return self.distilled or self.solver == "renoise"
 
     @property
-    def hears(self) -> bool:
-        """Whether a condition comes from sound. A stream of a model that hears nothing needs none, silence included."""
+    def takes_sound(self) -> bool:
+        """Whether a condition comes from sound. Where none does, a stream needs no sound, not even silence."""
         return self.dit.speech_width > 0
 
     @property
     def lookahead_samples(self) -> int:
         """Sound after a chunk that must be known before the chunk is generated."""
-        return self.audio.lookahead_frames * self.audio.frame_samples if self.hears else 0
+        return self.audio.lookahead_frames * self.audio.frame_samples if self.takes_sound else 0
 
     @property
     def chunk_pixel_frames(self) -> int:

@@ -32,7 +32,7 @@ class Stream:
     """An exported model that makes frames, `fps` a second, as soon as what they depend on is there.
 
     Iterate over it: every frame that is ready comes, and the iteration ends when more sound is needed; go on with
-    another `for` after `push`. A model that hears nothing is always ready, until `finish`. Sound, prompts, numbers and
+    another `for` after `push`. A model that takes no sound is always ready, until `finish`. Sound, prompts, numbers and
     rewinds may be given while iterating: each says by its result from which chunk on it holds.
     """
 
@@ -93,7 +93,7 @@ class Stream:
         """Append the character's voice, and the other's meanwhile; None: silence.
 
         Raises:
-            ValueError: the two differ in length, or the model hears nothing.
+            ValueError: the two differ in length, or the model takes no sound.
         """
         voice = _samples(agent)
         self.engine.push(voice, np.zeros_like(voice) if user is None else _samples(user))

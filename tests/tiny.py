@@ -75,8 +75,8 @@ def tiny_vae(config: HaarConfig = VAE_SHAPE) -> HaarAutoencoder:
     return vae
 
 
-def learning(model: nn.Module) -> list[nn.Parameter]:
-    """What an optimizer would move: all but the ear."""
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """What an optimizer would move: all but the speech encoder."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 

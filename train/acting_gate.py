@@ -80,16 +80,16 @@ def play(
 ) -> list[Code]:
     """Codes of every clip as the model streams it.
 
-    swap_voices: every clip hears, on both sides, what another clip hears; its manner stays its own.
+    swap_voices: every clip is given both voices of another clip; its manner stays its own.
     """
     size, made = contract.pattern.chunk_frames, []
     for at in range(0, len(clips), batch_size):
         batch = latent_batch([clip | {"step": 0, "slot": 0} for clip in clips[at : at + batch_size]])
         if swap_voices:
-            heard = {f"frame.{spec.name}" for spec in contract.dit.conditions if spec.encoder == "speech"}
-            swapped = {name: values.roll(1, dims=0) for name, values in batch.conditions.items() if name in heard}
+            voices = {f"frame.{spec.name}" for spec in contract.dit.conditions if spec.encoder == "speech"}
+            swapped = {name: values.roll(1, dims=0) for name, values in batch.conditions.items() if name in voices}
             batch.conditions = batch.conditions | swapped
-        # One that sees whole clips has learnt no second one behind the first.
+        # A model of whole clips is not trained to continue the first.
         num_frames = size if size == contract.horizon_frames else batch.x0.shape[1]
         latents = stream(model, contract, batch, num_frames=num_frames, seed=seed + at)
         made += [shown(one.float().cpu()) for one in latents]
@@ -100,7 +100,7 @@ def judge_acting(
     own: list[Code], swapped: list[Code], truth: list[Code], heard: list[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Any]:
     """Means over people; measures over the data's, and how near those are to 1 (`_likeness`, 1 at most); what is
-    left with swapped voices; and how sure it is that heads answer the user (`answer_sure`, 1 less the p-value).
+    left with swapped voices; and the confidence that heads answer the user (`answer_sure`, 1 less the p-value).
 
     heard: of each person the user's voice, and the frames in which the person only listens.
     """
@@ -109,18 +109,18 @@ def judge_acting(
         for made in (own, swapped, truth)
     )
     got, data, other = table(rows), table(of_truth), table(of_swapped)
-    told = got["response"] - other["response"]
+    answer = got["response"] - other["response"]
     gate: dict[str, Any] = {
         "clips": len(rows),
-        "listeners": int(np.isfinite(told).sum()),
+        "listeners": int(np.isfinite(answer).sum()),
         "lip_sync": mean(got["lip_sync"]),
         "lip_sync_error": standard_error(got["lip_sync"], [str(number) for number in range(len(rows))]),
         "lip_sync_swapped": mean(other["lip_sync"]),
         "false_mouth": mean(got["false_mouth"]),
         "response": mean(got["response"]),
         "response_of_truth": mean(data["response"]),
-        "answer": mean(told),
-        "answer_sure": 1 - sign_flip_p(told),
+        "answer": mean(answer),
+        "answer_sure": 1 - sign_flip_p(answer),
     }
     for name in RATIOS:
         ratio = mean(got[name]) / mean(data[name]) if mean(data[name]) else float("nan")

@@ -48,7 +48,7 @@ NOT_JUDGED = "not judged: the stage was stopped after its weights were saved; ru
 class Stage(Protocol):
     """What `finish` needs of a stage."""
 
-    hears: bool  # whether its pictures depend on the voice
+    takes_sound: bool  # whether its pictures depend on the voice
 
     def weights(self) -> tuple[nn.Module, dict[str, Any]]:
         """The trained model, and `kind`, `config` and what else belongs beside its weights."""
@@ -137,7 +137,7 @@ def judge_stage(
         faces = {clip.person: clip.reference for clip in chosen}
         gate["identity_floor"] = stranger_similarity(faces, judge.embedding)
     gate |= shares(gate)
-    if stage.hears and "lip_sync" in gate:
+    if stage.takes_sound and "lip_sync" in gate:
         swapped = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=True)
         gate["lip_sync_swapped"] = measure(judge, swapped, chosen, chunk_frames=chunk_frames)["lip_sync"]
     gate["not_measured"] = [name for name in DEMANDED if name not in gate]

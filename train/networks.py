@@ -49,7 +49,7 @@ class Base:
 
     model: dict[str, Any]  # shape, with the conditions to be added
     vae: str | AutoencoderConfig  # a folder, or the shape of one that is trained elsewhere: codes need no autoencoder
-    speech: str  # a trained ear
+    speech: str  # folder of a trained speech encoder
     audio: AudioConfig
     resolution: Resolution
     num_frames: int
@@ -70,7 +70,7 @@ class Base:
         )
 
     def random(self) -> tuple[DiT, Contract]:
-        """A model from nothing but its ear."""
+        """A model with random weights, besides the trained speech encoder."""
         contract = self.contract()
         model = DiT(contract.dit)
         load_speech(self.speech, model, self.audio)
@@ -93,7 +93,7 @@ def load_vae(folder: str | Path) -> Autoencoder:
 
 
 def load_speech(folder: str | Path, model: DiT, audio: AudioConfig) -> None:
-    """Give the model a trained ear.
+    """Load the weights of a trained speech encoder into the model.
 
     Raises:
         ValueError: it was trained on other audio features.

@@ -69,7 +69,7 @@ def play_clips(
 ) -> Played:
     """Pixels of every clip as the model plays it, and where in the clip they begin.
 
-    swap_voices: every clip hears another clip's voice; what lip-sync is left then was never there.
+    swap_voices: every clip is given another clip's voice; lip-sync that is left then does not come from the voice.
     """
     frames, starts = [], []
     for at in range(0, len(clips), batch_size):

@@ -137,7 +137,7 @@ class Judge:
         user: Float[np.ndarray, " t"],
         listening: Bool[np.ndarray, " f"],
     ) -> float:
-        """`listening.response` of these frames to any user's voice: about 0 for one that they did not hear."""
+        """`listening.response` of these frames to any user's voice: about 0 for the voice of another conversation."""
         return response(head_pitch(face_track(frames, self.mesh)), user, listening)
 
 

@@ -39,7 +39,7 @@ def prompted(width: int) -> tuple[ConditionSpec, ...]:
     return (ConditionSpec(name="text", rate="tokens", width=width, encoder="text"),)
 
 
-# What characters that are trained here have in common. All other shapes hear nothing.
+# What characters that are trained here have in common. All other shapes take no sound.
 CHARACTER: dict[str, Any] = {
     "in_channels": 64,
     "around_reference": True,

@@ -239,7 +239,7 @@ def test_a_text_and_what_is_made_anew_under_another_count_too(contract: Contract
 
 
 def test_an_action_holds_in_its_own_session_from_the_chunk_of_its_receipt(tmp_path: Path, portrait: np.ndarray):
-    """Of a model that hears nothing, whose chunks wait for no sound."""
+    """Of a model that takes no sound, whose chunks wait for no sound."""
     made = sessions(load_artifact(world(tmp_path), device="cpu"), slots=1, text_tokens=4)
     made.open("a", portrait, seed=1)
     engine = made.running["a"].engine

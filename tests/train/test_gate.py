@@ -77,7 +77,7 @@ def footage(key: str) -> Clip:
 @pytest.mark.parametrize("clips", [[], [footage("a"), footage("bb")]])
 def test_what_could_not_be_measured_is_neither_passed_nor_failed(clips, tmp_path, monkeypatch, caplog):
     """Real footage: nobody knows where the mouth should be, and in noise there is no face. Pixels are compared."""
-    stage: Any = Mock(hears=True)
+    stage: Any = Mock(takes_sound=True)
     stage.decode.return_value = ([clip.frames for clip in clips], [0 for _ in clips])
     monkeypatch.setattr(gates, "held_out", lambda *_: clips)
     facts = dit_facts(contract())
@@ -155,7 +155,7 @@ class Darker:
     """A stage that shows every clip `by` darker, and black with another's voice."""
 
     def __init__(self, by: int = 5, *, error: Exception | None = None) -> None:
-        self.by, self.error, self.hears = by, error, True
+        self.by, self.error, self.takes_sound = by, error, True
         self.contract, self.model = contract(), tiny_dit()
 
     def weights(self) -> tuple[nn.Module, dict[str, Any]]:
@@ -217,7 +217,7 @@ def test_a_failed_gate_warns_here_and_in_the_next_stage(data: Any, tmp_path: Pat
 
 def test_a_stage_that_does_not_hear_is_not_asked_for_other_voices(data: Any, tmp_path: Path):
     stage = Darker()
-    stage.hears = False
+    stage.takes_sound = False
     assert "lip_sync_swapped" not in ended(stage, data, tmp_path)
 
 
