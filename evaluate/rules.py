@@ -33,7 +33,7 @@ class Gate:
         if self.of == "chance":
             return "not distinguished from 0"
         sides = [f"{sign} {bound:g}" for sign, bound in ((">=", self.least), ("<=", self.most)) if bound is not None]
-        return " and ".join(sides) + (" of the way to the ceiling" if self.of == "share" else "")
+        return " and ".join(sides) + (" of the way to the ceiling" if self.of == "share" and sides else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
