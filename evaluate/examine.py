@@ -20,7 +20,7 @@ from gwm.metrics.movement import exposure, frame_differences, saturation, sharpn
 from serve.artifact import MANIFEST, Artifact
 from serve.engine import Engine
 
-VERSION = 3  # of what is measured: clips kept by another version are measured again
+VERSION = 4  # of what is measured: clips kept by another version are measured again
 FEATURE_STEP = 6  # frames between those whose features are compared
 SIDES = ("model", "renders")
 

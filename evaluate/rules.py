@@ -35,7 +35,7 @@ class Gate:
         sides = [
             f"{sign} {bound:g}" for sign, bound in ((">=", self.minimum), ("<=", self.maximum)) if bound is not None
         ]
-        return " and ".join(sides) + (" of the way to the ceiling" if self.of == "share" else "")
+        return " and ".join(sides) + (" of the way to the ceiling" if self.of == "share" and sides else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

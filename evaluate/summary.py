@@ -23,6 +23,8 @@ GOALS: dict[str, Goal] = {
     "false_mouth": "less",
     "user_response": "more",
     "user_response_shuffled": "zero",
+    "opening": "render",
+    "head_motion": "render",
     "blinks_per_minute": "render",
     "nods_per_minute": "render",
     "identity": "more",

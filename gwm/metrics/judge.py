@@ -10,7 +10,17 @@ from jaxtyping import Bool, Float, UInt8
 
 from gwm.media.face import FaceMesh
 from gwm.metrics.distance import PerceptualDistance, psnr, ssim
-from gwm.metrics.face_track import Track, eye_contrast, face_track, head_pitch, lip_gap, mouth_crops, seen
+from gwm.metrics.face_track import (
+    Track,
+    eye_contrast,
+    face_track,
+    head_pitch,
+    head_place,
+    lip_gap,
+    mouth_crops,
+    seen,
+    speed,
+)
 from gwm.metrics.identity import FaceEmbedding, identity_similarity
 from gwm.metrics.lip_sync import lip_sync, moves
 from gwm.metrics.listening import MIN_FRAMES, false_mouth, num_blinks, num_nods, per_minute, response
@@ -73,9 +83,10 @@ class Judge:
         mouth: the opening that was meant; None where nobody knows it. Of `footage` everything else about the face is
         measured then; of a drawn character, whose face the mesh does not see, nothing, and the opening is NaN.
 
-        lip_sync: correlation at lag 0; lag_frames: > 0 when the mouth is late; psnr in dB; motion: in units of the
-        render's; border_flicker: 1 is seamless; identity: 1 - distance to the reference; perceptual: 0 is equal. For
-        what `voices` adds see `gwm.metrics.listening` and `gwm.metrics.sync_net`.
+        lip_sync: correlation at lag 0; lag_frames: > 0 when the mouth is late; opening: deviation of the lips' gap in
+        face heights; head_motion: in face heights a second; psnr in dB; motion: in units of the render's;
+        border_flicker: 1 is seamless; identity: 1 - distance to the reference; perceptual: 0 is equal. For what
+        `voices` adds see `gwm.metrics.listening` and `gwm.metrics.sync_net`.
         """
         row = self.pictures(frames, render, chunk_frames=chunk_frames)
         if mouth is None and not footage:
@@ -91,6 +102,10 @@ class Judge:
             alike = identity_similarity(frames[SPARSE], reference, self.embedding)
             if np.isfinite(alike).any():
                 row["identity"] = float(np.nanmean(alike))
+        if row["faces_found"] >= MIN_SEEN:
+            if mouth is None or moves(mouth):
+                row["opening"] = float(np.nanstd(opening))
+            row["head_motion"] = speed(head_place(track))
         if voices is not None and row["faces_found"] >= MIN_SEEN:
             row |= self.conversation(frames, track, voices, reference)
             speaks = np.square(voices.agent).mean() ** 0.5 > MIN_SOUND if mouth is None else moves(mouth)

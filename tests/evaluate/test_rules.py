@@ -30,10 +30,14 @@ def test_shipped_gates_are_the_issues():
     assert {gate.measure: gate.rule for gate in gates if gate.rule} == {
         "lip_sync": ">= 0.9 of the way to the ceiling",
         "lag_frames": ">= -1 and <= 1",
-        "identity": ">= 0.9 of the way to the ceiling",
-        "false_mouth": "<= 0.05",
+        "opening": ">= 0.8 and <= 1.2 of the way to the ceiling",
+        "identity": ">= 0.95 of the way to the ceiling",
+        "false_mouth": "<= 0.03",
         "border_flicker": "<= 1.1",
+        "blinks_per_minute": ">= 0.7 and <= 1.3 of the way to the ceiling",
+        "head_motion": ">= 0.7 and <= 1.3 of the way to the ceiling",
         "identity_drift": ">= -0.05 and <= 0.05",
+        "motion_drift": ">= -0.05 and <= 0.05",
         "saturation_drift": ">= -0.05 and <= 0.05",
         "user_response_shuffled": "not distinguished from 0",
     }
