@@ -65,12 +65,12 @@ def listens(act: Performance) -> Bool[np.ndarray, " f"]:
 
 
 def codes(x0: Float[Tensor, "n 57 2 2"]) -> Code:
-    """Of the pixel frames of `n` latent ones."""
+    """Codes of the pixel frames of `n` latent frames."""
     return physical(from_latents(x0[None])[0]).numpy()
 
 
-def shown(x0: Float[Tensor, "n 57 2 2"]) -> Code:
-    """The same as the decoder shows them, with eyes that hold still."""
+def decoded_codes(x0: Float[Tensor, "n 57 2 2"]) -> Code:
+    """The same as the decoder uses them, with the eyes held still between jumps."""
     return physical(hold_gaze(from_latents(x0[None]), x0.new_zeros(1, 2))[0][0]).numpy()
 
 
@@ -92,7 +92,7 @@ def play(
         # A model of whole clips is not trained to continue the first.
         num_frames = size if size == contract.horizon_frames else batch.x0.shape[1]
         latents = stream(model, contract, batch, num_frames=num_frames, seed=seed + at)
-        made += [shown(one.float().cpu()) for one in latents]
+        made += [decoded_codes(one.float().cpu()) for one in latents]
     return made
 
 

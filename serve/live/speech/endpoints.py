@@ -18,9 +18,9 @@ from serve.live.speech.thoughts import ThoughtMarkup
 log = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
-SLOW_S = 3.0  # without a first byte, after which the visitor is told why nothing happens
+SLOW_S = 3.0  # without a first byte; then a notice says why nothing happens
 LOADING_PAUSE_S = 1.0  # between requests to a server that says that it is loading
-SHORT_WAIT_S = 5.0  # that a server may ask for, and that somebody waits without being told to come back
+SHORT_WAIT_S = 5.0  # that a server may ask for and the visitor waits for; after a longer one the visitor must ask again
 WARM_S = 240.0  # after an answer, in which a server is taken to have its model loaded
 # Parameters that can be left out, and what is sent in their place.
 OPTIONAL: dict[str, str | None] = {
