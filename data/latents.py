@@ -95,7 +95,8 @@ class EncodedClips(Sequence[dict[str, Tensor]]):
     """
 
     def __init__(self, folder: Path, split: str, audio: AudioConfig, *, memory_bytes: int) -> None:
-        """
+        """Read the indices of a split's shards; clips are read when they are asked for.
+
         Raises:
             FileNotFoundError, ValueError: as `read_manifest` does, or the split is empty.
         """

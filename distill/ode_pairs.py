@@ -155,8 +155,10 @@ def read_pairs_manifest(folder: Path, *, sigmas: Sequence[float]) -> dict[str, A
 
 
 def read_shard(path: Path) -> dict[str, Tensor]:
-    """Raises:
-    ValueError: the file is damaged or has values that are not finite.
+    """The tensors of a shard of ODE pairs.
+
+    Raises:
+        ValueError: the file is damaged or has values that are not finite.
     """
     return read_tensor_file(path, remedy="Delete it and run stage=ode_pairs again.")
 

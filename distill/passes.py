@@ -47,8 +47,10 @@ class WindowsOfPasses:
 
 
 def check_passes(passes: int, *, gan: bool, reward: bool) -> None:
-    """Raises:
-    ValueError: something looks at the whole batch at once, or at a critic that has moved.
+    """Refuse gradient accumulation for losses that need the whole batch in one pass.
+
+    Raises:
+        ValueError: something looks at the whole batch at once, or at a critic that has moved.
     """
     for name, used in (("gan", gan), ("reward", reward)):
         if used and passes > 1:

@@ -35,8 +35,10 @@ class Reward(Protocol):
     def __call__(self, window: Window, contract: Contract, vae: Autoencoder) -> Float[Tensor, "b"]: ...
 
     def check(self, contract: Contract, batch_size: int) -> None:
-        """Raises:
-        ValueError: clips of this contract cannot be judged, or nothing can be weighed against anything.
+        """Refuse, before training, a contract or a batch size that the reward cannot use.
+
+        Raises:
+            ValueError: clips of this contract cannot be judged, or nothing can be weighed against anything.
         """
         ...
 

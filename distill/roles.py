@@ -43,8 +43,10 @@ class RoleAdapters(JsonConfig):
         return super().from_json({**values, **roles})
 
     def check(self, *, offloaded: bool) -> None:
-        """Raises:
-        ValueError: the teacher's weights are wanted on the host and under the student.
+        """Refuse to offload a teacher whose weights are the student's base.
+
+        Raises:
+            ValueError: the teacher's weights are wanted on the host and under the student.
         """
         if offloaded and self.student is not None and self.student_base == "teacher":
             raise ValueError(
@@ -113,8 +115,10 @@ def keep_out_of_checkpoints(stage: nn.Module, *, teacher: str, learners: Mapping
 
 
 def check_frozen(saved: str, found: str) -> None:
-    """Raises:
-    ValueError: the weights that a checkpoint leaves out are not those that it was trained with.
+    """Compare the fingerprint of the frozen weights with that of the checkpoint.
+
+    Raises:
+        ValueError: the weights that a checkpoint leaves out are not those that it was trained with.
     """
     if saved != found:
         raise ValueError(

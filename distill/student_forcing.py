@@ -116,8 +116,10 @@ def student_rollout(
 
 
 def check_gradient(gradient: RolloutGradient) -> None:
-    """Raises:
-    ValueError: an unknown `gradient`.
+    """Check the name of a rule for the gradient of a rollout.
+
+    Raises:
+        ValueError: an unknown `gradient`.
     """
     if gradient not in get_args(RolloutGradient):
         raise ValueError(f"gradient={gradient!r} must be one of {get_args(RolloutGradient)}.")

@@ -41,8 +41,10 @@ class Windows(Protocol):
     ) -> Window: ...
 
     def check(self, contract: Contract, num_frames: int) -> None:
-        """Raises:
-        ValueError: these windows cannot be made of clips of `num_frames` latent frames.
+        """Refuse, before training, clips that are too short for these windows.
+
+        Raises:
+            ValueError: these windows cannot be made of clips of `num_frames` latent frames.
         """
         ...
 

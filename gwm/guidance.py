@@ -41,8 +41,10 @@ class Guidance:
         self.scales: Mapping[str, float] = scales
 
     def check(self, config: DiTConfig) -> None:
-        """Raises:
-        ValueError: a scale of its own for a condition that the model does not have, or that cannot be dropped.
+        """Refuse scales that the model's conditions cannot follow.
+
+        Raises:
+            ValueError: a scale of its own for a condition that the model does not have, or that cannot be dropped.
         """
         droppable = [spec.name for spec in config.conditions if spec.rate != "channels"]
         shared = {1.0, *(scale for name, scale in self.scales.items() if name in droppable)}

@@ -169,8 +169,10 @@ class TimedNumbers:
 
 
 def check_numbers(numbers: Numbers, contract: Contract) -> None:
-    """Raises:
-    ValueError: the model does not have a name, or a value is outside of its limits.
+    """Check names and values of actions against the model's controls.
+
+    Raises:
+        ValueError: the model does not have a name, or a value is outside of its limits.
     """
     controls = {control.name: control for control in contract.controls}
     for name, value in numbers.items():

@@ -56,7 +56,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(path)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """
+        """Write the checkpoint beside the older one, then replace it.
+
         Raises:
             ValueError: a weight is not finite; the older checkpoint stays.
             OSError: the disk is full; likewise.

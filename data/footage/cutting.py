@@ -72,7 +72,8 @@ def cut_source(source: Source, folder: Path, rules: TakeRules, record: Record) -
 
 
 def check_unchanged(source: Source, path: Path) -> None:
-    """
+    """Refuse a file whose size has changed since it was listed.
+
     Raises:
         UnusableError: the file is not the one that was found: somebody still writes it, or has replaced it.
     """

@@ -23,8 +23,10 @@ KIND = "autoencoder"  # in the header of weights
 
 
 def check_not_pasted(pasted: bool, family: str) -> None:
-    """Raises:
-    ValueError: a family that makes every pixel anew is to keep a border.
+    """Refuse `pasted=True` for families that redraw every pixel.
+
+    Raises:
+        ValueError: a family that makes every pixel anew is to keep a border.
     """
     if pasted:
         raise ValueError(f"pasted=True must be False with family={family}: it makes the border anew too, with a seam.")

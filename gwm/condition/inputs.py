@@ -30,7 +30,8 @@ class Conditions:
     override: Mapping[str, Float[Tensor, "b f c h w"]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
-        """
+        """Values of a condition by its name, whatever its rate.
+
         Raises:
             ValueError: there is no condition of this name.
         """

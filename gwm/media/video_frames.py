@@ -105,7 +105,8 @@ class RgbReader:
         self._reformatter = VideoReformatter()  # one a stream: its table for wide gamuts takes a second to make
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
-        """
+        """Convert a decoded frame to 8-bit RGB in BT.709, with square pixels and without transparency.
+
         Raises:
             ColourError: FFmpeg has no conversion for the colours.
         """

@@ -40,7 +40,8 @@ class CLIPImage:
     them."""
 
     def __init__(self, folder: str, *, device: str = "cpu") -> None:
-        """
+        """Check that the image encoder is there; its weights are loaded at the first call.
+
         Raises:
             FileNotFoundError: the folder has no image encoder.
         """

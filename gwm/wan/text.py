@@ -20,7 +20,8 @@ class UMT5:
     """Reads `tokenizer/` and `text_encoder/` of a diffusers pipeline when it is first asked; pickles without them."""
 
     def __init__(self, folder: str, *, device: str = "cpu") -> None:
-        """
+        """Check that the text encoder is there; its weights are loaded at the first call.
+
         Raises:
             FileNotFoundError: the folder has no text encoder.
         """
