@@ -1,5 +1,4 @@
-"""Encoded clips, of data sets that may be larger than memory: found by an index, read when asked for, kept as long as
-there is room.
+"""Encoded clips of data sets that may be larger than memory: an index finds them, and as many as fit stay in memory.
 
 Beside every shard lies its index, made when the shard is: where each clip begins, and what must be known of all clips
 before the first batch.

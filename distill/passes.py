@@ -1,4 +1,4 @@
-"""An update of two optimizers that is computed in several passes, as small devices need it."""
+"""An update of two optimizers that is computed in several passes, for devices that cannot hold the batch."""
 
 import copy
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from gwm.dit import Denoiser
 
 
 class WindowsOfPasses:
-    """Each pass of an update goes on with the streams of its own samples."""
+    """Windows of streams for each pass of an update: every pass continues the streams of its own samples."""
 
     def __init__(self, windows: Windows) -> None:
         self._new, self._parts = windows, dict[str, Windows]()

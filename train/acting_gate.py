@@ -1,4 +1,4 @@
-"""The gate of models of motion latents: sampled codes against exact ones, on sentences and voices of no training.
+"""The gate of models of motion latents: sampled codes against exact ones, on held-out sentences and voices.
 
 Nothing is decoded, so identity and pictures are not judged: the autoencoder's own gate does that.
 """
@@ -99,8 +99,8 @@ def play(
 def judge_acting(
     own: list[Code], swapped: list[Code], truth: list[Code], heard: list[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Any]:
-    """Means over people; measures over the data's, and how near those are to 1 (`_likeness`, 1 at most); what is
-    left with swapped voices; and the confidence that heads answer the user (`answer_sure`, 1 less the p-value).
+    """Means over people; their ratios to the data's (`_of_data`) and how near these are to 1 (`_likeness`, 1 at most);
+    lip-sync with swapped voices; and the confidence that heads answer the user (`answer_sure`, 1 less the p-value).
 
     heard: of each person the user's voice, and the frames in which the person only listens.
     """
@@ -130,7 +130,7 @@ def judge_acting(
 
 
 def mean(values: Float[np.ndarray, " k"]) -> float:
-    """Of those that are finite; NaN without one."""
+    """Mean of the finite values; NaN without one."""
     found = values[np.isfinite(values)]
     return float(found.mean()) if len(found) else float("nan")
 

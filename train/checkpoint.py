@@ -134,7 +134,7 @@ def remember_config(output: Path, cfg: DictConfig) -> None:
 
 
 def _say_length(output: Path, free: Mapping[str, Any], cfg: DictConfig) -> None:
-    """A run that is to last for another number of steps than before changes its learning rates."""
+    """Warn that a run with another number of steps than before changes its learning rates."""
     steps, before = cfg.trainer.max_steps, free.get("trainer", {}).get("max_steps")
     if before is not None and steps != before:
         log.warning(

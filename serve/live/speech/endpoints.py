@@ -1,4 +1,4 @@
-"""Servers that speak OpenAI's API, and how they are asked: waited for while they load, but never asked for ever."""
+"""Requests to servers with OpenAI's API: retried while the server loads its model, and otherwise at most once."""
 
 import asyncio
 import logging
@@ -74,12 +74,12 @@ class Endpoint:
         return httpx2.Timeout(self.first_byte_s, connect=CONNECT_S, pool=CONNECT_S)
 
     def client(self) -> AsyncOpenAI:
-        """One that does not ask again by itself: `Caller` decides."""
+        """A client that does not retry by itself: `Caller` decides."""
         return AsyncOpenAI(api_key=self.key, base_url=self.url, timeout=self.timeout, max_retries=0)
 
 
 class Caller:
-    """Asks one endpoint for all sessions, and keeps what its answers have taught.
+    """Sends requests to one endpoint for all sessions, and remembers what its answers have shown.
 
     That is: parameters that it does not take, the moment until which it asked to be left alone, when it last answered,
     and how its model marks thoughts. A request is repeated with other parameters where the server named one of them,
