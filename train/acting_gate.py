@@ -15,7 +15,7 @@ from data.batch import latent_batch
 from data.latents import heard_frames
 from data.performance import Performance
 from data.performances import PerformanceData
-from gwm.autoencoders.motion.code import FRAMES, from_latents, hold_gaze, physical
+from gwm.autoencoders.motion.code import FRAMES, from_latents, physical, steadied
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.lora import merged
@@ -70,8 +70,8 @@ def codes(x0: Float[Tensor, "n 57 2 2"]) -> Code:
 
 
 def decoded_codes(x0: Float[Tensor, "n 57 2 2"]) -> Code:
-    """The same as the decoder uses them, with the eyes held still between jumps."""
-    return physical(hold_gaze(from_latents(x0[None]), x0.new_zeros(1, 2))[0][0]).numpy()
+    """The same as the decoder uses them, with gaze and head steadied."""
+    return physical(steadied(from_latents(x0[None]), x0.new_zeros(1, 5))[0][0]).numpy()
 
 
 @torch.no_grad()
@@ -119,6 +119,7 @@ def judge_acting(
         "false_mouth": mean(got["false_mouth"]),
         "response": mean(got["response"]),
         "response_of_truth": mean(data["response"]),
+        "head_steps": mean(got["head_steps"]),
         "answer": mean(answer),
         "answer_sure": 1 - sign_flip_p(answer),
     }

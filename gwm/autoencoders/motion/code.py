@@ -109,16 +109,29 @@ def from_latents(latents: Float[Tensor, "b f 57 2 2"]) -> Float[Tensor, "b 4*f 5
     return rearrange(latents, "b f c h w -> b (f h w) c")
 
 
-def hold_gaze(
-    code: Float[Tensor, "b t 57"], held: Float[Tensor, "b 2"]
-) -> tuple[Float[Tensor, "b t 57"], Float[Tensor, "b 2"]]:
-    """Codes whose gaze stays where it was until it is meant to be farther away than `SACCADE`, then jumps there.
+def steadied(
+    code: Float[Tensor, "b t 57"], before: Float[Tensor, "b 5"]
+) -> tuple[Float[Tensor, "b t 57"], Float[Tensor, "b 5"]]:
+    """Codes as they are shown: heads go on from where they were, and eyes hold still between jumps.
 
-    held: standardised gaze of the frame before; zero, that of the reference, before the first. The last is returned.
+    A chunk is sampled at once, so all of its four frames are off by nearly the same; heads then step from chunk to
+    chunk. A step beyond what the first two frames move is spread over the chunk. Gaze stays where it was until it is
+    meant to be farther away than `SACCADE`. Lips and lids are left alone: spreading would make them late.
+
+    before: pose and gaze of the frame before, standardised; zeros, those of the reference, before the first. Those of
+    the last frame are returned.
     """
-    scale, gazes = code.new_tensor(list(SCALES.values())[GAZE]), []
-    for wanted in code[..., GAZE].unbind(dim=1):
-        far = ((wanted - held) * scale).norm(dim=1, keepdim=True) > SACCADE
-        held = torch.where(far, wanted, held)
-        gazes.append(held)
-    return torch.cat([code[..., : GAZE.start], torch.stack(gazes, dim=1)], dim=-1), held
+    pose, gaze = before[:, :3], before[:, 3:]
+    scale, fade = code.new_tensor(list(SCALES.values())[GAZE]), torch.arange(FRAMES - 1, -1, -1).to(code) / FRAMES
+    poses, gazes = [], []
+    for meant in code.split(FRAMES, dim=1):
+        moves = meant[:, :, POSE]
+        step = pose + (moves[:, 1] - moves[:, 0]) - moves[:, 0]
+        poses.append(moves + fade[:, None] * step[:, None])
+        pose = poses[-1][:, -1]
+        for wanted in meant[:, :, GAZE].unbind(dim=1):
+            far = ((wanted - gaze) * scale).norm(dim=1, keepdim=True) > SACCADE
+            gaze = torch.where(far, wanted, gaze)
+            gazes.append(gaze)
+    shown = torch.cat([code[..., ACTIONS], torch.cat(poses, dim=1), torch.stack(gazes, dim=1)], dim=-1)
+    return shown, torch.cat([pose, gaze], dim=1)

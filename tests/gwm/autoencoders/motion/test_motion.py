@@ -11,14 +11,15 @@ from gwm.autoencoders.motion.code import (
     ACTIONS,
     GAZE,
     NAMES,
+    POSE,
     SCALES,
     WIDTH,
     from_latents,
-    hold_gaze,
     mirror,
     physical,
     place,
     standardise,
+    steadied,
     to_latents,
 )
 from gwm.autoencoders.motion.codec import MotionAutoencoder, person
@@ -80,20 +81,31 @@ def gazes(*x: float) -> torch.Tensor:
 
 
 def test_eyes_hold_still_until_they_are_meant_far_away():
-    code = gazes(0.0, 0.05, -0.07, 0.2, 0.25, 0.13, 0.1)
-    shown, held = hold_gaze(code, torch.zeros(1, 2))
-    want = torch.tensor([0.0, 0.0, 0.0, 0.2, 0.2, 0.2, 0.1])
+    code = gazes(0.0, 0.05, -0.07, 0.2, 0.25, 0.13, 0.1, 0.1)
+    shown, last = steadied(code, torch.zeros(1, 5))
+    want = torch.tensor([0.0, 0.0, 0.0, 0.2, 0.2, 0.2, 0.1, 0.1])
     torch.testing.assert_close(physical(shown)[0, :, place("gazeX")], want)
-    torch.testing.assert_close(held, shown[:, -1, GAZE])
-    assert torch.equal(shown[..., : GAZE.start], code[..., : GAZE.start])
+    torch.testing.assert_close(last[:, 3:], shown[:, -1, GAZE])
+    assert torch.equal(shown[..., ACTIONS], code[..., ACTIONS])
 
 
-def test_eyes_that_are_held_in_parts_are_held_as_in_one():
-    code, held, parts = gazes(*torch.linspace(-0.5, 0.9, 12).tolist()), torch.zeros(1, 2), []
+def test_a_head_that_steps_from_chunk_to_chunk_glides_and_one_that_goes_on_is_left_alone():
+    steps = torch.zeros(1, 8, WIDTH)
+    steps[0, :, place("yaw")] = torch.tensor([0.0] * 4 + [1.0] * 4)
+    shown, last = steadied(steps, torch.zeros(1, 5))
+    torch.testing.assert_close(shown[0, :, place("yaw")], torch.tensor([0.0, 0, 0, 0, 0.25, 0.5, 0.75, 1]))
+    torch.testing.assert_close(last[:, :3], shown[:, -1, POSE])
+    steady = torch.zeros(1, 8, WIDTH)
+    steady[0, :, place("pitch")] = 0.1 * torch.arange(1, 9)
+    torch.testing.assert_close(steadied(steady, torch.zeros(1, 5))[0], steady)
+
+
+def test_codes_in_parts_are_steadied_as_in_one():
+    code, last, parts = torch.randn(2, 12, WIDTH), torch.zeros(2, 5), []
     for part in code.split(4, dim=1):
-        shown, held = hold_gaze(part, held)
+        shown, last = steadied(part, last)
         parts.append(shown)
-    assert torch.equal(torch.cat(parts, dim=1), hold_gaze(code, torch.zeros(1, 2))[0])
+    assert torch.equal(torch.cat(parts, dim=1), steadied(code, torch.zeros(2, 5))[0])
 
 
 def test_the_ridge_finds_the_fields_that_made_the_flow():
