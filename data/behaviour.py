@@ -1,4 +1,4 @@
-"""What a face does beside speaking: head, blinks, gaze, brows, nods. Pure functions of a generator and of prosody."""
+"""Behaviour of a face besides speech: head, blinks, gaze, brows, nods. Pure functions of a generator and of prosody."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,5 @@
-"""Performances that nobody renders, as exact codes of the motion autoencoder: what models of its latents learn from.
+"""Performances that are never rendered, as exact codes of the motion autoencoder: the training data of models of its
+latents.
 
 They are made while training goes on, by workers. One core makes 170 times as much as it could play (CPU time, EPYC,
 2026-11-28; two thirds of it is speech synthesis, features of both voices take a sixth), and the recipe reads 270 times
@@ -35,7 +36,7 @@ MANNER_STREAM = 1  # of a performance's seed: its dialogue does not depend on it
 
 @dataclass(frozen=True, kw_only=True)
 class Acting:
-    """What all performances of a data set have in common."""
+    """Settings that all performances of a data set share."""
 
     seconds: float  # of a performance
     head_motion: float  # share of the natural head motion

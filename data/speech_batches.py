@@ -42,7 +42,7 @@ def voice(seed: tuple[int, ...], *, num_frames: int, split: Split, audio: AudioC
 
 
 class Voices(Dataset[tuple[int, Sample]]):
-    """Endless voices: none is heard twice."""
+    """Endless voices; none occurs twice."""
 
     def __init__(self, *, num_frames: int, audio: AudioConfig, seed: int) -> None:
         self.num_frames, self.audio, self.seed = num_frames, audio, seed

@@ -1,4 +1,4 @@
-"""How a distillation is doing, in numbers that move before the pictures do, and the alarm that stops it."""
+"""Measures of a distillation that change before the pictures do, and the alarm that stops a collapse."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class CollapseError(RuntimeError):
 
 
 def score_health(scored: ScoredClip) -> dict[str, Tensor]:
-    """What a student's update rests on.
+    """Measures of the scores that a student's update uses.
 
     critic_lag: flow loss of the critic over the teacher's on the student's clips. A critic that keeps up knows them
     better than the teacher does: below 1. Above 1 the direction points away from where the student was, not is.
@@ -38,7 +38,7 @@ def score_health(scored: ScoredClip) -> dict[str, Tensor]:
 def clip_health(
     x0: Float[Tensor, "b f c h w"], data: Float[Tensor, "b g c h w"], *, chunk_frames: int
 ) -> dict[str, Tensor]:
-    """Statistics of generated clips, where it helps over those of `data`: 1 is as in the data.
+    """Statistics of generated clips; most are ratios to those of `data`, where 1 is as in the data.
 
     mean_chunk*, std_chunk*: drift along the rollout. std_of_data: brightness and contrast running away, or fading.
     motion_of_data: mean change from frame to frame; falls when a student learns to stand still. saturation: share of
@@ -57,7 +57,7 @@ def clip_health(
 
 
 def exit_shares(counts: Int[Tensor, "k"]) -> dict[str, Tensor]:
-    """The histogram of exits so far: share of rollouts that left after each step."""
+    """Share of rollouts that left after each step, so far."""
     return {f"exit{step}": share for step, share in enumerate(counts / counts.sum().clamp(min=1))}
 
 

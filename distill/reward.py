@@ -1,4 +1,4 @@
-"""Lip-sync as a reward: clips whose mouths fit their voice weigh more in the student's step.
+"""Lip-sync as a reward: clips whose mouths fit their voice have a larger weight in the student's step.
 
 Source: Lu et al. 2025 (Reward Forcing), arXiv:2512.04678 (a DMD loss times exp(beta reward)); normalised here, so that
 the learning rate keeps its meaning, and over every sample of the batch on all devices.
@@ -28,15 +28,17 @@ TRACKED = 4  # the mesh, which is what costs, looks at one frame in so many: bet
 
 @runtime_checkable
 class Reward(Protocol):
-    """How good each clip is; more is better, NaN where nothing can be said."""
+    """Rates each clip; more is better, NaN: no rating."""
 
     beta: float
 
     def __call__(self, window: Window, contract: Contract, vae: Autoencoder) -> Float[Tensor, "b"]: ...
 
     def check(self, contract: Contract, batch_size: int) -> None:
-        """Raises:
-        ValueError: clips of this contract cannot be judged, or nothing can be weighed against anything.
+        """Refuse, before training, a contract or a batch size that the reward cannot use.
+
+        Raises:
+            ValueError: clips of this contract cannot be judged, or nothing can be weighed against anything.
         """
         ...
 
@@ -51,7 +53,7 @@ def reward_weights(rewards: Float[Tensor, "b"], everyones: Float[Tensor, "n"], b
 
 
 class LipSyncReward:
-    """Distance of mouth and voice at wrong lags less their distance at none, by the lip-sync network of the metrics.
+    """Distance of mouth and voice at wrong lags minus their distance at lag 0, by the lip-sync network of the metrics.
 
     0 is no relation; a mouth that is late gets nothing. Clips in which no face is found have no reward.
     """
@@ -100,7 +102,7 @@ class LipSyncReward:
         return torch.tensor(rewards, device=window.x0.device)
 
     def judge(self, frames: UInt8[np.ndarray, "f h w 3"], voice: Float[Tensor, "f k"]) -> float:
-        """Of one clip and its voice's features; NaN without a face."""
+        """Reward of one clip and its voice's features; NaN without a face."""
         track = face_track(frames[::TRACKED], self.mesh).repeat(TRACKED, axis=0)[: len(frames)]
         return synchrony(self.net, frames, track, voice) if seen(track) >= MIN_SEEN else float("nan")
 

@@ -1,4 +1,4 @@
-"""One clip, played and measured; kept on disk, so that an evaluation that was stopped goes on where it was."""
+"""One clip, played and measured; results are stored, so that an evaluation can be continued."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ SIDES = ("model", "renders")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What is kept of one clip. Keys of the first level of the dictionaries: model, renders."""
+    """What is stored of one clip. Keys of the first level of the dictionaries: model, renders."""
 
     key: str
     style: str

@@ -1,4 +1,4 @@
-"""What a character must reach: the rules of configs/evaluate.yaml against what was measured."""
+"""The gates of a character (configs/evaluate.yaml), against the measures of a report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,8 +40,8 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """A gate and what was found. None: not measured; the ceiling is the same measure on renders, the floor on unrelated
-    data."""
+    """A gate with the measured values. None: not measured; the ceiling is the same measure on renders, the floor on
+    unrelated data."""
 
     measure: str
     rule: str

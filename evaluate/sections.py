@@ -1,4 +1,4 @@
-"""The report: tables, strips, curves and videos of what was measured."""
+"""Sections of the report: tables, strips, curves and videos."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
@@ -22,8 +22,8 @@ HEALTH = "health/"  # what measures of a distillation are logged under
 
 
 def metrics_table(report: Mapping[str, Any]) -> Table:
-    """Means with their intervals, beside the renders', which are the ceiling; below, what was skipped and how well the
-    network of lip-sync judges."""
+    """Means with their intervals, beside the renders', which are the ceiling; below, skipped metrics, and the accuracy
+    of the lip-sync network."""
     rows = []
     for name, got in report["intervals"]["model"].items():
         ceiling = report["renders"].get(name)
@@ -50,7 +50,7 @@ def gates_table(found: Sequence[Verdict]) -> Table:
 
 
 def styles_table(results: Sequence[Result]) -> Table:
-    """Closeness by style: drawn characters have no face that the mesh could see."""
+    """Closeness to the truth by style; the face mesh sees no drawn characters."""
     names = ("psnr", "ssim", "perceptual", "motion", "border_flicker")
     rows = []
     for style in sorted({result.style for result in results}):

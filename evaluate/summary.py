@@ -63,7 +63,7 @@ def column(results: Sequence[Result], side: str, metric: str) -> Float[np.ndarra
 
 
 def people(results: Sequence[Result]) -> list[str]:
-    """Whom every clip shows."""
+    """The person of every clip."""
     return [result.person for result in results]
 
 
@@ -124,7 +124,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def merit(values: np.ndarray, renders: np.ndarray, goal: Goal) -> np.ndarray:
-    """How good each value is: more is better."""
+    """Values of a metric with the sign or distance that makes more better."""
     if goal == "render":
         return -np.abs(values - renders)
     return {"more": values, "less": -values, "zero": -np.abs(values)}[goal]

@@ -181,7 +181,7 @@ class Engine:
         return applied
 
     def silence(self) -> None:
-        """Let the character fall silent at once: the rest of its own sound becomes silence, the other voice's stays."""
+        """Let the character fall silent at once: the rest of its own sound becomes silence, the other voice stays."""
         self.timeline.silence()
 
     def act(self, numbers: Numbers | None, *, at_s: float | None = None) -> Applied:

@@ -1,4 +1,4 @@
-"""Inputs of the chunks that a stream sees, from which a new prompt has their keys and values computed again."""
+"""Inputs of the visible chunks, from which a new prompt has their keys and values computed again (recache)."""
 
 import dataclasses
 

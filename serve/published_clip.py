@@ -58,7 +58,7 @@ TI2V_CHANNELS = 48  # latent channels, which only this model has
 
 @dataclass(frozen=True)
 class Clip:
-    """What a whole clip is made of."""
+    """The parts of a whole clip before it is sampled."""
 
     condition: Conditions
     first: Float[Tensor, "1 1 c h w"] | None = None  # clean latents of the first frame; None: that is generated too

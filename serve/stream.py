@@ -1,4 +1,5 @@
-"""A stream from Python: load a model once, start it with an image, give it sound, prompts and numbers, take frames.
+"""The Python interface of a stream: load a model once, start it with an image, push sound, prompts and numbers, take
+frames.
 
 stream = Stream("weights/character")
 stream.start("me.jpg")

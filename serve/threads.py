@@ -1,4 +1,4 @@
-"""How many threads of the CPU an engine should use: measured, as it depends on what else runs here."""
+"""The number of CPU threads of an engine, chosen by measurement, as it depends on what else runs on the machine."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What a stream is given next, on the media clock: the sound that was pushed, and the numbers that callers set."""
+"""Inputs of the next chunk on the media clock: the sound that was pushed, and the numbers that callers set."""
 
 import dataclasses
 from collections import deque
@@ -95,7 +95,7 @@ class Timeline:
 
     def finish(self, num_frames: int | None = None) -> None:
         """End the stream with the chunk of its last pixel frame, by default the frame in which the pushed sound ends.
-        Where the sound does not suffice, silence follows it."""
+        Missing sound is silence."""
         end = self.num_chunks + -(-self.waiting_samples // self.chunk_samples)
         self.end_chunk = end if num_frames is None else -(-num_frames // self.contract.chunk_pixel_frames)
         if self.contract.takes_sound:
@@ -136,7 +136,7 @@ class Timeline:
         return Conditions(frame=frame, override=override)
 
     def rewind(self, chunks: int, *, keep_sound: bool) -> None:
-        """The latest `chunks` were never taken: their sound waits again, or is forgotten."""
+        """Put back the latest `chunks`: their sound waits again, or is dropped."""
         sound = [self.taken.pop() for _ in range(chunks)][::-1]
         self.samples = torch.cat([*sound, self.samples], dim=1)
         if not keep_sound and self.contract.takes_sound:

@@ -106,6 +106,6 @@ def contract(num_frames: int = 6, **changes: object) -> Contract:
 
 
 def with_eyelids(rules: Contract) -> Contract:
-    """Of a model that is told when to blink."""
+    """Of a model with blinks as a condition."""
     dit = declared(rules.dit, action=rules.vae.temporal_stride, names=("eyeBlinkLeft",))
     return rules.replace(dit=dit)

@@ -1,4 +1,4 @@
-"""The gate of models of motion latents: sampled codes against exact ones, on sentences and voices of no training.
+"""The gate of models of motion latents: sampled codes against exact ones, on held-out sentences and voices.
 
 Nothing is decoded, so identity and pictures are not judged: the autoencoder's own gate does that.
 """
@@ -65,12 +65,12 @@ def listens(act: Performance) -> Bool[np.ndarray, " f"]:
 
 
 def codes(x0: Float[Tensor, "n 57 2 2"]) -> Code:
-    """Of the pixel frames of `n` latent ones."""
+    """Codes of the pixel frames of `n` latent frames."""
     return physical(from_latents(x0[None])[0]).numpy()
 
 
-def shown(x0: Float[Tensor, "n 57 2 2"]) -> Code:
-    """The same as the decoder shows them."""
+def decoded_codes(x0: Float[Tensor, "n 57 2 2"]) -> Code:
+    """The same as the decoder uses them, with gaze and head steadied."""
     return physical(steadied(from_latents(x0[None]), x0.new_zeros(1, 5))[0][0]).numpy()
 
 
@@ -92,15 +92,15 @@ def play(
         # A model of whole clips is not trained to continue the first.
         num_frames = size if size == contract.horizon_frames else batch.x0.shape[1]
         latents = stream(model, contract, batch, num_frames=num_frames, seed=seed + at)
-        made += [shown(one.float().cpu()) for one in latents]
+        made += [decoded_codes(one.float().cpu()) for one in latents]
     return made
 
 
 def judge_acting(
     own: list[Code], swapped: list[Code], truth: list[Code], heard: list[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Any]:
-    """Means over people; measures over the data's, and how near those are to 1 (`_likeness`, 1 at most); what is
-    left with swapped voices; and the confidence that heads answer the user (`answer_sure`, 1 less the p-value).
+    """Means over people; their ratios to the data's (`_of_data`) and how near these are to 1 (`_likeness`, 1 at most);
+    lip-sync with swapped voices; and the confidence that heads answer the user (`answer_sure`, 1 less the p-value).
 
     heard: of each person the user's voice, and the frames in which the person only listens.
     """
@@ -131,7 +131,7 @@ def judge_acting(
 
 
 def mean(values: Float[np.ndarray, " k"]) -> float:
-    """Of those that are finite; NaN without one."""
+    """Mean of the finite values; NaN without one."""
     found = values[np.isfinite(values)]
     return float(found.mean()) if len(found) else float("nan")
 

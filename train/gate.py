@@ -1,4 +1,4 @@
-"""The end of every stage: save the weights, then measure them on people and sentences that no training saw.
+"""The end of every stage: save the weights, then measure them on held-out people and sentences.
 
 A gate is stored with the weights it judges. Lip-sync is the correlation of the lip opening that a face mesh sees with
 the opening that was meant; its ceiling is the same measure on the renders themselves.
@@ -55,13 +55,13 @@ class Stage(Protocol):
         ...
 
     def decode(self, model: Any, clips: list[Clip], data: Any, *, batch_size: int, swap_voices: bool) -> Played:
-        """The stage's own version of held-out clips, as pixels; may be shorter than the clips."""
+        """Held-out clips as the stage's model makes them, as pixels; they may be shorter than the clips."""
         ...
 
 
 def held_out(shards: Location, resolution: Resolution, count: int) -> list[Clip]:
-    """Validation clips in which a rendered person speaks, as only there the lip-sync is known; where there is none, the
-    first ones, of which less can be measured."""
+    """Validation clips in which a rendered person speaks: only there the true lip opening is known. Where there are
+    none, the first clips, on which fewer measures are possible."""
     if "val" not in read_manifest(shards).splits:  # footage of one or two people is all for training
         return []
     speaking, others = list[Clip](), list[Clip]()
@@ -75,8 +75,8 @@ def held_out(shards: Location, resolution: Resolution, count: int) -> list[Clip]
 
 
 def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: int) -> dict[str, float]:
-    """Means over clips of what a stage made of them, and the standard errors of those that gates rule, person by
-    person: they differ much between people, and a few clips say little."""
+    """Means over what a stage made of the clips. Measures that gates rule have a standard error too, over people:
+    people differ much, and a few clips prove little."""
     rows = []
     for frames, clip, start in zip(played[0], clips, played[1], strict=True):
         part = slice(start, start + len(frames))
@@ -104,8 +104,8 @@ def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: in
 
 
 def border_frames(facts: dict[str, Any], num_frames: int) -> int:
-    """Pixel frames between the borders at which clips of `num_frames` can flicker, of a model with these `facts` beside
-    its weights: its chunks', or the latent frames' where a clip is one chunk and of an autoencoder."""
+    """Pixel frames between the borders at which clips of `num_frames` can flicker: a chunk of the model with these
+    `facts` beside its weights; a latent frame where a clip is one chunk, and of an autoencoder."""
     if "contract" not in facts:
         return autoencoder_config(facts["config"]).temporal_stride
     contract = Contract.from_json(facts["contract"])
@@ -116,8 +116,8 @@ def border_frames(facts: dict[str, Any], num_frames: int) -> int:
 def judge_stage(
     stage: Stage, model: nn.Module, facts: dict[str, Any], data: Any, *, clips: int, batch_size: int
 ) -> dict[str, Any]:
-    """Means of a model with their errors, ceilings on the clips themselves, the floor of identity on other people, the
-    shares between, and what of its lip-sync is left with swapped voices.
+    """Means and errors of a model; the ceilings, which are the same measures on the clips themselves; the floor of
+    identity, which is that of other people; the shares of the way between; and lip-sync with swapped voices.
 
     `not_measured` names what a gate can demand and these clips cannot show: nothing is known of it. On footage nobody
     knows where the mouth should be; a network judges there whether it follows the voice.
@@ -145,7 +145,7 @@ def judge_stage(
 
 
 def shares(gate: dict[str, Any]) -> dict[str, float]:
-    """Lip-sync from 0, and identity from another person, to the renders', with their errors."""
+    """Shares of the way from floor to ceiling, with their errors: of lip-sync from 0, of identity from other people."""
     made = {}
     for name, called in (("lip_sync", "lip_sync_of_ceiling"), ("identity", "identity_share")):
         floor, ceiling = gate.get(f"{name}_floor", 0.0 if name == "lip_sync" else None), gate.get(f"{name}_ceiling")
@@ -205,7 +205,8 @@ def unmeasured(gate: Mapping[str, Any], minimum: Mapping[str, float | None], bef
 def verdict(
     gate: Mapping[str, Any], minimum: Mapping[str, float | None], before: Mapping[str, Any]
 ) -> dict[str, list[str]]:
-    """What is missed for sure; what is undecided, as its 95 % interval holds the minimum; what was not measured."""
+    """Rules that failed; rules that are undecided, because the 95 % interval holds the minimum; and what was not
+    measured."""
     found = rules(gate, minimum, before)
     return {
         "failed": [rule.text for rule in found if rule.failed],
@@ -257,7 +258,7 @@ def save_then_judge(
     before: Mapping[str, Any],
     **facts: Any,
 ) -> None:
-    """Weights first: a judgement that ends in an error, or is killed, costs no training, and the gate says so.
+    """Save the weights, then judge them. A judgement that fails or is killed costs no training, and the gate says so.
 
     facts: `kind`, `config` and what else stands beside the weights.
     """
@@ -271,7 +272,7 @@ def save_then_judge(
 
 
 def report_gate(output: Path, gate: dict[str, Any]) -> None:
-    """Write a judged gate where the report looks for it, and say how it went."""
+    """Write a gate where the report looks for it, and log its outcome."""
     write_json(output / "gate.json", gate)
     shown = "  ".join(f"{k}={v:.3g}" for k, v in gate.items() if isinstance(v, int | float))
     log.info("gate of %s: %s", output, shown or "nothing was measured")

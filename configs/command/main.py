@@ -104,7 +104,8 @@ def _nearest(name: str, names: Collection[str]) -> str:
 
 
 def _of_another_kind(known: Mapping[str, Any], arguments: list[str]) -> str | None:
-    """Text where a number or a truth value was expected: what else a bug is blamed on before it is shown."""
+    """A sentence about an argument that is text where a number or a truth value is expected; None where there is none.
+    Asked before an error is taken for a bug."""
     for argument in arguments:
         key, _, value = argument.partition("=")
         if type(default := known.get(key)) in KINDS and isinstance(yaml_value(value), str) and "${" not in value:
@@ -113,7 +114,7 @@ def _of_another_kind(known: Mapping[str, Any], arguments: list[str]) -> str | No
 
 
 def refuse_negative(config: str, arguments: list[str]) -> None:
-    """Counts, sizes, seconds and rates that cannot be below 0: those whose default is not.
+    """Refuse counts, sizes, seconds and rates below 0, where the default is not below 0.
 
     Raises:
         ValueError: one of them is given as a negative number.

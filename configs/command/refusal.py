@@ -83,7 +83,7 @@ def _reported_elsewhere(said: str, rank: int) -> bool:
 
 
 def root_cause(error: BaseException) -> Exception:
-    """The error itself, out of what Hydra and task groups wrap around it."""
+    """The original error, without what Hydra and task groups wrap around it."""
     while True:
         if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
             error = error.__cause__

@@ -1,4 +1,4 @@
-"""Where one shot ends and the next begins, by how much small pictures change."""
+"""Shot boundaries, from the differences of small pictures."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Sound of a file on the clock of its picture."""
+"""The sound of a file on the clock of its picture."""
 
 import functools
 from pathlib import Path

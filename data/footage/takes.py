@@ -27,7 +27,7 @@ REFERENCE_REACH_S = 10  # people and light are the same, and few frames wait for
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TakeRules:
-    """What a clip must be. Everything here decides the bytes of the shards."""
+    """Requirements for a clip. Everything here determines the bytes of the shards."""
 
     resolution: Resolution
     num_frames: int  # at 24 fps
@@ -140,7 +140,7 @@ def followed(looks: list[tuple[int, Square]], frames: Int[np.ndarray, " f"], siz
 
 
 def _framed(survey: Survey, face: Square | None, resolution: Resolution) -> Box:
-    """What a clip shows of the picture: of a face, or of the middle."""
+    """The part of the picture that a clip shows: around a face, or the middle."""
     picture = survey.height, survey.width
     if face is None:
         return framed_centre(picture, resolution)

@@ -1,4 +1,4 @@
-"""Who speaks when: turns of an agent and a user on one clock, and the window of it that becomes a clip."""
+"""Turns of an agent and a user on one clock, and the window of them that becomes a clip."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -23,7 +23,7 @@ QUESTION_SHARE: dict[Role, float] = {"agent": 0.3, "user": 0.5}
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How one speaker sounds throughout a clip; see `data.speech.espeak.say` for the units."""
+    """The sound of one speaker throughout a clip; units as in `data.speech.espeak.say`."""
 
     voice: str
     rate_wpm: int
@@ -106,7 +106,7 @@ class Dialogue:
 
 
 def random_manner(rng: np.random.Generator, split: Split) -> Manner:
-    """A voice of the split with its own pace, height and liveliness."""
+    """A voice of the split with its own speed, pitch and pitch range."""
     voices = voices_of(split)
     return Manner(
         voice=voices[rng.integers(len(voices))],

@@ -1,4 +1,4 @@
-"""Loudness and melody of a voice at the video rate: what moves heads and brows."""
+"""Loudness and pitch of a voice at the video rate, which move head and brows."""
 
 import numpy as np
 from jaxtyping import Float

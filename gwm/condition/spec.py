@@ -61,8 +61,8 @@ class ConditionSpec(JsonConfig):
                 )
 
     def controls(self, pixel_frames: int) -> tuple[Control, ...]:
-        """What callers may set, in order: the numbers of each of a latent frame's `pixel_frames`. Numbers without names
-        are called by the condition's and their place."""
+        """The numbers that callers may set for each of a latent frame's `pixel_frames`, in order. Numbers without names
+        are called by the condition's name and their index."""
         if self.rate != "frame" or self.encoder != "linear" or self.width % pixel_frames:
             return ()
         names = self.names or tuple(f"{self.name}{place}" for place in range(self.width // pixel_frames))

@@ -18,7 +18,8 @@ class SpeechEncoder(nn.Module):
     """
 
     def __init__(self, window_features: int, num_mels: int) -> None:
-        """
+        """An encoder of windows of `window_features` numbers: hops x `num_mels`.
+
         Raises:
             ValueError: the window is no whole number of steps of `STRIDE` hops.
         """

@@ -1,4 +1,5 @@
-"""What the face mesh sees in every frame of a clip, and what is read from it: lips, head, eyes, the mouth's pixels."""
+"""The landmarks of a face in every frame of a clip, and what is measured on them: lips, head, eyes, the mouth's
+pixels."""
 
 import numpy as np
 from jaxtyping import Float, UInt8

@@ -1,4 +1,4 @@
-"""All metrics of one clip at once: what every gate and every report is made of."""
+"""All metrics of one clip at once; every gate and every report consists of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -116,7 +116,7 @@ class Judge:
     def pictures(
         self, frames: UInt8[np.ndarray, "f h w 3"], render: UInt8[np.ndarray, "f h w 3"], *, chunk_frames: int
     ) -> dict[str, float]:
-        """What is measured on pixels, whoever they show."""
+        """Metrics of pixels, whatever the pictures show."""
         row = {
             "psnr": float(psnr(frames, render).mean()),
             "motion": motion_energy(frames) / max(motion_energy(render), 1e-6),
@@ -157,7 +157,7 @@ class Judge:
 
 
 def synchrony(net: SyncNet, frames: UInt8[np.ndarray, "f h w 3"], track: Track, voices: Voices) -> dict[str, float]:
-    """What a network says that knows nothing but pixels and sound."""
+    """Lip-sync as a network sees it that is given pixels and sound alone."""
     score = sync_score(net, mouth_crops(frames, track, CROP_PX), voices.agent)
     names = ("sync_confidence", "sync_distance", "sync_lag_frames")
     return dict(zip(names, (score.confidence, score.distance, float(score.lag_frames)), strict=True))

@@ -1,4 +1,4 @@
-"""Does it listen: mouth shut while the other side speaks, blinks, nods, and nods that answer what was said."""
+"""Listening behaviour: the mouth is shut while the other side speaks; blinks, nods, and nods in answer to speech."""
 
 import numpy as np
 from jaxtyping import Bool, Float

@@ -1,4 +1,4 @@
-"""Does the mouth belong to this voice: a small network that compares pixels of the mouth with sound, without truth.
+"""Lip-sync without ground truth: a small network compares pixels of the mouth with sound.
 
 It needs no phonemes and no renderer, so it judges real recordings too. Trained here, on generated data (`stage=sync`),
 because no public weights can be had.

@@ -1,4 +1,4 @@
-"""What is timed: a model's shape, the picture's size, and how the stream is cut. Nothing is downloaded."""
+"""Benchmark cases: a model's shape, the picture's size, and the chunks of the stream. Nothing is downloaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ def model_shape(name: str) -> dict[str, Any]:
 
 
 def prompted(width: int) -> tuple[ConditionSpec, ...]:
-    """A text of tokens of this width, and nothing else."""
+    """A text condition of this width, and no other one."""
     return (ConditionSpec(name="text", rate="tokens", width=width, encoder="text"),)
 
 

@@ -83,7 +83,8 @@ def portrait_from(data: bytes, resolution: Resolution, *, crops_to_face: bool) -
 
 
 def sound_of(data: bytes, sample_rate: int) -> Float[np.ndarray, " t"]:
-    """
+    """Decode a sound file that a visitor sent.
+
     Raises:
         ValueError: it is no sound of an allowed kind: others can name further files. Or it is too long.
     """

@@ -1,6 +1,5 @@
-"""Prompts, numbers and rewinds that a client sends while it watches: {"type": "prompt.set", "text": ...}, {"type":
-"action.set", "action": {name: number | [numbers] | null} | null} or {"type": "stream.rewind", "chunks": n}.
-"""
+"""Messages by which a client changes its stream: {"type": "prompt.set", "text": ...}, {"type": "action.set", "action":
+{name: number | [numbers] | null} | null} or {"type": "stream.rewind", "chunks": n}."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where a stream of words is cut for the voice: the sooner the first piece is whole, the sooner it is heard."""
+"""Pieces in which a text is given to the voice: the first ones are short, so that they are heard soon."""
 
 import re
 from collections.abc import AsyncIterator
