@@ -1,4 +1,4 @@
-"""How well the motion autoencoder moves people whom no training saw.
+"""Quality of the motion autoencoder on held-out people.
 
 python -m evaluate.motion_autoencoder weights=runs/motion/motion/weights out=runs/motion/eval [photographs=[a.jpg]]
 
@@ -70,14 +70,15 @@ class Case:
 
 
 class Measure:
-    """Face mesh and embedding, loaded once."""
+    """Face mesh and face embedding, loaded once."""
 
     def __init__(self) -> None:
         self.mesh = FaceMesh()
         self.embedding = FaceEmbedding(self.mesh)
 
     def __call__(self, frames: UInt8[np.ndarray, "f h w 3"], case: Case) -> dict[str, float]:
-        """Of one clip, in the units of `gwm.metrics`; `_of_render` are shares of what the render itself has."""
+        """Measures of one clip, in the units of `gwm.metrics`; `_of_render` are shares of what the render itself
+        has."""
         truth = case.motion.frames
         track, true_track = face_track(frames, self.mesh), face_track(truth, self.mesh)
         gap, true_gap = lip_gap(track), lip_gap(true_track)
@@ -213,7 +214,7 @@ def sheet(codec: MotionAutoencoder, cases: list[Case], photographs: dict[str, np
 
 
 def telling(case: Case, count: int) -> np.ndarray:
-    """The moments with the widest mouth, the deepest blink, and others equally far apart."""
+    """The moments with the widest mouth and the deepest blink, and others equally far apart."""
     spread = np.linspace(0, len(case.opening) - 1, count).round().astype(int)
     spread[1], spread[-1] = int(case.opening.argmax()), int(case.act.actions[:, BLINK].argmax())
     return spread

@@ -1,4 +1,4 @@
-"""The pictures of a character that a README shows, from what was trained and measured.
+"""The pictures of a character that a README shows, from results of training and evaluation.
 
 python -m evaluate.pictures artifact=weights/character shards=shards/character [report=DIR/report.json] [runs=DIR]
 

@@ -160,23 +160,24 @@ class Contract(JsonConfig):
 
     @property
     def sink_distance(self) -> int:
-        """Latent frames from the first sink to a chunk's last frame, at most; negative: always, and ahead."""
+        """Latent frames from the first sink to a chunk's last frame, at most. Negative: the sinks are always so many
+        frames ahead."""
         return -self.sink_ahead_frames or self.horizon_frames
 
     @property
     def has_own_steps(self) -> bool:
-        """Whether it is a student, which is sampled in the steps of its training and no others."""
+        """Whether the model is a distilled student, which is sampled in the steps of its training and in no others."""
         return self.distilled or self.solver == "renoise"
 
     @property
-    def hears(self) -> bool:
-        """Whether a condition comes from sound. A stream of a model that hears nothing needs none, silence included."""
+    def takes_sound(self) -> bool:
+        """Whether a condition comes from sound. Where none does, a stream needs no sound, not even silence."""
         return self.dit.speech_width > 0
 
     @property
     def lookahead_samples(self) -> int:
         """Sound after a chunk that must be known before the chunk is generated."""
-        return self.audio.lookahead_frames * self.audio.frame_samples if self.hears else 0
+        return self.audio.lookahead_frames * self.audio.frame_samples if self.takes_sound else 0
 
     @property
     def chunk_pixel_frames(self) -> int:
@@ -184,7 +185,7 @@ class Contract(JsonConfig):
 
     @property
     def chunk_ms(self) -> float:
-        """Playing time of a chunk: what generating it may take."""
+        """Playing time of a chunk: generating it must take less."""
         return 1000 * self.chunk_pixel_frames / self.fps
 
     def replace(self, **changes: Any) -> "Contract":

@@ -23,8 +23,10 @@ KIND = "autoencoder"  # in the header of weights
 
 
 def check_not_pasted(pasted: bool, family: str) -> None:
-    """Raises:
-    ValueError: a family that makes every pixel anew is to keep a border.
+    """Refuse `pasted=True` for families that redraw every pixel.
+
+    Raises:
+        ValueError: a family that makes every pixel anew is to keep a border.
     """
     if pasted:
         raise ValueError(f"pasted=True must be False with family={family}: it makes the border anew too, with a seam.")
@@ -52,7 +54,7 @@ class AutoencoderConfig(Protocol):
 
     @property
     def family(self) -> str:
-        """Which class it is the shape of."""
+        """The family whose class has this shape."""
         ...
 
     @property
@@ -84,7 +86,7 @@ class AutoencoderConfig(Protocol):
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """A frozen module; of `torch.nn.Module`, callers use what is named last."""
+    """A frozen module. Of `torch.nn.Module` callers use only the methods at the end."""
 
     @property
     def config(self) -> AutoencoderConfig: ...

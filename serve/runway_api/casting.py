@@ -33,7 +33,8 @@ class Role:
 
 
 def role_of(db: Db, *, preset: str | None, avatar_id: str | None, characters: list[str]) -> Role:
-    """
+    """The role of a preset or of an avatar: name, personality, picture and voice.
+
     Raises:
         NotReadyError: the avatar is PROCESSING.
         ApiError: it has failed, or is not there any more.

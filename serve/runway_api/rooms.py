@@ -105,7 +105,8 @@ class Rooms:
         return True
 
     async def _character(self, row: Session, role: Role) -> Character:
-        """
+        """The character of a session, with the personality and start script that the session overrides.
+
         Raises:
             FullError: too many pictures wait to be decoded.
             ValueError: the picture cannot be read.

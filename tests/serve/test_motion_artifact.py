@@ -98,7 +98,7 @@ def test_a_chunk_that_is_taken_back_is_shown_again_to_the_bit(artifact: Artifact
 
 def test_the_reference_is_counted_in_a_slots_bytes_and_grows_with_its_size(artifact: Artifact):
     memory = Engine(artifact, seed=0, size=SIZE).decoder.memory
-    assert memory.moving == ()
+    assert [part.shape for part in memory.moving] == [(1, 5)]  # where head and eyes were
     small, large = (slot_bytes(artifact, undo_chunks=0, text_tokens=512, size=size) for size in (SIZE, 2 * SIZE))
     assert large - small == (3 + 1 + 3) * (4 - 1) * SIZE**2  # portrait, share and background, a byte each
     assert small > sum(part.nbytes for part in memory.constant)

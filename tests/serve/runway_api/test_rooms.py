@@ -106,7 +106,7 @@ def test_two_hundred_requests_at_once_wait_in_a_queue_without_a_place_lost(tmp_p
 
 
 def test_a_queue_that_is_full_refuses_without_being_asked_again(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(rest_sessions, "MOST_WAITING", 0)
+    monkeypatch.setattr(rest_sessions, "MAX_WAITING", 0)
 
     async def script(one: Served) -> None:
         async with one.http.post(
