@@ -1,6 +1,7 @@
 """Characters: what is drawn is what was meant, and the same every time."""
 
 import io
+from dataclasses import replace
 
 import dicebear
 import moderngl
@@ -10,11 +11,12 @@ import resvg_py
 from PIL import Image
 
 from data.actions import ACTION_NAMES, index
-from data.characters.appearance import HAIR_KINDS
+from data.characters.appearance import HAIR_KINDS, human
 from data.characters.cartoon import CARTOON_STYLES, EYES, MOUTHS, _style
 from data.characters.hair import build_hair
-from data.characters.head import ASSET, load_head, mouth_opening, neutral, normals
+from data.characters.head import ASSET, eyes_and_lips, load_head, mouth_opening, neutral, normals
 from data.characters.renderer import STYLES, Renderer, identity
+from gwm.media.face import EYES_AT, MOUTH_AT
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,20 @@ def test_an_open_mouth_is_dark_from_every_side(renderer: Renderer, seed: int):
     frames = renderer.render(identity(seed, "anny"), actions, pose, np.zeros((3, 2))).astype(int)
     darkest = frames[:, 36:56, 16:48].mean(-1).reshape(3, -1)
     assert np.all(np.sort(darkest)[:, :12].mean(1) < 60)
+
+
+def test_upper_teeth_are_single_and_as_wide_as_teeth():
+    """On the average head, the bright row has dips beside the incisors, where their widths in millimetres say."""
+    actions = acting(1, jawOpen=[0.3], mouthUpperUpLeft=[0.6], mouthUpperUpRight=[0.6])
+    who = replace(human(0), shape=np.zeros(len(load_head().components), np.float32))
+    mouth = drawn(Renderer(256), who, actions)[0, 150:215, 80:176]
+    white = (mouth.min(-1) > 0.62 * mouth.max(-1)) & (mouth.max(-1) > 60)
+    row = mouth[white.sum(1).argmax()].mean(-1)
+    px_per_mm = 256 * (MOUTH_AT - EYES_AT) / np.subtract(*eyes_and_lips(neutral(who.shape))) / 1000
+    for side in (-1, 1):
+        for gap, tooth in ((6.5, 3.2), (11.5, 9.0)):
+            at = round(48 + side * gap * px_per_mm)
+            assert row[at - 1 : at + 2].min() < row[round(48 + side * tooth * px_per_mm)] - 12
 
 
 def test_the_inside_of_the_mouth_is_behind_the_lips():
