@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 DRAWINGS = {path.stem: path for path in Path(__file__).parent.glob("*.svg")}
 NAMES = (*PEOPLE, *DRAWINGS)
-SUPERSAMPLING = 2  # per axis
+SUPERSAMPLING = 3  # per axis
 QUALITY = 88  # of JPEG
 
 
