@@ -24,15 +24,14 @@ log = logging.getLogger(__name__)
 
 DRAWINGS = {path.stem: path for path in Path(__file__).parent.glob("*.svg")}
 NAMES = (*PEOPLE, *DRAWINGS)
-SUPERSAMPLING = 2  # per axis
+SUPERSAMPLING = 3  # per axis
 QUALITY = 88  # of JPEG
+LARGEST = 2048  # px along each side
 
 
-def photograph(
-    who: Person, *, size: int, lamps: float, supersampling: int = SUPERSAMPLING
-) -> UInt8[np.ndarray, "n n 3"]:
+def photograph(who: Person, *, size: int, lamps: float) -> UInt8[np.ndarray, "n n 3"]:
     """A person in the studio; `lamps` is the share of the usual number of lights."""
-    side = supersampling * size
+    side = SUPERSAMPLING * size
     posed, studio = sitting(who), Studio(side)
     studio.write(posed.shapes, posed.strands, posed.camera)
     negative = studio.shoot(lights(lamps))
@@ -45,11 +44,22 @@ def drawing(name: str, size: int) -> UInt8[np.ndarray, "n n 3"]:
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
 
 
+def check(names: list[str], size: int, lamps: float) -> None:
+    """
+    Raises:
+        ValueError: nobody has such a name, or a number is outside of its limits.
+    """
+    if unknown := sorted(set(names) - set(NAMES)):
+        raise ValueError(f"names={unknown} must be of {sorted(NAMES)}.")
+    if not 64 <= size <= LARGEST:
+        raise ValueError(f"size={size} must be in [64, {LARGEST}]: nine times as many pixels are kept in memory.")
+    if not 0.1 <= lamps <= 10:
+        raise ValueError(f"lamps={lamps} must be in [0.1, 10]: each group of lights needs one. 1 is usual.")
+
+
 @command("portraits", verbatim=("out",))
 def main(cfg: DictConfig) -> None:
-    unknown = sorted(set(cfg.names) - set(NAMES))
-    if unknown:
-        raise ValueError(f"names={unknown} must be of {sorted(NAMES)}.")
+    check(list(cfg.names), cfg.size, cfg.lamps)
     for name in cfg.names:
         start = time.time()
         if name in PEOPLE:

@@ -75,7 +75,7 @@ void main() {{
     c = mix(c, vec3(0.05, 0.012, 0.01), smoothstep(0.2, 0.9, v_mask.z));
     float rough = mix(0.52 - 0.08 * nose + 0.04 * noise(p * 300.0), 0.34, lip);
     o_place = vec4(v_place, 1.0); o_normal = vec4(n, rough);
-    o_colour = vec4(c, (1.0 - 0.8 * v_mask.w) * (1.0 - v_mask.z) * mix(0.62, 1.0, lip));
+    o_colour = vec4(c, (1.0 - 0.8 * v_mask.w) * (1.0 - v_mask.z) * mix(0.54, 1.0, lip));
 }}
 """
 

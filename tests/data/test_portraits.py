@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scipy.spatial import ConvexHull
 
-from data.portraits.__main__ import DRAWINGS, NAMES, drawing, photograph
+from data.portraits.__main__ import DRAWINGS, NAMES, check, drawing, photograph
 from data.portraits.cast import PEOPLE
 from data.portraits.develop import SCATTER, scattered, tones
 from data.portraits.mesh import Body, Surface, scatter, subdivision
@@ -72,6 +72,19 @@ def test_a_shipped_person_is_who_the_command_photographs(name: str):
         shipped = Image.open(SHIPPED / f"{other}.jpg").resize((small, small), Image.Resampling.BOX)
         away[other] = np.abs(made - np.asarray(shipped).astype(int)).mean()
     assert away[name] < 5 and min(away[other] for other in PEOPLE if other != name) > 4 * away[name]
+
+
+@pytest.mark.parametrize(
+    ("names", "size", "lamps", "rule"),
+    [
+        (["max"], 512, 1.0, r"names=\['max'\] must be of \['noa', 'pip', 'sam'\]"),
+        (["noa"], 4096, 1.0, r"size=4096 must be in \[64, 2048\]"),
+        (["noa"], 512, 0.0, r"lamps=0.0 must be in \[0.1, 10\]"),
+    ],
+)
+def test_wrong_settings_are_named(names: list[str], size: int, lamps: float, rule: str):
+    with pytest.raises(ValueError, match=rule):
+        check(names, size, lamps)
 
 
 def test_a_subdivided_plane_stays_the_plane_and_a_ball_grows_round():
