@@ -75,14 +75,14 @@ def read_header(folder: Path, *, kind: str) -> dict[str, Any]:
     return header
 
 
-def load_weights(folder: Path, model: nn.Module) -> None:
-    """Load every tensor, by name and shape, in the model's own precision.
+def load_weights(folder: Path, model: nn.Module, *, file: str = "weights.safetensors") -> None:
+    """Load every tensor of the folder's file, by name and shape, in the model's own precision.
 
     Raises:
         FileNotFoundError: the folder has no weights.
         ValueError: the file is damaged, has values that are not finite, or a key is missing, foreign or misshaped.
     """
-    path = folder / "weights.safetensors"
+    path = folder / file
     weights = read_tensor_file(path, remedy=AGAIN)
     check_keys(weights, model.state_dict(), source=str(path))
     model.load_state_dict({k: v.to(model.state_dict()[k].dtype) for k, v in weights.items()})

@@ -20,6 +20,7 @@ from gwm.files.tensors import read_tensor_file
 from gwm.guided_rollout import Guided
 from gwm.no_text import NO_TEXT_FILE, read_no_text
 from gwm.weights import check_keys
+from serve.eight_bits import unpacked
 from serve.quantise import check_recipe, quantise
 
 FORMAT, VERSION = "gwm-artifact", 1
@@ -119,7 +120,9 @@ def load_artifact(
     dit, vae = DiT(contract.dit), build_autoencoder(contract.vae)
     for model, network in ((dit, "dit"), (vae, "vae")):
         path = folder / file_name(network)
-        weights = read_tensor_file(path, remedy=f"Copy the folder again, or export it again: {EXPORT_COMMAND}")
+        weights = unpacked(
+            read_tensor_file(path, remedy=f"Copy the folder again, or export it again: {EXPORT_COMMAND}")
+        )
         check_keys(weights, model.state_dict(), source=str(path))
         model.load_state_dict(weights)  # also widens stored bfloat16 to float32
         model.eval().requires_grad_(False)

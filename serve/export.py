@@ -25,13 +25,18 @@ from gwm.dit import DiT
 from gwm.files.tensors import check_finite
 from gwm.no_text import NO_TEXT_FILE, TOKENS, read_no_text
 from gwm.weights import is_written_here, load_weights, read_header, write_json
-from serve.artifact import FORMAT, MANIFEST, VERSION, Artifact, describe, file_name
+from serve.artifact import FORMAT, MANIFEST, VERSION, Artifact, describe, file_name, read_manifest
+from serve.eight_bits import packed
 from serve.fidelity import check_fidelity
 from serve.quantise import quantise as quantise_blocks
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {
+    "float32": lambda weights: {name: weight.float() for name, weight in weights.items()},
+    "bfloat16": lambda weights: {name: weight.bfloat16() for name, weight in weights.items()},
+    "int8": packed,
+}
 
 
 def export(
@@ -47,7 +52,7 @@ def export(
 ) -> None:
     """Write the artifact of a student and the autoencoder whose latents it was trained on.
 
-    dtype: how weights are stored. bfloat16 is half the size and changes the pixels.
+    dtype: how weights are stored. bfloat16 is half the size and changes the pixels; int8 as `serve.eight_bits`.
     quantise: how the blocks are computed where they are served, a recipe of `serve.quantise`.
     text: encoder of captions, for a student with a text condition whose folder lacks the empty prompt's tokens.
     min_db: what the worst chunk of a stream of `gate_s` seconds must have against the same without `quantise`.
@@ -74,7 +79,7 @@ def export(
         exact = Artifact(contract, dit, autoencoder, no_text=no_text)
         gates["quantised"] = _quantised_gate(exact, quantise, min_db=min_db, seconds=gate_s)
     networks = {"dit": dit.state_dict(), "vae": autoencoder.state_dict()}
-    stored = {name: {k: v.to(DTYPES[dtype]) for k, v in weights.items()} for name, weights in networks.items()}
+    stored = {name: DTYPES[dtype](weights) for name, weights in networks.items()}
     if no_text is not None:
         stored["no_text"] = {TOKENS: no_text}
     write_artifact(Path(out), stored, contract, gates=gates, quantised=quantise)
@@ -133,6 +138,8 @@ def _header(folder: Path, *, kind: str, stage: str) -> dict[str, Any]:
 
 def _autoencoder(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
     """With its gate, which a published one, or one that was written while its stage went on, does not have."""
+    if (folder / MANIFEST).is_file():
+        return load_autoencoder(folder), read_manifest(folder)["gates"]["vae"]
     if folder.exists() and not is_written_here(folder):
         return load_autoencoder(folder), {}
     header = _header(folder, kind=KIND, stage="autoencoder")

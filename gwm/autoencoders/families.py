@@ -9,6 +9,7 @@ from gwm.autoencoders.motion.codec import MotionAutoencoder
 from gwm.autoencoders.motion.motion_config import MotionConfig
 from gwm.autoencoders.motion.network import MotionNetwork
 from gwm.autoencoders.protocol import KIND, Autoencoder, AutoencoderConfig
+from gwm.files.tensors import read_json
 from gwm.wan.vae import WanVAE, load_wan_vae
 from gwm.wan.vae_config import WanVAEConfig
 from gwm.weights import is_written_here, load_weights, read_header
@@ -48,14 +49,19 @@ def build_autoencoder(config: AutoencoderConfig) -> HaarAutoencoder | MotionAuto
 
 
 def load_autoencoder(path: Path) -> Autoencoder:
-    """A frozen autoencoder in evaluation mode: of a gwm stage, or a published one (`gwm.wan.vae.load_wan_vae`).
+    """A frozen autoencoder in evaluation mode: of a gwm stage, of an exported artifact, or a published one
+    (`gwm.wan.vae.load_wan_vae`).
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: tensors are missing, foreign, misshaped or not finite.
     """
-    if not is_written_here(path):
+    if (path / "manifest.json").is_file():
+        config, file = read_json(path / "manifest.json")["contract"]["vae"], "vae.safetensors"
+    elif is_written_here(path):
+        config, file = read_header(path, kind=KIND)["config"], "weights.safetensors"
+    else:
         return load_wan_vae(path)
-    autoencoder = build_autoencoder(autoencoder_config(read_header(path, kind=KIND)["config"]))
-    load_weights(path, autoencoder)
+    autoencoder = build_autoencoder(autoencoder_config(config))
+    load_weights(path, autoencoder, file=file)
     return autoencoder.eval().requires_grad_(False)

@@ -15,6 +15,7 @@ from gwm.dit import DiT
 from gwm.rollout import Rollout
 from serve import export as export_module
 from serve.artifact import Artifact, describe, load_artifact
+from serve.eight_bits import packed, unpacked
 from serve.export import export
 
 CONDITION_FRAMES = 6
@@ -72,8 +73,25 @@ def test_bfloat16_is_rounded_once_and_half_the_size(trained: tuple[DiT, HaarAuto
 
 
 def test_unknown_dtype_is_an_error(run: Path):
-    with pytest.raises(ValueError, match="dtype='int8' must be one of"):
-        export(str(run / "dmd/weights"), str(run / "autoencoder/weights"), str(run / "out"), dtype="int8")
+    with pytest.raises(ValueError, match="dtype='int4' must be one of"):
+        export(str(run / "dmd/weights"), str(run / "autoencoder/weights"), str(run / "out"), dtype="int4")
+
+
+def test_int8_is_packed_and_computes_as_what_is_unpacked(trained: tuple[DiT, HaarAutoencoder], run: Path, folder: Path):
+    export(str(run / "dmd/weights"), str(run / "autoencoder/weights"), str(run / "packed"), dtype="int8")
+    weights = load_artifact(run / "packed", device="cpu").dit.state_dict()
+    expected = unpacked(packed(trained[0].state_dict()))
+    assert all(torch.equal(weights[name], value.float()) for name, value in expected.items())
+    assert (run / "packed/dit.safetensors").stat().st_size < 0.45 * (folder / "dit.safetensors").stat().st_size
+
+
+def test_an_artifact_has_an_autoencoder_that_a_run_can_take(run: Path, folder: Path):
+    """Its own, with its gate: models of its latents need no other file."""
+    export(str(run / "dmd/weights"), str(folder), str(run / "second"))
+    first, second = (load_file(each / "vae.safetensors") for each in (folder, run / "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    manifests = [json.loads((each / "manifest.json").read_text()) for each in (folder, run / "second")]
+    assert manifests[0]["gates"]["vae"] == manifests[1]["gates"]["vae"] == {"lip_sync": 0.9}
 
 
 @pytest.mark.parametrize("stage", ["dmd", "autoencoder"])
