@@ -135,7 +135,7 @@ def main(cfg: DictConfig) -> None:
     gates: list[Gate] = instantiate(cfg.gates, _convert_="all")
     reached = verdicts(gates, report)
     report |= {"gates": [asdict(verdict) for verdict in reached], "suite": cfg.name}
-    trust = read_header(Path(cfg.sync), kind=KIND)["gate"] if judge.sync_net else {}
+    trust = read_header(Path(cfg.sync), kind=KIND).gate if judge.sync_net else {}
     report |= {"skipped": judge.skipped, "speed": speeds["model"], "sync_network": trust}
     sections: list[Section] = [gates_table(reached), metrics_table(report)]
     if cfg.baseline:

@@ -56,6 +56,6 @@ def load_autoencoder(path: Path) -> Autoencoder:
     """
     if not is_written_here(path):
         return load_wan_vae(path)
-    autoencoder = build_autoencoder(autoencoder_config(read_header(path, kind=KIND)["config"]))
+    autoencoder = build_autoencoder(autoencoder_config(read_header(path, kind=KIND).config))
     load_weights(path, autoencoder)
     return autoencoder.eval().requires_grad_(False)

@@ -29,8 +29,8 @@ FLOW: dict[str, Any] = {"motion_weight": 0.5, "shift": 2.0, "seed": 0, "history_
 
 def left(module: Any, folder: Path) -> str:
     """What a stage leaves for the next one."""
-    model, facts = module.weights()
-    save_weights(folder / "weights", model.state_dict(), gate={}, **facts)
+    model, header = module.weights()
+    save_weights(folder / "weights", model.state_dict(), header)
     return str(folder / "weights")
 
 
