@@ -21,8 +21,8 @@ def measure(code: Code, truth: Code, user: Float[np.ndarray, " t"], listening: B
     """What one person does, where the truth is what it was to do; NaN where the clip cannot show it.
 
     lip_sync: correlation of the jaw's opening. opening: its deviation. blinks: a minute. head, brows, gaze: mean change
-    from frame to frame, in radians and units of a code. head_spread: deviation of the pose. head_steps: as `steps`. false_mouth: share of
-    listening with an open jaw. response: as `listening.response`.
+    from frame to frame, in radians and units of a code. head_spread: deviation of the pose. head_steps: as `steps`.
+    false_mouth: share of listening with an open jaw. response: as `listening.response`.
     """
     shut = code[:, BLINK] > SHUT_LIDS
     return {

@@ -65,4 +65,4 @@ def test_distances_are_shifts_in_deviations_of_the_truth():
 def test_a_staircase_has_steps_and_a_glide_none():
     time = np.arange(FRAMES)
     assert steps(time[:, None].astype(float)) == pytest.approx(1)
-    assert steps((time[:, None] // 4 + 0.1 * time[:, None])) == pytest.approx(11)
+    assert steps(time[:, None] // 4 + 0.1 * time[:, None]) == pytest.approx(11)
