@@ -13,10 +13,9 @@ from jaxtyping import Float, UInt8
 
 from evaluate.cases import Case
 from gwm.files.outputs import whole_file
-from gwm.metrics.diversity import seed_diversity
 from gwm.metrics.frechet import STRIDE, motion_features, picture_features
 from gwm.metrics.judge import Judge
-from gwm.metrics.movement import exposure, frame_differences, saturation, sharpness
+from gwm.metrics.movement import exposure, frame_differences, saturation, seed_diversity, sharpness
 from serve.artifact import MANIFEST, Artifact
 from serve.engine import Engine
 

@@ -18,12 +18,11 @@ from configs.command.main import command
 from serve.bench.case import Case
 from serve.bench.compare import compare_batches, compare_blocks, compare_caches, compare_variants
 from serve.bench.kernels import compare_kernels
-from serve.bench.live_artifact import measure_artifact
 from serve.bench.peers import absent
 from serve.bench.report import Results, case_table, count_table, kernel_table, policy_table, ratio_table
 from serve.bench.simulation import compare
 from serve.bench.soak import Soak, soak
-from serve.bench.speed import measure
+from serve.bench.speed import measure, measure_artifact
 from serve.bench.timing import Stopwatch
 from serve.scheduler import first_come, least_slack, round_robin
 

@@ -68,7 +68,7 @@ def test_a_recipe_ends_in_a_stream_of_its_chunks_and_steps(
     passes: list[int] = []
     model.register_forward_hook(lambda *_: passes.append(1))
     engine = Engine(Artifact(contract, model.eval().requires_grad_(False), tiny_vae()), seed=0)
-    engine.start(contract.resolution.black())
+    engine.start(np.zeros((*contract.resolution.shape, 3), np.uint8))
     sound = np.zeros(engine.chunk_samples + engine.lookahead_samples, np.float32)
     engine.push(sound, sound)
     passes.clear()

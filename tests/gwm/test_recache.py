@@ -34,7 +34,7 @@ def test_a_recached_past_is_that_of_its_chunks_under_the_new_prompt(numbers: tup
     heard = {name: torch.cat([chunk.condition[name] for chunk in inputs], dim=1) for name in ("agent", "user")}
     expected = model(
         torch.cat([chunk.x0 for chunk in inputs], dim=1), torch.zeros(2, 5),
-        inputs[0].condition.with_frame(**heard).with_tokens(text=new), positions=positions, context=MaskedClip(mask),
+        dataclasses.replace(inputs[0].condition, frame=heard).with_tokens(text=new), positions=positions, context=MaskedClip(mask),
         reference=inputs[0].x0,
     ).keys_values  # fmt: skip
     for layer, pair in enumerate(expected):
