@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 Measured = tuple[dict[str, Any], list[Result], Series]
 
 
-def examined(artifact: Artifact, cases: list[Case], judge: Judge, work: Path, **how: int) -> list[Result]:
+def examined(artifact: Artifact, cases: list[Case], judge: Judge, work: Path, *, seed: int, seeds: int) -> list[Result]:
     """Results of every case, kept ones as they are."""
     results = []
     with tqdm(cases, desc="evaluate", unit="clip") as bar:
@@ -60,7 +60,7 @@ def examined(artifact: Artifact, cases: list[Case], judge: Judge, work: Path, **
             result = load_result(path)
             if result is None:
                 other = other_user(cases, number)
-                result = examine(artifact, case, judge, seed=how["seed"] + number, seeds=how["seeds"], other_user=other)
+                result = examine(artifact, case, judge, seed=seed + number, seeds=seeds, other_user=other)
                 result.save(path)
             results.append(result)
             shown = result.rows["model"]
@@ -83,8 +83,10 @@ def held(artifact: Artifact, cases: list[Case], judge: Judge, kept: Path, cfg: D
         return {}
     series = load_arrays(kept)
     if series is None:
-        length, under_way = {"length_s": cfg.long_s, "every_s": cfg.long_every_s}, kept.with_name("stream.npz")
-        series = hold(artifact, cases, judge, seed=cfg.seed, **length, kept=under_way)
+        under_way = kept.with_name("stream.npz")
+        series = hold(
+            artifact, cases, judge, seed=cfg.seed, length_s=cfg.long_s, every_s=cfg.long_every_s, kept=under_way
+        )
         save_arrays(kept, series)
         under_way.unlink(missing_ok=True)
     return series
@@ -95,12 +97,12 @@ def measured(folder: Path, cases: list[Case], judge: Judge, cfg: DictConfig) -> 
     settings: dict[str, Any] = {name: cfg[name] for name in ("seed", "seeds", "long_s", "long_every_s")}
     settings["cases"] = [case.key for case in cases]
     artifact = load_artifact(folder)
-    work = work_folder(Path(cfg.out), folder, Path(cfg.shards), judge, Path(cfg.sync), **settings)
+    work = work_folder(Path(cfg.out), folder, Path(cfg.shards), judge, Path(cfg.sync), settings)
     results = examined(artifact, cases, judge, work, seed=cfg.seed, seeds=cfg.seeds)
     series = held(artifact, cases, judge, work / "long.npz", cfg)
-    series_of = {"long_series": {name: values.tolist() for name, values in series.items()}}
-    facts = {"long": drifts(series), "floor": floors(cases, judge)}
-    return {"artifact": str(folder), **numbers(results), **facts, **series_of}, results, series
+    report = {"artifact": str(folder)} | numbers(results) | {"long": drifts(series), "floor": floors(cases, judge)}
+    report["long_series"] = {name: values.tolist() for name, values in series.items()}
+    return report, results, series
 
 
 def floors(cases: Sequence[Case], judge: Judge) -> dict[str, float]:
@@ -125,8 +127,9 @@ def main(cfg: DictConfig) -> None:
     check_output(out / "report.json")
     artifact = load_artifact(folder)
     choose_threads(Engine(artifact, seed=cfg.seed))
-    counts = {"clips": cfg.clips, "listeners": cfg.listeners, "drawn": cfg.drawn}
-    cases = test_cases(Path(cfg.shards), artifact.contract.resolution, **counts)
+    cases = test_cases(
+        Path(cfg.shards), artifact.contract.resolution, clips=cfg.clips, listeners=cfg.listeners, drawn=cfg.drawn
+    )
     names = {"model": folder} | ({"baseline": Path(cfg.baseline)} if cfg.baseline else {})
     speeds = {name: measure_speed(load_artifact(path), cases[0], runs=cfg.speed_runs) for name, path in names.items()}
     judge = Judge(thorough=True, sync=Path(cfg.sync))
@@ -135,7 +138,7 @@ def main(cfg: DictConfig) -> None:
     gates: list[Gate] = instantiate(cfg.gates, _convert_="all")
     reached = verdicts(gates, report)
     report |= {"gates": [asdict(verdict) for verdict in reached], "suite": cfg.name}
-    trust = read_header(Path(cfg.sync), kind=KIND)["gate"] if judge.sync_net else {}
+    trust = read_header(Path(cfg.sync), kind=KIND).gate if judge.sync_net else {}
     report |= {"skipped": judge.skipped, "speed": speeds["model"], "sync_network": trust}
     sections: list[Section] = [gates_table(reached), metrics_table(report)]
     if cfg.baseline:

@@ -80,8 +80,9 @@ def encode_shards(shards: Location, out: Path, encoders: Encoders, *, workers: i
         }
         generator = {**settings, "of_bytes": {name: wanted[name].bytes for name in done}}
         command = f"python -m data.encode shards={shards} out={out}"
-        changes = {"resolution": encoders.resolution, "generator": generator}
-        return dataclasses.replace(source, kind=KIND, splits=encoded, command=command, **changes)
+        return dataclasses.replace(
+            source, kind=KIND, splits=encoded, command=command, resolution=encoders.resolution, generator=generator
+        )
 
     if encoders.text is not None and not (out / NO_TEXT).is_file():
         write_no_text(out, encoders.text(""))
@@ -125,9 +126,14 @@ def encoded_shards(out: Path, settings: dict[str, Any]) -> tuple[dict[str, Shard
 @command("encode", verbatim=("shards", "vae", "out"))
 def main(cfg: DictConfig) -> None:
     vae = load_autoencoder(Path(cfg.vae))
-    text, image = instantiate(cfg.text), instantiate(cfg.image)
-    others = {"text": text, "image": image, "actions": tuple(cfg.actions)}
-    encoders = Encoders(vae.to(cfg.device), instantiate(cfg.audio), Resolution.parse(cfg.resolution), **others)
+    encoders = Encoders(
+        vae.to(cfg.device),
+        instantiate(cfg.audio),
+        Resolution.parse(cfg.resolution),
+        text=instantiate(cfg.text),
+        image=instantiate(cfg.image),
+        actions=tuple(cfg.actions),
+    )
     manifest = encode_shards(locate(cfg.shards), Path(cfg.out), encoders, workers=cfg.workers)
     for split, entry in manifest.splits.items():
         log.info("%s: %d clips in %d shards", split, entry.num_samples, len(entry.shards))

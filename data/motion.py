@@ -13,14 +13,14 @@ import multiprocessing
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from configs.command.main import command
@@ -155,8 +155,19 @@ def _framing(rng: np.random.Generator) -> Framing:
     return Framing(float(right), float(down), float(np.exp(rng.normal(0, 0.04))))
 
 
-def make_pair(drawer: MotionRenderer, split: Split, number: int, *, seed: int, frames: int, flat_share: float) -> dict:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairSettings:
+    """What determines the pairs of a folder."""
+
+    resolution: int
+    frames: int  # pictures of each character of a pair
+    seed: int
+    flat_share: float  # of the characters; the others are rendered people
+
+
+def make_pair(drawer: MotionRenderer, split: Split, number: int, settings: PairSettings) -> dict[str, Any]:
     """The stored arrays of a pair; the same arguments give the same."""
+    seed, frames = settings.seed, settings.frames
     rng = np.random.default_rng(derive_seed(seed, split, "pair", number))
     act = perform(derive_seed(seed, split, "clip", number), 6 * frames, split)
     chosen = telling(rng, act, frames)
@@ -168,7 +179,7 @@ def make_pair(drawer: MotionRenderer, split: Split, number: int, *, seed: int, f
     gaze = np.where(glance, rng.uniform(-1, 1, (frames, 2)), act.gaze[chosen]).astype(np.float32)
     stored: dict[str, Any] = {"actions": actions, "gaze": gaze}
     for place, name in enumerate(PEOPLE):
-        who = _character(rng, derive_seed(seed, split, "identity", 2 * number + place), flat_share)
+        who = _character(rng, derive_seed(seed, split, "identity", 2 * number + place), settings.flat_share)
         drawer.renderer.framing = _framing(rng)
         own = reference_pose(rng, float(rng.uniform(0.2, 1)))
         motion = drawer.render(who, actions, pose, gaze, own)
@@ -198,10 +209,10 @@ def _drawer(resolution: int) -> MotionRenderer:
     return MotionRenderer(Renderer(resolution))
 
 
-def write_pair(job: tuple[Split, int], *, out: str, resolution: int, **settings: Any) -> None:
+def write_pair(job: tuple[Split, int], *, out: str, settings: PairSettings) -> None:
     split, number = job
     with whole_file(pair_path(Path(out), split, number)) as partial:
-        np.savez(partial, **make_pair(_drawer(resolution), split, number, **settings))
+        np.savez(partial, **make_pair(_drawer(settings.resolution), split, number, settings))
 
 
 def pair_path(folder: Path, split: str, number: int) -> Path:
@@ -222,7 +233,7 @@ def pair_files(folder: Path, split: str) -> list[Path]:
     return files
 
 
-def make(*, out: str, train: int, val: int, workers: int, **settings: Any) -> None:
+def make(settings: PairSettings, *, out: str, train: int, val: int, workers: int) -> None:
     """Write every pair that is not there yet.
 
     Raises:
@@ -231,14 +242,14 @@ def make(*, out: str, train: int, val: int, workers: int, **settings: Any) -> No
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "settings.json"
-    if kept.is_file() and json.loads(kept.read_text()) != settings:
+    if kept.is_file() and json.loads(kept.read_text()) != asdict(settings):
         raise ValueError(
-            f"out={out} holds pairs of {kept.read_text()}, must be those of {settings}: choose another out."
+            f"out={out} holds pairs of {kept.read_text()}, must be those of {asdict(settings)}: choose another out."
         )
-    kept.write_text(json.dumps(settings))
+    kept.write_text(json.dumps(asdict(settings)))
     plan: list[tuple[Split, int]] = [*(("val", n) for n in range(val)), *(("train", n) for n in range(train))]
     jobs = [job for job in plan if not pair_path(folder, *job).is_file()]
-    draw = functools.partial(write_pair, out=out, **settings)
+    draw = functools.partial(write_pair, out=out, settings=settings)
     for _ in tqdm(_run(draw, jobs, workers), total=len(jobs), unit="pair", desc=out):
         pass
 
@@ -253,8 +264,8 @@ def _run(draw: functools.partial, jobs: list[tuple[Split, int]], workers: int) -
 
 @command("motion", verbatim=("out",))
 def main(cfg: DictConfig) -> None:
-    settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    make(**settings)
+    settings = PairSettings(resolution=cfg.resolution, frames=cfg.frames, seed=cfg.seed, flat_share=cfg.flat_share)
+    make(settings, out=cfg.out, train=cfg.train, val=cfg.val, workers=cfg.workers)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Speech without pictures, made as it is needed: the training data of the speech encoder."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,5 +82,5 @@ class VoiceData(StepData):
 
     def held_out(self, count: int) -> VoiceBatch:
         """Sentences and voices that are in no training data."""
-        how = {"num_frames": self.num_frames, "split": "val", "audio": self.audio}
-        return voice_batch([(0, voice((self.seed, index), **how)) for index in range(count)])
+        make = partial(voice, num_frames=self.num_frames, split="val", audio=self.audio)
+        return voice_batch([(0, make((self.seed, index))) for index in range(count)])

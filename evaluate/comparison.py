@@ -78,8 +78,8 @@ class Comparison:
 
     def __call__(self, variant: Variant, artifact: Artifact, bar: tqdm) -> dict[str, Any]:
         """Everything that is measured of one variant; `lengths` where streams are wanted."""
-        facts = {"seed": self.seed, "vae": self.vae.config, "skipped": self.judge.skipped, "data": self.data}
-        folder = kept_folder(self.out, variant, self.runs, **facts)
+        settings = {"seed": self.seed, "vae": self.vae.config, "skipped": self.judge.skipped, "data": self.data}
+        folder = kept_folder(self.out, variant, self.runs, settings)
         rows = []
         for number, case in enumerate(self.cases):
             measure = partial(judged, artifact, case, self.judge, seed=self.seed + number)
@@ -90,9 +90,9 @@ class Comparison:
         found: dict[str, Any] = means(rows) | {"ms_per_chunk": time["ms"], "chunk_frames": contract.chunk_pixel_frames}
         found["ms_per_second"] = time["ms"] * 1000 / contract.chunk_ms
         if streamed := variant.streamed(self.lengths_s):
-            how = {"seed": self.seed, "lengths_s": streamed}
             path = folder / f"lengths_{'_'.join(map(str, streamed))}.json"
-            found["lengths"] = kept(path, lambda: at_lengths(artifact, self.cases, self.judge, **how))
+            measure = partial(at_lengths, artifact, self.cases, self.judge, seed=self.seed, lengths_s=streamed)
+            found["lengths"] = kept(path, measure)
         return found
 
 

@@ -13,10 +13,9 @@ from jaxtyping import Float, UInt8
 
 from evaluate.cases import Case
 from gwm.files.outputs import whole_file
-from gwm.metrics.diversity import seed_diversity
 from gwm.metrics.frechet import STRIDE, motion_features, picture_features
 from gwm.metrics.judge import Judge
-from gwm.metrics.movement import exposure, frame_differences, saturation, sharpness
+from gwm.metrics.movement import exposure, frame_differences, saturation, seed_diversity, sharpness
 from serve.artifact import MANIFEST, Artifact
 from serve.engine import Engine
 
@@ -77,12 +76,12 @@ def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
-def work_folder(out: Path, artifact: Path, shards: Path, judge: Judge, sync: Path, **settings: Any) -> Path:
+def work_folder(out: Path, artifact: Path, shards: Path, judge: Judge, sync: Path, settings: Mapping[str, Any]) -> Path:
     """Where results of this artifact, data, judge and settings are kept: other ones never meet in a folder."""
     digest = hashlib.sha256()
     for file in (artifact / MANIFEST, shards / "manifest.json", sync / "weights.safetensors"):
         digest.update(file.read_bytes() if file.is_file() else b"none")
-    digest.update(json.dumps([VERSION, sorted(judge.skipped), settings], sort_keys=True).encode())
+    digest.update(json.dumps([VERSION, sorted(judge.skipped), dict(settings)], sort_keys=True).encode())
     return out / "clips" / digest.hexdigest()[:12]
 
 
@@ -102,18 +101,18 @@ def examine(
     """Play a clip, with more seeds and with another user's voice too, and measure model and render alike."""
     takes = [play(artifact, case, seed=seed + number)[0] for number in range(seeds)]
     frames = takes[0]
-    truth = {
-        "render": case.render[: len(frames)],
-        "mouth": case.mouth,
-        "reference": case.reference,
-        "chunk_frames": artifact.contract.chunk_pixel_frames,
-        "voices": case.voices,
-        "footage": case.footage,
-    }
-    sides = {"model": frames, "renders": truth["render"]}
+    render = case.render[: len(frames)]
     rows, curves, features = {}, {}, {}
-    for side, pixels in sides.items():
-        rows[side], opening = judge(pixels, **truth)
+    for side, pixels in {"model": frames, "renders": render}.items():
+        rows[side], opening = judge(
+            pixels,
+            render=render,
+            mouth=case.mouth,
+            reference=case.reference,
+            chunk_frames=artifact.contract.chunk_pixel_frames,
+            voices=case.voices,
+            footage=case.footage,
+        )
         curves[side] = over_time(pixels) | ({} if case.drawn else {"opening": opening})
         features[side] = frechet_features(pixels, judge)
     if seeds > 1:
@@ -122,13 +121,20 @@ def examine(
         shuffled = play(artifact, case, seed=seed, user=other_user)[0]
         control = {
             "model": judge.answer(shuffled, case.voices.user, case.voices.listening),
-            "renders": judge.answer(truth["render"], other_user, case.voices.listening),
+            "renders": judge.answer(render, other_user, case.voices.listening),
         }
         for side, value in control.items():
             if np.isfinite(value):
                 rows[side]["user_response_shuffled"] = value
-    facts = {"key": case.key, "style": case.style, "person": case.person}
-    return Result(**facts, rows=rows, curves=curves, features=features, frames=frames)
+    return Result(
+        key=case.key,
+        style=case.style,
+        person=case.person,
+        rows=rows,
+        curves=curves,
+        features=features,
+        frames=frames,
+    )
 
 
 def over_time(frames: UInt8[np.ndarray, "f h w 3"]) -> dict[str, Float[np.ndarray, " f"]]:

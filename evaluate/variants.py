@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,9 +83,9 @@ class Variant:
         return contract
 
 
-def kept_folder(out: Path, variant: Variant, runs: Path, **settings: object) -> Path:
+def kept_folder(out: Path, variant: Variant, runs: Path, settings: Mapping[str, object]) -> Path:
     """Where results of these weights under these settings are kept: others never meet in a folder."""
     digest = hashlib.sha256((variant.weights(runs) / "weights.safetensors").read_bytes())
-    facts = [VERSION, variant.levels, variant.context, settings]
+    facts = [VERSION, variant.levels, variant.context, dict(settings)]
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     return out / "kept" / digest.hexdigest()[:12]

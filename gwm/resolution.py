@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
 TYPED = re.compile(r"([0-9]+)(?:x([0-9]+))?")
 
 
@@ -54,9 +51,6 @@ class Resolution:
     def cells(self, side: int) -> tuple[int, int]:
         """Rows and columns of cells of `side` x `side` pixels."""
         return self.height // side, self.width // side
-
-    def black(self) -> UInt8[np.ndarray, "h w 3"]:
-        return np.zeros((*self.shape, 3), np.uint8)
 
     def check_multiple(self, multiple: int, *, of: str) -> None:
         """Refuse a resolution that is no multiple of `multiple` along both sides.

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,18 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         partial.write_text(json_text(value, indent=1) + "\n")
 
 
-def save_weights(
-    folder: Path, weights: Mapping[str, Tensor], *, kind: str, config: Mapping[str, Any], **facts: Any
-) -> None:
-    """Write a folder that `load_weights` reads; `facts` (gate, stage, contract...) are kept beside the config.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightsHeader:
+    """What `config.json` says of the weights beside it."""
+
+    kind: str  # of model: dit, autoencoder, motion, speech, sync
+    config: Mapping[str, Any]  # the shape, from which the model is rebuilt
+    gate: Mapping[str, Any] = field(default_factory=dict)  # the measures of these weights; empty: not judged
+    contract: Mapping[str, Any] = field(default_factory=dict)  # of a DiT, how it is served; empty for other kinds
+
+
+def save_weights(folder: Path, weights: Mapping[str, Tensor], header: WeightsHeader) -> None:
+    """Write a folder that `load_weights` reads.
 
     An existing folder is replaced file by file, each whole: a full disk leaves the old one readable.
 
@@ -34,10 +43,13 @@ def save_weights(
         ValueError: a tensor has values that are not finite; then nothing is written.
         OSError: the weights cannot be written, for instance because the disk is full.
     """
-    check_finite(weights, source=f"weights of kind={kind} for {folder}")
+    check_finite(weights, source=f"weights of kind={header.kind} for {folder}")
     write_tensors(folder / "weights.safetensors", weights)
-    header = {"format": FORMAT, "version": VERSION, "kind": kind, "config": dict(config), **facts}
-    write_json(folder / "config.json", header)
+    written = {"format": FORMAT, "version": VERSION, "kind": header.kind, "config": dict(header.config)}
+    for name, value in (("gate", header.gate), ("contract", header.contract)):
+        if value:
+            written[name] = dict(value)
+    write_json(folder / "config.json", written)
 
 
 def write_gate(folder: Path, gate: Mapping[str, Any]) -> None:
@@ -52,8 +64,8 @@ def is_written_here(folder: Path) -> bool:
     return path.is_file() and read_json(path).get("format") == FORMAT
 
 
-def read_header(folder: Path, *, kind: str) -> dict[str, Any]:
-    """The decoded `config.json`.
+def read_header(folder: Path, *, kind: str) -> WeightsHeader:
+    """The checked `config.json` of a folder of weights.
 
     Raises:
         FileNotFoundError: there is no such folder or it has no config.
@@ -72,7 +84,9 @@ def read_header(folder: Path, *, kind: str) -> dict[str, Any]:
         )
     if found != expected:
         raise ValueError(f"{path} has {found}, must be {expected}. Export it again with this version of gwm.")
-    return header
+    return WeightsHeader(
+        kind=kind, config=header["config"], gate=header.get("gate", {}), contract=header.get("contract", {})
+    )
 
 
 def load_weights(folder: Path, model: nn.Module, *, file: str = "weights.safetensors") -> None:

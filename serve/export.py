@@ -24,7 +24,7 @@ from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.files.tensors import check_finite
 from gwm.no_text import NO_TEXT_FILE, TOKENS, read_no_text
-from gwm.weights import is_written_here, load_weights, read_header, write_json
+from gwm.weights import WeightsHeader, is_written_here, load_weights, read_header, write_json
 from serve.artifact import FORMAT, MANIFEST, VERSION, Artifact, describe, file_name, read_manifest
 from serve.eight_bits import packed
 from serve.fidelity import check_fidelity
@@ -66,7 +66,7 @@ def export(
         raise ValueError(f"dtype={dtype!r} must be one of {sorted(DTYPES)}.")
     student_header = _header(Path(student), kind="dit", stage="dmd")
     autoencoder, gate = _autoencoder(Path(vae))
-    contract = Contract.from_json(student_header["contract"])
+    contract = Contract.from_json(student_header.contract)
     if autoencoder.config != contract.vae:
         raise ValueError(
             f"vae={vae} must be the autoencoder on whose latents {student} was trained; its shape or the statistics "
@@ -74,7 +74,7 @@ def export(
         )
     dit = _loaded(Path(student), DiT(contract.dit))
     no_text = _no_text(Path(student), text) if contract.dit.width("text") else None
-    gates = {"dit": student_header["gate"], "vae": gate}
+    gates = {"dit": student_header.gate, "vae": gate}
     if quantise is not None:
         exact = Artifact(contract, dit, autoencoder, no_text=no_text)
         gates["quantised"] = _quantised_gate(exact, quantise, min_db=min_db, seconds=gate_s)
@@ -126,7 +126,7 @@ def write_artifact(
     write_json(out / MANIFEST, manifest if quantised is None else manifest | {"quantised": quantised})
 
 
-def _header(folder: Path, *, kind: str, stage: str) -> dict[str, Any]:
+def _header(folder: Path, *, kind: str, stage: str) -> WeightsHeader:
     try:
         return read_header(folder, kind=kind)
     except FileNotFoundError as error:
@@ -136,14 +136,14 @@ def _header(folder: Path, *, kind: str, stage: str) -> dict[str, Any]:
         ) from error
 
 
-def _autoencoder(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
+def _autoencoder(folder: Path) -> tuple[Autoencoder, Mapping[str, Any]]:
     """With its gate, which a published one, or one that was written while its stage went on, does not have."""
     if (folder / MANIFEST).is_file():
         return load_autoencoder(folder), read_manifest(folder)["gates"]["vae"]
     if folder.exists() and not is_written_here(folder):
         return load_autoencoder(folder), {}
     header = _header(folder, kind=KIND, stage="autoencoder")
-    return load_autoencoder(folder), header.get("gate", {})
+    return load_autoencoder(folder), header.gate
 
 
 def _no_text(student: Path, text: Callable[[str], Tensor] | None) -> Float[Tensor, "q t"]:

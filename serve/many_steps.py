@@ -90,8 +90,8 @@ def load_stage(folder: str, vae: str | None, sampling: Sampling, *, device: torc
     """
     path = Path(folder)
     header = read_header(path, kind="dit")
-    contract = Contract.from_json(header["contract"])
-    model = DiT(DiTConfig.from_json(header["config"]))
+    contract = Contract.from_json(header.contract)
+    model = DiT(DiTConfig.from_json(header.config))
     load_weights(path, model)
     place = Path(vae) if vae else path.parent.parent / "autoencoder" / "weights"
     if not place.exists():

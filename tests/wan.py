@@ -114,7 +114,8 @@ def with_voices(clip: Clip, *, speech: int, action: int, scale: float = 1.0) -> 
     """The clip with two voices and actions; at scale 0 none of them is given."""
     x, sigma, condition = clip
     agent, user = scale * torch.randn(2, *x.shape[:2], speech)
-    return x, sigma, condition.with_frame(agent=agent, user=user, action=scale * torch.randn(*x.shape[:2], action))
+    frame = {"agent": agent, "user": user, "action": scale * torch.randn(*x.shape[:2], action)}
+    return x, sigma, dataclasses.replace(condition, frame={**condition.frame, **frame})
 
 
 def their_velocity(theirs: Any, clip: Clip) -> Tensor:

@@ -41,7 +41,7 @@ def finish_acting(
 
     seconds: of a performance; a model that sees whole clips plays the first of them.
     """
-    model, facts = stage.weights()
+    model, header = stage.weights()
     model = merged(model).eval()
     assert isinstance(model, DiT), type(model)
     clips, acts = data.held_out(people, seconds)
@@ -56,7 +56,7 @@ def finish_acting(
         heard = [(act.user[1000 * part.start : 1000 * part.stop], listens(act)[part]) for act in acts]
         return judge_acting(own, swapped, [codes(clip["x0"])[: len(own[0])] for clip in clips], heard)
 
-    save_then_judge(output, model.state_dict(), judge, minimum=minimum, before=earlier_gate(before), **facts)
+    save_then_judge(output, model.state_dict(), header, judge, minimum=minimum, before=earlier_gate(before))
 
 
 def listens(act: Performance) -> Bool[np.ndarray, " f"]:

@@ -19,6 +19,7 @@ from gwm.autoencoders.haar import BANDS, HaarAutoencoder, HaarConfig, to_bands
 from gwm.autoencoders.protocol import KIND
 from gwm.media.pixels import to_float, to_tensor
 from gwm.transfer import to_host
+from gwm.weights import WeightsHeader
 from train.learner import Learner
 from train.networks import load_vae
 from train.noise import gaussian_like, sample_generators
@@ -133,10 +134,10 @@ class AutoencoderStage(L.LightningModule):
             decoded.append(to_host(model.decode(latents, model.begin(reference))[0][0]).numpy())
         return decoded, [0] * len(clips)
 
-    def weights(self) -> tuple[HaarAutoencoder, dict[str, Any]]:
+    def weights(self) -> tuple[HaarAutoencoder, WeightsHeader]:
         """The autoencoder's EMA with its latent statistics measured on training clips."""
         normalised = with_statistics(self.network.ema_model, self.trainer.datamodule.shards)  # type: ignore[attr-defined]
-        return normalised, {"kind": KIND, "config": normalised.config.to_json()}
+        return normalised, WeightsHeader(kind=KIND, config=normalised.config.to_json())
 
 
 def first_clips(shards: Location, vae: HaarAutoencoder) -> Iterator[Float[Tensor, "1 t 3 h w"]]:

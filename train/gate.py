@@ -7,6 +7,7 @@ the opening that was meant; its ceiling is the same measure on the renders thems
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -28,7 +29,7 @@ from gwm.metrics.lip_sync import moves
 from gwm.metrics.statistics import standard_error
 from gwm.no_text import save_no_text
 from gwm.resolution import Resolution
-from gwm.weights import save_weights, write_gate, write_json
+from gwm.weights import WeightsHeader, save_weights, write_gate, write_json
 from train.played import Played
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,8 @@ class Stage(Protocol):
 
     takes_sound: bool  # whether its pictures depend on the voice
 
-    def weights(self) -> tuple[nn.Module, dict[str, Any]]:
-        """The trained model, and `kind`, `config` and what else belongs beside its weights."""
+    def weights(self) -> tuple[nn.Module, WeightsHeader]:
+        """The trained model, and the header of its weights, without a gate."""
         ...
 
     def decode(self, model: Any, clips: list[Clip], data: Any, *, batch_size: int, swap_voices: bool) -> Played:
@@ -103,18 +104,18 @@ def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: in
     return found
 
 
-def border_frames(facts: dict[str, Any], num_frames: int) -> int:
-    """Pixel frames between the borders at which clips of `num_frames` can flicker: a chunk of the model with these
-    `facts` beside its weights; a latent frame where a clip is one chunk, and of an autoencoder."""
-    if "contract" not in facts:
-        return autoencoder_config(facts["config"]).temporal_stride
-    contract = Contract.from_json(facts["contract"])
+def border_frames(header: WeightsHeader, num_frames: int) -> int:
+    """Pixel frames between the borders at which clips of `num_frames` can flicker: a chunk of a model with a contract;
+    a latent frame where a clip is one chunk, and of an autoencoder."""
+    if not header.contract:
+        return autoencoder_config(header.config).temporal_stride
+    contract = Contract.from_json(header.contract)
     in_chunks = contract.chunk_pixel_frames < num_frames
     return contract.chunk_pixel_frames if in_chunks else contract.vae.temporal_stride
 
 
 def judge_stage(
-    stage: Stage, model: nn.Module, facts: dict[str, Any], data: Any, *, clips: int, batch_size: int
+    stage: Stage, model: nn.Module, header: WeightsHeader, data: Any, *, clips: int, batch_size: int
 ) -> dict[str, Any]:
     """Means and errors of a model; the ceilings, which are the same measures on the clips themselves; the floor of
     identity, which is that of other people; the shares of the way between; and lip-sync with swapped voices.
@@ -128,7 +129,7 @@ def judge_stage(
     footage = any(clip.truth is None for clip in chosen)
     judge = Judge(thorough=False, sync=SYNC if footage else None)
     played = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=False)
-    chunk_frames = border_frames(facts, len(played[0][0]))
+    chunk_frames = border_frames(header, len(played[0][0]))
     renders = [clip.frames[s : s + len(f)] for f, s, clip in zip(*played, chosen, strict=True)]
     gate: dict[str, Any] = {"clips": len(chosen), **measure(judge, played, chosen, chunk_frames=chunk_frames)}
     ceiling = measure(judge, (renders, played[1]), chosen, chunk_frames=chunk_frames)
@@ -229,17 +230,17 @@ def finish(
 
     before: folder of the stage before, whose gate is compared with; where it has none, nothing is compared.
     """
-    model, facts = stage.weights()
+    model, header = stage.weights()
     model = merged(model).eval()
     if isinstance(data, LatentData) and data.no_text is not None:
         save_no_text(output / "weights", data.no_text)
     save_then_judge(
         output,
         model.state_dict(),
-        lambda: judge_stage(stage, model, facts, data, clips=clips, batch_size=batch_size),
+        header,
+        lambda: judge_stage(stage, model, header, data, clips=clips, batch_size=batch_size),
         minimum=minimum,
         before=earlier_gate(before),
-        **facts,
     )
 
 
@@ -252,19 +253,16 @@ def earlier_gate(folder: str | None) -> dict[str, Any]:
 def save_then_judge(
     output: Path,
     weights: Mapping[str, Tensor],
+    header: WeightsHeader,
     judge: Callable[[], dict[str, Any]],
     *,
     minimum: Mapping[str, float | None],
     before: Mapping[str, Any],
-    **facts: Any,
 ) -> None:
-    """Save the weights, then judge them. A judgement that fails or is killed costs no training, and the gate says so.
-
-    facts: `kind`, `config` and what else stands beside the weights.
-    """
+    """Save the weights, then judge them, so that a judgement that fails or is killed costs no training."""
     folder = output / "weights"
     (output / "gate.json").unlink(missing_ok=True)  # of weights that are replaced now
-    save_weights(folder, weights, gate={"failed": [NOT_JUDGED]}, **facts)
+    save_weights(folder, weights, replace(header, gate={"failed": [NOT_JUDGED]}))
     gate = judge()
     gate |= verdict(gate, minimum, before)
     write_gate(folder, gate)

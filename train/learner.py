@@ -1,5 +1,6 @@
-"""A network under training, the moving average of its weights (EMA) and its optimizer."""
+"""A network under training, the moving average of its weights (EMA), its optimizer and its learning rates."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -9,7 +10,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gwm.dit import DiT
 from gwm.lora import LoRAConfig, with_lora
-from train.optim import warmup_cosine
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 Network = TypeVar("Network", bound=nn.Module)
@@ -24,6 +24,29 @@ def warm_ema(decay: float) -> Callable[..., None]:
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(ema, current, num_averaged)
 
     return update
+
+
+def warmup_cosine(optimizer: torch.optim.Optimizer, *, warmup_steps: int, total_steps: int) -> dict[str, Any]:
+    """Optimizer and scheduler for Lightning: linear warm-up, then half a cosine down to 0 at `total_steps`."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    scheduler = _ResumedLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class _ResumedLR(torch.optim.lr_scheduler.LambdaLR):
+    """A scheduler whose resumed rates follow the present schedule from the first step on: a run that was to end there
+    has a rate of 0 in its checkpoint."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas):
+            group["lr"] = base * factor(self.last_epoch)
 
 
 class Learner(nn.Module, Generic[Network]):

@@ -5,6 +5,7 @@ Its data are renders with exact flow (`python -m data.motion`). The flow basis i
 
 import logging
 import time
+from collections.abc import Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,7 @@ from gwm.autoencoders.motion.network import Features, MotionNetwork, conv
 from gwm.autoencoders.motion.warp import places, sample, whole
 from gwm.autoencoders.protocol import KIND
 from gwm.metrics.distance import PerceptualDistance
-from gwm.weights import load_weights, save_weights, write_json
+from gwm.weights import WeightsHeader, load_weights, save_weights, write_json
 from train.checkpoint import read_checkpoint
 from train.learner import Learner
 from train.motion_loss import (
@@ -216,18 +217,18 @@ def export(checkpoint: str, out: str, *, config: MotionConfig) -> None:
     prefix = "network.ema.module."
     model = MotionNetwork(config)
     model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    write_weights(Path(out), model)
+    write_weights(Path(out), model, gate={})
 
 
-def write_weights(folder: Path, model: MotionNetwork, **facts: Any) -> None:
+def write_weights(folder: Path, model: MotionNetwork, gate: Mapping[str, Any]) -> None:
     half = {name: tensor.half() for name, tensor in model.state_dict().items()}
-    save_weights(folder, half, kind=KIND, config=model.config.to_json(), **facts)
+    save_weights(folder, half, WeightsHeader(kind=KIND, config=model.config.to_json(), gate=gate))
 
 
 def finish_motion(stage: MotionStage, data: MotionData, output: Path, *, pairs: int) -> None:
     """Write the EMA weights in half precision, and what they reach on unseen people."""
     model = stage.network.ema_model.eval()
     gate: dict[str, Any] = {**held_out(model, data, pairs), "failed": []}
-    write_weights(output / "weights", model, gate=gate)
+    write_weights(output / "weights", model, gate)
     write_json(output / "gate.json", gate)
     log.info("gate of %s: %s", output, "  ".join(f"{k}={v:.3g}" for k, v in gate.items() if isinstance(v, float)))

@@ -18,7 +18,7 @@ from gwm.dit import DiT
 from gwm.files.tensors import read_json
 from gwm.resolution import Resolution
 from gwm.wan.files import missing_hint
-from gwm.weights import is_written_here, load_weights, read_header
+from gwm.weights import WeightsHeader, is_written_here, load_weights, read_header
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def load_speech(folder: str | Path, model: DiT, audio: AudioConfig) -> None:
         ValueError: it was trained on other audio features.
     """
     folder = require(folder, stage="speech")
-    trained = AudioConfig.from_json(read_header(folder, kind="speech")["config"])
+    trained = AudioConfig.from_json(read_header(folder, kind="speech").config)
     if trained != audio:
         raise ValueError(f"{folder} was trained on {trained}, the run has {audio}. Train one: train.py stage=speech.")
     if model.speech_encoder is not None:
@@ -114,9 +114,9 @@ def load_dit(folder: str | Path, *, stage: str, base: Base | None = None) -> tup
         return base.published(folder)
     folder = require(folder, stage=stage)
     header = read_header(folder, kind="dit")
-    model = DiT(DiTConfig.from_json(header["config"]))
+    model = DiT(DiTConfig.from_json(header.config))
     load_weights(folder, model)
-    return model, Contract.from_json(header["contract"])
+    return model, Contract.from_json(header.contract)
 
 
 def with_actions(model: DiT, contract: Contract, names: Sequence[str]) -> tuple[DiT, Contract]:
@@ -143,9 +143,9 @@ def with_actions(model: DiT, contract: Contract, names: Sequence[str]) -> tuple[
     return extended, contract.replace(dit=dit)
 
 
-def dit_facts(contract: Contract) -> dict[str, Any]:
+def dit_header(contract: Contract) -> WeightsHeader:
     """What is stored beside the weights of a DiT."""
-    return {"kind": "dit", "config": contract.dit.to_json(), "contract": contract.to_json()}
+    return WeightsHeader(kind="dit", config=contract.dit.to_json(), contract=contract.to_json())
 
 
 def dit_config(vae: AutoencoderConfig, audio: AudioConfig, model: Mapping[str, Any]) -> DiTConfig:

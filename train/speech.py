@@ -17,6 +17,7 @@ from data.speech_batches import STRIDE, VoiceBatch, VoiceData
 from gwm.condition.speech_encoder import SpeechEncoder
 from gwm.config import AudioConfig
 from gwm.metrics.lip_sync import correlation, moves
+from gwm.weights import WeightsHeader
 from train.gate import save_then_judge
 from train.learner import Learner
 
@@ -71,12 +72,11 @@ def judge_speech(model: VisemeClassifier, voices: VoiceBatch) -> dict[str, Any]:
 def finish_speech(stage: SpeechStage, data: VoiceData, output: Path, *, clips: int, minimum: dict[str, float]) -> None:
     """Save the encoder, then judge it."""
     model = stage.network.ema_model.eval()
-    facts: dict[str, Any] = {"kind": "speech", "config": stage.audio.to_json()}
     save_then_judge(
         output,
         model.encoder.state_dict(),
+        WeightsHeader(kind="speech", config=stage.audio.to_json()),
         lambda: judge_speech(model, data.held_out(clips)),
         minimum=minimum,
         before={},
-        **facts,
     )

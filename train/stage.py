@@ -9,8 +9,9 @@ from data.batch import LatentData
 from data.shards import Clip
 from gwm.contract import Contract
 from gwm.dit import DiT
+from gwm.weights import WeightsHeader
 from train.learner import Learner
-from train.networks import dit_facts
+from train.networks import dit_header
 from train.played import Played, play_clips
 
 
@@ -28,8 +29,8 @@ class DiTStage(L.LightningModule):
     def configure_optimizers(self) -> Any:  # Lightning's own union of a dozen types
         return self.network.optimizers()
 
-    def weights(self) -> tuple[nn.Module, dict[str, Any]]:
-        return self.network.ema_model, dit_facts(self.contract)
+    def weights(self) -> tuple[nn.Module, WeightsHeader]:
+        return self.network.ema_model, dit_header(self.contract)
 
     def decode(
         self, model: DiT, clips: list[Clip], data: LatentData, *, batch_size: int, swap_voices: bool = False

@@ -15,6 +15,7 @@ from data.mouths import Mouth, MouthBatch, MouthData
 from gwm.config import AudioConfig
 from gwm.metrics.statistics import auc
 from gwm.metrics.sync_net import KIND, MAX_LAG, SyncNet, embeddings, lag_distance, sync_score
+from gwm.weights import WeightsHeader
 from train.gate import save_then_judge
 from train.learner import Learner
 
@@ -90,7 +91,11 @@ def judge_sync(net: SyncNet, clips: list[Mouth]) -> dict[str, Any]:
 def finish_sync(stage: SyncStage, data: MouthData, output: Path, *, split: str, minimum: dict[str, float]) -> None:
     """Save the network, then judge it."""
     net = stage.network.ema_model.eval()
-    facts: dict[str, Any] = {"kind": KIND, "config": net.audio.to_json()}
     save_then_judge(
-        output, net.state_dict(), lambda: judge_sync(net, data.held_out(split)), minimum=minimum, before={}, **facts
+        output,
+        net.state_dict(),
+        WeightsHeader(kind=KIND, config=net.audio.to_json()),
+        lambda: judge_sync(net, data.held_out(split)),
+        minimum=minimum,
+        before={},
     )

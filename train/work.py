@@ -119,7 +119,7 @@ def planned_contract(
     inherits: the stage keeps the chunks of that model.
     """
     if is_written_here(Path(init)):
-        found = Contract.from_json(read_header(Path(init), kind="dit")["contract"])
+        found = Contract.from_json(read_header(Path(init), kind="dit").contract)
         return found if inherits else found.replace(pattern=pattern)
     vae_config = planned_autoencoder(Path(vae), model) if isinstance(vae, str) else vae
     return Contract(
@@ -138,7 +138,7 @@ def planned_contract(
 def planned_autoencoder(folder: Path, model: dict[str, Any]) -> AutoencoderConfig:
     """What a stage left there; else the published one for whose latents the model is shaped, or gwm's own."""
     if is_written_here(folder):
-        return autoencoder_config(read_header(folder, kind=KIND)["config"])
+        return autoencoder_config(read_header(folder, kind=KIND).config)
     published = {config.latent_channels: config for config in (WAN2_1_VAE, WAN2_2_VAE)}
     return published[model["in_channels"]] if "in_channels" in model else HaarConfig()
 

@@ -19,7 +19,6 @@ TONGUE, CAVITY, LASHES = (0.30, 0.07, 0.066), (0.012, 0.003, 0.003), (0.008, 0.0
 GROOVE_METRES = 0.003  # along the middle of the tongue
 CHIN_TO_NAPE = (-0.122, 0.34)  # height in metres at y = 0, and rise per metre backwards, of the head's lower end
 NECK_METRES = 0.07  # below that line: over this length the turn of the head fades out
-BACKGROUND_TEXELS = 64
 
 
 class Scene:

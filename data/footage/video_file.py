@@ -19,7 +19,7 @@ THUMBNAIL = (48, 27)  # width and height: what remains of a picture where only i
 
 
 class UnusableError(ValueError):
-    """A file from which no clip can be made; `reason` is one of `data.footage.reasons`."""
+    """A file from which no clip can be made; `reason` is one of `data.ingest.REASONS`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")

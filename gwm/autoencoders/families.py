@@ -59,7 +59,7 @@ def load_autoencoder(path: Path) -> Autoencoder:
     if (path / "manifest.json").is_file():
         config, file = read_json(path / "manifest.json")["contract"]["vae"], "vae.safetensors"
     elif is_written_here(path):
-        config, file = read_header(path, kind=KIND)["config"], "weights.safetensors"
+        config, file = read_header(path, kind=KIND).config, "weights.safetensors"
     else:
         return load_wan_vae(path)
     autoencoder = build_autoencoder(autoencoder_config(config))

@@ -103,10 +103,6 @@ class Conditions:
             where = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         return self.with_tokens(**{name: torch.where(where[:, None, None], nothing, tokens)})
 
-    def with_frame(self, **frame: Float[Tensor, "b f _"]) -> "Conditions":
-        """The same with these frame conditions."""
-        return dataclasses.replace(self, frame={**self.frame, **frame})
-
     def with_tokens(self, **tokens: Float[Tensor, "b _ _"]) -> "Conditions":
         """The same with these tokens."""
         return dataclasses.replace(self, tokens={**self.tokens, **tokens})

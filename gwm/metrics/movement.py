@@ -1,5 +1,7 @@
 """Motion and colours of a clip: the measures that change first when a rollout collapses."""
 
+from itertools import combinations
+
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -54,3 +56,14 @@ def border_flicker(frames: UInt8[np.ndarray, "f h w 3"], *, chunk_frames: int) -
     border = np.arange(chunk_frames - 1, len(differences) - 1, chunk_frames)
     inside = (differences[border - 1] + differences[border + 1]) / 2
     return float(differences[border].sum() / inside.sum())
+
+
+def seed_diversity(versions: list[UInt8[np.ndarray, "f h w 3"]]) -> float:
+    """Mean absolute difference between every two versions of one clip, in grey levels of 255; 0: all are equal.
+
+    Raises:
+        ValueError: fewer than two versions.
+    """
+    if len(versions) < 2:
+        raise ValueError(f"{len(versions)} versions must be at least 2: play the clip with more seeds.")
+    return float(np.mean([np.abs(a.astype(np.float32) - b).mean() for a, b in combinations(versions, 2)]))

@@ -82,7 +82,7 @@ def load_sync_net(folder: Path) -> SyncNet:
     """
     if not (folder / "config.json").is_file():
         raise MissingPackageError(f"weights {folder}", COMMAND)
-    net = SyncNet(AudioConfig.from_json(read_header(folder, kind=KIND)["config"]))
+    net = SyncNet(AudioConfig.from_json(read_header(folder, kind=KIND).config))
     load_weights(folder, net)
     return net.eval().requires_grad_(False)
 

@@ -18,12 +18,11 @@ from configs.command.main import command
 from serve.bench.case import Case
 from serve.bench.compare import compare_batches, compare_blocks, compare_caches, compare_variants
 from serve.bench.kernels import compare_kernels
-from serve.bench.live_artifact import measure_artifact
 from serve.bench.peers import absent
 from serve.bench.report import Results, case_table, count_table, kernel_table, policy_table, ratio_table
 from serve.bench.simulation import compare
 from serve.bench.soak import Soak, soak
-from serve.bench.speed import measure
+from serve.bench.speed import measure, measure_artifact
 from serve.bench.timing import Stopwatch
 from serve.scheduler import first_come, least_slack, round_robin
 
@@ -97,9 +96,15 @@ def bench(
 
 def _simulated(row: Row, streams: list[int]) -> Row:
     """Sessions that share this machine, on a case's measured time."""
-    lengths = {"cost_s": row["chunk_ms"]["p50"] / 1000, "period_s": row["period_ms"] / 1000}
-    policies = compare(POLICIES, counts=streams, duration_s=SIMULATED_S, seed=0, **lengths)
-    return {"case": row["case"], "simulated_s": SIMULATED_S, **lengths, "policies": policies}
+    cost_s, period_s = row["chunk_ms"]["p50"] / 1000, row["period_ms"] / 1000
+    policies = compare(POLICIES, counts=streams, duration_s=SIMULATED_S, seed=0, cost_s=cost_s, period_s=period_s)
+    return {
+        "case": row["case"],
+        "simulated_s": SIMULATED_S,
+        "cost_s": cost_s,
+        "period_s": period_s,
+        "policies": policies,
+    }
 
 
 @command("bench", verbatim=("name", "artifact", "out"))

@@ -132,8 +132,9 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"minutes={cfg.minutes} must be above 0: that long somebody talks.")
     if cfg.out:
         check_output(Path(cfg.out))
-    options: dict[str, Any] = {"seconds": 60 * cfg.minutes, "sessions": cfg.sessions, "overrides": list(cfg.serve)}
-    report = asyncio.run(bench(cfg.artifact, **options))
+    report = asyncio.run(
+        bench(cfg.artifact, seconds=60 * cfg.minutes, sessions=cfg.sessions, overrides=list(cfg.serve))
+    )
     text = keep(report, cfg.out)  # what took minutes is safe
     if cfg.flash_seconds:
         report["flash_minus_beep_ms"] = asyncio.run(flash_minus_beep(cfg.flash_seconds))

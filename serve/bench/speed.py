@@ -1,12 +1,15 @@
 """All measurements of one case, as numbers for JSON."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
 import torch
 
 from gwm.clock import FPS
+from serve.artifact import load_artifact
 from serve.bench.case import Case
 from serve.bench.counters import counting
 from serve.bench.process_memory import allocated, growth, peak, reset_peak
@@ -14,6 +17,8 @@ from serve.bench.roofline import measure_peaks, pass_work
 from serve.bench.timing import CLOCKS, Stopwatch, percentiles, ratios, take_turns
 from serve.bench.viewer import smallest_buffer, watch
 from serve.bench.workload import Options, Workload, make
+from serve.engine import Engine
+from serve.graphs import capture_on
 from serve.pipeline import Lane
 
 EARLY, LATE = 100, 14_400  # chunks; the later one is shown after 40 minutes
@@ -150,4 +155,25 @@ def counters(workload: Workload) -> dict[str, Any]:
         "host_reads_per_chunk": counts.host_reads,
         "cache_bytes_per_chunk": counts.cache_bytes,
         "graph": workload.graphed.replay is not None,
+    }
+
+
+def measure_artifact(folder: str, *, chunks: int) -> dict[str, Any]:
+    """Milliseconds of loading, of the first frame and of steady chunks, portrait and sound included."""
+    begin = time.perf_counter()
+    artifact = load_artifact(folder)
+    engine = Engine(artifact, seed=0, capture=capture_on(artifact.dit.head.weight.device))
+    loaded_ms = 1000 * (time.perf_counter() - begin)
+    generator = np.random.default_rng(0)
+    portrait = generator.integers(0, 256, (*engine.size, 3), dtype=np.uint8)
+    agent, user = 0.1 * generator.standard_normal((2, chunks * engine.chunk_samples), dtype=np.float32)
+    first = engine.play(portrait, agent[: engine.chunk_samples], user[: engine.chunk_samples])[1][0]
+    times = engine.play(portrait, agent, user)[1]
+    return {
+        "case": folder,
+        "parameters": sum(p.numel() for p in artifact.dit.parameters()),
+        "loaded_ms": loaded_ms,
+        "first_frame_ms": {"cold": loaded_ms + first, "warm": times[0]},
+        "chunk_ms": percentiles(times[1:]),
+        **live(times[1:], period_ms=artifact.contract.chunk_ms),
     }

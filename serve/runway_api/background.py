@@ -21,7 +21,8 @@ from serve.runway_api.errors import ApiError
 from serve.runway_api.fetch import is_public
 from serve.runway_api.films import Film, FilmError, MakeFilm
 from serve.runway_api.media import AUDIO_BYTES, IMAGE_BYTES, plain_picture, portrait_from, read_source, sound_of
-from serve.runway_api.voice_design import Design, designed, nearest, preview
+from serve.runway_api.presets import VoicePreset
+from serve.runway_api.voice_design import designed, nearest, preview
 from serve.store.database import Store
 from serve.store.owners import claim, give_up_lost_sessions, stay_alive
 from serve.store.retention import delete_old
@@ -117,7 +118,7 @@ class Background:
         else:
             await self.store.run(lambda db: _voice_done(db, voice.id, "READY", description, design.wish, sample))
 
-    async def _designed(self, voice: Voice) -> tuple[Design, str]:
+    async def _designed(self, voice: Voice) -> tuple[VoicePreset, str]:
         if "prompt" in voice.source:
             design = designed(voice.source["prompt"])
             return design, design.description

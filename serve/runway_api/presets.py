@@ -22,7 +22,7 @@ AVATAR_PRESETS = (
 
 @dataclass(frozen=True, slots=True)
 class VoicePreset:
-    """A voice by its height and speed beside the local one, and by its names in the others."""
+    """A voice, preset or designed: its pitch and speed beside the local one, and its names in the other voices."""
 
     semitones: float
     speed: float
@@ -32,22 +32,16 @@ class VoicePreset:
     @property
     def wish(self) -> dict[str, Any]:
         """As a character's `voice`."""
-        return wish_of(self.semitones, self.speed, espeak=self.espeak, openai=self.openai)
+        local = {"semitones": self.semitones, "speed": self.speed}
+        return {"piper": local, "espeak": self.espeak, "openai": self.openai}
 
     @property
     def description(self) -> str:
-        return describe(self.semitones, self.speed)
-
-
-def wish_of(semitones: float, speed: float, *, espeak: str, openai: str) -> dict[str, Any]:
-    return {"piper": {"semitones": semitones, "speed": speed}, "espeak": espeak, "openai": openai}
-
-
-def describe(semitones: float, speed: float) -> str:
-    """In words: what a voice is, not what it was asked to be."""
-    height = "low" if semitones < -1 else "bright" if semitones > 5 else "higher" if semitones > 2 else "medium"
-    pace = "slow" if speed < 0.95 else "quick" if speed > 1.05 else "even"
-    return f"A {height} voice at {'an' if pace == 'even' else 'a'} {pace} pace, made from the server's own voice."
+        """What the voice is, not what was asked for."""
+        up, speed = self.semitones, self.speed
+        height = "low" if up < -1 else "bright" if up > 5 else "higher" if up > 2 else "medium"
+        pace = "slow" if speed < 0.95 else "quick" if speed > 1.05 else "even"
+        return f"A {height} voice at {'an' if pace == 'even' else 'a'} {pace} pace, made from the server's own voice."
 
 
 VOICE_PRESETS = {

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from gwm.media.pcm import to_pcm
 from serve.runway_api.call import Speak
-from serve.runway_api.presets import describe, wish_of
+from serve.runway_api.presets import VoicePreset
 
 LOCAL_HZ = 93.4  # median pitch of Piper's Joe over the sentence below, measured with `median_pitch`
 SENTENCE = "Hello! This is how I sound when I am talking with you."
@@ -36,39 +36,26 @@ VOICED, LOUD = 0.5, 0.1  # minimum autocorrelation of a voiced frame; minimum sh
 
 
 @dataclass(frozen=True, slots=True)
-class Design:
-    semitones: float
-    speed: float
-    british: bool = False
-    female: bool = False
-
-    @property
-    def wish(self) -> dict[str, Any]:
-        """As a character's `voice`."""
-        accent, kind = "en-gb" if self.british else "en-us", "f2" if self.female else "m3"
-        name = ("fable" if self.british else "nova") if self.female else "onyx" if self.semitones < -1 else "echo"
-        return wish_of(self.semitones, self.speed, espeak=f"{accent}+{kind}", openai=name)
-
-    @property
-    def description(self) -> str:
-        return describe(self.semitones, self.speed)
-
-
-@dataclass(frozen=True, slots=True)
 class Preview:
     mp3: bytes
     seconds: float
 
 
-def designed(prompt: str) -> Design:
-    """What the words of a description ask for."""
+def _voice(semitones: float, speed: float, *, british: bool, female: bool) -> VoicePreset:
+    accent, kind = "en-gb" if british else "en-us", "f2" if female else "m3"
+    name = ("fable" if british else "nova") if female else "onyx" if semitones < -1 else "echo"
+    return VoicePreset(semitones, speed, f"{accent}+{kind}", name)
+
+
+def designed(prompt: str) -> VoicePreset:
+    """The voice that the words of a description ask for."""
     found = [(up, speed) for up, speed, words in MEANINGS if re.search(rf"\b({words})\b", prompt, re.IGNORECASE)]
     semitones = float(np.clip(sum(up for up, _ in found), -SEMITONES, SEMITONES))
     speed = float(np.clip(math.prod(speed for _, speed in found), 0.7, 1.4))
-    return Design(semitones, round(speed, 3), bool(BRITISH.search(prompt)), bool(FEMALE.search(prompt)))
+    return _voice(semitones, round(speed, 3), british=bool(BRITISH.search(prompt)), female=bool(FEMALE.search(prompt)))
 
 
-def nearest(sound: Float[np.ndarray, " t"], sample_rate: int) -> tuple[Design, float]:
+def nearest(sound: Float[np.ndarray, " t"], sample_rate: int) -> tuple[VoicePreset, float]:
     """The voice at the pitch of a sample, and that pitch in Hz.
 
     Raises:
@@ -76,7 +63,7 @@ def nearest(sound: Float[np.ndarray, " t"], sample_rate: int) -> tuple[Design, f
     """
     pitch = median_pitch(sound, sample_rate)
     semitones = float(np.clip(12 * math.log2(pitch / LOCAL_HZ), -SEMITONES, SEMITONES))
-    return Design(round(semitones, 1), 1.0, female=pitch > 165), pitch
+    return _voice(round(semitones, 1), 1.0, british=False, female=pitch > 165), pitch
 
 
 def median_pitch(sound: Float[np.ndarray, " t"], sample_rate: int) -> float:

@@ -8,23 +8,23 @@ import torch
 
 from data.characters.exact_flow import MotionRenderer
 from data.characters.renderer import Renderer
-from data.motion import make, make_pair, pair_path, picture, read_pair, write_pair
+from data.motion import PairSettings, make, make_pair, pair_path, picture, read_pair, write_pair
 from data.motion_batch import MotionPairs, collate, draw_pictures, moving_layer
 from gwm.autoencoders.motion.code import place
 
-SETTINGS = {"seed": 3, "frames": 4, "flat_share": 0.5}
+SETTINGS = PairSettings(resolution=256, frames=4, seed=3, flat_share=0.5)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("motion")
-    write_pair(("train", 0), out=str(folder), resolution=256, **SETTINGS)
+    write_pair(("train", 0), out=str(folder), settings=SETTINGS)
     return folder
 
 
 def test_a_pair_is_the_same_every_time_and_read_as_it_was_drawn(folder: Path):
     """JPEG changes pixels by little, everything else by nothing."""
-    stored = make_pair(MotionRenderer(Renderer(256)), "train", 0, **SETTINGS)
+    stored = make_pair(MotionRenderer(Renderer(256)), "train", 0, SETTINGS)
     pair = read_pair(pair_path(folder, "train", 0))
     assert np.array_equal(pair.actions, stored["actions"])
     for person, name in zip(pair.people, "ab", strict=True):
@@ -45,7 +45,7 @@ def test_a_cut_off_pair_is_named(folder: Path, tmp_path: Path):
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path):
     (tmp_path / "settings.json").write_text('{"seed": 1}')
     with pytest.raises(ValueError, match="choose another out"):
-        make(out=str(tmp_path), train=0, val=0, workers=1, seed=2)
+        make(SETTINGS, out=str(tmp_path), train=0, val=0, workers=1)
 
 
 def test_a_mirrored_picture_has_the_mirrored_flow_and_code(folder: Path):

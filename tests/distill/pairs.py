@@ -12,7 +12,7 @@ from gwm.chunks import ChunkPattern
 from gwm.guidance import Guidance
 from gwm.weights import save_weights
 from tests.tiny import DIT, GRID, SPEECH, contract, tiny_dit
-from train.networks import dit_facts
+from train.networks import dit_header
 
 FRAMES = 4
 PATTERN = ChunkPattern(chunk_frames=2, window_chunks=2, sink_chunks=1, first_frames=1)
@@ -46,7 +46,7 @@ class ClipsInMemory(LatentData):
 
 def save_teacher(folder: Path) -> str:
     torch.manual_seed(1)
-    save_weights(folder, tiny_dit().state_dict(), gate={}, **dit_facts(TEACHER))
+    save_weights(folder, tiny_dit().state_dict(), dit_header(TEACHER))
     return str(folder)
 
 

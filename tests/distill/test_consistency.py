@@ -15,7 +15,7 @@ from gwm.schedule import sigma_steps
 from gwm.weights import save_weights
 from tests.tiny import GRID, contract, latents, speech, tiny_dit, trainable
 from train.learner import Learner
-from train.networks import dit_facts
+from train.networks import dit_header
 from train.noise import sample_generators
 
 FRAMES, SEED, STEP, SHIFT = 6, 3, 7, 2.0
@@ -32,7 +32,7 @@ def test_the_last_level_steps_to_zero():
 def shaken(folder: Path, num_levels: int, guidance: float) -> ConsistencyStage:
     """A stage whose teacher, student and average are three different models."""
     rules = contract(FRAMES, pattern=PATTERN, solver="ode")
-    save_weights(folder, tiny_dit().state_dict(), gate={}, **dit_facts(rules))
+    save_weights(folder, tiny_dit().state_dict(), dit_header(rules))
     network = partial(Learner, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
     stage = ConsistencyStage(
         init=str(folder), sigmas=[1.0, 0.5], num_levels=num_levels, shift=SHIFT, motion_weight=0.0,

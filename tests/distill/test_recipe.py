@@ -17,7 +17,7 @@ from gwm.weights import save_weights
 from tests.test_configs import composed
 from tests.tiny import tiny_dit
 from train.measure import checkpoint_blocks
-from train.networks import dit_facts
+from train.networks import dit_header
 from train.plan import Plan, plan
 
 FRAMES, TEXT = 3, 8
@@ -38,7 +38,7 @@ def saved_networks(cfg: DictConfig, folder: Path) -> Contract:
     contract = instantiate(cfg.work.build.contract, _convert_="all")
     for name in ("bidirectional", "consistency"):
         model = tiny_dit(contract.dit)
-        save_weights(folder / name / "weights", model.state_dict(), gate={}, **dit_facts(contract))
+        save_weights(folder / name / "weights", model.state_dict(), dit_header(contract))
     return contract
 
 

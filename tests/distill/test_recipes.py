@@ -29,8 +29,8 @@ FLOW: dict[str, Any] = {"motion_weight": 0.5, "shift": 2.0, "seed": 0, "history_
 
 def left(module: Any, folder: Path) -> str:
     """What a stage leaves for the next one."""
-    model, facts = module.weights()
-    save_weights(folder / "weights", model.state_dict(), gate={}, **facts)
+    model, header = module.weights()
+    save_weights(folder / "weights", model.state_dict(), header)
     return str(folder / "weights")
 
 
@@ -68,7 +68,7 @@ def test_a_recipe_ends_in_a_stream_of_its_chunks_and_steps(
     passes: list[int] = []
     model.register_forward_hook(lambda *_: passes.append(1))
     engine = Engine(Artifact(contract, model.eval().requires_grad_(False), tiny_vae()), seed=0)
-    engine.start(contract.resolution.black())
+    engine.start(np.zeros((*contract.resolution.shape, 3), np.uint8))
     sound = np.zeros(engine.chunk_samples + engine.lookahead_samples, np.float32)
     engine.push(sound, sound)
     passes.clear()

@@ -15,7 +15,7 @@ from gwm.dit import Prediction
 from gwm.weights import save_weights
 from tests.tiny import DIT, GRID, contract, speech, tiny_dit, trainable
 from train.learner import Learner
-from train.networks import dit_facts, with_actions
+from train.networks import dit_header, with_actions
 from train.noise import sample_generators
 
 FRAMES, SEED = 4, 3
@@ -90,7 +90,7 @@ def test_a_map_of_actions_needs_frames_with_and_without_one():
 
 
 def started(folder: Path, **options: Any) -> RegressionStage:
-    save_weights(folder, tiny_dit().state_dict(), gate={}, **dit_facts(RULES))
+    save_weights(folder, tiny_dit().state_dict(), dit_header(RULES))
     network: Any = partial(Learner, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
     paths = {"init": str(folder), "teacher": str(folder)}
     return RegressionStage(**paths, motion_weight=0.0, network=network, seed=SEED, **options)

@@ -30,9 +30,7 @@ def adapted_weights(folder: Path, *, rank: int = 2) -> dict[str, str]:
     torch.manual_seed(4)
     plain = merged(trained(with_lora(model, LoRAConfig(rank=rank))))
     header = read_header(Path(folders["causal"]), kind="dit")
-    save_weights(
-        Path(folders["causal"]), plain.state_dict(), **{k: header[k] for k in ("kind", "config", "contract", "gate")}
-    )
+    save_weights(Path(folders["causal"]), plain.state_dict(), header)
     return folders
 
 
@@ -87,10 +85,10 @@ def test_only_adapters_move_and_the_merge_does_what_the_student_does(tmp_path: P
     assert torch.equal(velocity(made.teacher), before)
     moved = [(velocity(n.model) - v).abs().max() for n, v in zip((made.network, made.critic), started)]
     assert min(moved) > 1e-4
-    student, facts = made.weights()
+    student, header = made.weights()
     plain = merged(student)
     torch.testing.assert_close(velocity(plain), velocity(student), rtol=FP32, atol=FP32)  # type: ignore[arg-type]
-    save_weights(tmp_path / "out", plain.state_dict(), gate={}, **facts)
+    save_weights(tmp_path / "out", plain.state_dict(), header)
     read, contract = load_dit(tmp_path / "out", stage="dmd")
     assert torch.equal(velocity(read), velocity(plain))  # type: ignore[arg-type]
     assert type(read) is DiT and contract == made.contract
@@ -124,8 +122,7 @@ def test_other_frozen_weights_than_a_checkpoints_are_an_error(tmp_path: Path):
     with torch.no_grad():
         model.head.bias += 1
     header = read_header(Path(other["bidirectional"]), kind="dit")
-    facts = {key: header[key] for key in ("kind", "config", "contract", "gate")}
-    save_weights(Path(other["bidirectional"]), model.state_dict(), **facts)
+    save_weights(Path(other["bidirectional"]), model.state_dict(), header)
     with pytest.raises(ValueError, match=r"must be .*, those of the checkpoint: teacher or init was trained again"):
         run(stage(other, lora={"critic": {"rank": 2}}), max_steps=4, folder=tmp_path, resume=tmp_path / "last.ckpt")
 

@@ -11,7 +11,7 @@ import pytest
 from distill.sweep import Member, objectives, pareto, write_table
 from gwm.weights import save_weights
 from tests.tiny import contract, tiny_dit
-from train.networks import dit_facts
+from train.networks import dit_header
 
 APP = """
 import json, sys
@@ -89,7 +89,7 @@ def test_a_multirun_leaves_a_row_for_every_member_though_one_fails(tmp_path: Pat
 
 
 def test_objectives_are_the_gates_measures_and_the_time_of_a_chunk(tmp_path: Path):
-    save_weights(tmp_path / "weights", tiny_dit().state_dict(), gate={}, **dit_facts(contract()))
+    save_weights(tmp_path / "weights", tiny_dit().state_dict(), dit_header(contract()))
     (tmp_path / "gate.json").write_text(json.dumps({"lip_sync": 0.25, "failed": [], "clips": 3}))
     quality, ms = objectives(str(tmp_path), names=["lip_sync", "ms_per_chunk"])
     assert quality == 0.25 and ms > 0

@@ -18,7 +18,7 @@ from evaluate.variants import Variant
 from gwm.metrics.judge import Voices
 from gwm.weights import save_weights
 from tests.tiny import contract, tiny_dit, tiny_vae
-from train.networks import dit_facts
+from train.networks import dit_header
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # the judge is a stand-in
 
@@ -56,7 +56,7 @@ def case(key: str) -> Case:
 
 
 def save(runs: Path, variant: Variant) -> None:
-    save_weights(variant.weights(runs), tiny_dit().state_dict(), gate={}, **dit_facts(contract()))
+    save_weights(variant.weights(runs), tiny_dit().state_dict(), dit_header(contract()))
 
 
 def compared(runs: Path, **changes: Any) -> Comparison:

@@ -108,7 +108,7 @@ def test_results_of_other_models_and_settings_do_not_meet(tmp_path):
         (tmp_path / name / "manifest.json").write_text(name)
 
     def folder(artifact: str, **settings: int):
-        return work_folder(tmp_path, tmp_path / artifact, tmp_path / "shards", Judged(), tmp_path / "sync", **settings)
+        return work_folder(tmp_path, tmp_path / artifact, tmp_path / "shards", Judged(), tmp_path / "sync", settings)
 
     folders = [folder("one", seed=0), folder("two", seed=0), folder("one", seed=1), folder("one", seed=0)]
     assert len(set(folders)) == 3

@@ -87,7 +87,7 @@ def test_untrained_speech_does_not_disturb_the_model():
 @pytest.mark.parametrize("stream", ["agent", "user"])
 def test_both_voices_are_heard(stream: str):
     model, x, sigma, condition = tiny_dit(), latents(FRAMES), torch.rand(2, FRAMES), speech(FRAMES)
-    other = condition.with_frame(**{stream: torch.randn(2, FRAMES, SPEECH)})
+    other = dataclasses.replace(condition, frame={**condition.frame, stream: torch.randn(2, FRAMES, SPEECH)})
     assert (velocity(model, x, sigma, condition) - velocity(model, x, sigma, other)).abs().max() > 1e-2
 
 

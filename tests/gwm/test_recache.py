@@ -32,10 +32,10 @@ def test_a_recached_past_is_that_of_its_chunks_under_the_new_prompt(numbers: tup
     positions = torch.cat([torch.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)])
     mask = clip_mask(5, dataclasses.replace(PATTERN, window_chunks=9), patches=PATCHES, device=torch.device("cpu"))
     heard = {name: torch.cat([chunk.condition[name] for chunk in inputs], dim=1) for name in ("agent", "user")}
+    condition = dataclasses.replace(inputs[0].condition, frame=heard).with_tokens(text=new)
     expected = model(
-        torch.cat([chunk.x0 for chunk in inputs], dim=1), torch.zeros(2, 5),
-        inputs[0].condition.with_frame(**heard).with_tokens(text=new), positions=positions, context=MaskedClip(mask),
-        reference=inputs[0].x0,
+        torch.cat([chunk.x0 for chunk in inputs], dim=1), torch.zeros(2, 5), condition, positions=positions,
+        context=MaskedClip(mask), reference=inputs[0].x0,
     ).keys_values  # fmt: skip
     for layer, pair in enumerate(expected):
         for part, whole in enumerate(pair):

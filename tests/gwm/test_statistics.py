@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gwm.metrics.diversity import seed_diversity
+from gwm.metrics.movement import seed_diversity
 from gwm.metrics.statistics import auc, bootstrap, sign_flip_p, standard_error
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from gwm.weights import check_keys, fingerprint, is_written_here, load_weights, read_header, save_weights
+from gwm.weights import WeightsHeader, check_keys, fingerprint, is_written_here, load_weights, read_header, save_weights
 
 
 def model() -> nn.Module:
@@ -16,7 +16,7 @@ def model() -> nn.Module:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_weights(tmp_path, model().state_dict(), kind="toy", config={"width": 4}, gate={"psnr": 30.0})
+    save_weights(tmp_path, model().state_dict(), WeightsHeader(kind="toy", config={"width": 4}, gate={"psnr": 30.0}))
     return tmp_path
 
 
@@ -27,10 +27,12 @@ def test_weights_come_back_to_the_bit_and_save_to_the_same_bytes(folder: Path, t
     assert all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
-    save_weights(tmp_path / "again", first.state_dict(), kind="toy", config={"width": 4}, gate={"psnr": 30.0})
+    save_weights(
+        tmp_path / "again", first.state_dict(), WeightsHeader(kind="toy", config={"width": 4}, gate={"psnr": 30.0})
+    )
     for name in ("weights.safetensors", "config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
-    assert read_header(folder, kind="toy")["gate"] == {"psnr": 30.0}
+    assert read_header(folder, kind="toy").gate == {"psnr": 30.0}
 
 
 def test_of_many_keys_that_do_not_fit_the_first_are_named():
@@ -98,7 +100,7 @@ def test_weights_that_are_not_finite_leave_the_old_ones(folder: Path):
     weights = model().state_dict()
     weights["0.bias"][1] = float("nan")
     with pytest.raises(ValueError, match=r"kind=toy .*: 1 of 4 tensors .*0\.bias \(1 of 4 values\)"):
-        save_weights(folder, weights, kind="toy", config={})
+        save_weights(folder, weights, WeightsHeader(kind="toy", config={}))
     assert (folder / "weights.safetensors").read_bytes() == before
 
 
@@ -117,7 +119,7 @@ def test_a_full_disk_leaves_the_old_weights(folder: Path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(OSError, match="is not written"):
-            save_weights(folder, nn.Linear(100, 100).state_dict(), kind="toy", config={})
+            save_weights(folder, nn.Linear(100, 100).state_dict(), WeightsHeader(kind="toy", config={}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -1,5 +1,6 @@
 """A tiny model with random weights, as a stage would leave it and as an artifact."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.resolution import Resolution
-from gwm.weights import save_weights
+from gwm.weights import WeightsHeader, save_weights
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.export import export
 from tests.tiny import voices as spoken
+from train.networks import dit_header
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -75,10 +77,10 @@ def run(trained: tuple[DiT, HaarAutoencoder], contract: Contract, tmp_path: Path
     """What the stages leave under runs/<name>."""
     dit, vae = trained
     folder = tmp_path / "nano"
-    facts = {"config": contract.dit.to_json(), "contract": contract.to_json(), "gate": {"lip_sync": 0.5}}
-    save_weights(folder / "dmd" / "weights", dit.state_dict(), kind="dit", **facts)
-    vae_facts = {"config": contract.vae.to_json(), "gate": {"lip_sync": 0.9}}
-    save_weights(folder / "autoencoder" / "weights", vae.state_dict(), kind="autoencoder", **vae_facts)
+    student = dataclasses.replace(dit_header(contract), gate={"lip_sync": 0.5})
+    save_weights(folder / "dmd" / "weights", dit.state_dict(), student)
+    header = WeightsHeader(kind="autoencoder", config=contract.vae.to_json(), gate={"lip_sync": 0.9})
+    save_weights(folder / "autoencoder" / "weights", vae.state_dict(), header)
     return folder
 
 

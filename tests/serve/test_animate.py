@@ -11,7 +11,7 @@ from gwm.autoencoders.motion.network import MotionNetwork
 from gwm.autoencoders.protocol import KIND
 from gwm.media.face import FaceMesh, face_square
 from gwm.media.video import read_video
-from gwm.weights import save_weights
+from gwm.weights import WeightsHeader, save_weights
 from serve.animate import animate, read_codes
 from serve.face_crop import framed
 from serve.samples import sample_path
@@ -37,7 +37,9 @@ def test_the_whole_picture_is_resized_so_that_the_face_has_the_size_that_was_ask
 def test_codes_of_rest_give_a_film_of_the_portrait(tmp_path: Path):
     """Ten codes are two latent frames; the rest of them is left out."""
     torch.manual_seed(0)
-    save_weights(tmp_path / "w", MotionNetwork(TINY_MOTION).state_dict(), kind=KIND, config=TINY_MOTION.to_json())
+    save_weights(
+        tmp_path / "w", MotionNetwork(TINY_MOTION).state_dict(), WeightsHeader(kind=KIND, config=TINY_MOTION.to_json())
+    )
     codes = write_codes(tmp_path / "codes.npz", np.zeros((10, 57)))
     portrait = str(sample_path("portrait"))
     animate(str(tmp_path / "w"), image=portrait, codes=str(codes), out=str(tmp_path / "o.mp4"), size=96, whole=False)

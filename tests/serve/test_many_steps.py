@@ -23,7 +23,7 @@ from serve.generate import generate
 from serve.many_steps import Sampling, load_stage
 from serve.request import ClipRequest
 from tests.serve.conftest import tiny_contract
-from train.networks import dit_facts
+from train.networks import dit_header
 
 TEXT = 16
 FRAMES = 3  # latent frames in a second of voices are six
@@ -50,7 +50,7 @@ def test_a_bidirectional_stage_is_sampled_as_one_clip_of_the_wanted_length(
     rules = tiny_contract(chunk_frames=1).replace(pattern=whole_clip(FRAMES + 1, first_frames=1), horizon_frames=FRAMES)
     rules = rules.replace(solver="ode", sigmas=(1.0,))
     folder = run / "bidirectional" / "weights"
-    save_weights(folder, trained[0].state_dict(), gate={}, **dit_facts(rules))
+    save_weights(folder, trained[0].state_dict(), dit_header(rules))
     generate(ClipRequest(artifact=str(folder), steps=3, shift=2, guidance=2, **asked))
     pattern, levels = whole_clip(7, first_frames=1), tuple(sigma_steps(3, shift=2.0))
     rules = rules.replace(pattern=pattern, horizon_frames=6, sigmas=levels)
@@ -79,7 +79,7 @@ def test_a_student_with_ode_steps_is_sampled_in_its_own(run: Path, trained: tupl
     """Its solver is that of models with many steps: what tells it from them is that it was distilled."""
     rules = tiny_contract(chunk_frames=1).replace(solver="ode", distilled=True)
     folder = str(run / "dmd" / "weights")
-    save_weights(Path(folder), trained[0].state_dict(), gate={}, **dit_facts(rules))
+    save_weights(Path(folder), trained[0].state_dict(), dit_header(rules))
     loaded = load_stage(folder, None, Sampling(), device=torch.device("cpu"))
     assert loaded.contract.sigmas == rules.sigmas and loaded.guided is None
     with pytest.raises(ValueError, match=r"steps=50 must be left out: .* is distilled"):

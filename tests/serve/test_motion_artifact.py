@@ -16,7 +16,7 @@ from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.media.video import read_video
 from gwm.resolution import Resolution
-from gwm.weights import save_weights
+from gwm.weights import WeightsHeader, save_weights
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.export import export
@@ -28,6 +28,7 @@ from tests.data.test_encode import clip, make
 from tests.gwm.autoencoders.kit import TINY_MOTION, tiny_motion
 from tests.serve.conftest import randomised, tiny_contract
 from tests.tiny import AUDIO
+from train.networks import dit_header
 
 SIZE = 96
 
@@ -43,9 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As the stages and stage=motion_export, which judges nothing, leave them; then exported."""
     runs, rules = tmp_path_factory.mktemp("motion"), motion_contract()
     torch.manual_seed(0)
-    facts = {"config": rules.dit.to_json(), "contract": rules.to_json(), "gate": {}}
-    save_weights(runs / "dit", randomised(DiT(rules.dit)).state_dict(), kind="dit", **facts)
-    save_weights(runs / "vae", tiny_motion().state_dict(), kind=KIND, config=TINY_MOTION.to_json())
+    save_weights(runs / "dit", randomised(DiT(rules.dit)).state_dict(), dit_header(rules))
+    save_weights(runs / "vae", tiny_motion().state_dict(), WeightsHeader(kind=KIND, config=TINY_MOTION.to_json()))
     export(str(runs / "dit"), str(runs / "vae"), str(runs / "artifact"))
     return runs / "artifact"
 

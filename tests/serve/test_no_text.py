@@ -11,13 +11,13 @@ from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.condition.inputs import Conditions
 from gwm.dit import DiT
 from gwm.no_text import NO_TEXT_FILE, save_no_text
-from gwm.weights import save_weights
+from gwm.weights import WeightsHeader, save_weights
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.export import export
 from tests.serve.conftest import randomised, tiny_contract
 from tests.tiny import declared
-from train.networks import dit_facts
+from train.networks import dit_header
 
 TOKENS = 4  # of every text
 NO_TEXT = torch.full((2, 6), 0.5)
@@ -30,14 +30,9 @@ def weights(tmp_path: Path) -> tuple[str, str, str]:
     """A student with a text condition and its autoencoder, and where the artifact goes."""
     student, vae = tmp_path / "dmd" / "weights", tmp_path / "autoencoder" / "weights"
     torch.manual_seed(0)
-    save_weights(student, randomised(DiT(RULES.dit)).state_dict(), gate={}, **dit_facts(RULES))
-    save_weights(
-        vae,
-        randomised(HaarAutoencoder(RULES.vae)).state_dict(),
-        kind="autoencoder",
-        config=RULES.vae.to_json(),
-        gate={},
-    )
+    save_weights(student, randomised(DiT(RULES.dit)).state_dict(), dit_header(RULES))
+    header = WeightsHeader(kind="autoencoder", config=RULES.vae.to_json())
+    save_weights(vae, randomised(HaarAutoencoder(RULES.vae)).state_dict(), header)
     return str(student), str(vae), str(tmp_path / "artifact")
 
 

@@ -9,11 +9,11 @@ from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.no_text import save_no_text
-from gwm.weights import save_weights
+from gwm.weights import WeightsHeader, save_weights
 from serve.export import export
 from tests.serve.conftest import randomised, tiny_contract
 from tests.tiny import declared
-from train.networks import dit_facts
+from train.networks import dit_header
 
 TEXT = 8  # numbers of a token
 ACTIONS = ("forward", "left")
@@ -31,9 +31,9 @@ def world(folder: Path, *, chunk_frames: int = 1) -> Path:
     rules = world_contract(chunk_frames)
     student, vae, out = folder / "dmd" / "weights", folder / "autoencoder" / "weights", folder / "artifact"
     torch.manual_seed(0)
-    save_weights(student, randomised(DiT(rules.dit)).state_dict(), gate={}, **dit_facts(rules))
-    facts = {"kind": "autoencoder", "config": rules.vae.to_json(), "gate": {}}
-    save_weights(vae, randomised(HaarAutoencoder(rules.vae)).state_dict(), **facts)
+    save_weights(student, randomised(DiT(rules.dit)).state_dict(), dit_header(rules))
+    header = WeightsHeader(kind="autoencoder", config=rules.vae.to_json())
+    save_weights(vae, randomised(HaarAutoencoder(rules.vae)).state_dict(), header)
     save_no_text(student, torch.full((2, TEXT), 0.5))
     export(str(student), str(vae), str(out))
     return out

@@ -21,7 +21,7 @@ from gwm.condition.speech_encoder import SpeechEncoder
 from gwm.contract import Contract
 from gwm.guidance import Guidance
 from gwm.resolution import Resolution
-from gwm.weights import read_header, save_weights
+from gwm.weights import WeightsHeader, read_header, save_weights
 from tests.tiny import AUDIO, SPEECH, lively
 from train.acting_gate import codes, finish_acting, judge_acting, listens, play
 from train.bidirectional import BidirectionalStage
@@ -55,7 +55,7 @@ def stages(folder: Path) -> dict[str, Any]:
     flow = {"motion_weight": 0.9, "shift": 2.0, "seed": 0, "network": network()}
     weights = {name: str(folder / name / "weights") for name in ("bidirectional", "causal", "consistency", "speech")}
     encoder = SpeechEncoder(SPEECH, AUDIO.num_mels)
-    save_weights(Path(weights["speech"]), encoder.state_dict(), kind="speech", config=AUDIO.to_json(), gate={})
+    save_weights(Path(weights["speech"]), encoder.state_dict(), WeightsHeader(kind="speech", config=AUDIO.to_json()))
     voices = {"agent": {"rate": "frame", "encoder": "speech"}, "user": {"rate": "frame", "encoder": "speech"}}
     voices["manner"] = {"rate": "frame", "width": 20}
     shape = {"dim": 16, "ffn_dim": 24, "num_heads": 2, "num_layers": 1, "patch": 2, "conditions": voices}
@@ -106,9 +106,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_stage_trains_on_codes_and_is_judged(folder: Path, name: str):
     """Two steps from what the stage before left; the contract says which latents they are of."""
     header = read_header(folder / name / "weights", kind="dit")
-    contract = Contract.from_json(header["contract"])
+    contract = Contract.from_json(header.contract)
     assert contract.vae == MotionConfig() and contract.dit.in_channels == WIDTH and contract.latent_grid == (2, 2)
-    gate = header["gate"]
+    gate = header.gate
     assert gate["clips"] == 2 and gate["failed"] and {"opening_of_data", "answer_sure", "jaw_distance"} <= set(gate)
 
 

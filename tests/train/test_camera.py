@@ -12,7 +12,7 @@ from data.manifest import Manifest, SplitManifest, write_manifest
 from data.shards import Clip, encode_sample, write_shard
 from gwm.condition.inputs import Conditions
 from gwm.resolution import Resolution
-from gwm.weights import save_weights
+from gwm.weights import WeightsHeader, save_weights
 from tests.test_configs import composed
 from tests.tiny import tiny_vae
 from train.bidirectional import BidirectionalStage
@@ -44,7 +44,7 @@ def shards(tmp_path: Path) -> Path:
 
 def test_a_declared_camera_is_learnt(shards: Path, tmp_path: Path):
     vae = tiny_vae()
-    save_weights(tmp_path / "vae", vae.state_dict(), kind="autoencoder", config=vae.config.to_json(), gate={})
+    save_weights(tmp_path / "vae", vae.state_dict(), WeightsHeader(kind="autoencoder", config=vae.config.to_json()))
     cfg = composed(
         "train",
         ["stage=bidirectional", CAMERA, f"vae={tmp_path}/vae", f"shards={shards}", f"runs={tmp_path}", "num_frames=2",

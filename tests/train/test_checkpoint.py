@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gwm.condition.inputs import Conditions
 from train.checkpoint import AtomicCheckpointIO, moved, read_checkpoint, remember_config
-from train.optim import warmup_cosine
+from train.learner import warmup_cosine
 
 
 def assert_kept(folder: Path) -> None:

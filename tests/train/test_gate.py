@@ -17,12 +17,12 @@ from gwm.chunks import ChunkPattern
 from gwm.metrics.judge import Judge
 from gwm.no_text import read_no_text
 from gwm.resolution import Resolution
-from gwm.weights import read_header
+from gwm.weights import WeightsHeader, read_header
 from tests.distill.pairs import ClipsInMemory
 from tests.tiny import VAE_SHAPE, contract, declared, tiny_dit
 from train import gate as gates
 from train.gate import DEMANDED, border_frames, finish, judge_stage, report_gate, shares, verdict
-from train.networks import dit_facts, load_dit, require
+from train.networks import dit_header, load_dit, require
 
 FRAMES, SIDE = 8, 8
 PEOPLE = ("ann", "ann", "bob", "cid")
@@ -80,8 +80,8 @@ def test_what_could_not_be_measured_is_neither_passed_nor_failed(clips, tmp_path
     stage: Any = Mock(takes_sound=True)
     stage.decode.return_value = ([clip.frames for clip in clips], [0 for _ in clips])
     monkeypatch.setattr(gates, "held_out", lambda *_: clips)
-    facts = dit_facts(contract())
-    found = judge_stage(stage, nn.Linear(1, 1), facts, Mock(resolution=Resolution(16, 16)), clips=4, batch_size=2)
+    header = dit_header(contract())
+    found = judge_stage(stage, nn.Linear(1, 1), header, Mock(resolution=Resolution(16, 16)), clips=4, batch_size=2)
     measured = {"motion"} if clips else set()
     assert found["clips"] == len(clips) and set(found["not_measured"]) == set(DEMANDED) - measured
     assert not clips or (found["psnr"] > 58 and found["motion"] == 1)
@@ -112,10 +112,10 @@ def test_shares_are_between_floor_and_ceiling():
 
 def test_borders_are_where_the_contract_has_chunks():
     chunk_of_three = ChunkPattern(chunk_frames=3, window_chunks=4, sink_chunks=1, first_frames=1)
-    facts = dit_facts(contract(pattern=chunk_of_three))
-    assert border_frames(facts, 48) == 12
-    assert border_frames(facts, 12) == 4  # all of the clip is one chunk: a bidirectional model
-    assert border_frames({"kind": "autoencoder", "config": VAE_SHAPE.to_json()}, 48) == 4
+    header = dit_header(contract(pattern=chunk_of_three))
+    assert border_frames(header, 48) == 12
+    assert border_frames(header, 12) == 4  # all of the clip is one chunk: a bidirectional model
+    assert border_frames(WeightsHeader(kind="autoencoder", config=VAE_SHAPE.to_json()), 48) == 4
 
 
 def clip(number: int) -> Clip:
@@ -158,8 +158,8 @@ class Darker:
         self.by, self.error, self.takes_sound = by, error, True
         self.contract, self.model = contract(), tiny_dit()
 
-    def weights(self) -> tuple[nn.Module, dict[str, Any]]:
-        return self.model, dit_facts(self.contract)
+    def weights(self) -> tuple[nn.Module, WeightsHeader]:
+        return self.model, dit_header(self.contract)
 
     def decode(self, model: nn.Module, clips: list[Clip], data: Any, *, batch_size: int, swap_voices: bool) -> Any:
         assert not model.training
@@ -182,7 +182,7 @@ def ended(stage: Darker, data: Any, folder: Path, before: str | None = None, **m
     """The gate that the stage leaves, which is the same in both places."""
     finish(stage, data, folder, clips=len(PEOPLE), batch_size=2, minimum=minimum, before=before)
     gate = json.loads((folder / "gate.json").read_text())
-    assert read_header(folder / "weights", kind="dit")["gate"] == gate
+    assert read_header(folder / "weights", kind="dit").gate == gate
     return gate
 
 

@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 
-from data.motion import write_pair
+from data.motion import PairSettings, write_pair
 from data.motion_batch import MotionBatch, MotionData
 from gwm.autoencoders.motion.basis import FEATURES
 from gwm.autoencoders.motion.code import place
@@ -34,8 +34,9 @@ WEIGHTS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("motion")
+    settings = PairSettings(resolution=256, frames=3, seed=1, flat_share=0.0)
     for number in range(2):
-        write_pair(("train", number), out=str(folder), resolution=256, seed=1, frames=3, flat_share=0.0)
+        write_pair(("train", number), out=str(folder), settings=settings)
     return folder
 
 

@@ -55,7 +55,7 @@ def builder(name: str, folders: dict[str, str]) -> Any:
 
 
 def dmd_builder(folders: dict[str, str]) -> Any:
-    contract = Contract.from_json(read_header(Path(folders["causal"]), kind="dit")["contract"])
+    contract = Contract.from_json(read_header(Path(folders["causal"]), kind="dit").contract)
     return partial(
         distill_work.dmd, contract, num_frames=FRAMES, sigmas=[1.0, 0.5], context="clean", gradient="detach",
         rules=RULES, critic_per_student=3,

@@ -23,14 +23,14 @@ from distill.windows import FromReference
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.condition.speech_encoder import SpeechEncoder
 from gwm.guidance import Guidance
-from gwm.weights import save_weights
+from gwm.weights import WeightsHeader, save_weights
 from tests.tiny import AUDIO, DIT, GRID, RESOLUTION, SPEECH, VAE_SHAPE, contract, tiny_dit, tiny_vae
 from train.autoencoder import AutoencoderStage
 from train.bidirectional import BidirectionalStage
 from train.causal import CausalStage
 from train.checkpoint import AtomicCheckpointIO
 from train.learner import Learner
-from train.networks import dit_facts
+from train.networks import dit_header
 from train.speech import SpeechStage
 
 FRAMES, BATCH = 3, 2
@@ -130,17 +130,17 @@ def weights(tmp_path: Path) -> dict[str, str]:
     torch.manual_seed(1)
     folders = {name: tmp_path / name / "weights" for name in ("autoencoder", "speech", "bidirectional", "causal")}
     save_weights(
-        folders["autoencoder"], tiny_vae().state_dict(), kind="autoencoder", config=VAE_SHAPE.to_json(), gate={}
+        folders["autoencoder"], tiny_vae().state_dict(), WeightsHeader(kind="autoencoder", config=VAE_SHAPE.to_json())
     )
     encoder = SpeechEncoder(SPEECH, AUDIO.num_mels)
-    save_weights(folders["speech"], encoder.state_dict(), kind="speech", config=AUDIO.to_json(), gate={})
+    save_weights(folders["speech"], encoder.state_dict(), WeightsHeader(kind="speech", config=AUDIO.to_json()))
     patterns = {
         "bidirectional": whole_clip(FRAMES + 1, first_frames=1),
         "causal": ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=1, first_frames=1),
     }
     for name, pattern in patterns.items():
-        facts = dit_facts(contract(FRAMES, pattern=pattern, solver="ode"))
-        save_weights(folders[name], tiny_dit().state_dict(), gate={}, **facts)
+        header = dit_header(contract(FRAMES, pattern=pattern, solver="ode"))
+        save_weights(folders[name], tiny_dit().state_dict(), header)
     return {name: str(folder) for name, folder in folders.items()}
 
 

@@ -10,7 +10,7 @@ from data.speech.visemes import viseme_actions
 from data.speech_batches import VoiceBatch
 from gwm.condition.speech_encoder import SpeechEncoder
 from gwm.config import AudioConfig
-from gwm.weights import save_weights
+from gwm.weights import WeightsHeader, save_weights
 from tests.tiny import AUDIO, SPEECH, tiny_dit
 from train.learner import Learner
 from train.networks import load_speech
@@ -64,10 +64,10 @@ def test_training_lowers_the_loss():
 
 def test_an_ear_of_other_audio_is_refused(tmp_path: Path):
     encoder = SpeechEncoder(SPEECH, AUDIO.num_mels)
-    save_weights(tmp_path, encoder.state_dict(), kind="speech", config=AudioConfig().to_json(), gate={})
+    save_weights(tmp_path, encoder.state_dict(), WeightsHeader(kind="speech", config=AudioConfig().to_json()))
     with pytest.raises(ValueError, match="was trained on"):
         load_speech(tmp_path, tiny_dit(), AUDIO)
-    save_weights(tmp_path, encoder.state_dict(), kind="speech", config=AUDIO.to_json(), gate={})
+    save_weights(tmp_path, encoder.state_dict(), WeightsHeader(kind="speech", config=AUDIO.to_json()))
     model = tiny_dit()
     load_speech(tmp_path, model, AUDIO)
     assert model.speech_encoder is not None

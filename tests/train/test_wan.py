@@ -40,7 +40,7 @@ from tests.wan import (
     with_voices,
 )
 from train.causal import CausalStage
-from train.networks import dit_facts
+from train.networks import dit_header
 from train.published import export_diffusers
 from train.work import geometry
 
@@ -227,7 +227,7 @@ def test_a_bidirectional_model_goes_back_to_diffusers(hub: Path, tmp_path: Path)
 
     stage = instantiate(configured("bidirectional", hub, tmp_path, "resolution=32x64").stage, _convert_="all")
     weights = tmp_path / "bidirectional" / "weights"
-    save_weights(weights, stage.network.model.state_dict(), gate={}, **dit_facts(stage.contract))
+    save_weights(weights, stage.network.model.state_dict(), dit_header(stage.contract))
     call = configured("export_diffusers", hub, tmp_path, f"init={weights}").call
     assert call._target_.endswith(export_diffusers.__name__)
     instantiate(call)

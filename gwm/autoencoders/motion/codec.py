@@ -148,6 +148,6 @@ def load_motion(folder: Path) -> MotionAutoencoder:
         FileNotFoundError: there is none.
         ValueError: it is of another kind or shape.
     """
-    network = MotionNetwork(MotionConfig.from_json(read_header(folder, kind=KIND)["config"]))
+    network = MotionNetwork(MotionConfig.from_json(read_header(folder, kind=KIND).config))
     load_weights(folder, network)
     return MotionAutoencoder(network).eval().requires_grad_(False)

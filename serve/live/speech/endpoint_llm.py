@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +15,10 @@ from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.types import is_given
 
-from serve.live.speech.endpoint_failures import EndpointError, explained, unexpected
-from serve.live.speech.endpoints import Caller
+from serve.live.speech.endpoint_failures import explained, unexpected
+from serve.live.speech.endpoints import Caller, WarmUp
 from serve.live.speech.knowledge import GIVEN_CHARS, Knowledge, fitting, new_mark, quoted
 from serve.live.speech.spoken import SpokenText
-
-log = logging.getLogger(__name__)
 
 ANSWER_TOKENS = 400  # two minutes of speech
 ANSWER_CHARS = 8_000  # where a server does not obey the number of tokens
@@ -64,7 +61,7 @@ class EndpointLLM(OpenAILLMService):
         self.tokens, self.reads_first = tokens, reads_first
         self.knowledge, self.known_chars, self._mark = knowledge, known_chars, new_mark()
         super().__init__(api_key=caller.endpoint.key, base_url=caller.endpoint.url, settings=settings)
-        self._warming: asyncio.Task[None] | None = None
+        self._warm_up = WarmUp(self, caller)
 
     def create_client(self, *args: Any, **kwargs: Any) -> Any:
         client = super().create_client(*args, **kwargs)
@@ -73,12 +70,10 @@ class EndpointLLM(OpenAILLMService):
     async def start(self, frame: StartFrame) -> None:
         await super().start(frame)
         if self.reads_first or not self.caller.warm:
-            self._warming = self.create_task(self._warm_up())
+            self._warm_up.begin(self._first_request)
 
     async def cleanup(self) -> None:
-        if self._warming:
-            await self.cancel_task(self._warming)
-            self._warming = None
+        await self._warm_up.end()
         await super().cleanup()
         await self._client.close()  # or its connections stay open until the garbage is collected
 
@@ -114,7 +109,7 @@ class EndpointLLM(OpenAILLMService):
         content = quoted(list(fitting(found, self.known_chars)), last["content"], mark=self._mark)
         return [*messages[: places[-1]], last | {"content": content}, *messages[places[-1] + 1 :]]
 
-    async def _warm_up(self) -> None:
+    async def _first_request(self) -> None:
         """Have the model loaded, the instruction read, and its markup shown before the first question."""
         messages = [{"role": "system", "content": self.instruction}]
         known = self.caller.markup.has_opening_tag is not None
@@ -122,11 +117,8 @@ class EndpointLLM(OpenAILLMService):
             messages.append({"role": "user", "content": GREETING})
         tokens = 1 if known else self.tokens
         parameters = {"model": self._settings.model, "messages": messages, "max_tokens": tokens, "stream": True}
-        try:
-            async for _ in self._answer(parameters):
-                pass
-        except EndpointError as error:
-            log.warning("the language model was not warmed up: %s", error)  # the first question will tell the visitor
+        async for _ in self._answer(parameters):
+            pass
 
     async def _answer(self, parameters: dict[str, Any]) -> AsyncGenerator[ChatCompletionChunk, None]:
         """Chunks with speech in the place of text, and with calls of declared tools alone."""

@@ -6,7 +6,6 @@ Whatever goes wrong is raised: pipecat makes an error frame of it, and the sessi
 import contextlib
 import io
 import json
-import logging
 import re
 import wave
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -24,13 +23,11 @@ from pipecat.services.tts_service import TTSService
 from pipecat.utils.time import time_now_iso8601
 
 from gwm.media.pcm import to_pcm
-from serve.live.speech.endpoint_failures import EndpointError, Place, explained, unexpected
+from serve.live.speech.endpoint_failures import Place, explained, unexpected
 from serve.live.speech.endpoint_llm import NoticeFrame
-from serve.live.speech.endpoints import Caller
+from serve.live.speech.endpoints import Caller, WarmUp
 from serve.live.speech.recogniser import SAMPLE_RATE
 from serve.live.speech.speech_bytes import decoded
-
-log = logging.getLogger(__name__)
 
 PART_BYTES = 9_600  # 200 ms: passed on as they arrive
 BETWEEN_S = 10.0  # two sentences of an answer, after the first byte
@@ -45,17 +42,15 @@ class EndpointSTT(SegmentedSTTService):
         settings = STTSettings(model=caller.endpoint.model, language=None)
         super().__init__(sample_rate=SAMPLE_RATE, ttfs_p99_latency=1.5, settings=settings)
         self.caller, self.client = caller, caller.endpoint.client()
-        self._warming: Any = None
+        self._warm_up = WarmUp(self, caller)
 
     async def start(self, frame: StartFrame) -> None:
         await super().start(frame)
         if not self.caller.warm:
-            self._warming = self.create_task(self._warm_up())
+            self._warm_up.begin(self._first_request)
 
     async def cleanup(self) -> None:
-        if self._warming:
-            await self.cancel_task(self._warming)
-            self._warming = None
+        await self._warm_up.end()
         await super().cleanup()
         await self.client.close()  # or its connections stay open until the garbage is collected
 
@@ -77,15 +72,12 @@ class EndpointSTT(SegmentedSTTService):
         except (OpenAIError, httpx2.HTTPError, OSError) as error:
             raise explained(error, self.caller.place) from error
 
-    async def _warm_up(self) -> None:
+    async def _first_request(self) -> None:
         buffer = io.BytesIO()
         with wave.open(buffer, "wb") as file:
             file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
             file.writeframes(bytes(2 * round(WARM_UP_S * SAMPLE_RATE)))
-        try:
-            await self._text(buffer.getvalue())
-        except EndpointError as error:
-            log.warning("speech recognition was not warmed up: %s", error)  # the first utterance will tell the visitor
+        await self._text(buffer.getvalue())
 
 
 def transcribed(body: str, content_type: str, place: Place) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import httpx2
 from openai import AsyncOpenAI, OpenAIError
+from pipecat.processors.frame_processor import FrameProcessor
 
 from serve.live.options import at_least
 from serve.live.speech.endpoint_failures import PARTS, EndpointError, Place, explained, rejected_parameter
@@ -76,6 +77,28 @@ class Endpoint:
     def client(self) -> AsyncOpenAI:
         """A client that does not retry by itself: `Caller` decides."""
         return AsyncOpenAI(api_key=self.key, base_url=self.url, timeout=self.timeout, max_retries=0)
+
+
+class WarmUp:
+    """The first request of a session, sent before anybody waits for an answer; a failure is logged."""
+
+    def __init__(self, service: FrameProcessor, caller: "Caller") -> None:
+        self.service, self.caller = service, caller
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, request: Callable[[], Awaitable[Any]]) -> None:
+        self._task = self.service.create_task(self._send(request))
+
+    async def end(self) -> None:
+        if self._task:
+            await self.service.cancel_task(self._task)
+            self._task = None
+
+    async def _send(self, request: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            await request()
+        except EndpointError as error:  # the first question tells the visitor
+            log.warning("%s was not warmed up: %s", PARTS[self.caller.place.part], error)
 
 
 class Caller:

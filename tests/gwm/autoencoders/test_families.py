@@ -5,7 +5,7 @@ import torch
 
 from gwm.autoencoders.families import autoencoder_config, load_autoencoder
 from gwm.autoencoders.protocol import KIND, Autoencoder, Memory
-from gwm.weights import save_weights
+from gwm.weights import WeightsHeader, save_weights
 from tests.gwm.autoencoders.kit import SIDE, noise, pictures, tiny_autoencoder
 
 FAMILIES = ["haar", "motion", "wan"]
@@ -86,7 +86,7 @@ def test_what_is_kept_of_a_reference_is_enough_to_begin_or_refused(autoencoder: 
 
 def test_weights_of_every_family_come_back_by_the_name_in_their_config(autoencoder: Autoencoder, tmp_path):
     config = autoencoder.config
-    save_weights(tmp_path, autoencoder.state_dict(), kind=KIND, config=config.to_json())
+    save_weights(tmp_path, autoencoder.state_dict(), WeightsHeader(kind=KIND, config=config.to_json()))
     loaded = load_autoencoder(tmp_path)
     assert type(loaded) is type(autoencoder) and loaded.config == config
     assert all(torch.equal(loaded.state_dict()[name], x) for name, x in autoencoder.state_dict().items())

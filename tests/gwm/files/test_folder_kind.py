@@ -8,7 +8,7 @@ from torch import nn
 
 from data.manifest import read_manifest as read_shards
 from gwm.files.folder_kind import folder_kind
-from gwm.weights import save_weights
+from gwm.weights import WeightsHeader, save_weights
 from serve.artifact import read_manifest as read_artifact
 from tests.data.test_encode import CLIPS, make
 
@@ -18,7 +18,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One of every kind, by what is said of it."""
     root = tmp_path_factory.mktemp("root")
     shards = make(root / "shards", CLIPS[:1])
-    save_weights(root / "run" / "causal" / "weights", nn.Linear(1, 1).state_dict(), kind="dit", config={})
+    save_weights(
+        root / "run" / "causal" / "weights", nn.Linear(1, 1).state_dict(), WeightsHeader(kind="dit", config={})
+    )
     for name, text in {"artifact/manifest.json": '{"format": "gwm-artifact"}', "wan/model_index.json": "{}"}.items():
         (root / name).parent.mkdir()
         (root / name).write_text(text)
