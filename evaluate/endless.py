@@ -37,7 +37,7 @@ class Stream(Iterator[UInt8[np.ndarray, "f h w 3"]]):
     """
 
     def __init__(self, artifact: Artifact, cases: list[Case], *, seed: int) -> None:
-        self.engine, self.cases = Engine(artifact, seed=seed), cases
+        self.engine, self.cases = Engine(artifact, seed=seed, size=artifact.contract.vae.working_side), cases
         self.chunks = self.pushed = 0  # chunks shown, cases heard
         self.engine.start(cases[0].reference)
         self.round_chunks = sum(len(case.voices.agent) for case in cases) // self.engine.chunk_samples

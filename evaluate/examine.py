@@ -91,7 +91,9 @@ def play(
 ) -> tuple[UInt8[np.ndarray, "f h w 3"], list[float]]:
     """The clip as the server would play it, and the milliseconds of every chunk; `user` replaces the other side."""
     heard = case.voices.user if user is None else user
-    return Engine(artifact, seed=seed).play(case.reference, case.voices.agent, heard)
+    return Engine(artifact, seed=seed, size=artifact.contract.vae.working_side).play(
+        case.reference, case.voices.agent, heard
+    )
 
 
 def examine(

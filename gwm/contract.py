@@ -19,6 +19,7 @@ Solver = Literal["ode", "renoise"]
 CommitMode = Literal["clean", "noisy"]
 NoiseMode = Literal["fresh", "held"]
 MIN_SIZE, MAX_SIZE = 64, 2160  # px along a side of what is shown
+SHOWN_SIDE = 512  # px, unless another size is asked for: sharp in a browser, and in time on two cores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,13 +126,14 @@ class Contract(JsonConfig):
         return rows * columns
 
     def picture_size(self, size: int | None) -> tuple[int, int]:
-        """Height and width of reference image and frames, where `size` px are asked for along each side.
+        """Height and width of reference image and frames, where `size` px are asked for along each side. None: the
+        contract's resolution, or `SHOWN_SIDE` where the autoencoder draws in any.
 
         Raises:
             ValueError: pictures of this contract have one size, and it is another.
         """
         if size is None:
-            return self.resolution.shape
+            return self.resolution.shape if self.vae.working_side is None else (SHOWN_SIDE, SHOWN_SIDE)
         if self.vae.working_side is None and (size, size) != self.resolution.shape:
             raise ValueError(
                 f"size={size} must be {self.resolution}, or null: a {self.vae.family} autoencoder shows pictures "

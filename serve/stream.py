@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 
 from gwm.media.video import read_audio
 from gwm.no_text import padded_text
+from gwm.resolution import Resolution
 from serve.acts import Numbers
 from serve.applied import Applied
 from serve.artifact import load_artifact
@@ -42,12 +43,14 @@ class Stream:
         artifact: str | Path,
         *,
         seed: int = 0,
+        size: int | None = None,
         undo_chunks: int = 0,
         device: str | None = None,
         text_encoder: str | None = None,
     ) -> None:
-        """undo_chunks: how far `rewind` can go back. device: None: the GPU where there is one. text_encoder: a folder
-        of Wan's -Diffusers release, for prompts; None: the artifact's own.
+        """size: px along each side of frames; None: as `Contract.picture_size`. undo_chunks: how far `rewind` can go
+        back. device: None: the GPU where there is one. text_encoder: a folder of Wan's -Diffusers release, for
+        prompts; None: the artifact's own.
 
         Raises:
             FileNotFoundError, ValueError: there is no artifact, or it is damaged.
@@ -55,7 +58,7 @@ class Stream:
         """
         loaded = load_artifact(artifact, device=device)
         capture = capture_on(loaded.dit.head.weight.device)
-        self.engine = Engine(loaded, seed=seed, undo_chunks=undo_chunks, capture=capture)
+        self.engine = Engine(loaded, seed=seed, size=size, undo_chunks=undo_chunks, capture=capture)
         self.texts = Texts(text_encoder, str(artifact))
         self._rewinds = 0
 
@@ -85,7 +88,7 @@ class Stream:
             ValueError: the image cannot be used, or a prompt is given to a model without a text condition.
             FileNotFoundError: there is no text encoder.
         """
-        resolution = self.engine.contract.resolution
+        resolution = Resolution(*self.engine.size)
         portrait = image if isinstance(image, np.ndarray) else read_portrait(image, resolution, crop=crop)
         self._rewinds += 1
         self.engine.start(portrait, None if prompt is None else self._tokens(prompt))

@@ -73,7 +73,7 @@ class Conversation(Session):
         self.agent = Agent(
             services,
             self.performer,
-            instruction=self.character.personality,
+            instruction=self.character.instruction,
             turn_taking=turn_taking,
             on_event=self._on_event,
         )
