@@ -10,13 +10,15 @@ from scipy.ndimage import gaussian_filter
 from data.characters.appearance import Identity
 from data.characters.glasses import Glasses, build_glasses
 from data.characters.hair import Hair, build_hair
-from data.characters.head import PARTS, load_head, neutral, normals
+from data.characters.head import PARTS, lip_gap, load_head, neutral, normals
 from data.characters.skin import HEIGHT, WIDTH, hair_uv, paint, skin_uv, teeth_uv
 
 LIP_DEPTH = -0.025  # of the average lips: from here backwards the mouth grows dark
 DARK_AT_METRES = 0.035  # behind the lips
 TONGUE, CAVITY, LASHES = (0.30, 0.07, 0.066), (0.012, 0.003, 0.003), (0.008, 0.008, 0.008)
 GROOVE_METRES = 0.003  # along the middle of the tongue
+INSIDE = ("teeth_upper", "teeth_lower", "tongue")
+BRIGHT_METRES = 0.005  # between the lips: from here on the inside of the mouth has all its light
 CHIN_TO_NAPE = (-0.122, 0.34)  # height in metres at y = 0, and rise per metre backwards, of the head's lower end
 NECK_METRES = 0.07  # below that line: over this length the turn of the head fades out
 
@@ -37,7 +39,8 @@ class Scene:
         self.follow = still[:, -1]
         solid, sheets = _surface_faces(self.hair, self.glasses)
         eye_faces = _faces_of("eye_left", "eye_right")
-        self.num_solid, self.num_sheets = solid.size, sheets.size
+        self.num_solid, self.num_sheets, self.num_inside = solid.size, sheets.size, _faces_of(*INSIDE).size
+        self.mouth_light = 1.0
         self.moving = context.buffer(reserve=len(still) * 6 * 4, dynamic=True)
         self.still = context.buffer(still.tobytes())
         self.eye = context.buffer(_eye_centres(self.face).tobytes())
@@ -62,13 +65,19 @@ class Scene:
         """Write the vertices of a frame; hair and glasses stay with the skull."""
         frame = np.concatenate([np.concatenate([vertices, normals(vertices)], 1), self.rigid])
         self.moving.write(frame.astype("f4").tobytes())
+        self.mouth_light = float(np.clip(lip_gap(vertices[None])[0] / BRIGHT_METRES, 0, 1))
 
     def draw(self, context: moderngl.Context) -> None:
         """Head, then background where the head is not: every pixel is coloured about once."""
         context.enable(moderngl.DEPTH_TEST | moderngl.CULL_FACE)
         self.eyes.render()
         self.picture.use(0)
-        self.surface.render(vertices=self.num_solid)
+        skin = self.num_solid - self.num_inside
+        self.surface.program["reached"] = 1.0
+        self.surface.render(vertices=skin)
+        self.surface.program["reached"] = self.mouth_light
+        self.surface.render(vertices=self.num_inside, first=skin)
+        self.surface.program["reached"] = 1.0
         context.disable(moderngl.CULL_FACE)
         self.surface.render(vertices=self.num_sheets, first=self.num_solid)
         self.background.use(0)
@@ -81,8 +90,8 @@ def _faces_of(*names: str) -> Int[np.ndarray, "t 3"]:
 
 
 def _surface_faces(hair: Hair | None, glasses: Glasses | None) -> tuple[Int[np.ndarray, "t 3"], Int[np.ndarray, "s 3"]]:
-    """Closed bodies, of which only the outside is drawn, and sheets with two visible sides."""
-    solid, sheets = _faces_of("skin", "teeth_upper", "teeth_lower", "tongue"), [_faces_of("lashes")]
+    """Closed bodies, of which the outside is drawn, inside of the mouth last; then sheets with two visible sides."""
+    solid, sheets = _faces_of("skin", *INSIDE), [_faces_of("lashes")]
     start = load_head().num_vertices
     if hair is not None:
         solid = solid[~hair.covers[solid].all(1)]

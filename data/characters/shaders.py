@@ -41,11 +41,11 @@ void main() {{
 SURFACE_FRAGMENT = f"""#version 330
 {_LIGHT}
 in vec3 v_normal; in vec2 v_uv; in vec4 v_paint; in float v_shine;
-out vec4 colour; uniform sampler2D picture;
+out vec4 colour; uniform sampler2D picture; uniform float reached;  // share of the light that gets here
 void main() {{
     vec3 n = normalize(gl_FrontFacing ? v_normal : -v_normal);
     vec3 root = texture(picture, v_uv).rgb;
-    colour = lit(mix(root * root, v_paint.rgb, v_paint.a), n, v_shine, 18.0);
+    colour = lit(reached * mix(root * root, v_paint.rgb, v_paint.a), n, reached * v_shine, 18.0);
 }}
 """
 

@@ -39,7 +39,6 @@ class Person:
     freckles: float
     beard: float  # darkness; 0: none
     cloth: Colour
-    knit: float
     neckline: float  # metres below the usual one
     room: tuple[Colour, ...]
     style: Callable[[Head, Colour], Strands]
@@ -59,7 +58,6 @@ NOA = Person(
     freckles=0.35,
     beard=0.0,
     cloth=(0.045, 0.17, 0.14),
-    knit=0.0,
     neckline=0.010,
     room=((0.16, 0.23, 0.24), (0.07, 0.10, 0.10), (0.80, 0.70, 0.55), (0.9, 0.6, 0.3), (0.35, 0.5, 0.5)),
     style=lambda head, colour: long_hair(head, colour, part=0.016, hairline=0.060, seed=3),
@@ -78,7 +76,6 @@ SAM = Person(
     freckles=0.0,
     beard=1.0,
     cloth=(0.035, 0.075, 0.16),
-    knit=0.0,
     neckline=0.0,
     room=((0.20, 0.16, 0.14), (0.08, 0.06, 0.05), (0.75, 0.52, 0.32), (0.9, 0.55, 0.25), (0.3, 0.4, 0.5)),
     style=lambda head, colour: short_hair(head, colour, top=0.022, sides=0.007, seed=5),
@@ -113,7 +110,7 @@ def sitting(who: Person) -> Sitting:
     paint = {"skin": who.skin, "lips": who.lips, "hair": who.hair, "freckles": who.freckles}
     shapes = [
         Shape("skin", skin, rest, mask, extra, paint),
-        Shape("cloth", cloth, rest, mask, extra, {"cloth": who.cloth, "knit": who.knit}),
+        Shape("cloth", cloth, rest, mask, extra, {"cloth": who.cloth}),
         *(_eye(name, coarse, who.iris) for name in ("eye_left", "eye_right")),
     ]
     strands = [

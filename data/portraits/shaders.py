@@ -81,13 +81,11 @@ void main() {{
 
 CLOTH_FRAGMENT = f"""#version 330
 {_TARGETS}{_NOISE}{_TURNED}
-uniform vec3 cloth; uniform float knit;  // rows of loops a metre; 0: smooth fabric
+uniform vec3 cloth;
 in vec3 v_place; in vec3 v_normal; in vec3 v_rest; in vec4 v_mask; in vec2 v_extra;
 float height(vec3 p, float rib) {{
     float folds = 0.0016 * noise(p * vec3(38.0, 38.0, 24.0)) + 0.0008 * noise(p * 85.0 + 3.0);
-    vec2 q = vec2(atan(p.x, 0.12 - p.y) * 0.16, p.z + 0.4 * length(p.xy - vec2(0, 0.1))) * knit;
-    float loops = sin(q.x * 3.1416) * 0.5 + sin(q.y * 6.28 + 1.6 * abs(sin(q.x * 3.1416))) * 0.5;
-    float weave = knit > 0.0 ? 0.00028 * loops : 0.00004 * (noise(p * 1500.0) + noise(p * 700.0));
+    float weave = 0.00004 * (noise(p * 1500.0) + noise(p * 700.0));
     return mix(folds + weave, 0.0006 * sin(atan(p.x, 0.085 - p.y) * 190.0), rib);
 }}
 void main() {{

@@ -11,6 +11,7 @@ import resvg_py
 from PIL import Image
 
 from data.actions import ACTION_NAMES, index
+from data.characters import skin
 from data.characters.appearance import HAIR_KINDS, human
 from data.characters.cartoon import CARTOON_STYLES, EYES, MOUTHS, UNSEEN_STYLES, _style
 from data.characters.hair import build_hair
@@ -154,6 +155,16 @@ def test_upper_teeth_are_single_and_as_wide_as_teeth():
         for gap, tooth in ((6.5, 3.2), (11.5, 9.0)):
             at = round(48 + side * gap * px_per_mm)
             assert row[at - 1 : at + 2].min() < row[round(48 + side * tooth * px_per_mm)] - 12
+
+
+def test_closed_lips_show_no_teeth(monkeypatch: pytest.MonkeyPatch):
+    """Lips of most people leave slits. Oracle: green teeth are seen through none of them, and in open mouths."""
+    actions, people = acting(2, jawOpen=[0.0, 0.4]), [human(seed) for seed in (0, 3, 5, 12)]
+    usual = [drawn(Renderer(128), who, actions) for who in people]
+    monkeypatch.setattr(skin, "TOOTH", (0.0, 5.0, 0.0))
+    green = [drawn(Renderer(128), who, actions) for who in people]
+    changed = (np.abs(np.stack(green) - np.stack(usual)).max(-1) > 24).sum((2, 3))
+    assert changed[:, 0].max() == 0 and changed[:, 1].min() > 10
 
 
 def test_the_inside_of_the_mouth_is_behind_the_lips():
