@@ -90,7 +90,8 @@ class Agent:
         """Let the language model call these too, where it can; `on_call` is called with each call that has ended."""
         if not tools or not isinstance(self.llm, EndpointLLM) or not self.llm.calls_tools:
             return
-        self.tools += tools
+        names = {tool.name for tool in tools}
+        self.tools = [*(tool for tool in self.tools if tool.name not in names), *tools]
         self.context.set_tools([_declared(tool) for tool in self.tools])
         for tool in tools:
             self.llm.register_function(tool.name, lambda asked, tool=tool: self._perform(tool, asked))

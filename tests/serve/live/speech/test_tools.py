@@ -46,6 +46,10 @@ async def echo(arguments: dict[str, Any]) -> Any:
     return arguments
 
 
+async def replaced(arguments: dict[str, Any]) -> Any:
+    raise AssertionError("another tool took its name")
+
+
 def performed(tool: Tool, arguments: dict[str, Any]) -> tuple[Any, Call]:
     ended: list[Call] = []
     answer = asyncio.run(perform(tool, "7", arguments, ended.append))
@@ -147,7 +151,8 @@ def talked(reply: Callable[[list[dict[str, Any]]], web.StreamResponse]) -> tuple
             caller.endpoint = Endpoint(url=url, model="m", key_variable="")
             llm._client = llm.create_client(api_key="none", base_url=url)
             conversation.agent.on_call = ended.append
-            conversation.agent.offer([tool_of(echo)])
+            for run in (replaced, echo):  # the last one of a name counts
+                conversation.agent.offer([tool_of(run)])
             await conversation.agent.read("Light in the hall, please.")
             await conversation.play_until(lambda: conversation.states[-1:] == ["listening"])
 
@@ -165,7 +170,7 @@ def test_a_tool_is_offered_called_and_its_result_spoken():
         return streamed(call(0, "lamp", '{"room": "hall"}'), finish="tool_calls")
 
     conversation, remote, ended = talked(reply)
-    offered = remote.asked[0]["tools"][0]["function"]
+    (offered,) = [tool["function"] for tool in remote.asked[0]["tools"]]
     assert (offered["name"], offered["parameters"]["required"]) == ("lamp", ["room"])
     assert conversation.words == ["Done:", "hall."] and ended[0].arguments == {"room": "hall"}
     assert [event for event in conversation.events if event["type"] == "error"] == []
