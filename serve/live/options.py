@@ -13,6 +13,25 @@ DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class McpOptions:
+    """A server of the Model Context Protocol, whose tools every conversation may call.
+
+    Raises:
+        ValueError: the address is no http URL, or the time is too short.
+    """
+
+    url: str
+    key_variable: str | None = None  # of the environment, with the bearer token; None: it asks for none
+    tools: list[str] | None = None  # by the server's own names; None: all
+    timeout_s: float = 8.0  # of a call
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url={self.url!r} of an MCP server must begin with http:// or https://.")
+        at_least("timeout_s of an MCP server", self.timeout_s, 0.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """What a server is started with.
 
@@ -43,6 +62,7 @@ class ServerOptions:
     stt: str
     llm: str
     tts: str
+    mcp_servers: dict[str, McpOptions]
 
     def __post_init__(self) -> None:
         one_of("stt", self.stt, RECOGNISERS)

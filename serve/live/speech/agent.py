@@ -1,9 +1,10 @@
 """The agent of one session: a pipecat pipeline that ends in the avatar."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADParams
@@ -14,6 +15,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
 from pipecat.processors.aggregators.llm_text_processor import LLMTextProcessor
 from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.services.llm_service import FunctionCallParams
 from pipecat.turns.user_stop import TurnAnalyzerUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
@@ -21,8 +23,10 @@ from pipecat.workers.runner import WorkerRunner
 from serve.live.avatar.avatar import Avatar
 from serve.live.avatar.performer import Performer
 from serve.live.options import at_least
+from serve.live.speech.endpoint_llm import EndpointLLM
 from serve.live.speech.phrases import Phrases
 from serve.live.speech.recogniser import SAMPLE_RATE
+from serve.live.speech.tools import Call, Tool, perform
 from serve.live.speech.turns import Event, TurnObserver
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 10.0, 3.0
@@ -63,6 +67,8 @@ class Agent:
         turn_taking: TurnTaking,
         on_event: Callable[[Event], None],
     ) -> None:
+        self.llm, self.tools = services.llm, list[Tool]()
+        self.on_call: Callable[[Call], None] = lambda call: None
         self.context = LLMContext([{"role": "system", "content": instruction}])
         user, assistant = LLMContextAggregatorPair(self.context, user_params=_turn_params(turn_taking))
         observer = TurnObserver(on_event)
@@ -79,6 +85,20 @@ class Agent:
         )
         self.started = asyncio.Event()
         self.worker.add_event_handler("on_pipeline_started", self._on_started)
+
+    def offer(self, tools: Sequence[Tool]) -> None:
+        """Let the language model call these too, where it can; `on_call` is called with each call that has ended."""
+        if not tools or not isinstance(self.llm, EndpointLLM) or not self.llm.calls_tools:
+            return
+        names = {tool.name for tool in tools}
+        self.tools = [*(tool for tool in self.tools if tool.name not in names), *tools]
+        self.context.set_tools([_declared(tool) for tool in self.tools])
+        for tool in tools:
+            self.llm.register_function(tool.name, lambda asked, tool=tool: self._perform(tool, asked))
+
+    async def _perform(self, tool: Tool, asked: FunctionCallParams) -> None:
+        arguments = dict(asked.arguments)
+        await asked.result_callback(await perform(tool, asked.tool_call_id, arguments, lambda call: self.on_call(call)))
 
     async def run(self) -> None:
         runner = WorkerRunner(handle_sigint=False)
@@ -116,6 +136,11 @@ class Agent:
 
     async def _on_started(self, worker: PipelineWorker, frame: object) -> None:
         self.started.set()
+
+
+def _declared(tool: Tool) -> FunctionSchema:
+    schema = tool.parameters
+    return FunctionSchema(tool.name, tool.description, schema.get("properties", {}), schema.get("required", []))
 
 
 def _turn_params(turn: TurnTaking) -> LLMUserAggregatorParams:

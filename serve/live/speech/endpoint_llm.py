@@ -10,7 +10,7 @@ import httpx2
 from openai import OpenAIError
 from openai.types.chat import ChatCompletionChunk
 from pipecat.frames.frames import Frame, LLMContextFrame, StartFrame, SystemFrame
-from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMessage
+from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.types import is_given
@@ -18,6 +18,7 @@ from pipecat.utils.types import is_given
 from serve.live.speech.endpoint_failures import explained, unexpected
 from serve.live.speech.endpoints import Caller, WarmUp
 from serve.live.speech.knowledge import GIVEN_CHARS, Knowledge, fitting, new_mark, quoted
+from serve.live.speech.recent_messages import recent, tool_rounds
 from serve.live.speech.spoken import SpokenText
 
 ANSWER_TOKENS = 400  # two minutes of speech
@@ -54,11 +55,12 @@ class EndpointLLM(OpenAILLMService):
         memory_chars: int = MEMORY_CHARS,
         known_chars: int = GIVEN_CHARS,
         reads_first: bool = False,
+        calls_tools: bool = True,
     ) -> None:
         # max_tokens is the name that most servers know; where it is refused by name, the other one is sent.
         settings = OpenAILLMService.Settings(model=caller.endpoint.model, max_tokens=tokens)
         self.caller, self.instruction, self.memory_chars = caller, instruction, memory_chars
-        self.tokens, self.reads_first = tokens, reads_first
+        self.tokens, self.reads_first, self.calls_tools = tokens, reads_first, calls_tools
         self.knowledge, self.known_chars, self._mark = knowledge, known_chars, new_mark()
         super().__init__(api_key=caller.endpoint.key, base_url=caller.endpoint.url, settings=settings)
         self._warm_up = WarmUp(self, caller)
@@ -90,7 +92,7 @@ class EndpointLLM(OpenAILLMService):
         """
         given = await self.get_llm_adapter().get_llm_invocation_params(context, convert_developer_to_user=True)
         parameters = {name: value for name, value in self.build_chat_completion_params(given).items() if _given(value)}
-        if _tool_rounds(context.messages) >= TOOL_ROUNDS:
+        if tool_rounds(context.messages) >= TOOL_ROUNDS:
             parameters.pop("tools", None)
             parameters.pop("tool_choice", None)
         return self._answer(parameters | {"messages": await self._with_passages(parameters["messages"])})
@@ -253,34 +255,3 @@ def _given(value: Any) -> bool:
 
 def _tool_names(parameters: dict[str, Any]) -> set[str]:
     return {tool["function"]["name"] for tool in parameters.get("tools") or []}
-
-
-def _tool_rounds(messages: list[LLMContextMessage]) -> int:
-    """Answers since the last question that called tools."""
-    rounds = 0
-    for message in reversed(messages):
-        if not isinstance(message, dict) or message["role"] == "user":
-            break
-        rounds += bool(message.get("tool_calls"))
-    return rounds
-
-
-def recent(messages: list[LLMContextMessage], chars: int) -> list[LLMContextMessage]:
-    """All messages while they have at most `chars` characters, else the instruction and the latest of half as many.
-
-    Half: a server that keeps what it has read must read everything again after a cut, so cuts must be rare. The last
-    message stays, however long.
-    """
-    if sum(map(_chars, messages[1:])) <= chars:
-        return messages
-    kept, room = [], chars // 2
-    for message in reversed(messages[1:]):
-        room -= _chars(message)
-        if room < 0 and kept:
-            break
-        kept.append(message)
-    return [messages[0], *reversed(kept)]
-
-
-def _chars(message: LLMContextMessage) -> int:
-    return len(str(message.get("content"))) if isinstance(message, dict) else 0

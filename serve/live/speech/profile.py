@@ -101,6 +101,7 @@ class Profile:
                 memory_chars=here.memory_chars,
                 known_chars=here.known_chars,
                 reads_first=True,
+                calls_tools=False,
             )
         return EndpointLLM(caller, instruction=instruction, knowledge=character.knowledge)
 

@@ -9,6 +9,7 @@ from pipecat.frames.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
     ErrorFrame,
+    FunctionCallsStartedFrame,
     InterruptionFrame,
     LLMFullResponseEndFrame,
     LLMFullResponseStartFrame,
@@ -85,6 +86,8 @@ class TurnObserver(BaseObserver):
         elif isinstance(frame, LLMFullResponseStartFrame):
             self._wordless, self._explained = True, None
             self.on_event({"type": "state", "state": "thinking"})
+        elif isinstance(frame, FunctionCallsStartedFrame):
+            self._wordless = False  # the answer comes after the result
         elif isinstance(frame, LLMFullResponseEndFrame) and self._wordless:
             self._say_wrong(SILENT_MODEL)
         elif isinstance(frame, (BotStartedSpeakingFrame, BotStoppedSpeakingFrame)):

@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaStreamError
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
+from pipecat.processors.frame_processor import FrameProcessor
 
 from gwm.control import Control
 from gwm.resolution import Resolution
@@ -47,6 +48,9 @@ class Kit:
     def __init__(self, *, capacity: int, timeouts: Timeouts) -> None:
         self.faces: list[LevelFace] = []
         self.timeouts, self.gauges, self.pool = timeouts, Gauges(), LowPriority()
+        self.make_llm: Callable[[Character], FrameProcessor] = lambda character: RuleLLM(
+            name=character.name, knowledge=character.knowledge
+        )
         portrait = np.zeros((32, 48, 3), np.uint8)
         self.character = Character("noa", "Noa", portrait, "Be kind.", start_script=GREETING)
         self.admission = Admission(capacity=capacity, retry_after_s=30, gauges=self.gauges)
@@ -83,7 +87,7 @@ class Kit:
         stt, tts = LocalSTT(Deaf(), self.pool), LocalTTS(Hum(), self.pool, sample_rate=24_000)
         return Conversation(
             self._parts(session_id, character, on_end),
-            Services(stt, RuleLLM(name=character.name, knowledge=character.knowledge), tts),
+            Services(stt, self.make_llm(character), tts),
             turn_taking=TurnTaking(),
             ice_servers=[],
         )

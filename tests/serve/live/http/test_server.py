@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -80,7 +81,9 @@ def test_after_sigterm_nobody_new_is_let_in_and_who_is_there_has_time_to_end(mon
             )
             try:
                 await told_to_stop(kit, serving, url, client)
+                assert gc.get_freeze_count() > 100_000
             finally:  # also when it was not told
+                gc.unfreeze()
                 await kit.admission.drain(within_s=0.0)
                 serving.cancel()
                 await asyncio.wait([serving], timeout=DEADLINE_S)

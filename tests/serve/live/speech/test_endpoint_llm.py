@@ -10,7 +10,7 @@ from aiohttp import web
 from pipecat.processors.aggregators.llm_context import LLMContext
 
 from serve.live.speech.endpoint_failures import EndpointError
-from serve.live.speech.endpoint_llm import TOOL_ROUNDS, EndpointLLM, _tool_rounds, recent
+from serve.live.speech.endpoint_llm import EndpointLLM
 from serve.live.speech.endpoints import Caller, Endpoint
 from serve.live.speech.knowledge import Passage
 from tests.serve.live.remote_kit import Remote, Reply, always, refusal, streamed
@@ -94,12 +94,6 @@ def test_of_the_tools_that_are_called_only_those_that_were_declared_pass():
         call(0, "open_door"), call(1, "lamp", '{"on"'), call(1, None, ": true}"), call(0, None, "{}"), tools=[TOOL]
     )
     assert answer.calls == [(0, "lamp", '{"on"'), (0, "", ": true}")] and not answer.error
-
-
-def test_rounds_of_tools_are_counted_since_the_last_question():
-    rounds = [{"role": "assistant", "tool_calls": [{}]}, {"role": "tool", "content": "on"}]
-    messages: list[Any] = [{"role": "system", "content": ""}, *rounds, {"role": "user", "content": "Hi"}]
-    assert _tool_rounds(messages) == 0 and _tool_rounds(messages + rounds * TOOL_ROUNDS) == TOOL_ROUNDS
 
 
 def test_an_answer_that_comes_whole_is_said_all_the_same():
@@ -227,26 +221,6 @@ def test_a_server_that_loads_before_it_answers_is_given_the_time_that_is_configu
     late = answered(reply, first_byte_s=1.0)
     assert "did not answer within 1 s" in late.error and "endpoints.llm.first_byte_s" in late.error
     assert len(late.asked) == 1  # asked again, it would begin to load again
-
-
-def test_memory_that_is_too_long_is_halved_to_the_instruction_and_the_latest_messages():
-    messages: list[Any] = [{"role": "system", "content": "Be kind."}]
-    messages += [{"role": "user", "content": str(number) * 10} for number in range(10)]
-    assert recent(messages, 100) == messages
-    assert recent(messages, 99) == [messages[0], *messages[-4:]]
-    assert recent(messages, 3) == [messages[0], messages[-1]]  # what was asked last, however long
-
-
-def test_what_a_server_has_read_stays_the_beginning_of_what_it_reads_for_many_turns():
-    """A memory that moves by a message each turn would make it read everything again each time."""
-    messages: list[Any] = [{"role": "system", "content": "Be kind."}]
-    again = 0
-    for turn in range(100):
-        messages.append({"role": "user", "content": f"{turn:010}"})
-        kept = recent(messages, 200)
-        again += kept[: len(messages) - 1] != messages[:-1]
-        messages = kept
-    assert again == len(range(21, 101, 11))  # twenty fit in, and a cut leaves ten
 
 
 HOSTILE = (
