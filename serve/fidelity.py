@@ -37,7 +37,7 @@ def check_fidelity(exact: Artifact, other: Artifact, *, min_db: float, seconds: 
     """
     speech = read_audio(sample_path("speech"))
     agent = np.resize(speech, round(seconds * exact.contract.audio.sample_rate))
-    portrait = read_portrait(sample_path("portrait"), exact.contract.resolution, crop=False)
+    portrait = read_portrait(sample_path("portrait"), exact.contract.framing(None), crop=False)
     measured = worst_chunk(exact, other, portrait, agent, np.zeros_like(agent))
     if measured["worst_db"] < min_db:
         raise ValueError(

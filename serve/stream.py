@@ -84,8 +84,7 @@ class Stream:
             ValueError: the image cannot be used, or a prompt is given to a model without a text condition.
             FileNotFoundError: there is no text encoder.
         """
-        resolution = self.engine.contract.resolution
-        portrait = image if isinstance(image, np.ndarray) else read_portrait(image, resolution, crop=crop)
+        portrait = image if isinstance(image, np.ndarray) else read_portrait(image, self.engine.framing, crop=crop)
         self._rewinds += 1
         self.engine.start(portrait, None if prompt is None else self._tokens(prompt))
 

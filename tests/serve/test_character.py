@@ -22,7 +22,7 @@ def artifact() -> Artifact:
 
 def mouth_motion(artifact: Artifact, voice: np.ndarray) -> float:
     """Mean change from frame to frame in the lower half of a real person's face."""
-    portrait = read_portrait(sample_path("portrait"), artifact.contract.resolution, crop=True)
+    portrait = read_portrait(sample_path("portrait"), artifact.contract.framing(None), crop=True)
     chunks = Engine(artifact, seed=0).stream(portrait, voice, np.zeros_like(voice))
     frames = np.concatenate([pixels for pixels, _ in chunks]).astype(float)
     side = artifact.contract.resolution.height

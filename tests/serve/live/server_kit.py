@@ -14,6 +14,7 @@ from aiortc.contrib.media import MediaStreamError
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
 from gwm.control import Control
+from gwm.media.framing import Framing
 from gwm.resolution import Resolution
 from serve.live.avatar.controls import SessionControls
 from serve.live.characters import Character
@@ -55,7 +56,7 @@ class Kit:
             {"noa": self.character},
             make_conversation=self._session,
             make_renderer=self._renderer,
-            resolution=Resolution(32, 48),
+            framing=Framing(Resolution(32, 48)),
             controls=CONTROLS,
             hosts={"127.0.0.1"},
             origins={"https://friend.example"},
