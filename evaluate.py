@@ -69,7 +69,7 @@ def examined(artifact: Artifact, cases: list[Case], judge: Judge, work: Path, **
 
 
 def other_user(cases: list[Case], number: int) -> np.ndarray:
-    """Somebody else's user: of the next case that has one, or else the own one backwards."""
+    """The user's voice of the next case that has one, or else the own one backwards."""
     for step in range(1, len(cases)):
         case = cases[(number + step) % len(cases)]
         if case.listens:
@@ -78,7 +78,7 @@ def other_user(cases: list[Case], number: int) -> np.ndarray:
 
 
 def held(artifact: Artifact, cases: list[Case], judge: Judge, kept: Path, cfg: DictConfig) -> Series:
-    """The long stream, kept like a clip; nothing where the suite has none."""
+    """The long stream, stored like a clip; nothing where the suite has none."""
     if not cfg.long_s:
         return {}
     series = load_arrays(kept)
@@ -104,7 +104,7 @@ def measured(folder: Path, cases: list[Case], judge: Judge, cfg: DictConfig) -> 
 
 
 def floors(cases: Sequence[Case], judge: Judge) -> dict[str, float]:
-    """What measures have on unrelated data: identity, between different people. Nothing where it cannot be measured."""
+    """Measures on unrelated data: identity, between different people. Empty where it cannot be measured."""
     if judge.embedding is None:
         return {}
     references = {case.person: case.reference for case in cases if case.mouth is not None}
@@ -113,7 +113,7 @@ def floors(cases: Sequence[Case], judge: Judge) -> dict[str, float]:
 
 
 def summary_line(report: dict[str, Any], found: Sequence[Verdict]) -> str:
-    """What one reads first."""
+    """The first line of the log: the most important measures and the gates."""
     model = report["model"]
     shown = [f"{name}={model[name]:.3g}" for name in ("lip_sync", "false_mouth", "identity", "psnr") if name in model]
     return f"{report['artifact']}: {' '.join(shown)}; {summary(found)}"
@@ -154,7 +154,7 @@ def main(cfg: DictConfig) -> None:
     write_json(out / "report.json", report)
     write_report(out / "report.html", f"gwm: {folder}", [Text(title="Summary", text=line), *sections])
     log.info("%s; %s", line, out / "report.html")
-    unmeasured = [verdict.measure for verdict in reached if verdict.asked and verdict.number is None]
+    unmeasured = [verdict.measure for verdict in reached if verdict.rule and verdict.number is None]
     if unmeasured:
         log.warning("not measured, neither reached nor missed: %s", ", ".join(unmeasured))
 

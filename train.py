@@ -102,7 +102,7 @@ def show_plan(cfg: DictConfig) -> None:
 
 
 def run(cfg: DictConfig) -> Any:
-    """One stage, or what is said of it; the measures of a sweep, in a sweep."""
+    """Run one stage, or print its plan or guide; the measures of a sweep, in a sweep."""
     output, choices = Path(cfg.output), HydraConfig.get().runtime.choices
     check_recipe(cfg, stage=choices["stage"], model=choices["model"])
     if cfg.plan:

@@ -1,1 +1,1 @@
-"""Data. Read `characters` (who), `performance` (what they do), `shards` (files), `encode`, `batch`."""
+"""Data. Read `characters` (appearance), `performance` (behaviour), `shards` (files), `encode`, `batch`."""

@@ -174,7 +174,7 @@ class LatentClips(Dataset[dict[str, Any]]):
 
 
 class ClipData(StepData):
-    """Latents and their conditions, wherever they come from: what stages know that train on them."""
+    """Latents and their conditions from any source: what stages that train on them use."""
 
     num_frames: int  # latent frames of a crop
     motion: Float[Tensor, "*c h w"]  # how much moves there, in any unit

@@ -1,4 +1,4 @@
-"""What a face does beside speaking: head, blinks, gaze, brows, nods. Pure functions of a generator and of prosody."""
+"""Behaviour of a face besides speech: head, blinks, gaze, brows, nods. Pure functions of a generator and of prosody."""
 
 from collections.abc import Sequence
 
@@ -7,18 +7,18 @@ from jaxtyping import Float
 from scipy.signal import lfilter
 
 from data.speech.prosody import accents
-from gwm.blinks import BLINKS, BLINKS_PER_MINUTE, LEAST_BLINK_GAP_S
+from gwm.blinks import BLINKS, BLINKS_PER_MINUTE, MIN_BLINK_GAP_S
 
 Track = Float[np.ndarray, " f"]
 
 NOD_S = 0.5  # down and up again
 NOD_RAD = 0.17
 NOD_DELAY_S = (0.2, 0.4)  # after the syllable it answers
-LEAST_NOD_GAP_S = 0.7
+MIN_NOD_GAP_S = 0.7
 RAISE_S = (0.25, 0.7)  # brows: up, and down again
 RAISE = 0.6
 RAISE_SHARE = 0.5  # of the syllables that could be answered so
-LEAST_RAISE_GAP_S = 1.6
+MIN_RAISE_GAP_S = 1.6
 LOOK_DELAY_S = (0.15, 0.35)  # of the eyes, after the other begins to speak
 LOOK_S = (1.2, 2.5)
 
@@ -42,10 +42,10 @@ def blinks(rng: np.random.Generator, num_frames: int, *, onsets: Sequence[int], 
     for onset in onsets:
         wanted[onset] |= rng.random() < 0.5
     closure = np.zeros(num_frames, np.float32)
-    last = -LEAST_BLINK_GAP_S * fps
+    last = -MIN_BLINK_GAP_S * fps
     for frame in np.flatnonzero(wanted):
         shape = np.array(BLINKS[rng.integers(len(BLINKS))], np.float32)[: num_frames - frame]
-        if frame - last >= LEAST_BLINK_GAP_S * fps:
+        if frame - last >= MIN_BLINK_GAP_S * fps:
             closure[frame : frame + len(shape)] = shape
             last = frame
     return closure
@@ -87,7 +87,7 @@ def nods(rng: np.random.Generator, heard: Track, *, fps: int) -> Track:
     """
     out = np.zeros(len(heard), np.float32)
     nod = np.sin(np.pi * np.linspace(0, 1, int(NOD_S * fps))) ** 2
-    for peak in accents(heard, min_distance=int(LEAST_NOD_GAP_S * fps)):
+    for peak in accents(heard, min_distance=int(MIN_NOD_GAP_S * fps)):
         start = peak + round(rng.uniform(*NOD_DELAY_S) * fps)
         end = min(start + len(nod), len(heard))
         if start < end:
@@ -101,7 +101,7 @@ def interest(rng: np.random.Generator, heard: Track, *, fps: int) -> Track:
     out = np.zeros(len(heard), np.float32)
     up, down = np.linspace(0, 1, int(RAISE_S[0] * fps)), np.linspace(1, 0, int(RAISE_S[1] * fps))
     shape = np.sin(np.pi / 2 * np.concatenate([up, down])) ** 2
-    for peak in accents(heard, min_distance=int(LEAST_RAISE_GAP_S * fps)):
+    for peak in accents(heard, min_distance=int(MIN_RAISE_GAP_S * fps)):
         wanted, start = rng.random() < RAISE_SHARE, peak + round(rng.uniform(*NOD_DELAY_S) * fps)
         height, end = RAISE * heard[peak] * rng.uniform(0.6, 1.0), min(start + len(shape), len(heard))
         if wanted and start < end:

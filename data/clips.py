@@ -1,4 +1,4 @@
-"""Clips of synthetic characters: which ones a data set holds, and how one is made from its seed."""
+"""Clips of synthetic characters: the plan of a data set, and a clip made from its seed."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ MAIN_STYLE = "anny"
 
 @runtime_checkable
 class Renderer(Protocol):
-    """What `data.characters.renderer.Renderer` offers; tests draw something simpler."""
+    """The interface of `data.characters.renderer.Renderer`; tests implement it with something simpler."""
 
     def render(
         self,
@@ -34,7 +34,7 @@ class Renderer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ClipPlan:
-    """All that decides a clip. Equal plans give equal bytes on any worker."""
+    """Everything that determines a clip. Equal plans give equal bytes on any worker."""
 
     key: str
     split: Split

@@ -1,4 +1,4 @@
-"""Where to look: crops of a clip that favour what moves, because lips and eyes are few pixels and decide everything."""
+"""Random crops of a clip that favour motion: lips and eyes are few pixels and matter most."""
 
 import numpy as np
 from jaxtyping import Float, UInt8

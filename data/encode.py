@@ -1,4 +1,4 @@
-"""Cache what the diffusion model reads: VAE latents, speech and text features of every clip, as shards of their own.
+"""Encode shards for the diffusion model: VAE latents, speech and text features of every clip, in shards of their own.
 
 python -m data.encode shards=shards/nano vae=runs/nano/autoencoder/weights out=runs/nano/latents resolution=128
 """

@@ -1,4 +1,4 @@
-"""From clips to what the diffusion model reads, shard by shard, in one process or several."""
+"""Clips to latents and conditions, shard by shard, in one process or several."""
 
 import io
 import multiprocessing
@@ -54,7 +54,7 @@ class ImageEncoder(Protocol):
 
 @dataclass(frozen=True)
 class Encoders:
-    """Everything that decides what a clip becomes."""
+    """The encoders and settings that determine an encoded clip."""
 
     vae: Autoencoder
     audio: AudioConfig
@@ -76,7 +76,7 @@ def codes(
 
 
 def exact_latents(clip: Clip, truth: Truth) -> Float[Tensor, "f c h w"]:
-    """Motion latents of a rendered clip, as its truth says.
+    """Motion latents of a rendered clip, from the renderer's own values.
 
     Raises:
         ValueError: the truth does not have the reference's pose.
@@ -132,7 +132,7 @@ def encode_clip(
 
 
 def cell_motion(frames: UInt8[np.ndarray, "t h w 3"], config: AutoencoderConfig) -> Float[Tensor, "rows columns"]:
-    """How much moves where the cells of a latent frame are; alike where its cells are no places."""
+    """Motion at the place of each latent cell; equal everywhere where cells are no places."""
     moving, side = torch.from_numpy(motion(frames)), config.spatial_stride
     if config.working_side is not None:
         return moving.mean().expand(config.working_side // side, config.working_side // side)

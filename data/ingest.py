@@ -148,7 +148,7 @@ def main(cfg: DictConfig) -> None:
             face=cfg.face,
             look_every_s=cfg.look_every_s,
             reference_gap=cfg.reference_gap,
-            most_enlarged=cfg.most_enlarged,
+            max_enlargement=cfg.max_enlargement,
             follow=cfg.follow,
         ),
         val=cfg.val,

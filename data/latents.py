@@ -1,5 +1,4 @@
-"""Encoded clips, of data sets that may be larger than memory: found by an index, read when asked for, kept as long as
-there is room.
+"""Encoded clips of data sets that may be larger than memory: an index finds them, and as many as fit stay in memory.
 
 Beside every shard lies its index, made when the shard is: where each clip begins, and what must be known of all clips
 before the first batch.
@@ -95,7 +94,8 @@ class EncodedClips(Sequence[dict[str, Tensor]]):
     """
 
     def __init__(self, folder: Path, split: str, audio: AudioConfig, *, memory_bytes: int) -> None:
-        """
+        """Read the indices of a split's shards; clips are read when they are asked for.
+
         Raises:
             FileNotFoundError, ValueError: as `read_manifest` does, or the split is empty.
         """

@@ -123,7 +123,7 @@ def read_manifest(folder: Location) -> Manifest:
 
 
 def _no_shards(folder: Location) -> str:
-    """Why a folder is none of shards."""
+    """The reason why a folder holds no shards."""
     return f"{folder} holds no shards" + (f", {folder_kind(folder)}" if isinstance(folder, Path) else "")
 
 

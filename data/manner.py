@@ -27,13 +27,13 @@ NOD_RAD = {"joy": 0.02, "sadness": -0.06, "anger": -0.03, "surprise": 0.03}  # p
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """What is asked of the face in every pixel frame: numbers in the order of NAMES, moods in [0, 1]."""
+    """The requested manner in every pixel frame: numbers in the order of NAMES, moods in [0, 1]."""
 
     given: Float[np.ndarray, "f 5"]
 
     @property
     def followed(self) -> Float[np.ndarray, "f 5"]:
-        """The same as a face follows it: later, and smoothly."""
+        """The manner as a face follows it: later, and smoothly."""
         pole = float(np.exp(-1 / (RISE_S * FPS)))
         taps, poles = [(1 - pole) ** 2], [1, -2 * pole, pole**2]
         first = self.given[:1]
@@ -41,7 +41,7 @@ class Manner:
 
     @property
     def gain(self) -> Float[np.ndarray, " f"]:
-        """Of movements of head and brows: from 0.28 for the stillest to 1.8 for the liveliest, 1 when natural."""
+        """Gain of movements of head and brows: from 0.28 for the stillest to 1.8 for the liveliest, 1 when natural."""
         return (0.2 + 1.6 * self.followed[:, 0]).astype(np.float32)
 
     @property
@@ -56,7 +56,7 @@ class Manner:
 
     @property
     def pitch(self) -> Float[np.ndarray, " f"]:
-        """Of the head in radians, for the mood alone."""
+        """Head pitch of the mood alone, in radians."""
         return self.followed[:, 1:] @ np.array(list(NOD_RAD.values()), np.float32)
 
 

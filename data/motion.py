@@ -69,7 +69,11 @@ class Pair:
 
 
 def picture(jpeg: UInt8[np.ndarray, " n"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Raises: ValueError: these bytes are no JPEG."""
+    """Decode a JPEG to RGB.
+
+    Raises:
+        ValueError: these bytes are no JPEG.
+    """
     decoded = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
     if decoded is None:
         raise ValueError(f"{len(jpeg)} bytes must be a JPEG and are not: delete the pair and run data.motion again.")

@@ -141,7 +141,11 @@ class MotionData(StepData):
         self.pictures = pictures
 
     def files(self, split: str) -> list[Path]:
-        """Raises: FileNotFoundError: there is none."""
+        """The files of a split, one for each pair of pictures.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
         return pair_files(Path(self.shards), split)
 
     def train_dataloader(self) -> DataLoader[Any]:

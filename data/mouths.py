@@ -1,4 +1,4 @@
-"""Mouths and voices of clips, cut out once: what the lip-sync network is trained and judged on."""
+"""Mouths and voices of clips, cut out once: the data of the lip-sync network."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +28,14 @@ MARGIN_PX = 4  # around a stored mouth, so that training can move it
 
 @dataclass(frozen=True, slots=True)
 class Mouth:
-    """A clip in which somebody is seen to speak."""
+    """A clip in which a visible person speaks."""
 
     pixels: UInt8[np.ndarray, "f s s 3"]  # of side CROP_PX + MARGIN_PX
     agent: Float[np.ndarray, " t"]
 
     @property
     def middle(self) -> UInt8[np.ndarray, "f h h 3"]:
-        """As the metric sees it."""
+        """The pixels that the metric uses."""
         side = slice(MARGIN_PX // 2, MARGIN_PX // 2 + CROP_PX)
         return self.pixels[:, side, side]
 

@@ -1,4 +1,4 @@
-"""Everything one clip's character does and hears, from a seed: voice, mouth, head, eyes, brows."""
+"""Everything that one clip's character says, hears and does, from a seed: voice, mouth, head, eyes, brows."""
 
 from dataclasses import dataclass
 
@@ -95,7 +95,7 @@ def mouth(dialogue: Dialogue) -> Float[np.ndarray, "f 52"]:
 
 
 def in_manner(pose: Float[np.ndarray, "f 3"], manner: Manner) -> Float[np.ndarray, "f 3"]:
-    """Livelier or stiller about the pose that the head keeps, and lifted or lowered by the mood."""
+    """Movements scaled by liveliness about the head's mean pose, and the pose shifted by the mood."""
     middle = pose.mean(axis=0)
     moved = middle + manner.gain[:, None] * (pose - middle)
     moved[:, 1] += manner.pitch
@@ -128,7 +128,7 @@ def expression(
 
 
 def balance(rng: np.random.Generator, samples: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
-    """The same voice at another level and, in some clips, with noise between -65 and -45 dB of full scale."""
+    """The voice at another level and, in some clips, with noise between -65 and -45 dB of full scale."""
     gain, noisy, noise_db = rng.uniform(*GAIN), rng.random() < NOISY_SHARE, rng.uniform(-65, -45)
     noise = rng.standard_normal(len(samples)) * 10 ** (noise_db / 20) if noisy else 0.0
     return (gain * samples + noise).clip(-1, 1).astype(np.float32)

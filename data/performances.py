@@ -1,4 +1,5 @@
-"""Performances that nobody renders, as exact codes of the motion autoencoder: what models of its latents learn from.
+"""Performances that are never rendered, as exact codes of the motion autoencoder: the training data of models of its
+latents.
 
 They are made while training goes on, by workers. One core makes 170 times as much as it could play (CPU time, EPYC,
 2026-11-28; two thirds of it is speech synthesis, features of both voices take a sixth), and the recipe reads 270 times
@@ -35,7 +36,7 @@ MANNER_STREAM = 1  # of a performance's seed: its dialogue does not depend on it
 
 @dataclass(frozen=True, kw_only=True)
 class Acting:
-    """What all performances of a data set have in common."""
+    """Settings that all performances of a data set share."""
 
     seconds: float  # of a performance
     head_motion: float  # share of the natural head motion
@@ -130,8 +131,8 @@ class PerformanceData(ClipData):
         device_batch: int | None = None,
     ) -> None:
         """num_frames: latent frames of a crop. pool: performances of which crops are cut at a time. crops: that are cut
-        of a performance while it is in the pool, on average. weights_px: least and most weight of a number in the loss,
-        which is how far it shifts the picture.
+        of a performance while it is in the pool, on average. weights_px: minimum and maximum weight of a number in
+        the loss, which is how far it shifts the picture.
 
         Raises:
             ValueError: crops are longer than performances, or nothing is left in a pool.
@@ -148,8 +149,8 @@ class PerformanceData(ClipData):
         if pool < 1 or crops <= 0:
             raise ValueError(f"pool={pool} and crops={crops} must be positive: crops are cut of performances.")
         self.audio, self.acting, self.num_frames, self.fresh = audio, acting, num_frames, batch_size / crops
-        least, most = weights_px
-        self.motion = torch.tensor(list(SHIFTS_PX.values())).clamp(least, most)[:, None, None].expand(-1, 2, 2)
+        lowest, highest = weights_px
+        self.motion = torch.tensor(list(SHIFTS_PX.values())).clamp(lowest, highest)[:, None, None].expand(-1, 2, 2)
         self.clips = self.pool = Performances(acting, audio, split="train", seed=seed, pool=pool)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -157,6 +158,6 @@ class PerformanceData(ClipData):
         return self.loader(crops, len(self.pool), latent_batch)
 
     def held_out(self, count: int, seconds: float) -> tuple[list[dict[str, Tensor]], list[Performance]]:
-        """Performances with sentences and voices that no training hears, and their clips."""
+        """Performances with sentences and voices that are in no training data, and their clips."""
         pool = Performances(replace(self.acting, seconds=seconds), self.audio, split="val", seed=self.seed, pool=count)
         return [pool[number] for number in range(count)], [pool.act(number)[0] for number in range(count)]

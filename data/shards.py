@@ -96,12 +96,12 @@ class Clip:
 
     @property
     def person(self) -> str:
-        """Who is in it; of footage whose people are not known, somebody else in every clip."""
+        """The person in the clip; of footage of unknown people, another one in every clip."""
         return str(self.info.get("identity", self.key))
 
     @property
     def voices(self) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
-        """Agent and user as a server would hear them: silence where nothing is known."""
+        """Voices of agent and user; silence where a voice is unknown."""
         silence = np.zeros(len(self.frames) * SAMPLES_PER_FRAME, np.float32)
         return silence if self.agent is None else self.agent, silence if self.user is None else self.user
 

@@ -1,4 +1,4 @@
-"""Speech without pictures, made as it is needed: what the speech encoder learns to hear on."""
+"""Speech without pictures, made as it is needed: the training data of the speech encoder."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ Sample = tuple[Float[Tensor, "f k"], Float[Tensor, "f 4 v"]]
 
 @dataclass
 class VoiceBatch:
-    windows: Float[Tensor, "b f k"]  # log-mel, as a latent frame of the video model hears them
+    windows: Float[Tensor, "b f k"]  # log-mel, the audio window of a latent frame
     visemes: Float[Tensor, "b f 4 v"]  # weights of each of its pixel frames, summing to 1
     step: int
 
@@ -42,7 +42,7 @@ def voice(seed: tuple[int, ...], *, num_frames: int, split: Split, audio: AudioC
 
 
 class Voices(Dataset[tuple[int, Sample]]):
-    """Endless voices: none is heard twice."""
+    """Endless voices; none occurs twice."""
 
     def __init__(self, *, num_frames: int, audio: AudioConfig, seed: int) -> None:
         self.num_frames, self.audio, self.seed = num_frames, audio, seed
@@ -80,6 +80,6 @@ class VoiceData(StepData):
         return self.loader(voices, 1, voice_batch)
 
     def held_out(self, count: int) -> VoiceBatch:
-        """Sentences and voices that no training hears."""
+        """Sentences and voices that are in no training data."""
         how = {"num_frames": self.num_frames, "split": "val", "audio": self.audio}
         return voice_batch([(0, voice((self.seed, index), **how)) for index in range(count)])

@@ -1,5 +1,5 @@
-"""Which samples move the weights next, on which device: the k-th batch depends on (seed, k) alone, so that a resumed
-run needs no loader state but k."""
+"""Samples of each training step on each device: batch k depends on (seed, k) alone, so that a resumed run needs no
+loader state but k."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -76,7 +76,7 @@ def pieces(plans: Plans) -> Iterator[tuple[str, str, list[ClipPlan]]]:
 
 @contextmanager
 def pool(worker: Worker, num_workers: int) -> Iterator[Callable[[list[ClipPlan]], Iterable[dict[str, Any]]]]:
-    """A function that runs `worker` over plans and yields in their order; in this process for one worker.
+    """A function that runs `worker` over plans and yields in their order; with one worker, in this process.
 
     Spawned, not forked: a forked EGL context is broken. An executor, not a Pool: a Pool waits for ever for the sample
     of a worker that was killed.

@@ -1,1 +1,1 @@
-"""Distillation. Read `dmd` and `student_forcing` (the mathematics), then the stages `consistency` and `stage`."""
+"""Distillation. Read `dmd` and `student_forcing` (the mathematics), then the stages `consistency` and `dmd_stage`."""

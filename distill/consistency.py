@@ -1,4 +1,4 @@
-"""Stage 3: the causal model learns to jump. Discrete consistency distillation under teacher forcing (TF-dCM)."""
+"""Stage 3: few-step initialisation by discrete consistency distillation under teacher forcing (TF-dCM)."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,8 @@ def adjacent_sigmas(
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyRules:
-    """What is jumped over, and how far apart its noise levels are."""
+    """What the student is made consistent along: the teacher's noise levels and guidance, the clean past and the
+    chunks."""
 
     levels: Float[Tensor, "n"]  # noise levels of the teacher's steps, falling, without 0
     guidance: Guidance  # of the teacher

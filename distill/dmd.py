@@ -33,8 +33,7 @@ def dmd_direction(
     chunk_frames: int,
     floor: float,
 ) -> tuple[Float[Tensor, "b f c h w"], Float[Tensor, "#b #f 1 1 1"]]:
-    """(x0_critic - x0_teacher) / mean |x0 - x0_teacher|: where the student should not go, in units of its distance;
-    and what it was divided by.
+    """(x0_critic - x0_teacher) / mean |x0 - x0_teacher|, the gradient of DMD, and its divisor.
 
     Source: Yin et al. 2023, arXiv:2311.18828, Eq. 7 (direction) and Eq. 8 (normaliser, per sample there).
     """

@@ -1,4 +1,4 @@
-"""DMD with student forcing. The student learns on its own past what teacher and critic say of its clips.
+"""DMD with student forcing: the student generates clips on its own past; teacher and critic score them.
 
 Two stages are this class: `dmd` judges streams from their beginning, `long` windows of long ones.
 """
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class DMDStage(DiTStage):
-    """Two optimizers: the critic learns the student's clips at every step, the student moves at every
+    """Two optimizers: the critic takes a step on the student's clips in every batch, the student in every
     `critic_per_student`-th. Teacher and critic are bidirectional and see the whole clip. A batch may be computed in
     several passes, whose gradients add up: both networks move after the last one.
 
@@ -173,7 +173,7 @@ class DMDStage(DiTStage):
         return loss
 
     def head_loss(self, gan: GAN, window: Window, batch: LatentBatch, generator: Generators) -> Float[Tensor, ""]:
-        """The discriminator's, on data against the student's clips."""
+        """Loss of the discriminator, on data against the student's clips."""
         loss = gan.head_loss(self.rules, batch.clip, window, critic=self.critic.model, generator=generator)
         self.log("train/head_loss", loss)
         return loss
@@ -223,7 +223,7 @@ class DMDStage(DiTStage):
         rewards = self.reward(window, self.contract, data.vae)
         everyones: Any = self.all_gather(rewards)
         weights = reward_weights(rewards, everyones.flatten(), self.reward.beta)
-        self.health |= {"reward": everyones.nanmean(), "reward_weight_most": weights.max()}
+        self.health |= {"reward": everyones.nanmean(), "reward_weight_max": weights.max()}
         return weights[:, None, None, None, None] * direction
 
     def _update(self, loss: Tensor, network: Learner[Any], optimizer: Any, scheduler: Any) -> None:
@@ -242,7 +242,7 @@ class DMDStage(DiTStage):
 
 
 def _divided_steps(max_steps: int, critic_per_student: int) -> tuple[int, int]:
-    """Updates of the student and of the critic; of each round, the student's is the first."""
+    """Updates of the student and of the critic; the first of each round is the student's."""
     if critic_per_student < 1:
         raise ValueError(f"critic_per_student={critic_per_student} must be >= 1: critic updates per student update.")
     student_steps = -(-max_steps // (critic_per_student + 1))

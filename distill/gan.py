@@ -1,4 +1,4 @@
-"""A discriminator on the critic's features: it sees what real clips have and the student's lack, at any one level."""
+"""A discriminator on the critic's features: it separates the student's clips from data at a noise level."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -30,7 +30,7 @@ class Head(nn.Module):
 
 
 class GAN(nn.Module):
-    """Tells data from the student's clips by what the critic makes of both, noised alike.
+    """Separates data from the student's clips by the critic's features of both, at the same noise.
 
     Features are the values of the critic's attention, which every prediction returns. The head's loss does not reach
     the critic, whose work stays the score; the student's loss moves neither critic nor head.
@@ -96,7 +96,7 @@ class GAN(nn.Module):
     def opinions(
         self, rules: DMDRules, real: CleanClip, fake: CleanClip, *, critic: Denoiser, generator: Generators
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-        """D of real clips, without gradient, and of the student's, noised alike."""
+        """D of real clips, without gradient, and of the student's clips, at the same noise."""
         sigma, noise = _draw(rules, real.x0, generator)
         with torch.no_grad():
             of_real = self.head.model(self._features(real, sigma, noise, critic))
@@ -111,5 +111,5 @@ class GAN(nn.Module):
 
 
 def _draw(rules: DMDRules, x0: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
-    """Levels as of the DMD loss, and noise: both clips of a pair get the same."""
+    """Noise levels as in the DMD loss, and noise; both clips of a pair get the same."""
     return rules.sigma(x0, generator), gaussian_like(x0, generator)

@@ -1,4 +1,4 @@
-"""How a distillation is doing, in numbers that move before the pictures do, and the alarm that stops it."""
+"""Measures of a distillation that change before the pictures do, and the alarm that stops a collapse."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class CollapseError(RuntimeError):
 
 
 def score_health(scored: ScoredClip) -> dict[str, Tensor]:
-    """What a student's update rests on.
+    """Measures of the scores that a student's update uses.
 
     critic_lag: flow loss of the critic over the teacher's on the student's clips. A critic that keeps up knows them
     better than the teacher does: below 1. Above 1 the direction points away from where the student was, not is.
@@ -38,7 +38,7 @@ def score_health(scored: ScoredClip) -> dict[str, Tensor]:
 def clip_health(
     x0: Float[Tensor, "b f c h w"], data: Float[Tensor, "b g c h w"], *, chunk_frames: int
 ) -> dict[str, Tensor]:
-    """Statistics of generated clips, where it helps over those of `data`: 1 is as in the data.
+    """Statistics of generated clips; most are ratios to those of `data`, where 1 is as in the data.
 
     mean_chunk*, std_chunk*: drift along the rollout. std_of_data: brightness and contrast running away, or fading.
     motion_of_data: mean change from frame to frame; falls when a student learns to stand still. saturation: share of
@@ -57,7 +57,7 @@ def clip_health(
 
 
 def exit_shares(counts: Int[Tensor, "k"]) -> dict[str, Tensor]:
-    """The histogram of exits so far: share of rollouts that left after each step."""
+    """Share of rollouts that left after each step, so far."""
     return {f"exit{step}": share for step, share in enumerate(counts / counts.sum().clamp(min=1))}
 
 
@@ -69,14 +69,24 @@ class CollapseAlarm(L.Callback):
     """Stops a run whose measures stay outside their limits, and keeps a checkpoint from before.
 
     limits: lowest and highest healthy value by the measure's name; a measure that is not finite is outside.
-    patience: so many student updates in a row. every: student updates between two copies of a healthy state.
+    stop_after_updates: student updates in a row with a measure outside. save_every_updates: student updates between two
+    checkpoints, which are made of healthy states alone.
     """
 
-    def __init__(self, *, folder: str, limits: Mapping[str, Sequence[int | float]], patience: int, every: int) -> None:
-        if min(patience, every) < 1:
-            raise ValueError(f"patience={patience} and every={every} must be >= 1: they count student updates.")
+    def __init__(
+        self,
+        *,
+        folder: str,
+        limits: Mapping[str, Sequence[int | float]],
+        stop_after_updates: int,
+        save_every_updates: int,
+    ) -> None:
+        for name, updates in (("stop_after_updates", stop_after_updates), ("save_every_updates", save_every_updates)):
+            if updates < 1:
+                raise ValueError(f"alarm.{name}={updates} must be >= 1. Set stage.alarm=null to turn the alarm off.")
         self.good = Path(folder) / "good.ckpt"
-        self.limits, self.patience, self.every = limits, patience, every
+        self.limits = limits
+        self.stop_after_updates, self.save_every_updates = stop_after_updates, save_every_updates
         self.outside = dict.fromkeys(limits, 0)
         self.updates = 0
         self.good_step: int | None = None
@@ -102,12 +112,12 @@ class CollapseAlarm(L.Callback):
         self.updates += 1
         for name, (low, high) in self.limits.items():
             self.outside[name] = 0 if low <= values[name] <= high else self.outside[name] + 1  # NaN is outside
-        broken = [name for name, times in self.outside.items() if times >= self.patience]
+        broken = [name for name, times in self.outside.items() if times >= self.stop_after_updates]
         # One rank's alarm is everybody's: the others would wait for it in their next collective for ever.
         if trainer.strategy.reduce_boolean_decision(bool(broken), all=False):
             raise CollapseError(self._message(broken, values, batch.step))
         healthy = trainer.strategy.reduce_boolean_decision(not any(self.outside.values()), all=True)
-        if healthy and self.updates % self.every == 0:
+        if healthy and self.updates % self.save_every_updates == 0:
             self.good_step = batch.step
             trainer.save_checkpoint(self.good)
 
@@ -122,7 +132,7 @@ class CollapseAlarm(L.Callback):
             else "No state was good"
         )
         return (
-            f"collapse at step {step}: {what or 'another rank broke a limit'}, for {self.patience} student updates. "
-            f"{kept}. Lower stage.student.optimizer.lr or raise stage.critic_per_student and start anew (name=...); a "
-            "limit that your data does not obey is changed under stage.alarm.limits."
+            f"collapse at step {step}: {what or 'another rank broke a limit'}, for {self.stop_after_updates} student "
+            f"updates. {kept}. Lower stage.student.optimizer.lr or raise stage.critic_per_student and start "
+            "anew (name=...). A limit that your data does not obey is changed under stage.alarm.limits."
         )

@@ -1,4 +1,5 @@
-"""Stage 3, the other way: the causal model learns where the causal teacher's flow ends, from pairs made beforehand."""
+"""Stage 3, alternative: the student learns the end of the causal teacher's ODE trajectory, from pairs made
+beforehand."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -63,7 +64,7 @@ class PairData(LatentData):
 
 
 class ODEStage(DiTStage):
-    """Regression, at one random kept level per chunk, of x0 on the end of the teacher's flow through that state.
+    """Regression of x0 at one random kept level per chunk on the end of the teacher's trajectory.
 
     Source: Yin et al. 2025 (CausVid), arXiv:2412.07772, Sec. 4.3, with the causal teacher of Causal Forcing.
     """

@@ -1,4 +1,5 @@
-"""Noise and what the causal teacher makes of it: pairs for `distill.ode`, in shards that can be made piece by piece.
+"""ODE pairs for `distill.ode`: noise and the causal teacher's trajectory from it, in shards that can be made one by
+one.
 
 Every chunk is solved behind the clean data before it, so all chunks of a clip are solved at once. Shard k is batch k of
 the data and depends on (seed, k) alone: a killed run goes on with the first shard that is missing, and several machines
@@ -155,8 +156,10 @@ def read_pairs_manifest(folder: Path, *, sigmas: Sequence[float]) -> dict[str, A
 
 
 def read_shard(path: Path) -> dict[str, Tensor]:
-    """Raises:
-    ValueError: the file is damaged or has values that are not finite.
+    """The tensors of a shard of ODE pairs.
+
+    Raises:
+        ValueError: the file is damaged or has values that are not finite.
     """
     return read_tensor_file(path, remedy="Delete it and run stage=ode_pairs again.")
 
@@ -173,7 +176,7 @@ def _tensors(batch: LatentBatch) -> dict[str, Tensor]:
 
 
 def pairs_batch(tensors: dict[str, Tensor], *, step: int) -> LatentBatch:
-    """The batch whose tensors are stored with its pairs."""
+    """The batch that is stored with its pairs."""
     conditions = {name: tensor for name, tensor in tensors.items() if "." in name}
     return LatentBatch(tensors["x0"], tensors["reference"], conditions, step=step)
 

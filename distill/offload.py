@@ -1,4 +1,4 @@
-"""Frozen weights that stay on the host, and are on the device while the block they belong to computes.
+"""Frozen weights that stay on the host and are copied to the device block by block, while the block computes.
 
 A block's copy lives as long as something needs it: without gradient until the block is done, with gradient until its
 backward pass. So that the backward pass, too, has one block at a time there, run with checkpoint_blocks=true, which
@@ -36,7 +36,7 @@ def offload(frozen: DiT, sharing: Iterable[DiT] = ()) -> int:
 
 
 def bring(weight: Tensor, device: torch.device) -> Tensor:
-    """A weight where it is needed: itself, if it is there."""
+    """A weight on the device that computes with it; itself where it is there already."""
     return weight if weight.device == device else weight.to(device, non_blocking=True)
 
 

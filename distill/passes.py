@@ -1,4 +1,4 @@
-"""An update of two optimizers that is computed in several passes, as small devices need it."""
+"""An update of two optimizers that is computed in several passes, for devices that cannot hold the batch."""
 
 import copy
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from gwm.dit import Denoiser
 
 
 class WindowsOfPasses:
-    """Each pass of an update goes on with the streams of its own samples."""
+    """Windows of streams for each pass of an update: every pass continues the streams of its own samples."""
 
     def __init__(self, windows: Windows) -> None:
         self._new, self._parts = windows, dict[str, Windows]()
@@ -47,8 +47,10 @@ class WindowsOfPasses:
 
 
 def check_passes(passes: int, *, gan: bool, reward: bool) -> None:
-    """Raises:
-    ValueError: something looks at the whole batch at once, or at a critic that has moved.
+    """Refuse gradient accumulation for losses that need the whole batch in one pass.
+
+    Raises:
+        ValueError: something looks at the whole batch at once, or at a critic that has moved.
     """
     for name, used in (("gan", gan), ("reward", reward)):
         if used and passes > 1:

@@ -1,10 +1,9 @@
-"""Stage 4b: where the voice decides nothing, the student's streams return to the data.
+"""Stage 4b: regression on data wherever the voice does not explain the picture.
 
-Distribution matching gives every patch detail of its own. Where no condition decides it, neighbours
-disagree, and the picture breaks into blocks; there the mean of the data is better, and one step can learn it: by
-regression, on the student's own past. Where the voice explains what happens the student stays what it is, since a mean
-hardly opens its mouth. What no voice decides but the data knows, such as blinks, the student is given from here on, as
-an action of each pixel frame.
+Distribution matching adds detail to every patch. Where no condition determines it, the details of neighbours disagree,
+and the picture breaks into blocks; there the mean of the data looks better, and one step can learn it, by regression on
+the student's own past. Where the voice explains the picture the student stays as it is: a mean hardly opens its mouth.
+Actions that no voice determines but the data has, such as blinks, become a condition of each pixel frame.
 """
 
 import copy
@@ -74,7 +73,7 @@ def acting_map(
 
 
 def is_acting(batch: LatentBatch) -> Bool[Tensor, "b f"]:
-    """Whether anything is done in a latent frame.
+    """Whether an action is not zero in a latent frame.
 
     Raises:
         ValueError: the clips have no actions.
@@ -164,7 +163,7 @@ class RegressionStage(DiTStage):
         return torch.where(is_acting(batch)[:, :, None, None, None], self.acting.to(self.device), weight)
 
     def _stream(self, model: DiT, batch: LatentBatch, gradient: RolloutGradient) -> Float[Tensor, "b f c h w"]:
-        """The same noise for both models: what they make of it must be comparable."""
+        """The student's stream from the same noise for both models, so that they can be compared."""
         generators = sample_generators(self.seed, batch, self.device)
         request = RolloutRequest(len(self.contract.sigmas) - 1, gradient, generators)
         clip = batch.clip

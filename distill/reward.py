@@ -1,4 +1,4 @@
-"""Lip-sync as a reward: clips whose mouths fit their voice weigh more in the student's step.
+"""Lip-sync as a reward: clips whose mouths fit their voice have a larger weight in the student's step.
 
 Source: Lu et al. 2025 (Reward Forcing), arXiv:2512.04678 (a DMD loss times exp(beta reward)); normalised here, so that
 the learning rate keeps its meaning, and over every sample of the batch on all devices.
@@ -19,7 +19,7 @@ from gwm.contract import Contract
 from gwm.media.face import FaceMesh
 from gwm.media.pixels import to_float
 from gwm.metrics.face_track import Track, face_track, mouth_crops, seen
-from gwm.metrics.judge import LEAST_SEEN
+from gwm.metrics.judge import MIN_SEEN
 from gwm.metrics.sync_net import CROP_PX, MAX_LAG, WINDOW_FRAMES, SyncNet, lag_distance, load_sync_net, windows
 from gwm.transfer import to_host
 
@@ -28,15 +28,17 @@ TRACKED = 4  # the mesh, which is what costs, looks at one frame in so many: bet
 
 @runtime_checkable
 class Reward(Protocol):
-    """How good each clip is; more is better, NaN where nothing can be said."""
+    """Rates each clip; more is better, NaN: no rating."""
 
     beta: float
 
     def __call__(self, window: Window, contract: Contract, vae: Autoencoder) -> Float[Tensor, "b"]: ...
 
     def check(self, contract: Contract, batch_size: int) -> None:
-        """Raises:
-        ValueError: clips of this contract cannot be judged, or nothing can be weighed against anything.
+        """Refuse, before training, a contract or a batch size that the reward cannot use.
+
+        Raises:
+            ValueError: clips of this contract cannot be judged, or nothing can be weighed against anything.
         """
         ...
 
@@ -51,7 +53,7 @@ def reward_weights(rewards: Float[Tensor, "b"], everyones: Float[Tensor, "n"], b
 
 
 class LipSyncReward:
-    """Distance of mouth and voice at wrong lags less their distance at none, by the lip-sync network of the metrics.
+    """Distance of mouth and voice at wrong lags minus their distance at lag 0, by the lip-sync network of the metrics.
 
     0 is no relation; a mouth that is late gets nothing. Clips in which no face is found have no reward.
     """
@@ -68,15 +70,16 @@ class LipSyncReward:
                 "each clip's reference image, which latents are kept without."
             )
         if not contract.dit.width("agent"):
-            raise ValueError("stage.reward must be null for a model that hears nothing: there is no lip-sync.")
+            raise ValueError("stage.reward must be null for a model that takes no sound: there is no lip-sync.")
         if batch_size < 2:
             raise ValueError(
                 f"batch_size={batch_size} must be >= 2 with stage.reward: the weight of a single sample is always 1."
             )
-        shown, least = self.num_frames * contract.vae.temporal_stride, 3 * WINDOW_FRAMES
-        if shown < least:
+        pixel_frames, minimum = self.num_frames * contract.vae.temporal_stride, 3 * WINDOW_FRAMES
+        if pixel_frames < minimum:
             raise ValueError(
-                f"reward.num_frames={self.num_frames} are {shown} pixel frames, must be >= {least}: lags are compared."
+                f"reward.num_frames={self.num_frames} are {pixel_frames} pixel frames, must be >= {minimum}: "
+                "lags are compared."
             )
         trained, heard = self.net.audio, contract.audio
         if trained.frame_features != heard.frame_features or trained.sample_rate != heard.sample_rate:
@@ -99,15 +102,15 @@ class LipSyncReward:
         return torch.tensor(rewards, device=window.x0.device)
 
     def judge(self, frames: UInt8[np.ndarray, "f h w 3"], voice: Float[Tensor, "f k"]) -> float:
-        """Of one clip and its voice's features; NaN without a face."""
+        """Reward of one clip and its voice's features; NaN without a face."""
         track = face_track(frames[::TRACKED], self.mesh).repeat(TRACKED, axis=0)[: len(frames)]
-        return synchrony(self.net, frames, track, voice) if seen(track) >= LEAST_SEEN else float("nan")
+        return synchrony(self.net, frames, track, voice) if seen(track) >= MIN_SEEN else float("nan")
 
 
 def synchrony(net: SyncNet, frames: UInt8[np.ndarray, "f h w 3"], track: Track, voice: Float[Tensor, "f k"]) -> float:
     """Median distance of mouth and voice over lags, less the distance at lag 0."""
-    eye = net.see(windows(to_float(mouth_crops(frames, track, CROP_PX))))
-    ear = net.hear(windows(voice))
-    most = min(MAX_LAG, len(eye) - WINDOW_FRAMES)
-    distances = [lag_distance(eye, ear, lag) for lag in range(-most, most + 1)]
-    return float(np.median(distances)) - distances[most]
+    mouth = net.embed_mouths(windows(to_float(mouth_crops(frames, track, CROP_PX))))
+    spoken = net.embed_voice(windows(voice))
+    max_lag = min(MAX_LAG, len(mouth) - WINDOW_FRAMES)
+    distances = [lag_distance(mouth, spoken, lag) for lag in range(-max_lag, max_lag + 1)]
+    return float(np.median(distances)) - distances[max_lag]

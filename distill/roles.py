@@ -1,4 +1,4 @@
-"""Teacher, student and critic: which of them share frozen weights, and where these are kept."""
+"""Teacher, student and critic: which of them share frozen weights, and where these are stored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ StudentBase = Literal["teacher", "own"]
 
 @dataclass(frozen=True, kw_only=True)
 class RoleAdapters(JsonConfig):
-    """Roles that train adapters; None: all weights of the role are its own and are trained.
+    """Adapters of each role; None: the role has weights of its own and trains all of them.
 
     student_base: frozen weights under the student's adapters. teacher: one base for all three roles, if the student
     starts as the teacher with adapters; own: those that it starts from, beside the teacher's.
@@ -43,8 +43,10 @@ class RoleAdapters(JsonConfig):
         return super().from_json({**values, **roles})
 
     def check(self, *, offloaded: bool) -> None:
-        """Raises:
-        ValueError: the teacher's weights are wanted on the host and under the student.
+        """Refuse to offload a teacher whose weights are the student's base.
+
+        Raises:
+            ValueError: the teacher's weights are wanted on the host and under the student.
         """
         if offloaded and self.student is not None and self.student_base == "teacher":
             raise ValueError(
@@ -100,7 +102,7 @@ def load_roles(
 
 
 def keep_out_of_checkpoints(stage: nn.Module, *, teacher: str, learners: Mapping[str, Learner[Any]]) -> None:
-    """Checkpoints of `stage` hold what is trained; the rest is read from its folder again when a run is resumed.
+    """Leave frozen weights out of the checkpoints of `stage`; a resumed run reads them from their folder again.
 
     teacher, learners: by the names under which the stage has them.
     """
@@ -113,8 +115,10 @@ def keep_out_of_checkpoints(stage: nn.Module, *, teacher: str, learners: Mapping
 
 
 def check_frozen(saved: str, found: str) -> None:
-    """Raises:
-    ValueError: the weights that a checkpoint leaves out are not those that it was trained with.
+    """Compare the fingerprint of the frozen weights with that of the checkpoint.
+
+    Raises:
+        ValueError: the weights that a checkpoint leaves out are not those that it was trained with.
     """
     if saved != found:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What teacher and critic say of the student's clips: the two losses of DMD, for any networks that score a clip."""
+"""The two losses of DMD, for any teacher and critic that predict a velocity of a clip."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from train.noise import Generators, clip_sigmas, gaussian_like
 
 @dataclass(frozen=True, kw_only=True)
 class DMDRules:
-    """Every convention that published code leaves to be guessed."""
+    """Every convention that published code leaves implicit."""
 
     normaliser: Normaliser
     normaliser_floor: float

@@ -36,7 +36,7 @@ NoiseSource = Callable[[int, Tensor], Tensor]  # of a chunk's step, like a tenso
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """How a student's clip is generated: the step that every chunk leaves at, what of it has gradient, its noise."""
+    """How a student's clip is generated: the step after which every chunk leaves, the part with gradient, the noise."""
 
     leave_at: int
     gradient: RolloutGradient
@@ -57,7 +57,7 @@ class StudentRollout:
 
 @dataclass(frozen=True)
 class StreamPast:
-    """All that a stream takes along from one chunk to the next: the trainer's form of what `serve.engine` keeps."""
+    """The state of a stream between two chunks: the trainer's counterpart of what `serve.engine` keeps."""
 
     reference: Float[Tensor, "b 1 c h w"]
     chunks: PastChunks
@@ -116,8 +116,10 @@ def student_rollout(
 
 
 def check_gradient(gradient: RolloutGradient) -> None:
-    """Raises:
-    ValueError: an unknown `gradient`.
+    """Check the name of a rule for the gradient of a rollout.
+
+    Raises:
+        ValueError: an unknown `gradient`.
     """
     if gradient not in get_args(RolloutGradient):
         raise ValueError(f"gradient={gradient!r} must be one of {get_args(RolloutGradient)}.")
@@ -210,7 +212,7 @@ def _commit(model: Denoiser, past: StreamPast, x0: Tensor, condition: Conditions
 
 
 def _where(changed: Bool[Tensor, "b"], new: Chunk, old: Chunk) -> Chunk:
-    """Keys and values of a chunk by sample: `new` where `changed`, else `old`."""
+    """Keys and values of a chunk, sample by sample: `new` where `changed`, else `old`."""
     choose = changed[:, None, None, None]
     return tuple(
         (torch.where(choose, k, old_k), torch.where(choose, v, old_v))

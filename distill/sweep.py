@@ -1,4 +1,4 @@
-"""Sweeps: what each member reached, as one table (CSV, HTML) and one picture of quality against time.
+"""Sweeps: measures of each member as one table (CSV, HTML), and a picture of quality against time.
 
 The table is written anew after every member, so that a killed sweep leaves what it has, failed members among it.
 """

@@ -1,4 +1,4 @@
-"""A look at held-out clips in the middle of a run, with the measures of the gate at its end."""
+"""Measures of held-out clips in the middle of a run; the same as those of the gate at its end."""
 
 import logging
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which stretch of the student's own stream is judged: the beginning of one, or windows of a long one.
+"""The stretch of the student's own stream that is scored: the beginning of a stream, or windows of a long one.
 
 A teacher knows clips of a few seconds. A long stream is therefore scored window by window, each as if it were a clip
 of its own behind the same reference image.
@@ -29,7 +29,7 @@ class Window(CleanClip):
 
 @runtime_checkable
 class Windows(Protocol):
-    """Where windows come from; what it keeps between two steps is in its state. `shared` is equal on all devices."""
+    """Makes windows; what it keeps between two steps is in its state. `shared` is equal on all devices."""
 
     def __call__(
         self,
@@ -41,8 +41,10 @@ class Windows(Protocol):
     ) -> Window: ...
 
     def check(self, contract: Contract, num_frames: int) -> None:
-        """Raises:
-        ValueError: these windows cannot be made of clips of `num_frames` latent frames.
+        """Refuse, before training, clips that are too short for these windows.
+
+        Raises:
+            ValueError: these windows cannot be made of clips of `num_frames` latent frames.
         """
         ...
 

@@ -94,7 +94,7 @@ def dmd(
 
 
 class _Discriminator:
-    """What a head on the critic's features adds to a batch; the clips are the data and the student's as well."""
+    """What a discriminator on the critic's features adds to a batch; the student's clips stand for the data too."""
 
     def __init__(self, gan: partial[GAN], rules: DMDRules, clips: RandomClips, critic: DiT) -> None:
         dit = clips.config

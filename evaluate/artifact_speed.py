@@ -1,4 +1,4 @@
-"""How fast an artifact is, and on what: measured before any metric is loaded, on the clip itself."""
+"""Speed of an artifact on this machine, measured before any metric is loaded."""
 
 import resource
 from typing import Any

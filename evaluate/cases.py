@@ -1,4 +1,4 @@
-"""What an artifact is judged on: people, drawn characters and conversations that no training saw."""
+"""Held-out people, drawn characters and conversations that an artifact is judged on."""
 
 import logging
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Case:
 
 
 def case_of(clip: Clip) -> Case:
-    """The clip as the harness sees it; of real footage nobody knows where the mouth should be, or who listens."""
+    """A case of a clip; of real footage neither the lip opening nor the listener is known."""
     truth, (agent, user) = clip.truth, clip.voices
     measured = truth is not None and clip.info["style"] == MESH_STYLE
     listening = np.zeros(len(clip.frames), bool)

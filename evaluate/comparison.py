@@ -1,4 +1,4 @@
-"""One table of all stages of distillation: what each variant reaches on held-out people, and what it costs.
+"""One table of all variants of distillation: quality on held-out people, and cost.
 
 python -m evaluate.comparison runs=runs/nano shards=shards/nano [lengths_s=[10,60,600]]
 
@@ -37,11 +37,11 @@ from train.networks import load_vae
 log = logging.getLogger(__name__)
 
 CAUSAL = "causal"  # the stage whose many steps the students are measured against
-KEPT = (("lip_sync", 0.95, "least"), ("motion", 0.70, "least"), ("ms_per_chunk", 0.10, "most"))
+KEPT = (("lip_sync", 0.95, "minimum"), ("motion", 0.70, "minimum"), ("ms_per_chunk", 0.10, "maximum"))
 
 
 def kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was measured before, or is now."""
+    """A stored result, or that of a new measurement."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, measure())
@@ -65,7 +65,7 @@ def judged(artifact: Artifact, case: Case, judge: Judge, *, seed: int) -> dict[s
 
 @dataclass(frozen=True)
 class Comparison:
-    """What all variants are measured with."""
+    """The data and settings with which all variants are measured."""
 
     runs: Path
     out: Path
@@ -104,7 +104,7 @@ def member(number: int, variant: Variant, found: Mapping[str, Any], error: str) 
 
 
 def shares(variants: Sequence[Variant], found: Sequence[Mapping[str, Any]]) -> list[list[Cell]]:
-    """What every student keeps of the causal model's measures, with what it should."""
+    """Shares of the causal model's measures that every student keeps, with the shares that it should keep."""
     causal = next((row for variant, row in zip(variants, found, strict=True) if variant.stage == CAUSAL and row), None)
     if causal is None:
         return []
@@ -115,7 +115,7 @@ def shares(variants: Sequence[Variant], found: Sequence[Mapping[str, Any]]) -> l
         cells: list[Cell] = [variant.run]
         for name, limit, side in KEPT:
             share = row[name] / max(causal[name], 1e-9) if name in row and name in causal else None
-            reached = None if share is None else (share >= limit if side == "least" else share <= limit)
+            reached = None if share is None else (share >= limit if side == "minimum" else share <= limit)
             cells += [share, reached]
         rows.append(cells)
     return rows
@@ -174,7 +174,7 @@ def compare_all(variants: Sequence[Variant], comparison: Comparison) -> None:
 def write(
     variants: Sequence[Variant], found: Sequence[Mapping[str, Any]], errors: Sequence[str], comparison: Comparison
 ) -> None:
-    """What is known so far."""
+    """Write everything that is known so far."""
     rows = list(zip(variants, found, errors, strict=True))
     members = [member(number, *row) for number, row in enumerate(rows)]
     write_table(comparison.out, members, quality="lip_sync", sections=sections(variants, found, comparison))

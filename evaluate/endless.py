@@ -1,4 +1,4 @@
-"""Does it hold: one stream over minutes, of which one second in `every_s` is looked at.
+"""Stability: one stream over minutes, of which one second in `every_s` is measured.
 
 The voices repeat, and in every round of them the same seconds are looked at: what differs is the stream and not the
 words. A minute is as many whole rounds as come nearest to one.
@@ -37,7 +37,7 @@ class Stream(Iterator[UInt8[np.ndarray, "f h w 3"]]):
     """
 
     def __init__(self, artifact: Artifact, cases: list[Case], *, seed: int) -> None:
-        self.engine, self.cases = Engine(artifact, seed=seed), cases
+        self.engine, self.cases = Engine(artifact, seed=seed, size=artifact.contract.vae.working_side), cases
         self.chunks = self.pushed = 0  # chunks shown, cases heard
         self.engine.start(cases[0].reference)
         self.round_chunks = sum(len(case.voices.agent) for case in cases) // self.engine.chunk_samples
@@ -73,8 +73,8 @@ class Stream(Iterator[UInt8[np.ndarray, "f h w 3"]]):
 def looks(
     stream: Stream, contract: Contract, *, length_s: float, every_s: float
 ) -> Iterator[tuple[float, int, UInt8[np.ndarray, "f h w 3"]]]:
-    """One second in `every_s` of each round, in whole chunks, from where the stream is: the time of its end in seconds,
-    its minute, and its frames.
+    """One second in `every_s` of each round, in whole chunks, from the stream's present chunk on: the time of its end
+    in seconds, its minute, and its frames.
 
     Raises:
         ValueError: there are not two minutes, or fifths of the stream where that is less.
@@ -104,7 +104,7 @@ def looks(
 def look(
     frames: UInt8[np.ndarray, "f h w 3"], reference: UInt8[np.ndarray, "h w 3"], judge: Judge, *, chunk_frames: int
 ) -> dict[str, float]:
-    """What is measured in a second. A frame without a face is like nobody: its identity counts as 0."""
+    """Measures of one second. A frame without a face resembles nobody: its identity counts as 0."""
     row = {
         "saturation": float(saturation(frames).mean()),
         "exposure": float(exposure(frames).mean()),
@@ -120,8 +120,8 @@ def look(
 def hold(
     artifact: Artifact, cases: list[Case], judge: Judge, *, seed: int, length_s: float, every_s: float, kept: Path
 ) -> Series:
-    """What is measured in each second that is looked at, with its time (`seconds`) and `minute`. Goes on from what is
-    in the file `kept`, which holds what the stream last reached.
+    """Measures of each second that is looked at, with its time (`seconds`) and `minute`. Continues from the file
+    `kept`, which holds the stream's state.
 
     Raises:
         ValueError: as `looks`.
@@ -155,8 +155,12 @@ def by_minute(series: Series, name: str) -> Float[np.ndarray, " m"]:
 
 
 def drifts(series: Series) -> dict[str, float]:
-    """By how much the minute that differs most differs from the first, as a share of it."""
+    """By how much the minute that differs most differs from the first, as a share of it. Motion comes in bursts, so
+    that minutes differ anyway: of it, the second half of the stream against the first."""
     found = {}
+    if "motion energy" in series:
+        first, second = np.array_split(series["motion energy"], 2)
+        found["motion_drift"] = float(second.mean() / first.mean() - 1)
     for name in (name for name in DRIFTING if name in series):
         change = by_minute(series, name) - 1
         found[f"{name}_drift"] = float(change[np.abs(change).argmax()])

@@ -1,4 +1,4 @@
-"""One clip, played and measured; kept on disk, so that an evaluation that was stopped goes on where it was."""
+"""One clip, played and measured; results are stored, so that an evaluation can be continued."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ from gwm.metrics.movement import exposure, frame_differences, saturation, sharpn
 from serve.artifact import MANIFEST, Artifact
 from serve.engine import Engine
 
-VERSION = 3  # of what is measured: clips kept by another version are measured again
+VERSION = 4  # of what is measured: clips kept by another version are measured again
 FEATURE_STEP = 6  # frames between those whose features are compared
 SIDES = ("model", "renders")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What is kept of one clip. Keys of the first level of the dictionaries: model, renders."""
+    """What is stored of one clip. Keys of the first level of the dictionaries: model, renders."""
 
     key: str
     style: str
@@ -91,7 +91,9 @@ def play(
 ) -> tuple[UInt8[np.ndarray, "f h w 3"], list[float]]:
     """The clip as the server would play it, and the milliseconds of every chunk; `user` replaces the other side."""
     heard = case.voices.user if user is None else user
-    return Engine(artifact, seed=seed).play(case.reference, case.voices.agent, heard)
+    return Engine(artifact, seed=seed, size=artifact.contract.vae.working_side).play(
+        case.reference, case.voices.agent, heard
+    )
 
 
 def examine(

@@ -1,4 +1,4 @@
-"""How distillations went, as one picture from their logs: what a healthy run looks like, or where one left the road.
+"""One picture of distillations from their logs: healthy runs beside those that left their limits.
 
 python -m evaluate.health_picture stages=[runs/nano/dmd] [out=runs/nano/dmd/health.svg]
 """
@@ -34,7 +34,7 @@ SMOOTHED = 10  # share of a run, as its denominator, over which the strong line 
 
 
 def news(line: Line) -> Line:
-    """The points at which a value is new: between two updates of the student a log repeats the last one's."""
+    """The points at which a value changes: between two updates of the student a log repeats the last one's."""
     fresh = np.append(True, np.diff(line.y) != 0)[: len(line.y)]
     return Line(line.x[fresh], line.y[fresh])
 

@@ -1,4 +1,4 @@
-"""One stream, looked at where it has become so long: the last seconds before each length."""
+"""Measures of one stream at several lengths, over the last seconds before each of them."""
 
 import math
 from collections import deque
@@ -22,8 +22,8 @@ LOOK_S = 10  # seconds that are looked at before each length
 
 
 def meant_opening(cases: Sequence[Case], start: int, count: int) -> Float[np.ndarray, " f"] | None:
-    """Lip openings of a stream's frames that hears the cases' voices one after the other, again and again; None where
-    of one of them nobody knows where the mouth should be, as of real footage."""
+    """Lip openings of the frames of a stream that is given the cases' voices one after the other, again and again; None
+    where a case has no known lip opening, as of real footage."""
     if any(case.mouth is None for case in cases):
         return None
     whole = np.concatenate([case.mouth for case in cases if case.mouth is not None])
@@ -33,7 +33,8 @@ def meant_opening(cases: Sequence[Case], start: int, count: int) -> Float[np.nda
 def looks(
     artifact: Artifact, cases: list[Case], *, seed: int, lengths_s: Sequence[int]
 ) -> Iterator[tuple[int, int, UInt8[np.ndarray, "f h w 3"]]]:
-    """For each length in seconds: itself, the first frame that is looked at, and LOOK_S seconds of frames up to it.
+    """For each length in seconds: the length, the first frame that is measured, and LOOK_S seconds of frames up to the
+    length.
 
     Raises:
         ValueError: lengths do not rise, or the first one is shorter than what is looked at.

@@ -1,4 +1,4 @@
-"""The pictures of a character that a README shows, from what was trained and measured.
+"""The pictures of a character that a README shows, from results of training and evaluation.
 
 python -m evaluate.pictures artifact=weights/character shards=shards/character [report=DIR/report.json] [runs=DIR]
 
@@ -54,7 +54,9 @@ def row(
     artifact: Artifact, reference: UInt8[np.ndarray, "h w 3"], voice: Float[np.ndarray, " t"], *, frames: int
 ) -> UInt8[np.ndarray, "h w2 3"]:
     """A reference image and `frames` of its clip, equally far apart from the first to the last."""
-    clip, _ = Engine(artifact, seed=0).play(reference, voice, np.zeros_like(voice))
+    clip, _ = Engine(artifact, seed=0, size=artifact.contract.vae.working_side).play(
+        reference, voice, np.zeros_like(voice)
+    )
     shown = clip[np.linspace(0, len(clip) - 1, frames).round().astype(int)]
     gap = np.full((len(reference), GAP_PX, 3), 255, np.uint8)
     return np.concatenate([reference, gap, *shown], axis=1)

@@ -16,7 +16,7 @@ from gwm.files.json_text import json_text
 from gwm.media.face import FaceMesh
 from gwm.media.video import read_audio, read_video
 from gwm.metrics.face_track import eye_contrast, face_track, mouth_crops, seen
-from gwm.metrics.judge import LEAST_SEEN
+from gwm.metrics.judge import MIN_SEEN
 from gwm.metrics.listening import num_blinks, per_minute
 from gwm.metrics.movement import exposure, motion_energy, saturation, sharpness
 from gwm.metrics.sync_net import CROP_PX, SyncNet, load_sync_net, sync_score
@@ -39,9 +39,9 @@ def judge_recording(
         ValueError: too few frames show a face, or the clip is too short.
     """
     track = face_track(frames, mesh)
-    if seen(track) < LEAST_SEEN:
+    if seen(track) < MIN_SEEN:
         raise ValueError(
-            f"a face is seen in {seen(track):.0%} of the frames, must be in {LEAST_SEEN:.0%}: use a clip of one person "
+            f"a face is seen in {seen(track):.0%} of the frames, must be in {MIN_SEEN:.0%}: use a clip of one person "
             "who looks at the camera."
         )
     score = sync_score(net, mouth_crops(frames, track, CROP_PX), voice)

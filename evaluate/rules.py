@@ -1,12 +1,12 @@
-"""What a character must reach: the rules of configs/evaluate.yaml against what was measured."""
+"""The gates of a character (configs/evaluate.yaml), against the measures of a report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from evaluate.summary import LEAST_PAIRS
+from evaluate.summary import MIN_PAIRS
 from gwm.metrics.identity import share as share_of
 
 Of = Literal["mean", "median", "share", "chance"]
@@ -24,25 +24,27 @@ class Gate:
 
     measure: str
     of: Of = "mean"
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
 
     @property
-    def asked(self) -> str:
-        """The rule in words; empty where there is none."""
+    def rule(self) -> str:
+        """The bounds in words; empty where there is none."""
         if self.of == "chance":
             return "not distinguished from 0"
-        sides = [f"{sign} {bound:g}" for sign, bound in ((">=", self.least), ("<=", self.most)) if bound is not None]
-        return " and ".join(sides) + (" of the way to the ceiling" if self.of == "share" else "")
+        sides = [
+            f"{sign} {bound:g}" for sign, bound in ((">=", self.minimum), ("<=", self.maximum)) if bound is not None
+        ]
+        return " and ".join(sides) + (" of the way to the ceiling" if self.of == "share" and sides else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """A gate and what was found. None: not measured; the ceiling is the same measure on renders, the floor on unrelated
-    data."""
+    """A gate with the measured values. None: not measured; the ceiling is the same measure on renders, the floor on
+    unrelated data."""
 
     measure: str
-    asked: str
+    rule: str
     number: float | None
     floor: float | None
     ceiling: float | None
@@ -51,7 +53,7 @@ class Verdict:
 
     def __str__(self) -> str:
         share = "" if self.share is None else f" ({self.share:.2f} of the way to the ceiling)"
-        return f"{self.measure}={self.number:.3g}{share}, asked {self.asked}"
+        return f"{self.measure}={self.number:.3g}{share}, must be {self.rule}"
 
 
 def verdicts(gates: Sequence[Gate], report: Mapping[str, Any]) -> list[Verdict]:
@@ -65,23 +67,18 @@ def _verdict(gate: Gate, report: Mapping[str, Any]) -> Verdict:
     share = None
     if gate.of == "share" and number is not None and ceiling:
         share = share_of(number, floor=floor or 0.0, ceiling=ceiling)
-    facts: dict[str, Any] = {
-        "measure": gate.measure,
-        "asked": gate.asked,
-        "number": number,
-        "floor": floor,
-        "ceiling": ceiling,
-        "share": share,
-    }
+    verdict = Verdict(
+        measure=gate.measure, rule=gate.rule, number=number, floor=floor, ceiling=ceiling, share=share, reached=None
+    )
     judged = share if gate.of == "share" else number
     if gate.of == "chance" and number is not None:
         interval = report["intervals"]["model"][gate.measure]
         holds = bool(interval["low"] <= 0 <= interval["high"])
-        return Verdict(**facts, reached=holds if interval["groups"] >= LEAST_PAIRS else None)
-    if judged is None or not gate.asked:
-        return Verdict(**facts, reached=None)
-    low, high = (-np.inf if gate.least is None else gate.least), (np.inf if gate.most is None else gate.most)
-    return Verdict(**facts, reached=bool(low <= judged <= high))
+        return replace(verdict, reached=holds if interval["groups"] >= MIN_PAIRS else None)
+    if judged is None or not gate.rule:
+        return verdict
+    low, high = (-np.inf if gate.minimum is None else gate.minimum), (np.inf if gate.maximum is None else gate.maximum)
+    return replace(verdict, reached=bool(low <= judged <= high))
 
 
 def _number(gate: Gate, report: Mapping[str, Any], side: str) -> float | None:
@@ -100,5 +97,5 @@ def summary(found: Sequence[Verdict]) -> str:
     judged = [verdict for verdict in found if verdict.reached is not None]
     line = f"{sum(bool(verdict.reached) for verdict in judged)} of {len(judged)} gates reached"
     missed = "; ".join(str(verdict) for verdict in judged if not verdict.reached)
-    unknown = ", ".join(verdict.measure for verdict in found if verdict.asked and verdict.reached is None)
+    unknown = ", ".join(verdict.measure for verdict in found if verdict.rule and verdict.reached is None)
     return line + (f"; missed: {missed}" if missed else "") + (f"; not measured: {unknown}" if unknown else "")

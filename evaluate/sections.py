@@ -1,4 +1,4 @@
-"""The report: tables, strips, curves and videos of what was measured."""
+"""Sections of the report: tables, strips, curves and videos."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
@@ -22,8 +22,8 @@ HEALTH = "health/"  # what measures of a distillation are logged under
 
 
 def metrics_table(report: Mapping[str, Any]) -> Table:
-    """Means with their intervals, beside the renders', which are the ceiling; below, what was skipped and how well the
-    network of lip-sync judges."""
+    """Means with their intervals, beside the renders', which are the ceiling; below, skipped metrics, and the accuracy
+    of the lip-sync network."""
     rows = []
     for name, got in report["intervals"]["model"].items():
         ceiling = report["renders"].get(name)
@@ -42,15 +42,15 @@ def metrics_table(report: Mapping[str, Any]) -> Table:
 
 
 def gates_table(found: Sequence[Verdict]) -> Table:
-    columns = ["measure", "asked", "reached", "number", "floor", "ceiling", "share"]
-    rows = [[v.measure, v.asked or "-", v.reached, v.number, v.floor, v.ceiling, v.share] for v in found]
+    columns = ["measure", "rule", "reached", "number", "floor", "ceiling", "share"]
+    rows = [[v.measure, v.rule or "-", v.reached, v.number, v.floor, v.ceiling, v.share] for v in found]
     note = "Ceiling: the same measure on the renders. Floor: on unrelated data, such as another person's picture; 0 "
-    note += "where none is named. Share: the way from floor to ceiling. A dash: not measured here, or nothing is asked."
+    note += "where none is named. Share: the way from floor to ceiling. A dash: not measured here, or no rule."
     return Table(title="What a character must reach", columns=columns, rows=rows, note=note)
 
 
 def styles_table(results: Sequence[Result]) -> Table:
-    """Closeness by style: drawn characters have no face that the mesh could see."""
+    """Closeness to the truth by style; the face mesh sees no drawn characters."""
     names = ("psnr", "ssim", "perceptual", "motion", "border_flicker")
     rows = []
     for style in sorted({result.style for result in results}):

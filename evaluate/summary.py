@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from evaluate.examine import SIDES, Result
-from gwm.metrics.frechet import LEAST_VECTORS, frechet
+from gwm.metrics.frechet import MIN_VECTORS, frechet
 from gwm.metrics.statistics import Interval, bootstrap
 
 Goal = Literal["more", "less", "zero", "render"]  # render: the render's own value is the best one
@@ -23,6 +23,8 @@ GOALS: dict[str, Goal] = {
     "false_mouth": "less",
     "user_response": "more",
     "user_response_shuffled": "zero",
+    "opening": "render",
+    "head_motion": "render",
     "blinks_per_minute": "render",
     "nods_per_minute": "render",
     "identity": "more",
@@ -38,7 +40,7 @@ GOALS: dict[str, Goal] = {
     "seed_diversity": "more",
 }
 FRECHETS = {"picture": "frechet_alexnet", "motion": "frechet_motion_alexnet"}  # features and names of distances
-LEAST_PAIRS = 5  # people below which nothing is called better, worse, or chance
+MIN_PAIRS = 5  # people below which nothing is called better, worse, or chance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +63,7 @@ def column(results: Sequence[Result], side: str, metric: str) -> Float[np.ndarra
 
 
 def people(results: Sequence[Result]) -> list[str]:
-    """Whom every clip shows."""
+    """The person of every clip."""
     return [result.person for result in results]
 
 
@@ -103,7 +105,7 @@ def frechet_floors(results: Sequence[Result]) -> dict[str, float]:
     floors = {}
     for kind, name in FRECHETS.items():
         first, second = (np.concatenate([r.features["renders"][kind] for r in half]) for half in halves)
-        if min(len(first), len(second)) >= LEAST_VECTORS:
+        if min(len(first), len(second)) >= MIN_VECTORS:
             floors[name] = frechet(first, second)
     return floors
 
@@ -122,7 +124,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def merit(values: np.ndarray, renders: np.ndarray, goal: Goal) -> np.ndarray:
-    """How good each value is: more is better."""
+    """Values of a metric with the sign or distance that makes more better."""
     if goal == "render":
         return -np.abs(values - renders)
     return {"more": values, "less": -values, "zero": -np.abs(values)}[goal]
@@ -150,7 +152,7 @@ def _difference(name: str, results: Sequence[Result], baseline: Sequence[Result]
     renders = np.nan_to_num(column(results, "renders", name))  # seeds have no render: the goal is not "render" then
     merits = [merit(side, renders, GOALS[name]) for side in (model, other)]
     gain = bootstrap(np.where(both, merits[0] - merits[1], np.nan), who)
-    decided = gain.groups >= LEAST_PAIRS and (gain.low > 0 or gain.high < 0)
+    decided = gain.groups >= MIN_PAIRS and (gain.low > 0 or gain.high < 0)
     return Difference(
         metric=name,
         model=float(model[both].mean()),

@@ -48,7 +48,7 @@ class Variant:
         return runs / self.run / "weights"
 
     def command(self, runs: Path) -> str:
-        """What makes the weights."""
+        """The command that makes the weights."""
         parts = [f"python train.py stage={self.stage} name={runs.name} runs={runs}"]
         if self.run != self.stage:
             parts.append(f"output={runs / self.run}")

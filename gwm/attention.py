@@ -1,4 +1,5 @@
-"""Self- and cross-attention of Wan 2.1. What a query sees besides its own tokens is the `context` it is given."""
+"""Self- and cross-attention of Wan 2.1. The `context` argument decides which keys a query sees besides those of its own
+tokens."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -20,10 +21,11 @@ Committed = tuple[Float[Tensor, "b _ n e"], Float[Tensor, "b _ n e"]]  # as Keys
 
 @runtime_checkable
 class Context(Protocol):
-    """What new tokens may look at. Implemented by a masked clip, by past chunks and by the ring cache."""
+    """The keys that new tokens may attend to: of a masked clip, of past chunks, or of the ring cache."""
 
     def ring(self, layer: int) -> Ring | None:
-        """Where the new keys and values are put before `visible` is asked; None: nowhere."""
+        """The slots into which new keys and values are written before `visible` is called; None: they are not
+        written."""
         ...
 
     def visible(
@@ -34,7 +36,7 @@ class Context(Protocol):
 
 
 class MaskedClip:
-    """A whole clip that sees itself through a mask; None: everything sees everything."""
+    """A whole clip under an attention mask; None: every token sees every other one."""
 
     def __init__(self, mask: Bool[Tensor, "l l"] | FrameMask | None) -> None:
         self.mask = mask
@@ -61,8 +63,8 @@ class SelfAttention(nn.Module):
         self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
 
     def pack(self) -> None:
-        """From now on project by one product in place of three, on weights that lie together: they may change in
-        place, but no longer be replaced. What is no plain weight (quantised, adapted) stays as it is."""
+        """Compute queries, keys and values by one matrix product instead of three from now on. The weights then lie
+        together: they may change in place but must not be replaced. Quantised or adapted layers stay as they are."""
         layers = (self.q, self.k, self.v)
         if self.packed is not None or any(type(layer) is not nn.Linear for layer in layers):
             return
@@ -91,15 +93,15 @@ class SelfAttention(nn.Module):
 
 @runtime_checkable
 class Prompt(Protocol):
-    """Text and, in image-to-video models, an image: what every token may look at besides the video."""
+    """What cross-attention looks at: a text and, in image-to-video models, an image."""
 
     def keys_values(self, layer: "CrossAttention") -> tuple[Committed, ...]:
-        """As one layer sees them: the text's, and the image's where there is one."""
+        """Keys and values of one layer: those of the text, and those of the image where there is one."""
         ...
 
 
 class PromptTokens(NamedTuple):
-    """Embedded tokens, of which every pass makes keys and values anew, as training must."""
+    """Embedded tokens whose keys and values are computed in every pass, as training needs."""
 
     text: Float[Tensor, "b s d"]
     image: Float[Tensor, "b j d"] | None

@@ -10,10 +10,10 @@ from gwm.clock import FPS
 # Closing is faster than opening; at 24 fps a blink is 3 to 5 frames (Caffier et al. 2003: 150 to 250 ms).
 BLINKS = ((0.6, 1.0, 0.5), (0.5, 1.0, 0.8, 0.3), (0.6, 1.0, 1.0, 0.6, 0.2))
 BLINKS_PER_MINUTE = 17
-LEAST_BLINK_GAP_S = 0.8
+MIN_BLINK_GAP_S = 0.8
 
 EYELIDS = ("eyeBlinkLeft", "eyeBlinkRight")  # ARKit's names of what a blink moves
-GAP_FRAMES = math.ceil(LEAST_BLINK_GAP_S * FPS)
+GAP_FRAMES = math.ceil(MIN_BLINK_GAP_S * FPS)
 TURN_FRAMES = 2 * GAP_FRAMES  # in each of them at most one blink
 BLINK_SHARE = BLINKS_PER_MINUTE / 60 / FPS * TURN_FRAMES  # of all turns
 

@@ -1,4 +1,5 @@
-"""Keys and values of the past: an immutable tuple for training, a ring in fixed storage for serving. And of the text.
+"""Keys and values of past chunks: an immutable tuple for training, a ring in fixed storage for serving; and those of
+the prompt.
 
 Both pasts keep keys rotated at their absolute frame. They move the sinks along once the stream is longer than training
 clips were: the distance from the current chunk to a sink never exceeds `horizon_frames`. A negative one puts sinks
@@ -122,7 +123,7 @@ class RingCache:
         return self.k[layer], self.v[layer], self._prefix
 
     def follow(self, num_frames: int) -> None:
-        """Turn the sinks to their distance from the current chunk; once a chunk, before its first step."""
+        """Rotate the sinks to their distance from the current chunk; once a chunk, before its first step."""
         if self.sink_k.shape[2]:
             shift = sink_shift(self.frame + num_frames - 1, self.horizon_frames)
             turn_sinks(self.k, self.sink_k, *time_rotation(shift, self.head_dim), self.frame * self.patches)
@@ -163,11 +164,12 @@ class PromptCache:
         return self._missing == 0
 
     def forget(self) -> None:
-        """Another text, or other weights: the next pass computes all of them again, in the same storage."""
+        """Mark what is stored as outdated, after a change of text or of weights: the next pass computes it again in the
+        same storage."""
         self._missing = len(self.layers)
 
     def recompute(self, tokens: PromptTokens) -> "PromptCache":
-        """Itself, for a pass in which every layer computes its keys and values of `tokens`."""
+        """The cache for a pass in which every layer computes its keys and values of `tokens`."""
         self._tokens, self._missing = tokens, len(self.layers)
         return self
 

@@ -20,7 +20,7 @@ from gwm.schedule import add_noise
 
 @dataclass(frozen=True)
 class NoisedClip:
-    """What a network is given of clips: noised latents, their noise levels, and what conditions them."""
+    """Noised latents of clips, with their noise levels and conditions."""
 
     x: Float[Tensor, "b f c h w"]
     sigma: Float[Tensor, "b f"]
@@ -28,7 +28,7 @@ class NoisedClip:
     condition: Conditions  # of the clip's frames, without the reference
 
     def under(self, condition: Conditions) -> "NoisedClip":
-        """The same clips under other conditions, as guidance compares."""
+        """The same clips under other conditions, for guidance."""
         return dataclasses.replace(self, condition=condition)
 
     def at(self, x: Float[Tensor, "b f c h w"], sigma: Float[Tensor, "b f"]) -> "NoisedClip":
@@ -38,7 +38,7 @@ class NoisedClip:
 
 @dataclass(frozen=True)
 class CleanClip:
-    """Clips of data or of a student, and what conditions them."""
+    """Clean latents of clips, of data or of a student, with their conditions."""
 
     x0: Float[Tensor, "b f c h w"]
     reference: Float[Tensor, "b 1 c h w"]  # latent of the reference image
@@ -53,7 +53,7 @@ class CleanClip:
 
 
 def clip_prediction(model: Denoiser, clip: NoisedClip, pattern: ChunkPattern) -> Prediction:
-    """Prediction for clips behind their reference, whose frames see each other as `pattern` says."""
+    """Prediction for clips behind their reference image; `pattern` decides which frames see each other."""
     whole = torch.cat([clip.reference, clip.x], dim=1)
     num_frames = whole.shape[1]
     mask = clip_mask(num_frames, pattern, patches=num_patches(whole, model.config), device=whole.device)

@@ -51,7 +51,7 @@ class DiTConfig(JsonConfig):
     conditions: tuple[ConditionSpec, ...] = ()  # tokens, channels, frame; in this order
     around_reference: bool = False  # the reference latent beside every frame, and its difference to x0 as the output
     place_grid: tuple[int, ...] = ()  # rows and columns of a learned embedding of each patch's place; (): rotary alone
-    speech_mels: int = 40  # numbers per hop of what the speech encoder hears
+    speech_mels: int = 40  # mel bands per hop of the speech encoder's input
     freq_dim: int = 256
     eps: float = 1e-6
 

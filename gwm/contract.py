@@ -20,6 +20,7 @@ Solver = Literal["ode", "renoise"]
 CommitMode = Literal["clean", "noisy"]
 NoiseMode = Literal["fresh", "held"]
 MIN_SIZE, MAX_SIZE = 64, 2160  # px along a side of what is shown
+SHOWN_SIDE = 512  # px, unless another size is asked for: sharp in a browser, and in time on two cores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,13 +127,14 @@ class Contract(JsonConfig):
         return rows * columns
 
     def picture_size(self, size: int | None) -> tuple[int, int]:
-        """Height and width of reference image and frames, where `size` px are asked for along each side.
+        """Height and width of reference image and frames, where `size` px are asked for along each side. None: the
+        contract's resolution, or `SHOWN_SIDE` where the autoencoder draws in any.
 
         Raises:
             ValueError: pictures of this contract have one size, and it is another.
         """
         if size is None:
-            return self.resolution.shape
+            return self.resolution.shape if self.vae.working_side is None else (SHOWN_SIDE, SHOWN_SIDE)
         if self.vae.working_side is None and (size, size) != self.resolution.shape:
             raise ValueError(
                 f"size={size} must be {self.resolution}, or null: a {self.vae.family} autoencoder shows pictures "
@@ -170,23 +172,24 @@ class Contract(JsonConfig):
 
     @property
     def sink_distance(self) -> int:
-        """Latent frames from the first sink to a chunk's last frame, at most; negative: always, and ahead."""
+        """Latent frames from the first sink to a chunk's last frame, at most. Negative: the sinks are always so many
+        frames ahead."""
         return -self.sink_ahead_frames or self.horizon_frames
 
     @property
     def has_own_steps(self) -> bool:
-        """Whether it is a student, which is sampled in the steps of its training and no others."""
+        """Whether the model is a distilled student, which is sampled in the steps of its training and in no others."""
         return self.distilled or self.solver == "renoise"
 
     @property
-    def hears(self) -> bool:
-        """Whether a condition comes from sound. A stream of a model that hears nothing needs none, silence included."""
+    def takes_sound(self) -> bool:
+        """Whether a condition comes from sound. Where none does, a stream needs no sound, not even silence."""
         return self.dit.speech_width > 0
 
     @property
     def lookahead_samples(self) -> int:
         """Sound after a chunk that must be known before the chunk is generated."""
-        return self.audio.lookahead_frames * self.audio.frame_samples if self.hears else 0
+        return self.audio.lookahead_frames * self.audio.frame_samples if self.takes_sound else 0
 
     @property
     def chunk_pixel_frames(self) -> int:
@@ -194,7 +197,7 @@ class Contract(JsonConfig):
 
     @property
     def chunk_ms(self) -> float:
-        """Playing time of a chunk: what generating it may take."""
+        """Playing time of a chunk: generating it must take less."""
         return 1000 * self.chunk_pixel_frames / self.fps
 
     def replace(self, **changes: Any) -> "Contract":

@@ -1,4 +1,4 @@
-"""Numbers that whoever watches a stream may set by name while it is made."""
+"""Numbers that a caller may set by name while a stream is generated."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ LIMIT = 10.0  # numbers of training are of the order of 1; larger ones would lea
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A number of each pixel frame."""
+    """One number of each pixel frame."""
 
     name: str
-    least: float = -LIMIT
-    most: float = LIMIT
-    usual: float = 0.0  # where a caller leaves it out and gives others of its condition
+    minimum: float = -LIMIT
+    maximum: float = LIMIT
+    default: float = 0.0  # where a caller sets others of its condition and not this

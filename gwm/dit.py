@@ -20,7 +20,7 @@ from gwm.config import DiTConfig
 from gwm.rope import Rotation, rotation
 from kernels.residual_norm import residual_norm
 
-LEAST_SIGMA = 0.05  # of a velocity towards a predicted x0, which would else divide by zero
+MIN_SIGMA = 0.05  # of a velocity towards a predicted x0, which would else divide by zero
 
 
 class Prediction(NamedTuple):
@@ -133,11 +133,11 @@ class DiTBlock(nn.Module):
 def velocity_towards(
     x0: Float[Tensor, "b f c h w"], x: Float[Tensor, "b f c h w"], sigma: Float[Tensor, "b f"]
 ) -> Float[Tensor, "b f c h w"]:
-    """Velocity at `x` of the straight path that ends in `x0`; levels below LEAST_SIGMA count as that.
+    """Velocity at `x` of the straight path that ends in `x0`; levels below MIN_SIGMA count as that.
 
     Source: Li and He 2025, arXiv:2511.13720, Eq. 6 (a network narrower than a patch predicts x0 and not noise).
     """
-    return (x - x0) / sigma.clamp(min=LEAST_SIGMA)[..., None, None, None].to(x.dtype)
+    return (x - x0) / sigma.clamp(min=MIN_SIGMA)[..., None, None, None].to(x.dtype)
 
 
 class DiT(nn.Module):

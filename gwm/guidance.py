@@ -1,4 +1,5 @@
-"""Predictions pushed away from what the model says without a condition, for each condition apart."""
+"""Classifier-free guidance: predictions are pushed away from those without a condition, for each condition by
+itself."""
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
@@ -41,8 +42,10 @@ class Guidance:
         self.scales: Mapping[str, float] = scales
 
     def check(self, config: DiTConfig) -> None:
-        """Raises:
-        ValueError: a scale of its own for a condition that the model does not have, or that cannot be dropped.
+        """Refuse scales that the model's conditions cannot follow.
+
+        Raises:
+            ValueError: a scale of its own for a condition that the model does not have, or that cannot be dropped.
         """
         droppable = [spec.name for spec in config.conditions if spec.rate != "channels"]
         shared = {1.0, *(scale for name, scale in self.scales.items() if name in droppable)}
@@ -61,19 +64,19 @@ class Guidance:
         return groups[1:] if groups and groups[0][0] == 1 else groups
 
     def num_passes(self, config: DiTConfig) -> int:
-        """Of the network for one prediction."""
+        """Passes of the network for one prediction."""
         return 1 + len(self.groups(spec.name for spec in config.conditions if spec.rate != "channels"))
 
 
 def guided_velocity(predict: Predict, condition: Conditions, guidance: Guidance) -> Float[Tensor, "b f c h w"]:
-    """`predict` under `condition`, pushed; as many passes as the scales need, one where all are 1."""
+    """The guided velocity of `predict` under `condition`; as many passes as the scales need, one where all are 1."""
     return with_guidance(predict, condition, guidance)[1]
 
 
 def with_guidance(
     predict: Predict, condition: Conditions, guidance: Guidance
 ) -> tuple[Float[Tensor, "b f c h w"], Float[Tensor, "b f c h w"]]:
-    """The prediction under `condition` as it is, and pushed."""
+    """The prediction under `condition`, without and with guidance."""
     conditional = predict(condition)
     groups = guidance.groups((*condition.tokens, *condition.frame))
     if not groups:

@@ -1,4 +1,4 @@
-"""A stream with guidance: each chunk is pushed away from what the model says without a condition."""
+"""A stream with classifier-free guidance."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,16 @@ from gwm.rollout import Emit, Rollout, keep
 
 @dataclass(frozen=True)
 class Guided:
-    """How a stream is pushed, and what stands in the place of tokens that are left out: the empty prompt, or a text
-    that the stream is to be led away from."""
+    """The guidance of a stream, and the tokens that stand for a dropped prompt: those of the empty prompt or of a
+    negative one."""
 
     guidance: Guidance
     nothing: Mapping[str, Float[Tensor, "_ _"]]
 
 
 class GuidedRollout(Rollout):
-    """A rollout whose velocity is guided. What the model says without a condition, it says in a stream of its own, in
-    which that condition was never given; all streams have the same latents."""
+    """A rollout whose velocity is guided. Each branch without a condition has a cache of its own, in which that
+    condition was never given; the latents of all branches are the same."""
 
     def __init__(self, model: DiT, contract: Contract, guided: Guided) -> None:
         super().__init__(model, contract)
@@ -66,7 +66,7 @@ class GuidedRollout(Rollout):
     def velocity(
         self, x: Float[Tensor, "b f c h w"], sigma: float, condition: Conditions
     ) -> Float[Tensor, "b f c h w"]:
-        """One pass for each stream, which puts its keys and values in place."""
+        """One pass for each branch; each writes its keys and values into its own cache."""
         own, passes = super().velocity, iter(self.without)
 
         def predict(condition: Conditions) -> Tensor:

@@ -29,7 +29,7 @@ LAYERS = ("q", "k", "v", "o", "0", "2")  # within a block: the projections of bo
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoRAConfig(JsonConfig):
-    """Which layers of the blocks get adapters, and how large ones."""
+    """Which layers of the blocks get adapters, and of which rank."""
 
     rank: int
     alpha: float | None = None  # the adapters' product is multiplied by alpha / rank; None: by 1

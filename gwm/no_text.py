@@ -22,7 +22,8 @@ def save_no_text(folder: Path, tokens: Float[Tensor, "q t"]) -> None:
 
 
 def read_no_text(folder: Path) -> Float[Tensor, "q t"] | None:
-    """None where nobody saved them: the model has no text condition, or was trained by another version."""
+    """The tokens of the empty prompt; None where the model has no text condition, or was trained by a version that did
+    not save them."""
     path = folder / NO_TEXT_FILE
     return read_tensor_file(path, remedy="Copy the whole folder again.")[TOKENS] if path.is_file() else None
 

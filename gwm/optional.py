@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ def optional_module(module: str, command: str) -> Any:
     Raises:
         MissingPackageError: it is not installed.
     """
-    if find_spec(module.partition(".")[0]) is None:
-        raise MissingPackageError(module, command)
+    for name in accumulate(module.split("."), "{}.{}".format):  # a namespace is there when any package of it is
+        if find_spec(name) is None:
+            raise MissingPackageError(module, command)
     return import_module(module)
 
 

@@ -59,7 +59,8 @@ class Resolution:
         return np.zeros((*self.shape, 3), np.uint8)
 
     def check_multiple(self, multiple: int, *, of: str) -> None:
-        """
+        """Refuse a resolution that is no multiple of `multiple` along both sides.
+
         Raises:
             ValueError: height or width is no multiple; the message has the nearest sizes that are.
         """

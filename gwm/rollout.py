@@ -17,7 +17,7 @@ Emit = Callable[[Float[Tensor, "b f c h w"]], None]
 
 
 def keep(latents: Float[Tensor, "b f c h w"]) -> None:
-    """Emit to nobody."""
+    """An `emit` that does nothing."""
 
 
 class Rollout:
@@ -84,7 +84,7 @@ class Rollout:
         return x
 
     def set_prompt(self, condition: Conditions) -> None:
-        """Before a chunk: the next pass computes keys and values of its tokens, if they are new tensors."""
+        """Call before a chunk. If the tokens are new tensors, the next pass computes their keys and values."""
         if not self.has_prompt(condition):
             self.prompt_tensors = dict(condition.tokens)
             self.prompt.forget()
@@ -135,7 +135,8 @@ class Rollout:
     def _overridden(
         self, x: Float[Tensor, "b f c h w"], override: Mapping[str, Float[Tensor, "b f c _ w"]]
     ) -> Float[Tensor, "b f c h w"]:
-        """With what a caller decides, before it is shown and becomes the past; the rest is to the bit as it was."""
+        """Replace the numbers that a caller has set, by their share, before the latents are emitted and committed. All
+        others stay equal to the bit."""
         share, value = self.own(override["share"]).float(), self.own(override["value"]).float()
         return torch.where(share > 0, torch.lerp(x.float(), value, share).to(x.dtype), x)
 
@@ -143,7 +144,7 @@ class Rollout:
     def velocity(
         self, x: Float[Tensor, "b f c h w"], sigma: float, condition: Conditions
     ) -> Float[Tensor, "b f c h w"]:
-        """One pass of the network over the current chunk, whose keys and values it puts in place."""
+        """One pass of the network over the current chunk; its keys and values are written into the cache."""
         positions = self.cache.positions(x.shape[1])
         levels = x.new_full(x.shape[:2], sigma)
         return self.model(

@@ -41,8 +41,10 @@ def sigma_steps(num_steps: int, *, shift: float) -> list[float]:
 
 
 def check_sigmas(sigmas: tuple[float, ...]) -> None:
-    """Raises:
-    ValueError: the list does not start at 1, does not fall strictly, or reaches 0 (the sampler adds that itself).
+    """Refuse final noise levels that a sampler cannot step through.
+
+    Raises:
+        ValueError: the list does not start at 1, does not fall strictly, or reaches 0 (the sampler adds that itself).
     """
     falling = all(a > b for a, b in itertools.pairwise(sigmas))
     if not sigmas or sigmas[0] != 1.0 or not falling or sigmas[-1] <= 0:

@@ -12,7 +12,7 @@ Buffer = Float[Tensor, "b t h w c"]
 
 
 def causal_input(x: Frames, weight: Float[Tensor, "c"], buffer: Buffer, *, eps: float) -> Buffer:
-    """Move on `buffer` by the frames of `x`: its last ones become its first, SiLU(RMSNorm(x) weight) follows.
+    """Shift `buffer` by the frames of `x`: its last frames become its first, and SiLU(RMSNorm(x) weight) follows.
 
     The buffer is what a convolution without padding in time reads; it is as much longer than `x` as the convolution
     looks back. Zeros are the state before a stream. Channels are last in memory, as Hopper's convolutions want them.

@@ -1,4 +1,4 @@
-"""Which form of an operation runs: its Triton kernel on a GPU, its reference everywhere else."""
+"""The form of an operation that runs: its Triton kernel on a GPU, its reference everywhere else."""
 
 import logging
 from collections.abc import Callable, Iterator

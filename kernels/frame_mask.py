@@ -1,4 +1,4 @@
-"""Which frames of a clip see which, for attention between their tokens: one table, as a mask or as blocks."""
+"""Visibility between the frames of a clip, for attention between their tokens: as a dense mask or as blocks."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""K4: the sinks' keys, turned anew from how they were first stored: once a chunk, the only keys that ever move."""
+"""K4: the sinks' keys, rotated from their stored form once a chunk; no other keys ever move."""
 
 import torch
 from jaxtyping import Float, Int

@@ -1,5 +1,5 @@
-"""What a caller decides by name while a stream is made: numbers of conditions, such as keys of a world or a mood, and
-numbers of a motion code, such as an open jaw, in place of those that the model generates."""
+"""Numbers that callers set by name in a stream: those of conditions, such as keys of a world or a mood, and those of
+motion codes, such as an open jaw, in place of what the model generates."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ from gwm.control import Control
 from gwm.transfer import to_device
 from serve.applied import applied_at
 
-MOST_FRAMES = 240  # of a number that is given frame by frame
+MAX_FRAMES = 240  # of a number that is given frame by frame
 GLIDE_FRAMES = 4  # pixel frames in which a code's number goes to another value, and those in which it returns to the
 RETURN_FRAMES = 8  # model's own: each a step of an equal part, so that nothing jumps
 Value = float | int | Sequence[float | int]
@@ -28,7 +28,7 @@ ONES = np.ones(1, np.float32)
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A number from a pixel frame of the stream on; its last value and share stay."""
+    """Values of a number from a pixel frame of the stream on; the last value and share stay."""
 
     first: int
     values: Float[np.ndarray, " n"]
@@ -40,12 +40,12 @@ class Course:
         return self.values[place.clip(max=len(self.values) - 1)], self.shares[place.clip(max=len(self.shares) - 1)]
 
     def gliding(self, first: int, value: float) -> "Course":
-        """From what it is there to a value, in equal steps."""
+        """From the present value to another one, in equal steps."""
         now, share = (float(x[0]) for x in self.of(first - 1, 1))
         return Course(first, _steps(now if share else value, value, GLIDE_FRAMES), _steps(share, 1.0, GLIDE_FRAMES))
 
     def returning(self, first: int) -> "Course":
-        """From what it is there to the model's own, in equal steps."""
+        """From the present value back to the model's own, in equal steps."""
         now, share = self.of(first - 1, 1)
         return Course(first, now, _steps(float(share[0]), 0.0, RETURN_FRAMES))
 
@@ -54,7 +54,7 @@ NOT_SET = Course(0, np.zeros(1, np.float32), np.zeros(1, np.float32))
 
 
 class Acts:
-    """Numbers by name, each from its chunk on until it is changed or released; what nobody sets is not given.
+    """Numbers by name, each from its chunk on until it is changed or released.
 
     Eyelids that are among the model's conditions close by themselves (`gwm.blinks`) while nobody sets them.
     """
@@ -126,7 +126,7 @@ class Acts:
             elif control.name in EYELIDS:
                 column[:] = blinking(self.seed, chunk * frames, frames)
             elif acted:
-                column[:] = control.usual
+                column[:] = control.default
         return rows
 
     def _apply(self, numbers: Numbers | None, chunk: int) -> None:
@@ -148,7 +148,7 @@ def _steps(start: float, end: float, count: int) -> Float[np.ndarray, " n"]:
 
 @dataclass(frozen=True)
 class TimedNumbers:
-    """Numbers, and the media time from which they are asked for."""
+    """Numbers, and the media time from which they should hold."""
 
     at_s: float
     numbers: Numbers
@@ -169,8 +169,10 @@ class TimedNumbers:
 
 
 def check_numbers(numbers: Numbers, contract: Contract) -> None:
-    """Raises:
-    ValueError: the model does not have a name, or a value is outside of its limits.
+    """Check names and values of actions against the model's controls.
+
+    Raises:
+        ValueError: the model does not have a name, or a value is outside of its limits.
     """
     controls = {control.name: control for control in contract.controls}
     for name, value in numbers.items():
@@ -183,11 +185,11 @@ def check_numbers(numbers: Numbers, contract: Contract) -> None:
 
 def _check_value(control: Control, value: Value) -> None:
     values = value if isinstance(value, list | tuple) else [value]
-    if not 1 <= len(values) <= MOST_FRAMES:
-        raise ValueError(f"{control.name} has {len(values)} numbers, must have 1 to {MOST_FRAMES}, one a pixel frame.")
+    if not 1 <= len(values) <= MAX_FRAMES:
+        raise ValueError(f"{control.name} has {len(values)} numbers, must have 1 to {MAX_FRAMES}, one a pixel frame.")
     for one in values:
-        if isinstance(one, bool) or not isinstance(one, int | float) or not control.least <= one <= control.most:
+        if isinstance(one, bool) or not isinstance(one, int | float) or not control.minimum <= one <= control.maximum:
             raise ValueError(
-                f"{control.name}={one!r} must be a number in [{control.least:g}, {control.most:g}], or null, which "
-                "leaves it to the model."
+                f"{control.name}={one!r} must be a number in [{control.minimum:g}, {control.maximum:g}], or null, "
+                "which leaves it to the model."
             )

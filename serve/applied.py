@@ -1,4 +1,4 @@
-"""What answers a change of a stream."""
+"""The answer to a change of a stream."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from gwm.contract import Contract
 
 @dataclass(frozen=True)
 class Applied:
-    """From when on a change holds."""
+    """The chunk and media time from which a change holds."""
 
     chunk: int  # the first that is generated under it, counted from the start of the stream
     media_s: float  # when that chunk begins

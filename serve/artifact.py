@@ -42,7 +42,7 @@ class Artifact:
 
     @property
     def num_passes(self) -> int:
-        """Of the network for a step."""
+        """Passes of the network for one denoising step."""
         return 1 if self.guided is None else self.guided.guidance.num_passes(self.contract.dit)
 
 
@@ -51,7 +51,7 @@ def file_name(network: str) -> str:
 
 
 def describe(path: Path) -> dict[str, int | str]:
-    """What the manifest keeps of a file."""
+    """The manifest's entry for a file."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Driver(Protocol):
-    """What shows a face and works through the chunks that are ready: an engine, or a pipeline around one."""
+    """Starts a stream and makes the chunks that are ready: an engine, or a pipeline around one."""
 
     def start(self, portrait: UInt8[np.ndarray, "h w 3"], text: Float[Tensor, "1 s t"] | None = None) -> None: ...
 

@@ -30,8 +30,8 @@ from serve.undo import UndoLog
 class Engine:
     """`start` with a portrait, then `push` sound as it comes and `step` while `ready`; `finish` at the end.
 
-    A chunk is ready when the sound of its own frames and of the declared lookahead is there; of a model that hears
-    nothing, always. Before the stream there is silence. Pixels depend on artifact, seed, portrait, sound, prompts and
+    A chunk is ready when the sound of its own frames and of the declared lookahead is there; of a model that takes
+    no sound, always. Before the stream there is silence. Pixels depend on artifact, seed, portrait, sound, prompts and
     numbers that are set (`act`), and not on how the sound was cut into pushes. Eyelids that the model
     has a condition for close by themselves, at times that the seed decides.
     """
@@ -84,7 +84,7 @@ class Engine:
         self.history = History(artifact.dit, self.rollout, undo_chunks) if alone else None
 
     @torch.no_grad()
-    def start(self, portrait: UInt8[np.ndarray, "h w 3"], text: Float[Tensor, "1 s t"] | None = None) -> None:
+    def start(self, portrait: UInt8[np.ndarray, "height width 3"], text: Float[Tensor, "1 s t"] | None = None) -> None:
         """Forget everything and show this face; a model with a text condition has the empty prompt without `text`.
 
         portrait: of the engine's `size`, or with the margin that `framing` has: where a head moves, what was around it
@@ -109,7 +109,7 @@ class Engine:
         """Append both voices, the character's and the other's: any number of samples, the same of both.
 
         Raises:
-            ValueError: the streams differ in length, or the model hears nothing.
+            ValueError: the streams differ in length, or the model takes no sound.
             RuntimeError: the engine was not started.
         """
         if not self.rollout.frame:
@@ -117,8 +117,8 @@ class Engine:
         self.timeline.push(agent, user)
 
     def push_silence(self, samples: int) -> None:
-        """Append silence, where the model hears."""
-        if self.contract.hears:
+        """Append silence, where the model takes sound."""
+        if self.contract.takes_sound:
             silence = np.zeros(samples, np.float32)
             self.push(silence, silence)
 
@@ -181,7 +181,7 @@ class Engine:
         return applied
 
     def silence(self) -> None:
-        """Let the character fall silent at once: the rest of its own sound becomes silence, the other voice's stays."""
+        """Let the character fall silent at once: the rest of its own sound becomes silence, the other voice stays."""
         self.timeline.silence()
 
     def act(self, numbers: Numbers | None, *, at_s: float | None = None) -> Applied:
@@ -223,7 +223,7 @@ class Engine:
 
     def stream(
         self,
-        portrait: UInt8[np.ndarray, "h w 3"],
+        portrait: UInt8[np.ndarray, "height width 3"],
         agent: Float[np.ndarray, " t"] | None = None,
         user: Float[np.ndarray, " t_user"] | None = None,
         *,
@@ -234,7 +234,7 @@ class Engine:
     ) -> Iterator[tuple[UInt8[np.ndarray, "f h w 3"], float]]:
         """Frames of a whole stream chunk by chunk, with the milliseconds each took; the portrait counts in the first.
 
-        agent, user: a recording of both sides; None: silence. A model that hears nothing takes its length alone.
+        agent, user: a recording of both sides; None: silence. A model that takes no sound takes its length alone.
         num_frames: pixel frames of the stream; None: up to the frame in which the sound ends.
         prompts, acts: what is set from a media time on: tokens of texts as `set_prompt`, numbers as `act`.
         driver: what works through the chunks, as `serve.pipeline.Pipeline`; None: the engine itself, one by one.
@@ -252,7 +252,7 @@ class Engine:
             self.set_prompt(text, at_s=at_s)
         for one in acts:
             self.act(one.numbers, at_s=one.at_s)
-        if agent is not None and self.contract.hears:
+        if agent is not None and self.contract.takes_sound:
             self.push(agent, np.zeros_like(agent) if user is None else user)
         self.finish(num_frames)
         for frames in driver.chunks():
@@ -262,7 +262,7 @@ class Engine:
 
     def play(
         self,
-        portrait: UInt8[np.ndarray, "h w 3"],
+        portrait: UInt8[np.ndarray, "height width 3"],
         agent: Float[np.ndarray, " t"] | None = None,
         user: Float[np.ndarray, " t_user"] | None = None,
         *,

@@ -1,4 +1,4 @@
-"""What a cheaper form of an artifact costs the picture: the worst chunk of a long stream decides."""
+"""Fidelity of a quantised artifact: the worst chunk of a long stream decides."""
 
 import numpy as np
 from jaxtyping import Float, UInt8

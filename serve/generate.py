@@ -117,7 +117,7 @@ def _film(
     num_frames: int,
     paste: Callable[[UInt8[np.ndarray, "s s 3"]], UInt8[np.ndarray, "h w 3"]] | None,
 ) -> None:
-    """Write what is made, as it comes."""
+    """Write frames and sound while they are made."""
     times: list[float] = []
 
     def frames() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -136,7 +136,7 @@ def _film(
 
 
 def _log_receipts(engine: Engine, prompts: Sequence[TimedPrompt], acts: Sequence[TimedNumbers]) -> None:
-    """From when on each prompt and number holds."""
+    """Log from which chunk on each prompt and number holds."""
     for act in acts:
         applied = applied_at(engine.contract, act.at_s)
         log.info(

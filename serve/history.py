@@ -1,4 +1,4 @@
-"""Inputs of the chunks that a stream sees, from which a new prompt has their keys and values computed again."""
+"""Inputs of the visible chunks, from which a new prompt has their keys and values computed again (recache)."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ class History:
     def __init__(self, model: DiT, rollout: Rollout, depth: int) -> None:
         self.model, self.rollout = model, rollout
         pattern = rollout.contract.pattern
-        self.most, self.sinks = pattern.window_chunks - 1 + depth, pattern.sink_chunks
+        self.max_chunks, self.sinks = pattern.window_chunks - 1 + depth, pattern.sink_chunks
         self.chunks: list[ChunkInputs] = []
         self.recached = 0
         self.text: Tensor | None = None  # under which all keys and values were computed; None: not all under one
@@ -39,7 +39,7 @@ class History:
         self.text = condition.tokens.get("text")
         number = self.chunks[-1].number + 1 if self.chunks else 0
         self.chunks.append(ChunkInputs(number, latents.clone(), dataclasses.replace(condition, override={})))
-        if len(self.chunks) > self.most:
+        if len(self.chunks) > self.max_chunks:
             del self.chunks[self.sinks]
 
     def rewind(self, chunks: int) -> None:

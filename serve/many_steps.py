@@ -1,4 +1,4 @@
-"""Models before distillation, as something that streams: what a stage left.
+"""Models before distillation as streams, from the folder of a stage.
 
 They take many Euler steps with guidance, so that a base can be looked at before it is converted.
 """
@@ -31,7 +31,7 @@ STEPS, SHIFT, TEXT_GUIDANCE = 50, 5.0, 5.0  # Wan 2.1's sample_steps, sample_shi
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a model with many steps is sampled; None: as its publishers do, or as it was trained."""
+    """Sampling of a model with many steps; None: as its publishers sample it, or as it was trained."""
 
     steps: int | None = None
     shift: float | int | None = None  # of noise levels towards 1
@@ -123,7 +123,7 @@ def with_length(artifact: Artifact, num_frames: int) -> Artifact:
 
 
 def led_away(artifact: Artifact, texts: Texts, text: str) -> Artifact:
-    """Guided away from this text, in place of the empty prompt.
+    """Guidance away from this negative prompt, in place of the empty one.
 
     Raises:
         FileNotFoundError: there is no text encoder.

@@ -1,4 +1,4 @@
-"""Whether streams fit into memory, computed before anything of them is allocated."""
+"""Refuse streams that do not fit into memory, before anything of them is allocated."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int, size: 
 
 
 def host_bytes() -> int:
-    """Memory that programs can have without swapping; what the system keeps of files it gives back."""
+    """Memory that programs can have without swapping; cached files count as free."""
     lines = (line.split() for line in MEMORY.read_text().splitlines())
     return next(1024 * int(number) for name, number, *_ in lines if name == "MemAvailable:")
 

@@ -1,4 +1,4 @@
-"""The prompts of a stream: what a caller writes, the tokens that it becomes, and the chunk from which it holds."""
+"""The prompts of a stream: texts, their tokens, and the chunk from which each holds."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Tokens = Float[Tensor, "s t"]
 
 @dataclass(frozen=True)
 class TimedPrompt:
-    """A text, and the media time from which it is asked for."""
+    """A text, and the media time from which it should hold."""
 
     at_s: float
     text: str

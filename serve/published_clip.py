@@ -25,7 +25,7 @@ from gwm.resolution import Resolution
 from gwm.sampler import frame_noise, sample
 from gwm.wan.geometry import read_geometry
 from gwm.wan.image import CLIPImage, image_channels
-from gwm.wan.text import MOST_TOKENS
+from gwm.wan.text import MAX_TOKENS
 from gwm.wan.vae import WanVAE, load_wan_vae
 from gwm.wan.vae_config import read_vae_config
 from serve.artifact import Artifact
@@ -59,7 +59,7 @@ TI2V_CHANNELS = 48  # latent channels, which only this model has
 
 @dataclass(frozen=True)
 class Clip:
-    """What a whole clip is made of."""
+    """The parts of a whole clip before it is sampled."""
 
     condition: Conditions
     first: Float[Tensor, "1 1 c h w"] | None = None  # clean latents of the first frame; None: that is generated too
@@ -171,7 +171,7 @@ def clip_of(
 ) -> Clip:
     """Conditions of a clip: the text, and of an image what the model takes. Wan 2.1 I2V: tokens of CLIP, and a mask and
     latents beside the noised channels. Wan 2.2 TI2V: latents of the first frame."""
-    tokens = {"text": padded_text(text, MOST_TOKENS)[None]}
+    tokens = {"text": padded_text(text, MAX_TOKENS)[None]}
     if picture is None:
         return Clip(on_device(Conditions(tokens=tokens), artifact))
     vae = wan_vae(artifact)

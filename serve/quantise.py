@@ -1,4 +1,4 @@
-"""Blocks in eight bits: which recipe, on which device.
+"""Blocks in eight bits: recipes, and the devices that can compute them.
 
 Files keep the exact weights; blocks are quantised when they are loaded, so that an artifact serves every device.
 """

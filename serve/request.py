@@ -194,22 +194,22 @@ class ClipRequest:
         return read_portrait(self.image, framing, crop=self.crop is not False), None
 
     def voices(self, contract: Contract) -> Voices | None:
-        """The sound of a model that hears: what was recorded, and otherwise silence for `seconds`.
+        """The sound of a model that takes sound: what was recorded, and otherwise silence for `seconds`.
 
         Raises:
-            ValueError: sound for a model that hears nothing, or neither sound nor a length.
+            ValueError: sound for a model that takes no sound, or neither sound nor a length.
         """
         given = {name: path for name, path in (("audio", self.audio), ("user", self.user)) if path is not None}
-        if given and not contract.hears:
+        if given and not contract.takes_sound:
             name, path = next(iter(given.items()))
             raise ValueError(
-                f"{name}={path} must be left out: the model of {self.artifact} hears nothing. Give seconds= instead, "
+                f"{name}={path} must be left out: the model of {self.artifact} takes no sound. Give seconds= instead, "
                 "or take an artifact with an agent condition."
             )
         if not given and self.seconds is None:
-            needed = "audio=... or seconds=..." if contract.hears else "seconds=..."
+            needed = "audio=... or seconds=..." if contract.takes_sound else "seconds=..."
             raise ValueError(f"{needed} must be given: nothing else says how long the clip is.")
-        if not contract.hears:
+        if not contract.takes_sound:
             return None
         return read_voices(self.audio, self.user) if given else silence(self.num_frames(contract, None), contract)
 

@@ -1,4 +1,5 @@
-"""Which of several streams the device works for next, and whether one more fits. Pure Python; time is passed in.
+"""Scheduling of streams on one device: the stream whose chunk is made next, and whether another stream fits. Pure
+Python; time is passed in.
 
 One device takes one chunk at a time, to its end: at the sizes of video a chunk fills the device, so that batching
 streams would only delay all of them.
@@ -14,7 +15,7 @@ class CapacityError(RuntimeError):
 
 @dataclass(slots=True)
 class Stream:
-    """What the scheduler knows of a stream."""
+    """The scheduler's record of a stream."""
 
     name: str
     period_s: float  # playing time of a chunk

@@ -1,4 +1,5 @@
-"""A stream from Python: load a model once, start it with an image, give it sound, prompts and numbers, take frames.
+"""The Python interface of a stream: load a model once, start it with an image, push sound, prompts and numbers, take
+frames.
 
 stream = Stream("weights/character")
 stream.start("me.jpg")
@@ -32,7 +33,7 @@ class Stream:
     """An exported model that makes frames, `fps` a second, as soon as what they depend on is there.
 
     Iterate over it: every frame that is ready comes, and the iteration ends when more sound is needed; go on with
-    another `for` after `push`. A model that hears nothing is always ready, until `finish`. Sound, prompts, numbers and
+    another `for` after `push`. A model that takes no sound is always ready, until `finish`. Sound, prompts, numbers and
     rewinds may be given while iterating: each says by its result from which chunk on it holds.
     """
 
@@ -41,12 +42,14 @@ class Stream:
         artifact: str | Path,
         *,
         seed: int = 0,
+        size: int | None = None,
         undo_chunks: int = 0,
         device: str | None = None,
         text_encoder: str | None = None,
     ) -> None:
-        """undo_chunks: how far `rewind` can go back. device: None: the GPU where there is one. text_encoder: a folder
-        of Wan's -Diffusers release, for prompts; None: the artifact's own.
+        """size: px along each side of frames; None: as `Contract.picture_size`. undo_chunks: how far `rewind` can go
+        back. device: None: the GPU where there is one. text_encoder: a folder of Wan's -Diffusers release, for
+        prompts; None: the artifact's own.
 
         Raises:
             FileNotFoundError, ValueError: there is no artifact, or it is damaged.
@@ -54,7 +57,7 @@ class Stream:
         """
         loaded = load_artifact(artifact, device=device)
         capture = capture_on(loaded.dit.head.weight.device)
-        self.engine = Engine(loaded, seed=seed, undo_chunks=undo_chunks, capture=capture)
+        self.engine = Engine(loaded, seed=seed, size=size, undo_chunks=undo_chunks, capture=capture)
         self.texts = Texts(text_encoder, str(artifact))
         self._rewinds = 0
 
@@ -69,8 +72,8 @@ class Stream:
 
     @property
     def controls(self) -> dict[str, tuple[float, float]]:
-        """Names for `act`, with the least and the most that each may be."""
-        return {control.name: (control.least, control.most) for control in self.engine.contract.controls}
+        """Names for `act`, with the minimum and the maximum of each."""
+        return {control.name: (control.minimum, control.maximum) for control in self.engine.contract.controls}
 
     @property
     def next_chunk(self) -> Applied:
@@ -92,7 +95,7 @@ class Stream:
         """Append the character's voice, and the other's meanwhile; None: silence.
 
         Raises:
-            ValueError: the two differ in length, or the model hears nothing.
+            ValueError: the two differ in length, or the model takes no sound.
         """
         voice = _samples(agent)
         self.engine.push(voice, np.zeros_like(voice) if user is None else _samples(user))

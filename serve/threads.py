@@ -1,4 +1,4 @@
-"""How many threads of the CPU an engine should use: measured, as it depends on what else runs here."""
+"""The number of CPU threads of an engine, chosen by measurement, as it depends on what else runs on the machine."""
 
 import logging
 import os
@@ -33,17 +33,17 @@ def choose_threads(engine: Engine) -> int:
         engine.push_silence(engine.chunk_samples)
         engine.step()
 
-    chosen = fastest(step, most=len(os.sched_getaffinity(0)))
+    chosen = fastest(step, max_threads=len(os.sched_getaffinity(0)))
     log.info("%d of %d threads: fastest for a chunk now", chosen, len(os.sched_getaffinity(0)))
     return chosen
 
 
-def fastest(step: Callable[[], None], *, most: int, now: Callable[[], float] = perf_counter) -> int:
+def fastest(step: Callable[[], None], *, max_threads: int, now: Callable[[], float] = perf_counter) -> int:
     """The number of threads, doubled from one on while that pays, with which `step` is fastest; it is set."""
     best, best_s = 1, float("inf")
     torch.set_num_threads(1)
     step()  # warms up
-    for threads in sorted({*(2**k for k in range(most.bit_length()) if 2**k <= most), most}):
+    for threads in sorted({*(2**k for k in range(max_threads.bit_length()) if 2**k <= max_threads), max_threads}):
         torch.set_num_threads(threads)
         times = []
         for _ in range(TIMED):

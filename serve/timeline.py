@@ -1,4 +1,4 @@
-"""What a stream is given next, on the media clock: the sound that was pushed, and the numbers that callers set."""
+"""Inputs of the next chunk on the media clock: the sound that was pushed, and the numbers that callers set."""
 
 import dataclasses
 from collections import deque
@@ -38,7 +38,7 @@ class Timeline:
     """Both voices from the start of the next chunk's left context, and the numbers of its pixel frames (`acts`).
 
     The stream advances by the media clock, a chunk at a time. A chunk is ready when all conditions with a lookahead are
-    there; a model that hears nothing is always ready. Before the stream there is silence. What was taken of `depth`
+    there; a model that takes no sound is always ready. Before the stream there is silence. What was taken of `depth`
     chunks can be taken back.
     """
 
@@ -65,12 +65,12 @@ class Timeline:
         """Append both voices, the character's and the other's.
 
         Raises:
-            ValueError: the streams differ in length, or the model hears nothing.
+            ValueError: the streams differ in length, or the model takes no sound.
         """
-        if not self.contract.hears:
+        if not self.contract.takes_sound:
             raise ValueError(
                 f"sound of {len(agent)} samples must not be pushed: the model has no condition that comes from sound. "
-                "Leave the sound out, or take a model that hears."
+                "Leave the sound out, or take one that takes sound."
             )
         if len(agent) != len(user):
             raise ValueError(f"agent has {len(agent)} samples and user {len(user)}; they must have the same number.")
@@ -87,7 +87,7 @@ class Timeline:
         """Whether the stream goes on, and the sound of the next chunk and of its lookahead is there."""
         if self.end_chunk is not None and self.num_chunks >= self.end_chunk:
             return False
-        return not self.contract.hears or self.waiting_samples >= self.chunk_samples + self.lookahead_samples
+        return not self.contract.takes_sound or self.waiting_samples >= self.chunk_samples + self.lookahead_samples
 
     def silence(self) -> None:
         """The rest of the character's own sound becomes silence, the other voice's stays."""
@@ -95,10 +95,10 @@ class Timeline:
 
     def finish(self, num_frames: int | None = None) -> None:
         """End the stream with the chunk of its last pixel frame, by default the frame in which the pushed sound ends.
-        Where the sound does not suffice, silence follows it."""
+        Missing sound is silence."""
         end = self.num_chunks + -(-self.waiting_samples // self.chunk_samples)
         self.end_chunk = end if num_frames is None else -(-num_frames // self.contract.chunk_pixel_frames)
-        if self.contract.hears:
+        if self.contract.takes_sound:
             wanted = (self.end_chunk - self.num_chunks) * self.chunk_samples + self.lookahead_samples
             self.samples = F.pad(self.samples, (0, max(0, wanted - self.waiting_samples)))
 
@@ -126,20 +126,20 @@ class Timeline:
                 f"{self.lookahead_samples} of lookahead, before the stream's end. Push more, or finish."
             )
         self.acts.reach(self.num_chunks)
-        frame = dict(self.nothing().frame) | (self._voices() if self.contract.hears else {})
+        frame = dict(self.nothing().frame) | (self._voices() if self.contract.takes_sound else {})
         frame |= self.acts.conditions(self.num_chunks)
         override = self.acts.override(self.num_chunks)
-        used = self.chunk_samples if self.contract.hears else 0
+        used = self.chunk_samples if self.contract.takes_sound else 0
         self.taken.append(self.samples[:, :used])
         self.samples = self.samples[:, used:]
         self.num_chunks += 1
         return Conditions(frame=frame, override=override)
 
     def rewind(self, chunks: int, *, keep_sound: bool) -> None:
-        """The latest `chunks` were never taken: their sound waits again, or is forgotten."""
+        """Put back the latest `chunks`: their sound waits again, or is dropped."""
         sound = [self.taken.pop() for _ in range(chunks)][::-1]
         self.samples = torch.cat([*sound, self.samples], dim=1)
-        if not keep_sound and self.contract.hears:
+        if not keep_sound and self.contract.takes_sound:
             past, rest = self.past_samples, self.past_samples + chunks * self.chunk_samples
             self.samples = torch.cat([self.samples[:, :past], self.samples[:, rest:]], dim=1)
         self.num_chunks -= chunks

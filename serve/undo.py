@@ -1,4 +1,4 @@
-"""What the latest chunks overwrote, so that they can be taken back."""
+"""What the latest chunks overwrote in cache and decoder, so that they can be taken back."""
 
 import torch
 from torch import Tensor

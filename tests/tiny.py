@@ -75,8 +75,8 @@ def tiny_vae(config: HaarConfig = VAE_SHAPE) -> HaarAutoencoder:
     return vae
 
 
-def learning(model: nn.Module) -> list[nn.Parameter]:
-    """What an optimizer would move: all but the ear."""
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """What an optimizer would move: all but the speech encoder."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
@@ -106,6 +106,6 @@ def contract(num_frames: int = 6, **changes: object) -> Contract:
 
 
 def with_eyelids(rules: Contract) -> Contract:
-    """Of a model that is told when to blink."""
+    """Of a model with blinks as a condition."""
     dit = declared(rules.dit, action=rules.vae.temporal_stride, names=("eyeBlinkLeft",))
     return rules.replace(dit=dit)

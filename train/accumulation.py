@@ -1,4 +1,5 @@
-"""A batch that is declared once, on however many devices and in however many passes it is computed."""
+"""Gradient accumulation: the batch is declared once and computed on any number of devices in as many passes as it
+needs."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The gate of models of motion latents: sampled codes against exact ones, on sentences and voices of no training.
+"""The gate of models of motion latents: sampled codes against exact ones, on held-out sentences and voices.
 
 Nothing is decoded, so identity and pictures are not judged: the autoencoder's own gate does that.
 """
@@ -15,7 +15,7 @@ from data.batch import latent_batch
 from data.latents import heard_frames
 from data.performance import Performance
 from data.performances import PerformanceData
-from gwm.autoencoders.motion.code import FRAMES, from_latents, physical
+from gwm.autoencoders.motion.code import FRAMES, from_latents, physical, steadied
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.lora import merged
@@ -34,7 +34,7 @@ def finish_acting(
     people: int,
     seconds: float,
     batch_size: int,
-    least: dict[str, float | None],
+    minimum: dict[str, float | None],
     before: str | None,
 ) -> None:
     """Save what the next stage starts from, then judge it, as `train.gate.finish` does with pictures.
@@ -56,7 +56,7 @@ def finish_acting(
         heard = [(act.user[1000 * part.start : 1000 * part.stop], listens(act)[part]) for act in acts]
         return judge_acting(own, swapped, [codes(clip["x0"])[: len(own[0])] for clip in clips], heard)
 
-    save_then_judge(output, model.state_dict(), judge, least=least, before=earlier_gate(before), **facts)
+    save_then_judge(output, model.state_dict(), judge, minimum=minimum, before=earlier_gate(before), **facts)
 
 
 def listens(act: Performance) -> Bool[np.ndarray, " f"]:
@@ -65,8 +65,13 @@ def listens(act: Performance) -> Bool[np.ndarray, " f"]:
 
 
 def codes(x0: Float[Tensor, "n 57 2 2"]) -> Code:
-    """Of the pixel frames of `n` latent ones."""
+    """Codes of the pixel frames of `n` latent frames."""
     return physical(from_latents(x0[None])[0]).numpy()
+
+
+def decoded_codes(x0: Float[Tensor, "n 57 2 2"]) -> Code:
+    """The same as the decoder uses them, with gaze and head steadied."""
+    return physical(steadied(from_latents(x0[None]), x0.new_zeros(1, 5))[0][0]).numpy()
 
 
 @torch.no_grad()
@@ -75,27 +80,27 @@ def play(
 ) -> list[Code]:
     """Codes of every clip as the model streams it.
 
-    swap_voices: every clip hears, on both sides, what another clip hears; its manner stays its own.
+    swap_voices: every clip is given both voices of another clip; its manner stays its own.
     """
     size, made = contract.pattern.chunk_frames, []
     for at in range(0, len(clips), batch_size):
         batch = latent_batch([clip | {"step": 0, "slot": 0} for clip in clips[at : at + batch_size]])
         if swap_voices:
-            heard = {f"frame.{spec.name}" for spec in contract.dit.conditions if spec.encoder == "speech"}
-            swapped = {name: values.roll(1, dims=0) for name, values in batch.conditions.items() if name in heard}
+            voices = {f"frame.{spec.name}" for spec in contract.dit.conditions if spec.encoder == "speech"}
+            swapped = {name: values.roll(1, dims=0) for name, values in batch.conditions.items() if name in voices}
             batch.conditions = batch.conditions | swapped
-        # One that sees whole clips has learnt no second one behind the first.
+        # A model of whole clips is not trained to continue the first.
         num_frames = size if size == contract.horizon_frames else batch.x0.shape[1]
         latents = stream(model, contract, batch, num_frames=num_frames, seed=seed + at)
-        made += [codes(one.float().cpu()) for one in latents]
+        made += [decoded_codes(one.float().cpu()) for one in latents]
     return made
 
 
 def judge_acting(
     own: list[Code], swapped: list[Code], truth: list[Code], heard: list[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Any]:
-    """Means over people; measures over the data's, and how near those are to 1 (`_likeness`, 1 at most); what is
-    left with swapped voices; and how sure it is that heads answer the user (`answer_sure`, 1 less the p-value).
+    """Means over people; their ratios to the data's (`_of_data`) and how near these are to 1 (`_likeness`, 1 at most);
+    lip-sync with swapped voices; and the confidence that heads answer the user (`answer_sure`, 1 less the p-value).
 
     heard: of each person the user's voice, and the frames in which the person only listens.
     """
@@ -104,18 +109,19 @@ def judge_acting(
         for made in (own, swapped, truth)
     )
     got, data, other = table(rows), table(of_truth), table(of_swapped)
-    told = got["response"] - other["response"]
+    answer = got["response"] - other["response"]
     gate: dict[str, Any] = {
         "clips": len(rows),
-        "listeners": int(np.isfinite(told).sum()),
+        "listeners": int(np.isfinite(answer).sum()),
         "lip_sync": mean(got["lip_sync"]),
         "lip_sync_error": standard_error(got["lip_sync"], [str(number) for number in range(len(rows))]),
         "lip_sync_swapped": mean(other["lip_sync"]),
         "false_mouth": mean(got["false_mouth"]),
         "response": mean(got["response"]),
         "response_of_truth": mean(data["response"]),
-        "answer": mean(told),
-        "answer_sure": 1 - sign_flip_p(told),
+        "head_steps": mean(got["head_steps"]),
+        "answer": mean(answer),
+        "answer_sure": 1 - sign_flip_p(answer),
     }
     for name in RATIOS:
         ratio = mean(got[name]) / mean(data[name]) if mean(data[name]) else float("nan")
@@ -125,7 +131,7 @@ def judge_acting(
 
 
 def mean(values: Float[np.ndarray, " k"]) -> float:
-    """Of those that are finite; NaN without one."""
+    """Mean of the finite values; NaN without one."""
     found = values[np.isfinite(values)]
     return float(found.mean()) if len(found) else float("nan")
 

@@ -73,7 +73,7 @@ class AutoencoderStage(L.LightningModule):
     `init` starts from trained weights, for instance those that ship with the repository; None starts from nothing.
     """
 
-    hears = False
+    takes_sound = False
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Stage 1: a model that sees the whole clip. It teaches, and scores, everything after it."""
+"""Stage 1: the bidirectional model, which sees the whole clip. It is the teacher of all later stages."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""Stage 2: the bidirectional model learns to see only the past, on data, in many steps."""
+"""Stage 2: the bidirectional model becomes causal, by flow matching on data; it still takes many steps."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -81,7 +81,7 @@ class CausalStage(DiTStage):
         self.weight = motion_map(latent_data(self).motion, self.motion_weight)
 
     def drawn_pattern(self, step: int) -> ChunkPattern:
-        """The same for all samples of a step, on all devices: they share a mask."""
+        """The pattern of a step, the same for all samples on all devices: they share a mask."""
         generator = step_generator(self.seed, step, torch.device("cpu"))
         return self.patterns[int(torch.randint(len(self.patterns), (), generator=generator))]
 

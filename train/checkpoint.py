@@ -56,7 +56,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(path)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """
+        """Write the checkpoint beside the older one, then replace it.
+
         Raises:
             ValueError: a weight is not finite; the older checkpoint stays.
             OSError: the disk is full; likewise.
@@ -133,7 +134,7 @@ def remember_config(output: Path, cfg: DictConfig) -> None:
 
 
 def _say_length(output: Path, free: Mapping[str, Any], cfg: DictConfig) -> None:
-    """A run that is to last for another number of steps than before changes its learning rates."""
+    """Warn that a run with another number of steps than before changes its learning rates."""
     steps, before = cfg.trainer.max_steps, free.get("trainer", {}).get("max_steps")
     if before is not None and steps != before:
         log.warning(

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gwm.config import DiTConfig
-from gwm.dit import LEAST_SIGMA
+from gwm.dit import MIN_SIGMA
 
 
 def velocity_loss(
@@ -41,4 +41,4 @@ def clean_weight(sigma: Float[Tensor, "b f"], config: DiTConfig) -> Float[Tensor
 
     Unweighted, the lowest levels would count most, where detail that cannot pass its width is all that is left.
     """
-    return sigma.clamp(min=LEAST_SIGMA).square() if config.around_reference else None
+    return sigma.clamp(min=MIN_SIGMA).square() if config.around_reference else None

@@ -1,4 +1,4 @@
-"""The end of every stage: save the weights, then measure them on people and sentences that no training saw.
+"""The end of every stage: save the weights, then measure them on held-out people and sentences.
 
 A gate is stored with the weights it judges. Lip-sync is the correlation of the lip opening that a face mesh sees with
 the opening that was meant; its ceiling is the same measure on the renders themselves.
@@ -48,20 +48,20 @@ NOT_JUDGED = "not judged: the stage was stopped after its weights were saved; ru
 class Stage(Protocol):
     """What `finish` needs of a stage."""
 
-    hears: bool  # whether its pictures depend on the voice
+    takes_sound: bool  # whether its pictures depend on the voice
 
     def weights(self) -> tuple[nn.Module, dict[str, Any]]:
         """The trained model, and `kind`, `config` and what else belongs beside its weights."""
         ...
 
     def decode(self, model: Any, clips: list[Clip], data: Any, *, batch_size: int, swap_voices: bool) -> Played:
-        """The stage's own version of held-out clips, as pixels; may be shorter than the clips."""
+        """Held-out clips as the stage's model makes them, as pixels; they may be shorter than the clips."""
         ...
 
 
 def held_out(shards: Location, resolution: Resolution, count: int) -> list[Clip]:
-    """Validation clips in which a rendered person speaks, as only there the lip-sync is known; where there is none, the
-    first ones, of which less can be measured."""
+    """Validation clips in which a rendered person speaks: only there the true lip opening is known. Where there are
+    none, the first clips, on which fewer measures are possible."""
     if "val" not in read_manifest(shards).splits:  # footage of one or two people is all for training
         return []
     speaking, others = list[Clip](), list[Clip]()
@@ -75,8 +75,8 @@ def held_out(shards: Location, resolution: Resolution, count: int) -> list[Clip]
 
 
 def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: int) -> dict[str, float]:
-    """Means over clips of what a stage made of them, and the standard errors of those that gates rule, person by
-    person: they differ much between people, and a few clips say little."""
+    """Means over what a stage made of the clips. Measures that gates rule have a standard error too, over people:
+    people differ much, and a few clips prove little."""
     rows = []
     for frames, clip, start in zip(played[0], clips, played[1], strict=True):
         part = slice(start, start + len(frames))
@@ -104,8 +104,8 @@ def measure(judge: Judge, played: Played, clips: list[Clip], *, chunk_frames: in
 
 
 def border_frames(facts: dict[str, Any], num_frames: int) -> int:
-    """Pixel frames between the borders at which clips of `num_frames` can flicker, of a model with these `facts` beside
-    its weights: its chunks', or the latent frames' where a clip is one chunk and of an autoencoder."""
+    """Pixel frames between the borders at which clips of `num_frames` can flicker: a chunk of the model with these
+    `facts` beside its weights; a latent frame where a clip is one chunk, and of an autoencoder."""
     if "contract" not in facts:
         return autoencoder_config(facts["config"]).temporal_stride
     contract = Contract.from_json(facts["contract"])
@@ -116,8 +116,8 @@ def border_frames(facts: dict[str, Any], num_frames: int) -> int:
 def judge_stage(
     stage: Stage, model: nn.Module, facts: dict[str, Any], data: Any, *, clips: int, batch_size: int
 ) -> dict[str, Any]:
-    """Means of a model with their errors, ceilings on the clips themselves, the floor of identity on other people, the
-    shares between, and what of its lip-sync is left with swapped voices.
+    """Means and errors of a model; the ceilings, which are the same measures on the clips themselves; the floor of
+    identity, which is that of other people; the shares of the way between; and lip-sync with swapped voices.
 
     `not_measured` names what a gate can demand and these clips cannot show: nothing is known of it. On footage nobody
     knows where the mouth should be; a network judges there whether it follows the voice.
@@ -137,7 +137,7 @@ def judge_stage(
         faces = {clip.person: clip.reference for clip in chosen}
         gate["identity_floor"] = stranger_similarity(faces, judge.embedding)
     gate |= shares(gate)
-    if stage.hears and "lip_sync" in gate:
+    if stage.takes_sound and "lip_sync" in gate:
         swapped = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=True)
         gate["lip_sync_swapped"] = measure(judge, swapped, chosen, chunk_frames=chunk_frames)["lip_sync"]
     gate["not_measured"] = [name for name in DEMANDED if name not in gate]
@@ -145,7 +145,7 @@ def judge_stage(
 
 
 def shares(gate: dict[str, Any]) -> dict[str, float]:
-    """Lip-sync from 0, and identity from another person, to the renders', with their errors."""
+    """Shares of the way from floor to ceiling, with their errors: of lip-sync from 0, of identity from other people."""
     made = {}
     for name, called in (("lip_sync", "lip_sync_of_ceiling"), ("identity", "identity_share")):
         floor, ceiling = gate.get(f"{name}_floor", 0.0 if name == "lip_sync" else None), gate.get(f"{name}_ceiling")
@@ -173,43 +173,45 @@ class Rule(NamedTuple):
         return self.error > 0 and abs(self.margin) <= SURE * self.error
 
 
-def rules(gate: Mapping[str, Any], least: Mapping[str, float | None], before: Mapping[str, Any]) -> list[Rule]:
-    """`least` holds minima, as numbers or, for names ending in _of_before, as shares of the gate of the stage before;
-    None demands nothing, and those without a number are in `unmeasured`. A lip-sync of which swapped voices leave more
-    than half was never there."""
+def rules(gate: Mapping[str, Any], minimum: Mapping[str, float | None], before: Mapping[str, Any]) -> list[Rule]:
+    """Each measured value of `gate` against its `minimum`, sorted by text. With names in _of_before, the minimum is a
+    share of the value in the gate of the stage before. None demands nothing; names without a value are left to
+    `unmeasured`. Where swapped voices keep more than half of the lip-sync, the mouth did not follow the voice.
+    """
     found = []
     if "lip_sync_swapped" in gate:
         limit = gate["lip_sync"] / 2
         text = f"lip_sync_swapped={gate['lip_sync_swapped']:.3f} must be <= {limit:.3f}, half of it with the own voice"
         found.append(Rule(text, limit - gate["lip_sync_swapped"], 0.0))
-    missing = unmeasured(gate, least, before)
-    for name, limit in ((name, limit) for name, limit in least.items() if limit is not None and name not in missing):
+    missing = unmeasured(gate, minimum, before)
+    for name, limit in ((name, limit) for name, limit in minimum.items() if limit is not None and name not in missing):
         measured, of_before = name.removesuffix(OF_BEFORE), name.endswith(OF_BEFORE)
         value, error = gate[measured], gate.get(f"{measured}_error", 0.0)
-        minimum = limit * (before[measured] if of_before else 1.0)
+        bound = limit * (before[measured] if of_before else 1.0)
         both = float(np.hypot(error, limit * before.get(f"{measured}_error", 0.0) if of_before else 0.0))
         spread = f" +- {error:.3f}" if error else ""
-        found.append(Rule(f"{measured}={value:.3f}{spread} must be >= {minimum:.3f}", value - minimum, both))
+        found.append(Rule(f"{measured}={value:.3f}{spread} must be >= {bound:.3f}", value - bound, both))
     return sorted(found)
 
 
-def unmeasured(gate: Mapping[str, Any], least: Mapping[str, float | None], before: Mapping[str, Any]) -> list[str]:
-    """Rules of `least` without a number here, or in the gate of the stage before."""
-    names = {name: name.removesuffix(OF_BEFORE) for name, limit in least.items() if limit is not None}
+def unmeasured(gate: Mapping[str, Any], minimum: Mapping[str, float | None], before: Mapping[str, Any]) -> list[str]:
+    """Rules of `minimum` without a number here, or in the gate of the stage before."""
+    names = {name: name.removesuffix(OF_BEFORE) for name, limit in minimum.items() if limit is not None}
     return sorted(
         rule for rule, name in names.items() if name not in gate or (rule.endswith(OF_BEFORE) and name not in before)
     )
 
 
 def verdict(
-    gate: Mapping[str, Any], least: Mapping[str, float | None], before: Mapping[str, Any]
+    gate: Mapping[str, Any], minimum: Mapping[str, float | None], before: Mapping[str, Any]
 ) -> dict[str, list[str]]:
-    """What is missed for sure; what is undecided, as its 95 % interval holds the minimum; what was not measured."""
-    found = rules(gate, least, before)
+    """Rules that failed; rules that are undecided, because the 95 % interval holds the minimum; and what was not
+    measured."""
+    found = rules(gate, minimum, before)
     return {
         "failed": [rule.text for rule in found if rule.failed],
         "undecided": [rule.text for rule in found if rule.undecided],
-        "not_measured": sorted({*gate.get("not_measured", ()), *unmeasured(gate, least, before)}),
+        "not_measured": sorted({*gate.get("not_measured", ()), *unmeasured(gate, minimum, before)}),
     }
 
 
@@ -220,7 +222,7 @@ def finish(
     *,
     clips: int,
     batch_size: int,
-    least: dict[str, float | None],
+    minimum: dict[str, float | None],
     before: str | None,
 ) -> None:
     """Save what the next stage starts from, then judge it; a failed gate is a warning here and in the next stage.
@@ -235,7 +237,7 @@ def finish(
         output,
         model.state_dict(),
         lambda: judge_stage(stage, model, facts, data, clips=clips, batch_size=batch_size),
-        least=least,
+        minimum=minimum,
         before=earlier_gate(before),
         **facts,
     )
@@ -252,11 +254,11 @@ def save_then_judge(
     weights: Mapping[str, Tensor],
     judge: Callable[[], dict[str, Any]],
     *,
-    least: Mapping[str, float | None],
+    minimum: Mapping[str, float | None],
     before: Mapping[str, Any],
     **facts: Any,
 ) -> None:
-    """Weights first: a judgement that ends in an error, or is killed, costs no training, and the gate says so.
+    """Save the weights, then judge them. A judgement that fails or is killed costs no training, and the gate says so.
 
     facts: `kind`, `config` and what else stands beside the weights.
     """
@@ -264,13 +266,13 @@ def save_then_judge(
     (output / "gate.json").unlink(missing_ok=True)  # of weights that are replaced now
     save_weights(folder, weights, gate={"failed": [NOT_JUDGED]}, **facts)
     gate = judge()
-    gate |= verdict(gate, least, before)
+    gate |= verdict(gate, minimum, before)
     write_gate(folder, gate)
     report_gate(output, gate)
 
 
 def report_gate(output: Path, gate: dict[str, Any]) -> None:
-    """Write a judged gate where the report looks for it, and say how it went."""
+    """Write a gate where the report looks for it, and log its outcome."""
     write_json(output / "gate.json", gate)
     shown = "  ".join(f"{k}={v:.3g}" for k, v in gate.items() if isinstance(v, int | float))
     log.info("gate of %s: %s", output, shown or "nothing was measured")

@@ -1,4 +1,4 @@
-"""The gates that stages left behind, in the order of the chain."""
+"""The gates of finished stages, in the order of the chain."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,6 @@ ORDER = ("autoencoder", "bidirectional", "causal", "consistency", "dmd", "regres
 
 
 def read_gates(runs: Path) -> dict[str, dict[str, Any]]:
-    """Gates by stage, of those stages that have one."""
+    """Gates by stage; stages without a gate are left out."""
     paths = {stage: runs / stage / "gate.json" for stage in ORDER}
     return {stage: json.loads(path.read_text()) for stage, path in paths.items() if path.is_file()}

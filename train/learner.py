@@ -16,8 +16,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def warm_ema(decay: float) -> Callable[..., None]:
-    """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to `decay`: that of a short run would else
-    consist of the weights it started with."""
+    """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to `decay`: with a constant decay the EMA
+    of a short run would consist of its first weights."""
 
     def update(ema: Any, current: Any, num_averaged: Tensor | int) -> None:
         n = int(num_averaged)

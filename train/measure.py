@@ -1,4 +1,4 @@
-"""Memory and arithmetic of one pass, counted while it is computed: on real tensors, or on ones without storage."""
+"""Memory and arithmetic of one pass, counted while it is computed: on real tensors, or on fake ones without storage."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -62,7 +62,7 @@ def flop_counter() -> FlopCounterMode:
 
 
 def autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
-    """What Lightning wraps a step in.
+    """The context in which Lightning runs a step of this precision.
 
     Raises:
         ValueError: an unknown precision.
@@ -87,7 +87,8 @@ def measure_pass(work: Work, one: Pass, precision: str) -> tuple[int, float]:
 
 
 def checkpoint_blocks(models: Iterable[nn.Module], *, reentrant: bool = False) -> int:
-    """Make every block keep its input alone and compute the rest again in the backward pass; how many blocks there are.
+    """Make every block keep only its input and compute the rest again in the backward pass. Returns the number of
+    blocks.
 
     reentrant: for planning, as only then what is kept can be seen by `SavedTensors`; loses gradients to cached keys.
     """

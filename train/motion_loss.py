@@ -1,4 +1,4 @@
-"""What the motion autoencoder is trained on: exact flow, pictures around mouth and eyes, and exact codes."""
+"""Losses of the motion autoencoder: exact flow, pictures around mouth and eyes, exact codes."""
 
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ def code_weights() -> Float[Tensor, "57"]:
 def code_loss(
     read: Float[Tensor, "n 57"], code: Float[Tensor, "n 57"], weight: Float[Tensor, "57"]
 ) -> Float[Tensor, ""]:
-    """Weighted squares, bounded: an action that no picture shows must not rule the encoder."""
+    """Weighted squared error, bounded, so that an action that no picture shows cannot dominate."""
     return (weight * (read - code).clamp(-4, 4).square()).sum(1).mean() / weight.sum()
 
 
@@ -96,7 +96,7 @@ def picture_loss(out: Tensor, truth: Tensor, weight: Float[Tensor, "n"], gradien
 
 
 def opened(code: Float[Tensor, "n 57"]) -> Float[Tensor, "n"]:
-    """Weight of a picture: wide mouths and shut lids are rare, and the median forgets them."""
+    """Weight of a picture: wide mouths and shut lids are rare, and L1 alone ignores rare pictures."""
     jaw, lids = code[:, place("jawOpen")], code[:, place("eyeBlinkLeft")]
     return 1 + 0.5 * jaw.clamp(0, 3) + 0.25 * lids.clamp(0, 5)
 

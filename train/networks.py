@@ -45,17 +45,17 @@ def require(folder: str | Path, *, stage: str) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """What a stage must know that starts from published weights, or from none."""
+    """What a stage needs to know that starts from published weights, or from random ones."""
 
     model: dict[str, Any]  # shape, with the conditions to be added
     vae: str | AutoencoderConfig  # a folder, or the shape of one that is trained elsewhere: codes need no autoencoder
-    speech: str  # a trained ear
+    speech: str  # folder of a trained speech encoder
     audio: AudioConfig
     resolution: Resolution
     num_frames: int
 
     def contract(self) -> Contract:
-        """That of a model which sees whole clips behind a reference image."""
+        """The contract of a bidirectional model: a whole clip behind a reference image."""
         vae = load_vae(self.vae).config if isinstance(self.vae, str) else self.vae
         return Contract(
             dit=dit_config(vae, self.audio, self.model),
@@ -70,7 +70,7 @@ class Base:
         )
 
     def random(self) -> tuple[DiT, Contract]:
-        """A model from nothing but its ear."""
+        """A model with random weights, besides the trained speech encoder."""
         contract = self.contract()
         model = DiT(contract.dit)
         load_speech(self.speech, model, self.audio)
@@ -93,7 +93,7 @@ def load_vae(folder: str | Path) -> Autoencoder:
 
 
 def load_speech(folder: str | Path, model: DiT, audio: AudioConfig) -> None:
-    """Give the model a trained ear.
+    """Load the weights of a trained speech encoder into the model.
 
     Raises:
         ValueError: it was trained on other audio features.
@@ -149,7 +149,7 @@ def dit_facts(contract: Contract) -> dict[str, Any]:
 
 
 def dit_config(vae: AutoencoderConfig, audio: AudioConfig, model: Mapping[str, Any]) -> DiTConfig:
-    """A DiT that fits an autoencoder and its audio features, where the shape of a `model` says nothing else.
+    """The shape of a DiT for an autoencoder and its audio features; fields of `model` override it.
 
     model: fields of `DiTConfig`, its conditions as fields of `ConditionSpec` by name; the width of a speech condition
     may be left out.

@@ -24,12 +24,13 @@ Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]  # of a whol
 
 
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """Equal on all devices of a run: for what they must decide alike, such as how many steps a rollout has."""
+    """A generator that is equal on all devices, for what they must decide alike, such as the number of steps of a
+    rollout."""
     return torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 def sample_generators(seed: int, batch: PixelBatch | LatentBatch, device: torch.device) -> list[torch.Generator]:
-    """One for each sample of a part of a batch."""
+    """A generator for each sample of a part of a batch."""
     slots = range(batch.first_slot, batch.first_slot + len(batch))
     # Hashed: torch's generator for CPUs looks at 32 bits of a seed, and neighbouring seeds start alike.
     keys = [np.random.SeedSequence((seed, batch.step, slot)).generate_state(1, np.uint64) for slot in slots]
@@ -41,7 +42,7 @@ def gaussian_like(x: Tensor, generator: Generators) -> Tensor:
 
 
 def uniform(shape: Sequence[int], generator: Generators, device: torch.device) -> Tensor:
-    """In [0, 1); samples come first."""
+    """Uniform numbers in [0, 1); samples come first."""
     return _drawn(torch.rand, shape, generator, device)
 
 
@@ -74,7 +75,8 @@ def dropped(x0: Float[Tensor, "b f c h w"], chance: float, generator: Generators
 def without_some(
     condition: Conditions, x0: Float[Tensor, "b f c h w"], *, config: DiTConfig, generator: Generators
 ) -> Conditions:
-    """Conditions of which each sample loses each by its own chance, so that all of guidance's branches are learnt."""
+    """Drop conditions at random, each sample and condition by the condition's own chance, so that the model learns all
+    branches of guidance."""
     for spec in config.conditions:
         if spec.drop_rate:
             condition = condition.dropped(spec.name, dropped(x0, spec.drop_rate, generator))
@@ -83,7 +85,7 @@ def without_some(
 
 @dataclass(frozen=True, kw_only=True)
 class Corruption:
-    """How much worse than data a model's past may be; each frame draws its own amounts."""
+    """How much a model's past is degraded in comparison with data; each frame draws its own amounts."""
 
     noise: float = 0.0  # a noise level in [0, noise] is added
     exposure: float = 0.0  # a frame is scaled by a factor in 1 -+ exposure
@@ -91,7 +93,7 @@ class Corruption:
 
 
 def corrupt(history: Float[Tensor, "b f c h w"], by: Corruption, generator: Generators) -> Float[Tensor, "b f c h w"]:
-    """History as bad as a model's own, so that the model survives its own mistakes."""
+    """Degrade the clean past as a model's own past is, so that the model copes with its own errors."""
     if by == Corruption():
         return history
     level = by.noise * uniform(history.shape[:2], generator, history.device)

@@ -20,7 +20,7 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, *, warmup_steps: int, total_
 
 
 class _ResumedLR(torch.optim.lr_scheduler.LambdaLR):
-    """Rates of a resumed run are those of its present schedule, also for the first step: a run that was to end there
+    """A scheduler whose resumed rates follow the present schedule from the first step on: a run that was to end there
     has a rate of 0 in its checkpoint."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

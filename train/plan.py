@@ -128,7 +128,7 @@ class Needs(NamedTuple):
 
 
 def needs(build: WorkBuilder, *, at_once: int, precision: str, checkpointed: bool) -> Needs:
-    """Counted on networks of one and of two layers: each further layer adds what the second one does.
+    """Needs of a stage, counted on networks of one and of two layers: each further layer adds what the second one does.
 
     Raises:
         ValueError: an unknown precision, or nothing to checkpoint.

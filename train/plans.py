@@ -51,7 +51,7 @@ def stage_plans(
 
 
 def _needs(build: WorkBuilder, described: str, run: PlannedRun, known: Known) -> Needs:
-    """Of stages whose work is the same, such as dmd and long, that of the first."""
+    """Needs of a stage; of stages that compute the same, such as dmd and long, those of the first are used."""
     assert run.device_batch is not None, "recipes of published models say what a device computes at once"
     key = described, run.device_batch, run.precision, run.checkpointed
     if key not in known:

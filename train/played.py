@@ -1,4 +1,4 @@
-"""Held-out clips as a stage would play them: the stream that the server runs, on the conditions of a batch of clips."""
+"""Held-out clips as a stage would play them: the server's stream under the conditions of a batch of clips."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ def clip_batch(
     text: TextEncoder | None = None,
     image: ImageEncoder | None = None,
 ) -> tuple[LatentBatch, int]:
-    """Latents and conditions of whole clips, and the pixel frame of the clips at which they begin."""
+    """Latents and conditions of whole clips, and the pixel frame at which they begin."""
     encoded = []
     for clip in clips:
         arrays = encode_clip(clip, vae, contract.audio, encoder=image, actions=contract.dit.names("action"))
@@ -69,7 +69,7 @@ def play_clips(
 ) -> Played:
     """Pixels of every clip as the model plays it, and where in the clip they begin.
 
-    swap_voices: every clip hears another clip's voice; what lip-sync is left then was never there.
+    swap_voices: every clip is given another clip's voice; lip-sync that is left then does not come from the voice.
     """
     frames, starts = [], []
     for at in range(0, len(clips), batch_size):

@@ -1,4 +1,4 @@
-"""Back to where published models live: a trained model as a folder that diffusers reads.
+"""Export a trained model as a folder that diffusers reads.
 
 python train.py stage=export_diffusers name=mine
 """
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def export_diffusers(weights: str, out: str) -> None:
-    """Write the transformer of a bidirectional model whose voices and actions are not given.
+    """Write the transformer of a bidirectional model with its voices and actions dropped.
 
     Raises:
         FileNotFoundError: the stage has not been run; the message has the command.

@@ -1,4 +1,4 @@
-"""What a command line must name before anything is loaded: a stage, what it starts from, and a recipe for its model."""
+"""Checks of the command line before anything is loaded: a stage, its initial weights, and a recipe for its model."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ HELP = ("--help", "-h")
 
 
 def check_recipe(cfg: DictConfig, *, stage: str, model: str) -> None:
-    """Refuse settings that would be silently another model's, or silently nobody's.
+    """Refuse settings that would silently belong to another model, or to none.
 
     Raises:
         ValueError: a published model without a recipe of its own, a stage that the recipe does not have, or `init` for

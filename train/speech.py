@@ -22,7 +22,7 @@ from train.learner import Learner
 
 
 class VisemeClassifier(nn.Module):
-    """The encoder under training, read by one linear layer."""
+    """The encoder under training with one linear layer behind it."""
 
     def __init__(self, audio: AudioConfig) -> None:
         super().__init__()
@@ -53,13 +53,13 @@ class SpeechStage(L.LightningModule):
 
 
 def jaw(visemes: Float[Tensor, "f 4 v"]) -> Float[np.ndarray, " t"]:
-    """How far the jaw opens in each pixel frame."""
+    """Opening of the jaw in each pixel frame."""
     return visemes.flatten(0, 1).numpy() @ viseme_actions()[:, index("jawOpen")]
 
 
 @torch.no_grad()
 def judge_speech(model: VisemeClassifier, voices: VoiceBatch) -> dict[str, Any]:
-    """Mean correlation, over clips in which somebody speaks, of the jaw that is heard and the jaw that was meant."""
+    """Mean correlation of the predicted jaw opening with the true one, over clips in which somebody speaks."""
     heard, meant = model(voices.windows).softmax(dim=-1), voices.visemes
     pairs = [(jaw(h), jaw(m)) for h, m in zip(heard, meant, strict=True)]
     scores = [correlation(h, m) for h, m in pairs if moves(m)]
@@ -68,7 +68,7 @@ def judge_speech(model: VisemeClassifier, voices: VoiceBatch) -> dict[str, Any]:
     return {"clips": len(scores), "jaw": float(np.mean(scores))}
 
 
-def finish_speech(stage: SpeechStage, data: VoiceData, output: Path, *, clips: int, least: dict[str, float]) -> None:
+def finish_speech(stage: SpeechStage, data: VoiceData, output: Path, *, clips: int, minimum: dict[str, float]) -> None:
     """Save the encoder, then judge it."""
     model = stage.network.ema_model.eval()
     facts: dict[str, Any] = {"kind": "speech", "config": stage.audio.to_json()}
@@ -76,7 +76,7 @@ def finish_speech(stage: SpeechStage, data: VoiceData, output: Path, *, clips: i
         output,
         model.encoder.state_dict(),
         lambda: judge_speech(model, data.held_out(clips)),
-        least=least,
+        minimum=minimum,
         before={},
         **facts,
     )

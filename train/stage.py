@@ -22,8 +22,8 @@ class DiTStage(L.LightningModule):
     seed: int
 
     @property
-    def hears(self) -> bool:
-        return self.contract.hears
+    def takes_sound(self) -> bool:
+        return self.contract.takes_sound
 
     def configure_optimizers(self) -> Any:  # Lightning's own union of a dozen types
         return self.network.optimizers()

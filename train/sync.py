@@ -20,17 +20,17 @@ from train.learner import Learner
 
 TEMPERATURE = 0.07
 NEAR_FRAMES = 2  # windows this close in a clip show nearly the same, and are neither right nor wrong
-LEAST_SHIFT = 5  # frames; a smaller one is hard to see for people too (ITU-R BT.1359: -125 to +45 ms)
+MIN_SHIFT = 5  # frames; a smaller one is hard to see for people too (ITU-R BT.1359: -125 to +45 ms)
 
 
 def contrast(
-    seen: Float[Tensor, "n w e"], heard: Float[Tensor, "n w e"], ignored: Bool[Tensor, "l l"]
+    mouths: Float[Tensor, "n w e"], voices: Float[Tensor, "n w e"], ignored: Bool[Tensor, "l l"]
 ) -> Float[Tensor, ""]:
     """Cross-entropy of finding the own voice among all windows' voices, and the own mouth among all mouths.
 
     Source: van den Oord et al. 2018, arXiv:1807.03748, Eq. 4, in both directions.
     """
-    logits = seen.flatten(0, 1) @ heard.flatten(0, 1).T / TEMPERATURE
+    logits = mouths.flatten(0, 1) @ voices.flatten(0, 1).T / TEMPERATURE
     logits = logits.masked_fill(ignored, float("-inf"))
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
@@ -54,9 +54,9 @@ class SyncStage(L.LightningModule):
 
     def training_step(self, batch: MouthBatch, batch_idx: int) -> Float[Tensor, ""]:
         net, shape = self.network.model, batch.mouths.shape[:2]
-        seen = net.see(batch.mouths.flatten(0, 1)).unflatten(0, shape)
-        heard = net.hear(batch.voices.flatten(0, 1)).unflatten(0, shape)
-        loss = contrast(seen, heard, neighbours(batch.starts))
+        mouths = net.embed_mouths(batch.mouths.flatten(0, 1)).unflatten(0, shape)
+        voices = net.embed_voice(batch.voices.flatten(0, 1)).unflatten(0, shape)
+        loss = contrast(mouths, voices, neighbours(batch.starts))
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -65,32 +65,32 @@ class SyncStage(L.LightningModule):
 
 
 @torch.no_grad()
-def judge_sync(net: SyncNet, mouths: list[Mouth]) -> dict[str, Any]:
+def judge_sync(net: SyncNet, clips: list[Mouth]) -> dict[str, Any]:
     """How well matched sound and sound shifted by 5 to 15 frames are separated: areas under the ROC curve, of whole
     clips and of single windows of 0.2 s; and how often the lag of a clip is found to a frame."""
-    if not mouths:
+    if not clips:
         return {"clips": 0, "not_measured": ["auc", "auc_window", "lag_found"]}
-    shifts = [lag for lag in range(-MAX_LAG, MAX_LAG + 1) if abs(lag) >= LEAST_SHIFT]
+    shifts = [lag for lag in range(-MAX_LAG, MAX_LAG + 1) if abs(lag) >= MIN_SHIFT]
     matched, shifted, matched_windows, shifted_windows, lags = [], [], [], [], []
-    for mouth in mouths:
-        seen, heard = embeddings(net, mouth.middle, mouth.agent)
-        matched.append(-lag_distance(seen, heard, 0))
-        shifted += [-lag_distance(seen, heard, shift) for shift in shifts]
-        matched_windows.append((seen * heard).sum(1))
-        shifted_windows += [(seen[LEAST_SHIFT:] * heard[:-LEAST_SHIFT]).sum(1)]
-        lags.append(sync_score(net, mouth.middle, mouth.agent).lag_frames)
+    for clip in clips:
+        mouths, voices = embeddings(net, clip.middle, clip.agent)
+        matched.append(-lag_distance(mouths, voices, 0))
+        shifted += [-lag_distance(mouths, voices, shift) for shift in shifts]
+        matched_windows.append((mouths * voices).sum(1))
+        shifted_windows += [(mouths[MIN_SHIFT:] * voices[:-MIN_SHIFT]).sum(1)]
+        lags.append(sync_score(net, clip.middle, clip.agent).lag_frames)
     return {
-        "clips": len(mouths),
+        "clips": len(clips),
         "auc": auc(np.array(matched), np.array(shifted)),
         "auc_window": auc(torch.cat(matched_windows).numpy(), torch.cat(shifted_windows).numpy()),
         "lag_found": float(np.mean(np.abs(lags) <= 1)),
     }
 
 
-def finish_sync(stage: SyncStage, data: MouthData, output: Path, *, split: str, least: dict[str, float]) -> None:
+def finish_sync(stage: SyncStage, data: MouthData, output: Path, *, split: str, minimum: dict[str, float]) -> None:
     """Save the network, then judge it."""
     net = stage.network.ema_model.eval()
     facts: dict[str, Any] = {"kind": KIND, "config": net.audio.to_json()}
     save_then_judge(
-        output, net.state_dict(), lambda: judge_sync(net, data.held_out(split)), least=least, before={}, **facts
+        output, net.state_dict(), lambda: judge_sync(net, data.held_out(split)), minimum=minimum, before={}, **facts
     )

@@ -1,4 +1,4 @@
-"""What the log says of every update: the loss of the whole batch, and how fast it was computed."""
+"""Speed of training in the log, and the loss of the whole batch."""
 
 from collections import deque
 from time import perf_counter
@@ -66,7 +66,7 @@ class Throughput(L.Callback):
             pl_module.log_dict({f"speed/{name}": value for name, value in self.speed(seconds).items()})
 
     def speed(self, seconds: float) -> dict[str, float]:
-        """Of an update that takes so long."""
+        """Speed of an update that took so many seconds."""
         found = {"step_ms": 1000 * seconds, "samples_per_s": self.batch_size / seconds}
         if self.device_flops and self.flops:
             found |= {"tokens_per_s": self.tokens / seconds, "mfu": self.flops / seconds / self.device_flops}

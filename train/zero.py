@@ -52,7 +52,8 @@ class ZeroStrategy(DeepSpeedStrategy):
     one without DeepSpeed, reads."""
 
     def __init__(self) -> None:
-        """
+        """A strategy of DeepSpeed ZeRO with this module's CONFIG.
+
         Raises:
             MissingPackageError: DeepSpeed is not installed.
         """

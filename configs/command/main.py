@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from configs.command.overrides import quoted
-from configs.command.refusal import ROOT, refusals, root_cause, sentence, tell
+from configs.command.refusal import ROOT, refusals, report, root_cause, sentence
 
 CONFIGS = ROOT / "configs"
 UNKNOWN = re.compile(r"Could not override '(.+?)'")
@@ -42,7 +42,7 @@ def command(
     def decorate(task: Task) -> Callable[[], None]:
         @functools.wraps(task)
         def main() -> None:
-            given, told = sys.argv[1:], []
+            given, reported = sys.argv[1:], []
             several = not {"-m", "--multirun"}.isdisjoint(given)
             arguments = quoted(given, verbatim, multirun=several)
             explain = functools.partial(explained, config=config, arguments=arguments)
@@ -54,15 +54,15 @@ def command(
                 try:
                     return task(cfg)
                 except Exception as error:
-                    tell(error, explain)  # now: other members may take hours
-                    told.append(root_cause(error))
+                    report(error, explain)  # now: other members may take hours
+                    reported.append(root_cause(error))
                     if ends:
                         sys.exit(1)
                     raise
 
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `refusals` tells
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `refusals` reports
             sys.argv[1:] = arguments
-            with refusals(explain, told):
+            with refusals(explain, reported):
                 refuse_negative(config, arguments)
                 hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config)(member)()
 
@@ -104,7 +104,8 @@ def _nearest(name: str, names: Collection[str]) -> str:
 
 
 def _of_another_kind(known: Mapping[str, Any], arguments: list[str]) -> str | None:
-    """Text where a number or a truth value was expected: what else a bug is blamed on before it is shown."""
+    """A sentence about an argument that is text where a number or a truth value is expected; None where there is none.
+    Asked before an error is taken for a bug."""
     for argument in arguments:
         key, _, value = argument.partition("=")
         if type(default := known.get(key)) in KINDS and isinstance(yaml_value(value), str) and "${" not in value:
@@ -113,7 +114,7 @@ def _of_another_kind(known: Mapping[str, Any], arguments: list[str]) -> str | No
 
 
 def refuse_negative(config: str, arguments: list[str]) -> None:
-    """Counts, sizes, seconds and rates that cannot be below 0: those whose default is not.
+    """Refuse counts, sizes, seconds and rates below 0, where the default is not below 0.
 
     Raises:
         ValueError: one of them is given as a negative number.

@@ -1,4 +1,4 @@
-"""What a command says when it stops: one sentence for what its user can mend, a traceback for a bug."""
+"""What a command says when it stops: one sentence for an error that its user can correct, a traceback for a bug."""
 
 import dis
 import errno
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TRACEBACK = "GWM_TRACEBACK"
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 RUN_FILE = "TORCHELASTIC_ERROR_FILE"  # <folder of a run on this machine>/<local rank>/error.json
-FIRST_RANK_S = 10.0  # how long a process that Lightning started leaves it to the first to tell what all of them met
+FIRST_RANK_S = 10.0  # how long other processes of Lightning wait for the first to report an error that all of them met
 REMOTE_LINE = re.compile(r'File "(.+?)", line \d+, in .*\n +(.*)')
 MEMORY = re.compile("(?i)out of memory|can't allocate memory")
 
@@ -27,14 +27,14 @@ Explain = Callable[[Exception], str | None]
 
 
 @contextmanager
-def refusals(explain: Explain = lambda error: None, told: Sequence[Exception] = ()) -> Iterator[None]:
-    """Around a whole command: an error that its user can mend is told in one sentence, and the exit status is 1.
+def refusals(explain: Explain = lambda error: None, reported: Sequence[Exception] = ()) -> Iterator[None]:
+    """Around a whole command: an error that its user can correct is reported in one sentence, and the exit status is 1.
 
-    `GWM_TRACEBACK=1` shows the traceback. Of several processes that torchrun or Lightning started, one tells what all
-    of them met, and every one ends with a status that is not 0.
+    `GWM_TRACEBACK=1` shows the traceback. Of several processes that torchrun or Lightning started, one reports
+    an error that all of them met, and every one ends with a status that is not 0.
 
     explain: a sentence for errors of which a command knows more than `sentence`, or None.
-    told: errors that the command has told already, as far as they are known when it ends.
+    reported: errors that the command has reported already; the list is read when it ends.
     """
     try:
         yield
@@ -45,17 +45,17 @@ def refusals(explain: Explain = lambda error: None, told: Sequence[Exception] = 
             _interrupted()
         raise
     except Exception as error:
-        if root_cause(error) not in told:
-            tell(error, explain)
+        if root_cause(error) not in reported:
+            report(error, explain)
         sys.exit(1)
 
 
-def tell(error: Exception, explain: Explain = lambda error: None) -> None:
+def report(error: Exception, explain: Explain = lambda error: None) -> None:
     """Write an error to stderr: a sentence, or the traceback of a bug."""
     cause = root_cause(error)
     said = explain(cause) or sentence(cause)
     rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
-    if _another_told(said or repr(cause), rank):
+    if _reported_elsewhere(said or repr(cause), rank):
         return
     if said is None or os.environ.get(TRACEBACK, "") not in ("", "0"):
         said = "".join(traceback.format_exception(error)).rstrip()
@@ -63,14 +63,14 @@ def tell(error: Exception, explain: Explain = lambda error: None) -> None:
     sys.stderr.flush()
 
 
-def _another_told(said: str, rank: int) -> bool:
-    """Whether a process of the same run on this machine has told the same.
+def _reported_elsewhere(said: str, rank: int) -> bool:
+    """Whether another process of the same run on this machine has reported the same.
 
     torchrun gives its processes a folder, in which the first that meets an error leaves a mark. Lightning starts the
-    others from the first: where that one has ended soon, it has told.
+    others from the first: where the first ends within FIRST_RANK_S, it has reported the error.
     """
     if RUN_FILE in os.environ:
-        mark = Path(os.environ[RUN_FILE]).parents[1] / f"told-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+        mark = Path(os.environ[RUN_FILE]).parents[1] / f"reported-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
         try:
             mark.touch(exist_ok=False)
         except FileExistsError:
@@ -83,7 +83,7 @@ def _another_told(said: str, rank: int) -> bool:
 
 
 def root_cause(error: BaseException) -> Exception:
-    """The error itself, out of what Hydra and task groups wrap around it."""
+    """The original error, without what Hydra and task groups wrap around it."""
     while True:
         if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
             error = error.__cause__
@@ -95,9 +95,9 @@ def root_cause(error: BaseException) -> Exception:
 
 
 def sentence(error: Exception) -> str | None:
-    """What a user reads of an error that the user can mend; None for a bug, which needs its traceback.
+    """The sentence for an error that the user can correct; None for a bug, which needs its traceback.
 
-    To be mended by the user is what our own code refuses with `raise`, what the operating system refuses (a missing
+    The user can correct what our own code refuses with `raise`, what the operating system refuses (a missing
     file, a full disk), memory that does not suffice, and what Hydra cannot read. An assertion is a bug.
     """
     if isinstance(error, OverrideParseException):

@@ -21,6 +21,8 @@ MOUTHS: dict[str, tuple[dict[str, float], tuple[str, float]]] = {
     "critters": ({"line": 0.0, "ooh": 0.48, "grin": 0.73, "open": 1.0}, ("ooh", 0.48)),
     "moods": ({"line": 0.0, "gasp": 0.38, "bigSmile": 0.68, "open": 1.0}, ("gasp", 0.38)),
     "sprouts": ({"line": 0.0, "ooh": 0.48, "grin": 0.71, "open": 1.0}, ("ooh", 0.48)),
+    "marbles": ({"line": 0.0, "open": 1.0}, ("open", 1.0)),
+    "voxel-art": ({"flat": 0.0, "grin": 0.87, "laugh": 1.0}, ("ooh", 1.0)),
 }
 # Shown while the eyes are open (any one of them) and shut.
 EYES = {
@@ -28,10 +30,16 @@ EYES = {
     "critters": (("round", "dots", "bigPupils", "wide"), "closedLine"),
     "moods": (("pupils", "bigPupils", "sparkle", "small"), "closed"),
     "sprouts": (("round", "dots", "bigPupils", "wide"), "closedLine"),
+    "marbles": (("dots", "wide", "oval"), "closed"),
+    "voxel-art": (("open", "wide"), "closed"),
 }
 # Height of the face in the drawing, and how much larger than the drawing it is shown.
-FACE = {"clay": (0.60, 1.5), "critters": (0.56, 1.2), "moods": (0.52, 1.1), "sprouts": (0.75, 1.7)}
-CARTOON_STYLES: tuple[str, ...] = tuple(MOUTHS)
+FACE = {
+    "clay": (0.60, 1.5), "critters": (0.56, 1.2), "moods": (0.52, 1.1), "sprouts": (0.75, 1.7), "marbles": (0.55, 1.5),
+    "voxel-art": (0.50, 1.8),
+}  # fmt: skip
+CARTOON_STYLES: tuple[str, ...] = ("clay", "critters", "moods", "sprouts")
+UNSEEN_STYLES: tuple[str, ...] = ("marbles", "voxel-art")  # which no data set holds: for evaluations
 BLINK = 0.5  # eyelid action from which the eyes are drawn shut
 ROUND = 0.35  # pucker or funnel from which the mouth is drawn round
 WIDE_OPEN = 0.55  # of the jaw's action: the mouth that is drawn widest

@@ -18,6 +18,7 @@ ASSET = Path(__file__).with_name("head.npz")
 PARTS = ("skin", "eye_left", "eye_right", "teeth_upper", "teeth_lower", "tongue", "lashes")
 
 LIP_RING = 0.2  # vertices with more of the lips' mask than this separate the mouth from the face
+TEETH_SHIFTS = {"teeth_upper": (0, -0.001, -0.007), "teeth_lower": (0, 0.004, 0)}  # metres: shown, and behind the lips
 THROAT = (0.0, 0.05, -0.075)  # a place inside the mouth
 
 
@@ -58,11 +59,10 @@ def load_head() -> Head:
     for number, name in enumerate(PARTS):
         part[data[f"faces_{name}"]] = number
         faces.append(data[f"faces_{name}"].astype(np.int32))
-    for name in ("teeth_upper", "teeth_lower"):
+    for name, shift in TEETH_SHIFTS.items():
         teeth = part == PARTS.index(name)
         centre = mean[teeth].mean(0)
         shrink = np.array([0.76, 0.88, 0.88], np.float32)
-        shift = (0, 0.002, -0.006) if name == "teeth_upper" else (0, 0.004, 0)
         mean[teeth] = centre + shrink * (mean[teeth] - centre) + np.array(shift, np.float32)
     actions = data["actions"].astype(np.float32)
     upper, lower = _lip_middles(mean, data["lips"].astype(np.float32), actions[index("jawOpen")])

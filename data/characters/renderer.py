@@ -7,7 +7,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from data.characters.appearance import Identity, human
-from data.characters.cartoon import CARTOON_STYLES, CartoonIdentity, CartoonRenderer, cartoon, cartoon_mouth
+from data.characters.cartoon import (
+    CARTOON_STYLES,
+    UNSEEN_STYLES,
+    CartoonIdentity,
+    CartoonRenderer,
+    cartoon,
+    cartoon_mouth,
+)
 from data.characters.head import animate, eyes_and_lips, mouth_opening, neutral
 from data.characters.scene import Scene
 from data.characters.shaders import (
@@ -52,8 +59,8 @@ def identity(seed: int, style: str) -> Identity | CartoonIdentity:
     Raises:
         ValueError: the style is unknown.
     """
-    if style not in STYLES:
-        raise ValueError(f"style={style!r} must be one of {STYLES}.")
+    if style not in (*STYLES, *UNSEEN_STYLES):
+        raise ValueError(f"style={style!r} must be one of {(*STYLES, *UNSEEN_STYLES)}.")
     return human(seed) if style == "anny" else cartoon(seed, style)
 
 

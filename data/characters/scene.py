@@ -11,11 +11,12 @@ from data.characters.appearance import Identity
 from data.characters.glasses import Glasses, build_glasses
 from data.characters.hair import Hair, build_hair
 from data.characters.head import PARTS, load_head, neutral, normals
-from data.characters.skin import HEIGHT, WIDTH, hair_uv, paint, skin_uv
+from data.characters.skin import HEIGHT, WIDTH, hair_uv, paint, skin_uv, teeth_uv
 
 LIP_DEPTH = -0.025  # of the average lips: from here backwards the mouth grows dark
 DARK_AT_METRES = 0.035  # behind the lips
-TEETH, TONGUE, CAVITY, LASHES = (0.74, 0.70, 0.62), (0.25, 0.05, 0.046), (0.012, 0.003, 0.003), (0.008, 0.008, 0.008)
+TONGUE, CAVITY, LASHES = (0.30, 0.07, 0.066), (0.012, 0.003, 0.003), (0.008, 0.008, 0.008)
+GROOVE_METRES = 0.003  # along the middle of the tongue
 CHIN_TO_NAPE = (-0.122, 0.34)  # height in metres at y = 0, and rise per metre backwards, of the head's lower end
 NECK_METRES = 0.07  # below that line: over this length the turn of the head fades out
 BACKGROUND_TEXELS = 64
@@ -129,13 +130,19 @@ def _surface_attributes(who: Identity, hair: Hair | None, glasses: Glasses | Non
     _over(paint_over, np.array(who.lips), 0.92 * head.lips)
     _over(paint_over, np.array(CAVITY), head.cavity)
     depth = np.clip(1 - (head.mean[:, 1:2] - LIP_DEPTH) / DARK_AT_METRES, 0.04, 1)
-    for name, colour in (("teeth_upper", TEETH), ("teeth_lower", TEETH), ("tongue", TONGUE), ("lashes", LASHES)):
+    groove = 1 - 0.45 * np.exp(-np.square(head.mean[:, :1] / GROOVE_METRES))
+    for name, colour in (("tongue", np.array(TONGUE) * groove * depth**1.5), ("lashes", np.array(LASHES) * depth)):
         part = head.part == PARTS.index(name)
-        paint_over[part, :3], paint_over[part, 3] = np.array(colour) * depth[part], 1
+        paint_over[part, :3], paint_over[part, 3] = colour[part], 1
+    uv = skin_uv(head.mean)
+    for name in ("teeth_upper", "teeth_lower"):
+        part = head.part == PARTS.index(name)
+        uv[part] = teeth_uv(head.mean[part], upper=name == "teeth_upper")
+        paint_over[part, :3], paint_over[part, 3] = 0, 1 - depth[part, 0]
     gleam = 0.04 + 0.08 * skin.mean()  # white highlights would turn dark skin grey
     shine = np.where(head.part == 0, gleam + 0.25 * head.lips, 0.08) * (1 - head.cavity) * depth[:, 0]
     follow = np.where(head.part == PARTS.index("skin"), _follow(head.mean), 1.0)
-    rows = [np.concatenate([skin_uv(head.mean), paint_over, shine[:, None], follow[:, None]], 1)]
+    rows = [np.concatenate([uv, paint_over, shine[:, None], follow[:, None]], 1)]
     if hair is not None:
         strands = np.zeros((len(hair.vertices), 8))
         strands[:, :2], strands[:, 6], strands[:, 7] = hair_uv(hair.vertices), 0.10, 1

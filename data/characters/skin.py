@@ -15,6 +15,11 @@ BOTTOM, TOP = -0.28, 0.12  # heights that the skin's half covers, metres
 AXIS_Y, RADIUS = 0.08, 0.10  # of the upright cylinder around the head; the face lies close to it
 STRANDS = {"curly": (2.0, 2.0), "beanie": (0.8, 3.0)}  # size of hair noise down and across, texels
 STRAIGHT = (24.0, 0.9)
+# Below the hair, in texels that it does not reach, are two rows of teeth: gums, middles and edges, upper ones first.
+ARCH_METRES = 0.14  # of a row, that the picture's width covers
+ARCH_Y, ARCH_RADIUS = 0.03, 0.047  # of its bend
+TEETH_MILLIMETRES = ((6.5, 5.0, 5.8, 5.2, 5.0, 9.0), (4.2, 4.6, 5.2, 5.2, 5.0, 9.0))  # widths, from the middle
+TOOTH, GUM = (0.80, 0.75, 0.66), (0.42, 0.13, 0.12)
 
 
 def skin_uv(rest: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 2"]:
@@ -32,9 +37,19 @@ def hair_uv(vertices: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 2"]:
     return np.stack([across, 0.25 + 0.15 * down], 1).astype(np.float32)
 
 
+def teeth_uv(rest: Float[np.ndarray, "v 3"], *, upper: bool) -> Float[np.ndarray, "v 2"]:
+    """Where the teeth of the average head's upper or lower row lie: along the arch, from the gums to the edges."""
+    x, y, z = rest.T
+    across = np.arctan2(x, ARCH_Y - y) * ARCH_RADIUS / ARCH_METRES
+    from_gums = np.abs(z - (z.max() if upper else z.min())) / np.ptp(z)
+    row = 2 * from_gums + (0.5 if upper else 3.5)
+    return np.stack([0.5 + across, row / (2 * HEIGHT)], 1).astype(np.float32)
+
+
 def paint(who: Identity) -> UInt8[np.ndarray, "2*256 512 3"]:
     """Both halves, bottom row first as OpenGL wants; square roots of linear RGB, or dark skin would show steps."""
     picture = np.concatenate([_hair(who), _skin(who)])
+    picture[:6] = _teeth()
     return np.round(255 * np.sqrt(np.clip(picture, 0, 1))).astype(np.uint8)
 
 
@@ -64,6 +79,19 @@ def _hair(who: Identity) -> Float[np.ndarray, "256 512 3"]:
     strand = _noise(rng, *STRANDS.get(who.hair_kind, STRAIGHT))
     lock = _noise(rng, 40.0, 6.0)
     return colour * np.clip(0.9 + 0.2 * strand + 0.1 * lock, 0.35, 1.7)[..., None]
+
+
+def _teeth() -> Float[np.ndarray, "6 512 3"]:
+    """Both rows; the light that does not come out between two teeth makes them single."""
+    along = np.minimum(np.abs(np.linspace(-0.5, 0.5, WIDTH)) * ARCH_METRES * 1000, 30)
+    rows = []
+    for widths in TEETH_MILLIMETRES:
+        gaps = np.concatenate([[0], np.cumsum(widths)])
+        near = np.abs(along[:, None] - gaps).min(1)
+        tooth = np.array(TOOTH) * (1 - 0.55 * _bump(near, 0.45) - 0.012 * along)[:, None]
+        gum = np.array(GUM) + 0.3 * _rise(near, 0.5, 2.0)[:, None] * (tooth - GUM)  # it reaches down between the teeth
+        rows += [gum, tooth, 0.92 * tooth]
+    return np.stack(rows)
 
 
 def _skin(who: Identity) -> Float[np.ndarray, "256 512 3"]:

@@ -1,4 +1,4 @@
-"""Some videos to one shard: the unit of work, of parallelism and of going on after an interruption."""
+"""Some videos to one shard: the unit of work, of parallelism and of resuming."""
 
 import multiprocessing
 from collections.abc import Iterable, Iterator

@@ -29,7 +29,7 @@ BLANK_CONTRAST = 2.0  # standard deviation over a picture, of 255 levels; codecs
 
 @dataclass(slots=True)
 class Record:
-    """What became of one source; frames are counted at 24 fps, from first to last picture."""
+    """The result of one source; frames are counted at 24 fps, from the first to the last picture."""
 
     path: str
     digest: str
@@ -72,7 +72,8 @@ def cut_source(source: Source, folder: Path, rules: TakeRules, record: Record) -
 
 
 def check_unchanged(source: Source, path: Path) -> None:
-    """
+    """Refuse a file whose size has changed since it was listed.
+
     Raises:
         UnusableError: the file is not the one that was found: somebody still writes it, or has replaced it.
     """
@@ -137,7 +138,7 @@ Order = tuple[int, list[int], Box]  # number of the take, its frames that show t
 
 
 def _orders(survey: Survey, takes: list[Take], num_frames: int) -> dict[int, list[Order]]:
-    """What is wanted of each picture. Frame `num_frames` of a take is its reference."""
+    """The frames that are to be cut from each picture. Frame `num_frames` of a take is its reference."""
     orders: dict[int, list[Order]] = {}
     for number, take in enumerate(takes):
         shown = survey.shown[take.start : take.start + num_frames]

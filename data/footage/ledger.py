@@ -1,4 +1,4 @@
-"""What has been ingested so far: one line per finished shard, so that a call can go on where another ended."""
+"""The finished shards of an ingest, one line each, so that a call continues where another ended."""
 
 import fcntl
 import json

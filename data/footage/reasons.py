@@ -1,4 +1,4 @@
-"""Why footage does not become clips: every second of every file is either kept or counted under one of these."""
+"""Reasons for which footage is left out: every second of every file is either kept or counted under one of these."""
 
 REASONS: dict[str, str] = {
     "other_file": "neither a video by its name nor the side-car of one",

@@ -1,12 +1,12 @@
-"""Where one shot ends and the next begins, by how much small pictures change."""
+"""Shot boundaries, from the differences of small pictures."""
 
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-LEAST_CHANGE = 15.0  # mean absolute difference, of 255; hard cuts of test footage: 44 and more, its motion: under 20
-LEAST_RATIO = 3.0  # to the median change of the pictures around: a fast pan changes every picture
+MIN_CHANGE = 15.0  # mean absolute difference, of 255; hard cuts of test footage: 44 and more, its motion: under 20
+MIN_RATIO = 3.0  # to the median change of the pictures around: a fast pan changes every picture
 NEIGHBOURS = 4
 
 
@@ -34,12 +34,12 @@ def find_cuts(step: Float[np.ndarray, " n"], skip: Float[np.ndarray, " n"]) -> l
     Source: the rule of ratio to neighbours is that of PySceneDetect's AdaptiveDetector.
     """
     cuts = []
-    for i in np.flatnonzero(step >= LEAST_CHANGE).tolist():
+    for i in np.flatnonzero(step >= MIN_CHANGE).tolist():
         around = np.concatenate([step[max(1, i - NEIGHBOURS) : i], step[i + 1 : i + 1 + NEIGHBOURS]])
         against_before = skip[i] if i > 1 else step[i]
         after_against_before = skip[i + 1] if i + 1 < len(skip) else step[i]
-        lasting = min(against_before, after_against_before) >= LEAST_CHANGE
-        if lasting and step[i] >= LEAST_RATIO * (np.median(around) if len(around) else 0.0):
+        lasting = min(against_before, after_against_before) >= MIN_CHANGE
+        if lasting and step[i] >= MIN_RATIO * (np.median(around) if len(around) else 0.0):
             cuts.append(i)
     return cuts
 

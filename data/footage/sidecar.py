@@ -1,4 +1,4 @@
-"""What lies beside a video under the same name: a caption (.txt), facts (.json), actions (.npz)."""
+"""Files beside a video with the same name: a caption (.txt), facts (.json), actions (.npz)."""
 
 import zipfile
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ SIDECAR_SUFFIXES = (".txt", ".json", ".npz")
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What was done at `times_s`, in order; each action holds until the next. Times start at the first picture."""
+    """Actions at `times_s`, in order; each holds until the next. Times start at the first picture."""
 
     times_s: Float[np.ndarray, " n"]
     values: Float[np.ndarray, "n k"]

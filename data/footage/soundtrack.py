@@ -1,4 +1,4 @@
-"""Sound of a file on the clock of its picture."""
+"""The sound of a file on the clock of its picture."""
 
 import functools
 from pathlib import Path
@@ -15,7 +15,7 @@ FULL_SCALE = 32767
 
 
 def sound_track(path: Path, *, start_s: float, num_samples: int) -> tuple[Int16[np.ndarray, " t"] | None, list[str]]:
-    """Mono samples from `start_s` on, the moment of the first picture, or None where there is nothing to hear; and
+    """Mono samples from `start_s` on, the moment of the first picture, or None where the file has no sound; and
     what a person should know about them.
 
     What the track leaves out is silence, so that a late or interrupted track stays in time. A muted track counts as

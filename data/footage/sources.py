@@ -1,4 +1,4 @@
-"""The videos of a folder: found, distinguished by their content, and given to train, val or test."""
+"""The videos of a folder: found, identified by their content, and assigned to train, val or test."""
 
 import hashlib
 import os

@@ -30,7 +30,7 @@ class Square:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a video holds, on a clock of 24 fps that starts at its first picture."""
+    """Contents of a video on a clock of 24 fps that starts at its first picture."""
 
     start_s: float  # of the first picture, on the container's clock
     shown: Int[np.ndarray, " f"]  # the picture on the screen in each frame

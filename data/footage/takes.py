@@ -14,7 +14,7 @@ from data.footage.survey import Square, Survey
 from gwm.media.framing import Box, framed_centre, framed_face
 from gwm.resolution import Resolution
 
-LEAST_MULTIPLE = 16
+MIN_MULTIPLE = 16
 FaceRule = Literal["required", "prefer", "off"]
 SEEN_SHARE = 0.8  # of the looks into a clip: with fewer, the face is turned away or another's
 STRAY, SWELL = 0.35, 1.6  # how far a face may be from its clip's crop, in crops, and how many times larger or smaller
@@ -27,14 +27,14 @@ REFERENCE_REACH_S = 10  # people and light are the same, and few frames wait for
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TakeRules:
-    """What a clip must be. Everything here decides the bytes of the shards."""
+    """Requirements for a clip. Everything here determines the bytes of the shards."""
 
     resolution: Resolution
     num_frames: int  # at 24 fps
     face: FaceRule  # required: clips without one are dropped; prefer: they keep the centre; off: all do
     look_every_s: float  # between two looks for a face
-    reference_gap: int  # least frames between a clip and its reference frame
-    most_enlarged: float  # of a crop: 2 means that half the resolution's px must really be there
+    reference_gap: int  # frames, at least, between a clip and its reference frame
+    max_enlargement: float  # of a crop: 2 means that half the resolution's px must really be there
     follow: bool = False  # each picture is framed by its own face, upright, as motion autoencoders are trained
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class TakeRules:
             raise ValueError(f"face={self.face!r} must be one of {get_args(FaceRule)}.")
         if self.num_frames < 4 or self.num_frames % 4:
             raise ValueError(f"num_frames={self.num_frames} must be a multiple of 4: the autoencoder packs four.")
-        self.resolution.check_multiple(LEAST_MULTIPLE, of="VAE stride 8 * patch 2, the least of all models")
+        self.resolution.check_multiple(MIN_MULTIPLE, of="VAE stride 8 * patch 2, the minimum of all models")
         if self.follow and (self.face != "required" or not self.resolution.is_square):
             raise ValueError(
                 f"follow=true must have face=required, not {self.face}, and a square resolution, not "
@@ -50,9 +50,9 @@ class TakeRules:
             )
         if self.reference_gap < 1:
             raise ValueError(f"reference_gap={self.reference_gap} must be at least 1: the reference is no clip frame.")
-        if self.look_every_s <= 0 or self.most_enlarged <= 0:
+        if self.look_every_s <= 0 or self.max_enlargement <= 0:
             raise ValueError(
-                f"look_every_s={self.look_every_s} and most_enlarged={self.most_enlarged} must be above 0."
+                f"look_every_s={self.look_every_s} and max_enlargement={self.max_enlargement} must be above 0."
             )
 
 
@@ -103,7 +103,7 @@ def _take(survey: Survey, rules: TakeRules, start: int, looks: list[tuple[int, i
             return square
         square = centre
     box = _framed(survey, square if with_face else None, rules.resolution)
-    if box.height * rules.most_enlarged < rules.resolution.height:
+    if box.height * rules.max_enlargement < rules.resolution.height:
         return "too_small"
     outside: list[tuple[int, Square]] = []
     for frame, picture in looks:
@@ -140,7 +140,7 @@ def followed(looks: list[tuple[int, Square]], frames: Int[np.ndarray, " f"], siz
 
 
 def _framed(survey: Survey, face: Square | None, resolution: Resolution) -> Box:
-    """What a clip shows of the picture: of a face, or of the middle."""
+    """The part of the picture that a clip shows: around a face, or the middle."""
     picture = survey.height, survey.width
     if face is None:
         return framed_centre(picture, resolution)

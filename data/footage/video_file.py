@@ -1,4 +1,4 @@
-"""A file of a folder of videos: opened, and its pictures separated from what is no clip."""
+"""A file in a folder of videos: its pictures, or the reason why no clip can be made of it."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Who speaks when: turns of an agent and a user on one clock, and the window of it that becomes a clip."""
+"""Turns of an agent and a user on one clock, and the window of them that becomes a clip."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -23,7 +23,7 @@ QUESTION_SHARE: dict[Role, float] = {"agent": 0.3, "user": 0.5}
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How one speaker sounds throughout a clip; see `data.speech.espeak.say` for the units."""
+    """The sound of one speaker throughout a clip; units as in `data.speech.espeak.say`."""
 
     voice: str
     rate_wpm: int
@@ -106,7 +106,7 @@ class Dialogue:
 
 
 def random_manner(rng: np.random.Generator, split: Split) -> Manner:
-    """A voice of the split with its own pace, height and liveliness."""
+    """A voice of the split with its own speed, pitch and pitch range."""
     voices = voices_of(split)
     return Manner(
         voice=voices[rng.integers(len(voices))],
@@ -117,12 +117,12 @@ def random_manner(rng: np.random.Generator, split: Split) -> Manner:
 
 
 def speak_turn(
-    rng: np.random.Generator, role: Role, manner: Manner, *, start_s: float, least_s: float, split: Split
+    rng: np.random.Generator, role: Role, manner: Manner, *, start_s: float, min_s: float, split: Split
 ) -> list[Utterance]:
-    """Sentences one after the other, with short pauses, until the turn lasts `least_s`."""
+    """Sentences one after the other, with short pauses, until the turn lasts `min_s`."""
     turn: list[Utterance] = []
     now = start_s
-    while now - start_s < least_s:
+    while now - start_s < min_s:
         kind = "question" if rng.random() < QUESTION_SHARE[role] else "statement"
         text = sentence(rng, kind=kind, split=split)
         speech = say(
@@ -145,8 +145,8 @@ def converse(rng: np.random.Generator, *, num_frames: int, split: Split) -> Dial
     if scene == "idle":
         return Dialogue([], manners["agent"].voice, 0, num_frames)
     role: Role = "user" if scene == "listen" or (scene == "turn" and rng.random() < 0.5) else "agent"
-    least_s = min(0.6 * clip_s if scene == "turn" else clip_s + SLACK_S, MAX_TURN_S)
-    utterances = speak_turn(rng, role, manners[role], start_s=LEAD_IN_S, least_s=least_s, split=split)
+    min_s = min(0.6 * clip_s if scene == "turn" else clip_s + SLACK_S, MAX_TURN_S)
+    utterances = speak_turn(rng, role, manners[role], start_s=LEAD_IN_S, min_s=min_s, split=split)
     end_s = utterances[-1].end_s
     if scene == "turn":
         start_s = end_s - clip_s * rng.uniform(0.3, 0.7)
@@ -157,6 +157,6 @@ def converse(rng: np.random.Generator, *, num_frames: int, split: Split) -> Dial
         role = "user" if role == "agent" else "agent"
         turn_s = rng.uniform(0.5, MAX_TURN_S)
         start_s = end_s + rng.uniform(0.1, 0.6)
-        utterances += speak_turn(rng, role, manners[role], start_s=start_s, least_s=turn_s, split=split)
+        utterances += speak_turn(rng, role, manners[role], start_s=start_s, min_s=turn_s, split=split)
         end_s = utterances[-1].end_s
     return Dialogue(utterances, manners["agent"].voice, first_frame, num_frames)

@@ -1,4 +1,4 @@
-"""Loudness and melody of a voice at the video rate: what moves heads and brows."""
+"""Loudness and pitch of a voice at the video rate, which move head and brows."""
 
 import numpy as np
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from gwm.clock import SAMPLE_RATE
 FULL_SCALE_RMS = 0.12  # RMS of a loud espeak vowel at gain 1; maps to energy 1
 F0_MIN_HZ, F0_MAX_HZ = 70, 420
 PITCH_WINDOW = 2048  # samples: three periods at F0_MIN_HZ
-VOICED = 0.45  # least normalised autocorrelation of a voiced frame
+VOICED = 0.45  # minimum normalised autocorrelation of a voiced frame
 
 
 def energy(samples: Float[np.ndarray, " t"], *, samples_per_frame: int) -> Float[np.ndarray, " f"]:

@@ -1,4 +1,4 @@
-"""Distillation where the answer is known: a Markov chain with its exact score, through the project's own losses.
+"""Distillation of a Markov chain with an exact score, through the project's own losses.
 
 python -m distill.toy                     the shipped recipe: docs/toy.json and docs/toy.svg
 python -m distill.toy compare=true        every gradient mode and both contexts as well; goes on where it was stopped
@@ -47,7 +47,7 @@ Measures = dict[str, dict[str, float]]  # by row
 
 @dataclass(frozen=True)
 class Variant:
-    """How one row of the comparison is made."""
+    """Settings of one row of the comparison."""
 
     init: ChainStudent
     rules: DMDRules

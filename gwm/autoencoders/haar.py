@@ -65,7 +65,7 @@ def to_bands(pixel_frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t//4 
 
 
 def from_bands(bands: Float[Tensor, "b f 12 h w"]) -> Float[Tensor, "b 4*f 3 h w"]:
-    """Inverse of `to_bands`, in sums and differences: a matrix would have to be sent to the device at every call."""
+    """Inverse of `to_bands`, by sums and differences: a matrix would have to be sent to the device at every call."""
     mean, halves, first, second = bands.unflatten(2, (4, 3)).unbind(2)
     halves, first, second = (change / CHANGE_GAIN for change in (halves, _R * first, _R * second))
     early, late = mean + halves, mean - halves
@@ -77,7 +77,7 @@ def _gained(like: Tensor) -> Float[Tensor, "4 4"]:
 
 
 def _channels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """In memory, where convolutions on CPUs and GPUs are fastest: they keep it so."""
+    """The channels-last memory format, in which convolutions are fastest on CPUs and GPUs; layers keep it."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -124,7 +124,8 @@ def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 class Encoder(nn.Module):
-    """Each pack of four frames on its own: encoding a stream needs no state. At first it adds nothing."""
+    """Encodes each pack of four frames by itself, so that a stream needs no state. Before training the convolutions add
+    nothing to the linear patches."""
 
     def __init__(self, config: HaarConfig) -> None:
         super().__init__()
@@ -147,8 +148,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent frames to bands of packs of four; causal, with one memory block at 1/8 and one at 1/4. At first the
-    convolutions add nothing to the patches."""
+    """Latent frames to bands of packs of four frames; causal, with one memory block at 1/8 and one at 1/4 of the
+    resolution. Before training the convolutions add nothing to the linear patches."""
 
     def __init__(self, config: HaarConfig) -> None:
         super().__init__()
@@ -217,7 +218,7 @@ class HaarAutoencoder(nn.Module):
         return self.encode_pixels(as_float(pixel_frames).to(self.mean))
 
     def begin(self, reference: Reference) -> Memory:
-        """As before any stream: zeros."""
+        """A memory of zeros, whatever the reference."""
         return Memory(constant=(), moving=self.initial_state(reference.latent))
 
     def decode(
@@ -230,7 +231,7 @@ class HaarAutoencoder(nn.Module):
         return Reference(latent, features=())
 
     def fuse(self) -> None:
-        """There are no faster layers."""
+        """Does nothing: this family has no faster layers."""
 
     def compute_in(self, dtype: torch.dtype) -> None:
         self.to(dtype)

@@ -57,7 +57,7 @@ class AutoencoderConfig(Protocol):
 
     @property
     def family(self) -> str:
-        """Which class it is the shape of."""
+        """The family whose class has this shape."""
         ...
 
     @property
@@ -93,7 +93,7 @@ class AutoencoderConfig(Protocol):
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """A frozen module; of `torch.nn.Module`, callers use what is named last."""
+    """A frozen module. Of `torch.nn.Module` callers use only the methods at the end."""
 
     @property
     def config(self) -> AutoencoderConfig: ...

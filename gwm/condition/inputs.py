@@ -30,7 +30,8 @@ class Conditions:
     override: Mapping[str, Float[Tensor, "b f c h w"]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
-        """
+        """Values of a condition by its name, whatever its rate.
+
         Raises:
             ValueError: there is no condition of this name.
         """
@@ -51,7 +52,7 @@ class Conditions:
         return self.per_frame(lambda stream: stream[:, part])
 
     def of_chunk(self) -> "Conditions":
-        """Without tokens, which are the same in every chunk."""
+        """The conditions without tokens, which are the same in every chunk."""
         return dataclasses.replace(self, tokens={})
 
     def only_tokens(self) -> "Conditions":
@@ -111,13 +112,13 @@ class Conditions:
         return dataclasses.replace(self, tokens={**self.tokens, **tokens})
 
     def per_frame(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
-        """Every condition of latent frames changed alike."""
+        """Apply `change` to every condition that belongs to latent frames."""
         groups = self.frame, self.channels, self.override
         frame, channels, override = ({n: change(x) for n, x in v.items()} for v in groups)
         return dataclasses.replace(self, frame=frame, channels=channels, override=override)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
-        """Every tensor changed alike."""
+        """Apply `change` to every tensor."""
         groups = {group: {n: change(x) for n, x in values.items()} for group, values in vars(self).items()}
         return Conditions(**groups)
 
@@ -136,13 +137,13 @@ class Conditions:
 
 
 def joined(first: Conditions, second: Conditions) -> Conditions:
-    """Frame conditions, which both have, of latent frames that follow each other; tokens are the second's."""
+    """Frame conditions of two stretches of latent frames, one after the other; tokens are those of the second."""
     frame = {n: torch.cat([x, second.frame[n]], dim=1) for n, x in first.frame.items() if n in second.frame}
     return dataclasses.replace(second, frame=frame, channels={}, reference_channels={})
 
 
 def nothing_given(config: DiTConfig, num_frames: int, *, like: Tensor) -> Conditions:
-    """Frame conditions of which none is given, with the device and precision of `like`."""
+    """Frame conditions that say "not given", with the device and precision of `like`."""
     return Conditions(frame={spec.name: like.new_zeros(1, num_frames, spec.width) for spec in config.of_rate("frame")})
 
 

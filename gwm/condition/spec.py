@@ -31,9 +31,9 @@ class ConditionSpec(JsonConfig):
     encoder: Encoder = "linear"  # what comes before the embedding; speech: the frozen speech encoder
     drop_rate: float = 0.0  # chance that a training sample loses the condition, so that guidance can leave it out
     names: tuple[str, ...] = ()  # of the numbers of one pixel frame, for callers who set them; (): by their places
-    least: tuple[float, ...] = ()  # that a caller may give each of the names, and most; (): `LIMIT`
-    most: tuple[float, ...] = ()
-    usual: tuple[float, ...] = ()  # what those have that a caller leaves out while giving others; (): 0
+    minimum: tuple[float, ...] = ()  # of each name's value, as a caller may set it; (): -LIMIT
+    maximum: tuple[float, ...] = ()  # likewise; (): LIMIT
+    default: tuple[float, ...] = ()  # of names that a caller leaves out while setting others; (): 0
 
     def __post_init__(self) -> None:
         if self.rate not in get_args(Rate):
@@ -52,7 +52,7 @@ class ConditionSpec(JsonConfig):
                 f"condition {self.name}: width={self.width} must be a multiple of {len(self.names)}, the number of "
                 f"names={list(self.names)}: each pixel frame of a latent frame has a number for each name."
             )
-        for field in ("least", "most", "usual"):
+        for field in ("minimum", "maximum", "default"):
             values = getattr(self, field)
             if values and len(values) != len(self.names):
                 raise ValueError(
@@ -61,14 +61,14 @@ class ConditionSpec(JsonConfig):
                 )
 
     def controls(self, pixel_frames: int) -> tuple[Control, ...]:
-        """What callers may set, in order: the numbers of each of a latent frame's `pixel_frames`. Numbers without names
-        are called by the condition's and their place."""
+        """The numbers that callers may set for each of a latent frame's `pixel_frames`, in order. Numbers without names
+        are called by the condition's name and their index."""
         if self.rate != "frame" or self.encoder != "linear" or self.width % pixel_frames:
             return ()
         names = self.names or tuple(f"{self.name}{place}" for place in range(self.width // pixel_frames))
-        least, most = self.least or (-LIMIT,) * len(names), self.most or (LIMIT,) * len(names)
-        usual = self.usual or (0.0,) * len(names)
-        return tuple(Control(*parts) for parts in zip(names, least, most, usual, strict=True))
+        minimum, maximum = self.minimum or (-LIMIT,) * len(names), self.maximum or (LIMIT,) * len(names)
+        default = self.default or (0.0,) * len(names)
+        return tuple(Control(*parts) for parts in zip(names, minimum, maximum, default, strict=True))
 
 
 def specs_of(declared: Mapping[str, Mapping[str, Any] | None], **widths: int) -> tuple[ConditionSpec, ...]:

@@ -14,11 +14,12 @@ class SpeechEncoder(nn.Module):
     """A log-mel window to features of mean 0 and mean square 1, and to its loudness over time.
 
     Trained on speech alone to classify the visemes of its frames (`stage=speech`). Speech costs a hundredth of what a
-    rendered or encoded video costs, so a video model need not learn to hear from the few voices of its clips.
+    rendered or encoded video costs, so a video model need not learn speech from the few voices of its clips.
     """
 
     def __init__(self, window_features: int, num_mels: int) -> None:
-        """
+        """An encoder of windows of `window_features` numbers: hops x `num_mels`.
+
         Raises:
             ValueError: the window is no whole number of steps of `STRIDE` hops.
         """
@@ -29,7 +30,7 @@ class SpeechEncoder(nn.Module):
                 "frames * hops_per_frame * num_mels of the audio config."
             )
         self.num_mels, steps = num_mels, window_features // (STRIDE * num_mels)
-        self.hear = nn.Sequential(
+        self.layers = nn.Sequential(
             nn.Conv1d(num_mels, WIDTH, 5, stride=2, padding=2),
             nn.SiLU(),
             nn.Conv1d(WIDTH, WIDTH, 3, stride=2, padding=1),
@@ -45,6 +46,6 @@ class SpeechEncoder(nn.Module):
 
     def forward(self, window: Float[Tensor, "b f k"]) -> Float[Tensor, "b f e"]:
         mels = window.flatten(0, 1).unflatten(1, (-1, self.num_mels)).transpose(1, 2)
-        heard = F.layer_norm(self.hear(mels), (FEATURES,))
+        features = F.layer_norm(self.layers(mels), (FEATURES,))
         loudness = F.avg_pool1d(mels.mean(dim=1), STRIDE)
-        return torch.cat([heard, loudness], dim=1).unflatten(0, window.shape[:2])
+        return torch.cat([features, loudness], dim=1).unflatten(0, window.shape[:2])

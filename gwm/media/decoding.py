@@ -9,7 +9,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-MOST_FAILURES = 50  # to find a packet, in a row, before the rest of a file is given up
+MAX_FAILURES = 50  # to find a packet, in a row, before the rest of a file is given up
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ def decoded(
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """Frames of a stream; damaged packets are skipped, and where the file breaks off, the frames end."""
     packets, failures = container.demux(stream), 0
-    while failures < MOST_FAILURES:
+    while failures < MAX_FAILURES:
         try:
             packet = next(packets, None)
         except av.error.FFmpegError:

@@ -38,8 +38,8 @@ class Framing:
         if size not in (self.frame, self.kept):
             margin = f", or {self.kept} with a margin of {self.margin} px" if self.margin else ""
             raise ValueError(
-                f"portrait of {size} px must be {self.frame}{margin}, height x width, as the artifact was trained or as "
-                "size= says. Cut it out with gwm.media.portraits.crop_to_face or crop_to_centre."
+                f"portrait of {size} px must be {self.frame}{margin}, height x width, as the artifact was trained or "
+                "as size= says. Cut it out with gwm.media.portraits.crop_to_face or crop_to_centre."
             )
         return self.margin if size == self.kept else 0
 

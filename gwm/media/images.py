@@ -14,7 +14,7 @@ from gwm.files.checks import check_file, seen_kind
 log = logging.getLogger(__name__)
 
 BACKGROUND = (128, 128, 128)  # behind what is transparent: neutral, as far from black hair as from white
-MOST_PIXELS = 89_000_000  # a small file can declare an enormous picture
+MAX_PIXELS = 89_000_000  # a small file can declare an enormous picture
 # Not all that Pillow knows: for EPS it runs Ghostscript, which executes what the file says.
 FORMATS = (
     "PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "JPEG2000", "ICO", "TGA", "PPM", "QOI", "SGI", "PCX",
@@ -39,9 +39,9 @@ def read_image(path: str | Path) -> Image.Image:
     check_file(path, rule)
     try:
         with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height > MAX_PIXELS:
                 raise ValueError(
-                    f"it has {image.width} x {image.height} pixels, must have at most {MOST_PIXELS // 10**6} "
+                    f"it has {image.width} x {image.height} pixels, must have at most {MAX_PIXELS // 10**6} "
                     "million. Make it smaller."
                 )
             if _is_animation(image):

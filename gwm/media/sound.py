@@ -25,8 +25,8 @@ SILENT_PEAK = 1e-3  # -60 dB: below it, a track holds nothing that anybody hears
 SILENT_CHANNEL = 1e-4  # power relative to the loudest channel, -40 dB: below it, a channel is left out of the mix
 CANCELLED = 0.1  # power of the mix relative to that of unrelated channels: below it, channels are opposite
 BEYOND = 16.0  # times full scale: no mastered sound reaches it, integers stored as floats exceed it
-MOST_BEYOND = 0.01  # share of such samples; more are a wrong scale, not single errors
-MOST_DAMAGED = 0.5  # share of packets that may be skipped
+MAX_BEYOND = 0.01  # share of such samples; more are a wrong scale, not single errors
+MAX_DAMAGED = 0.5  # share of packets that may be skipped
 LOUD_SHARE = 1e-3  # share of samples above full scale from which on the track is made quieter as a whole
 # Share of each channel in the mix, before the shares are scaled to a sum of 1. Source: ITU-R BS.775-3, Table 2.
 SHARES = {"FC": 1.0, "FL": 0.7071, "FR": 0.7071, "LFE": 0.0, "LFE2": 0.0}
@@ -195,14 +195,14 @@ def _track(index: int, levels: Levels, declared_s: float) -> Track:
 
 def _check(levels: Levels) -> None:
     damage = levels.damage
-    if damage.skipped > MOST_DAMAGED * damage.packets:
+    if damage.skipped > MAX_DAMAGED * damage.packets:
         raise ValueError(f"{damage.notes[0]}, at most half may be. Record or convert it again.")
-    if levels.not_finite > MOST_DAMAGED * levels.samples:
+    if levels.not_finite > MAX_DAMAGED * levels.samples:
         raise ValueError(
             f"{levels.not_finite} of {levels.samples} samples are not finite numbers, at most half may be. Export it "
             "again, as 16-bit integers."
         )
-    if levels.beyond > MOST_BEYOND * levels.samples:
+    if levels.beyond > MAX_BEYOND * levels.samples:
         raise ValueError(
             f"{levels.beyond} of {levels.samples} float samples exceed {BEYOND:.0f}, must be in [-1, 1]: they look "
             "like integers that were stored as floats. Divide them by their full scale (32768 for 16 bits) or export "

@@ -105,7 +105,8 @@ class RgbReader:
         self._reformatter = VideoReformatter()  # one a stream: its table for wide gamuts takes a second to make
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
-        """
+        """Convert a decoded frame to 8-bit RGB in BT.709, with square pixels and without transparency.
+
         Raises:
             ColourError: FFmpeg has no conversion for the colours.
         """
@@ -151,7 +152,7 @@ def _over_grey(rgba: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def turned(rgb: UInt8[np.ndarray, "h w 3"], frame: av.VideoFrame) -> UInt8[np.ndarray, "i j 3"]:
-    """As the file's display matrix says: telephones store pictures on their side, front cameras mirrored."""
+    """Apply the file's display matrix: telephones store pictures on their side, front cameras mirror them."""
     data = _side_data(frame, "DISPLAYMATRIX")
     if data is None:
         return rgb

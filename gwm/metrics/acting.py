@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import wasserstein_distance
 
-from gwm.autoencoders.motion.code import GAZE, POSE, place
+from gwm.autoencoders.motion.code import FRAMES, GAZE, POSE, place
 from gwm.clock import FPS
 from gwm.metrics.lip_sync import correlation, moves
 from gwm.metrics.listening import per_minute, response
@@ -21,8 +21,8 @@ def measure(code: Code, truth: Code, user: Float[np.ndarray, " t"], listening: B
     """What one person does, where the truth is what it was to do; NaN where the clip cannot show it.
 
     lip_sync: correlation of the jaw's opening. opening: its deviation. blinks: a minute. head, brows, gaze: mean change
-    from frame to frame, in radians and units of a code. head_spread: deviation of the pose. false_mouth: share of
-    listening with an open jaw. response: as `listening.response`.
+    from frame to frame, in radians and units of a code. head_spread: deviation of the pose. head_steps: as `steps`.
+    false_mouth: share of listening with an open jaw. response: as `listening.response`.
     """
     shut = code[:, BLINK] > SHUT_LIDS
     return {
@@ -31,6 +31,7 @@ def measure(code: Code, truth: Code, user: Float[np.ndarray, " t"], listening: B
         "blinks": per_minute(int((shut[1:] & ~shut[:-1]).sum()), len(code)),
         "head": float(speed(code[:, POSE]).mean()),
         "head_spread": float(np.sqrt(code[:, POSE].var(axis=0).sum())),
+        "head_steps": steps(code[:, POSE]),
         "brows": float(speed(code[:, BROW : BROW + 1]).mean()),
         "gaze": float(speed(code[:, GAZE]).mean()),
         "false_mouth": float((code[listening, JAW] > OPEN_JAW).mean()) if listening.sum() >= FPS else float("nan"),
@@ -41,6 +42,13 @@ def measure(code: Code, truth: Code, user: Float[np.ndarray, " t"], listening: B
 def speed(track: Float[np.ndarray, "f k"]) -> Float[np.ndarray, " f-1"]:
     """Length of the change from frame to frame."""
     return np.linalg.norm(np.diff(track, axis=0), axis=1)
+
+
+def steps(track: Float[np.ndarray, "f k"]) -> float:
+    """Change across borders of latent frames over that inside them: 1 is smooth, 2 a staircase that shows."""
+    change = speed(track)
+    border = np.arange(FRAMES - 1, len(change) - 1, FRAMES)
+    return float(change[border].sum() / (change[border - 1] + change[border + 1]).clip(min=1e-9).sum() * 2)
 
 
 def distances(made: list[Code], truth: list[Code]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Do other seeds give other clips."""
+"""How much clips of different seeds differ."""
 
 from itertools import combinations
 
@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 
 
 def seed_diversity(versions: list[UInt8[np.ndarray, "f h w 3"]]) -> float:
-    """Mean absolute difference between every two versions of one clip, in grey levels of 255; 0 is one and the same.
+    """Mean absolute difference between every two versions of one clip, in grey levels of 255; 0: all are equal.
 
     Raises:
         ValueError: fewer than two versions.

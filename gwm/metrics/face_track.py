@@ -1,10 +1,12 @@
-"""What the face mesh sees in every frame of a clip, and what is read from it: lips, head, eyes, the mouth's pixels."""
+"""The landmarks of a face in every frame of a clip, and what is measured on them: lips, head, eyes, the mouth's
+pixels."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from gwm.media.face import CHIN, EYE_CORNERS, FOREHEAD, LIP_CORNERS, LOWER_LIP, UPPER_LIP, FaceMesh
+from gwm.clock import FPS
+from gwm.media.face import CHIN, EYE_CORNERS, FOREHEAD, LIP_CORNERS, LOWER_LIP, NOSE_BASE, UPPER_LIP, FaceMesh
 
 Track = Float[np.ndarray, "f 468 3"]  # landmarks in px; NaN where no face is found
 NUM_LANDMARKS = 468
@@ -28,7 +30,11 @@ def lip_gap(track: Track) -> Float[np.ndarray, " f"]:
     """Gap between the lips' inner edges over the face's height, in three dimensions, so that a nod does not close the
     mouth."""
     gap = np.linalg.norm(track[:, UPPER_LIP] - track[:, LOWER_LIP], axis=-1)
-    return gap / np.linalg.norm(track[:, FOREHEAD] - track[:, CHIN], axis=-1)
+    return gap / _height(track)
+
+
+def _height(track: Track) -> Float[np.ndarray, " f"]:
+    return np.linalg.norm(track[:, FOREHEAD] - track[:, CHIN], axis=-1)
 
 
 def head_pitch(track: Track) -> Float[np.ndarray, " f"]:
@@ -38,6 +44,17 @@ def head_pitch(track: Track) -> Float[np.ndarray, " f"]:
     """
     line = track[:, CHIN] - track[:, FOREHEAD]
     return -np.arctan2(line[:, 2], line[:, 1])
+
+
+def head_place(track: Track) -> Float[np.ndarray, "f 2"]:
+    """Middle of what neither speech nor mood moves, corners of the eyes and base of the nose, in face heights."""
+    return track[:, (*EYE_CORNERS, NOSE_BASE), :2].mean(axis=1) / np.nanmean(_height(track))
+
+
+def speed(path: Float[np.ndarray, "f *k"]) -> float:
+    """Mean length of the change a second, of a path that is averaged over three frames, as the mesh jitters."""
+    smooth = (path[:-2] + path[1:-1] + path[2:]) / 3
+    return FPS * float(np.nanmean(np.linalg.norm(np.diff(smooth, axis=0).reshape(len(smooth) - 1, -1), axis=-1)))
 
 
 def eye_contrast(frames: UInt8[np.ndarray, "f h w 3"], track: Track) -> Float[np.ndarray, " f"]:

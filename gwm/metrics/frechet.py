@@ -13,7 +13,7 @@ PICTURE_DEPTH, MOTION_DEPTH = 5, 3  # activations: 256 channels of things, 384 o
 STRIDE = 2  # frames between which motion is measured
 COMPONENTS = 32  # principal components of the truth that are compared: a covariance of 256 needs thousands of frames
 SAMPLES_PER_COMPONENT = 4
-LEAST_VECTORS = 2 * SAMPLES_PER_COMPONENT  # on each side
+MIN_VECTORS = 2 * SAMPLES_PER_COMPONENT  # on each side
 
 
 def picture_features(frames: UInt8[np.ndarray, "f h w 3"], network: PerceptualDistance) -> Float[np.ndarray, "f 256"]:
@@ -38,9 +38,9 @@ def frechet(features: Float[np.ndarray, "k c"], truth: Float[np.ndarray, "m c"])
     Raises:
         ValueError: fewer than eight vectors on a side.
     """
-    if min(len(features), len(truth)) < LEAST_VECTORS:
+    if min(len(features), len(truth)) < MIN_VECTORS:
         raise ValueError(
-            f"features has {len(features)} and truth {len(truth)} vectors, must have {LEAST_VECTORS} each "
+            f"features has {len(features)} and truth {len(truth)} vectors, must have {MIN_VECTORS} each "
             "at least: measure more clips."
         )
     count = min(COMPONENTS, len(truth) // SAMPLES_PER_COMPONENT)

@@ -1,4 +1,4 @@
-"""Is it still the same person: face embeddings of frames against the reference image's."""
+"""Identity: face embeddings of frames against that of the reference image."""
 
 import itertools
 from collections.abc import Callable, Mapping

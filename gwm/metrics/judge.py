@@ -1,4 +1,4 @@
-"""All metrics of one clip at once: what every gate and every report is made of."""
+"""All metrics of one clip at once; every gate and every report consists of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,18 +10,28 @@ from jaxtyping import Bool, Float, UInt8
 
 from gwm.media.face import FaceMesh
 from gwm.metrics.distance import PerceptualDistance, psnr, ssim
-from gwm.metrics.face_track import Track, eye_contrast, face_track, head_pitch, lip_gap, mouth_crops, seen
+from gwm.metrics.face_track import (
+    Track,
+    eye_contrast,
+    face_track,
+    head_pitch,
+    head_place,
+    lip_gap,
+    mouth_crops,
+    seen,
+    speed,
+)
 from gwm.metrics.identity import FaceEmbedding, identity_similarity
 from gwm.metrics.lip_sync import lip_sync, moves
-from gwm.metrics.listening import LEAST_FRAMES, false_mouth, num_blinks, num_nods, per_minute, response
+from gwm.metrics.listening import MIN_FRAMES, false_mouth, num_blinks, num_nods, per_minute, response
 from gwm.metrics.movement import border_flicker, exposure, motion_energy, saturation, sharpness
 from gwm.metrics.sync_net import CROP_PX, MAX_LAG, WINDOW_FRAMES, SyncNet, load_sync_net, sync_score
 from gwm.optional import MissingPackageError
 
 SPARSE = slice(None, None, 12)  # identity and perceptual distance cost 0.1 s a frame, and change slowly
-LEAST_SOUND = 1e-3  # root mean square of a voice, below which nobody speaks
-LEAST_SYNC_FRAMES = MAX_LAG + WINDOW_FRAMES + 2
-LEAST_SEEN = 0.9  # share of frames with a face, below which what is read from faces means nothing
+MIN_SOUND = 1e-3  # root mean square of a voice, below which nobody speaks
+MIN_SYNC_FRAMES = MAX_LAG + WINDOW_FRAMES + 2
+MIN_SEEN = 0.9  # share of frames with a face, below which what is read from faces means nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,9 +83,10 @@ class Judge:
         mouth: the opening that was meant; None where nobody knows it. Of `footage` everything else about the face is
         measured then; of a drawn character, whose face the mesh does not see, nothing, and the opening is NaN.
 
-        lip_sync: correlation at lag 0; lag_frames: > 0 when the mouth is late; psnr in dB; motion: in units of the
-        render's; border_flicker: 1 is seamless; identity: 1 - distance to the reference; perceptual: 0 is equal. For
-        what `voices` adds see `gwm.metrics.listening` and `gwm.metrics.sync_net`.
+        lip_sync: correlation at lag 0; lag_frames: > 0 when the mouth is late; opening: deviation of the lips' gap in
+        face heights; head_motion: in face heights a second; psnr in dB; motion: in units of the render's;
+        border_flicker: 1 is seamless; identity: 1 - distance to the reference; perceptual: 0 is equal. For what
+        `voices` adds see `gwm.metrics.listening` and `gwm.metrics.sync_net`.
         """
         row = self.pictures(frames, render, chunk_frames=chunk_frames)
         if mouth is None and not footage:
@@ -91,17 +102,21 @@ class Judge:
             alike = identity_similarity(frames[SPARSE], reference, self.embedding)
             if np.isfinite(alike).any():
                 row["identity"] = float(np.nanmean(alike))
-        if voices is not None and row["faces_found"] >= LEAST_SEEN:
+        if row["faces_found"] >= MIN_SEEN:
+            if mouth is None or moves(mouth):
+                row["opening"] = float(np.nanstd(opening))
+            row["head_motion"] = speed(head_place(track))
+        if voices is not None and row["faces_found"] >= MIN_SEEN:
             row |= self.conversation(frames, track, voices, reference)
-            speaks = np.square(voices.agent).mean() ** 0.5 > LEAST_SOUND if mouth is None else moves(mouth)
-            if self.sync_net is not None and speaks and len(frames) >= LEAST_SYNC_FRAMES:
+            speaks = np.square(voices.agent).mean() ** 0.5 > MIN_SOUND if mouth is None else moves(mouth)
+            if self.sync_net is not None and speaks and len(frames) >= MIN_SYNC_FRAMES:
                 row |= synchrony(self.sync_net, frames, track, voices)
         return row, opening
 
     def pictures(
         self, frames: UInt8[np.ndarray, "f h w 3"], render: UInt8[np.ndarray, "f h w 3"], *, chunk_frames: int
     ) -> dict[str, float]:
-        """What is measured on pixels, whoever they show."""
+        """Metrics of pixels, whatever the pictures show."""
         row = {
             "psnr": float(psnr(frames, render).mean()),
             "motion": motion_energy(frames) / max(motion_energy(render), 1e-6),
@@ -127,7 +142,7 @@ class Judge:
             "false_mouth": false_mouth(lip_gap(track), shut, listening),
             "user_response": response(pitch, voices.user, listening),
         }
-        if listening.sum() >= LEAST_FRAMES:
+        if listening.sum() >= MIN_FRAMES:
             measured["nods_per_minute"] = per_minute(num_nods(pitch[listening]), int(listening.sum()))
         return row | {name: value for name, value in measured.items() if np.isfinite(value)}
 
@@ -137,12 +152,12 @@ class Judge:
         user: Float[np.ndarray, " t"],
         listening: Bool[np.ndarray, " f"],
     ) -> float:
-        """`listening.response` of these frames to any user's voice: about 0 for one that they did not hear."""
+        """`listening.response` of these frames to any user's voice: about 0 for the voice of another conversation."""
         return response(head_pitch(face_track(frames, self.mesh)), user, listening)
 
 
 def synchrony(net: SyncNet, frames: UInt8[np.ndarray, "f h w 3"], track: Track, voices: Voices) -> dict[str, float]:
-    """What a network says that knows nothing but pixels and sound."""
+    """Lip-sync as a network sees it that is given pixels and sound alone."""
     score = sync_score(net, mouth_crops(frames, track, CROP_PX), voices.agent)
     names = ("sync_confidence", "sync_distance", "sync_lag_frames")
     return dict(zip(names, (score.confidence, score.distance, float(score.lag_frames)), strict=True))

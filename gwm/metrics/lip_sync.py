@@ -1,4 +1,4 @@
-"""Does the mouth follow the voice: the lip gap that a face mesh sees against the one that was meant."""
+"""Lip-sync with ground truth: the lip gap that a face mesh sees against the gap that was meant."""
 
 from dataclasses import dataclass
 

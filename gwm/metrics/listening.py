@@ -1,4 +1,4 @@
-"""Does it listen: mouth shut while the other side speaks, blinks, nods, and nods that answer what was said."""
+"""Listening behaviour: the mouth is shut while the other side speaks; blinks, nods, and nods in answer to speech."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -14,7 +14,7 @@ NOD_RETURN = 0.6
 ANSWER_FRAMES = (
     12  # from a stressed syllable to the lowest point of the nod that answers it: 0.2 to 0.4 s and half a nod
 )
-LEAST_FRAMES = 24  # of listening, below which correlations and rates mean nothing
+MIN_FRAMES = 24  # of listening, below which correlations and rates mean nothing
 
 Track = Float[np.ndarray, " f"]
 
@@ -70,7 +70,7 @@ def loudness(samples: Float[np.ndarray, " t"], num_frames: int) -> Track:
 
 def can_answer(listening: Bool[np.ndarray, " f"]) -> bool:
     """Whether enough is listened to for a `response`."""
-    return int(listening[ANSWER_FRAMES:].sum()) >= LEAST_FRAMES
+    return int(listening[ANSWER_FRAMES:].sum()) >= MIN_FRAMES
 
 
 def response(pitch: Track, user: Float[np.ndarray, " t"], listening: Bool[np.ndarray, " f"]) -> float:

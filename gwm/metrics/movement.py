@@ -1,4 +1,4 @@
-"""How a clip moves and keeps its colours: what collapses first when a rollout goes wrong."""
+"""Motion and colours of a clip: the measures that change first when a rollout collapses."""
 
 import numpy as np
 from jaxtyping import Float, UInt8

@@ -1,4 +1,4 @@
-"""How sure a mean is, and how well two groups can be separated."""
+"""Confidence intervals of means, and the separability of two groups."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def bootstrap(values: Float[np.ndarray, " k"], groups: Sequence[str], *, seed: i
 
 
 def standard_error(values: Float[np.ndarray, " k"], groups: Sequence[str]) -> float:
-    """Of the mean over the finite values, in groups as in `bootstrap`; NaN with fewer than two groups.
+    """Standard error of the mean over the finite values, in groups as in `bootstrap`; NaN with fewer than two groups.
 
     Source: Cochran 1977, "Sampling Techniques", Ch. 9A (a mean over clusters of unequal size as a ratio estimate).
     """

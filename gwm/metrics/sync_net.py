@@ -1,4 +1,4 @@
-"""Does the mouth belong to this voice: a small network that compares pixels of the mouth with sound, without truth.
+"""Lip-sync without ground truth: a small network compares pixels of the mouth with sound.
 
 It needs no phonemes and no renderer, so it judges real recordings too. Trained here, on generated data (`stage=sync`),
 because no public weights can be had.
@@ -31,9 +31,9 @@ EMBEDDING = 64
 class SyncScore:
     """Agreement of mouth and voice over a clip. Source: Chung and Zisserman 2016, "Out of time", Sec. 4.1."""
 
-    confidence: float  # median distance over lags less the least one: 0 is no relation (their Sync-C)
-    distance: float  # the least mean distance of embeddings of unit length, in [0, 2] (their Sync-D)
-    lag_frames: int  # where it is least; > 0: the mouth comes after the voice
+    confidence: float  # median distance over lags less the minimum: 0 is no relation (their Sync-C)
+    distance: float  # the minimum over lags of the mean distance of embeddings of unit length, in [0, 2] (their Sync-D)
+    lag_frames: int  # where that minimum is; > 0: the mouth comes after the voice
 
 
 class SyncNet(nn.Module):
@@ -42,7 +42,7 @@ class SyncNet(nn.Module):
     def __init__(self, audio: AudioConfig) -> None:
         super().__init__()
         self.audio = audio
-        self.eye = nn.Sequential(
+        self.mouth_layers = nn.Sequential(
             *_strided(3 * WINDOW_FRAMES, 32, nn.Conv2d),
             *_strided(32, 48, nn.Conv2d),
             *_strided(48, 64, nn.Conv2d),
@@ -50,23 +50,23 @@ class SyncNet(nn.Module):
             nn.Linear(64 * (CROP_PX // 8) ** 2, EMBEDDING),
         )
         steps = -(-WINDOW_FRAMES * audio.hops_per_frame // 4)
-        self.ear = nn.Sequential(
+        self.voice_layers = nn.Sequential(
             *_strided(audio.num_mels, 64, nn.Conv1d),
             *_strided(64, 64, nn.Conv1d),
             nn.Flatten(),
             nn.Linear(64 * steps, EMBEDDING),
         )
 
-    def see(self, mouths: Float[Tensor, "b w 3 h h"]) -> Float[Tensor, "b e"]:
+    def embed_mouths(self, mouths: Float[Tensor, "b w 3 h h"]) -> Float[Tensor, "b e"]:
         """Windows of mouth pixels in [-1, 1]; brightness and contrast of a window do not matter."""
         flat = mouths.flatten(1, 2)
         mean, std = flat.mean(dim=(1, 2, 3), keepdim=True), flat.std(dim=(1, 2, 3), keepdim=True)
-        return F.normalize(self.eye((flat - mean) / (std + 0.05)), dim=1)
+        return F.normalize(self.mouth_layers((flat - mean) / (std + 0.05)), dim=1)
 
-    def hear(self, features: Float[Tensor, "b w k"]) -> Float[Tensor, "b e"]:
+    def embed_voice(self, features: Float[Tensor, "b w k"]) -> Float[Tensor, "b e"]:
         """Windows of log-mel features."""
         mels = features.flatten(1).unflatten(1, (-1, self.audio.num_mels))
-        return F.normalize(self.ear(mels.transpose(1, 2)), dim=1)
+        return F.normalize(self.voice_layers(mels.transpose(1, 2)), dim=1)
 
 
 def _strided(given: int, made: int, convolution: type[nn.Conv1d] | type[nn.Conv2d]) -> list[nn.Module]:
@@ -103,9 +103,9 @@ def voice_features(samples: Float[np.ndarray, " t"], num_frames: int, audio: Aud
 def embeddings(
     net: SyncNet, mouths: UInt8[np.ndarray, "f h h 3"], samples: Float[np.ndarray, " t"]
 ) -> tuple[Float[Tensor, "w e"], Float[Tensor, "w e"]]:
-    """Of every window of a clip: what is seen and what is heard."""
-    heard = voice_features(samples, len(mouths), net.audio)
-    return net.see(windows(to_float(mouths))), net.hear(windows(heard))
+    """Embeddings of every window of a clip: of its mouth and of its voice."""
+    voice = voice_features(samples, len(mouths), net.audio)
+    return net.embed_mouths(windows(to_float(mouths))), net.embed_voice(windows(voice))
 
 
 def sync_score(
@@ -116,16 +116,18 @@ def sync_score(
     Raises:
         ValueError: the clip has too few frames for the largest lag.
     """
-    least = max_lag + WINDOW_FRAMES + 2
-    if len(mouths) < least:
-        raise ValueError(f"{len(mouths)} frames must be at least {least}, for lags up to {max_lag}: use a longer clip.")
-    seen, heard = embeddings(net, mouths, samples)
-    distances = {lag: lag_distance(seen, heard, lag) for lag in sorted(range(-max_lag, max_lag + 1), key=abs)}
+    minimum = max_lag + WINDOW_FRAMES + 2
+    if len(mouths) < minimum:
+        raise ValueError(
+            f"{len(mouths)} frames must be at least {minimum}, for lags up to {max_lag}: use a longer clip."
+        )
+    mouth, voice = embeddings(net, mouths, samples)
+    distances = {lag: lag_distance(mouth, voice, lag) for lag in sorted(range(-max_lag, max_lag + 1), key=abs)}
     best = min(distances, key=distances.__getitem__)
     return SyncScore(float(np.median(list(distances.values()))) - distances[best], distances[best], best)
 
 
-def lag_distance(seen: Float[Tensor, "w e"], heard: Float[Tensor, "w e"], lag: int) -> float:
+def lag_distance(mouth: Float[Tensor, "w e"], voice: Float[Tensor, "w e"], lag: int) -> float:
     """Mean distance of a mouth to the voice `lag` frames before it."""
-    late, early = seen[max(0, lag) : len(seen) + min(0, lag)], heard[max(0, -lag) : len(heard) - max(0, lag)]
+    late, early = mouth[max(0, lag) : len(mouth) + min(0, lag)], voice[max(0, -lag) : len(voice) - max(0, lag)]
     return float((late - early).norm(dim=1).mean())

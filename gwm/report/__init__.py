@@ -1,1 +1,1 @@
-"""Pages and charts of what was measured."""
+"""HTML reports, charts as SVG, and the machine that they were measured on."""

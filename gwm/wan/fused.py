@@ -13,7 +13,7 @@ BLOCK = "WanResidualBlock"
 
 
 def fuse(decoder: nn.Module) -> None:
-    """Let the residual blocks of diffusers' decoder do what they did through `causal_input`, channels last in memory.
+    """Let the residual blocks of diffusers' decoder use `causal_input`, in channels-last memory.
 
     Only where a stream is decoded, so with a memory. The same but for rounding, which diffusers does between norm,
     weight and SiLU too.

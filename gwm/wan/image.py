@@ -1,5 +1,5 @@
-"""What Wan 2.1's image-to-video models are given of the reference image: channels beside the latents, and tokens of
-CLIP, through transformers."""
+"""What Wan 2.1's image-to-video models get of the reference image: channels beside the latents, and tokens of CLIP (by
+transformers)."""
 
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,12 @@ def _behind_mask(latents: Float[Tensor, "b f c h w"], *, given: bool) -> Float[T
 
 
 class CLIPImage:
-    """Reads `image_processor/` and `image_encoder/` of a diffusers pipeline when it is first asked; pickles without
-    them."""
+    """Reads `image_processor/` and `image_encoder/` of a diffusers pipeline at the first call. A pickled encoder has no
+    weights."""
 
     def __init__(self, folder: str, *, device: str = "cpu") -> None:
-        """
+        """Check that the image encoder is there; its weights are loaded at the first call.
+
         Raises:
             FileNotFoundError: the folder has no image encoder.
         """

@@ -12,15 +12,17 @@ from gwm.optional import optional_module
 from gwm.wan.files import component, folder_digest
 from gwm.wan.pretrained import COMMAND, check_part, load_encoder
 
-MOST_TOKENS = 512  # as in training; what follows of a longer caption is not seen
+MAX_TOKENS = 512  # as in training; what follows of a longer caption is not seen
 CLEANING = "ftfy"  # part of the encoder's name: captions that were encoded with another cleaning are encoded again
 
 
 class UMT5:
-    """Reads `tokenizer/` and `text_encoder/` of a diffusers pipeline when it is first asked; pickles without them."""
+    """Reads `tokenizer/` and `text_encoder/` of a diffusers pipeline at the first call. A pickled encoder has no
+    weights."""
 
     def __init__(self, folder: str, *, device: str = "cpu") -> None:
-        """
+        """Check that the text encoder is there; its weights are loaded at the first call.
+
         Raises:
             FileNotFoundError: the folder has no text encoder.
         """
@@ -37,9 +39,9 @@ class UMT5:
 
     @torch.no_grad()
     def __call__(self, caption: str) -> Float[Tensor, "s t"]:
-        """At most 512 tokens; an empty caption has one, which ends it."""
+        """Tokens of a caption, 512 at most; an empty caption has only the end token."""
         tokenizer, model = self._loaded = self._loaded or self._load()
-        tokens = tokenizer(prompt_clean(caption), max_length=MOST_TOKENS, truncation=True, return_tensors="pt")
+        tokens = tokenizer(prompt_clean(caption), max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
         tokens = tokens.to(self.device)
         return model(tokens.input_ids, tokens.attention_mask).last_hidden_state[0].float().cpu()
 

@@ -69,7 +69,7 @@ class WanVAE(nn.Module):
         return self.encode_pixels(torch.cat([frame, as_float(pixel_frames).to(self.mean)], dim=1))[:, 1:]
 
     def begin(self, reference: Reference) -> Memory:
-        """The reference's own latent is decoded: every frame from here on is four."""
+        """Decode the reference's own latent, so that every later latent frame gives four pixel frames."""
         return Memory(constant=(), moving=self.decode_pixels(reference.latent)[1])
 
     def decode(self, latents: Float[Tensor, "b f c h w"], memory: Memory) -> tuple[UInt8[Tensor, "b t _ _ 3"], Memory]:

@@ -1,1 +1,2 @@
-"""How fast a model is on this machine, and why. Read `case`, `workload`, `speed`, `compare`; start at `__main__`."""
+"""Speed of a model on this machine, with its causes. Read `case`, `workload`, `speed`, `compare`; start at
+`__main__`."""

@@ -1,4 +1,4 @@
-"""How fast this machine is, as JSON and tables; nothing is downloaded.
+"""Measure the speed of this machine, as JSON and tables; nothing is downloaded.
 
 python -m serve.bench
 python -m serve.bench --config-name bench_soak

@@ -29,7 +29,7 @@ def browser_path() -> str:
 
 @contextlib.asynccontextmanager
 async def open_browser(microphone: Path) -> AsyncIterator[Any]:
-    """A browser whose pages hear `microphone`; closed at the end.
+    """A browser with the recording `microphone` as its microphone; closed at the end.
 
     Raises:
         MissingPackageError, RuntimeError: playwright or a browser is not installed.
@@ -76,7 +76,8 @@ async def start_talking(page: Any) -> None:
 
 
 async def knock(browser: Any, url: str) -> dict[str, Any]:
-    """What a visitor sees who presses start on a further page: status, Retry-After, and the message on the page."""
+    """Press start on a further page, and return what the visitor sees: status, Retry-After, and the message on the
+    page."""
     page = await open_page(browser, url)
     async with page.expect_response("**/v1/sessions") as waiting:
         await page.click("#start")

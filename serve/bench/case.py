@@ -1,4 +1,4 @@
-"""What is timed: a model's shape, the picture's size, and how the stream is cut. Nothing is downloaded."""
+"""Benchmark cases: a model's shape, the picture's size, and the chunks of the stream. Nothing is downloaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +35,11 @@ def model_shape(name: str) -> dict[str, Any]:
 
 
 def prompted(width: int) -> tuple[ConditionSpec, ...]:
-    """A text of tokens of this width, and nothing else."""
+    """A text condition of this width, and no other one."""
     return (ConditionSpec(name="text", rate="tokens", width=width, encoder="text"),)
 
 
-# What characters that are trained here have in common. All other shapes hear nothing.
+# What characters that are trained here have in common. All other shapes take no sound.
 CHARACTER: dict[str, Any] = {
     "in_channels": 64,
     "around_reference": True,

@@ -1,4 +1,4 @@
-"""One optimisation after the other, other engines' caches and other models' blocks, timed in turns."""
+"""Optimisations one by one, caches of other engines and blocks of other models, timed in turns."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a chunk asks of the machine besides arithmetic: launches, host reads, bytes moved for the cache. Counted."""
+"""What a chunk costs besides arithmetic: launches, host reads, bytes moved for the cache. Counted, not timed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

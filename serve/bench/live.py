@@ -1,4 +1,4 @@
-"""How well a conversation runs, seen from a real browser: python -m serve.bench.live minutes=10 out=live.json
+"""Quality of a live conversation, seen from a real browser: python -m serve.bench.live minutes=10 out=live.json
 
 Starts the server, opens its page in a headless Chromium whose microphone is a recording of questions, talks for a
 while, and ends with JSON and a table: frames per second, freezes, the clock of the picture, sound against picture,
@@ -57,7 +57,7 @@ def questions() -> Sound:
 
 
 async def watch(page: Any, pid: int, seconds: float) -> dict[str, Any]:
-    """What a conversation that has begun looks like for so long."""
+    """Measurements of a conversation that has begun, over so many seconds."""
     await page.evaluate("window.forget()")
     offsets: list[float] = []
     memory: list[dict[str, float]] = []
@@ -79,7 +79,7 @@ async def watch(page: Any, pid: int, seconds: float) -> dict[str, Any]:
 
 
 def conversation(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """Numbers of what the server said of itself."""
+    """Numbers from the server's own reports."""
     of: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         of.setdefault(event["type"], []).append(event)

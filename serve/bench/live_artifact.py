@@ -19,7 +19,7 @@ def measure_artifact(folder: str, *, chunks: int) -> dict[str, Any]:
     engine = Engine(artifact, seed=0, capture=capture_on(artifact.dit.head.weight.device))
     loaded_ms = 1000 * (time.perf_counter() - begin)
     generator = np.random.default_rng(0)
-    portrait = generator.integers(0, 256, (*artifact.contract.resolution.shape, 3), dtype=np.uint8)
+    portrait = generator.integers(0, 256, (*engine.size, 3), dtype=np.uint8)
     agent, user = 0.1 * generator.standard_normal((2, chunks * engine.chunk_samples), dtype=np.float32)
     first = engine.play(portrait, agent[: engine.chunk_samples], user[: engine.chunk_samples])[1][0]
     times = engine.play(portrait, agent, user)[1]

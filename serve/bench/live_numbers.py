@@ -1,4 +1,4 @@
-"""From what a browser and the kernel saw of a conversation to numbers."""
+"""Numbers from the raw observations of a browser and of the kernel."""
 
 from collections.abc import Mapping, Sequence
 

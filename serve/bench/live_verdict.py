@@ -1,4 +1,4 @@
-"""Requirements of a live conversation, each beside what a run has measured."""
+"""Requirements of a live conversation, each beside the measured value."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

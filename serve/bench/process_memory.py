@@ -1,4 +1,4 @@
-"""What the process holds: live tensors on a GPU, resident pages on a CPU."""
+"""Memory of the process: live tensors on a GPU, resident pages on a CPU."""
 
 import gc
 import resource
@@ -11,7 +11,7 @@ PROCESS = Path("/proc/self")
 
 
 def allocated(device: torch.device) -> int:
-    """Bytes now."""
+    """Bytes that are allocated now."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     gc.collect()

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Machine and software on which the numbers depend."""
     facts: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""The least time in which this machine could do a pass: what its arithmetic and its memory allow.
+"""Lower bound of the time of a pass on this machine, from its arithmetic and its memory (roofline).
 
 Work counts 2 floating-point operations per multiply-add. Bytes: weights once, the visible keys and values once, the
 inputs and outputs of every product, and each element-wise operation as one of `kernels`: one read, one write.

@@ -1,4 +1,4 @@
-"""Many live streams on one simulated device: what a scheduling policy is worth, before anybody has to watch it."""
+"""Many live streams on one simulated device, to compare scheduling policies."""
 
 import random
 from collections.abc import Callable, Sequence

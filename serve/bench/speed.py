@@ -1,4 +1,4 @@
-"""Everything that is measured of one case, as numbers for JSON."""
+"""All measurements of one case, as numbers for JSON."""
 
 from collections.abc import Callable
 from concurrent.futures import Future

@@ -1,4 +1,4 @@
-"""What somebody who watches would notice: chunks that came too late."""
+"""What a viewer would notice of a stream: chunks that came too late."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

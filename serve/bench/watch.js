@@ -41,12 +41,12 @@ window.stats = async () => {
 };
 
 // How much the mouth's part of the picture changes within 120 ms, and how loud the voice is meanwhile.
-let ear = null;
+let analyser = null;
 window.glance = async () => {
-  if (!ear) {
+  if (!analyser) {
     const audio = new AudioContext();
-    ear = Object.assign(audio.createAnalyser(), { fftSize: 4096 });
-    audio.createMediaStreamSource(document.getElementById("voice").srcObject).connect(ear);
+    analyser = Object.assign(audio.createAnalyser(), { fftSize: 4096 });
+    audio.createMediaStreamSource(document.getElementById("voice").srcObject).connect(analyser);
   }
   const video = document.getElementById("face"), canvas = document.createElement("canvas");
   canvas.width = canvas.height = 32;
@@ -56,10 +56,10 @@ window.glance = async () => {
     context.drawImage(video, width / 4, height / 2, width / 2, height / 2, 0, 0, 32, 32);
     return context.getImageData(0, 0, 32, 32).data;
   };
-  const before = look(), samples = new Float32Array(ear.fftSize);
+  const before = look(), samples = new Float32Array(analyser.fftSize);
   await new Promise((resolve) => setTimeout(resolve, 120));
   const after = look();
-  ear.getFloatTimeDomainData(samples);
+  analyser.getFloatTimeDomainData(samples);
   return {
     motion: before.reduce((sum, value, place) => sum + Math.abs(value - after[place]), 0) / before.length,
     loudness: Math.sqrt(samples.reduce((sum, value) => sum + value * value, 0) / samples.length),

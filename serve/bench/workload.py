@@ -23,7 +23,7 @@ from serve.graphs import GraphedChunk, capture_cuda
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is switched on. The defaults are the engine's."""
+    """Optimisations that are switched on. The defaults are the engine's."""
 
     cache: str | type[RingCache] = "ring"  # of POLICIES, or another package's
     kernels: Policy = by_device

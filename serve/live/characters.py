@@ -20,6 +20,7 @@ from gwm.media.framing import Framing
 from gwm.media.images import read_image
 from gwm.media.portraits import crop_to_centre, crop_to_face
 from serve.acts import check_numbers
+from serve.live.speech.knowledge import RULE, Knowledge
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,12 @@ class Character:
     voice: str | dict[str, Any] | None = None  # for the configured voices, or for each kind; None: their own default
     start_script: str | None = None  # said when somebody comes
     manner: Mapping[str, float] = field(default_factory=dict)  # numbers of the model while nobody sets others
+    knowledge: Knowledge | None = None  # documents; None: there are none
+
+    @property
+    def instruction(self) -> str:
+        """Of a language model."""
+        return self.personality if self.knowledge is None else f"{self.personality}\n\n{RULE}"
 
     margin: int = 0  # px on each side of the portrait, around what is shown
 

@@ -1,4 +1,4 @@
-"""Threads for work that may wait: hearing and speaking must not take the cores from picture and sound."""
+"""Threads of low priority, for recognition and voices: they must not take the cores from picture and sound."""
 
 import asyncio
 import ctypes

@@ -1,4 +1,4 @@
-"""What all processes of a divided stream but the first do: the same with the latents as the first one's engine."""
+"""The processes of a divided stream besides the first: they do to the latents what the first one's engine does."""
 
 from gwm.condition.inputs import Conditions
 from serve.engine import Engine

@@ -1,4 +1,4 @@
-"""The cache of a process that has some of the heads."""
+"""The cache of a process that computes some of the heads."""
 
 import dataclasses
 from collections.abc import Callable

@@ -95,7 +95,7 @@ class Background:
 
     async def _pictures(self, avatar: Avatar) -> tuple[bytes, bytes]:
         """The picture drawn anew, and the portrait in it as a PNG."""
-        data = await read_source(self.store, avatar.image, most_bytes=IMAGE_BYTES, allows=self.allows)
+        data = await read_source(self.store, avatar.image, max_bytes=IMAGE_BYTES, allows=self.allows)
 
         def draw() -> tuple[bytes, bytes]:
             plain, buffer = plain_picture(data), io.BytesIO()
@@ -172,7 +172,7 @@ class Background:
         return np.interp(np.arange(0, len(sound), rate / SOUND_RATE), np.arange(len(sound)), sound).astype(np.float32)
 
     async def _fetched_sound(self, source: str) -> Float[np.ndarray, " t"]:
-        data = await read_source(self.store, source, most_bytes=AUDIO_BYTES, allows=self.allows)
+        data = await read_source(self.store, source, max_bytes=AUDIO_BYTES, allows=self.allows)
         return await asyncio.to_thread(sound_of, data, SOUND_RATE)
 
     async def _go_on(self, task_id: str, done: float) -> bool:

@@ -16,7 +16,7 @@ from serve.store.owners import LIVE
 from serve.store.pages import read_page
 from serve.store.tables import Avatar, Entry, Session
 
-MOST_LINES, MOST_DAYS = 1_000, 366
+MAX_LINES, MAX_DAYS = 1_000, 366
 STATUSES = {"COMPLETED": "ended", "CANCELLED": "ended", "FAILED": "failed"}
 
 
@@ -65,8 +65,8 @@ def remove(db: Db, call: Call, query: NoQuery, body: None) -> None:
 def usage(db: Db, call: Call, query: DaysQuery, body: None) -> answers.AvatarUsage:
     """Sessions that were talked in, by the day on which they were created; days without any too."""
     first, last = _ms(query.start_date), _ms(query.end_date)
-    if not 0 <= last - first <= MOST_DAYS * 24 * 3600 * 1000:
-        raise ApiError(400, f"endDate must be after startDate, by at most {MOST_DAYS} days.")
+    if not 0 <= last - first <= MAX_DAYS * 24 * 3600 * 1000:
+        raise ApiError(400, f"endDate must be after startDate, by at most {MAX_DAYS} days.")
     found = select(Session).where(
         Session.started_ms.is_not(None), Session.created_ms >= first, Session.created_ms < last
     )
@@ -122,7 +122,7 @@ def _whole_avatar(db: Db, call: Call, session: Session) -> answers.Preset | answ
 
 
 def _transcript(db: Db, session_id: str) -> list[answers.Line]:
-    rows = select(Entry).where(Entry.session_id == session_id).order_by(Entry.position).limit(MOST_LINES)
+    rows = select(Entry).where(Entry.session_id == session_id).order_by(Entry.position).limit(MAX_LINES)
     return [
         answers.Line(
             role=row.role,  # pyright: ignore[reportArgumentType]

@@ -27,7 +27,7 @@ def read(db: Db, call: Call, query: NoQuery, body: None) -> answers.Document:
 def change(db: Db, call: Call, query: NoQuery, body: DocumentChange) -> None:
     document = found(db, call.id)
     document.name, document.content = body.name or document.name, body.content or document.content
-    document.updated_ms = now_ms()
+    document.updated_ms = max(now_ms(), document.updated_ms + 1)  # whoever has read it sees that it has changed
 
 
 def remove(db: Db, call: Call, query: NoQuery, body: None) -> None:

@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
-MOST_REDIRECTS = 3
+MAX_REDIRECTS = 3
 FETCH_S = 20.0
 REDIRECTS = (301, 302, 303, 307, 308)
 PIECE_BYTES = 65_536
@@ -55,7 +55,7 @@ class GuardedResolver(AbstractResolver):
 
 
 async def fetch(
-    url: str, *, most_bytes: int, allows: Callable[[str], bool] = is_public, schemes: tuple[str, ...] = ("https",)
+    url: str, *, max_bytes: int, allows: Callable[[str], bool] = is_public, schemes: tuple[str, ...] = ("https",)
 ) -> bytes:
     """
     allows: which addresses may be connected to.
@@ -67,16 +67,16 @@ async def fetch(
     limits = aiohttp.ClientTimeout(total=FETCH_S)
     try:
         async with aiohttp.ClientSession(connector=connector, timeout=limits, trust_env=False) as client:
-            for _ in range(MOST_REDIRECTS + 1):
+            for _ in range(MAX_REDIRECTS + 1):
                 _check(url, allows, schemes)
-                answer = await _get(client, url, most_bytes)
+                answer = await _get(client, url, max_bytes)
                 if isinstance(answer, bytes):
                     return answer
                 url = urljoin(url, answer)
     except (aiohttp.ClientError, TimeoutError, OSError, UnicodeError) as error:
         refused = _refusal_in(error)
         raise refused or RefusedUrlError(f"{_host(url)} cannot be reached.") from error
-    raise RefusedUrlError(f"{_host(url)} redirects more than {MOST_REDIRECTS} times.")
+    raise RefusedUrlError(f"{_host(url)} redirects more than {MAX_REDIRECTS} times.")
 
 
 def _check(url: str, allows: Callable[[str], bool], schemes: tuple[str, ...]) -> None:
@@ -107,7 +107,7 @@ def _written_address(host: str) -> str | None:
     return None
 
 
-async def _get(client: aiohttp.ClientSession, url: str, most_bytes: int) -> bytes | str:
+async def _get(client: aiohttp.ClientSession, url: str, max_bytes: int) -> bytes | str:
     """The file, or where it is instead."""
     async with client.get(url, allow_redirects=False) as response:
         if response.status in REDIRECTS and "Location" in response.headers:
@@ -117,8 +117,8 @@ async def _get(client: aiohttp.ClientSession, url: str, most_bytes: int) -> byte
         data = bytearray()
         async for piece in response.content.iter_chunked(PIECE_BYTES):  # unpacked: a small answer may be a large file
             data += piece
-            if len(data) > most_bytes:
-                raise RefusedUrlError(f"The file has more than {most_bytes / 1e6:g} MB.")
+            if len(data) > max_bytes:
+                raise RefusedUrlError(f"The file has more than {max_bytes / 1e6:g} MB.")
         return bytes(data)
 
 

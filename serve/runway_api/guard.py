@@ -45,7 +45,8 @@ class Guard:
         return key
 
     def check_rate(self, key: ApiKey | None, visitor: str) -> None:
-        """
+        """Count a request against the rate limit of its key, for each visitor.
+
         Raises:
             FullError: the visitor has asked too often with this key.
         """

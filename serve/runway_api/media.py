@@ -29,9 +29,7 @@ LONGEST_S = 600.0
 UPLOADED = "runway://"
 
 
-async def read_source(
-    store: Store, source: str, *, most_bytes: int, allows: Callable[[str], bool] = is_public
-) -> bytes:
+async def read_source(store: Store, source: str, *, max_bytes: int, allows: Callable[[str], bool] = is_public) -> bytes:
     """The bytes of a `data:` URL, an upload, or an address.
 
     Raises:
@@ -42,9 +40,9 @@ async def read_source(
     elif source.startswith(UPLOADED):
         data = await store.run(lambda db: _uploaded(db, source.removeprefix(UPLOADED)), writes=False)
     else:
-        data = await fetch(source, most_bytes=most_bytes, allows=allows)
-    if len(data) > most_bytes:
-        raise ValueError(f"The file has {len(data) / 1e6:.1f} MB, must have at most {most_bytes / 1e6:g} MB.")
+        data = await fetch(source, max_bytes=max_bytes, allows=allows)
+    if len(data) > max_bytes:
+        raise ValueError(f"The file has {len(data) / 1e6:.1f} MB, must have at most {max_bytes / 1e6:g} MB.")
     return data
 
 
@@ -85,7 +83,8 @@ def portrait_from(data: bytes, framing: Framing, *, crops_to_face: bool) -> UInt
 
 
 def sound_of(data: bytes, sample_rate: int) -> Float[np.ndarray, " t"]:
-    """
+    """Decode a sound file that a visitor sent.
+
     Raises:
         ValueError: it is no sound of an allowed kind: others can name further files. Or it is too long.
     """

@@ -71,7 +71,7 @@ class RestApi:
             key = await self.guard.key(route, request)
             self.guard.check_rate(key, self.api.visitor(request))
             _check_ids(request)
-            data = await read_body(request, route.most_bytes)
+            data = await read_body(request, route.max_bytes)
             call = Call(self.desk, self._base_url(request), dict(request.match_info), bearer(request), key)
             given = dict(request.query)
             answer = await self.store.run(lambda db: _work(db, route, call, given, data), writes=route.writes)

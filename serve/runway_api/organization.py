@@ -11,7 +11,7 @@ from serve.runway_api.errors import ApiError
 from serve.runway_api.requests import MODEL, NoQuery, UsageRequest
 from serve.store.tables import Session, now_ms
 
-DAY_MS, MOST_DAYS, DEFAULT_DAYS = 24 * 3600 * 1000, 90, 30
+DAY_MS, MAX_DAYS, DEFAULT_DAYS = 24 * 3600 * 1000, 90, 30
 SESSIONS_PER_DAY = DAY_MS // 10_000  # of 10 s, the shortest, in each place
 
 
@@ -28,8 +28,8 @@ def usage(db: Db, call: Call, query: NoQuery, body: UsageRequest) -> CreditUsage
     today = time_of(now_ms()).replace(hour=0, minute=0, second=0, microsecond=0)
     first = _day(body.start_date) if body.start_date else today - timedelta(days=DEFAULT_DAYS)
     last = _day(body.before_date) if body.before_date else first + timedelta(days=DEFAULT_DAYS)
-    if not 0 <= (last - first).days <= MOST_DAYS:
-        raise ApiError(400, f"beforeDate must be after startDate, by at most {MOST_DAYS} days.")
+    if not 0 <= (last - first).days <= MAX_DAYS:
+        raise ApiError(400, f"beforeDate must be after startDate, by at most {MAX_DAYS} days.")
     days = [first + timedelta(days=number) for number in range((last - first).days)]
     return CreditUsage(models=[], results=[CreditDay(date=day.date().isoformat(), used_credits=[]) for day in days])
 

@@ -27,10 +27,10 @@ def check_media(kind: str):
 
     def check(value: str) -> str:
         limits = {f"data:{kind}/": INLINE_CHARS, "runway://": UPLOADED_CHARS, "https://": URL_CHARS}
-        for begin, most in limits.items():
+        for begin, max_chars in limits.items():
             if value.startswith(begin):
-                if not 13 <= len(value) <= most:
-                    raise ValueError(f"must have 13 to {most} characters, has {len(value)}")
+                if not 13 <= len(value) <= max_chars:
+                    raise ValueError(f"must have 13 to {max_chars} characters, has {len(value)}")
                 return value
         raise ValueError(f"must begin with {', '.join(limits)}")
 

@@ -18,6 +18,7 @@ from serve.live.http.refusals import FullError
 from serve.live.http.session import BROKEN
 from serve.live.speech.turns import Event
 from serve.runway_api.casting import NotReadyError, Role, role_of
+from serve.runway_api.document_search import DocumentSearch
 from serve.runway_api.errors import ApiError
 from serve.runway_api.media import portrait_from
 from serve.runway_api.sessions import end
@@ -105,7 +106,8 @@ class Rooms:
         return True
 
     async def _character(self, row: Session, role: Role) -> Character:
-        """
+        """The character of a session, with the personality and start script that the session overrides.
+
         Raises:
             FullError: too many pictures wait to be decoded.
             ValueError: the picture cannot be read.
@@ -116,7 +118,10 @@ class Rooms:
             framing, to_face = self.api.framing, role.crops_to_face
             portrait = await self.api.uploads.run(lambda: portrait_from(role.picture, framing, crops_to_face=to_face))
             character = Character(row.avatar_id or "", role.name, portrait, role.personality, role.voice)
-            character = replace(character, start_script=role.start_script, margin=framing.margin)
+            knowledge = DocumentSearch(self.store, character.key)
+            await knowledge([])  # cut into passages before the first question
+            given = replace(character, start_script=role.start_script, knowledge=knowledge)
+            character = replace(given, margin=framing.margin)
         if row.personality is not None:
             character = replace(character, personality=row.personality)
         return character if row.start_script is None else replace(character, start_script=row.start_script)

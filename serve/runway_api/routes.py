@@ -36,7 +36,7 @@ class Route:
     body: type[BaseModel] | None = None
     query: type[BaseModel] = NoQuery
     access: Access = "secret"
-    most_bytes: int = SMALL_BYTES
+    max_bytes: int = SMALL_BYTES
 
     @property
     def writes(self) -> bool:
@@ -48,18 +48,18 @@ CONVERSATION = answers.Conversation | answers.EndedConversation | answers.Failed
 LISTED = answers.Listed
 
 ROUTES = (
-    Route("POST", "/avatars", avatars.create, AVATAR, requests.AvatarRequest, most_bytes=MEDIA_BYTES),
+    Route("POST", "/avatars", avatars.create, AVATAR, requests.AvatarRequest, max_bytes=MEDIA_BYTES),
     Route("GET", "/avatars", avatars.list_all, LISTED, query=PageQuery),
     Route("GET", "/avatars/{id}", avatars.read, AVATAR),
-    Route("PATCH", "/avatars/{id}", avatars.change, AVATAR, requests.AvatarChange, most_bytes=MEDIA_BYTES),
+    Route("PATCH", "/avatars/{id}", avatars.change, AVATAR, requests.AvatarChange, max_bytes=MEDIA_BYTES),
     Route("DELETE", "/avatars/{id}", avatars.remove),
     Route("GET", "/avatar_usage", conversations.usage, answers.AvatarUsage, query=requests.DaysQuery),
-    Route("POST", "/documents", documents.create, answers.Document, requests.DocumentRequest, most_bytes=TEXT_BYTES),
+    Route("POST", "/documents", documents.create, answers.Document, requests.DocumentRequest, max_bytes=TEXT_BYTES),
     Route("GET", "/documents", documents.list_all, LISTED, query=requests.DocumentQuery),
     Route("GET", "/documents/{id}", documents.read, answers.Document),
-    Route("PATCH", "/documents/{id}", documents.change, None, requests.DocumentChange, most_bytes=TEXT_BYTES),
+    Route("PATCH", "/documents/{id}", documents.change, None, requests.DocumentChange, max_bytes=TEXT_BYTES),
     Route("DELETE", "/documents/{id}", documents.remove),
-    Route("POST", "/voices", voices.create, answers.Created, requests.VoiceRequest, most_bytes=MEDIA_BYTES),
+    Route("POST", "/voices", voices.create, answers.Created, requests.VoiceRequest, max_bytes=MEDIA_BYTES),
     Route("GET", "/voices", voices.list_all, LISTED, query=PageQuery),
     Route("POST", "/voices/preview", voices.try_out, answers.VoicePreview, requests.VoicePreviewRequest),
     Route("GET", "/voices/{id}", voices.read, VOICE),
@@ -72,7 +72,7 @@ ROUTES = (
     Route("GET", "/avatar_conversations", conversations.list_all, LISTED, query=requests.ConversationQuery),
     Route("GET", "/avatar_conversations/{id}", conversations.read, CONVERSATION),
     Route("DELETE", "/avatar_conversations/{id}", conversations.remove),
-    Route("POST", "/avatar_videos", videos.create, answers.Created, requests.VideoRequest, most_bytes=MEDIA_BYTES),
+    Route("POST", "/avatar_videos", videos.create, answers.Created, requests.VideoRequest, max_bytes=MEDIA_BYTES),
     Route("GET", "/tasks/{id}", videos.read, videos.AnyTask),
     Route("DELETE", "/tasks/{id}", videos.cancel),
     Route("POST", "/uploads", uploads.create, answers.Upload, requests.UploadRequest),

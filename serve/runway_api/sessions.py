@@ -15,7 +15,7 @@ from serve.runway_api.requests import NoQuery, PresetAvatar, SessionRequest
 from serve.store.owners import LIVE
 from serve.store.tables import Session, now_ms
 
-MOST_WAITING = 500
+MAX_WAITING = 500
 AnySession = (
     answers.WaitingSession
     | answers.ReadySession
@@ -27,8 +27,8 @@ AnySession = (
 
 def create(db: Db, call: Call, query: NoQuery, body: SessionRequest) -> Created:
     _check_key(db, call, body)
-    if _count(db, Session.status == "NOT_READY") >= MOST_WAITING:
-        raise ApiError(429, f"{MOST_WAITING} sessions wait for a place.", retry_after_s=30)
+    if _count(db, Session.status == "NOT_READY") >= MAX_WAITING:
+        raise ApiError(429, f"{MAX_WAITING} sessions wait for a place.", retry_after_s=30)
     session = Session(
         **_avatar(db, call, body),
         status="NOT_READY",

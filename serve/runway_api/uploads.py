@@ -32,7 +32,8 @@ def create(db: Db, call: Call, query: NoQuery, body: UploadRequest) -> answers.U
 
 
 def receive(db: Db, upload_id: str, secret: str, data: bytes) -> None:
-    """
+    """Store the bytes of an upload; its secret can be used once.
+
     Raises:
         ApiError: the secret is not that of this upload, or was used before.
     """

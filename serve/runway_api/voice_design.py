@@ -32,7 +32,7 @@ MEANINGS = (
 BRITISH = re.compile(r"\b(british|english accent|london|scottish)\b", re.IGNORECASE)
 FEMALE = re.compile(r"\b(wom[ae]n|female|lady|feminine|girl|mother|grandmother)\b", re.IGNORECASE)
 FRAME_S, STEP_S, LOWEST_HZ, HIGHEST_HZ = 0.04, 0.01, 60.0, 420.0
-VOICED, LOUD = 0.5, 0.1  # least autocorrelation of a voiced frame; least part of the loudest frame's RMS
+VOICED, LOUD = 0.5, 0.1  # minimum autocorrelation of a voiced frame; minimum share of the loudest frame's RMS
 
 
 @dataclass(frozen=True, slots=True)

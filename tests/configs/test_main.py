@@ -1,4 +1,4 @@
-"""Commands as they are typed: what is unknown, missing or misspelt is told in one sentence."""
+"""Commands as they are typed: what is unknown, missing or misspelt is reported in one sentence."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def typed(task: Callable[[DictConfig], object], line: list[str], monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "line, told",
+    "line, message",
     [
         (["imge=x"], "imge is no setting of this command. Did you mean image? "),
         (["image=[", "se"], "se cannot be read: "),
@@ -45,11 +45,11 @@ def typed(task: Callable[[DictConfig], object], line: list[str], monkeypatch: py
         (["image=a", "whole=maybe"], "whole=maybe must be true or false, such as whole=false."),
     ],
 )
-def test_a_setting_that_cannot_be_is_told_in_one_sentence(line, told, capsys, monkeypatch, tmp_path):
+def test_a_setting_that_cannot_be_is_reported_in_one_sentence(line, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert typed(lambda cfg: [cfg.seed + 1, not cfg.whole, cfg.whole & 1, cfg.out], line, monkeypatch) == 1
     err = capsys.readouterr().err
-    assert err.startswith(told) and err.count("\n") == 1
+    assert err.startswith(message) and err.count("\n") == 1
     assert "Hydra" not in err and "HYDRA" not in err
 
 
@@ -60,17 +60,17 @@ def test_a_bug_is_no_matter_of_settings(capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line, told",
+    "line, message",
     [
         ([], "stage=... must be given, one of: autoencoder, bidirectional, causal, "),
         (["stage=cusal"], "stage=cusal must be one of autoencoder, bidirectional, causal, "),
         (["stage=causal", "lr=1"], "lr is no setting of this command. Did you mean stage.network.optimizer.lr? "),
     ],
 )
-def test_a_stage_that_is_misspelt_is_told_with_its_neighbours(line, told, capsys, monkeypatch, tmp_path):
+def test_a_stage_that_is_misspelt_is_reported_with_its_neighbours(line, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert typed(lambda cfg: None, line, monkeypatch, config="train") == 1
-    assert capsys.readouterr().err.startswith(told)
+    assert capsys.readouterr().err.startswith(message)
 
 
 def test_a_path_with_a_comma_is_one_run_and_the_command_line_stays_as_typed(monkeypatch, tmp_path):
@@ -94,7 +94,7 @@ refuse.__code__ = refuse.__code__.replace(co_filename=str(ROOT / "train.py"))  #
 
 @pytest.mark.parametrize("chain, members", [("seed", [1]), (None, [1, 2])])
 def test_what_builds_on_a_failed_member_is_not_run(chain, members, capsys, monkeypatch, tmp_path):
-    """Stages build on each other; members of a sweep do not. Either way a failure is told once, and is the status."""
+    """Stages build on each other; members of a sweep do not. A failure is reported once and is the status."""
     monkeypatch.chdir(tmp_path)
     ran.clear()
     assert typed(refuse, ["-m", "seed=1,2", "hydra.sweep.dir=."], monkeypatch, chain=chain) == 1

@@ -36,8 +36,8 @@ def test_a_refusal_of_ours_is_one_sentence(capsys: pytest.CaptureFixture[str]):
 
 def test_a_variable_shows_where_a_refusal_was_made(capsys, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GWM_TRACEBACK", "1")
-    status, told = outcome(refused, capsys)
-    assert status == 1 and told.startswith("Traceback") and told.endswith(f"ValueError: {REFUSAL}")
+    status, message = outcome(refused, capsys)
+    assert status == 1 and message.startswith("Traceback") and message.endswith(f"ValueError: {REFUSAL}")
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_a_variable_shows_where_a_refusal_was_made(capsys, monkeypatch: pytest.M
 )
 def test_a_bug_keeps_its_traceback(bug: Callable[[], object], capsys: pytest.CaptureFixture[str]):
     """Also a ValueError, of Python or a library, of a call in our own code."""
-    status, told = outcome(bug, capsys)
-    assert status == 1 and told.startswith("Traceback")
+    status, message = outcome(bug, capsys)
+    assert status == 1 and message.startswith("Traceback")
 
 
 def test_an_assertion_is_a_bug(capsys: pytest.CaptureFixture[str]):
@@ -103,15 +103,15 @@ def test_processes_of_torchrun_tell_an_error_once(rank: str, tmp_path: Path, cap
     monkeypatch.setenv("RANK", rank)
     for number in "01":
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / number / "error.json"))
-        status, told = outcome(refused, capsys)
+        status, message = outcome(refused, capsys)
         first = REFUSAL if rank == "0" else f"process 2: {REFUSAL}"
-        assert (status, told) == (1, first if number == "0" else "")
+        assert (status, message) == (1, first if number == "0" else "")
     assert outcome(lambda: math.sqrt(-1), capsys)[1].startswith(("Traceback", "process 2: Traceback")), "another error"
 
 
 @pytest.mark.parametrize("first_ended", [True, False])
 def test_a_process_of_lightning_leaves_it_to_the_first(first_ended: bool, capsys, monkeypatch: pytest.MonkeyPatch):
-    """Its parent is the first; once that has ended, and told, it has another."""
+    """Its parent is the first; once that has ended, and reported, it has another."""
     parents = iter([100, 1 if first_ended else 100])
     monkeypatch.setattr(refusal.os, "getppid", lambda: next(parents))
     monkeypatch.setattr(refusal.time, "sleep", lambda seconds: None)
@@ -122,13 +122,13 @@ def test_a_process_of_lightning_leaves_it_to_the_first(first_ended: bool, capsys
 
 def test_what_was_told_is_not_told_again(capsys: pytest.CaptureFixture[str]):
     error = ValueError("once")
-    with pytest.raises(SystemExit), refusals(told=[error]):
+    with pytest.raises(SystemExit), refusals(reported=[error]):
         raise error
     assert capsys.readouterr().err == ""
 
 
 def test_no_memory_is_told_with_what_helps():
-    told = sentence(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."))
-    assert told == (
+    message = sentence(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."))
+    assert message == (
         "Memory does not suffice (CUDA out of memory). Take a smaller batch, frame or clip, or another device."
     )

@@ -1,6 +1,7 @@
 """Characters: what is drawn is what was meant, and the same every time."""
 
 import io
+from dataclasses import replace
 
 import dicebear
 import moderngl
@@ -10,11 +11,12 @@ import resvg_py
 from PIL import Image
 
 from data.actions import ACTION_NAMES, index
-from data.characters.appearance import HAIR_KINDS
-from data.characters.cartoon import CARTOON_STYLES, EYES, MOUTHS, _style
+from data.characters.appearance import HAIR_KINDS, human
+from data.characters.cartoon import CARTOON_STYLES, EYES, MOUTHS, UNSEEN_STYLES, _style
 from data.characters.hair import build_hair
-from data.characters.head import ASSET, load_head, mouth_opening, neutral, normals
+from data.characters.head import ASSET, eyes_and_lips, load_head, mouth_opening, neutral, normals
 from data.characters.renderer import STYLES, Renderer, identity
+from gwm.media.face import EYES_AT, MOUTH_AT
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_asset_is_small():
     assert ASSET.stat().st_size < 2.5e6
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", (*STYLES, *UNSEEN_STYLES))
 def test_a_seed_draws_the_same_picture_twice_and_another_seed_another(renderer: Renderer, style: str):
     actions = acting(1)
     first, again, other = (drawn(renderer, identity(seed, style), actions) for seed in (1, 1, 2))
@@ -62,7 +64,7 @@ def test_unknown_style_is_named():
         identity(0, "manga")
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", (*STYLES, *UNSEEN_STYLES))
 def test_true_opening_is_zero_at_rest_and_grows_with_the_jaw(renderer: Renderer, style: str):
     opening = renderer.mouth(identity(3, style), acting(5, jawOpen=[0, 0.15, 0.3, 0.5, 0.8]))
     assert opening[0] == 0
@@ -108,7 +110,11 @@ def test_mouth_truth_of_flat_characters_follows_what_is_drawn(renderer: Renderer
     assert np.abs(shut - opened).max() > 60
 
 
-@pytest.mark.parametrize("style", CARTOON_STYLES)
+def test_no_data_set_holds_the_styles_of_evaluations():
+    assert not set(UNSEEN_STYLES) & set(STYLES) and {*CARTOON_STYLES, *UNSEEN_STYLES} == set(MOUTHS)
+
+
+@pytest.mark.parametrize("style", MOUTHS)
 def test_declared_openings_of_flat_mouths_are_those_of_the_art(style: str):
     """The mouth's height is measured against the same face without one."""
     eyes = EYES[style][0][0]
@@ -120,9 +126,10 @@ def test_declared_openings_of_flat_mouths_are_those_of_the_art(style: str):
         columns = np.flatnonzero(changed.any(0))
         rows = np.flatnonzero(changed[:, (columns[0] + columns[-1]) // 2])
         height[mouth] = rows[-1] - rows[0]
-    span = max(height.values()) - height["line"]
+    shut = height[mouths[0][0]]
+    span = max(height.values()) - shut
     for mouth, opening in mouths:
-        assert (height[mouth] - height["line"]) / span == pytest.approx(opening, abs=0.06)
+        assert (height[mouth] - shut) / span == pytest.approx(opening, abs=0.06)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7, 59])
@@ -133,6 +140,20 @@ def test_an_open_mouth_is_dark_from_every_side(renderer: Renderer, seed: int):
     frames = renderer.render(identity(seed, "anny"), actions, pose, np.zeros((3, 2))).astype(int)
     darkest = frames[:, 36:56, 16:48].mean(-1).reshape(3, -1)
     assert np.all(np.sort(darkest)[:, :12].mean(1) < 60)
+
+
+def test_upper_teeth_are_single_and_as_wide_as_teeth():
+    """On the average head, the bright row has dips beside the incisors, where their widths in millimetres say."""
+    actions = acting(1, jawOpen=[0.3], mouthUpperUpLeft=[0.6], mouthUpperUpRight=[0.6])
+    who = replace(human(0), shape=np.zeros(len(load_head().components), np.float32))
+    mouth = drawn(Renderer(256), who, actions)[0, 150:215, 80:176]
+    white = (mouth.min(-1) > 0.62 * mouth.max(-1)) & (mouth.max(-1) > 60)
+    row = mouth[white.sum(1).argmax()].mean(-1)
+    px_per_mm = 256 * (MOUTH_AT - EYES_AT) / np.subtract(*eyes_and_lips(neutral(who.shape))) / 1000
+    for side in (-1, 1):
+        for gap, tooth in ((6.5, 3.2), (11.5, 9.0)):
+            at = round(48 + side * gap * px_per_mm)
+            assert row[at - 1 : at + 2].min() < row[round(48 + side * tooth * px_per_mm)] - 12
 
 
 def test_the_inside_of_the_mouth_is_behind_the_lips():

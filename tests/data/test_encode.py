@@ -157,17 +157,17 @@ def test_facial_actions_of_renders_are_what_the_truth_says(shards: Path, encoder
     )
     rendered = dataclasses.replace(clip(0), truth=truth, signals={"action": np.ones((FRAMES, 2))})
     names = ("eyeBlinkRight", "eyeBlinkLeft")
-    told = dataclasses.replace(encoders, actions=names)
-    manifest = encode_shards(make(tmp_path / "rendered", [[rendered]]), tmp_path / "out", told)
+    with_actions = dataclasses.replace(encoders, actions=names)
+    manifest = encode_shards(make(tmp_path / "rendered", [[rendered]]), tmp_path / "out", with_actions)
     clips = EncodedClips(tmp_path / "out", "train", AUDIO, memory_bytes=0)
     batch = latent_batch([LatentClips(clips, num_frames=1, seed=0)[0, 0, 0]])
     assert manifest.generator["actions"] == list(names)
     expected = torch.from_numpy(acted[4:8][:, [9, 8]].astype(np.float16)).float()
     assert torch.equal(batch.condition["action"][0, 0], expected.flatten())
     with pytest.raises(ValueError, match="latents made with another actions, must"):
-        encode_shards(tmp_path / "rendered", tmp_path / "out", dataclasses.replace(told, actions=names[:1]))
+        encode_shards(tmp_path / "rendered", tmp_path / "out", dataclasses.replace(with_actions, actions=names[:1]))
     with pytest.raises(ValueError, match=r"clip 0000 must be rendered to have actions=\['eyeBlinkRight'"):
-        encode_shards(shards, tmp_path / "footage", told)
+        encode_shards(shards, tmp_path / "footage", with_actions)
 
 
 def test_latents_with_actions_serve_those_who_ask_for_none(encoders: Encoders, shards: Path, tmp_path: Path):

@@ -13,7 +13,7 @@ from gwm.dit import DiT
 from gwm.guidance import Guidance
 from gwm.schedule import sigma_steps
 from gwm.weights import save_weights
-from tests.tiny import GRID, contract, latents, learning, speech, tiny_dit
+from tests.tiny import GRID, contract, latents, speech, tiny_dit, trainable
 from train.learner import Learner
 from train.networks import dit_facts
 from train.noise import sample_generators
@@ -87,7 +87,7 @@ def test_loss_is_the_distance_to_the_average_on_the_teachers_step(tmp_path: Path
 def test_only_the_student_learns(tmp_path: Path):
     stage = shaken(tmp_path, 4, 1.0)
     stage.training_step(batch(), 0).backward()
-    assert all(p.grad is not None for p in learning(stage.network.model))
+    assert all(p.grad is not None for p in trainable(stage.network.model))
     assert all(p.grad is None for p in [*stage.teacher.parameters(), *stage.network.ema_model.parameters()])
 
 

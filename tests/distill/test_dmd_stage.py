@@ -175,7 +175,8 @@ def test_health_is_in_the_log_from_the_first_step(tmp_path: Path):
 
 def test_the_alarm_stops_a_collapse_and_keeps_the_state_from_before(tmp_path: Path):
     folders = weights(tmp_path)
-    alarm = CollapseAlarm(folder=str(tmp_path), limits={"saturation": (0.0, 0.9)}, patience=2, every=1)
+    limits = {"saturation": (0.0, 0.9)}
+    alarm = CollapseAlarm(folder=str(tmp_path), limits=limits, stop_after_updates=2, save_every_updates=1)
     stage = diary(folders, alarm=alarm)
     stage.sick_from = 6
     with pytest.raises(CollapseError, match=r"saturation=1 must be in \[0, 0.9\].*of step 3, is .*good.ckpt"):

@@ -68,8 +68,13 @@ class Run:
             self.step += 1
 
 
-def alarm(tmp_path: Path, **how: Any) -> CollapseAlarm:
-    return CollapseAlarm(folder=str(tmp_path), limits={"lag": (0.5, 2.0)}, **({"patience": 3, "every": 2} | how))
+def alarm(tmp_path: Path, *, stop_after_updates: int = 3, save_every_updates: int = 2) -> CollapseAlarm:
+    return CollapseAlarm(
+        folder=str(tmp_path),
+        limits={"lag": (0.5, 2.0)},
+        stop_after_updates=stop_after_updates,
+        save_every_updates=save_every_updates,
+    )
 
 
 def test_only_an_unbroken_row_of_bad_updates_is_a_collapse(tmp_path: Path):
@@ -81,12 +86,12 @@ def test_only_an_unbroken_row_of_bad_updates_is_a_collapse(tmp_path: Path):
 
 def test_what_is_not_finite_is_outside_every_limit(tmp_path: Path):
     with pytest.raises(CollapseError, match=r"lag=nan.*No state was good"):
-        Run(alarm(tmp_path, patience=1)).see(math.nan)
+        Run(alarm(tmp_path, stop_after_updates=1)).see(math.nan)
 
 
 def test_only_healthy_states_are_kept(tmp_path: Path):
     """Every second student update, but none while a measure is outside."""
-    made = Run(alarm(tmp_path, every=2))
+    made = Run(alarm(tmp_path, save_every_updates=2))
     made.see(1.0, None, 1.0, 3.0, 3.0, 1.0, 1.0)
     assert made.saved == [2, 6]
 
@@ -106,12 +111,12 @@ def test_a_resumed_alarm_goes_on_counting(tmp_path: Path):
 
 
 def test_a_limit_of_what_is_not_measured_is_an_error(tmp_path: Path):
-    made = CollapseAlarm(folder=str(tmp_path), limits={"lagg": (0.5, 2.0)}, patience=1, every=1)
+    made = CollapseAlarm(folder=str(tmp_path), limits={"lagg": (0.5, 2.0)}, stop_after_updates=1, save_every_updates=1)
     with pytest.raises(ValueError, match=r"limits=\['lagg'\] must be among \['lag'\]"):
         Run(made).see(1.0)
 
 
-@pytest.mark.parametrize("wrong", [{"patience": 0}, {"every": 0}])
-def test_counts_below_one_are_errors(tmp_path: Path, wrong: dict[str, int]):
-    with pytest.raises(ValueError, match="must be >= 1"):
-        alarm(tmp_path, **wrong)
+@pytest.mark.parametrize("wrong", ["stop_after_updates", "save_every_updates"])
+def test_counts_below_one_are_errors(tmp_path: Path, wrong: str):
+    with pytest.raises(ValueError, match=rf"alarm\.{wrong}=0 must be >= 1"):
+        alarm(tmp_path, **{wrong: 0})

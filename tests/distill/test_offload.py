@@ -17,7 +17,7 @@ from gwm.dit import DiT
 from gwm.lora import LoRAConfig, with_lora
 from tests.distill.test_roles import BOTH, stage
 from tests.gwm.test_lora import velocity
-from tests.tiny import DIT, learning, tiny_dit
+from tests.tiny import DIT, tiny_dit, trainable
 from tests.train.test_resume import run, weights
 from train.measure import SavedTensors, checkpoint_blocks
 
@@ -88,7 +88,7 @@ def test_a_backward_pass_has_one_block_at_a_time_there(monkeypatch: pytest.Monke
             loss = velocity(critic).square().mean()
         loss.backward()
         velocity(twin).square().mean().backward()
-        for found, wanted in zip(learning(critic), learning(twin), strict=True):
+        for found, wanted in zip(trainable(critic), trainable(twin), strict=True):
             torch.testing.assert_close(found.grad, wanted.grad)
         return saved.bytes, a_block
 

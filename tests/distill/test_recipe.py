@@ -67,9 +67,9 @@ def test_the_recipe_trains_adapters_and_the_voices_alone(tmp_path: Path):
     stage.student_loss(window, clips, generator).backward()
     stage.critic_loss(window, generator).backward()
     for network in (stage.network, stage.critic):
-        learning = {name for name, p in network.model.named_parameters() if p.grad is not None}
-        assert {name.rpartition(".")[2] for name in learning if "embedding" not in name} == {"down", "up"}
-        assert {name.partition(".")[0] for name in learning} == {"blocks", "frame_embeddings"}
+        trainable = {name for name, p in network.model.named_parameters() if p.grad is not None}
+        assert {name.rpartition(".")[2] for name in trainable if "embedding" not in name} == {"down", "up"}
+        assert {name.partition(".")[0] for name in trainable} == {"blocks", "frame_embeddings"}
 
 
 def planned(cfg: DictConfig) -> Plan:
@@ -82,11 +82,11 @@ def test_its_plan_counts_two_bases_one_of_them_on_the_host(tmp_path: Path):
     found = planned(cfg)
     model = tiny_dit(instantiate(cfg.work.build.contract, _convert_="all").dit)
     base, adapted = sum(p.numel() for p in model.parameters()), with_lora(model, LoRAConfig(rank=2))
-    learning = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    assert (found.trained_parameters, found.host_bytes) == (2 * learning, 4 * base)
-    whole = sum(p.numel() for p in adapted.parameters()) - learning  # what the student stands on
-    assert (found.frozen_parameters, found.weight_bytes) == (whole, 4 * (whole + 2 * 2 * learning))
-    assert found.optimizer_bytes == pytest.approx(2 * 4 * 2 * learning, rel=0.01)  # AdamW's two means
+    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert (found.trained_parameters, found.host_bytes) == (2 * trainable, 4 * base)
+    whole = sum(p.numel() for p in adapted.parameters()) - trainable  # what the student stands on
+    assert (found.frozen_parameters, found.weight_bytes) == (whole, 4 * (whole + 2 * 2 * trainable))
+    assert found.optimizer_bytes == pytest.approx(2 * 4 * 2 * trainable, rel=0.01)  # AdamW's two means
 
 
 def test_its_plan_counts_a_discriminator(tmp_path: Path):

@@ -13,7 +13,7 @@ from distill.student_forcing import RolloutRequest, student_rollout
 from gwm.condition.inputs import Conditions
 from gwm.dit import Prediction
 from gwm.weights import save_weights
-from tests.tiny import DIT, GRID, contract, learning, speech, tiny_dit
+from tests.tiny import DIT, GRID, contract, speech, tiny_dit, trainable
 from train.learner import Learner
 from train.networks import dit_facts, with_actions
 from train.noise import sample_generators
@@ -101,7 +101,7 @@ def stage(folder: Path, **options: Any) -> RegressionStage:
     made = started(folder, **options)
     made.weight = torch.linspace(0.5, 1.5, GRID[1]).expand(GRID)
     with torch.no_grad():
-        for parameter in learning(made.network.model):
+        for parameter in trainable(made.network.model):
             parameter += 0.1 * torch.randn_like(parameter)
     return made
 
@@ -130,7 +130,7 @@ def test_only_the_student_learns(tmp_path: Path):
     made = stage(tmp_path)
     made.voiced = torch.full(GRID, 0.5)
     made.training_step(batch(), 0).backward()
-    assert all(p.grad is not None for p in learning(made.network.model))
+    assert all(p.grad is not None for p in trainable(made.network.model))
     assert all(p.grad is None for p in made.before.parameters())
 
 

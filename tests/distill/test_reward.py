@@ -125,12 +125,12 @@ def test_each_clip_is_judged_with_its_own_voice_and_only_at_its_end(monkeypatch)
 
 
 class Equal:
-    """Sees and hears embeddings as they are."""
+    """Both embeddings are the given ones."""
 
-    def see(self, windows: Tensor) -> Tensor:
+    def embed_mouths(self, windows: Tensor) -> Tensor:
         return windows[:, 0]
 
-    hear = see
+    embed_voice = embed_mouths
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -162,7 +162,7 @@ def test_what_cannot_be_weighed_is_refused_at_the_start(
 
 def test_a_model_without_a_voice_has_no_lip_sync():
     made, silent = LipSyncReward.__new__(LipSyncReward), dataclasses.replace(DIT, conditions=())
-    with pytest.raises(ValueError, match=r"stage\.reward must be null for a model that hears nothing"):
+    with pytest.raises(ValueError, match=r"stage\.reward must be null for a model that takes no sound"):
         made.check(contract(dit=silent), 2)
 
 

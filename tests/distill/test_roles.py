@@ -100,9 +100,9 @@ def test_checkpoints_hold_what_is_trained(tmp_path: Path):
     made = stage(adapted_weights(tmp_path), lora=BOTH)
     run(made, max_steps=2, folder=tmp_path)
     kept = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
-    learning = {f"{role}.{part}.{name}" for role in ("network", "critic") for part in ("model", "ema.module")
+    trainable = {f"{role}.{part}.{name}" for role in ("network", "critic") for part in ("model", "ema.module")
                 for name, p in getattr(made, role).model.named_parameters() if p.requires_grad}  # fmt: skip
-    assert set(kept) == learning | {"network.ema.n_averaged", "critic.ema.n_averaged", "exit_counts"}
+    assert set(kept) == trainable | {"network.ema.n_averaged", "critic.ema.n_averaged", "exit_counts"}
     whole = stage(adapted_weights(tmp_path / "whole"))
     assert not [name for name in whole.state_dict() if name.startswith("teacher") or "speech_encoder" in name]
 

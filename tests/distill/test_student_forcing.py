@@ -17,7 +17,7 @@ from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.rollout import Rollout
 from gwm.sampler import frame_noise
-from tests.tiny import PATCHES, contract, latents, learning, speech, tiny_dit
+from tests.tiny import PATCHES, contract, latents, speech, tiny_dit, trainable
 from train.measure import checkpoint_blocks
 
 NUM_FRAMES = 6
@@ -50,8 +50,8 @@ def rolled(case: Case, gradient: RolloutGradient, *, leave_at: int = 1) -> Stude
 def gradients(model: DiT, x0: Tensor) -> list[Tensor]:
     """Of a fixed random functional of the clip, with respect to every parameter."""
     target = torch.randn(x0.shape, generator=torch.Generator().manual_seed(9))
-    made = torch.autograd.grad((x0 * target).sum(), learning(model), allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(learning(model), made, strict=True)]
+    made = torch.autograd.grad((x0 * target).sum(), trainable(model), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(trainable(model), made, strict=True)]
 
 
 def assert_same(made: list[Tensor], expected: list[Tensor]) -> None:

@@ -20,7 +20,7 @@ from gwm.dit import DiT
 from gwm.rollout import Rollout
 from gwm.sampler import frame_noise
 from serve.history import History
-from tests.tiny import DIT, FAR, contract, declared, latents, learning, speech, tiny_dit
+from tests.tiny import DIT, FAR, contract, declared, latents, speech, tiny_dit, trainable
 from train.noise import gaussian_like
 
 FRAMES, SIGMAS, SEED = 4, (1.0, 0.6), 11
@@ -54,8 +54,8 @@ def whole(model: torch.nn.Module, reference: Tensor, condition: Conditions, sour
 
 def gradients(model: torch.nn.Module, x0: Tensor) -> list[Tensor]:
     target = torch.randn(x0.shape, generator=generator(3))
-    made = torch.autograd.grad((x0 * target).sum(), learning(model), retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(learning(model), made, strict=True)]
+    made = torch.autograd.grad((x0 * target).sum(), trainable(model), retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(trainable(model), made, strict=True)]
 
 
 def assert_same_gradients(model: torch.nn.Module, made: Tensor, expected: Tensor) -> None:

@@ -28,7 +28,7 @@ def test_every_message_and_route_of_the_server_is_on_the_page():
 def test_limits_on_the_page_are_those_of_the_server():
     for text in (
         f"1 to {changes.PROMPT_CHARS} characters",
-        f"at most {changes.MOST_NUMBERS}",
+        f"at most {changes.MAX_NUMBERS}",
         f"[-{LIMIT:g}, {LIMIT:g}]",
         f"At most {receipts.CHANGES} changes are taken in {receipts.WINDOW_S:g} seconds",
         f"at most {receipts.ID_CHARS} characters",

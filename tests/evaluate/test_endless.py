@@ -121,5 +121,12 @@ def test_a_drift_is_the_farthest_minutes():
     series = {"seconds": np.arange(7.0), "minute": minute, "motion energy": np.ones(7)}
     series["saturation"] = np.array([0.4, 0.6, 0.5, 0.4, 0.5, 0.51, 9.0])
     series["identity"] = np.array([1.0, np.nan, 1, 1, 1.2, 1.0, 9.0])
-    assert drifts(series) == {"saturation_drift": pytest.approx(-0.1), "identity_drift": pytest.approx(0.1)}
+    expected = {"saturation_drift": pytest.approx(-0.1), "identity_drift": pytest.approx(0.1), "motion_drift": 0.0}
+    assert drifts(series) == expected
     assert drifts({}) == {}
+
+
+def test_motion_is_compared_in_halves():
+    assert drifts({"motion energy": np.array([1.0, 9, 2, 3, 6, 5, 4, 3])}) == {
+        "motion_drift": pytest.approx(18 / 15 - 1)
+    }

@@ -6,7 +6,17 @@ import torch
 
 from data.characters.exact_flow import MotionRenderer
 from data.characters.renderer import Renderer
-from evaluate.motion_autoencoder import Case, Measure, drawn_mouth, make_case, mouth_change, summary, telling
+from evaluate import motion_autoencoder
+from evaluate.motion_autoencoder import (
+    Case,
+    Measure,
+    drawn_cases,
+    drawn_mouth,
+    make_case,
+    mouth_change,
+    summary,
+    telling,
+)
 from gwm.autoencoders.motion.code import physical
 from gwm.metrics.lip_sync import correlation, moves
 
@@ -46,6 +56,22 @@ def test_a_drawn_mouth_is_what_an_opening_changes(drawer: MotionRenderer):
     change = mouth_change(case.motion.frames, case.motion.reference, mouth)
     still = np.repeat(case.motion.reference[None], 2, 0)
     assert correlation(change, case.opening) > 0.8 and not mouth_change(still, case.motion.reference, mouth).any()
+
+
+def test_drawn_characters_are_of_six_styles_and_each_mouth_moves_with_what_is_said(
+    drawer: MotionRenderer, monkeypatch: pytest.MonkeyPatch
+):
+    styles = []
+
+    def recorded(drawer: MotionRenderer, number: int, *, style: str, frames: int, head_motion: float) -> Case:
+        styles.append(style)
+        return make_case(drawer, number, style=style, frames=frames, head_motion=head_motion)
+
+    monkeypatch.setattr(motion_autoencoder, "make_case", recorded)
+    for case in drawn_cases(drawer, 6, frames=48):
+        change = mouth_change(case.motion.frames, case.motion.reference, drawn_mouth(case))
+        assert correlation(change, case.opening) > 0.5  # a grin changes more pixels than a wider round mouth
+    assert len(set(styles)) == 6
 
 
 def test_a_summary_counts_what_was_measured():

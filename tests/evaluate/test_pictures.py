@@ -28,12 +28,15 @@ def test_styles_take_turns():
     ]  # fmt: skip
 
 
+ARTIFACT = SimpleNamespace(contract=SimpleNamespace(vae=SimpleNamespace(working_side=None)))
+
+
 class Playing:
     """Shows the reference's colour, brighter with time, and keeps the voice."""
 
     voices: list[float] = []  # noqa: RUF012
 
-    def __init__(self, artifact, *, seed: int) -> None: ...
+    def __init__(self, artifact, *, seed: int, size: None) -> None: ...
 
     def play(self, reference, agent, user):
         self.voices.append(float(agent[0]))
@@ -43,13 +46,13 @@ class Playing:
 def test_every_row_is_another_character_with_the_same_sentence(monkeypatch):
     monkeypatch.setattr(pictures, "Engine", Playing)
     cases = [case("anny", 10), case("anny", 20, speaks=True), case("anny", 30), case("moods", 40), case("clay", 50)]
-    picture = strip(SimpleNamespace(), cases, people=2, drawn=2, frames=3)
+    picture = strip(ARTIFACT, cases, people=2, drawn=2, frames=3)
     assert picture.shape == (4 * 8, 8 + pictures.GAP_PX + 3 * 8, 3)
     assert picture[::8, 0, 0].tolist() == [10, 20, 40, 50]
     assert picture[0, 8 + pictures.GAP_PX :: 8, 0].tolist() == [10, 14, 18]  # the first, middle and last of nine
     assert Playing.voices == [pytest.approx(20 / 255)] * 4
     with pytest.raises(ValueError, match="people=4"):
-        strip(SimpleNamespace(), cases, people=4, drawn=1, frames=3)
+        strip(ARTIFACT, cases, people=4, drawn=1, frames=3)
 
 
 def test_drift_is_drawn_against_the_first_minute(tmp_path, monkeypatch):

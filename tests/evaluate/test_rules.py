@@ -1,4 +1,4 @@
-"""What is asked of a character against what was measured."""
+"""The gates of a character against what was measured."""
 
 from typing import Any
 
@@ -23,17 +23,21 @@ def report(models: list[dict[str, float]], render: dict[str, float], long: dict[
 
 
 def test_shipped_gates_are_the_issues():
-    """The numbers that were asked for; nothing else in the repository repeats them."""
+    """The numbers of the issue; nothing else in the repository repeats them."""
     with initialize(version_base="1.3", config_path="../../configs"):
         cfg = compose("evaluate", overrides=["artifact=a", "shards=s"])
     gates: list[Gate] = instantiate(cfg.gates, _convert_="all")
-    assert {gate.measure: gate.asked for gate in gates if gate.asked} == {
+    assert {gate.measure: gate.rule for gate in gates if gate.rule} == {
         "lip_sync": ">= 0.9 of the way to the ceiling",
         "lag_frames": ">= -1 and <= 1",
-        "identity": ">= 0.9 of the way to the ceiling",
-        "false_mouth": "<= 0.05",
+        "opening": ">= 0.8 and <= 1.2 of the way to the ceiling",
+        "identity": ">= 0.95 of the way to the ceiling",
+        "false_mouth": "<= 0.03",
         "border_flicker": "<= 1.1",
+        "blinks_per_minute": ">= 0.7 and <= 1.3 of the way to the ceiling",
+        "head_motion": ">= 0.7 and <= 1.3 of the way to the ceiling",
         "identity_drift": ">= -0.05 and <= 0.05",
+        "motion_drift": ">= -0.05 and <= 0.05",
         "saturation_drift": ">= -0.05 and <= 0.05",
         "user_response_shuffled": "not distinguished from 0",
     }
@@ -41,7 +45,7 @@ def test_shipped_gates_are_the_issues():
 
 def test_a_share_is_of_the_renders():
     found = report([{"lip_sync": 0.8}], {"lip_sync": 0.85}, {})
-    high, low = verdicts([Gate(measure="lip_sync", of="share", least=limit) for limit in (0.95, 0.90)], found)
+    high, low = verdicts([Gate(measure="lip_sync", of="share", minimum=limit) for limit in (0.95, 0.90)], found)
     assert (high.number, high.ceiling, high.share) == (0.8, 0.85, pytest.approx(0.8 / 0.85))
     assert (high.reached, low.reached) == (False, True)
 
@@ -49,19 +53,22 @@ def test_a_share_is_of_the_renders():
 def test_an_identity_is_the_share_between_a_stranger_and_the_same_person():
     """0.7 of 0.9 looks near; half of the way from 0.5, which any other person has, it is not."""
     found = report([{"identity": 0.7}], {"identity": 0.9}, {})
-    (verdict,) = verdicts([Gate(measure="identity", of="share", least=0.6)], found)
+    (verdict,) = verdicts([Gate(measure="identity", of="share", minimum=0.6)], found)
     assert (verdict.floor, verdict.share, verdict.reached) == (0.5, pytest.approx(0.5), False)
 
 
 def test_one_lag_that_was_misread_does_not_decide():
     found = report([{"lag_frames": lag} for lag in (2.0, -5.0, 2.0)], {"lag_frames": 0.0}, {})
-    (verdict,) = verdicts([Gate(measure="lag_frames", of="median", least=-1.0, most=1.0)], found)
+    (verdict,) = verdicts([Gate(measure="lag_frames", of="median", minimum=-1.0, maximum=1.0)], found)
     assert (verdict.number, verdict.ceiling, verdict.reached) == (2.0, 0.0, False)
 
 
 def test_streams_have_no_ceiling():
     found = report([{}], {}, {"saturation_drift": 0.06, "identity_drift": 0.2})
-    gates = [Gate(measure="saturation_drift", least=-0.05, most=0.05), Gate(measure="identity_drift", least=-0.05)]
+    gates = [
+        Gate(measure="saturation_drift", minimum=-0.05, maximum=0.05),
+        Gate(measure="identity_drift", minimum=-0.05),
+    ]
     assert [(v.number, v.ceiling, v.reached) for v in verdicts(gates, found)] == [
         (0.06, None, False),
         (0.2, None, True),
@@ -81,13 +88,13 @@ def test_chance_is_an_interval_that_holds_zero(shift, reached):
 def test_the_line_says_what_is_missed_and_what_was_not_measured():
     found = report([{"lip_sync": 0.4, "false_mouth": 0.01, "blinks_per_minute": 9.0}], {"lip_sync": 0.8}, {})
     gates = [
-        Gate(measure="lip_sync", of="share", least=0.9),
-        Gate(measure="false_mouth", most=0.05),
-        Gate(measure="identity_drift", least=-0.05),
+        Gate(measure="lip_sync", of="share", minimum=0.9),
+        Gate(measure="false_mouth", maximum=0.05),
+        Gate(measure="identity_drift", minimum=-0.05),
         Gate(measure="blinks_per_minute"),
     ]
     assert summary(verdicts(gates, found)) == (
-        "1 of 2 gates reached; missed: lip_sync=0.4 (0.50 of the way to the ceiling), asked >= 0.9 of the way to "
+        "1 of 2 gates reached; missed: lip_sync=0.4 (0.50 of the way to the ceiling), must be >= 0.9 of the way to "
         "the ceiling; "
         "not measured: identity_drift"
     )

@@ -50,11 +50,11 @@ def test_one_loss_of_a_batch_is_drawn():
 
 
 def test_gates_are_shown_with_what_is_asked_and_the_ceiling():
-    facts = {"measure": "identity", "asked": ">= 0.9", "number": 0.6, "floor": 0.4, "ceiling": 0.8, "share": 0.5}
+    facts = {"measure": "identity", "rule": ">= 0.9", "number": 0.6, "floor": 0.4, "ceiling": 0.8, "share": 0.5}
     table = gates_table([Verdict(**facts, reached=False)])
     row = dict(zip(table.columns, table.rows[0], strict=True))
     assert row == {
-        "measure": "identity", "asked": ">= 0.9", "reached": False, "number": 0.6, "floor": 0.4, "ceiling": 0.8,
+        "measure": "identity", "rule": ">= 0.9", "reached": False, "number": 0.6, "floor": 0.4, "ceiling": 0.8,
         "share": 0.5,
     }  # fmt: skip
 

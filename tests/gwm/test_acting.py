@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gwm.autoencoders.motion.code import WIDTH, place
-from gwm.metrics.acting import RATIOS, distances, measure
+from gwm.metrics.acting import RATIOS, distances, measure, steps
 
 FRAMES = 240  # ten seconds
 SILENCE = np.zeros(1000 * FRAMES, np.float32)
@@ -60,3 +60,9 @@ def test_distances_are_shifts_in_deviations_of_the_truth():
     faster[:, place("yaw")] *= 2  # every speed is twice as high
     steps = np.abs(np.diff(truth[:, place("yaw")]))
     assert distances([faster], [truth])["head_speed_distance"] == pytest.approx(steps.mean() / steps.std())
+
+
+def test_a_staircase_has_steps_and_a_glide_none():
+    time = np.arange(FRAMES)
+    assert steps(time[:, None].astype(float)) == pytest.approx(1)
+    assert steps(time[:, None] // 4 + 0.1 * time[:, None]) == pytest.approx(11)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gwm.blinks import BLINKS, BLINKS_PER_MINUTE, LEAST_BLINK_GAP_S, blinking
+from gwm.blinks import BLINKS, BLINKS_PER_MINUTE, MIN_BLINK_GAP_S, blinking
 
 MINUTES, FPS = 30, 24
 FRAMES = MINUTES * 60 * FPS
@@ -25,7 +25,7 @@ def test_blinks_have_a_natural_rate_a_least_gap_and_close_the_eyes():
     closure = blinking(0, 0, FRAMES)
     found = starts(closure)
     assert len(found) / MINUTES == pytest.approx(BLINKS_PER_MINUTE, rel=0.1)
-    assert np.diff(found).min() >= LEAST_BLINK_GAP_S * FPS
+    assert np.diff(found).min() >= MIN_BLINK_GAP_S * FPS
     shapes = {tuple(closure[at : at + 6][closure[at : at + 6] > 0].astype(float).round(1)) for at in found}
     assert shapes == set(BLINKS)
 

@@ -225,7 +225,7 @@ def test_what_wan_does_not_have_cannot_be_written_as_wan(tmp_path: Path):
 
 @torch.no_grad()
 def test_added_conditions_change_nothing_until_they_are_trained(theirs: Any, tmp_path: Path):
-    """Step 0 of a model that hears two voices and takes actions is the published model: diffusers says the same."""
+    """Step 0 of a model that takes two voices and actions is the published model: diffusers says the same."""
     theirs.save_pretrained(tmp_path / "transformer")
     config = read_geometry(tmp_path / "transformer" / "config.json")
     model = load_wan(tmp_path, config=with_added(config, **WIDTHS)).eval()

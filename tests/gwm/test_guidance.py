@@ -26,7 +26,7 @@ CONDITION = Conditions(
 
 
 class Says:
-    """A model of one number; writes down what it is told."""
+    """A model of one number; writes down its conditions."""
 
     def __init__(self) -> None:
         self.heard: list[Conditions] = []
@@ -81,12 +81,12 @@ def test_a_condition_that_is_not_there_needs_no_pass_of_its_own():
 
 
 class Table:
-    """Says that the clean clip is one of three, by what it is told."""
+    """Says that the clean clip is one of three, by its conditions."""
 
     config = DiTConfig(in_channels=1, patch=1)
 
-    def __init__(self, full: list[int], told: list[int], nothing: list[int]) -> None:
-        self.answers = {(True, True): full, (False, True): told, (False, False): nothing}
+    def __init__(self, full: list[int], partial: list[int], nothing: list[int]) -> None:
+        self.answers = {(True, True): full, (False, True): partial, (False, False): nothing}
 
     def __call__(
         self, x: Tensor, sigma: Tensor, condition: Conditions, *, positions: Tensor, context: Context,

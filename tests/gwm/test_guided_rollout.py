@@ -30,7 +30,7 @@ SCALES = [
 ]
 
 
-def told(pattern: ChunkPattern) -> Contract:
+def text_contract(pattern: ChunkPattern) -> Contract:
     rules = contract(FRAMES, dit=declared(DIT, text=TEXT)).replace(pattern=pattern)
     return rules.replace(sigmas=LEVELS, solver="ode")
 
@@ -54,7 +54,7 @@ def euler(velocity: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("guidance", SCALES, ids=lambda guidance: str(guidance.scales))
 def test_a_bidirectional_clip_is_that_of_guided_passes_over_the_whole_clip(guidance: Guidance):
     """As its teacher is scored, and as `distill` guides it: no cache, the reference under each condition."""
-    rules = told(whole_clip(FRAMES + 1, first_frames=1))
+    rules = text_contract(whole_clip(FRAMES + 1, first_frames=1))
     model, condition, reference = tiny_dit(rules.dit), given(), latents(1, 1)
     rollout = GuidedRollout(model, rules, Guided(guidance, NOTHING))
     rollout.start(reference, condition, seed=SEED)
@@ -72,7 +72,7 @@ def test_a_bidirectional_clip_is_that_of_guided_passes_over_the_whole_clip(guida
 @torch.no_grad()
 def test_each_chunk_of_a_causal_stream_is_guided_behind_its_own_past():
     """Twice the same rollout: what it remembers of another stream would show."""
-    rules = told(ChunkPattern(chunk_frames=1, window_chunks=FRAMES + 1, sink_chunks=1, first_frames=1))
+    rules = text_contract(ChunkPattern(chunk_frames=1, window_chunks=FRAMES + 1, sink_chunks=1, first_frames=1))
     model, condition, reference, guidance = tiny_dit(rules.dit), given(), latents(1, 1), Guidance(text=4.0, agent=2.0)
     rollout = GuidedRollout(model, rules, Guided(guidance, NOTHING))
     for _ in range(2):
@@ -93,7 +93,7 @@ def test_each_chunk_of_a_causal_stream_is_guided_behind_its_own_past():
 
 @torch.no_grad()
 def test_a_new_prompt_reaches_every_pass_that_has_a_text():
-    rules = told(ChunkPattern(chunk_frames=1, window_chunks=FRAMES + 1, sink_chunks=1, first_frames=1))
+    rules = text_contract(ChunkPattern(chunk_frames=1, window_chunks=FRAMES + 1, sink_chunks=1, first_frames=1))
     model, reference, guidance = tiny_dit(rules.dit), latents(1, 1), Guidance(text=1.0, agent=2.0)
     rollout, first, second = GuidedRollout(model, rules, Guided(guidance, NOTHING)), given(), given()
     alone = Rollout(model, rules)

@@ -78,10 +78,10 @@ def test_a_running_average_shares_the_base_and_owns_its_adapters():
 def test_adapters_and_added_conditions_alone_are_trained():
     model = with_lora(tiny_dit(), RANK2)
     velocity(model).square().mean().backward()
-    learning = {name for name, p in model.named_parameters() if p.grad is not None}
-    ends = {name.rpartition(".")[2] for name in learning if "embedding" not in name}
+    trainable = {name for name, p in model.named_parameters() if p.grad is not None}
+    ends = {name.rpartition(".")[2] for name in trainable if "embedding" not in name}
     assert ends == {"down", "up"}
-    assert {name.partition(".")[0] for name in learning} == {"blocks", "frame_embeddings"}
+    assert {name.partition(".")[0] for name in trainable} == {"blocks", "frame_embeddings"}
     assert len(list(adapters(model))) == 2 * 6  # blocks; four projections and two layers of the MLP in each
 
 

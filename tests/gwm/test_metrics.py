@@ -4,10 +4,12 @@ import torch
 from PIL import Image, ImageFilter
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from data.actions import index
+from data.characters.renderer import Renderer, identity
 from gwm import optional
 from gwm.media.face import FaceMesh
 from gwm.metrics.distance import PerceptualDistance, psnr, ssim
-from gwm.metrics.face_track import face_track, lip_gap
+from gwm.metrics.face_track import face_track, head_place, lip_gap, speed
 from gwm.metrics.identity import FaceEmbedding, identity_similarity
 from gwm.metrics.lip_sync import correlation, lip_sync, moves
 from gwm.metrics.movement import border_flicker, motion_energy, saturation
@@ -49,6 +51,25 @@ def test_lip_opening_follows_the_true_mouth(talks, openings):
         assert sync.correlation > 0.8
         assert sync.lag_frames == 0
         assert np.isfinite(opening).all()
+
+
+def test_a_head_s_place_follows_its_turn_and_not_its_jaw(mesh):
+    """Against what was acted: one opens its mouth, one turns by 0.2 rad."""
+    rest, rise = np.zeros(6, np.float32), np.linspace(0, 1, 6, dtype=np.float32)
+    actions, still, gaze = np.zeros((6, 52), np.float32), np.zeros((6, 3), np.float32), np.zeros((6, 2), np.float32)
+    actions[:, index("jawOpen")] = rise
+    renderer, who = Renderer(256), identity(3, "anny")
+    opened = head_place(face_track(renderer.render(who, actions, still, gaze), mesh))
+    turned = renderer.render(who, 0 * actions, np.stack([0.2 * rise - 0.1, rest, rest], axis=1), gaze)
+    place = head_place(face_track(turned, mesh))
+    assert correlation(place[:, 0], rise) ** 2 > 0.95
+    assert speed(place) > 4 * speed(opened)
+
+
+def test_a_speed_is_a_second_s_and_passes_over_jitter():
+    steady = np.arange(20.0)[:, None] * np.array([[0.03, 0.04]])
+    assert speed(steady) == pytest.approx(24 * 0.05)
+    assert speed(np.array([0.0, 1, 0, 1, 0, 1, 0])) == pytest.approx(24 / 3)
 
 
 @pytest.mark.parametrize("late", [-4, 3])

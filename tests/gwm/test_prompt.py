@@ -16,7 +16,7 @@ SHAPES = {"text": {"text": 8}, "image": {"text": 8, "image": 6}}
 
 
 def conditions(dit: Any) -> list[Conditions]:
-    """What is told at first, and after the switch."""
+    """The prompt at first, and after the switch."""
     made = []
     for _ in range(2):
         counts = {"text": 3, "image": 4}
@@ -25,9 +25,9 @@ def conditions(dit: Any) -> list[Conditions]:
     return made
 
 
-def play(rollout: Rollout, reference: Tensor, told: list[Conditions]) -> Tensor:
-    rollout.start(reference, told[0], seed=0)
-    return torch.cat([rollout.step(told[k >= SWITCH]) for k in range(CHUNKS)], dim=1)
+def play(rollout: Rollout, reference: Tensor, prompts: list[Conditions]) -> Tensor:
+    rollout.start(reference, prompts[0], seed=0)
+    return torch.cat([rollout.step(prompts[k >= SWITCH]) for k in range(CHUNKS)], dim=1)
 
 
 def counted(model: DiT) -> list[str]:
@@ -42,10 +42,10 @@ def counted(model: DiT) -> list[str]:
 @torch.no_grad()
 def test_a_stream_is_told_what_every_pass_would_be_told_anew(kind: str):
     dit = declared(DIT, **SHAPES[kind])
-    model, reference, told = tiny_dit(dit), latents(1), conditions(dit)
+    model, reference, prompts = tiny_dit(dit), latents(1), conditions(dit)
     kept, anew = (Rollout(model, contract(dit=dit), batch_size=2) for _ in range(2))
     anew.model = lambda *inputs, prompt_cache, **named: model(*inputs, **named)
-    assert torch.equal(play(kept, reference, told), play(anew, reference, told))
+    assert torch.equal(play(kept, reference, prompts), play(anew, reference, prompts))
 
 
 @torch.no_grad()
@@ -61,14 +61,14 @@ def test_keys_are_made_once_for_a_text():
 def test_another_text_takes_the_place_of_the_first():
     """A captured graph reads it where the first one was."""
     dit = declared(DIT, text=8)
-    rollout, told = Rollout(tiny_dit(dit), contract(dit=dit), batch_size=2), conditions(dit)
+    rollout, prompts = Rollout(tiny_dit(dit), contract(dit=dit), batch_size=2), conditions(dit)
 
     def places() -> list[int]:
         return [z.data_ptr() for layer in rollout.prompt.layers for pair in layer for z in pair]
 
-    rollout.start(latents(1), told[0], seed=0)
+    rollout.start(latents(1), prompts[0], seed=0)
     before = places()
-    rollout.step(told[1])
+    rollout.step(prompts[1])
     assert places() == before
 
 
@@ -76,18 +76,18 @@ def test_another_text_takes_the_place_of_the_first():
 def test_a_text_of_another_length_is_an_error():
     """Its keys would not fit where a captured graph reads them."""
     dit = declared(DIT, text=8)
-    rollout, told = Rollout(tiny_dit(dit), contract(dit=dit), batch_size=2), conditions(dit)
-    rollout.start(latents(1), told[0], seed=0)
+    rollout, prompts = Rollout(tiny_dit(dit), contract(dit=dit), batch_size=2), conditions(dit)
+    rollout.start(latents(1), prompts[0], seed=0)
     with pytest.raises(ValueError, match=r"keys and values of \[1\] tokens must be of \[3\]"):
-        rollout.step(told[1].with_tokens(text=torch.randn(2, 1, 8)))
+        rollout.step(prompts[1].with_tokens(text=torch.randn(2, 1, 8)))
 
 
 @torch.no_grad()
 def test_a_stream_that_starts_again_sees_weights_that_changed_meanwhile():
     dit = declared(DIT, text=8)
-    model, reference, told = tiny_dit(dit), latents(1), conditions(dit)
+    model, reference, prompts = tiny_dit(dit), latents(1), conditions(dit)
     rollout = Rollout(model, contract(dit=dit), batch_size=2)
-    play(rollout, reference, told)
+    play(rollout, reference, prompts)
     model.blocks[0].text_attention.k.weight.mul_(2)
     fresh = Rollout(model, contract(dit=dit), batch_size=2)
-    assert torch.equal(play(rollout, reference, told), play(fresh, reference, told))
+    assert torch.equal(play(rollout, reference, prompts), play(fresh, reference, prompts))

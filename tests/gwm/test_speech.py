@@ -1,4 +1,4 @@
-"""The frozen ear of the video model."""
+"""The frozen speech encoder of the video model."""
 
 import pytest
 import torch
@@ -10,18 +10,18 @@ from tests.tiny import AUDIO, DIT, SPEECH, latents, speech, tiny_dit
 
 def test_features_have_one_scale_and_each_window_its_own():
     """Frames are heard alone: a stream computed chunk by chunk equals the whole."""
-    ear = SpeechEncoder(SPEECH, AUDIO.num_mels)
+    encoder = SpeechEncoder(SPEECH, AUDIO.num_mels)
     windows = torch.randn(2, 5, SPEECH)
-    heard = ear(windows)
-    assert heard.shape == (2, 5, ear.features)
+    heard = encoder(windows)
+    assert heard.shape == (2, 5, encoder.features)
     assert torch.allclose(heard[..., :FEATURES].square().mean(-1), torch.ones(2, 5), atol=0.02)
-    assert torch.allclose(ear(windows[:, 3:4]), heard[:, 3:4], atol=1e-6)
+    assert torch.allclose(encoder(windows[:, 3:4]), heard[:, 3:4], atol=1e-6)
 
 
 def test_loudness_survives_what_the_ear_makes_of_it():
-    ear = SpeechEncoder(SPEECH, AUDIO.num_mels)
+    encoder = SpeechEncoder(SPEECH, AUDIO.num_mels)
     windows = torch.randn(1, 1, SPEECH)
-    assert torch.allclose(ear(windows + 0.5)[..., FEATURES:], ear(windows)[..., FEATURES:] + 0.5, atol=1e-6)
+    assert torch.allclose(encoder(windows + 0.5)[..., FEATURES:], encoder(windows)[..., FEATURES:] + 0.5, atol=1e-6)
 
 
 def test_a_window_of_broken_steps_is_refused():

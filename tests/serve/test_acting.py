@@ -32,7 +32,7 @@ def artifact_of(rules: Contract) -> Artifact:
 
 
 @pytest.fixture(params=[1, 2], ids=["chunk_of_1", "chunk_of_2"])
-def told(request: pytest.FixtureRequest) -> Artifact:
+def blinker(request: pytest.FixtureRequest) -> Artifact:
     return artifact_of(with_eyelids(tiny_contract(chunk_frames=request.param)))
 
 
@@ -46,14 +46,14 @@ def lids(engine: Engine) -> np.ndarray:
     return np.concatenate(taken)
 
 
-def test_lids_close_by_themselves_when_the_law_says(told: Artifact, portrait: np.ndarray, voices: Voices):
-    closed = lids(begun(told, portrait, voices))
+def test_lids_close_by_themselves_when_the_law_says(blinker: Artifact, portrait: np.ndarray, voices: Voices):
+    closed = lids(begun(blinker, portrait, voices))
     assert closed.any() and np.array_equal(closed, blinking(SEED, 0, len(closed)))
 
 
-def test_lids_reach_the_picture(told: Artifact, portrait: np.ndarray, voices: Voices):
-    """Guards all tests below: of a model that is told nothing they would prove nothing."""
-    engine, still = (begun(told, portrait, voices) for _ in range(2))
+def test_lids_reach_the_picture(blinker: Artifact, portrait: np.ndarray, voices: Voices):
+    """Guards all tests below: of a model without actions they would prove nothing."""
+    engine, still = (begun(blinker, portrait, voices) for _ in range(2))
     still.act({"eyeBlinkLeft": 0})
     frames = [np.concatenate(list(one.chunks())) for one in (engine, still)]
     first = int(np.flatnonzero(blinking(SEED, 0, len(frames[0])))[0]) // engine.contract.chunk_pixel_frames
@@ -62,21 +62,23 @@ def test_lids_reach_the_picture(told: Artifact, portrait: np.ndarray, voices: Vo
 
 
 @torch.no_grad()
-def test_latents_of_a_told_engine_are_the_trainers_to_the_bit(told: Artifact, portrait: np.ndarray, voices: Voices):
+def test_latents_of_an_engine_with_actions_are_the_trainers_to_the_bit(
+    blinker: Artifact, portrait: np.ndarray, voices: Voices
+):
     """The clip's truth says what the engine's own lids do."""
-    made = denoised(Engine(told, seed=SEED), portrait, voices)
-    clip, before = as_clip(told, portrait, voices), told.contract.audio.left_frames
+    made = denoised(Engine(blinker, seed=SEED), portrait, voices)
+    clip, before = as_clip(blinker, portrait, voices), blinker.contract.audio.left_frames
     assert clip.truth is not None
     clip.truth.actions[before:, 8] = blinking(SEED, 0, len(clip.frames) - before)
-    batch, _ = clip_batch([clip], told.vae, told.contract)
+    batch, _ = clip_batch([clip], blinker.vae, blinker.contract)
     assert batch.condition["action"].any()
-    trained = stream(told.dit, told.contract, batch, num_frames=batch.x0.shape[1], seed=SEED)
+    trained = stream(blinker.dit, blinker.contract, batch, num_frames=batch.x0.shape[1], seed=SEED)
     assert torch.equal(made, trained)
 
 
-def test_going_back_blinks_again_as_if_never_gone(told: Artifact, portrait: np.ndarray, voices: Voices):
+def test_going_back_blinks_again_as_if_never_gone(blinker: Artifact, portrait: np.ndarray, voices: Voices):
     """Also the pixels: what is taken back comes again bit for bit."""
-    engine = begun(told, portrait, voices, undo_chunks=4)
+    engine = begun(blinker, portrait, voices, undo_chunks=4)
     engine.step()
     frames = [engine.step() for _ in range(4)]
     engine.rewind(4)
@@ -84,11 +86,11 @@ def test_going_back_blinks_again_as_if_never_gone(told: Artifact, portrait: np.n
     for expected in frames:
         assert np.array_equal(engine.step(), expected)
     engine.rewind(4)
-    assert np.array_equal(lids(engine), lids(begun(told, portrait, voices))[told.contract.chunk_pixel_frames :])
+    assert np.array_equal(lids(engine), lids(begun(blinker, portrait, voices))[blinker.contract.chunk_pixel_frames :])
 
 
-def test_a_stream_that_starts_again_blinks_again(told: Artifact, portrait: np.ndarray, voices: Voices):
-    engine = begun(told, portrait, voices)
+def test_a_stream_that_starts_again_blinks_again(blinker: Artifact, portrait: np.ndarray, voices: Voices):
+    engine = begun(blinker, portrait, voices)
     first = lids(engine)
     engine.act({"eyeBlinkLeft": 1})
     engine.start(portrait)
@@ -96,17 +98,17 @@ def test_a_stream_that_starts_again_blinks_again(told: Artifact, portrait: np.nd
     assert np.array_equal(lids(engine), first)
 
 
-def test_a_pipeline_blinks_like_its_engine(told: Artifact, portrait: np.ndarray, voices: Voices):
-    whole, _ = Engine(told, seed=SEED).play(portrait, *voices)
-    engine = Engine(told, seed=SEED)
+def test_a_pipeline_blinks_like_its_engine(blinker: Artifact, portrait: np.ndarray, voices: Voices):
+    whole, _ = Engine(blinker, seed=SEED).play(portrait, *voices)
+    engine = Engine(blinker, seed=SEED)
     with Pipeline(engine) as pipeline:
         made = [frames for frames, _ in engine.stream(portrait, *voices, driver=pipeline)]
     assert np.array_equal(np.concatenate(made), whole)
 
 
-def test_who_acts_decides_from_the_next_chunk_on(told: Artifact, portrait: np.ndarray, voices: Voices):
-    engine = begun(told, portrait, voices)
-    size = told.contract.chunk_pixel_frames
+def test_who_acts_decides_from_the_next_chunk_on(blinker: Artifact, portrait: np.ndarray, voices: Voices):
+    engine = begun(blinker, portrait, voices)
+    size = blinker.contract.chunk_pixel_frames
     each = np.linspace(0, 1, size, dtype=np.float32)
     numbers = [None, {"eyeBlinkLeft": 0.25}, {"eyeBlinkLeft": each.tolist()}, {}, {"eyeBlinkLeft": None}]
     taken = []
@@ -137,9 +139,9 @@ def test_numbers_without_names_are_called_by_their_places(portrait: np.ndarray, 
 
 
 def test_each_number_stays_until_it_is_changed_or_released(portrait: np.ndarray, voices: Voices):
-    """Others of its condition have their usual values meanwhile; without any the condition is not given."""
+    """Others of its condition have their defaults meanwhile; without any the condition is not given."""
     rules = tiny_contract(chunk_frames=1)
-    manner = ConditionSpec(name="manner", rate="frame", width=8, names=("liveliness", "joy"), usual=(0.5, 0.0))
+    manner = ConditionSpec(name="manner", rate="frame", width=8, names=("liveliness", "joy"), default=(0.5, 0.0))
     rules = rules.replace(dit=dataclasses.replace(rules.dit, conditions=(*rules.dit.conditions, manner)))
     engine = begun(artifact_of(rules), portrait, voices)
     given: list[Numbers | None] = [{}, {"joy": 0.25}, {"liveliness": 1}, {"joy": None}, {"joy": 1}, None]
@@ -150,11 +152,11 @@ def test_each_number_stays_until_it_is_changed_or_released(portrait: np.ndarray,
 
 
 def test_numbers_of_a_media_time_hold_from_the_chunk_of_their_receipt(
-    told: Artifact, portrait: np.ndarray, voices: Voices
+    blinker: Artifact, portrait: np.ndarray, voices: Voices
 ):
-    engine = begun(told, portrait, voices)
+    engine = begun(blinker, portrait, voices)
     receipt = engine.act({"eyeBlinkLeft": 1}, at_s=0.34)
-    assert receipt.media_s >= 0.34 and receipt.chunk == {1: 3, 2: 2}[told.contract.pattern.chunk_frames]
+    assert receipt.media_s >= 0.34 and receipt.chunk == {1: 3, 2: 2}[blinker.contract.pattern.chunk_frames]
     closed = [bool(engine.take()["action"].bool().all()) for _ in range(receipt.chunk + 2)]
     assert closed == [False] * receipt.chunk + [True] * 2
     with pytest.raises(ValueError, match=r"at_s=0\.1 must be at least"):

@@ -12,7 +12,7 @@ from gwm.recache import ChunkInputs, recache
 from gwm.sampler import step
 from serve.engine import Engine
 from tests.serve.conftest import tiny_contract
-from tests.serve.test_sessions import told
+from tests.serve.test_sessions import text_model
 
 CHUNKS = 9  # twice round the ring
 FP32 = 1e-4  # the same sums in another order
@@ -23,7 +23,7 @@ def engine(portrait: np.ndarray, context: str = "clean") -> Engine:
     """Always the same. Has started, and has sound for `CHUNKS` chunks and three more."""
     pattern = ChunkPattern(chunk_frames=1, window_chunks=4, sink_chunks=2, first_frames=1)
     torch.manual_seed(0)
-    models = told(tiny_contract(chunk_frames=1).replace(pattern=pattern, context=context))
+    models = text_model(tiny_contract(chunk_frames=1).replace(pattern=pattern, context=context))
     made = Engine(models, seed=3, undo_chunks=2, text_tokens=TEXT[1])
     made.start(portrait)
     rng = np.random.default_rng(0)

@@ -98,7 +98,7 @@ def test_a_chunk_that_is_taken_back_is_shown_again_to_the_bit(artifact: Artifact
 
 def test_the_reference_is_counted_in_a_slots_bytes_and_grows_with_its_size(artifact: Artifact):
     memory = Engine(artifact, seed=0, size=SIZE).decoder.memory
-    assert memory.moving == ()
+    assert [part.shape for part in memory.moving] == [(1, 5)]  # where head and eyes were
     small, large = (slot_bytes(artifact, undo_chunks=0, text_tokens=512, size=size) for size in (SIZE, 2 * SIZE))
     wide = 1.5**2  # portrait and share have a margin, the background has none; a byte each
     assert large - small == ((3 + 1) * wide + 3) * (4 - 1) * SIZE**2

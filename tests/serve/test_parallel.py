@@ -21,7 +21,7 @@ from serve.parallel.follow import follow
 from serve.parallel.parallelize import TIMEOUT, join, rollout_of
 from serve.parallel.ranks import WAYS, Order, Ranks
 from tests.serve.conftest import randomised, tiny_contract
-from tests.serve.test_sessions import told
+from tests.serve.test_sessions import text_model
 from tests.tiny import DIT, contract, declared, latents, speech, tiny_dit, with_eyelids
 
 FP32 = 1e-5  # products of other shapes are added up in another order
@@ -131,7 +131,7 @@ def watched(engine: Engine) -> list[tuple[Order, int]]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_other_processes_are_sent_a_text_once(way: str, portrait: np.ndarray, voices: tuple):
-    models, text = told(tiny_contract(chunk_frames=1)), torch.randn(1, 4, 6)
+    models, text = text_model(tiny_contract(chunk_frames=1)), torch.randn(1, 4, 6)
 
     def play(ranks: Ranks | None) -> tuple[np.ndarray, list] | None:
         engine = Engine(models, seed=7, ranks=ranks, text_tokens=4)
@@ -163,8 +163,8 @@ def test_a_process_that_dies_is_an_error_in_the_others():
             raise RuntimeError("out of memory")
         stream(rollout_of(model, rules, ranks), speech(NUM_CHUNKS, 1), latents(1, 1))
 
-    (_, told), (_, error) = on_ranks(play, way="ulysses")
-    assert error == "out of memory" and told is not None
+    (_, reported), (_, error) = on_ranks(play, way="ulysses")
+    assert error == "out of memory" and reported is not None
 
 
 def test_the_cache_is_divided_by_the_number_of_processes():

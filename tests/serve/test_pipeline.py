@@ -85,14 +85,14 @@ def test_frames_leave_before_their_chunk_is_fixed(
         assert decoded.wait(TIMEOUT_S)
         advance(num_frames)
 
-    def told(latents: object) -> object:
+    def recorded(latents: object) -> object:
         frames = decode(latents)
         decoded.set()
         return frames
 
     with begun(engine, portrait, voices) as pipeline:
         monkeypatch.setattr(engine.rollout.cache, "advance", late)
-        monkeypatch.setattr(engine, "decode", told)
+        monkeypatch.setattr(engine, "decode", recorded)
         pipeline.step().result()
         pipeline.drain()
         assert pipeline._fixed.exception() is None
@@ -109,7 +109,7 @@ def test_the_next_chunk_is_denoised_while_one_is_decoded(
         assert second.wait(TIMEOUT_S)
         return decode(latents)
 
-    def told(condition: object, emit: object) -> object:
+    def recorded(condition: object, emit: object) -> object:
         calls.append(condition)
         if len(calls) == 2:
             second.set()
@@ -117,7 +117,7 @@ def test_the_next_chunk_is_denoised_while_one_is_decoded(
 
     with begun(engine, portrait, voices) as pipeline:
         monkeypatch.setattr(engine, "decode", late)
-        monkeypatch.setattr(engine, "denoise", told)
+        monkeypatch.setattr(engine, "denoise", recorded)
         for step in [pipeline.step(), pipeline.step()]:
             step.result()
 

@@ -64,7 +64,7 @@ def switched(engine: Engine, portrait: np.ndarray, texts: dict[int, torch.Tensor
 
 
 @torch.no_grad()
-def test_a_model_that_hears_nothing_streams_what_its_rollout_makes(sea: Artifact, portrait: np.ndarray):
+def test_a_model_that_takes_no_sound_streams_what_its_rollout_makes(sea: Artifact, portrait: np.ndarray):
     """No sound is pushed, not even silence."""
     engine, size = Engine(sea, seed=3, text_tokens=TOKENS), sea.contract.pattern.chunk_frames
     engine.start(portrait)
@@ -87,7 +87,7 @@ def test_a_stream_without_sound_ends_with_the_frame_that_is_asked_for(sea: Artif
     assert np.array_equal(np.concatenate(chunks), np.concatenate(again))
 
 
-def test_sound_for_a_model_that_hears_nothing_is_refused(sea: Artifact, portrait: np.ndarray):
+def test_sound_for_a_model_that_takes_no_sound_is_refused(sea: Artifact, portrait: np.ndarray):
     engine = Engine(sea, seed=3, text_tokens=TOKENS)
     engine.start(portrait)
     with pytest.raises(ValueError, match="sound of 10 samples must not be pushed"):
@@ -182,7 +182,7 @@ def test_the_command_sets_numbers_at_their_times(asked: dict[str, Any], portrait
         ({"act": {"up": 1}}, r"up=1 must be one of \['forward', 'left'\]"),
         ({"act": [{"at": 2, "left": 1}]}, r"act at=2 begins .* before the clip ends at 1\.00 s"),
         ({"seconds": None}, r"seconds=\.\.\. must be given"),
-        ({"audio": "speech.wav"}, r"audio=speech\.wav must be left out: the model of .* hears nothing"),
+        ({"audio": "speech.wav"}, r"audio=speech\.wav must be left out: the model of .* takes no sound"),
         ({"image": None}, r"image=\.\.\. must be given: every stream of .* follows a reference image"),
         ({"negative_prompt": "rain"}, r"negative_prompt='rain' must be left out: .* is distilled"),
         ({"prompts": [{"at": 2, "text": "a"}]}, r"prompt at=2 would begin .* before the clip ends at 1\.00 s"),

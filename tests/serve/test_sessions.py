@@ -105,7 +105,7 @@ def test_an_interruption_is_a_new_generation_with_a_receipt(artifact: Artifact, 
     assert receipt.accepted_s == pytest.approx(made.clock.now, abs=0.1)
 
 
-def told(contract: Contract) -> Artifact:
+def text_model(contract: Contract) -> Artifact:
     """An artifact whose model has a text condition; its empty prompt is two tokens."""
     contract = contract.replace(dit=declared(contract.dit, text=6))
     return Artifact(
@@ -114,7 +114,7 @@ def told(contract: Contract) -> Artifact:
 
 
 def test_a_switch_holds_from_the_chunk_of_its_receipt(contract: Contract, portrait: np.ndarray, voices: Voices):
-    models, text = told(contract), torch.randn(1, 4, 6)
+    models, text = text_model(contract), torch.randn(1, 4, 6)
     streams = []
     for switched in (False, True):
         made = sessions(models, slots=1, text_tokens=4)
@@ -130,8 +130,8 @@ def test_a_switch_holds_from_the_chunk_of_its_receipt(contract: Contract, portra
     assert {chunk.generation for chunk in streams[1]} == {0}
 
 
-def test_a_slot_forgets_what_its_last_session_was_told(contract: Contract, portrait: np.ndarray, voices: Voices):
-    models, frames = told(contract), []
+def test_a_slot_forgets_the_prompt_of_its_last_session(contract: Contract, portrait: np.ndarray, voices: Voices):
+    models, frames = text_model(contract), []
     assert models.no_text is not None
     made = sessions(models, slots=1, text_tokens=4)
     for text in (padded_text(models.no_text, 4)[None], torch.randn(1, 4, 6), None):
@@ -146,7 +146,7 @@ def test_a_slot_forgets_what_its_last_session_was_told(contract: Contract, portr
 
 def test_a_text_of_another_shape_is_an_error(artifact: Artifact, contract: Contract):
     with pytest.raises(ValueError, match=r"text of shape \(1, 3, 6\) must be \(1, 4, 6\)"):
-        Engine(told(contract), seed=0, text_tokens=4).set_prompt(torch.zeros(1, 3, 6))
+        Engine(text_model(contract), seed=0, text_tokens=4).set_prompt(torch.zeros(1, 3, 6))
     with pytest.raises(ValueError, match=r"text of shape \(1, 3, 6\) must be None"):
         Engine(artifact, seed=0).set_prompt(torch.zeros(1, 3, 6))
 
@@ -220,7 +220,7 @@ def test_the_bytes_of_a_slot_are_those_of_its_tensors(artifact: Artifact, portra
 
 
 def test_a_text_and_what_is_made_anew_under_another_count_too(contract: Contract, portrait: np.ndarray):
-    models = told(contract)
+    models = text_model(contract)
     engine = Engine(models, seed=0, undo_chunks=1, text_tokens=4)
     engine.start(portrait, torch.randn(1, 4, 6))
     for _ in range(contract.pattern.window_chunks + 2):
@@ -239,7 +239,7 @@ def test_a_text_and_what_is_made_anew_under_another_count_too(contract: Contract
 
 
 def test_an_action_holds_in_its_own_session_from_the_chunk_of_its_receipt(tmp_path: Path, portrait: np.ndarray):
-    """Of a model that hears nothing, whose chunks wait for no sound."""
+    """Of a model that takes no sound, whose chunks wait for no sound."""
     made = sessions(load_artifact(world(tmp_path), device="cpu"), slots=1, text_tokens=4)
     made.open("a", portrait, seed=1)
     engine = made.running["a"].engine

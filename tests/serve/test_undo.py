@@ -76,15 +76,15 @@ def test_more_than_is_kept_cannot_be_taken_back(artifact: Artifact, portrait: np
 def test_an_interrupted_character_falls_silent_and_goes_on_hearing(
     artifact: Artifact, portrait: np.ndarray, voices: Voices
 ):
-    engine, told = begun(artifact, portrait, voices), Engine(artifact, seed=7)
+    engine, twin = begun(artifact, portrait, voices), Engine(artifact, seed=7)
     engine.step()
     engine.silence()
     shown = 1_000 * artifact.contract.chunk_pixel_frames
     agent, user = (np.tile(voice, 4) for voice in voices)
-    told.start(portrait)
-    told.push(agent[: shown + told.lookahead_samples], user[: shown + told.lookahead_samples])
-    told.step()
+    twin.start(portrait)
+    twin.push(agent[: shown + twin.lookahead_samples], user[: shown + twin.lookahead_samples])
+    twin.step()
     agent[shown:] = 0
-    told.timeline.samples[0, told.timeline.past_samples :] = 0
-    told.push(agent[shown + told.lookahead_samples :], user[shown + told.lookahead_samples :])
-    assert np.array_equal(rest(engine), rest(told))
+    twin.timeline.samples[0, twin.timeline.past_samples :] = 0
+    twin.push(agent[shown + twin.lookahead_samples :], user[shown + twin.lookahead_samples :])
+    assert np.array_equal(rest(engine), rest(twin))

@@ -54,8 +54,8 @@ def stages(folder: Path) -> dict[str, Any]:
     """By name, to be built when the one before has left its weights."""
     flow = {"motion_weight": 0.9, "shift": 2.0, "seed": 0, "network": network()}
     weights = {name: str(folder / name / "weights") for name in ("bidirectional", "causal", "consistency", "speech")}
-    ear = SpeechEncoder(SPEECH, AUDIO.num_mels)
-    save_weights(Path(weights["speech"]), ear.state_dict(), kind="speech", config=AUDIO.to_json(), gate={})
+    encoder = SpeechEncoder(SPEECH, AUDIO.num_mels)
+    save_weights(Path(weights["speech"]), encoder.state_dict(), kind="speech", config=AUDIO.to_json(), gate={})
     voices = {"agent": {"rate": "frame", "encoder": "speech"}, "user": {"rate": "frame", "encoder": "speech"}}
     voices["manner"] = {"rate": "frame", "width": 20}
     shape = {"dim": 16, "ffn_dim": 24, "num_heads": 2, "num_layers": 1, "patch": 2, "conditions": voices}
@@ -97,7 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         moved = [key for key, value in stage.network.model.state_dict().items() if not torch.equal(value, before[key])]
         assert moved, f"{name} has learnt nothing"
         finish_acting(
-            stage, module, folder / name, people=2, seconds=2.0, batch_size=2, least={"lip_sync": 2.0}, before=None
+            stage, module, folder / name, people=2, seconds=2.0, batch_size=2, minimum={"lip_sync": 2.0}, before=None
         )
     return folder
 

@@ -32,8 +32,8 @@ NOTHING = {"failed": [], "undecided": [], "not_measured": []}
 def test_a_gate_names_what_it_misses():
     gate = {"lip_sync": 0.5, "motion": 0.9, "lip_sync_of_ceiling": 0.6}
     before = {"lip_sync": 0.6, "motion": 1.0}
-    least = {"lip_sync_of_ceiling": 0.95, "lip_sync_of_before": 0.9, "motion_of_before": 0.7}
-    missed = verdict(gate, least, before)["failed"]
+    minimum = {"lip_sync_of_ceiling": 0.95, "lip_sync_of_before": 0.9, "motion_of_before": 0.7}
+    missed = verdict(gate, minimum, before)["failed"]
     assert missed == ["lip_sync=0.500 must be >= 0.540", "lip_sync_of_ceiling=0.600 must be >= 0.950"]
 
 
@@ -56,8 +56,8 @@ def test_the_stage_before_is_uncertain_too():
 
 def test_what_has_no_number_is_unmeasured_and_not_passed():
     """A metric that was skipped; and one of which the stage before, a published checkpoint, has no gate."""
-    least = {"identity_share_of_before": 0.95, "motion_of_before": 0.7}
-    found = verdict({"motion": 1.0}, least, {"identity_share": 0.5})
+    minimum = {"identity_share_of_before": 0.95, "motion_of_before": 0.7}
+    found = verdict({"motion": 1.0}, minimum, {"identity_share": 0.5})
     assert found == NOTHING | {"not_measured": ["identity_share_of_before", "motion_of_before"]}
 
 
@@ -77,7 +77,7 @@ def footage(key: str) -> Clip:
 @pytest.mark.parametrize("clips", [[], [footage("a"), footage("bb")]])
 def test_what_could_not_be_measured_is_neither_passed_nor_failed(clips, tmp_path, monkeypatch, caplog):
     """Real footage: nobody knows where the mouth should be, and in noise there is no face. Pixels are compared."""
-    stage: Any = Mock(hears=True)
+    stage: Any = Mock(takes_sound=True)
     stage.decode.return_value = ([clip.frames for clip in clips], [0 for _ in clips])
     monkeypatch.setattr(gates, "held_out", lambda *_: clips)
     facts = dit_facts(contract())
@@ -155,7 +155,7 @@ class Darker:
     """A stage that shows every clip `by` darker, and black with another's voice."""
 
     def __init__(self, by: int = 5, *, error: Exception | None = None) -> None:
-        self.by, self.error, self.hears = by, error, True
+        self.by, self.error, self.takes_sound = by, error, True
         self.contract, self.model = contract(), tiny_dit()
 
     def weights(self) -> tuple[nn.Module, dict[str, Any]]:
@@ -178,9 +178,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClipsInMemory:
     return made
 
 
-def ended(stage: Darker, data: Any, folder: Path, before: str | None = None, **least: float) -> dict[str, Any]:
+def ended(stage: Darker, data: Any, folder: Path, before: str | None = None, **minimum: float) -> dict[str, Any]:
     """The gate that the stage leaves, which is the same in both places."""
-    finish(stage, data, folder, clips=len(PEOPLE), batch_size=2, least=least, before=before)
+    finish(stage, data, folder, clips=len(PEOPLE), batch_size=2, minimum=minimum, before=before)
     gate = json.loads((folder / "gate.json").read_text())
     assert read_header(folder / "weights", kind="dit")["gate"] == gate
     return gate
@@ -217,7 +217,7 @@ def test_a_failed_gate_warns_here_and_in_the_next_stage(data: Any, tmp_path: Pat
 
 def test_a_stage_that_does_not_hear_is_not_asked_for_other_voices(data: Any, tmp_path: Path):
     stage = Darker()
-    stage.hears = False
+    stage.takes_sound = False
     assert "lip_sync_swapped" not in ended(stage, data, tmp_path)
 
 
@@ -245,7 +245,7 @@ def test_without_held_out_speech_nothing_is_passed(data: Any, tmp_path: Path, mo
 def test_an_error_while_judging_reaches_the_caller_and_leaves_the_weights(data: Any, tmp_path: Path):
     stage = Darker(error=RuntimeError("out of memory"))
     with pytest.raises(RuntimeError, match="out of memory"):
-        finish(stage, data, tmp_path, clips=4, batch_size=2, least={}, before=None)
+        finish(stage, data, tmp_path, clips=4, batch_size=2, minimum={}, before=None)
     model, rules = load_dit(tmp_path / "weights", stage="causal")
     assert rules == stage.contract
     for name, value in stage.model.state_dict().items():

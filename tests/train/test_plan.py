@@ -19,7 +19,7 @@ from gwm.guidance import Guidance
 from gwm.wan.geometry import wan_conditions
 from gwm.weights import read_header
 from tests.distill.test_roles import BOTH, adapted_weights, distinct_bytes
-from tests.tiny import DIT, GRID, PATCHES, VAE_SHAPE, contract, declared, learning
+from tests.tiny import DIT, GRID, PATCHES, VAE_SHAPE, contract, declared, trainable
 from tests.train.test_resume import FRAMES, HEAD, RULES, dmd, stage, weights
 from train import work
 from train.learner import Learner
@@ -101,7 +101,7 @@ def test_a_plan_says_what_the_stage_needs(name: str, tmp_path: Path):
     found = planned(builder(name, folders))
     trained = [part for part in module.children() if isinstance(part, Learner)]
     trained += [module.gan.head] if name == "dmd_gan" else []
-    parameters = [p for network in trained for p in learning(network.model)]
+    parameters = [p for network in trained for p in trainable(network.model)]
     assert found.trained_parameters == sum(p.numel() for p in parameters)
     networks = [network.model for network in trained]
     networks += [module.teacher] if name.startswith(("consistency", "dmd")) else []
@@ -141,8 +141,8 @@ def test_arithmetic_is_that_of_the_formula(tmp_path: Path):
     tokens, frames = BATCH * (FRAMES + 1) * PATCHES, BATCH * (FRAMES + 1)
     d, f = config.dim, config.ffn_dim
     block = tokens * (4 * d * d + 2 * d * f) + 2 * BATCH * ((FRAMES + 1) * PATCHES) ** 2 * d
-    ear, hops = module.network.model.speech_encoder, config.speech_width // config.speech_mels
-    heard = ear.features
+    encoder, hops = module.network.model.speech_encoder, config.speech_width // config.speech_mels
+    heard = encoder.features
     embedding = frames * (config.freq_dim * d + d * d + 6 * d * d + 2 * (heard * d + d * d))
     ends = 2 * tokens * d * config.patch_features
     forward = 2 * (config.num_layers * block + embedding + ends)
@@ -151,11 +151,11 @@ def test_arithmetic_is_that_of_the_formula(tmp_path: Path):
     unneeded = 2 * (tokens * d * config.patch_features + frames * d * (config.freq_dim + 2 * heard))
     # Attention's backward computes the scores again: five products instead of four.
     recomputed = 2 * config.num_layers * BATCH * ((FRAMES + 1) * PATCHES) ** 2 * d
-    # The ear hears both streams, is frozen and ends before the picture: forward only.
+    # The speech encoder gets both voices, is frozen and ends before the picture: forward only.
     steps, wide = hops // 4, 96
     convolutions = 2 * steps * 5 * config.speech_mels * wide + 2 * steps * 3 * wide * wide
-    hearing = 2 * 2 * frames * (convolutions + steps * wide * 2 * wide + 2 * wide * 64)
-    assert found.flops_per_step == 3 * forward - unneeded + recomputed + hearing
+    encoding = 2 * 2 * frames * (convolutions + steps * wide * 2 * wide + 2 * wide * 64)
+    assert found.flops_per_step == 3 * forward - unneeded + recomputed + encoding
     assert found.steps_per_day == pytest.approx(86_400 * 1e9 / found.flops_per_step)
     assert found.tokens_per_step == BATCH * FRAMES * PATCHES
 
@@ -194,7 +194,7 @@ def test_shards_divide_everything_but_activations_and_checkpoints_only_these(tmp
         )
     assert sharded.activation_bytes == alone.activation_bytes and sharded.tokens_per_step == 4 * alone.tokens_per_step
     assert sharded.steps_per_day == pytest.approx(alone.steps_per_day)
-    assert checkpointed.flops_per_step > 1.05 * alone.flops_per_step  # the ear is not computed again
+    assert checkpointed.flops_per_step > 1.05 * alone.flops_per_step  # the encoder is not computed again
     assert 0.4 * alone.activation_bytes < mixed.activation_bytes < alone.activation_bytes
 
 

@@ -126,14 +126,14 @@ HEAD = partial(GAN, layers=[0, 1], width=8, weight=0.1, head=network())
 
 
 def weights(tmp_path: Path) -> dict[str, str]:
-    """Folders of an autoencoder, an ear, a bidirectional and a causal model, all random."""
+    """Folders of an autoencoder, a speech encoder, a bidirectional and a causal model, all random."""
     torch.manual_seed(1)
     folders = {name: tmp_path / name / "weights" for name in ("autoencoder", "speech", "bidirectional", "causal")}
     save_weights(
         folders["autoencoder"], tiny_vae().state_dict(), kind="autoencoder", config=VAE_SHAPE.to_json(), gate={}
     )
-    ear = SpeechEncoder(SPEECH, AUDIO.num_mels)
-    save_weights(folders["speech"], ear.state_dict(), kind="speech", config=AUDIO.to_json(), gate={})
+    encoder = SpeechEncoder(SPEECH, AUDIO.num_mels)
+    save_weights(folders["speech"], encoder.state_dict(), kind="speech", config=AUDIO.to_json(), gate={})
     patterns = {
         "bidirectional": whole_clip(FRAMES + 1, first_frames=1),
         "causal": ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=1, first_frames=1),

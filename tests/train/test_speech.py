@@ -1,4 +1,4 @@
-"""The ear is judged by the jaw it hears."""
+"""The speech encoder is judged by the jaw that it reads from the voice."""
 
 from functools import partial
 from pathlib import Path
@@ -63,12 +63,12 @@ def test_training_lowers_the_loss():
 
 
 def test_an_ear_of_other_audio_is_refused(tmp_path: Path):
-    ear = SpeechEncoder(SPEECH, AUDIO.num_mels)
-    save_weights(tmp_path, ear.state_dict(), kind="speech", config=AudioConfig().to_json(), gate={})
+    encoder = SpeechEncoder(SPEECH, AUDIO.num_mels)
+    save_weights(tmp_path, encoder.state_dict(), kind="speech", config=AudioConfig().to_json(), gate={})
     with pytest.raises(ValueError, match="was trained on"):
         load_speech(tmp_path, tiny_dit(), AUDIO)
-    save_weights(tmp_path, ear.state_dict(), kind="speech", config=AUDIO.to_json(), gate={})
+    save_weights(tmp_path, encoder.state_dict(), kind="speech", config=AUDIO.to_json(), gate={})
     model = tiny_dit()
     load_speech(tmp_path, model, AUDIO)
     assert model.speech_encoder is not None
-    assert torch.equal(model.speech_encoder.hear[0].weight, ear.hear[0].weight)
+    assert torch.equal(model.speech_encoder.layers[0].weight, encoder.layers[0].weight)

@@ -1,7 +1,7 @@
 """Family `motion`: encode against a reference, move that reference's picture at its own size.
 
-Nothing is remembered between latent frames (`Memory.moving` is empty), and each is decoded by itself: a stream and the
-whole clip are the same computation.
+All that is remembered between latent frames is where head and eyes were (`Memory.moving`); pictures are drawn each by
+itself: a stream and the whole clip are the same computation.
 """
 
 from dataclasses import fields
@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from gwm.autoencoders.motion.canvas import Canvas, Change, draw, fade_of, make_canvas
-from gwm.autoencoders.motion.code import FRAMES, WIDTH, from_latents, to_latents
+from gwm.autoencoders.motion.code import FRAMES, WIDTH, from_latents, steadied, to_latents
 from gwm.autoencoders.motion.motion_config import MotionConfig
 from gwm.autoencoders.motion.network import SIDE, Features, MotionNetwork
 from gwm.autoencoders.motion.warp import shrink
@@ -94,17 +94,18 @@ class MotionAutoencoder(nn.Module):
         shares = (layers(features).share for features in (Features(*parts), around))
         canvases = [make_canvas(*person) for person in zip(image, *shares, fade, strict=True)]
         stacked = [torch.stack(part) for part in zip(*map(_parts, canvases), strict=True)]
-        return Memory(constant=(*parts, *stacked), moving=())
+        return Memory(constant=(*parts, *stacked), moving=(image.new_zeros(len(image), 5, dtype=self.dtype),))
 
     @torch.no_grad()
     def decode(
         self, latents: Float[Tensor, "b f 57 2 2"], memory: Memory
     ) -> tuple[UInt8[Tensor, "b 4*f s s 3"], Memory]:
+        shown, last = steadied(from_latents(latents.to(self.taper)), *memory.moving)
         clips = []
-        for row, codes in enumerate(from_latents(latents.to(self.taper))):
+        for row, codes in enumerate(shown):
             features, canvas = person(memory, row)
             clips.append(torch.cat([draw(canvas, self.change(code, features)) for code in codes.split(FRAMES)]))
-        return torch.stack(clips), memory
+        return torch.stack(clips), Memory(memory.constant, (last,))
 
     def from_latent(self, latent: Float[Tensor, "b 1 57 2 2"]) -> Reference:
         raise ValueError("the motion autoencoder must be given the reference image: its latent is zero for all images.")

@@ -1,1 +1,1 @@
-"""Who shows: sound in, pictures and sound out, each at its media time."""
+"""The renderer of a character: sound goes in, pictures and sound come out, each at its media time."""

@@ -80,7 +80,7 @@ class Avatar(FrameProcessor):
         await super().cleanup()
 
     async def _perform(self, frame: Frame) -> bool:
-        """Whether the frame is part of speech, and now queued."""
+        """Queue a frame that is part of speech; whether it was one."""
         if isinstance(frame, TTSStartedFrame):
             self.generation = self.performer.generation
             self._sentence_start = self.performer.speech_queue.said_samples

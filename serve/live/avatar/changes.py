@@ -1,6 +1,5 @@
-"""Prompts, numbers and rewinds that a client sends while it watches: {"type": "prompt.set", "text": ...}, {"type":
-"action.set", "action": {name: number | [numbers] | null} | null} or {"type": "stream.rewind", "chunks": n}.
-"""
+"""Messages by which a client changes its stream: {"type": "prompt.set", "text": ...}, {"type": "action.set", "action":
+{name: number | [numbers] | null} | null} or {"type": "stream.rewind", "chunks": n}."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from gwm.control import LIMIT
 
 PROMPT_CHARS = 1_500
-MOST_NUMBERS = 256  # of a message
+MAX_NUMBERS = 256  # of a message
 
 
 class ChangeRefusedError(ValueError):
@@ -71,8 +70,8 @@ def _numbers(action: Any) -> dict[str, Any] | None:
     if action is not None and not isinstance(action, dict):
         raise ValueError("action must be numbers by name, or null.")
     values = [one for value in (action or {}).values() for one in (value if isinstance(value, list) else [value])]
-    if len(values) > MOST_NUMBERS:
-        raise ValueError(f"action has {len(values)} numbers, must have at most {MOST_NUMBERS}.")
+    if len(values) > MAX_NUMBERS:
+        raise ValueError(f"action has {len(values)} numbers, must have at most {MAX_NUMBERS}.")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float | None) or not abs(value or 0) <= LIMIT:
             raise ValueError(f"action has {str(value)[:40]}, must have finite numbers in [-{LIMIT:g}, {LIMIT:g}].")

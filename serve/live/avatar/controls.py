@@ -1,4 +1,4 @@
-"""What of a stream a client can change, as the description of its session says."""
+"""The changes that a client can make to its stream; part of the description of a session."""
 
 from dataclasses import dataclass
 

@@ -79,7 +79,7 @@ class Engines:
         engine = self.engines[session]
         if interrupted:
             engine.silence()
-        if engine.contract.hears:
+        if engine.contract.takes_sound:
             engine.push(agent, user)
         return self._driver(engine).step() if engine.ready else None
 

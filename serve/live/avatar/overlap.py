@@ -1,4 +1,5 @@
-"""One chunk is decoded while the next is denoised, where that pays: a listener has everything one chunk later."""
+"""Decode one chunk while the next is denoised, where that is faster; everything is then heard and seen one chunk
+later."""
 
 from collections import deque
 from collections.abc import Callable

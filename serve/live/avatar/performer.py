@@ -1,4 +1,4 @@
-"""From two voices to a stream of chunks that never ends: silence is performed too."""
+"""Two voices to a stream of chunks that never ends: silence is rendered too."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ RETRY_S = 1.0  # between attempts to get a lost engine back
 
 
 class FaceLostError(RuntimeError):
-    """Whatever makes the frames is gone; it may come back."""
+    """The engine process is gone; it may come back."""
 
 
 @runtime_checkable
@@ -91,7 +91,7 @@ class StreamTiming:
 
 @dataclass(slots=True)
 class Pushed:
-    """Sound of a chunk that is in the engine, whose frames have not come yet."""
+    """A chunk of sound in the engine, whose frames have not come yet."""
 
     agent: Sound
     user: Sound

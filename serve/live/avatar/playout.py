@@ -1,4 +1,4 @@
-"""What will be heard and seen next, played by one clock: the sound's."""
+"""The queue of sound and frames between the engine and the network; the clock is that of the sound."""
 
 import asyncio
 from collections import deque
@@ -14,12 +14,12 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 
 
 def nothing() -> None:
-    """For callbacks that nobody asked for."""
+    """The default callback: does nothing."""
 
 
 @dataclass(slots=True)
 class Cue:
-    """Something that happens when the sound has been heard up to `sample` of its chunk.
+    """A callback for the moment at which the sound of its chunk has been heard up to `sample`.
 
     rendered: happens before, when the chunk is ready to be played.
     """
@@ -31,7 +31,7 @@ class Cue:
 
 @dataclass(slots=True)
 class Chunk:
-    """Sound, the frames that are seen meanwhile, and what happens on the way; without frames the picture stays."""
+    """Sound, the frames that are shown during it, and its cues; without frames the picture stays."""
 
     voice: Int16[np.ndarray, " t"]
     frames: UInt8[np.ndarray, "f h w 3"] | None
@@ -40,7 +40,7 @@ class Chunk:
 
 @dataclass(slots=True)
 class Slice:
-    """What is played at once: samples, and each frame that begins within them with the sample where it does."""
+    """A packet to be played: samples, and each frame that begins within them with its first sample."""
 
     voice: Int16[np.ndarray, " t"]
     frames: list[tuple[int, Pixels]]

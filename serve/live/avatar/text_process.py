@@ -1,4 +1,4 @@
-"""Tokens of prompts in a process of their own: the text encoder is larger than all else, and nobody waits for it."""
+"""The text encoder in a process of its own: it is larger than everything else, and sound must not wait for it."""
 
 import asyncio
 import multiprocessing

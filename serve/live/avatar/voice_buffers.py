@@ -12,7 +12,7 @@ Sound = Float[np.ndarray, " t"]
 
 
 class SpeechQueue:
-    """What the character has still to say, silence where it has nothing to say, and cues along it.
+    """Speech still to be played, silence behind it, and cues at positions in it.
 
     Each sample is copied once, in however many pieces it comes.
     """
@@ -46,14 +46,14 @@ class SpeechQueue:
         return voice, sorted(due, key=lambda cue: cue.sample)
 
     def clear(self) -> None:
-        """Say nothing more of what was planned."""
+        """Remove everything that is queued."""
         self.said_samples = self.taken_samples
         self._parts.clear()
         self._cues = []
 
 
 class MicBuffer:
-    """The latest sound of the other side; what is older than `limit_samples` is forgotten."""
+    """The latest sound of the microphone; samples beyond `limit_samples` are dropped, the oldest first."""
 
     def __init__(self, *, limit_samples: int) -> None:
         self.limit_samples = limit_samples

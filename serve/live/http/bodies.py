@@ -30,7 +30,8 @@ async def read_body(request: web.Request, limit: int) -> bytes:
 
 
 async def read_json(request: web.Request, limit: int) -> dict[str, Any]:
-    """
+    """Read the body as a JSON object.
+
     Raises:
         TooLargeError, TimeoutError: as `read_body`.
         ValueError: it is no JSON object.

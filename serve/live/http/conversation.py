@@ -1,12 +1,11 @@
-"""A session that talks: engine, agent and WebRTC connection."""
+"""A session that talks: engine, agent, and whatever carries them to a visitor."""
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from serve.live.avatar.voice_buffers import Sound
 from serve.live.http.admission import Rate
@@ -41,8 +40,25 @@ class Answered:
         return (key, offer) == (self.key, self.offer) and time.monotonic() - self.at_s < ANSWER_KEPT_S
 
 
+@runtime_checkable
+class Transport(Protocol):
+    """A connection to the visitor; it calls the `on_` methods of its conversation."""
+
+    def send(self, message: dict[str, Any]) -> None: ...
+
+    async def channel_opens(self, within_s: float) -> bool:
+        """Wait until messages can be sent; whether they can."""
+        ...
+
+    def is_silent(self, for_s: float) -> bool:
+        """Whether nothing has come for so long from a visitor who is still there by all other signs."""
+        ...
+
+    async def close(self) -> None: ...
+
+
 class Conversation(Session):
-    """`start` it, `connect` a browser with the key, as often as the network breaks."""
+    """`start` it, and `connect` a page with the key, or `attach` a transport, as often as the network breaks."""
 
     def __init__(
         self,
@@ -57,18 +73,16 @@ class Conversation(Session):
         self.agent = Agent(
             services,
             self.performer,
-            instruction=self.character.personality,
+            instruction=self.character.instruction,
             turn_taking=turn_taking,
             on_event=self._on_event,
         )
         self.changes = Changes(self.face, send=self._send, spawn=self.spawn)
-        self._voice_track: VoiceTrack | None = None
         self._face_track: FaceTrack | None = None
         self._texts = Rate(TEXTS_PER_MINUTE, 60.0)
-        self._microphone_s = math.inf  # a microphone that is switched off sends silence; one that sends nothing is gone
         self._greeted = False
         self._stalls = self._losses = 0  # that were reported
-        self._peer: Peer | None = None
+        self._transport: Transport | None = None
         self._answered: Answered | None = None
         self._connecting = asyncio.Lock()
 
@@ -94,7 +108,7 @@ class Conversation(Session):
             try:
                 answer = await self._connect(offer)
             except ValueError:
-                if not self._peer:
+                if not self._transport:
                     await self.close("The offer could not be answered.")
                 raise
             self.key.use(key)
@@ -104,39 +118,51 @@ class Conversation(Session):
     async def _connect(self, offer: str) -> str:
         """Put a new connection in the place of the old one, which stays until the new one can be answered."""
         SESSION.set(self.id)
-        face = FaceTrack(self.timing.sample_rate)
-        voice = VoiceTrack(self.performer.playout, face, self.timing.sample_rate)
+        voice, face = self.tracks()
         peer = Peer(
             [voice, face],
             engine_rate=self.timing.sample_rate,
             ice_servers=self.ice_servers,
-            on_microphone=self._on_microphone,
-            on_message=self._on_message,
-            on_connected=lambda: self._on_connected(peer),
-            on_channel=lambda: self._on_channel(peer),
-            on_gone=lambda: self._on_gone(peer),
+            on_microphone=self.on_microphone,
+            on_message=self.on_message,
+            on_connected=lambda: self.on_connected(peer),
+            on_channel=lambda: self.on_channel(peer),
+            on_gone=lambda: self.on_gone(peer),
         )
         try:
             answer = await peer.answer(offer)
-            self.check_open()
+            await self.attach(peer, face)
         except (ValueError, NotHereError):
             await peer.close()
             raise
-        old, self._peer, self._voice_track, self._face_track = self._peer, peer, voice, face
-        if old:
-            await old.close()
         return answer
 
+    def tracks(self) -> tuple[VoiceTrack, FaceTrack]:
+        """What a transport sends."""
+        face = FaceTrack(self.timing.sample_rate)
+        return VoiceTrack(self.performer.playout, face, self.timing.sample_rate), face
+
+    async def attach(self, transport: Transport, face: FaceTrack) -> None:
+        """Put a transport that can be used in the place of the one before.
+
+        Raises:
+            NotHereError: the session has ended.
+        """
+        self.check_open()
+        old, self._transport, self._face_track = self._transport, transport, face
+        if old:
+            await old.close()
+
     def _announce_end(self, reason: str) -> None:
-        if self._peer:
-            self._peer.send({"type": "ended", "message": reason})
+        if self._transport:
+            self._transport.send({"type": "ended", "message": reason})
 
     async def _disconnect(self) -> None:
-        if self._peer:
-            await self._peer.close()
+        if self._transport:
+            await self._transport.close()
 
     def _end_reason(self) -> str:
-        if time.monotonic() > self._microphone_s + self.timeouts.reconnect_s:
+        if self._transport and self._transport.is_silent(self.timeouts.reconnect_s):
             return "Nobody is connected."
         return super()._end_reason()
 
@@ -148,48 +174,47 @@ class Conversation(Session):
             self.gauges.losses.inc(losses)
             self._on_event({"type": "error", "message": LOST_PICTURE})
         self._stalls, self._losses = playout.stalls, self.performer.losses
-        if self._peer and self._face_track:
+        if self._transport and self._face_track:
             numbers = {
                 "lead_ms": round(1000 * playout.queued_samples / self.timing.sample_rate),
                 "stalls": playout.stalls,
                 "frames": self._face_track.sent,
                 "dropped": self._face_track.dropped,
             }
-            self._peer.send({"type": "numbers", **numbers})
+            self._transport.send({"type": "numbers", **numbers})
 
-    def _on_connected(self, peer: Peer) -> None:
-        if peer is self._peer:
+    def on_connected(self, transport: Transport) -> None:
+        if transport is self._transport:
             self._answered = None
             self.connected()
             self.spawn(self._greet())
 
-    def _on_channel(self, peer: Peer) -> None:
-        if peer is self._peer:
-            peer.send({"type": "state", "state": "listening"})
+    def on_channel(self, transport: Transport) -> None:
+        if transport is self._transport:
+            transport.send({"type": "state", "state": "listening"})
 
     async def _greet(self) -> None:
         """Once, when captions can be sent; a client without a channel for them hears it all the same."""
         if self._greeted or not self.character.start_script:
             return
         self._greeted = True
-        if self._peer:
-            await self._peer.channel_opens(CHANNEL_S)
+        if self._transport:
+            await self._transport.channel_opens(CHANNEL_S)
         await self.agent.speak(self.character.start_script)
 
-    def _on_gone(self, peer: Peer) -> None:
-        if peer is self._peer:
+    def on_gone(self, transport: Transport) -> None:
+        if transport is self._transport:
             self.disconnected()
 
-    async def _on_microphone(self, narrow: bytes, wide: Sound) -> None:
-        self._microphone_s = time.monotonic()
+    async def on_microphone(self, narrow: bytes, wide: Sound) -> None:
         self.performer.push_microphone(wide)
         await self.agent.push_microphone(narrow)
 
     def _send(self, message: dict[str, Any]) -> None:
-        if self._peer:
-            self._peer.send(message)
+        if self._transport:
+            self._transport.send(message)
 
-    def _on_message(self, message: dict[str, Any]) -> None:
+    def on_message(self, message: dict[str, Any]) -> None:
         if self.changes.handle(message):
             return
         if message.get("type") == "END_CALL":

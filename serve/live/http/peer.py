@@ -4,39 +4,29 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Callable
+import math
+import time
+from collections.abc import Callable
 from typing import Any
 
-import av
-import numpy as np
 from aiortc import (
     MediaStreamTrack,
     RTCConfiguration,
     RTCDataChannel,
     RTCIceServer,
     RTCPeerConnection,
-    RTCRtpCodecCapability,
-    RTCRtpCodecParameters,
     RTCSessionDescription,
 )
-from aiortc.codecs import CODECS
-from aiortc.mediastreams import MediaStreamError
-from aiortc.sdp import SessionDescription
 
 from gwm.files.json_text import json_text
 from serve.live.avatar.voice_buffers import Sound
-from serve.live.speech.recogniser import SAMPLE_RATE
+from serve.live.http.microphone import Heard, Microphone
+from serve.live.http.offers import cause_of, check_page_offer
 
 log = logging.getLogger(__name__)
 
 CHANNEL_BYTES = 64_000  # unsent messages beyond this are left out: captions are worth less than memory
 MESSAGE_CHARS = 2_000
-MAX_CANDIDATES = 64  # each is an address to which packets are sent
-REPAIR = {"rtx", "red", "ulpfec", "flexfec-03"}  # carry no picture of their own
-RECEIVING = ("sendrecv", "recvonly")
-
-# The two rates at which the microphone is needed: 16-bit for the agent, float for the engine.
-Heard = Callable[[bytes, Sound], Awaitable[None]]
 
 
 class Peer:
@@ -59,10 +49,10 @@ class Peer:
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self.tracks, self.on_microphone, self.on_message, self.on_gone = tracks, on_microphone, on_message, on_gone
         self.on_connected, self.on_channel = on_connected, on_channel
-        self._resamplers = [_mono("s16", SAMPLE_RATE), _mono("flt", engine_rate)]
+        self._microphone = Microphone(engine_rate, self._on_sound)
+        self._heard_s = math.inf  # a microphone that is switched off sends silence; one that sends nothing is gone
         self._channel: RTCDataChannel | None = None
         self._channel_open = asyncio.Event()
-        self._listening: asyncio.Task[None] | None = None
         self.connection.on("track", self._on_track)
         self.connection.on("datachannel", self._on_channel)
         self.connection.on("connectionstatechange", self._on_state)
@@ -73,7 +63,7 @@ class Peer:
         Raises:
             ValueError: the offer is no SDP, or sound and picture cannot be sent to whoever made it.
         """
-        check_offer(offer)
+        check_page_offer(offer)
         try:
             await self.connection.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             for track in self.tracks:
@@ -84,7 +74,7 @@ class Peer:
             await self.connection.setLocalDescription(await self.connection.createAnswer())
         except Exception as error:  # what aiortc raises depends on which line of the offer it cannot use
             log.info("offer refused by the library: %r", error)
-            raise ValueError(f"sdp must be a WebRTC offer that can be answered ({_cause(error)}).") from error
+            raise ValueError(f"sdp must be a WebRTC offer that can be answered ({cause_of(error)}).") from error
         return self.connection.localDescription.sdp
 
     async def channel_opens(self, within_s: float) -> bool:
@@ -99,13 +89,20 @@ class Peer:
             channel.send(json_text(message))
 
     async def close(self) -> None:
-        if self._listening:
-            self._listening.cancel()
+        self._microphone.close()
         await self.connection.close()
 
+    def is_silent(self, for_s: float) -> bool:
+        """Whether a microphone that was heard sends nothing any more."""
+        return time.monotonic() > self._heard_s + for_s
+
+    async def _on_sound(self, narrow: bytes, wide: Sound) -> None:
+        self._heard_s = time.monotonic()
+        await self.on_microphone(narrow, wide)
+
     def _on_track(self, track: MediaStreamTrack) -> None:
-        if track.kind == "audio" and self._listening is None:
-            self._listening = asyncio.create_task(self._listen(track))
+        if track.kind == "audio":
+            self._microphone.listen(track)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         self._channel = channel
@@ -114,18 +111,10 @@ class Peer:
         self.on_channel()
 
     def _on_text(self, text: object) -> None:
-        if not isinstance(text, str) or len(text) > MESSAGE_CHARS:
-            return self._refuse(f"A message must be text of at most {MESSAGE_CHARS} characters.")
         try:
-            message = json.loads(text)
-        except ValueError:
-            message = None
-        if not isinstance(message, dict):
-            return self._refuse("A message must be a JSON object.")
-        self.on_message(message)
-
-    def _refuse(self, reason: str) -> None:
-        self.send({"type": "error", "message": reason})
+            self.on_message(read_message(text))
+        except ValueError as error:
+            self.send({"type": "error", "message": str(error)})
 
     def _on_state(self) -> None:
         state = self.connection.connectionState
@@ -135,58 +124,19 @@ class Peer:
         if state in ("failed", "closed", "disconnected"):
             self.on_gone()
 
-    async def _listen(self, track: MediaStreamTrack) -> None:
-        while True:
-            try:
-                frame = await track.recv()
-            except MediaStreamError:
-                return
-            assert isinstance(frame, av.AudioFrame)
-            frame.pts = None  # the samples themselves are contiguous
-            narrow, wide = ([part.to_ndarray().reshape(-1) for part in to.resample(frame)] for to in self._resamplers)
-            await self.on_microphone(
-                b"".join(part.tobytes() for part in narrow), np.concatenate([*wide, np.zeros(0, np.float32)])
-            )
 
-
-def check_offer(offer: str) -> None:
-    """Check that an offer has the media, codecs and directions that are served.
+def read_message(text: object) -> dict[str, Any]:
+    """What a client sends in a channel of messages.
 
     Raises:
-        ValueError: it is no SDP, or what it asks for is not served here; the message says what would be.
+        ValueError: it is too long, or no JSON object.
     """
+    if not isinstance(text, str) or len(text) > MESSAGE_CHARS:
+        raise ValueError(f"A message must be text of at most {MESSAGE_CHARS} characters.")
     try:
-        media = SessionDescription.parse(offer).media
-        found = [(part.kind, part.direction, [_codec(codec) for codec in part.rtp.codecs]) for part in media]
-        candidates = sum(len(part.ice_candidates) for part in media)
-        secured = all(part.dtls and part.dtls.fingerprints for part in media)
-    except Exception as error:  # the parser has no error of its own
-        raise ValueError(f"sdp must be a WebRTC offer ({_cause(error)}).") from error
-    kinds = [kind for kind, _, _ in found if kind in CODECS]
-    if sorted(kinds) != ["audio", "video"]:
-        raise ValueError(f"sdp offers {kinds or 'no media'}, must offer one audio and one video.")
-    if candidates > MAX_CANDIDATES:
-        raise ValueError(f"sdp has {candidates} candidates, must have at most {MAX_CANDIDATES}.")
-    if not secured:
-        raise ValueError("sdp has no fingerprint of a certificate (a=fingerprint): media are sent encrypted.")
-    for kind, direction, codecs in found:
-        if kind not in CODECS:
-            continue
-        served = sorted({_codec(codec) for codec in CODECS[kind]} - REPAIR)
-        if not set(served) & set(codecs):
-            offered = ", ".join(dict.fromkeys(codec for codec in codecs if codec not in REPAIR)) or "none"
-            raise ValueError(f"sdp offers the {kind} codecs {offered}, must offer one of {', '.join(served)}.")
-        if direction not in RECEIVING:
-            raise ValueError(f"sdp has {kind} {direction}, must be sendrecv or recvonly: the character is sent there.")
-
-
-def _codec(codec: RTCRtpCodecParameters | RTCRtpCodecCapability) -> str:
-    return codec.mimeType.split("/")[-1]
-
-
-def _cause(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:200]
-
-
-def _mono(form: str, rate: int) -> av.AudioResampler:
-    return av.AudioResampler(format=form, layout="mono", rate=rate)
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        raise ValueError("A message must be a JSON object.")
+    return message

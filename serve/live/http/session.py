@@ -39,7 +39,7 @@ class Timeouts:
 
 
 class Witness(Protocol):
-    """Who is told what happens to a session."""
+    """Receives the events of a session."""
 
     def connected(self) -> None: ...
 

@@ -1,1 +1,1 @@
-"""Who listens, thinks and speaks: recognition, language model, voice, and whose turn it is."""
+"""The agent of a conversation: recognition, language model, voice, and turn taking."""

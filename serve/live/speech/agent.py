@@ -1,4 +1,4 @@
-"""Who listens, thinks and speaks in one session: a pipecat pipeline that ends in the avatar."""
+"""The agent of one session: a pipecat pipeline that ends in the avatar."""
 
 import asyncio
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class TurnTaking:
-    """When the other side speaks, and when it has finished."""
+    """Times after which speech has begun, and after which it has ended."""
 
     start_s: float = 0.2  # of voice, before it counts as speech and interrupts
     stop_s: float = 0.2  # of silence, before the turn model is asked

@@ -1,4 +1,4 @@
-"""Why a request to a server of others failed, by its cause, in a sentence for whoever waits for the answer."""
+"""Why a request to an endpoint failed, by its cause, in a sentence for the visitor."""
 
 import json
 import re
@@ -28,7 +28,7 @@ class EndpointError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a failure can name of an endpoint."""
+    """The facts about an endpoint that an error message names."""
 
     part: str  # llm, tts or stt
     model: str

@@ -18,6 +18,7 @@ from pipecat.utils.types import is_given
 
 from serve.live.speech.endpoint_failures import EndpointError, explained, unexpected
 from serve.live.speech.endpoints import Caller
+from serve.live.speech.knowledge import GIVEN_CHARS, Knowledge, fitting, new_mark, quoted
 from serve.live.speech.spoken import SpokenText
 
 log = logging.getLogger(__name__)
@@ -52,13 +53,16 @@ class EndpointLLM(OpenAILLMService):
         *,
         instruction: str,
         tokens: int = ANSWER_TOKENS,
+        knowledge: Knowledge | None = None,
         memory_chars: int = MEMORY_CHARS,
+        known_chars: int = GIVEN_CHARS,
         reads_first: bool = False,
     ) -> None:
         # max_tokens is the name that most servers know; where it is refused by name, the other one is sent.
         settings = OpenAILLMService.Settings(model=caller.endpoint.model, max_tokens=tokens)
         self.caller, self.instruction, self.memory_chars = caller, instruction, memory_chars
         self.tokens, self.reads_first = tokens, reads_first
+        self.knowledge, self.known_chars, self._mark = knowledge, known_chars, new_mark()
         super().__init__(api_key=caller.endpoint.key, base_url=caller.endpoint.url, settings=settings)
         self._warming: asyncio.Task[None] | None = None
 
@@ -94,7 +98,21 @@ class EndpointLLM(OpenAILLMService):
         if _tool_rounds(context.messages) >= TOOL_ROUNDS:
             parameters.pop("tools", None)
             parameters.pop("tool_choice", None)
-        return self._answer(parameters)
+        return self._answer(parameters | {"messages": await self._with_passages(parameters["messages"])})
+
+    async def _with_passages(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Messages whose last question begins with what documents say to it; the memory keeps the question alone."""
+        places = [
+            place
+            for place, message in enumerate(messages)
+            if message["role"] == "user" and isinstance(message["content"], str)
+        ]
+        if self.knowledge is None or not places:
+            return messages
+        found = await self.knowledge([messages[place]["content"] for place in places[-2:]])
+        last = messages[places[-1]]
+        content = quoted(list(fitting(found, self.known_chars)), last["content"], mark=self._mark)
+        return [*messages[: places[-1]], last | {"content": content}, *messages[places[-1] + 1 :]]
 
     async def _warm_up(self) -> None:
         """Have the model loaded, the instruction read, and its markup shown before the first question."""

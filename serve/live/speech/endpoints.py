@@ -1,4 +1,4 @@
-"""Servers that speak OpenAI's API, and how they are asked: waited for while they load, but never asked for ever."""
+"""Requests to servers with OpenAI's API: retried while the server loads its model, and otherwise at most once."""
 
 import asyncio
 import logging
@@ -18,9 +18,9 @@ from serve.live.speech.thoughts import ThoughtMarkup
 log = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
-SLOW_S = 3.0  # without a first byte, after which the visitor is told why nothing happens
+SLOW_S = 3.0  # without a first byte; then a notice says why nothing happens
 LOADING_PAUSE_S = 1.0  # between requests to a server that says that it is loading
-SHORT_WAIT_S = 5.0  # that a server may ask for, and that somebody waits without being told to come back
+SHORT_WAIT_S = 5.0  # that a server may ask for and the visitor waits for; after a longer one the visitor must ask again
 WARM_S = 240.0  # after an answer, in which a server is taken to have its model loaded
 # Parameters that can be left out, and what is sent in their place.
 OPTIONAL: dict[str, str | None] = {
@@ -74,12 +74,12 @@ class Endpoint:
         return httpx2.Timeout(self.first_byte_s, connect=CONNECT_S, pool=CONNECT_S)
 
     def client(self) -> AsyncOpenAI:
-        """One that does not ask again by itself: `Caller` decides."""
+        """A client that does not retry by itself: `Caller` decides."""
         return AsyncOpenAI(api_key=self.key, base_url=self.url, timeout=self.timeout, max_retries=0)
 
 
 class Caller:
-    """Asks one endpoint for all sessions, and keeps what its answers have taught.
+    """Sends requests to one endpoint for all sessions, and remembers what its answers have shown.
 
     That is: parameters that it does not take, the moment until which it asked to be left alone, when it last answered,
     and how its model marks thoughts. A request is repeated with other parameters where the server named one of them,

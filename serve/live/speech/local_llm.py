@@ -18,7 +18,8 @@ class LocalLLM:
     """
 
     max_tokens = 80  # a spoken answer is short, and this model does not know when to stop
-    memory_chars = 4_000  # of conversation: some three of them a token, beside instruction and answer
+    memory_chars = 3_000  # of conversation: some three of them a token, beside instruction and answer
+    known_chars = 1_500  # of documents, for one question
 
     def __init__(self) -> None:
         package = optional_module("xllamacpp", COMMAND)

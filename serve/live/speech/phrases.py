@@ -1,4 +1,4 @@
-"""Where a stream of words is cut for the voice: the sooner the first piece is whole, the sooner it is heard."""
+"""Pieces in which a text is given to the voice: the first ones are short, so that they are heard soon."""
 
 import re
 from collections.abc import AsyncIterator
@@ -61,5 +61,5 @@ class Phrases(SimpleTextAggregator):
             return " ".join(words)
         return None
 
-    def _long_enough(self, words: list[str], least_chars: int, said_chars: int) -> bool:
-        return len(" ".join(words)) >= max(least_chars, said_chars)
+    def _long_enough(self, words: list[str], min_chars: int, said_chars: int) -> bool:
+        return len(" ".join(words)) >= max(min_chars, said_chars)

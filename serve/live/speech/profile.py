@@ -90,17 +90,19 @@ class Profile:
 
     def _llm(self, character: Character) -> FrameProcessor:
         if self.llm == "rules":
-            return RuleLLM(name=character.name)
-        caller, instruction = self.callers["llm"], character.personality
+            return RuleLLM(name=character.name, knowledge=character.knowledge)
+        caller, instruction = self.callers["llm"], character.instruction
         if here := self.local:
             return EndpointLLM(
                 caller,
                 instruction=instruction,
+                knowledge=character.knowledge,
                 tokens=here.max_tokens,
                 memory_chars=here.memory_chars,
+                known_chars=here.known_chars,
                 reads_first=True,
             )
-        return EndpointLLM(caller, instruction=instruction)
+        return EndpointLLM(caller, instruction=instruction, knowledge=character.knowledge)
 
     def _tts(self, character: Character) -> FrameProcessor:
         if self.tts != "openai":

@@ -23,6 +23,7 @@ from pipecat.utils.time import time_now_iso8601
 from gwm.media.pcm import from_pcm, to_pcm
 from serve.live.low_priority import LowPriority
 from serve.live.speech import small_talk
+from serve.live.speech.knowledge import Knowledge, best_sentence
 from serve.live.speech.recogniser import SAMPLE_RATE, Recogniser
 from serve.live.speech.voices import Voice
 
@@ -72,11 +73,11 @@ class LocalTTS(TTSService):
 
 
 class RuleLLM(FrameProcessor):
-    """`small_talk` in the place of a language model."""
+    """`small_talk` in the place of a language model; it quotes the sentence of a document that a question is about."""
 
-    def __init__(self, *, name: str) -> None:
+    def __init__(self, *, name: str, knowledge: Knowledge | None = None) -> None:
         super().__init__()
-        self.character = name
+        self.character, self.knowledge = name, knowledge
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
@@ -84,8 +85,12 @@ class RuleLLM(FrameProcessor):
             await self.push_frame(frame, direction)
             return
         await self.push_frame(LLMFullResponseStartFrame())
-        await self.push_frame(LLMTextFrame(small_talk.reply(last_heard(frame.context), name=self.character)))
+        await self.push_frame(LLMTextFrame(await self._reply(last_heard(frame.context))))
         await self.push_frame(LLMFullResponseEndFrame())
+
+    async def _reply(self, heard: str) -> str:
+        found = best_sentence(await self.knowledge([heard]), heard) if self.knowledge else None
+        return f"{found.document} says: {found.text}" if found else small_talk.reply(heard, name=self.character)
 
 
 def last_heard(context: LLMContext) -> str:

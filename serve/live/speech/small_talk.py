@@ -1,4 +1,4 @@
-"""Replies by rules: what answers when no language model is configured, and in tests."""
+"""Replies by rules, for servers without a language model and for tests."""
 
 import re
 

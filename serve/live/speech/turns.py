@@ -1,4 +1,4 @@
-"""What a conversation looks like from outside: state, captions, and where the time between question and answer went."""
+"""State, captions and latency of a conversation, as events for the page and for operators."""
 
 import logging
 import time

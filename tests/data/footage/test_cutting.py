@@ -22,7 +22,7 @@ from gwm.resolution import Resolution
 from tests.data.footage import corpus
 
 RULES = TakeRules(
-    resolution=Resolution(32, 32), num_frames=16, face="off", look_every_s=0.25, reference_gap=8, most_enlarged=2.0
+    resolution=Resolution(32, 32), num_frames=16, face="off", look_every_s=0.25, reference_gap=8, max_enlargement=2.0
 )
 TIMES = corpus.steady(24, 1.5)  # one clip of 16 frames and one whose reference is out of reach of the first
 

@@ -26,7 +26,7 @@ RULES = TakeRules(
     face="off",
     look_every_s=0.25,
     reference_gap=GAP,
-    most_enlarged=2.0,
+    max_enlargement=2.0,
 )
 WHOLE = (72, 4, {"rest": 8})  # three seconds: four clips of 16 frames, and 8 frames that are left
 NOTHING: dict[str, tuple[int, int, dict[str, int]]] = {

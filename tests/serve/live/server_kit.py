@@ -84,7 +84,7 @@ class Kit:
         stt, tts = LocalSTT(Deaf(), self.pool), LocalTTS(Hum(), self.pool, sample_rate=24_000)
         return Conversation(
             self._parts(session_id, character, on_end),
-            Services(stt, RuleLLM(name=character.name), tts),
+            Services(stt, RuleLLM(name=character.name, knowledge=character.knowledge), tts),
             turn_taking=TurnTaking(),
             ice_servers=[],
         )

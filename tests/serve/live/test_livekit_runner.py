@@ -17,7 +17,7 @@ from serve.live.avatar.performer import Performer
 from serve.live.avatar.video_generator import livekit_generator
 from tests.serve.live.level_face import TIMING, LevelFace
 
-pytestmark = pytest.mark.skipif(find_spec("livekit") is None, reason="livekit-agents is not installed")
+pytestmark = pytest.mark.skipif(find_spec("livekit.agents") is None, reason="livekit-agents is not installed")
 RATE = TIMING.sample_rate
 
 

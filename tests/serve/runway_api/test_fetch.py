@@ -15,7 +15,7 @@ from tests.serve.runway_api.api_kit import site
 def got(answer: Callable[[web.Request], Awaitable[web.StreamResponse]], path: str = "/", **allowed) -> bytes:
     async def run() -> bytes:
         async with site(answer) as url:
-            return await fetch(url + path, most_bytes=1000, schemes=("http",), allows=lambda address: True, **allowed)
+            return await fetch(url + path, max_bytes=1000, schemes=("http",), allows=lambda address: True, **allowed)
 
     return asyncio.run(run())
 
@@ -54,7 +54,7 @@ def test_others_are(address: str):
 )
 def test_an_address_that_is_not_the_public_internet_is_refused_before_it_is_asked(url: str):
     with pytest.raises(RefusedUrlError, match=r"not on the public internet|must begin with https|is no URL"):
-        asyncio.run(fetch(url, most_bytes=1000))
+        asyncio.run(fetch(url, max_bytes=1000))
 
 
 @pytest.mark.parametrize("host", ["2130706433", "127.1", "0"])
@@ -69,7 +69,7 @@ def test_an_inner_address_in_another_notation_is_not_asked(host: str):
     async def run() -> None:
         async with site(answer) as url:
             port = url.rpartition(":")[2]
-            await fetch(f"http://{host}:{port}/", most_bytes=9, schemes=("http",))
+            await fetch(f"http://{host}:{port}/", max_bytes=9, schemes=("http",))
 
     with pytest.raises(RefusedUrlError, match="not on the public internet"):
         asyncio.run(run())
@@ -89,7 +89,7 @@ def test_a_redirect_to_an_inner_address_is_refused():
 
     async def run() -> bytes:
         async with site(answer) as url:
-            return await fetch(url, most_bytes=9, schemes=("http",), allows=lambda address: address == "127.0.0.1")
+            return await fetch(url, max_bytes=9, schemes=("http",), allows=lambda address: address == "127.0.0.1")
 
     with pytest.raises(RefusedUrlError, match=r"127\.0\.0\.2 is not on the public internet"):
         asyncio.run(run())
@@ -114,7 +114,7 @@ def test_a_name_that_resolves_to_an_inner_address_is_refused_though_it_was_publi
 
     monkeypatch.setattr(module.ThreadedResolver, "resolve", resolve)
     with pytest.raises(RefusedUrlError, match=r"rebound\.example is not on the public"):
-        asyncio.run(fetch("https://rebound.example/", most_bytes=9))
+        asyncio.run(fetch("https://rebound.example/", max_bytes=9))
     assert asked == ["rebound.example"]
 
 

@@ -58,16 +58,37 @@ def test_a_session_is_ready_consumed_running_and_completed_with_what_was_said(tm
     served(script, tmp_path)
 
 
-def test_an_avatar_speaks_its_own_words_and_its_documents_reach_the_model(tmp_path: Path):
+def test_an_avatar_speaks_its_own_words(tmp_path: Path):
     async def script(one: Served) -> None:
-        document = await one.ask("POST", "/documents", {"name": "Hours", "content": "Nine to five."})
-        avatar = await one.ask("POST", "/avatars", AVATAR | {"documentIds": [document["id"]], "startScript": "Hi!"})
+        avatar = await one.ask("POST", "/avatars", AVATAR | {"startScript": "Hi!"})
         path, _ = await opened(one, avatar={"type": "custom", "avatarId": avatar["id"]})  # it waits for the picture
         (session,) = one.kit.admission.sessions.values()
         assert session.character.start_script == "Hi!" and session.character.portrait.shape == (32, 48, 3)
-        instruction = session.character.personality
-        assert instruction.startswith("Be brief.") and "# Hours\nNine to five." in instruction
+        assert session.character.instruction.startswith("Be brief.")
         await one.ask("DELETE", path, status=204)
+
+    served(script, tmp_path)
+
+
+def test_a_document_is_answered_from_and_a_change_of_it_holds_for_the_next_question(tmp_path: Path):
+    async def script(one: Served) -> None:
+        content = {"name": "Hours", "content": "The shop opens at nine."}
+        document = await one.ask("POST", "/documents", content)
+        avatar = await one.ask("POST", "/avatars", AVATAR | {"documentIds": [document["id"]], "startScript": "Hi!"})
+        path, ready = await opened(one, avatar={"type": "custom", "avatarId": avatar["id"]})
+        async with Browser() as browser:
+            await entered(one, path, ready, browser)
+            ask = lambda: browser.channel.send('{"type": "text", "text": "When does the shop open?"}')  # noqa: E731
+            await heard(browser, "Hi!")
+            ask()
+            await heard(browser, "Hours says: The shop opens at nine.")
+            await one.ask("PATCH", f"/documents/{document['id']}", {"content": "The shop opens at ten."}, status=204)
+            ask()
+            await heard(browser, "Hours says: The shop opens at ten.")
+            await one.ask("DELETE", f"/documents/{document['id']}", status=204)
+            ask()
+            await heard(browser, "You said: When does the shop open?")
+            await one.ask("DELETE", path, status=204)
 
     served(script, tmp_path)
 
@@ -106,7 +127,7 @@ def test_two_hundred_requests_at_once_wait_in_a_queue_without_a_place_lost(tmp_p
 
 
 def test_a_queue_that_is_full_refuses_without_being_asked_again(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(rest_sessions, "MOST_WAITING", 0)
+    monkeypatch.setattr(rest_sessions, "MAX_WAITING", 0)
 
     async def script(one: Served) -> None:
         async with one.http.post(

@@ -58,12 +58,12 @@ function sliders() {
   $("code-sliders").replaceChildren(...limits.code.map(slider));
 }
 
-function slider({ name, least, most, usual }) {
+function slider({ name, minimum, maximum, default: initial }) {
   const label = Object.assign(document.createElement("label"), { className: "slider" });
   const title = Object.assign(document.createElement("span"), { textContent: name.replaceAll("_", " ") });
-  const range = { min: Math.max(least, -1), max: Math.min(most, 1), step: 0.05, value: usual };
+  const range = { min: Math.max(minimum, -1), max: Math.min(maximum, 1), step: 0.05, value: initial };
   const input = Object.assign(document.createElement("input"), { type: "range", name, ...range });
-  const value = Object.assign(document.createElement("span"), { className: "value", textContent: usual.toFixed(2) });
+  const value = Object.assign(document.createElement("span"), { className: "value", textContent: initial.toFixed(2) });
   value.setAttribute("aria-hidden", "true"); // the slider says it
   input.addEventListener("input", () => {
     values[name] = input.valueAsNumber;

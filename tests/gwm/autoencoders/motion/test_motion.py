@@ -9,7 +9,21 @@ import torch
 from data.actions import ACTION_NAMES
 from gwm.autoencoders.motion.basis import FEATURES, RANK, FlowBasis, RidgeFit, features
 from gwm.autoencoders.motion.canvas import Change, draw, draw_with_opencv, draw_with_tensors
-from gwm.autoencoders.motion.code import ACTIONS, NAMES, from_latents, mirror, physical, place, standardise, to_latents
+from gwm.autoencoders.motion.code import (
+    ACTIONS,
+    GAZE,
+    NAMES,
+    POSE,
+    SCALES,
+    WIDTH,
+    from_latents,
+    mirror,
+    physical,
+    place,
+    standardise,
+    steadied,
+    to_latents,
+)
 from gwm.autoencoders.motion.codec import MotionAutoencoder, person
 from gwm.autoencoders.motion.paste import Square
 from gwm.autoencoders.motion.warp import Window, background, places, places_in, whole
@@ -58,6 +72,42 @@ def test_mirroring_twice_changes_nothing_and_once_exchanges_sides():
     assert torch.equal(once[:, order] * signs, code)
     assert torch.equal(once[:, place("eyeBlinkLeft")], code[:, place("eyeBlinkRight")])
     assert torch.equal(once[:, place("yaw")], -code[:, place("yaw")])
+
+
+def gazes(*x: float) -> torch.Tensor:
+    """Codes of eyes that look sideways, in [-1, 1]."""
+    code = torch.randn(1, len(x), WIDTH)
+    code[..., GAZE] = 0
+    code[..., place("gazeX")] = torch.tensor(x) / SCALES["gazeX"]
+    return code
+
+
+def test_eyes_hold_still_until_they_are_meant_far_away():
+    code = gazes(0.0, 0.05, -0.07, 0.2, 0.25, 0.13, 0.1, 0.1)
+    shown, last = steadied(code, torch.zeros(1, 5))
+    want = torch.tensor([0.0, 0.0, 0.0, 0.2, 0.2, 0.2, 0.1, 0.1])
+    torch.testing.assert_close(physical(shown)[0, :, place("gazeX")], want)
+    torch.testing.assert_close(last[:, 3:], shown[:, -1, GAZE])
+    assert torch.equal(shown[..., ACTIONS], code[..., ACTIONS])
+
+
+def test_a_head_that_steps_from_chunk_to_chunk_glides_and_one_that_goes_on_is_left_alone():
+    steps = torch.zeros(1, 8, WIDTH)
+    steps[0, :, place("yaw")] = torch.tensor([0.0] * 4 + [1.0] * 4)
+    shown, last = steadied(steps, torch.zeros(1, 5))
+    torch.testing.assert_close(shown[0, :, place("yaw")], torch.tensor([0.0, 0, 0, 0, 0.25, 0.5, 0.75, 1]))
+    torch.testing.assert_close(last[:, :3], shown[:, -1, POSE])
+    steady = torch.zeros(1, 8, WIDTH)
+    steady[0, :, place("pitch")] = 0.1 * torch.arange(1, 9)
+    torch.testing.assert_close(steadied(steady, torch.zeros(1, 5))[0], steady)
+
+
+def test_codes_in_parts_are_steadied_as_in_one():
+    code, last, parts = torch.randn(2, 12, WIDTH), torch.zeros(2, 5), []
+    for part in code.split(4, dim=1):
+        shown, last = steadied(part, last)
+        parts.append(shown)
+    assert torch.equal(torch.cat(parts, dim=1), steadied(code, torch.zeros(2, 5))[0])
 
 
 def test_the_ridge_finds_the_fields_that_made_the_flow():

@@ -16,7 +16,7 @@ from serve.live.avatar.video_generator import HELD_FRAMES, VideoGenerator, livek
 from tests.serve.live.level_face import TIMING, LevelFace
 
 FRAME = TIMING.frame_samples
-INSTALLED = find_spec("livekit") is not None
+INSTALLED = find_spec("livekit.agents") is not None
 
 
 @dataclass

@@ -102,8 +102,10 @@ def test_a_key_opens_one_connection_and_no_other():
 
 def test_a_session_says_what_of_its_stream_can_be_changed():
     async def script(kit: Kit, client: TestClient) -> None:
-        forward, left = ({"name": name, "least": -10.0, "most": 10.0, "usual": 0.0} for name in ("forward", "left"))
-        jaw = {"name": "jawOpen", "least": 0.0, "most": 1.0, "usual": 0.0}
+        forward, left = (
+            {"name": name, "minimum": -10.0, "maximum": 10.0, "default": 0.0} for name in ("forward", "left")
+        )
+        jaw = {"name": "jawOpen", "minimum": 0.0, "maximum": 1.0, "default": 0.0}
         numbers = {"actions": [forward, left], "code": [jaw]}
         controls = {"prompt": True, **numbers, "rewind_chunks": 6, "chunk_s": 1 / 6}
         assert (await opened(client))["controls"] == controls

@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestClient
 from aiortc import RTCPeerConnection, RTCSessionDescription
 
 from serve.live.http.conversation import LOST_PICTURE, TEXTS_PER_MINUTE, Conversation
+from serve.live.http.peer import Peer
 from serve.live.http.session import WATCH_S, Timeouts
 from serve.live.speech import small_talk
 from tests.serve.live.server_kit import DEADLINE_S, GREETING, TIMEOUTS, Browser, Kit, offer, opened, serving
@@ -198,8 +199,10 @@ def test_a_picture_that_a_client_sends_is_not_taken():
             assert "a=sendonly" in video
             await until(lambda: browser.pictures)
             (session,) = kit.admission.sessions.values()
-            assert isinstance(session, Conversation) and session._peer is not None
-            (receiver,) = (r for r in session._peer.connection.getReceivers() if r.track and r.track.kind == "video")
+            assert isinstance(session, Conversation) and isinstance(session._transport, Peer)
+            (receiver,) = (
+                r for r in session._transport.connection.getReceivers() if r.track and r.track.kind == "video"
+            )
             assert not [report for report in (await receiver.getStats()).values() if report.type == "inbound-rtp"]
 
     talked(script)

@@ -1,0 +1,1 @@
+"""Rooms that LiveKit's clients join: read `endpoint`, `participant`, `media`, `packets`, `room`, `tokens`."""
