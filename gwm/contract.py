@@ -12,6 +12,7 @@ from gwm.clock import FPS
 from gwm.config import AudioConfig, DiTConfig
 from gwm.control import Control
 from gwm.files.json_config import JsonConfig
+from gwm.media.framing import Framing
 from gwm.resolution import Resolution
 from gwm.schedule import check_sigmas
 
@@ -142,6 +143,15 @@ class Contract(JsonConfig):
         if self.vae.working_side is not None and (not MIN_SIZE <= size <= MAX_SIZE or size % 2):
             raise ValueError(f"size={size} must be an even number in [{MIN_SIZE}, {MAX_SIZE}] px, as films want it.")
         return size, size
+
+    def framing(self, size: int | None) -> Framing:
+        """How portraits are cut for frames of this size.
+
+        Raises:
+            ValueError: as `picture_size`.
+        """
+        frame = Resolution(*self.picture_size(size))
+        return Framing(frame, self.vae.margin(frame.width))
 
     def controls_of(self, condition: str) -> tuple[Control, ...]:
         """What callers may set of a condition's numbers for a pixel frame; () where they set none."""

@@ -20,9 +20,11 @@ from configs.command.main import command
 from gwm.autoencoders.motion.code import FRAMES, WIDTH, to_latents
 from gwm.autoencoders.motion.codec import load_motion
 from gwm.clock import FPS, SAMPLE_RATE
+from gwm.media.framing import Framing
 from gwm.media.images import read_image
 from gwm.media.pixels import to_tensor
 from gwm.media.video import write_video
+from gwm.resolution import Resolution
 from serve.face_crop import framed
 
 log = logging.getLogger(__name__)
@@ -47,8 +49,10 @@ def animate(weights: str, *, image: str, codes: str, out: str, size: int, whole:
     """Write the clip and log how long a latent frame took."""
     codec = load_motion(Path(weights))
     code, voice = read_codes(codes)
-    picture, square = framed(read_image(image), size, whole=whole)
-    memory = codec.begin(codec.encode_reference(to_tensor(square.cut(picture))[None], pasted=whole))
+    framing = Framing(Resolution(size, size), codec.config.margin(size))
+    picture, square = framed(read_image(image), framing, whole=whole)
+    portrait = to_tensor(square.cut(picture))[None]
+    memory = codec.begin(codec.encode_reference(portrait, margin=framing.margin, pasted=whole))
     times: list[float] = []
 
     def frames() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -56,7 +60,7 @@ def animate(weights: str, *, image: str, codes: str, out: str, size: int, whole:
             start = perf_counter()
             made, _ = codec.decode(latent, memory)
             times.append(1000 * (perf_counter() - start))
-            yield from (square.paste(frame, picture) for frame in made[0].numpy())
+            yield from (square.paste(frame, picture) if whole else frame for frame in made[0].numpy())
 
     sound = np.zeros(code.shape[1] * SAMPLE_RATE // FPS, np.float32)
     sound[: len(voice)] = voice[: len(sound)]

@@ -6,6 +6,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gwm.autoencoders.protocol import Autoencoder, Memory, Reference
+from gwm.media.framing import Framing
 from gwm.transfer import to_host
 from serve.graphs import Capture, captured
 
@@ -19,15 +20,22 @@ class StreamDecoder:
     """
 
     def __init__(
-        self, vae: Autoencoder, shape: tuple[int, ...], *, size: tuple[int, int], capture: Capture | None
+        self,
+        vae: Autoencoder,
+        shape: tuple[int, ...],
+        *,
+        framing: Framing,
+        capture: Capture | None,
+        pasted: bool = False,
     ) -> None:
-        """shape: of a chunk's latents, `1 f c h w`. size: height and width of the reference image, and so of frames.
-        capture: None for the eager twin."""
-        self.vae, self.size = vae, size
+        """shape: of a chunk's latents, `1 f c h w`. framing: of reference images. capture: None for the eager twin.
+        pasted: frames show the margin too, as `Autoencoder.encode_reference` says."""
+        self.vae = vae
+        size = (framing.kept if pasted else framing.frame).shape
         vae.fuse()
         self.latents = torch.zeros(shape, device=vae.device, dtype=vae.dtype)
         self.frames = torch.zeros(shape[1] * vae.config.temporal_stride, *size, 3, device=vae.device, dtype=torch.uint8)
-        blank = blank_memory(vae, size)
+        blank = blank_memory(vae, framing, pasted=pasted)
         self.memory = Memory(*(tuple(x.clone() for x in part) for part in (blank.constant, blank.moving)))
         self.replay = None
         if capture is not None:
@@ -66,6 +74,7 @@ class StreamDecoder:
 
 
 @torch.no_grad()
-def blank_memory(vae: Autoencoder, size: tuple[int, int]) -> Memory:
-    """Of a stream behind a black image of this height and width."""
-    return vae.begin(vae.encode_reference(torch.zeros(1, *size, 3, dtype=torch.uint8)))
+def blank_memory(vae: Autoencoder, framing: Framing, *, pasted: bool = False) -> Memory:
+    """Of a stream behind a black image."""
+    black = torch.zeros(1, *framing.kept.shape, 3, dtype=torch.uint8)
+    return vae.begin(vae.encode_reference(black, margin=framing.margin, pasted=pasted))

@@ -54,7 +54,7 @@ class Engine:
         ranks: processes that denoise together. The first has the engine that is driven; others `follow` it.
         text_tokens: of every text, for models with a text condition (`set_prompt`); 512 in Wan.
         size: px along each side of portraits and frames; None: the contract's resolution.
-        pasted: frames will be part of a larger picture, and their border stays the portrait's.
+        pasted: frames will be part of a larger picture: they are shown with the margin, whose border stays.
         compile: let torch.compile generate the network's code, for minutes, at the first chunk.
 
         Raises:
@@ -63,7 +63,7 @@ class Engine:
                 and `Contract.picture_size`.
         """
         check_conditions(artifact.contract)
-        self.size, self.pasted = artifact.contract.picture_size(size), pasted
+        self.framing, self.pasted = artifact.contract.framing(size), pasted
         if ranks is None:  # else each has a part of the cache
             slots = artifact.num_passes
             check_memory(artifact, slots=slots, undo_chunks=undo_chunks, text_tokens=text_tokens, size=size)
@@ -76,30 +76,30 @@ class Engine:
         self.timeline = Timeline(self.contract, like=self.rollout.cache.k, depth=undo_chunks)
         self.chunk_samples, self.lookahead_samples = self.timeline.chunk_samples, self.timeline.lookahead_samples
         self.chunk = GraphedChunk(self.rollout, self.nothing_given(), capture=capture)
-        self.decoder = StreamDecoder(artifact.vae, self.rollout.picture_shape, size=self.size, capture=capture)
+        self.decoder = StreamDecoder(
+            artifact.vae, self.rollout.picture_shape, framing=self.framing, capture=capture, pasted=pasted
+        )
         self.undo = UndoLog(self.rollout, self.decoder.memory.moving, undo_chunks)
         alone = self.prompt.text is not None and ranks is None  # of several processes each has a part of the memory
         self.history = History(artifact.dit, self.rollout, undo_chunks) if alone else None
 
     @torch.no_grad()
-    def start(self, portrait: UInt8[np.ndarray, "h w 3"], text: Float[Tensor, "1 s t"] | None = None) -> None:
+    def start(self, portrait: UInt8[np.ndarray, "height width 3"], text: Float[Tensor, "1 s t"] | None = None) -> None:
         """Forget everything and show this face; a model with a text condition has the empty prompt without `text`.
 
+        portrait: of the engine's `size`, or with the margin that `framing` has: where a head moves, what was around it
+            comes into view. A margin that is not given is made up.
+
         Raises:
-            ValueError: the portrait has not the engine's `size`, or as `set_prompt`.
+            ValueError: the portrait has another size, or as `set_prompt`.
         """
-        if portrait.shape[:2] != self.size:
-            (height, width), (rows, columns) = portrait.shape[:2], self.size
-            raise ValueError(
-                f"portrait of {height}x{width} px must be {rows}x{columns}, height x width, as the artifact was "
-                "trained or as size= says. Cut it out with gwm.media.portraits.crop_to_face or crop_to_centre."
-            )
+        margin = self.framing.margin_of(portrait)
         if self.history is not None:
             self.history.clear()
         self.prompt.start()
         if text is not None:
             self.prompt.set(text)
-        reference = self.vae.encode_reference(to_tensor(portrait)[None], pasted=self.pasted)
+        reference = self.vae.encode_reference(to_tensor(portrait)[None], margin=margin, pasted=self.pasted)
         self.timeline.start(seed=self.seed)
         # Before the copy below: where the decoder has a device of its own, who reads that copy has waited for this too.
         self.decoder.start(reference)
@@ -223,7 +223,7 @@ class Engine:
 
     def stream(
         self,
-        portrait: UInt8[np.ndarray, "h w 3"],
+        portrait: UInt8[np.ndarray, "height width 3"],
         agent: Float[np.ndarray, " t"] | None = None,
         user: Float[np.ndarray, " t_user"] | None = None,
         *,
@@ -262,7 +262,7 @@ class Engine:
 
     def play(
         self,
-        portrait: UInt8[np.ndarray, "h w 3"],
+        portrait: UInt8[np.ndarray, "height width 3"],
         agent: Float[np.ndarray, " t"] | None = None,
         user: Float[np.ndarray, " t_user"] | None = None,
         *,
@@ -271,6 +271,11 @@ class Engine:
         """All frames of `stream`, and the milliseconds of its chunks."""
         frames, times = zip(*self.stream(portrait, agent, user, num_frames=num_frames), strict=True)
         return np.concatenate(frames), list(times)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of frames, without the margin."""
+        return self.framing.frame.shape
 
     @property
     def device(self) -> torch.device:

@@ -6,23 +6,22 @@ from PIL import Image
 
 from gwm.autoencoders.motion.paste import Square, square_around
 from gwm.media.face import FaceMesh
-from gwm.media.framing import framed_face
+from gwm.media.framing import Framing, framed_face
 from gwm.media.portraits import crop_to_face, find_portrait, warn_of_losses
-from gwm.resolution import Resolution
 
 LONGEST = 4096  # px along the longer side of a whole picture
 
 
-def framed(image: Image.Image, size: int, *, whole: bool) -> tuple[UInt8[np.ndarray, "h w 3"], Square]:
-    """The picture, upright and resized so that the face's square has `size` px, and that square; the square alone
-    unless `whole`.
+def framed(image: Image.Image, framing: Framing, *, whole: bool) -> tuple[UInt8[np.ndarray, "h w 3"], Square]:
+    """The picture, upright and resized so that the face's square is the frame, and the square that is kept; the latter
+    alone unless `whole`.
 
     Raises:
         ValueError: there is no face in the image, or the picture would become larger than films are.
     """
-    resolution = Resolution(size, size)
+    resolution, size = framing.frame, framing.frame.width
     if not whole:
-        return crop_to_face(image, resolution, FaceMesh()), Square(0, 0, size)
+        return crop_to_face(image, resolution, FaceMesh(), margin=framing.margin), Square(0, 0, framing.kept.width)
     found = find_portrait(image, FaceMesh())
     height, width = found.pixels.shape[:2]
     scale = size / found.side
@@ -36,4 +35,4 @@ def framed(image: Image.Image, size: int, *, whole: bool) -> tuple[UInt8[np.ndar
     box = framed_face((height, width), found.middle, found.side, resolution)
     warn_of_losses(box, (height, width), resolution, f"the picture of {image.width}x{image.height} px")
     picture = np.asarray(Image.fromarray(found.pixels).resize((sides[0], sides[1]), Image.Resampling.LANCZOS))
-    return picture, square_around(np.array(found.middle) * scale, float(size))
+    return picture, square_around(np.array(found.middle) * scale, float(size)).with_margin(framing.margin)

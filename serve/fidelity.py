@@ -5,7 +5,6 @@ from jaxtyping import Float, UInt8
 
 from gwm.media.video import read_audio
 from gwm.metrics.distance import psnr
-from gwm.resolution import Resolution
 from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.request import read_portrait
@@ -38,7 +37,7 @@ def check_fidelity(exact: Artifact, other: Artifact, *, min_db: float, seconds: 
     """
     speech = read_audio(sample_path("speech"))
     agent = np.resize(speech, round(seconds * exact.contract.audio.sample_rate))
-    portrait = read_portrait(sample_path("portrait"), Resolution(*exact.contract.picture_size(None)), crop=False)
+    portrait = read_portrait(sample_path("portrait"), exact.contract.framing(None), crop=False)
     measured = worst_chunk(exact, other, portrait, agent, np.zeros_like(agent))
     if measured["worst_db"] < min_db:
         raise ValueError(

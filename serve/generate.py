@@ -28,7 +28,6 @@ from configs.command.main import command
 from gwm.contract import Contract
 from gwm.media.video import write_video
 from gwm.no_text import padded_text
-from gwm.resolution import Resolution
 from gwm.weights import is_written_here
 from serve.acts import TimedNumbers
 from serve.applied import applied_at
@@ -95,7 +94,7 @@ def _write(artifact: Artifact, request: ClipRequest, ranks: Ranks | None, *, dis
     made = Engine(artifact, seed=request.seed, ranks=ranks, capture=capture, size=request.size, pasted=request.whole)
     with closing(made) as engine:
         given = {one.at_s: padded_text(texts.tokens(one.text), engine.text_tokens)[None] for one in prompts}
-        picture, square = request.picture(Resolution(*engine.size))
+        picture, square = request.picture(engine.framing)
         portrait = picture if square is None else square.cut(picture)
         _log_receipts(engine, prompts, acts)
         chunks = -(-num_frames // engine.contract.chunk_pixel_frames)

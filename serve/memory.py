@@ -20,7 +20,7 @@ def slot_bytes(artifact: Artifact, *, undo_chunks: int, text_tokens: int, size: 
     frames = 2 * (pattern.sink_frames + pattern.ring_frames + undo_chunks * pattern.chunk_frames) + pattern.sink_frames
     latent = torch.empty(1, 1, contract.dit.in_channels, *contract.latent_grid, device="meta")
     with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: nothing is computed or allocated
-        memory = blank_memory(artifact.vae, contract.picture_size(size))
+        memory = blank_memory(artifact.vae, contract.framing(size))
     constant, moving = (sum(part.nbytes for part in parts) for parts in (memory.constant, memory.moving))
     reference = latent.numel() * element
     own = frames * contract.num_patches * width + reference + constant + (1 + undo_chunks) * moving

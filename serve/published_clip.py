@@ -17,6 +17,7 @@ from gwm.config import AudioConfig
 from gwm.contract import Contract
 from gwm.convert import load_wan
 from gwm.guidance import Guidance, guided_velocity
+from gwm.media.framing import Framing
 from gwm.media.pixels import to_float, to_uint8
 from gwm.media.video import write_video
 from gwm.no_text import padded_text
@@ -81,7 +82,7 @@ def write_published(request: ClipRequest, *, device: torch.device) -> None:
     contract = contract_of(request, release)
     picture = None
     if request.image is not None:
-        picture = read_portrait(request.image, contract.resolution, crop=bool(request.crop))
+        picture = read_portrait(request.image, Framing(contract.resolution), crop=bool(request.crop))
     encoder = CLIPImage(request.artifact) if contract.dit.width("image") else None
     texts = Texts(request.text_encoder, request.artifact)
     text = texts.tokens(request.prompt or "")

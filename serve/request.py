@@ -13,6 +13,7 @@ from gwm.autoencoders.motion.paste import Square
 from gwm.contract import Contract
 from gwm.files.outputs import check_output
 from gwm.media.face import FaceMesh
+from gwm.media.framing import Framing
 from gwm.media.images import read_image
 from gwm.media.portraits import crop_to_centre, crop_to_face
 from gwm.media.video import container_of, read_audio
@@ -177,8 +178,8 @@ class ClipRequest:
                 "Leave it out; size= is for artifacts with a motion autoencoder."
             )
 
-    def picture(self, resolution: Resolution) -> tuple[UInt8[np.ndarray, "h w 3"], Square | None]:
-        """What is shown, and the square in it that is the reference image and moves; None: all of it.
+    def picture(self, framing: Framing) -> tuple[UInt8[np.ndarray, "h w 3"], Square | None]:
+        """A portrait as it is kept; or, with `whole`, what is shown and the square in it that is kept and moves.
 
         Raises:
             ValueError: there is no image, or as `read_portrait` and `framed`.
@@ -189,8 +190,8 @@ class ClipRequest:
                 "crop=false takes its centre, for pictures without a face."
             )
         if self.whole:
-            return framed(read_image(self.image), resolution.width, whole=True)
-        return read_portrait(self.image, resolution, crop=self.crop is not False), None
+            return framed(read_image(self.image), framing, whole=True)
+        return read_portrait(self.image, framing, crop=self.crop is not False), None
 
     def voices(self, contract: Contract) -> Voices | None:
         """The sound of a model that takes sound: what was recorded, and otherwise silence for `seconds`.
@@ -220,7 +221,7 @@ class ClipRequest:
         return -(-len(voices.agent) // contract.audio.frame_samples)
 
 
-def read_portrait(path: str | Path, resolution: Resolution, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:
+def read_portrait(path: str | Path, framing: Framing, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:
     """The part around the face of an image (`gwm.media.portraits.crop_to_face`), or around its centre without `crop`.
 
     Raises:
@@ -228,9 +229,9 @@ def read_portrait(path: str | Path, resolution: Resolution, *, crop: bool) -> UI
     """
     image = read_image(path)
     if not crop:
-        return crop_to_centre(image, resolution, f"{path}")
+        return crop_to_centre(image, framing.frame, f"{path}", margin=framing.margin)
     try:
-        return crop_to_face(image, resolution, FaceMesh())
+        return crop_to_face(image, framing.frame, FaceMesh(), margin=framing.margin)
     except ValueError as error:
         raise ValueError(f"{path}: {error} Or take its centre as it is: crop=false.") from error
 

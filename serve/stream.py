@@ -17,7 +17,6 @@ from jaxtyping import Float, UInt8
 
 from gwm.media.video import read_audio
 from gwm.no_text import padded_text
-from gwm.resolution import Resolution
 from serve.acts import Numbers
 from serve.applied import Applied
 from serve.artifact import load_artifact
@@ -88,8 +87,7 @@ class Stream:
             ValueError: the image cannot be used, or a prompt is given to a model without a text condition.
             FileNotFoundError: there is no text encoder.
         """
-        resolution = Resolution(*self.engine.size)
-        portrait = image if isinstance(image, np.ndarray) else read_portrait(image, resolution, crop=crop)
+        portrait = image if isinstance(image, np.ndarray) else read_portrait(image, self.engine.framing, crop=crop)
         self._rewinds += 1
         self.engine.start(portrait, None if prompt is None else self._tokens(prompt))
 

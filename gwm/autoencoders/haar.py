@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from gwm.autoencoders.protocol import Memory, Reference, check_not_pasted
+from gwm.autoencoders.protocol import Memory, Reference, check_no_margin
 from gwm.files.json_config import JsonConfig
 from gwm.media.pixels import as_bytes, as_float
 
@@ -39,6 +39,9 @@ class HaarConfig(JsonConfig):
     temporal_stride = 4
     working_side = None
     controls = ()
+
+    def margin(self, side: int) -> int:
+        return 0
 
     def __post_init__(self) -> None:
         if len(self.channels) != 3:
@@ -203,8 +206,8 @@ class HaarAutoencoder(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.mean.dtype
 
-    def encode_reference(self, image: UInt8[Tensor, "b h w 3"], *, pasted: bool = False) -> Reference:
-        check_not_pasted(pasted, self.config.family)
+    def encode_reference(self, image: UInt8[Tensor, "b h w 3"], *, margin: int = 0, pasted: bool = False) -> Reference:
+        check_no_margin(margin, pasted, self.config.family)
         frame = as_float(image).to(self.mean)[:, None]
         return self.from_latent(self.encode_pixels(frame.expand(-1, self.config.temporal_stride, -1, -1, -1)))
 

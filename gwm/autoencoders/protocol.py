@@ -22,14 +22,17 @@ from gwm.control import Control
 KIND = "autoencoder"  # in the header of weights
 
 
-def check_not_pasted(pasted: bool, family: str) -> None:
-    """Refuse `pasted=True` for families that redraw every pixel.
+def check_no_margin(margin: int, pasted: bool, family: str) -> None:
+    """Refuse what is around a picture, for a family that makes every pixel anew.
 
     Raises:
-        ValueError: a family that makes every pixel anew is to keep a border.
+        ValueError: a margin is given, or a border is to be kept.
     """
-    if pasted:
-        raise ValueError(f"pasted=True must be False with family={family}: it makes the border anew too, with a seam.")
+    if margin or pasted:
+        raise ValueError(
+            f"margin={margin}, pasted={pasted} must be 0, False with family={family}: it makes the border anew too, "
+            "with a seam."
+        )
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,10 @@ class AutoencoderConfig(Protocol):
         of every contract. None: pictures are shown in the contract's resolution, which may be any."""
         ...
 
+    def margin(self, side: int) -> int:
+        """Px around pictures of this side, beyond each of their sides, that `encode_reference` may be given too."""
+        ...
+
     @property
     def controls(self) -> tuple[Control, ...]:
         """The numbers of a pixel frame's code, in order; () where latents are no codes that callers could set."""
@@ -101,12 +108,16 @@ class Autoencoder(Protocol):
         """Of latents."""
         ...
 
-    def encode_reference(self, image: UInt8[Tensor, "b height width 3"], *, pasted: bool = False) -> Reference:
+    def encode_reference(
+        self, image: UInt8[Tensor, "b height width 3"], *, margin: int = 0, pasted: bool = False
+    ) -> Reference:
         """
-        pasted: pictures will be shown as part of a larger one: what is decoded does not change their border.
+        margin: px of the image beyond each side of the picture that is encoded: 0, or as the config says.
+        pasted: pictures will be shown as part of a larger one: they are decoded with the margin, and their border is
+            the image's.
 
         Raises:
-            ValueError: the image is of a size that the family does not encode, or it cannot keep a border.
+            ValueError: the image is of a size that the family does not encode, or it knows no margin.
         """
         ...
 
@@ -127,7 +138,8 @@ class Autoencoder(Protocol):
     def decode(
         self, latents: Float[Tensor, "b f c h w"], memory: Memory
     ) -> tuple[UInt8[Tensor, "b t height width 3"], Memory]:
-        """Pictures of the reference's size, and the memory for what follows, with the same constant part."""
+        """Pictures of the reference's size, if pasted with its margin; and the memory for what follows, with the same
+        constant part."""
         ...
 
     def from_latent(self, latent: Float[Tensor, "b 1 c h w"]) -> Reference:

@@ -1,6 +1,6 @@
-"""Which part of a picture becomes the frame, and that part at the frame's resolution."""
+"""Which part of a picture becomes the frame, and that part at the frame's resolution, also beyond the picture."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -8,6 +8,45 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from gwm.resolution import Resolution
+
+SOFT = 0.03  # of a picture's side: deviation of the blur beyond its edges, and the way over which it sets in
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """What is kept of a portrait: the frame that is shown, and what lies around it in the picture."""
+
+    frame: Resolution
+    margin: int = 0  # px on each side; a head that moves brings some of them into the frame
+
+    @property
+    def kept(self) -> Resolution:
+        return Resolution(self.frame.height + 2 * self.margin, self.frame.width + 2 * self.margin)
+
+    def shown(self, portrait: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+        """The frame of a portrait of the size that is `kept`."""
+        rows, columns = (slice(self.margin, self.margin + side) for side in self.frame.shape)
+        return portrait[rows, columns]
+
+    def margin_of(self, portrait: UInt8[np.ndarray, "h w 3"]) -> int:
+        """The margin that this portrait has: all of it, or none.
+
+        Raises:
+            ValueError: it has neither size.
+        """
+        size = Resolution(*portrait.shape[:2])
+        if size not in (self.frame, self.kept):
+            margin = f", or {self.kept} with a margin of {self.margin} px" if self.margin else ""
+            raise ValueError(
+                f"portrait of {size} px must be {self.frame}{margin}, height x width, as the artifact was trained or "
+                "as size= says. Cut it out with gwm.media.portraits.crop_to_face or crop_to_centre."
+            )
+        return self.margin if size == self.kept else 0
+
+    def around(self, box: "Box") -> "Box":
+        """What is kept where the frame shows this box."""
+        larger = 1 + 2 * self.margin / self.frame.height
+        return replace(box, width=larger * box.width, height=larger * box.height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +87,51 @@ def framed_centre(picture: tuple[int, int], resolution: Resolution) -> Box:
 
 
 def cut(pixels: UInt8[np.ndarray, "h w 3"], box: Box, resolution: Resolution) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The box at another resolution; edges are repeated outside the picture."""
-    height, width, _ = pixels.shape
+    """The box at another resolution; outside the picture, the picture is continued."""
     left, top = round(box.x - box.width / 2), round(box.y - box.height / 2)
-    rows = np.arange(top, top + max(1, round(box.height))).clip(0, height - 1)
-    columns = np.arange(left, left + max(1, round(box.width))).clip(0, width - 1)
-    part = Image.fromarray(pixels[rows[:, None], columns])
+    part = Image.fromarray(part_of(pixels, top, left, max(1, round(box.height)), max(1, round(box.width))))
     return np.asarray(part.resize((resolution.width, resolution.height), Image.Resampling.LANCZOS))
 
 
+def part_of(
+    pixels: UInt8[np.ndarray, "h w 3"], top: int, left: int, height: int, width: int
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Rows and columns of a picture; outside of it, it is continued."""
+    bottom, right = top + height - pixels.shape[0], left + width - pixels.shape[1]
+    inside = pixels[max(0, top) : top + height, max(0, left) : left + width]
+    return continued(inside, max(0, -top), max(0, bottom), max(0, -left), max(0, right))
+
+
+def continued(
+    pixels: UInt8[np.ndarray, "h w 3"], top: int, bottom: int, left: int, right: int
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The picture with px added on its four sides: itself mirrored, the softer the farther from the edge."""
+    if not (top or bottom or left or right):
+        return pixels
+    mirrored = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_REFLECT_101)
+    height, width, _ = mirrored.shape
+    deviation = SOFT * max(height, width)
+    rows, columns = np.arange(height)[:, None], np.arange(width)[None]
+    beyond = np.maximum(
+        np.maximum(top - rows, rows - (height - 1 - bottom)), np.maximum(left - columns, columns - (width - 1 - right))
+    )
+    share = (beyond / deviation).clip(0, 1).astype(np.float32)
+    return np.asarray(cv2.blendLinear(_blurred(mirrored, deviation), mirrored, share, 1 - share))
+
+
+def _blurred(pixels: UInt8[np.ndarray, "h w 3"], deviation: float) -> UInt8[np.ndarray, "h w 3"]:
+    """By a Gaussian, of a smaller picture: a wide kernel costs seconds in a large one."""
+    height, width, _ = pixels.shape
+    less = max(1.0, deviation / 4)
+    small = cv2.resize(
+        pixels, (max(1, round(width / less)), max(1, round(height / less))), interpolation=cv2.INTER_AREA
+    )
+    soft = cv2.GaussianBlur(small, (0, 0), max(deviation / less, 0.1))
+    return np.asarray(cv2.resize(soft, (width, height), interpolation=cv2.INTER_CUBIC))
+
+
 def cut_exactly(pixels: UInt8[np.ndarray, "h w 3"], box: Box, resolution: Resolution) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The box, turned upright, between pixels too, so that a slow box does not shake; edges as in `cut`."""
+    """The box, turned upright, between pixels too, so that a slow box does not shake; edges are repeated."""
     shrink = max(1.0, box.width / resolution.width)
     if shrink > 1:  # a warp alone would skip pixels
         size = max(1, round(pixels.shape[1] / shrink)), max(1, round(pixels.shape[0] / shrink))

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from gwm.media.face import FaceMesh, face_square, head_yaw, square_of
-from gwm.media.framing import Box, cut, framed_centre, framed_face
+from gwm.media.framing import Box, Framing, cut, framed_centre, framed_face
 from gwm.media.images import to_rgb
 from gwm.resolution import Resolution
 
@@ -62,8 +62,11 @@ def find_portrait(image: Image.Image, mesh: FaceMesh) -> Portrait:
     return Portrait(pixels, (x, y), square[1])
 
 
-def crop_to_face(image: Image.Image, resolution: Resolution, mesh: FaceMesh) -> UInt8[np.ndarray, "h w 3"]:
-    """The part around the face that training data shows of a picture (`gwm.media.framing.framed_face`).
+def crop_to_face(
+    image: Image.Image, resolution: Resolution, mesh: FaceMesh, *, margin: int = 0
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The part around the face that training data shows of a picture (`gwm.media.framing.framed_face`), and `margin` px
+    of what lies around that.
 
     Raises:
         ValueError: as `find_portrait`.
@@ -72,13 +75,20 @@ def crop_to_face(image: Image.Image, resolution: Resolution, mesh: FaceMesh) -> 
     picture = found.pixels.shape[:2]
     box = framed_face(picture, found.middle, found.side, resolution)
     warn_of_losses(box, picture, resolution, f"the picture of {image.width}x{image.height} px")
-    return cut(found.pixels, box, resolution)
+    framing = Framing(resolution, margin)
+    return cut(found.pixels, framing.around(box), framing.kept)
 
 
-def crop_to_centre(image: Image.Image, resolution: Resolution, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """The largest part of the frame's aspect around the middle of a picture, which warnings call `name`."""
+def crop_to_centre(
+    image: Image.Image, resolution: Resolution, name: str, *, margin: int = 0
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The largest part of the frame's aspect around the middle of a picture, which warnings call `name`, and `margin`
+    px of what lies around that."""
     picture = image.height, image.width
-    warn_of_losses(framed_centre(picture, resolution), picture, resolution, name)
+    box, framing = framed_centre(picture, resolution), Framing(resolution, margin)
+    warn_of_losses(box, picture, resolution, name)
+    if margin:
+        return cut(np.asarray(image), framing.around(box), framing.kept)
     return np.array(ImageOps.fit(image, (resolution.width, resolution.height), Image.Resampling.LANCZOS))
 
 

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from gwm.autoencoders.protocol import Memory, Reference, check_not_pasted
+from gwm.autoencoders.protocol import Memory, Reference, check_no_margin
 from gwm.media.pixels import as_bytes, as_float
 from gwm.optional import optional_module
 from gwm.wan.files import component, read_tensors
@@ -58,9 +58,9 @@ class WanVAE(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.mean.dtype
 
-    def encode_reference(self, image: UInt8[Tensor, "b h w 3"], *, pasted: bool = False) -> Reference:
+    def encode_reference(self, image: UInt8[Tensor, "b h w 3"], *, margin: int = 0, pasted: bool = False) -> Reference:
         """The image is the first frame of a clip; frames after it are encoded together with it."""
-        check_not_pasted(pasted, self.config.family)
+        check_no_margin(margin, pasted, self.config.family)
         frame = as_float(image).to(self.mean)[:, None]
         return Reference(self.encode_pixels(frame), features=(frame,))
 

@@ -35,6 +35,9 @@ class WanVAEConfig(JsonConfig):
     working_side = None
     controls = ()
 
+    def margin(self, side: int) -> int:
+        return 0
+
     def __post_init__(self) -> None:
         counts = {"latents_mean": len(self.latents_mean), "latents_std": len(self.latents_std)}
         for name, count in counts.items():

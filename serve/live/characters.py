@@ -16,9 +16,9 @@ from PIL import Image
 from gwm.contract import Contract
 from gwm.files.texts import read_text
 from gwm.media.face import FaceMesh
+from gwm.media.framing import Framing
 from gwm.media.images import read_image
 from gwm.media.portraits import crop_to_centre, crop_to_face
-from gwm.resolution import Resolution
 from serve.acts import check_numbers
 from serve.live.speech.knowledge import RULE, Knowledge
 
@@ -31,11 +31,11 @@ NAME = re.compile(r"[a-z0-9-]{1,40}")
 
 @dataclass(frozen=True, slots=True)
 class Character:
-    """A face, a voice and a way to be; the picture has the engine's resolution."""
+    """A face, a voice and a way to be."""
 
     key: str
     name: str
-    portrait: UInt8[np.ndarray, "h w 3"]
+    portrait: UInt8[np.ndarray, "h w 3"]  # with its margin, as the engine keeps it
     personality: str
     voice: str | dict[str, Any] | None = None  # for the configured voices, or for each kind; None: their own default
     start_script: str | None = None  # said when somebody comes
@@ -47,11 +47,19 @@ class Character:
         """Of a language model."""
         return self.personality if self.knowledge is None else f"{self.personality}\n\n{RULE}"
 
+    margin: int = 0  # px on each side of the portrait, around what is shown
+
+    @property
+    def picture(self) -> UInt8[np.ndarray, "h2 w2 3"]:
+        """What is shown, in the size of frames."""
+        height, width, _ = self.portrait.shape
+        return self.portrait[self.margin : height - self.margin, self.margin : width - self.margin]
+
     def with_portrait(self, portrait: UInt8[np.ndarray, "h w 3"]) -> "Character":
         return replace(self, portrait=portrait)
 
 
-def read_characters(folder: Path, resolution: Resolution) -> dict[str, Character]:
+def read_characters(folder: Path, framing: Framing) -> dict[str, Character]:
     """Every `*.yaml` of a folder by its file name.
 
     Raises:
@@ -60,10 +68,10 @@ def read_characters(folder: Path, resolution: Resolution) -> dict[str, Character
     files = sorted(folder.glob("*.yaml"))
     if not files:
         raise ValueError(f"characters={folder} must hold at least one .yaml file, has 0. Copy serve/live/characters.")
-    return {path.stem: read_character(path, resolution) for path in files}
+    return {path.stem: read_character(path, framing) for path in files}
 
 
-def read_character(path: Path, resolution: Resolution) -> Character:
+def read_character(path: Path, framing: Framing) -> Character:
     """A definition; its image is found beside it.
 
     Raises:
@@ -81,11 +89,13 @@ def read_character(path: Path, resolution: Resolution) -> Character:
     for name in sorted(TEXTS):
         if not isinstance(values.get(name, ""), str | None):
             raise ValueError(f"{path}: {name}={values[name]!r} must be text. Put it in quotes.")
-    portrait, found = portrait_of(read_image(path.parent / values["image"]), resolution)
+    portrait, found = portrait_of(read_image(path.parent / values["image"]), framing)
     if not found:
         log.warning("%s: no face is found in image %s; its middle is used", path, values["image"])
     rest = {name: values.get(name) for name in ("voice", "start_script")}
-    return Character(path.stem, values["name"], portrait, values["personality"], **rest, manner=_manner(path, values))
+    manner = _manner(path, values)
+    name, personality = values["name"], values["personality"]
+    return Character(path.stem, name, portrait, personality, **rest, manner=manner, margin=framing.margin)
 
 
 def _manner(path: Path, values: Mapping[str, Any]) -> dict[str, float]:
@@ -128,12 +138,13 @@ def _definition(path: Path) -> dict[str, Any]:
     return values
 
 
-def portrait_of(image: Image.Image, resolution: Resolution) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
+def portrait_of(image: Image.Image, framing: Framing) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
     """The part around the face, and whether a face was found; otherwise the part around the middle."""
     try:
-        return crop_to_face(image, resolution, FaceMesh()), True
+        return crop_to_face(image, framing.frame, FaceMesh(), margin=framing.margin), True
     except ValueError:
-        return crop_to_centre(image, resolution, f"the picture of {image.width}x{image.height} px"), False
+        name = f"the picture of {image.width}x{image.height} px"
+        return crop_to_centre(image, framing.frame, name, margin=framing.margin), False
 
 
 def to_png(portrait: UInt8[np.ndarray, "h w 3"]) -> bytes:

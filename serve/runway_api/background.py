@@ -100,8 +100,8 @@ class Background:
 
         def draw() -> tuple[bytes, bytes]:
             plain, buffer = plain_picture(data), io.BytesIO()
-            portrait = portrait_from(plain, self.api.resolution, crops_to_face=avatar.crops_to_face)
-            Image.fromarray(portrait).save(buffer, "PNG")
+            portrait = portrait_from(plain, self.api.framing, crops_to_face=avatar.crops_to_face)
+            Image.fromarray(self.api.framing.shown(portrait)).save(buffer, "PNG")
             return plain, buffer.getvalue()
 
         return await self.api.uploads.run(draw)

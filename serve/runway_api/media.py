@@ -13,9 +13,9 @@ from PIL import Image
 from sqlalchemy.orm import Session as Db
 from sqlalchemy.orm import undefer
 
+from gwm.media.framing import Framing
 from gwm.media.portraits import crop_to_centre
 from gwm.media.video import read_audio
-from gwm.resolution import Resolution
 from serve.live.characters import portrait_of
 from serve.live.http.uploads import decode_upload
 from serve.runway_api.fetch import fetch, is_public
@@ -74,12 +74,12 @@ def plain_picture(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def portrait_from(data: bytes, resolution: Resolution, *, crops_to_face: bool) -> UInt8[np.ndarray, "h w 3"]:
+def portrait_from(data: bytes, framing: Framing, *, crops_to_face: bool) -> UInt8[np.ndarray, "h w 3"]:
     """Of a picture that `plain_picture` made: around the face where there is one and it is asked for."""
     image = Image.open(io.BytesIO(data), formats=("JPEG",)).convert("RGB")
     if crops_to_face:
-        return portrait_of(image, resolution)[0]
-    return crop_to_centre(image, resolution, "the picture of an avatar")
+        return portrait_of(image, framing)[0]
+    return crop_to_centre(image, framing.frame, "the picture of an avatar", margin=framing.margin)
 
 
 def sound_of(data: bytes, sample_rate: int) -> Float[np.ndarray, " t"]:

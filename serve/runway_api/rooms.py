@@ -117,12 +117,13 @@ class Rooms:
         if role.builtin is not None:
             character = self.api.characters[role.builtin]
         else:
-            size, to_face = self.api.resolution, role.crops_to_face
-            portrait = await self.api.uploads.run(lambda: portrait_from(role.picture, size, crops_to_face=to_face))
+            framing, to_face = self.api.framing, role.crops_to_face
+            portrait = await self.api.uploads.run(lambda: portrait_from(role.picture, framing, crops_to_face=to_face))
             character = Character(row.avatar_id or "", role.name, portrait, role.personality, role.voice)
             knowledge = DocumentSearch(self.store, character.key)
             await knowledge([])  # cut into passages before the first question
-            character = replace(character, start_script=role.start_script, knowledge=knowledge)
+            given = replace(character, start_script=role.start_script, knowledge=knowledge)
+            character = replace(given, margin=framing.margin)
         if row.personality is not None:
             character = replace(character, personality=row.personality)
         return character if row.start_script is None else replace(character, start_script=row.start_script)

@@ -10,7 +10,9 @@ from PIL import Image
 from gwm.autoencoders.motion.network import MotionNetwork
 from gwm.autoencoders.protocol import KIND
 from gwm.media.face import FaceMesh, face_square
+from gwm.media.framing import Framing
 from gwm.media.video import read_video
+from gwm.resolution import Resolution
 from gwm.weights import WeightsHeader, save_weights
 from serve.animate import animate, read_codes
 from serve.face_crop import framed
@@ -25,11 +27,11 @@ def write_codes(path: Path, code: np.ndarray) -> Path:
 
 def test_the_whole_picture_is_resized_so_that_the_face_has_the_size_that_was_asked():
     image = Image.open(sample_path("portrait")).convert("RGB")
-    picture, square = framed(image, 128, whole=True)
+    picture, square = framed(image, Framing(Resolution(128, 128)), whole=True)
     found = face_square(picture, FaceMesh())
     assert found is not None and found[1] == pytest.approx(128, rel=0.06) and square.side == 128
     assert np.abs(found[0] - [square.left + 64, square.top + 64]).max() < 6
-    cut, own = framed(image, 128, whole=False)
+    cut, own = framed(image, Framing(Resolution(128, 128)), whole=False)
     found = face_square(cut, FaceMesh())
     assert found is not None and found[1] == pytest.approx(128, rel=0.06) and (own.left, own.top) == (0, 0)
 
@@ -44,7 +46,8 @@ def test_codes_of_rest_give_a_film_of_the_portrait(tmp_path: Path):
     portrait = str(sample_path("portrait"))
     animate(str(tmp_path / "w"), image=portrait, codes=str(codes), out=str(tmp_path / "o.mp4"), size=96, whole=False)
     frames, fps = read_video(tmp_path / "o.mp4")
-    still, _ = framed(Image.open(portrait), 96, whole=False)
+    framing = Framing(Resolution(96, 96), 24)
+    still = framing.shown(framed(Image.open(portrait), framing, whole=False)[0])
     assert len(frames) == 8 and fps == 24
     assert np.abs(frames.astype(int) - still).mean() < 6  # H.264 at half the colours
 

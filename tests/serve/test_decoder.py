@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from gwm.autoencoders.protocol import Autoencoder, Reference
+from gwm.media.framing import Framing
+from gwm.resolution import Resolution
 from serve.decoder import StreamDecoder
 from serve.graphs import capture_cuda
 from tests.gwm.autoencoders.kit import SIDE, noise, pictures, tiny_autoencoder
@@ -24,7 +26,12 @@ def vae(request: pytest.FixtureRequest) -> Autoencoder:
 
 def streaming(vae: Autoencoder, num_frames: int, capture: Callable | None) -> StreamDecoder:
     side = SIDE[vae.config.family]
-    return StreamDecoder(vae, tuple(noise(vae, num_frames).shape), size=(side, side), capture=capture)
+    return StreamDecoder(
+        vae,
+        tuple(noise(vae, num_frames).shape),
+        framing=Framing(Resolution(side, side), vae.config.margin(side)),
+        capture=capture,
+    )
 
 
 def image(vae: Autoencoder) -> Reference:

@@ -9,10 +9,13 @@ from PIL import Image, ImageDraw
 from data.actions import ACTION_NAMES
 from data.characters.renderer import Renderer, identity
 from gwm.media.face import FaceMesh, face_square
+from gwm.media.framing import Framing
+from gwm.resolution import Resolution
 from serve.face_crop import LONGEST, framed
 from serve.samples import sample_path
 
 SIZE = 256
+FRAMING = Framing(Resolution(SIZE, SIZE))
 GREY = (128, 128, 128)
 
 
@@ -24,7 +27,7 @@ def photograph() -> Image.Image:
 
 def assert_framed(image: Image.Image, *, whole: bool) -> np.ndarray:
     """The square that is cut out is where a detector finds the face's."""
-    picture, square = framed(image, SIZE, whole=whole)
+    picture, square = framed(image, FRAMING, whole=whole)
     cut = square.cut(picture)
     found = face_square(cut, FaceMesh())
     assert found is not None and cut.shape == (SIZE, SIZE, 3)
@@ -73,17 +76,17 @@ def test_a_face_in_a_very_wide_picture_is_cut_out_or_the_largest_size_is_said(ph
     wide.paste(photograph, (6500, 0))
     assert_framed(wide, whole=False)
     with pytest.raises(ValueError, match=rf"size=256 makes the whole picture 7...x5.. px, .*{LONGEST}.*: size=1\d\d"):
-        framed(wide, SIZE, whole=True)
-    assert max(framed(wide, 140, whole=True)[0].shape) <= LONGEST
+        framed(wide, FRAMING, whole=True)
+    assert max(framed(wide, Framing(Resolution(140, 140)), whole=True)[0].shape) <= LONGEST
 
 
 def test_a_small_face_is_enlarged_alone_and_it_is_said(photograph: Image.Image, caplog: pytest.LogCaptureFixture):
     small = Image.new("RGB", (1200, 800), (70, 90, 60))
     small.paste(photograph.resize((171, 200)), (500, 300))
-    picture, _ = framed(small, 1080, whole=False)
+    picture, _ = framed(small, Framing(Resolution(1080, 1080)), whole=False)
     assert picture.shape == (1080, 1080, 3) and "looks soft. Use a larger picture" in caplog.text
     caplog.clear()
-    framed(photograph, SIZE, whole=True)
+    framed(photograph, FRAMING, whole=True)
     assert not caplog.text
 
 
@@ -95,7 +98,7 @@ def test_a_profile_is_said_with_its_angle(caplog: pytest.LogCaptureFixture):
         pose = np.array([[yaw, 0, 0]], np.float32)
         drawn = Renderer(SIZE).render(who, rest, pose, np.zeros((1, 2), np.float32))[0]
         caplog.clear()
-        framed(Image.fromarray(drawn), SIZE, whole=False)
+        framed(Image.fromarray(drawn), FRAMING, whole=False)
         angles.append(caplog.text)
     assert not angles[0] and "the face looks 4" in angles[1] and "turned away, covered or none" in angles[2]
 
@@ -103,4 +106,4 @@ def test_a_profile_is_said_with_its_angle(caplog: pytest.LogCaptureFixture):
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_picture_without_a_face_is_refused(whole: bool):
     with pytest.raises(ValueError, match="300x200 px must show a face, and none was found: use a portrait in which"):
-        framed(Image.new("RGB", (300, 200), GREY), SIZE, whole=whole)
+        framed(Image.new("RGB", (300, 200), GREY), FRAMING, whole=whole)

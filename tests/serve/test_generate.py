@@ -7,6 +7,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from gwm.media.framing import Framing
 from gwm.media.video import read_audio, read_video, write_video
 from gwm.resolution import Resolution
 from serve.artifact import Artifact
@@ -82,14 +83,14 @@ def test_a_conversation_lasts_as_long_as_its_longer_side(audio: Path, tmp_path: 
 def test_image_without_a_face_says_so_and_how_to_go_on(tmp_path: Path):
     Image.new("RGB", (200, 160), (90, 120, 150)).save(tmp_path / "sky.png")
     with pytest.raises(ValueError, match=r"sky\.png: .* must show a face.*crop=false"):
-        read_portrait(tmp_path / "sky.png", Resolution(32, 32), crop=True)
+        read_portrait(tmp_path / "sky.png", Framing(Resolution(32, 32)), crop=True)
 
 
 def test_face_of_a_photograph_fills_the_portrait():
     """The same person at the same scale, whatever the photograph's margin is."""
     photograph = sample_path("portrait")
-    face = read_portrait(photograph, Resolution(64, 64), crop=True).astype(float)
-    centre = read_portrait(photograph, Resolution(64, 64), crop=False).astype(float)
+    face = read_portrait(photograph, Framing(Resolution(64, 64)), crop=True).astype(float)
+    centre = read_portrait(photograph, Framing(Resolution(64, 64)), crop=False).astype(float)
     assert np.abs(face - centre).mean() > 10
 
 
@@ -97,7 +98,7 @@ def test_without_crop_the_centre_square_is_kept(tmp_path: Path):
     pixels = np.zeros((40, 100, 3), np.uint8)
     pixels[:, 30:70] = (200, 100, 50)
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    square = read_portrait(tmp_path / "wide.png", Resolution(20, 20), crop=False)
+    square = read_portrait(tmp_path / "wide.png", Framing(Resolution(20, 20)), crop=False)
     assert (square[:, 4:-4] == (200, 100, 50)).all()  # the filter mixes in what lies beside the square
 
 

@@ -100,7 +100,8 @@ def test_the_reference_is_counted_in_a_slots_bytes_and_grows_with_its_size(artif
     memory = Engine(artifact, seed=0, size=SIZE).decoder.memory
     assert [part.shape for part in memory.moving] == [(1, 5)]  # where head and eyes were
     small, large = (slot_bytes(artifact, undo_chunks=0, text_tokens=512, size=size) for size in (SIZE, 2 * SIZE))
-    assert large - small == (3 + 1 + 3) * (4 - 1) * SIZE**2  # portrait, share and background, a byte each
+    wide = 1.5**2  # portrait and share have a margin, the background has none; a byte each
+    assert large - small == ((3 + 1) * wide + 3) * (4 - 1) * SIZE**2
     assert small > sum(part.nbytes for part in memory.constant)
 
 
@@ -128,14 +129,14 @@ def test_a_film_has_the_portrait_or_the_whole_picture_around_it(folder: Path, tm
     request = ClipRequest(artifact=str(folder), out=str(out), image=image, seconds=0.5, size=SIZE, whole=whole)
     generate(request)
     frames, fps = read_video(out)
-    picture, square = request.picture(Resolution(SIZE, SIZE))
-    assert fps == 24 and frames.shape == (12, *picture.shape)
+    picture, square = request.picture(load_artifact(folder, device="cpu").contract.framing(SIZE))
+    assert fps == 24 and frames.shape == (12, *(picture.shape if whole else (SIZE, SIZE, 3)))
     assert (square is not None) == whole
     if square is not None:
-        assert square.side == SIZE
+        assert square.side == SIZE + 2 * (SIZE // 4)
         outside = np.ones(picture.shape[:2], bool)
         top, left = max(square.top, 0), max(square.left, 0)
-        outside[top : square.top + SIZE, left : square.left + SIZE] = False
+        outside[top : square.top + square.side, left : square.left + square.side] = False
         assert outside.mean() > 0.1
         assert np.abs(frames[:, outside].astype(int) - picture[outside]).mean() < 8  # H.264
 

@@ -10,7 +10,6 @@ import soundfile
 import torch
 
 from gwm.media.video import read_audio
-from gwm.resolution import Resolution
 from gwm.wan.text import UMT5
 from serve.artifact import load_artifact
 from serve.engine import Engine
@@ -39,7 +38,7 @@ def test_the_example_of_the_page_makes_what_the_engine_makes(tmp_path: Path, mon
     names: dict[str, Any] = {}
     exec(code, names)
     engine = Engine(load_artifact("weights/character", device="cpu"), seed=0)
-    expected, _ = engine.play(read_portrait("PORTRAIT.jpg", Resolution(512, 512), crop=True), read_audio("SPEECH.mp3"))
+    expected, _ = engine.play(read_portrait("PORTRAIT.jpg", engine.framing, crop=True), read_audio("SPEECH.mp3"))
     made = np.stack(names["frames"])
     assert np.array_equal(made[: len(expected)], expected)
 

@@ -7,6 +7,7 @@ itself: a stream and the whole clip are the same computation.
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -19,6 +20,7 @@ from gwm.autoencoders.motion.network import SIDE, Features, MotionNetwork
 from gwm.autoencoders.motion.warp import shrink
 from gwm.autoencoders.motion.working_frames import fine_at_working_size, layers, taper
 from gwm.autoencoders.protocol import KIND, Memory, Reference
+from gwm.media.framing import continued
 from gwm.weights import load_weights, read_header
 
 NUM_FEATURES = len(fields(Features))
@@ -52,24 +54,30 @@ class MotionAutoencoder(nn.Module):
         """There are no faster layers."""
 
     @torch.no_grad()
-    def encode_reference(self, image: UInt8[Tensor, "b s1 s2 3"], *, pasted: bool = False) -> Reference:
-        """Square portraits framed as `gwm.media.face.crop_to_face` frames them, of 64 px or more. Their latent is zero.
-
-        pasted: the pictures are parts of larger ones: motion fades out towards the border.
+    def encode_reference(
+        self, image: UInt8[Tensor, "b s1 s2 3"], *, margin: int = 0, pasted: bool = False
+    ) -> Reference:
+        """Square portraits framed as `gwm.media.portraits.crop_to_face` frames them, of 64 px or more. Their latent is
+        zero. What is not known around them is continued.
 
         Raises:
-            ValueError: the image is not square or too small.
+            ValueError: the image is not square or too small, or the margin is not the config's.
         """
         count, height, width, _ = image.shape
-        if height != width or height < GRID_PX:
+        side = height - 2 * margin
+        if height != width or side < GRID_PX:
             raise ValueError(
-                f"image of {width}x{height} px must be square and at least {GRID_PX} px: crop to the face."
+                f"image of {width - 2 * margin}x{side} px must be square and at least {GRID_PX} px: crop to the face."
             )
-        image = image.to(self.device)
+        if margin not in (0, self.config.margin(side)):
+            raise ValueError(f"margin={margin} must be 0 or {self.config.margin(side)} px for a portrait of {side} px.")
+        portrait = image[:, margin : margin + side, margin : margin + side].to(self.device)
         with self._precision():
-            features = self.reference(resized(image))
+            features = self.reference(resized(portrait))
+        known = image if margin else with_margin(image, self.config.margin(side))
         latent = torch.zeros(count, 1, WIDTH, 2, 2, device=self.device)
-        return Reference(latent, (*_parts(features), image, fade_of(count, self.device, pasted=pasted)))
+        fade = fade_of(count, self.device, pasted=pasted)
+        return Reference(latent, (*_parts(features), known.to(self.device), fade))
 
     @torch.no_grad()
     def encode(self, pixel_frames: UInt8[Tensor, "b t s s 3"], reference: Reference) -> Float[Tensor, "b f 57 2 2"]:
@@ -77,11 +85,14 @@ class MotionAutoencoder(nn.Module):
         known = Features(*reference.features[:NUM_FEATURES])
         return to_latents(torch.stack([self._codes(*clip) for clip in zip(pixel_frames, known.image, strict=True)]))
 
+    @torch.no_grad()
     def begin(self, reference: Reference) -> Memory:
         """Takes each portrait apart, into what moves and what stays."""
         *parts, image, fade = reference.features
-        share = layers(Features(*parts)).share
-        canvases = [make_canvas(*person) for person in zip(image, share, fade, strict=True)]
+        with self._precision():
+            around = self.reference(resized(image))
+        shares = (layers(features).share for features in (Features(*parts), around))
+        canvases = [make_canvas(*person) for person in zip(image, *shares, fade, strict=True)]
         stacked = [torch.stack(part) for part in zip(*map(_parts, canvases), strict=True)]
         return Memory(constant=(*parts, *stacked), moving=(image.new_zeros(len(image), 5, dtype=self.dtype),))
 
@@ -131,6 +142,12 @@ def _parts(of: Features | Canvas) -> tuple[Tensor, ...]:
 
 
 GRID_PX = 64
+
+
+def with_margin(images: UInt8[Tensor, "b s s 3"], margin: int) -> UInt8[Tensor, "b w w 3"]:
+    """Continued by as many px on each side."""
+    whole = [continued(image, margin, margin, margin, margin) for image in images.cpu().numpy()]
+    return torch.from_numpy(np.stack(whole))
 
 
 def resized(images: UInt8[Tensor, "n s s 3"]) -> Float[Tensor, "n 3 256 256"]:

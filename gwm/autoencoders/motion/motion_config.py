@@ -6,6 +6,8 @@ from typing import Literal
 from gwm.autoencoders.motion.code import CONTROLS
 from gwm.files.json_config import JsonConfig
 
+MARGIN = 4  # a portrait's side, over what is known of the picture beyond each of its sides
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MotionConfig(JsonConfig):
@@ -32,3 +34,7 @@ class MotionConfig(JsonConfig):
             raise ValueError(f"family={self.family!r} must be 'motion': other families have configs of their own.")
         if min(self.top, self.left) < 0 or max(self.top, 2 * self.left) >= 64:
             raise ValueError(f"top={self.top}, left={self.left} must leave cells of the 64x64 grid for the residual.")
+
+    def margin(self, side: int) -> int:
+        """Px known around a portrait of this side, which come into view when the head moves."""
+        return side // MARGIN

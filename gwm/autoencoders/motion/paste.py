@@ -5,19 +5,23 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from gwm.media.framing import part_of
+
 
 @dataclass(frozen=True)
 class Square:
-    """In px of the picture; it may reach over the picture's edge, which is repeated there."""
+    """In px of the picture; it may reach over the picture's edge, and the picture is continued there."""
 
     left: int
     top: int
     side: int
 
     def cut(self, picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
-        rows = np.arange(self.top, self.top + self.side).clip(0, picture.shape[0] - 1)
-        columns = np.arange(self.left, self.left + self.side).clip(0, picture.shape[1] - 1)
-        return picture[rows[:, None], columns]
+        return part_of(picture, self.top, self.left, self.side, self.side)
+
+    def with_margin(self, margin: int) -> "Square":
+        """As many px larger on each side."""
+        return Square(self.left - margin, self.top - margin, self.side + 2 * margin)
 
     def paste(self, square: UInt8[np.ndarray, "s s 3"], picture: UInt8[np.ndarray, "h w 3"]) -> np.ndarray:
         """A copy of the picture with the square in its place, as far as it lies inside."""

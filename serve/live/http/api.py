@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from prometheus_client import generate_latest
 
-from gwm.resolution import Resolution
+from gwm.media.framing import Framing
 from serve.live.avatar.controls import SessionControls
 from serve.live.characters import Character, to_png
 from serve.live.gauges import Gauges
@@ -84,7 +84,7 @@ class Api:
         *,
         make_conversation: MakeConversation,
         make_renderer: MakeRenderer,
-        resolution: Resolution,
+        framing: Framing,
         controls: SessionControls,
         hosts: set[str],
         origins: set[str],
@@ -92,7 +92,7 @@ class Api:
         requests_per_minute: int,
         gauges: Gauges,
     ) -> None:
-        self.admission, self.characters, self.resolution, self.gauges = admission, characters, resolution, gauges
+        self.admission, self.characters, self.framing, self.gauges = admission, characters, framing, gauges
         self.make_conversation, self.make_renderer, self.controls = make_conversation, make_renderer, controls
         self.hosts, self.origins = hosts, origins
         self.proxies = [ip_network(proxy) for proxy in trusted_proxies]
@@ -130,18 +130,18 @@ class Api:
         return web.json_response({"characters": entries})
 
     async def character_image(self, request: web.Request) -> web.Response:
-        return _png(self._character(request.match_info["key"]).portrait)
+        return _png(self._character(request.match_info["key"]).picture)
 
     async def upload(self, request: web.Request) -> web.Response:
         self.rate.check(self.visitor(request))
         data = await read_body(request, UPLOAD_BYTES)
-        portrait, found = await self.uploads.portrait(data, self.resolution)
+        portrait, found = await self.uploads.portrait(data, self.framing)
         key = self.uploads.add(portrait)
         note = None if found else "No face was found, so the middle of the picture is used."
         return web.json_response({"key": key, "image": f"/v1/images/{key}", "note": note})
 
     async def uploaded_image(self, request: web.Request) -> web.Response:
-        return _png(self.uploads.get(request.match_info["key"]))
+        return _png(self.framing.shown(self.uploads.get(request.match_info["key"])))
 
     async def open_session(self, request: web.Request) -> web.Response:
         visitor = self.visitor(request)

@@ -134,7 +134,7 @@ class Renderer(Session):
 
     async def _send(self, socket: web.WebSocketResponse) -> None:
         """The one writer of the connection: messages in order with the frames, until the client stops reading."""
-        height, width, _ = self.character.portrait.shape
+        height, width, _ = self.character.picture.shape
         sizes = {"sample_rate": self.timing.sample_rate, "frame_samples": self.timing.frame_samples}
         start_s, sent, reason = time.monotonic(), 0, "the connection ended"
         try:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from gwm.contract import Contract
-from gwm.resolution import Resolution
 from serve.artifact import read_manifest
 from serve.live.avatar.controls import SessionControls
 from serve.live.avatar.engine_process import EngineProcess, ProcessFace
@@ -188,8 +187,8 @@ async def running_app(
         MissingPackageError: what a choice needs is not installed.
     """
     contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
-    resolution = Resolution(*contract.picture_size(options.size))
-    characters = read_characters(Path(options.characters), resolution)
+    framing = contract.framing(options.size)
+    characters = read_characters(Path(options.characters), framing)
     sessions = session_maker(
         options, contract, characters, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints
     )
@@ -204,7 +203,7 @@ async def running_app(
             characters,
             make_conversation=sessions.conversation,
             make_renderer=sessions.renderer,
-            resolution=resolution,
+            framing=framing,
             controls=SessionControls.of(contract, rewind_chunks=options.undo_chunks),
             hosts={*LOCAL_HOSTS, options.host, *options.hosts},
             origins=set(options.origins),

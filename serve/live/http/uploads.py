@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from gwm.files.checks import HEAD_BYTES, kind_of
+from gwm.media.framing import Framing
 from gwm.media.images import DAMAGED, to_rgb
-from gwm.resolution import Resolution
 from serve.live.characters import portrait_of
 from serve.live.http.refusals import FullError, NotHereError
 from serve.live.low_priority import lower_priority
@@ -63,14 +63,14 @@ class Uploads:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="uploads", initializer=lower_priority)
         self._portraits: OrderedDict[str, UInt8[np.ndarray, "h w 3"]] = OrderedDict()
 
-    async def portrait(self, data: bytes, resolution: Resolution) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
+    async def portrait(self, data: bytes, framing: Framing) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
         """As `portrait_of`, of a file.
 
         Raises:
             ValueError: as `decode_upload`.
             FullError: too many uploads wait.
         """
-        return await self.run(lambda: portrait_of(decode_upload(data), resolution))
+        return await self.run(lambda: portrait_of(decode_upload(data), framing))
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Whatever reads a picture, in the one thread that does.

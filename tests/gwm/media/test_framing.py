@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gwm.media.framing import Box, cut, cut_exactly, framed_centre, framed_face
+from gwm.media.framing import Box, Framing, continued, cut, cut_exactly, framed_centre, framed_face
 from gwm.resolution import Resolution
 
 WIDE, TALL, SQUARE = Resolution(48, 96), Resolution(96, 48), Resolution(64, 64)
@@ -41,10 +41,25 @@ def test_a_cut_keeps_the_aspect():
     assert part[0, 0, :2].tolist() == pytest.approx([52, 44], abs=1)
 
 
-def test_edges_are_repeated_outside_the_picture():
-    picture = np.full((40, 40, 3), 9, np.uint8)
-    picture[:, 0] = 200
-    assert (cut(picture, Box(0.0, 20.0, 40.0, 20.0), Resolution(20, 40))[:, :18] == 200).all()
+def test_outside_the_picture_it_is_mirrored_and_ever_softer():
+    """A row of stripes goes on across the edge, where stretching it would end them."""
+    picture = np.zeros((200, 200, 3), np.uint8)
+    picture[:, ::8] = picture[:, 1::8] = picture[:, 2::8] = picture[:, 3::8] = 240
+    wide = continued(picture, 0, 0, 50, 0).astype(int)
+    assert np.array_equal(wide[:, 50:], picture)
+    assert np.abs(wide[:, 49] - picture[:, 1]).max() < 30
+    contrast = [np.ptp(wide[100, at : at + 8, 0]) for at in (42, 0)]
+    assert contrast[0] > 100 > 40 > contrast[1]
+    assert abs(wide[:, :40].mean() - 120) < 20
+
+
+def test_a_margin_shows_what_lies_around_the_frame():
+    rows, columns = np.mgrid[:200, :240].astype(np.uint8)
+    picture, framing = np.dstack([rows, columns, columns]), Framing(SQUARE, 16)
+    box = Box(120.0, 100.0, 64.0, 64.0)
+    kept = cut(picture, framing.around(box), framing.kept)
+    assert kept.shape == (96, 96, 3)
+    assert np.array_equal(framing.shown(kept), cut(picture, box, SQUARE))
 
 
 @pytest.mark.parametrize("size", [96.0, 384.0])

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from gwm.media.face import EYES_AT, MOUTH_AT, eyes_and_mouth
+from gwm.media.framing import Framing
 from gwm.media.portraits import crop_to_face
 from gwm.resolution import Resolution
 
@@ -35,12 +36,14 @@ def test_renders_are_framed_as_crops_are(mesh, talks):
         assert_framed(mesh.landmarks(talk.frames[0]))
 
 
-def test_crop_repeats_the_edge_where_the_square_leaves_the_image(mesh, talks):
-    head = Image.fromarray(talks[0].frames[0]).resize((256, 256))
-    tight = head.crop((0, 0, 256, 200))  # cut below the mouth
-    crop = crop_to_face(tight, SQUARE, mesh)
-    assert np.abs(crop[-3].astype(int) - crop[-8]).max() <= 2  # a resampled constant
-    assert np.abs(crop[:4].astype(int) - crop[60:64]).max() > 50
+def test_the_frame_of_a_crop_with_a_margin_is_the_crop_without(mesh, talks):
+    """To the rounding of its corners to whole px."""
+    picture = on_canvas(talks[0].frames[0], (640, 480), (200, 90), 220)
+    framing = Framing(SQUARE, 32)
+    wide = crop_to_face(picture, SQUARE, mesh, margin=32)
+    assert wide.shape == (192, 192, 3)
+    assert np.abs(framing.shown(wide).astype(int) - crop_to_face(picture, SQUARE, mesh)).mean() < 3
+    assert (wide[2, 2] == (90, 110, 130)).all()  # of the picture around the face
 
 
 def test_crop_obeys_exif_rotation(mesh, talks):

@@ -15,6 +15,7 @@ from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 from pipecat.processors.frame_processor import FrameProcessor
 
 from gwm.control import Control
+from gwm.media.framing import Framing
 from gwm.resolution import Resolution
 from serve.live.avatar.controls import SessionControls
 from serve.live.characters import Character
@@ -59,7 +60,7 @@ class Kit:
             {"noa": self.character},
             make_conversation=self._session,
             make_renderer=self._renderer,
-            resolution=Resolution(32, 48),
+            framing=Framing(Resolution(32, 48)),
             controls=CONTROLS,
             hosts={"127.0.0.1"},
             origins={"https://friend.example"},

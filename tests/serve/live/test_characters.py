@@ -3,11 +3,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gwm.media.framing import Framing
 from gwm.resolution import Resolution
 from serve.live.characters import manner_of, read_character, read_characters
 from tests.tiny import contract, declared
 
-SMALL = Resolution(16, 16)
+SMALL = Framing(Resolution(16, 16))
 SHIPPED = Path(__file__).parents[3] / "serve/live/characters"
 
 
@@ -18,7 +19,7 @@ def written(folder: Path, text: str, name: str = "ann.yaml") -> Path:
 
 
 def test_shipped_characters_can_be_talked_to():
-    characters = read_characters(SHIPPED, Resolution(32, 32))
+    characters = read_characters(SHIPPED, Framing(Resolution(32, 32)))
     assert set(characters) == {"noa", "pip", "sam"}
     for character in characters.values():
         assert character.start_script and "spoken" in character.personality

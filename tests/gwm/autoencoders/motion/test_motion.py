@@ -1,12 +1,14 @@
 """The motion autoencoder's promises, with random weights: rest is the portrait, a stream is the clip."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from data.actions import ACTION_NAMES
 from gwm.autoencoders.motion.basis import FEATURES, RANK, FlowBasis, RidgeFit, features
-from gwm.autoencoders.motion.canvas import draw, draw_with_opencv, draw_with_tensors
+from gwm.autoencoders.motion.canvas import Change, draw, draw_with_opencv, draw_with_tensors
 from gwm.autoencoders.motion.code import (
     ACTIONS,
     GAZE,
@@ -126,12 +128,32 @@ def test_the_ridge_finds_the_fields_that_made_the_flow():
 @pytest.mark.parametrize("side", [64, 250, 333, 720])
 @pytest.mark.parametrize("paint", [draw_with_opencv, draw_with_tensors])
 def test_at_rest_the_portrait_comes_back_to_the_bit(codec: MotionAutoencoder, side: int, paint):
-    reference = codec.encode_reference(portrait(side)[None])
-    memory = codec.begin(reference)
-    assert not reference.latent.any()
-    features, canvas = person(memory, 0)
-    (picture, *_) = paint(canvas, codec.change(torch.zeros(4, 57), features))
-    assert torch.equal(picture, portrait(side))
+    margin = codec.config.margin(side)
+    wide = portrait(side + 2 * margin)
+    for known, image in ((0, wide[margin : margin + side, margin : margin + side]), (margin, wide)):
+        reference = codec.encode_reference(image[None], margin=known)
+        assert not reference.latent.any()
+        features, canvas = person(codec.begin(reference), 0)
+        (picture, *_) = paint(canvas, codec.change(torch.zeros(4, 57), features))
+        assert torch.equal(picture, wide[margin : margin + side, margin : margin + side])
+
+
+@pytest.mark.parametrize("paint", [draw_with_opencv, draw_with_tensors])
+def test_what_lies_around_the_portrait_comes_into_view(codec: MotionAutoencoder, paint):
+    """All moves down by 8 cells, 12 px: the rows above the portrait are shown."""
+    wide = portrait(96 + 48)
+    _, canvas = person(codec.begin(codec.encode_reference(wide[None], margin=24)), 0)
+    canvas = dataclasses.replace(canvas, share=torch.full_like(canvas.share, 255))
+    flow = torch.zeros(1, 2, 64, 64)
+    flow[:, 1] = -8
+    still = torch.zeros(1, 4, 256, 256)
+    moved = paint(canvas, Change(flow, still[:, :3], still[:, 3:]))
+    assert torch.equal(moved[0], wide[12:108, 24:120])
+
+
+def test_a_margin_of_another_width_is_refused(codec: MotionAutoencoder):
+    with pytest.raises(ValueError, match="margin=10 must be 0 or 24 px for a portrait of 96 px"):
+        codec.encode_reference(portrait(116)[None], margin=10)
 
 
 def test_opencv_and_tensors_draw_the_same(codec: MotionAutoencoder):
@@ -184,16 +206,17 @@ def test_the_background_is_kept_and_filled_from_around():
 def test_a_square_that_is_pasted_back_leaves_no_seam(codec: MotionAutoencoder):
     """The whole picture outside the square, and the square's own border, stay to the bit; its middle moves."""
     picture = portrait(300).numpy()[:200]
-    square = Square(left=-20, top=30, side=160)
+    square = Square(left=20, top=70, side=160).with_margin(40)
     cut = square.cut(picture)
-    memory = codec.begin(codec.encode_reference(torch.from_numpy(cut.copy())[None], pasted=True))
-    frame = codec.decode(latents(1), memory)[0][0, 1].numpy()
+    reference = codec.encode_reference(torch.from_numpy(cut.copy())[None], margin=40, pasted=True)
+    frame = codec.decode(latents(1), codec.begin(reference))[0][0, 1].numpy()
     pasted = square.paste(frame, picture)
     assert np.array_equal(frame[0], cut[0]) and np.array_equal(frame[:, -1], cut[:, -1])
     outside = np.ones(picture.shape[:2], bool)
-    outside[31:189, :139] = False
+    outside[31:, :219] = False
     assert np.array_equal(pasted[outside], picture[outside])
-    assert (pasted[60:150, 20:100] != picture[60:150, 20:100]).any()
+    assert (pasted[60:150, 20:180] != picture[60:150, 20:180]).any()
+    assert (pasted[45:65, 40:160] != picture[45:65, 40:160]).any()  # outside the portrait too
 
 
 def test_a_portrait_that_is_not_square_is_refused(codec: MotionAutoencoder):

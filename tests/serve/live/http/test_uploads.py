@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gwm.media.framing import Framing
 from gwm.resolution import Resolution
 from serve.live.http.refusals import FullError, NotHereError
 from serve.live.http.uploads import DECODED_SIDE, WAITING_UPLOADS, Uploads, decode_upload
@@ -34,8 +35,8 @@ def test_uploads_are_decoded_one_at_a_time_and_only_so_many_wait():
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("serve.live.http.uploads.decode_upload", slow)
-            patch.setattr("serve.live.http.uploads.portrait_of", lambda image, resolution: (np.asarray(image), True))
-            asked = [uploads.portrait(b"", Resolution(8, 8)) for _ in range(WAITING_UPLOADS + 3)]
+            patch.setattr("serve.live.http.uploads.portrait_of", lambda image, framing: (np.asarray(image), True))
+            asked = [uploads.portrait(b"", Framing(Resolution(8, 8))) for _ in range(WAITING_UPLOADS + 3)]
             answers = await asyncio.gather(*asked, return_exceptions=True)
         uploads.close()
         assert most == [1] and sum(isinstance(answer, FullError) for answer in answers) == 3

