@@ -13,14 +13,14 @@ STEPS = 127
 
 
 def packed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices of a DiT's blocks, which are most of it, in int8 with their scales; everything else in bfloat16."""
+    """Matrices of a DiT's blocks, which are most of it, in int8 with their scales; everything else in float16."""
     out: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if name.startswith("blocks.") and name.endswith(".weight") and weight.ndim == 2:
             scale = weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / STEPS
             out |= {name: (weight.float() / scale).round().to(torch.int8), name + SCALE: scale}
         else:
-            out[name] = weight.bfloat16()
+            out[name] = weight.half()
     return out
 
 

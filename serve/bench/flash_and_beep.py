@@ -18,6 +18,7 @@ from aiohttp import web
 from jaxtyping import UInt8
 
 from gwm.clock import SAMPLE_RATE, SAMPLES_PER_FRAME
+from gwm.media.framing import Framing
 from gwm.resolution import Resolution
 from serve.applied import Applied
 from serve.bench.browser import open_browser, open_page, start_talking
@@ -111,7 +112,7 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
         {"flash": character},
         make_conversation=session,
         make_renderer=renderer,
-        resolution=Resolution(SIDE, SIDE),
+        framing=Framing(Resolution(SIDE, SIDE)),
         controls=SessionControls(
             prompt=False, actions=(), code=(), rewind_chunks=0, chunk_s=TIMING.chunk_samples / RATE
         ),

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gwm.resolution import Resolution
+from gwm.media.framing import Framing
 from gwm.autoencoders.protocol import Autoencoder
 from gwm.cache import RingCache
 from gwm.condition.inputs import nothing_given
@@ -60,8 +62,8 @@ class Workload:
         with using(options.kernels):
             capture = capture_cuda if options.graph else None
             self.graphed = GraphedChunk(self.rollout, self.condition, capture=capture)
-            size = (case.height, case.width)
-            decoder = partial(StreamDecoder, self.vae, self.rollout.chunk_shape, size=size, capture=capture)
+            framing = Framing(Resolution(case.height, case.width))
+            decoder = partial(StreamDecoder, self.vae, self.rollout.chunk_shape, framing=framing, capture=capture)
             self.decoder = decoder() if case.decoder else None
 
     def start(self) -> None:
