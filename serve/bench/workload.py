@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gwm.resolution import Resolution
-from gwm.media.framing import Framing
 from gwm.autoencoders.protocol import Autoencoder
 from gwm.cache import RingCache
 from gwm.condition.inputs import nothing_given
 from gwm.dit import DiT
+from gwm.media.framing import Framing
+from gwm.resolution import Resolution
 from gwm.rollout import Rollout
 from kernels.dispatch import Policy, by_device, using
 from serve.bench.caches import POLICIES

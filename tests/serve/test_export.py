@@ -82,10 +82,8 @@ def test_int8_is_packed_and_computes_as_what_is_unpacked(trained: tuple[DiT, Haa
     weights = load_artifact(run / "packed", device="cpu").dit.state_dict()
     expected = unpacked(packed(trained[0].state_dict()))
     assert all(torch.equal(weights[name], value.float()) for name, value in expected.items())
-    export(str(run / "dmd/weights"), str(run / "autoencoder/weights"), str(run / "halved"), dtype="bfloat16")
-    sizes = [(run / name / "dit.safetensors").stat().st_size for name in ("packed", "halved")]
-    blocks = sum(value.numel() for name, value in weights.items() if name.startswith("blocks.") and value.ndim == 2)
-    assert sizes[1] - sizes[0] == pytest.approx(blocks, rel=0.1)  # a byte of each
+    stored = load_file(run / "packed/dit.safetensors")
+    assert {value.itemsize for name, value in stored.items() if name.endswith("ffn.0.weight")} == {1}
 
 
 def test_an_artifact_has_an_autoencoder_that_a_run_can_take(run: Path, folder: Path):
