@@ -42,7 +42,7 @@ class Preview:
 
 
 def _voice(semitones: float, speed: float, *, british: bool, female: bool) -> VoicePreset:
-    accent, kind = "en-gb" if british else "en-us", "f2" if female else "m3"
+    accent, kind = "en-gb-x-rp" if british else "en-us", "f2" if female else "m3"
     name = ("fable" if british else "nova") if female else "onyx" if semitones < -1 else "echo"
     return VoicePreset(semitones, speed, f"{accent}+{kind}", name)
 

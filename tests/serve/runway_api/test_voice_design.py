@@ -37,7 +37,7 @@ def test_words_say_how_high_and_how_fast():
     old, child = designed("A deep voice of an old man, slow and calm."), designed("An excited young girl")
     assert old.semitones < 0 < child.semitones and old.speed < 1 < child.speed
     assert "low" in old.description and "slow" in old.description
-    assert designed("A British woman of forty years").wish["espeak"] == "en-gb+f2"
+    assert designed("A British woman of forty years").wish["espeak"] == "en-gb-x-rp+f2"
     assert designed("Somebody who sounds like anybody") == designed("A person without any quality")
 
 
