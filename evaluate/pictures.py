@@ -2,6 +2,7 @@
 
 python -m evaluate.pictures artifact=weights/character shards=shards/character [report=DIR/report.json] [runs=DIR]
 
+talk.webp: the demo characters and a photograph say the sample's sentence, for artifacts that draw in any size.
 character.jpg: people and drawn characters that no training saw, saying one sentence that none of them was heard with.
 drift.svg: one stream over minutes against its first minute, from the report of suite=full.
 character_training.svg: the losses of the stages.
@@ -26,15 +27,21 @@ from evaluate.cases import Case, test_cases
 from evaluate.endless import DRIFTING, Series, by_minute
 from evaluate.sections import logged, losses
 from gwm.files.outputs import whole_file
+from gwm.media.video import read_audio
 from gwm.report.line_chart import Line, thinned
+from serve.acts import TimedNumbers
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
+from serve.live.characters import read_characters
+from serve.request import read_portrait
+from serve.samples import sample_path
 from train.gates import read_gates
 
 log = logging.getLogger(__name__)
 matplotlib.use("Agg")  # no screen
 
 ALL = 10**6  # cases of a kind
+LARGEST_PX = 1600  # side of a picture in a README
 GAP_PX = 4  # between the reference image and what is made of it
 LOSS_POINTS = 24  # of a mean loss: single batches differ by their noise levels far more than a stage learns
 FAINT, STRONG, ALLOWED = "#94a3b8", "#2563eb", "#dcfce7"
@@ -78,6 +85,19 @@ def strip(artifact: Artifact, cases: list[Case], *, people: int, drawn: int, fra
     chosen = [*varied(persons, people), *varied(figures, drawn)]
     with tqdm(chosen, desc="character", unit="clip") as bar:
         return np.concatenate([row(artifact, case.reference, voices[0], frames=frames) for case in bar])
+
+
+def moving_picture(
+    artifact: Artifact, portraits: Sequence[UInt8[np.ndarray, "h w 3"]], voice: Float[np.ndarray, " t"]
+) -> list[Image.Image]:
+    """Every second frame of all portraits side by side, lively, in half of the size they are drawn in."""
+    lively = [TimedNumbers(0.0, {"liveliness": 0.8})] if artifact.contract.controls_of("manner") else []
+    clips = []
+    for portrait in tqdm(portraits, desc="talk", unit="clip"):
+        chunks = Engine(artifact, seed=0).stream(portrait, voice, acts=lively)
+        clips.append(np.concatenate([frames for frames, _ in chunks])[::2])
+    joined = [np.concatenate(row, axis=1) for row in zip(*clips, strict=True)]
+    return [Image.fromarray(frame).reduce(2) for frame in joined]
 
 
 def draw_drift(path: Path, series: Series, *, band: float) -> None:
@@ -126,6 +146,7 @@ def main(cfg: DictConfig) -> None:
     artifact = load_artifact(cfg.artifact)
     cases = test_cases(Path(cfg.shards), artifact.contract.resolution, clips=ALL, listeners=ALL, drawn=ALL)
     picture = Image.fromarray(strip(artifact, cases, people=cfg.people, drawn=cfg.drawn, frames=cfg.frames))
+    picture.thumbnail((LARGEST_PX, LARGEST_PX))
     with whole_file(out / "character.jpg") as partial:
         picture.save(partial, quality=88)
     if cfg.report:
@@ -136,6 +157,14 @@ def main(cfg: DictConfig) -> None:
         draw_training(
             out / "character_training.svg", {stage: losses(logged(runs / stage)) for stage in read_gates(runs)}
         )
+    if artifact.contract.vae.working_side is not None:
+        framing = artifact.contract.framing(None)
+        cast = read_characters(Path(cfg.characters), framing).values()
+        portraits = [*(one.portrait for one in cast), read_portrait(sample_path("portrait"), framing, crop=True)]
+        voice = read_audio(sample_path("speech"))[: round(cfg.talk_s * artifact.contract.audio.sample_rate)]
+        first, *others = moving_picture(artifact, portraits, voice)
+        with whole_file(out / "talk.webp") as partial:
+            first.save(partial, "WEBP", save_all=True, append_images=others, duration=83, loop=0, quality=50, method=4)
     log.info("%s: %s", out, ", ".join(sorted(path.name for path in out.iterdir())))
 
 
