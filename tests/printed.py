@@ -22,7 +22,7 @@ from train.recipe import check_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-MAKE_TARGETS = ("run", "character-256", "serve", "bench-gpu")
+MAKE_TARGETS = ("run", "character", "character-256", "serve", "bench-gpu")
 GIVEN = re.compile(r"^[A-Z]")  # a placeholder: a file or folder of the reader's own
 # Settings that name what a command reads; whatever else is a path, it writes.
 INPUTS = {
