@@ -1,6 +1,8 @@
 """A real browser talks to the shipped character: `python -m serve`, headless Chromium, a recording as microphone."""
 
 import asyncio
+import base64
+import io
 import os
 import shutil
 import signal
@@ -10,7 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
+from gwm.media.face import FaceMesh
+from gwm.metrics.face_track import face_track, lip_gap
 from serve.bench.browser import BROWSERS, knock, open_browser, open_page, start_talking
 from serve.bench.live import MICROPHONE_RATE, questions
 from serve.bench.live_server import engine_pids, memory_mb, running_server
@@ -40,7 +45,7 @@ class Heard:
         self.requests: list[str] = []
         self.seen: dict[str, Any] = {}
         self.captions: list[str] = []
-        self.glances: list[dict[str, float]] = []  # motion of the mouth, loudness of the voice
+        self.glances: list[dict[str, Any]] = []  # picture, a JPEG in base64, and loudness of the voice
         self.captions_after = 0
         self.turned_away: list[dict[str, Any]] = []
         self.memory: dict[str, float] = {}
@@ -55,9 +60,9 @@ class Heard:
     def states(self) -> set[str]:
         return {event["state"] for event in self.seen["events"] if event["type"] == "state"}
 
-    def motion(self, least: float, most: float) -> list[float]:
-        """Of the mouth, while the voice was as loud as that."""
-        return [glance["motion"] for glance in self.glances if least <= glance["loudness"] <= most]
+    def pictures(self, quietest: float, loudest: float) -> list[str]:
+        """What was shown while the voice was as loud as that."""
+        return [glance["picture"] for glance in self.glances if quietest <= glance["loudness"] <= loudest]
 
     @property
     def complete(self) -> bool:
@@ -66,7 +71,7 @@ class Heard:
             "story" in self.said("user") and "name" in self.said("user") and "my name is" in self.said("character")
             and len(self.states) == 3 and any("cut" in line.split(":")[0] for line in self.captions if STORY in line)
             and bool(self.times_ms("silenced"))
-            and min(len(self.motion(LOUD, 1)), len(self.motion(0, QUIET))) > 10
+            and min(len(self.pictures(LOUD, 1)), len(self.pictures(0, QUIET))) > 10
         )  # fmt: skip
 
 
@@ -158,11 +163,17 @@ def test_pictures_are_stamped_with_media_time(heard: Heard):
     assert len(steps) > 24 and abs(steps.min() - FRAME_TICKS) <= 1
 
 
-def test_the_mouth_moves_with_the_voice(heard: Heard):
-    """It breathes and trembles in silence too, so the two are compared."""
-    loud, quiet = heard.motion(LOUD, 1), heard.motion(0, QUIET)
-    assert min(len(loud), len(quiet)) > 10
-    assert np.mean(loud) > 1.5 * np.mean(quiet)
+def test_lips_part_when_the_voice_is_heard(heard: Heard):
+    """Heads move in silence too, so lips are measured, and the two are compared."""
+    mesh = FaceMesh()
+
+    def gaps(pictures: list[str]) -> np.ndarray:
+        frames = [np.asarray(Image.open(io.BytesIO(base64.b64decode(picture)))) for picture in pictures]
+        return lip_gap(face_track(np.stack(frames), mesh))
+
+    loud, quiet = gaps(heard.pictures(LOUD, 1)), gaps(heard.pictures(0, QUIET))
+    assert min(np.isfinite(loud).sum(), np.isfinite(quiet).sum()) > 10
+    assert np.nanmean(loud) > 1.5 * np.nanmean(quiet)
 
 
 def test_the_conversation_outlives_a_killed_engine_and_a_cut_network(heard: Heard):
