@@ -40,6 +40,7 @@ def bench(
     variants: list[Case],
     soaks: list[Soak],
     artifact: str | None,
+    sizes: list[int | None],
     stopwatch: Stopwatch,
     chunks: int,
     rounds: int,
@@ -63,9 +64,9 @@ def bench(
             torch.cuda.empty_cache()
         return row
 
-    if artifact is not None:
-        run = partial(measure_artifact, artifact, chunks=chunks)
-        add("artifacts", artifact, run, lambda row: case_table([row]))
+    for size in [] if artifact is None else sizes:
+        run = partial(measure_artifact, artifact, chunks=chunks, size=size)
+        add("artifacts", f"{artifact} {size or ''}".strip(), run, lambda row: case_table([row]))
     rows = []
     for case in cases:
         run = partial(measure, case, stopwatch, chunks=chunks)

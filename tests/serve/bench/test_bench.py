@@ -33,6 +33,7 @@ def run(out: Path, **changes: object) -> dict:
         "variants": [TINY],
         "soaks": [],
         "artifact": None,
+        "sizes": [None],
         "stopwatch": Stopwatch(CPU),
         "chunks": 4,
         "rounds": 2,
