@@ -64,9 +64,10 @@ def bench(
             torch.cuda.empty_cache()
         return row
 
-    for size in [] if artifact is None else sizes:
-        run = partial(measure_artifact, artifact, chunks=chunks, size=size)
-        add("artifacts", f"{artifact} {size or ''}".strip(), run, lambda row: case_table([row]))
+    if artifact is not None:
+        for size in sizes:
+            run = partial(measure_artifact, artifact, chunks=chunks, size=size)
+            add("artifacts", f"{artifact} {size or ''}".strip(), run, lambda row: case_table([row]))
     rows = []
     for case in cases:
         run = partial(measure, case, stopwatch, chunks=chunks)
