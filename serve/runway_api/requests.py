@@ -37,6 +37,15 @@ def check_media(kind: str):
     return AfterValidator(check)
 
 
+def _in_range(time: datetime) -> datetime:
+    if not 1970 <= time.year < 3000:
+        raise ValueError(f"year {time.year} must be in [1970, 3000)")
+    return time
+
+
+Moment = Annotated[datetime, AfterValidator(_in_range)]  # far from where a day more or another zone leaves the calendar
+
+
 ImageSource = Annotated[str, check_media("image")]
 AudioSource = Annotated[str, check_media("audio")]
 
@@ -225,8 +234,8 @@ class UploadRequest(Shape):
 class UsageRequest(Shape):
     """Days, the last one excluded."""
 
-    start_date: datetime | None = None
-    before_date: datetime | None = None
+    start_date: Moment | None = None
+    before_date: Moment | None = None
 
 
 class NoQuery(Shape):
@@ -246,10 +255,10 @@ class DocumentQuery(PageQuery):
 
 class ConversationQuery(PageQuery):
     avatar: str | None = Field(default=None, max_length=100)  # id of an avatar, or of a preset
-    start_date: datetime | None = None
-    end_date: datetime | None = None
+    start_date: Moment | None = None
+    end_date: Moment | None = None
 
 
 class DaysQuery(Shape):
-    start_date: datetime
-    end_date: datetime
+    start_date: Moment
+    end_date: Moment

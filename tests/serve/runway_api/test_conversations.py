@@ -33,6 +33,8 @@ def test_days_without_a_session_count_too_and_the_last_day_does_not(tmp_path: Pa
         ]
         assert (found["totalSessions"], found["totalSeconds"], found["avgDurationSeconds"]) == (3, 61, 20)
         await one.ask("GET", "/avatar_usage?startDate=2026-03-04&endDate=2026-03-01", status=400)
+        for beyond in ("9999-12-31T23:59:59Z", "0001-01-01"):  # a day more, or another zone, is in no calendar
+            await one.ask("POST", "/organization/usage", {"startDate": beyond}, status=400)
 
     served(script, tmp_path)
 
