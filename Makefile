@@ -62,7 +62,8 @@ run: setup
 	@echo "done: watch $(RUN)/talk.mp4, read $(RUN)/report.html"
 
 # Resumable; hours on two cores: the autoencoder took 96 and 78 minutes of a busy one, the model 104, the judging 50.
-# The autoencoder is trained in two runs, the second with half the learning rate and twice the weight of the flow.
+# The autoencoder is trained in two runs, the second with half the learning rate and twice the weight of the flow. What
+# ships differs in its first stage alone, which had data.weights_px=[0.5,2.0] data.crops=20; it was trained in bf16.
 character: setup
 	@$(PY) -m data.motion out=shards/motion train=760
 	@$(PY) train.py stage=motion name=character_start shards=shards/motion trainer.max_steps=4500

@@ -1,4 +1,4 @@
-"""Matrices stored in eight bits with one scale a row: half the size of bfloat16, and as many correct digits or more.
+"""Matrices stored in eight bits with one scale a row: half the size of bfloat16, for little more error.
 
 Only files are smaller: `unpacked` gives floats back, and networks compute as always. `serve.quantise` is about speed.
 """

@@ -53,7 +53,7 @@ class Engine:
         undo_chunks: how far `rewind` can go back; each costs memory for a chunk's keys and values.
         ranks: processes that denoise together. The first has the engine that is driven; others `follow` it.
         text_tokens: of every text, for models with a text condition (`set_prompt`); 512 in Wan.
-        size: px along each side of portraits and frames; None: the contract's resolution.
+        size: px along each side of portraits and frames; None: as `Contract.picture_size`.
         pasted: frames will be part of a larger picture: they are shown with the margin, whose border stays.
         compile: let torch.compile generate the network's code, for minutes, at the first chunk.
 

@@ -64,14 +64,12 @@ def bench(
             torch.cuda.empty_cache()
         return row
 
+    alone = lambda row: case_table([row])  # noqa: E731
     if artifact is not None:
         for size in sizes:
             run = partial(measure_artifact, artifact, chunks=chunks, size=size)
-            add("artifacts", f"{artifact} {size or ''}".strip(), run, lambda row: case_table([row]))
-    rows = []
-    for case in cases:
-        run = partial(measure, case, stopwatch, chunks=chunks)
-        rows.append(add("cases", case.name, run, lambda row: case_table([row])))
+            add("artifacts", f"{artifact} {size or ''}".strip(), run, alone)
+    rows = [add("cases", case.name, partial(measure, case, stopwatch, chunks=chunks), alone) for case in cases]
     done = [row for row in rows if "failed" not in row]
     for row in done[:1]:
         add("sessions", row["case"], partial(_simulated, row, streams), policy_table)

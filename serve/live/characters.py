@@ -41,13 +41,12 @@ class Character:
     start_script: str | None = None  # said when somebody comes
     manner: Mapping[str, float] = field(default_factory=dict)  # numbers of the model while nobody sets others
     knowledge: Knowledge | None = None  # documents; None: there are none
+    margin: int = 0  # px on each side of the portrait, around what is shown
 
     @property
     def instruction(self) -> str:
         """Of a language model."""
         return self.personality if self.knowledge is None else f"{self.personality}\n\n{RULE}"
-
-    margin: int = 0  # px on each side of the portrait, around what is shown
 
     @property
     def picture(self) -> UInt8[np.ndarray, "h2 w2 3"]:

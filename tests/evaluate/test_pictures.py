@@ -81,3 +81,27 @@ def test_losses_of_all_stages_are_in_one_svg(tmp_path):
     pictures.draw_training(tmp_path / "t.svg", {"causal": lines, "dmd": lines})
     svg = (tmp_path / "t.svg").read_text()
     assert len(re.findall(r'id="axes_\d+"', svg)) == 2
+
+
+class Lively:
+    """Shows the portrait, in chunks of four frames, as bright as what it was given is lively."""
+
+    def __init__(self, artifact, *, seed: int) -> None: ...
+
+    def stream(self, portrait, agent, *, acts):
+        for first in (0, 4):
+            yield (
+                np.stack([portrait + np.uint8(100 * acts[0].numbers["liveliness"] + first + k) for k in range(4)]),
+                1.0,
+            )
+
+
+def test_a_moving_picture_has_every_second_frame_of_everybody_in_half_the_size(monkeypatch):
+    monkeypatch.setattr(pictures, "Engine", Lively)
+    artifact = SimpleNamespace(contract=SimpleNamespace(controls_of=lambda condition: ("liveliness",)))
+    portraits = [np.full((8, 8, 3), colour, np.uint8) for colour in (10, 20)]
+    frames = [np.asarray(frame) for frame in pictures.moving_picture(artifact, portraits, np.zeros(10, np.float32))]
+    assert [frame.shape for frame in frames] == [(4, 8, 3)] * 4
+    assert [(int(frame[0, 0, 0]), int(frame[0, -1, 0])) for frame in frames] == [
+        (90 + k, 100 + k) for k in (0, 2, 4, 6)
+    ]

@@ -5,6 +5,7 @@ head moves. Both ways to draw give the portrait itself, to the bit, where nothin
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -133,9 +134,7 @@ def draw_with_tensors(canvas: Canvas, change: Change) -> UInt8[Tensor, "n s s 3"
 
 def draw_with_opencv(canvas: Canvas, change: Change) -> UInt8[Tensor, "n s s 3"]:
     """Several times as fast as tensors on a CPU; differs by the rounding of places to 1/32 px."""
-    side, edge = canvas.side, canvas.edge
-    x = np.arange(canvas.before, canvas.before + side, dtype=np.float32)
-    own = np.stack(np.broadcast_arrays(x[None, :], x[:, None]), axis=-1)
+    side, edge, own = canvas.side, canvas.edge, _own_pixels(canvas.before, canvas.side)
     picture = np.dstack([canvas.image.numpy(), canvas.share.numpy()])
     parts = (change.flow * (side / change.flow.shape[-1]), change.residual * 127.5, change.share)
     frames = []
@@ -146,6 +145,15 @@ def draw_with_opencv(canvas: Canvas, change: Change) -> UInt8[Tensor, "n s s 3"]
         )
         frames.append(frame)
     return torch.from_numpy(np.stack(frames))
+
+
+@lru_cache(maxsize=4)
+def _own_pixels(first: int, side: int) -> Float[np.ndarray, "side side 2"]:
+    """Where every px of what is drawn lies in the image, x and y; shared, and not to be written to."""
+    x = np.arange(first, first + side, dtype=np.float32)
+    own = np.stack(np.broadcast_arrays(x[None, :], x[:, None]), axis=-1)
+    own.flags.writeable = False
+    return own
 
 
 def _moved(

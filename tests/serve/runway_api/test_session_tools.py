@@ -113,6 +113,8 @@ def test_calls_that_nobody_answers_in_time_or_that_do_not_fit_end_with_a_reason(
                 await backend.send_str("no JSON")
                 await backend.send_json({"type": "tool.result", "id": "999", "result": 1})
                 await heard(browser, "did not answer")
+            ended = await calls_of(one, path)
+        assert [call["result"] for call in ended] == [None] * 3 and all(call["error"] for call in ended)
 
     served(script, tmp_path)
 

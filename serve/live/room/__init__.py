@@ -1,1 +1,0 @@
-"""Rooms that LiveKit's clients join: read `endpoint`, `participant`, `media`, `packets`, `room`, `tokens`."""
