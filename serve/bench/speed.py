@@ -174,6 +174,7 @@ def measure_artifact(folder: str, *, chunks: int, size: int | None) -> dict[str,
     times = engine.play(portrait, agent, user)[1]
     return {
         "case": f"{folder} {size or ''}".strip(),
+        "size_px": list(engine.size),
         "threads": threads,
         "parameters": sum(p.numel() for p in artifact.dit.parameters()),
         "loaded_ms": loaded_ms,

@@ -57,6 +57,13 @@ def test_motion_and_sharpness_know_still_and_noisy_clips(rows):
     assert sharp["blurred"] < 0.7 < sharp["real"] == 1 < sharp["noise"]
 
 
+def test_a_frozen_clip_opens_no_mouth_and_moves_no_head(rows):
+    """What is blurred opens and moves about as far as what is sharp."""
+    for name in ("opening", "head_motion"):
+        assert rows["frozen"][name] < 1e-6 < 1e-3 < rows["real"][name]
+        assert 0.5 < rows["blurred"][name] / rows["real"][name] < 2
+
+
 def test_a_late_mouth_has_its_lag_and_a_frozen_one_no_lip_sync(rows):
     assert rows["shifted"]["lag_frames"] == SHIFT
     assert rows["real"]["lag_frames"] == 0

@@ -17,6 +17,7 @@ def test_packed_matrices_are_within_half_a_step_and_the_rest_is_float16():
             assert ((back[name] - weight).abs() <= step / 2 + 1e-7).all()
         else:
             assert torch.equal(back[name], weight.half())
+    assert all(name.startswith("blocks.") for name in weights if name + SCALE in stored)
     assert sum(weights[name].numel() for name in weights if name + SCALE in stored) > 0.5 * sum(
         weights[name].numel() for name in weights if name.startswith("blocks.")
     )

@@ -11,19 +11,25 @@ from data.encode import encode_shards
 from data.encoding import Encoders
 from data.latents import EncodedClips, heard_frames
 from data.shards import decode_sample, read_shard
+from evaluate.cases import Case
+from evaluate.endless import Stream as EndlessStream
+from evaluate.examine import play
 from gwm.autoencoders.protocol import KIND
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.media.video import read_video
+from gwm.metrics.judge import Voices
 from gwm.resolution import Resolution
 from gwm.weights import WeightsHeader, save_weights
 from serve.artifact import Artifact, load_artifact
+from serve.bench.speed import measure_artifact
 from serve.engine import Engine
 from serve.export import export
 from serve.generate import generate
 from serve.memory import slot_bytes
 from serve.request import ClipRequest
 from serve.samples import sample_path
+from serve.stream import Stream
 from tests.data.test_encode import clip, make
 from tests.gwm.autoencoders.kit import TINY_MOTION, tiny_motion
 from tests.serve.conftest import randomised, tiny_contract
@@ -103,6 +109,29 @@ def test_the_reference_is_counted_in_a_slots_bytes_and_grows_with_its_size(artif
     wide = 1.5**2  # portrait and share have a margin, the background has none; a byte each
     assert large - small == ((3 + 1) * wide + 3) * (4 - 1) * SIZE**2
     assert small > sum(part.nbytes for part in memory.constant)
+
+
+def test_a_stream_and_a_benchmark_have_the_size_that_is_asked_for(folder: Path, voices):
+    stream = Stream(folder, size=SIZE, device="cpu")
+    stream.start(portrait(SIZE))
+    stream.push(*voices)
+    assert next(iter(stream)).shape == (SIZE, SIZE, 3)
+    assert measure_artifact(str(folder), chunks=2, size=SIZE)["size_px"] == [SIZE, SIZE]
+
+
+def test_pictures_are_512_px_unless_another_size_is_asked_for(artifact: Artifact):
+    assert Engine(artifact, seed=0).size == (512, 512)
+    configs = Path(__file__).parents[2] / "configs"
+    assert all("null: 512" in (configs / name).read_text() for name in ("serve.yaml", "generate.yaml"))
+
+
+def test_an_evaluation_plays_in_the_size_in_which_clips_are_rendered(artifact: Artifact, voices):
+    agent, user = voices
+    heard = Voices(agent=agent, user=user, listening=np.zeros(len(agent) // 1000, bool))
+    image = portrait(256)
+    case = Case(key="a", style="anny", person="a", reference=image, render=image[None], mouth=None, voices=heard)
+    assert play(artifact, case, seed=0)[0].shape[1:] == (256, 256, 3)
+    assert next(EndlessStream(artifact, [case], seed=0)).shape[1:] == (256, 256, 3)
 
 
 @pytest.mark.parametrize("size", [62, 97, 4000])

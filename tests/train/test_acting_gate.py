@@ -14,7 +14,7 @@ from distill.consistency import ConsistencyStage
 from distill.dmd_stage import DMDStage
 from distill.scores import DMDRules
 from distill.windows import FromReference
-from gwm.autoencoders.motion.code import WIDTH
+from gwm.autoencoders.motion.code import POSE, WIDTH, from_latents, physical, steadied
 from gwm.autoencoders.motion.motion_config import MotionConfig
 from gwm.chunks import ChunkPattern
 from gwm.condition.speech_encoder import SpeechEncoder
@@ -151,6 +151,27 @@ def test_too_much_is_as_unlike_as_too_little(people: Any):
     truth, heard = people
     gate = judge_acting([2 * code for code in truth], truth, truth, heard)
     assert gate["head_of_data"] == pytest.approx(2) and gate["head_likeness"] == pytest.approx(0.5)
+
+
+def test_a_head_that_steps_with_every_latent_frame_is_seen(people: Any):
+    truth, heard = people
+    stairs = [code.copy() for code in truth]
+    for code in stairs:
+        code[:, POSE] = np.repeat(code[::4, POSE], 4, axis=0)[: len(code)]
+    assert judge_acting(truth, truth, truth, heard)["head_steps"] == pytest.approx(1, abs=0.2)
+    assert judge_acting(stairs, truth, truth, heard)["head_steps"] > 100
+
+
+def test_what_is_judged_is_what_the_decoder_shows(monkeypatch: pytest.MonkeyPatch, folder: Path):
+    """Sampled codes whose head steps from chunk to chunk: shown, it glides."""
+    model, contract = load_dit(folder / "causal" / "weights", stage="causal")
+    clips, _ = data().held_out(1, 2.0)
+    sampled = torch.zeros(1, 2, WIDTH, 2, 2)
+    sampled[:, 1, POSE] = 1.0
+    monkeypatch.setattr("train.acting_gate.stream", lambda *_, **__: sampled)
+    (made,) = play(model, contract, clips, batch_size=1, seed=0, swap_voices=False)
+    shown = physical(steadied(from_latents(sampled), torch.zeros(1, 5))[0])[0].numpy()
+    assert np.array_equal(made, shown) and (np.diff(made[:, POSE][3:], axis=0) > 0).all()
 
 
 def test_swapped_voices_are_what_the_next_clip_hears(folder: Path):
