@@ -24,6 +24,7 @@ EYE_CORNERS = (33, 133, 362, 263)  # outer, inner, inner, outer; from left to ri
 NOSE_BASE = 2
 
 FACE_THRESHOLD = 0.5
+SMALLEST_PX = 64  # side of a picture in which a face is found; the squares of a strip would be thousands
 OVERLAP = 0.3  # boxes that share more of their area than this are the same face
 # The framing of every face, rendered or cropped, as shares of the frame's height. Mouths that lie in one place are
 # learnt many times sooner than mouths that wander.
@@ -198,8 +199,11 @@ def _whole(image: Image.Image) -> _Square:
 
 
 def _parts(image: Image.Image) -> Iterator[_Square]:
-    """Squares as high as the picture, or as wide, that overlap by half; none of a picture that is nearly square."""
+    """Squares as high as the picture, or as wide, that overlap by half; none of a picture that is nearly square, or too
+    narrow for a face."""
     short, long = min(image.size), max(image.size)
+    if short < SMALLEST_PX:
+        return
     for middle in np.linspace(short / 2, long - short / 2, math.ceil(2 * (long - short) / short) + 1).tolist():
         x, y = (middle, short / 2) if image.width == long else (short / 2, middle)
         yield _Square(x, y, float(short))

@@ -21,7 +21,8 @@ from serve.live.low_priority import lower_priority
 
 UPLOAD_BYTES = 5_000_000
 UPLOAD_PIXELS = 40_000_000  # a small file can hold an enormous picture
-DECODED_SIDE = 2048  # more is of no use to a portrait
+DECODED_SIDE = 2048  # more is of no use to a portrait; of pictures that are wider than two squares,
+WIDE_SIDE = 8192  # where a face is a small part, the shorter side has half of it, and the longer one at most so many
 FORMATS = ("JPEG", "PNG", "WEBP")
 MEMORY_IMAGES = 64
 WAITING_UPLOADS = 8  # each holds its file until its turn comes
@@ -43,7 +44,9 @@ def decode_upload(data: bytes) -> Image.Image:
                     f"The picture has {image.width} x {image.height} pixels, must have at most "
                     f"{UPLOAD_PIXELS // 10**6} million. Make it smaller."
                 )
-            image.thumbnail((DECODED_SIDE, DECODED_SIDE))  # JPEG files are decoded at this size, without the whole
+            wide = DECODED_SIDE / 2 * max(image.size) / min(image.size)
+            side = max(DECODED_SIDE, min(wide, WIDE_SIDE))
+            image.thumbnail((side, side))  # JPEG files are decoded at this size, without the whole
             return to_rgb(image)
     except DAMAGED as error:
         kind = kind_of(data[:HEAD_BYTES])
