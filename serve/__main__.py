@@ -11,7 +11,7 @@ from configs.command.main import command
 from serve.live.http.server import LOCAL_HOSTS, serve_until_signal
 from serve.live.http.session import Timeouts
 from serve.live.log_lines import log_to_stdout
-from serve.live.options import McpOptions, ServerOptions
+from serve.live.options import McpOptions, ServerOptions, SessionOptions
 from serve.live.speech.agent import TurnTaking
 from serve.live.speech.endpoints import Endpoint
 from serve.runway_api.films import Generator
@@ -28,7 +28,8 @@ def main(cfg: DictConfig) -> None:
     endpoints = {name: Endpoint(**there) for name, there in values.pop("endpoints").items()}
     api = ApiOptions(**{name: values.pop(name) for name in ApiOptions.__slots__})
     servers = {name: McpOptions(**there) for name, there in values.pop("mcp_servers").items()}
-    options = ServerOptions(**values, mcp_servers=servers)
+    sessions = SessionOptions(**values.pop("sessions"))
+    options = ServerOptions(**values, mcp_servers=servers, sessions=sessions)
     mount = partial(
         mounted,
         options=api,

@@ -40,6 +40,12 @@ def host_bytes() -> int:
     return next(1024 * int(number) for name, number, *_ in lines if name == "MemAvailable:")
 
 
+def slots_that_fit(artifact: Artifact, *, undo_chunks: int, text_tokens: int, size: int | None = None) -> int:
+    """How many more streams fit into the memory that is free now."""
+    each = slot_bytes(artifact, undo_chunks=undo_chunks, text_tokens=text_tokens, size=size)
+    return _free_bytes(artifact) // each
+
+
 def check_memory(
     artifact: Artifact, *, slots: int, undo_chunks: int, text_tokens: int, size: int | None = None
 ) -> None:
@@ -48,14 +54,15 @@ def check_memory(
     Raises:
         RuntimeError: the device has not enough free memory for the slots.
     """
-    device = artifact.dit.head.weight.device
     each = slot_bytes(artifact, undo_chunks=undo_chunks, text_tokens=text_tokens, size=size)
-    if device.type == "cuda":
-        available = torch.cuda.mem_get_info(device)[0]
-    else:
-        available = host_bytes()
+    available, device = _free_bytes(artifact), artifact.dit.head.weight.device
     if slots * each > available:
         raise RuntimeError(
             f"slots={slots} of {each} bytes each must fit into the {available} bytes that are free on {device}: "
             f"{available // each} would. Lower slots, undo_chunks={undo_chunks} or the window."
         )
+
+
+def _free_bytes(artifact: Artifact) -> int:
+    device = artifact.dit.head.weight.device
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_bytes()

@@ -24,11 +24,10 @@ from serve.bench.simulation import compare
 from serve.bench.soak import Soak, soak
 from serve.bench.speed import measure, measure_artifact
 from serve.bench.timing import Stopwatch
-from serve.scheduler import first_come, least_slack, round_robin
+from serve.scheduler import POLICIES
 
 log = logging.getLogger(__name__)
 
-POLICIES = {"least_slack": least_slack, "first_come": first_come, "round_robin": round_robin}
 SIMULATED_S = 120.0
 Row = dict[str, Any]
 

@@ -53,7 +53,9 @@ class FlashFace:
 
     async def start(self) -> None: ...
 
-    async def step(self, agent: Sound, user: Sound, *, interrupted: bool) -> UInt8[np.ndarray, "f h w 3"]:
+    async def step(
+        self, agent: Sound, user: Sound, *, interrupted: bool, within_s: float = 0.0
+    ) -> UInt8[np.ndarray, "f h w 3"]:
         loud = np.abs(agent.reshape(-1, FRAME)).max(axis=1) > 0.1
         return np.broadcast_to(np.where(loud, 255, 0).astype(np.uint8)[:, None, None, None], (len(loud), SIDE, SIDE, 3))
 

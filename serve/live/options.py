@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from urllib.parse import urlsplit
 
+from serve.scheduler import POLICIES
+
 RECOGNISERS = ("moonshine", "whisper", "openai")
 LANGUAGE_MODELS = ("rules", "local", "openai")
 OVERLAP = ("auto", "on", "off")
@@ -32,6 +34,23 @@ class McpOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """How sessions share an engine process.
+
+    Raises:
+        ValueError: a policy that does not exist, or a load that cannot be.
+    """
+
+    policy: str  # whose chunk is made next
+    max_load: float  # of an engine process's time that may be promised to sessions
+
+    def __post_init__(self) -> None:
+        one_of("sessions.policy", self.policy, tuple(POLICIES))
+        if not 0 < self.max_load <= 1:
+            raise ValueError(f"sessions.max_load={self.max_load} must be above 0 and at most 1: a share of time.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """What a server is started with.
 
@@ -47,6 +66,8 @@ class ServerOptions:
     origins: list[str]  # of other sites whose pages may use it
     trusted_proxies: list[str]  # addresses or networks whose X-Forwarded-For says who the visitor is
     device: str | None
+    engines: list[str] | None  # devices, each with an engine process; None: one, on `device`
+    sessions: SessionOptions
     num_threads: int | None
     size: int | None  # px along each side of what visitors see; None: the artifact's resolution
     lead_ms: float
@@ -71,6 +92,12 @@ class ServerOptions:
         one_of("overlap", self.overlap, OVERLAP)
         if self.device is not None and not DEVICE.fullmatch(self.device):
             raise ValueError(f"device={self.device!r} must be null, cpu, mps, cuda, or cuda: and a number.")
+        if self.engines is not None:
+            wrong = [device for device in self.engines if not DEVICE.fullmatch(device)]
+            if wrong or not self.engines:
+                raise ValueError(f"engines={self.engines} must be null, or devices such as cpu, cuda:0 and cuda:1.")
+            if self.device is not None:
+                raise ValueError(f"device={self.device!r} must be null where engines={self.engines} names devices.")
         at_least("num_threads", 1 if self.num_threads is None else self.num_threads, 1)
         at_least("capacity", 1 if self.capacity is None else self.capacity, 1)
         at_least("requests_per_minute", self.requests_per_minute, 1)

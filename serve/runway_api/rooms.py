@@ -67,6 +67,7 @@ class Rooms:
         while True:
             rows = await self.store.run(self._mine, writes=False)
             live = {row.id for row in rows}
+            self.api.gauges.queued.set(sum(row.status == "NOT_READY" and row.queued for row in rows))
             for session_id in [each for each in self.open if each not in live]:
                 await self.open.pop(session_id).close("The session was ended.")
             for row in rows:

@@ -12,7 +12,7 @@ from gwm.recache import ChunkInputs, recache
 from gwm.sampler import step
 from serve.engine import Engine
 from tests.serve.conftest import tiny_contract
-from tests.serve.test_sessions import text_model
+from tests.serve.test_memory import text_model
 
 CHUNKS = 9  # twice round the ring
 FP32 = 1e-4  # the same sums in another order

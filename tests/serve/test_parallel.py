@@ -21,7 +21,7 @@ from serve.parallel.follow import follow
 from serve.parallel.parallelize import TIMEOUT, join, rollout_of
 from serve.parallel.ranks import WAYS, Order, Ranks
 from tests.serve.conftest import randomised, tiny_contract
-from tests.serve.test_sessions import text_model
+from tests.serve.test_memory import text_model
 from tests.tiny import DIT, contract, declared, latents, speech, tiny_dit, with_eyelids
 
 FP32 = 1e-5  # products of other shapes are added up in another order

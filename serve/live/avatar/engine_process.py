@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -15,16 +15,19 @@ import numpy as np
 from jaxtyping import UInt8
 
 from serve.applied import Applied
+from serve.live.avatar.call_queue import CallQueue
 from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Rewind, SetPrompt
 from serve.live.avatar.engines import EngineOptions, Portrait, serve_engines
 from serve.live.avatar.overlap import Measured
 from serve.live.avatar.performer import FaceLostError
 from serve.live.avatar.text_process import TextProcess
 from serve.live.avatar.voice_buffers import Sound
+from serve.scheduler import Policy, least_slack
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 60.0  # loading torch and the weights on a busy machine; and measuring there how long a chunk takes
+# Loading and checking 28 GB of weights, compiling kernels and capturing graphs, for all slots; and measuring a chunk.
+START_TIMEOUT_S = 300.0
 STEP_TIMEOUT_S = 10.0  # an engine that says nothing for so long counts as lost
 
 
@@ -35,11 +38,21 @@ class _Child:
 
 
 class EngineProcess:
-    """The parent's end: one call at a time, in the order in which they came; a lost process is replaced by `start`."""
+    """The parent's end: one call at a time, the most urgent first; a lost process is replaced by `start`."""
 
-    def __init__(self, options: EngineOptions) -> None:
-        self.options = options
+    def __init__(
+        self,
+        options: EngineOptions,
+        *,
+        policy: Policy = least_slack,
+        max_load: float = 1.0,
+        serve: Callable[[Connection, EngineOptions], None] = serve_engines,
+        on_wait: Callable[[float], None] = lambda ms: None,
+    ) -> None:
+        """policy, max_load, on_wait: as for `CallQueue`. serve: what the process runs."""
+        self.options, self.serve = options, serve
         self.restarts = -1
+        self.queue = CallQueue(self._send, policy=policy, max_load=max_load, on_wait=on_wait)
         # One thread, so that a call whose caller was cancelled still gets its answer before the next call is sent.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine-calls")
         self._child: _Child | None = None
@@ -49,6 +62,20 @@ class EngineProcess:
     def pid(self) -> int | None:
         return self._child.process.pid if self._child else None
 
+    @property
+    def alive(self) -> bool:
+        return self._child is not None and self._child.process.is_alive()
+
+    @property
+    def sessions(self) -> int:
+        """That are placed here."""
+        return len(self.queue.scheduler.streams)
+
+    @property
+    def room(self) -> int:
+        """How many more fit: into its time, by what chunks take, and into its memory."""
+        return min(self.queue.room, max(0, self.options.slots - self.sessions))
+
     async def start(self) -> None:
         """Make sure that the process is there.
 
@@ -56,17 +83,35 @@ class EngineProcess:
             FaceLostError: it did not start; the message says why, its own log says more.
         """
         async with self._starting:
-            if not (self._child and self._child.process.is_alive()):
+            if not self.alive:
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._start)
                 self.restarts += 1
 
-    async def call(self, name: str, *arguments: Any) -> Any:
-        """The result of a method of `Engines`.
+    async def call(self, name: str, session: str, *arguments: Any, within_s: float | None = None) -> Any:
+        """The result of a method of `Engines` for a session, when it is its turn; within_s: as for `CallQueue.call`.
 
         Raises:
             FaceLostError: the process is gone, or refused the call.
         """
-        return await self._submit(name, arguments, STEP_TIMEOUT_S)
+        return await self.queue.call(session, name, session, *arguments, within_s=within_s)
+
+    async def count(self) -> int:
+        """Engines that are in use.
+
+        Raises:
+            FaceLostError: as `call`.
+        """
+        return await self._submit("count", (), STEP_TIMEOUT_S)
+
+    async def reserve(self, slots: int) -> int:
+        """Make engines for so many sessions, here and whenever the process starts; how many fit into memory.
+
+        Raises:
+            FaceLostError: as `call`; also when not even one fits.
+        """
+        made: int = await self._submit("reserve", (slots,), START_TIMEOUT_S)
+        self.options = replace(self.options, slots=made)
+        return made
 
     async def measure(self) -> Measured:
         """As `Engines.measure`. A process that is started anew overlaps chunks if this one does.
@@ -76,11 +121,17 @@ class EngineProcess:
         """
         found: Measured = await self._submit("measure", (), START_TIMEOUT_S)
         self.options = replace(self.options, overlap="on" if found.overlap else "off")
+        self.queue.measured(period_s=found.chunk_ms / 1000, cost_s=found.step_ms / 1000)
         return found
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
         self._thread.shutdown()
+
+    async def _send(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        if self._starting.locked():  # nobody's voice waits for a new process
+            raise FaceLostError("the engine process is started anew.")
+        return await self._submit(name, arguments, STEP_TIMEOUT_S)
 
     async def _submit(self, name: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, name, arguments, timeout_s)
@@ -89,7 +140,7 @@ class EngineProcess:
         self._end()
         context = multiprocessing.get_context("spawn")  # fork would copy the server's sockets and locks
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve_engines, args=(theirs, self.options), name="engines", daemon=True)
+        process = context.Process(target=self.serve, args=(theirs, self.options), name="engines", daemon=True)
         process.start()
         theirs.close()
         self._child = _Child(process, ours)
@@ -176,9 +227,12 @@ class ProcessFace:
         assert isinstance(before, Act)
         self._kept[Act] = Act({**(before.action or {}), **change.action})
 
-    async def step(self, agent: Sound, user: Sound, *, interrupted: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
-        return await self.process.call("step", self.session, agent, user, interrupted)
+    async def step(
+        self, agent: Sound, user: Sound, *, interrupted: bool, within_s: float = 0.0
+    ) -> UInt8[np.ndarray, "f h w 3"] | None:
+        return await self.process.call("step", self.session, agent, user, interrupted, within_s=within_s)
 
     async def stop(self) -> None:
         with contextlib.suppress(FaceLostError):
             await self.process.call("stop", self.session)
+        self.process.queue.close(self.session)

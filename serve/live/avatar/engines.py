@@ -20,9 +20,11 @@ from serve.graphs import capture_cuda, capture_on
 from serve.live.avatar.changes import Act, Change, Rewind, SetPrompt
 from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
 from serve.live.avatar.voice_buffers import Sound
+from serve.memory import slots_that_fit
 from serve.pipeline import Frames, Lanes
 from serve.threads import choose_threads
 
+TEXT_TOKENS = 512  # of every prompt, as in Wan
 WARMUP_STEPS, TIMED_STEPS = 4, 8
 Portrait = UInt8[np.ndarray, "h w 3"]
 
@@ -37,6 +39,7 @@ class EngineOptions:
     undo_chunks: int = 0
     size: int | None = None
     overlap: str = "off"
+    slots: int = 1  # engines that are made before sessions come
 
 
 class Engines:
@@ -54,8 +57,9 @@ class Engines:
         self.capture = capture_cuda if device.type == "cuda" and options.overlap != "off" else capture_on(device)
         self.overlap, self.lanes = options.overlap == "on", Lanes.on(device, self.artifact.vae.device)
         self.engines = dict[str, Engine]()
-        self.free = [self._made()]  # the first takes long, as it loads what measures its memory
+        self.free = list[Engine]()
         self.overlapped = dict[Engine, OverlappedEngine]()  # those that have been used so
+        self.reserve(options.slots)
 
     def start(self, session: str, portrait: Portrait, seed: int) -> None:
         """Begin a stream, in a new engine where none is free.
@@ -108,6 +112,18 @@ class Engines:
                 self.overlapped[engine].drain()
             self.free.append(engine)
 
+    def reserve(self, slots: int) -> int:
+        """Make engines until there are so many, or memory is full; how many there are. One that is made while others
+        speak would let them wait.
+
+        Raises:
+            RuntimeError: not even one fits into memory.
+        """
+        options, made = self.options, len(self.engines) + len(self.free)
+        fit = slots_that_fit(self.artifact, undo_chunks=options.undo_chunks, text_tokens=TEXT_TOKENS, size=options.size)
+        self.free += [self._made() for _ in range(min(slots - made, fit if made else max(1, fit)))]
+        return len(self.engines) + len(self.free)
+
     def count(self) -> int:
         return len(self.engines)
 
@@ -119,7 +135,14 @@ class Engines:
 
     def _made(self) -> Engine:
         options = self.options
-        return Engine(self.artifact, seed=0, capture=self.capture, undo_chunks=options.undo_chunks, size=options.size)
+        return Engine(
+            self.artifact,
+            seed=0,
+            capture=self.capture,
+            undo_chunks=options.undo_chunks,
+            text_tokens=TEXT_TOKENS,
+            size=options.size,
+        )
 
     def _driver(self, engine: Engine) -> Engine | OverlappedEngine:
         return self.overlapped[engine] if self.overlap else engine

@@ -33,10 +33,13 @@ class Face(Protocol):
         """Show the portrait and forget everything else; brings a lost engine back."""
         ...
 
-    async def step(self, agent: Sound, user: Sound, *, interrupted: bool) -> UInt8[np.ndarray, "f h w 3"] | None:
+    async def step(
+        self, agent: Sound, user: Sound, *, interrupted: bool, within_s: float = 0.0
+    ) -> UInt8[np.ndarray, "f h w 3"] | None:
         """Push a chunk of both voices; frames of the chunk that became ready, None while the lookahead fills.
 
         interrupted: first silence what was pushed of the agent's voice and is not shown yet.
+        within_s: when the player runs dry, if the frames are not there.
 
         Raises:
             FaceLostError: there is no engine any more.
@@ -109,8 +112,16 @@ class Performer:
     past and closes the mouth. When the engine is lost the voice goes on, the picture stays, and a new one is started.
     """
 
-    def __init__(self, face: Face, timing: StreamTiming, *, on_step: Callable[[float], None] = lambda ms: None) -> None:
-        self.face, self.timing, self.on_step = face, timing, on_step
+    def __init__(
+        self,
+        face: Face,
+        timing: StreamTiming,
+        *,
+        on_step: Callable[[float], None] = lambda ms: None,
+        on_chunk: Callable[[str], None] = lambda outcome: None,
+    ) -> None:
+        """on_step: milliseconds from the request of a chunk to its frames. on_chunk: in_time, late, or no_picture."""
+        self.face, self.timing, self.on_step, self.on_chunk = face, timing, on_step, on_chunk
         self.playout = Playout(frame_samples=timing.frame_samples, limit_samples=timing.lead_samples)
         self.speech_queue, self.mic_buffer = SpeechQueue(), MicBuffer(limit_samples=2 * timing.chunk_samples)
         self.generation = self.losses = 0
@@ -166,7 +177,13 @@ class Performer:
         if len(self._pushed) > self.timing.delay_chunks:
             shown = self._pushed.popleft()
             sound = to_pcm(shown.agent)
+            self.on_chunk(self._outcome(frames))
             self.playout.put(Chunk(sound, frames, shown.cues))
+
+    def _outcome(self, frames: UInt8[np.ndarray, "f h w 3"] | None) -> str:
+        if frames is None:
+            return "no_picture"
+        return "late" if self.playout.stalled else "in_time"
 
     async def _frames(self, pushed: Pushed) -> UInt8[np.ndarray, "f h w 3"] | None:
         begin = asyncio.get_running_loop().time()
@@ -174,7 +191,8 @@ class Performer:
             if not self._there():
                 return None
             interrupted, self._interrupted = self._interrupted, False
-            frames = await self.face.step(pushed.agent, pushed.user, interrupted=interrupted)
+            within_s = self.playout.queued_samples / self.timing.sample_rate
+            frames = await self.face.step(pushed.agent, pushed.user, interrupted=interrupted, within_s=within_s)
         except FaceLostError as error:
             log.error("the picture is lost and the voice goes on: %s", error)
             self.losses += 1

@@ -61,6 +61,11 @@ class Playout:
         self._moved = asyncio.Event()  # something was played, or put
         self._stalled = False
 
+    @property
+    def stalled(self) -> bool:
+        """Whether it has run dry, after something was played."""
+        return self._stalled
+
     def put(self, chunk: Chunk) -> None:
         self._chunks.append(chunk)
         self.queued_samples += len(chunk.voice)

@@ -15,27 +15,10 @@ from serve.live.http.session import Session
 
 log = logging.getLogger(__name__)
 
-BUSY_SHARE = 0.6  # of a chunk's time that engines may fill; the rest is for sound, encoding and the agent
 WAITING_PER_VISITOR = 2  # places without a connection; a page that is loaded again needs a second one
 EVICTED_AFTER_S = 5.0  # a client connects within a second or two of its request
 RESTARTS = "The server restarts."
 VISITORS = 1_000  # addresses whose rate is remembered
-
-
-def measured_capacity(step_ms: float, chunk_ms: float) -> int:
-    """Sessions whose chunks fit one after the other into a chunk's time; at least one, so that there is something.
-
-    step_ms: from one chunk to the next, overlap counted. An engine that is too slow for one is let in and logged.
-    """
-    capacity = math.floor(BUSY_SHARE * chunk_ms / step_ms)
-    if capacity < 1:
-        log.warning(
-            "a chunk takes %.0f ms, must take less than %.0f ms: the picture %s stutter",
-            step_ms,
-            BUSY_SHARE * chunk_ms,
-            "will" if step_ms > chunk_ms else "may",
-        )
-    return max(1, capacity)
 
 
 class Rate:
@@ -72,12 +55,25 @@ class Admission:
     and one that has waited for `EVICTED_AFTER_S` is given to the next who asks when there is no other.
     """
 
-    def __init__(self, *, capacity: int, retry_after_s: int, gauges: Gauges) -> None:
-        self.capacity, self.retry_after_s, self.gauges = capacity, retry_after_s, gauges
+    def __init__(self, *, capacity: int | Callable[[], int], retry_after_s: int, gauges: Gauges) -> None:
+        """capacity: sessions at once; a function where it follows what the engines take."""
+        self._capacity, self.retry_after_s, self.gauges = capacity, retry_after_s, gauges
         self.sessions: dict[str, Session] = {}
         self.draining = False
         self._evictions: set[asyncio.Task[None]] = set()
-        gauges.capacity.set(capacity)
+        gauges.capacity.set_function(lambda: self.capacity)
+        gauges.free.set_function(lambda: self.free)
+        gauges.draining.set_function(lambda: self.draining)
+
+    @property
+    def capacity(self) -> int:
+        """Sessions that there is room for, those that are open among them."""
+        return self._capacity if isinstance(self._capacity, int) else self._capacity()
+
+    @property
+    def free(self) -> int:
+        """Places for whoever asks now."""
+        return 0 if self.draining else max(0, self.capacity - len(self.sessions))
 
     def open(self, make: Callable[[str, Callable[[], None]], AnySession], visitor: str) -> AnySession:
         """Let in what `make` builds from an id and from what it must call at its end.

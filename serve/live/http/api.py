@@ -176,8 +176,9 @@ class Api:
         return web.json_response({"status": "alive"})
 
     async def ready(self, request: web.Request) -> web.Response:
-        free = 0 if self.admission.draining else self.admission.capacity - len(self.admission.sessions)
-        return web.json_response({"free": free, "capacity": self.admission.capacity}, status=200 if free > 0 else 503)
+        places = self.admission
+        numbers = {"free": places.free, "capacity": places.capacity, "draining": places.draining}
+        return web.json_response(numbers, status=200 if places.free else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self.gauges.registry), content_type="text/plain", charset="utf-8")

@@ -240,7 +240,7 @@ class Conversation(Session):
 
     def _on_event(self, event: Event) -> None:
         if event["type"] == "latency":
-            self.gauges.turn_ms.observe(event["total_ms"])
+            self.gauges.count_turn(event)
             log.info("answered after %s ms", event["total_ms"], extra={"latency": event})
         if event["type"] == "interrupted":
             self.gauges.interruptions.inc()

@@ -13,14 +13,15 @@ from typing import Any
 from gwm.contract import Contract
 from serve.artifact import read_manifest
 from serve.live.avatar.controls import SessionControls
-from serve.live.avatar.engine_process import EngineProcess, ProcessFace
+from serve.live.avatar.engine_pool import EnginePool
+from serve.live.avatar.engine_process import ProcessFace
 from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.text_process import TextProcess
 from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import Character, manner_of, read_characters
 from serve.live.gauges import Gauges
-from serve.live.http.admission import Admission, measured_capacity
+from serve.live.http.admission import Admission
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
 from serve.live.http.port import bound_sockets, listening
@@ -32,6 +33,7 @@ from serve.live.speech.endpoints import Endpoint
 from serve.live.speech.mcp_server import McpServer
 from serve.live.speech.profile import Profile
 from serve.live.speech.tools import Tool
+from serve.scheduler import POLICIES
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ def timing_of(contract: Contract, lead_ms: float, *, overlap: bool) -> StreamTim
 class SessionMaker:
     """Makes sessions of what all of them share."""
 
-    engines: EngineProcess
+    engines: EnginePool
     texts: TextProcess | None
     profile: Profile
     timing: StreamTiming
@@ -88,7 +90,7 @@ class SessionMaker:
             id=session_id,
             character=character,
             face=ProcessFace(
-                self.engines,
+                self.engines.place(session_id),
                 session_id,
                 character.portrait,
                 seed=self.seed,
@@ -130,16 +132,23 @@ def session_maker(
         characters=characters,
         sample_rate=timing.sample_rate,
     )
+    gauges = Gauges()
     engines = EngineOptions(
         artifact=options.artifact,
-        device=options.device,
         num_threads=options.num_threads,
         undo_chunks=options.undo_chunks,
         size=options.size,
         overlap=options.overlap,
     )
     return SessionMaker(
-        engines=EngineProcess(engines),
+        engines=EnginePool(
+            engines,
+            options.engines or [options.device],
+            capacity=options.capacity,
+            policy=POLICIES[options.sessions.policy],
+            max_load=options.sessions.max_load,
+            on_wait=gauges.wait_ms.observe,
+        ),
         texts=TextProcess(options.text_encoder, options.artifact) if contract.dit.width("text") else None,
         profile=profile,
         timing=timing,
@@ -147,19 +156,18 @@ def session_maker(
         ice_servers=options.ice_servers,
         turn_taking=turn_taking,
         timeouts=timeouts,
-        gauges=Gauges(),
+        gauges=gauges,
         manners={key: manner_of(character, contract) for key, character in characters.items()},
     )
 
 
-async def started(sessions: SessionMaker, contract: Contract, lead_ms: float) -> tuple[SessionMaker, float]:
-    """The sessions of an engine process that runs, and milliseconds from chunk to chunk in it.
+async def started(sessions: SessionMaker, contract: Contract, lead_ms: float) -> SessionMaker:
+    """The sessions of engine processes that run.
 
     Raises:
-        FaceLostError: it does not start.
+        FaceLostError: one does not start.
     """
-    await sessions.engines.start()
-    found = await sessions.engines.measure()
+    found = await sessions.engines.start()
     timing = timing_of(contract, lead_ms, overlap=found.overlap)
     log.info("overlap %s: %s", "on" if found.overlap else "off", found.reason)
     log.info(
@@ -167,7 +175,8 @@ async def started(sessions: SessionMaker, contract: Contract, lead_ms: float) ->
         *(timing.delay_ms, lead_ms, timing.delay_chunks, contract.chunk_ms, timing.in_flight_chunks),
     )
     sessions.gauges.delay_ms.set(timing.delay_ms)
-    return replace(sessions, timing=timing), found.step_ms
+    sessions.gauges.watch(sessions.engines.numbers)
+    return replace(sessions, timing=timing)
 
 
 @contextlib.asynccontextmanager
@@ -195,11 +204,10 @@ async def running_app(
     servers = [McpServer(name, there) for name, there in options.mcp_servers.items()]
     try:
         sessions = replace(sessions, tools=[tool for server in servers for tool in await server.tools()])
-        sessions, step_ms = await started(sessions, contract, options.lead_ms)
-        capacity = options.capacity or measured_capacity(step_ms, contract.chunk_ms)
-        log.info("a chunk of %.0f ms takes %.0f ms: room for %d sessions", contract.chunk_ms, step_ms, capacity)
+        sessions = await started(sessions, contract, options.lead_ms)
+        engines = sessions.engines
         api = Api(
-            Admission(capacity=capacity, retry_after_s=options.retry_after_s, gauges=sessions.gauges),
+            Admission(capacity=lambda: engines.capacity, retry_after_s=options.retry_after_s, gauges=sessions.gauges),
             characters,
             make_conversation=sessions.conversation,
             make_renderer=sessions.renderer,

@@ -71,7 +71,9 @@ class Session(ABC):
         self.id, self.key, self.character, self.face = parts.id, OneTimeKey(), parts.character, parts.face
         self.timing, self.timeouts, self.gauges = parts.timing, parts.timeouts, parts.gauges
         self.on_end = parts.on_end
-        self.performer = Performer(parts.face, parts.timing, on_step=parts.gauges.step_ms.observe)
+        self.performer = Performer(
+            parts.face, parts.timing, on_step=parts.gauges.step_ms.observe, on_chunk=parts.gauges.count_chunk
+        )
         self.visitor = ""  # the address that asked for it
         self.begin_s = time.monotonic()
         self.waiting = True  # for its first connection

@@ -35,7 +35,9 @@ class LevelFace:
         self.starts += 1
         self.waiting = []
 
-    async def step(self, agent: np.ndarray, user: np.ndarray, *, interrupted: bool) -> np.ndarray | None:
+    async def step(
+        self, agent: np.ndarray, user: np.ndarray, *, interrupted: bool, within_s: float = 0.0
+    ) -> np.ndarray | None:
         await asyncio.sleep(0)
         if self.lost:
             raise FaceLostError("gone.")

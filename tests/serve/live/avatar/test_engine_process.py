@@ -39,13 +39,14 @@ def chunks(voices) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("overlap", ["off", "on"])
 def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
-    contract_of_one: None, folder: Path, artifact: Artifact, portrait: np.ndarray, voices
+    contract_of_one: None, folder: Path, artifact: Artifact, portrait: np.ndarray, voices, overlap: str
 ):
     expected, _ = Engine(artifact, seed=3).play(portrait, *voices)
 
     async def run() -> None:
-        process = EngineProcess(EngineOptions(artifact=str(folder), device="cpu"))
+        process = EngineProcess(EngineOptions(artifact=str(folder), device="cpu", overlap=overlap))
         face = ProcessFace(process, "a", portrait, seed=3)
         try:
             for life in range(2):
@@ -54,9 +55,9 @@ def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
                 assert frames[0] is None  # the lookahead is not there yet
                 shown = np.concatenate([part for part in frames if part is not None])
                 assert np.array_equal(shown, expected[: len(shown)])
-                assert process.restarts == life and await process.call("count") == 1
+                assert process.restarts == life and await process.count() == 1
                 await face.stop()
-                assert await process.call("count") == 0  # its engine, and the cache with it, is given back
+                assert await process.count() == 0  # its engine, and the cache with it, is given back
                 assert process.pid is not None
                 os.kill(process.pid, signal.SIGKILL)
                 with pytest.raises(FaceLostError, match="the engine process is gone"):
@@ -77,7 +78,7 @@ def test_an_engine_that_says_nothing_is_lost(contract_of_one: None, folder: Path
             os.kill(process.pid, signal.SIGSTOP)
             monkeypatch.setattr(engine_process, "STEP_TIMEOUT_S", 0.1)
             with pytest.raises(FaceLostError, match="no answer within 0 s"):
-                await process.call("count")
+                await process.count()
         finally:
             await process.close()
 
@@ -98,14 +99,15 @@ class Recorded(EngineProcess):
     """Answers every call and keeps its arguments."""
 
     def __init__(self) -> None:
+        super().__init__(EngineOptions(artifact="none"))
         self.numbers: list[Any] = []
 
     async def start(self) -> None:
         """There is no process."""
 
-    async def call(self, name: str, *arguments: Any) -> Any:
+    async def call(self, name: str, session: str, *arguments: Any, within_s: float | None = None) -> Any:
         if name == "change":
-            self.numbers.append(arguments[1].action)
+            self.numbers.append(arguments[0].action)
         return Applied(0, 0.0)
 
 

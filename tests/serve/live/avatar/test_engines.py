@@ -224,3 +224,23 @@ def test_a_stream_ends_when_nothing_of_it_is_under_way(
         go.set()
         stopped.result(60)
     assert engines.free == [engine]
+
+
+def test_sessions_share_the_weights_and_have_engines_before_they_come(contract_of_one: None, folder: Path, portrait):
+    engines = Engines(EngineOptions(artifact=str(folder), device="cpu", slots=2))
+    made = set(engines.free)
+    assert len(made) == 2 and engines.reserve(3) == 3 and engines.reserve(1) == 3
+    for name in "abc":
+        engines.start(name, portrait, 1)
+    first, *others = engines.engines.values()
+    assert made < {first, *others} and not engines.free
+    for other in others:
+        assert other.rollout.dit is first.rollout.dit and other.rollout.cache.k is not first.rollout.cache.k
+
+
+def test_no_more_engines_are_made_than_fit_into_memory(
+    contract_of_one: None, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    engines = Engines(EngineOptions(artifact=str(folder), device="cpu"))
+    monkeypatch.setattr("serve.live.avatar.engines.slots_that_fit", lambda *given, **more: 2)
+    assert engines.reserve(9) == 3

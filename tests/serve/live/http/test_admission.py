@@ -6,7 +6,7 @@ import pytest
 
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
-from serve.live.http.admission import EVICTED_AFTER_S, Admission, Rate, measured_capacity
+from serve.live.http.admission import EVICTED_AFTER_S, Admission, Rate
 from serve.live.http.refusals import FullError, NotHereError
 from serve.live.http.session import Session, SessionParts, Timeouts
 from tests.serve.live import turned_clock
@@ -44,11 +44,6 @@ class Visit(Session):
 
 def admission(capacity: int = 2) -> Admission:
     return Admission(capacity=capacity, retry_after_s=30, gauges=Gauges())
-
-
-@pytest.mark.parametrize(("step_ms", "capacity"), [(38.0, 2), (100.0, 1), (101.0, 1), (400.0, 1), (9.9, 10)])
-def test_capacity_is_what_fits_into_a_chunk(step_ms: float, capacity: int):
-    assert measured_capacity(step_ms, 1000 / 6) == capacity
 
 
 def test_beyond_capacity_is_refused_until_somebody_leaves():

@@ -1,0 +1,164 @@
+"""Sessions that share an engine process, on a turned clock: who is in time, and what one may cost the others."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve.applied import Applied
+from serve.live.avatar.call_queue import CallQueue
+from serve.live.avatar.changes import Change, ChangeRefusedError
+from serve.scheduler import POLICIES
+from tests.serve.live import turned_clock
+from tests.serve.live.sleeping_engines import CHUNK_S, FRAMES, Viewer
+
+CHANGE_S = 0.02
+
+
+class QueuedFace:
+    """One session's face behind a queue."""
+
+    def __init__(self, queue: CallQueue, session: str) -> None:
+        self.queue, self.session = queue, session
+
+    async def start(self) -> None:
+        await self.queue.call(self.session, "start", self.session)
+
+    async def step(self, agent: Any, user: Any, *, interrupted: bool, within_s: float = 0.0) -> np.ndarray:
+        return await self.queue.call(self.session, "step", self.session, within_s=within_s)
+
+    async def stop(self) -> None: ...
+
+    async def change(self, change: Change) -> Applied:
+        return await self.queue.call(self.session, "change", self.session)
+
+
+def watched(policy: str, costs: dict[str, float], *, floods: str | None = None, seconds: float = 10.0) -> list[float]:
+    """Shares of chunks in time, of each session, where a chunk of a session takes so long.
+
+    floods: a session that asks for 50 changes a second.
+    """
+
+    async def send(name: str, arguments: tuple[Any, ...]) -> Any:
+        await asyncio.sleep(costs[arguments[0]] if name == "step" else CHANGE_S)
+        return FRAMES
+
+    async def flood(queue: CallQueue, session: str) -> None:
+        async def change() -> None:
+            with contextlib.suppress(ChangeRefusedError):
+                await queue.call(session, "change", session)
+
+        async with asyncio.TaskGroup() as group:
+            while True:
+                group.create_task(change())
+                await asyncio.sleep(0.02)
+
+    async def run() -> list[float]:
+        queue = CallQueue(send, policy=POLICIES[policy])
+        queue.measured(period_s=CHUNK_S, cost_s=min(costs.values()))
+        viewers = {session: Viewer(QueuedFace(queue, session)) for session in costs}
+        flooding = asyncio.create_task(flood(queue, floods)) if floods else None
+        watching = [
+            asyncio.create_task(viewer.watch(seconds, after_s=0.37 * number))
+            for number, (session, viewer) in enumerate(viewers.items())
+            if session != floods
+        ]
+        await asyncio.wait(watching, timeout=2 * seconds)
+        if flooding:
+            flooding.cancel()
+        return [viewer.in_time for session, viewer in viewers.items() if session != floods]
+
+    return turned_clock.run(run())
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_up_to_eight_sessions_are_in_time(count: int):
+    costs = {str(number): 0.018 for number in range(count)}  # of eight: 0.86 of the time
+    assert watched("least_slack", costs) == [1.0] * count
+
+
+@pytest.mark.parametrize("count", [7, 8])
+def test_under_overload_least_slack_keeps_most_in_time_and_the_others_nobody(count: int):
+    costs = {str(number): 0.025 for number in range(count)}  # 1.05 and 1.2 of the time
+    shares = {policy: np.mean(watched(policy, costs)) for policy in POLICIES}
+    assert shares["least_slack"] > 0.8 and shares["least_slack"] > 1.2 * max(
+        shares["first_come"], shares["round_robin"]
+    )
+
+
+def test_a_slow_session_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch):
+    """With its chunks there is more to do than time for it."""
+    costs = {"slow": 0.07, **{str(number): 0.018 for number in range(6)}}
+    slow, *others = watched("least_slack", costs)
+    assert others == [1.0] * 6 and slow < 0.5
+    monkeypatch.setattr("serve.live.avatar.call_queue.SLOW", 1e9)
+    assert np.mean(watched("least_slack", costs)[1:]) < 0.97
+
+
+def test_a_hostile_session_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch):
+    """It asks for as many changes as fill the engine."""
+    costs = {"hostile": 0.018, **{str(number): 0.018 for number in range(6)}}
+    assert watched("least_slack", costs, floods="hostile") == [1.0] * 6
+    monkeypatch.setattr("serve.live.avatar.call_queue.CHANGE_SHARE", 1e9)
+    assert np.mean(watched("least_slack", costs, floods="hostile")) < 0.9
+
+
+def test_a_flood_of_changes_does_not_delay_the_chunks_of_its_own_session():
+    async def run() -> list[str]:
+        sent = []
+
+        async def send(name: str, arguments: tuple[Any, ...]) -> None:
+            sent.append(name)
+            await asyncio.sleep(0.05)
+
+        queue = CallQueue(send)
+        changes = [asyncio.create_task(queue.call("a", "change")) for _ in range(9)]
+        await asyncio.sleep(0.12)
+        await queue.call("a", "step", within_s=0.2)
+        await asyncio.gather(*changes)
+        return sent
+
+    assert turned_clock.run(run()).index("step") == 3
+
+
+def test_a_session_is_answered_in_its_order_and_one_that_left_holds_nobody_up():
+    async def run() -> list[str]:
+        sent = []
+
+        async def send(name: str, arguments: tuple[Any, ...]) -> None:
+            sent.append(name)
+            await asyncio.sleep(0.1)
+
+        queue = CallQueue(send)
+        calls = [asyncio.create_task(queue.call("a", name)) for name in ("one", "two", "three")]
+        other = asyncio.create_task(queue.call("b", "step", within_s=0.0))
+        await asyncio.sleep(0.05)
+        calls[1].cancel()
+        gone = asyncio.create_task(queue.call("c", "never"))
+        await asyncio.sleep(0)
+        queue.close("c")
+        await asyncio.gather(calls[0], calls[2], other)
+        assert gone.cancelled() and calls[1].cancelled()
+        return sent
+
+    sent = turned_clock.run(run())
+    assert [name for name in sent if name != "step"] == ["one", "three"] and "step" in sent
+
+
+def test_an_error_is_the_callers_and_the_next_call_is_sent():
+    async def run() -> None:
+        async def send(name: str, arguments: tuple[Any, ...]) -> str:
+            await asyncio.sleep(0.1)
+            if name == "bad":
+                raise KeyError(name)
+            return "fine"
+
+        queue = CallQueue(send)
+        bad, good = asyncio.create_task(queue.call("a", "bad")), asyncio.create_task(queue.call("b", "good"))
+        with pytest.raises(KeyError, match="bad"):
+            await bad
+        assert await good == "fine"
+
+    turned_clock.run(run())

@@ -1,0 +1,105 @@
+"""Engine processes whose chunks sleep: where sessions are placed, how many fit, and a process that dies."""
+
+import asyncio
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from serve.live.avatar.engine_pool import EnginePool
+from serve.live.avatar.engine_process import ProcessFace
+from serve.live.avatar.engines import EngineOptions
+from serve.live.gauges import Gauges
+from serve.live.http.admission import Admission
+from serve.live.http.refusals import FullError
+from tests.serve.live.http.test_admission import Visit
+from tests.serve.live.sleeping_engines import CHUNK_S, STEP_S, Viewer, serve_sleeping
+
+PORTRAIT = np.zeros((2, 2, 3), np.uint8)
+DEADLINE_S = 60.0  # for a process to start on a busy machine
+MAX_LOAD = 8.5 * STEP_S / CHUNK_S
+
+
+def pool(*devices: str, capacity: int | None = None) -> EnginePool:
+    return EnginePool(
+        EngineOptions(artifact="none"), list(devices), capacity=capacity, max_load=MAX_LOAD, serve=serve_sleeping
+    )
+
+
+def measured(made: EnginePool, *step_s: float, slots: int = 99) -> EnginePool:
+    """As after `start`."""
+    for process, cost_s in zip(made.processes, step_s, strict=True):
+        process.queue.measured(period_s=CHUNK_S, cost_s=cost_s)
+        process.options = EngineOptions(artifact="none", slots=slots)
+    return made
+
+
+def test_the_ninth_session_has_to_wait_and_the_engines_say_so():
+    engines = measured(pool("cpu"), STEP_S)
+    places = Admission(capacity=lambda: engines.capacity, retry_after_s=30, gauges=Gauges())
+    for number in range(8):
+        engines.place(places.open(Visit, str(number)).id)
+    assert engines.capacity == 8 and places.free == 0
+    with pytest.raises(FullError, match="All 8 places are taken"):
+        places.open(Visit, "the ninth")
+    first = next(iter(places.sessions.values()))
+    asyncio.run(first.close("left"))
+    engines.processes[0].queue.close(first.id)
+    places.open(Visit, "the ninth")
+
+
+def test_there_is_room_as_long_as_chunks_take_what_was_measured_and_memory_lasts():
+    engines = measured(pool("cpu"), STEP_S)
+    engines.place("a")
+    assert engines.capacity == 8
+    for _ in range(20):
+        engines.processes[0].queue.scheduler.done("a", took_s=3 * STEP_S)  # somebody else uses the machine
+    assert engines.capacity == 6
+    assert measured(pool("cpu"), STEP_S, slots=3).capacity == 3
+    assert measured(pool("cpu"), 10 * CHUNK_S).capacity == 1  # so that there is something
+    assert measured(pool("cpu", capacity=2), 10 * CHUNK_S).capacity == 2
+
+
+def test_sessions_are_placed_where_there_is_most_room():
+    engines = measured(pool("cuda:0", "cuda:1"), STEP_S, 2 * STEP_S)
+    placed = [engines.place(str(number)).options for number in range(6)]
+    counts = [process.sessions for process in engines.processes]
+    assert engines.capacity == 12 and len(placed) == 6 and counts == [5, 1]
+
+
+@pytest.mark.slow
+def test_eight_sessions_are_in_time_and_come_back_when_their_process_is_killed():
+    """The voice goes on: what is late or lost is the picture alone."""
+
+    async def run() -> None:
+        engines = pool("cpu")
+        try:
+            await engines.start()
+            assert engines.capacity == 8
+            faces = [ProcessFace(engines.place(name), name, PORTRAIT, seed=0) for name in "abcdefgh"]
+            viewers = [Viewer(face) for face in faces]
+            watching = [asyncio.create_task(viewer.watch(DEADLINE_S)) for viewer in viewers]
+            await asyncio.sleep(3.0)
+            before = [viewer.outcomes.copy() for viewer in viewers]
+            process = engines.processes[0]
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            begin_s, begin_samples = time.monotonic(), [v.performer.playout.played_samples for v in viewers]
+            async with asyncio.timeout(DEADLINE_S):
+                while any(v.outcomes["in_time"] < counts["in_time"] + 9 for v, counts in zip(viewers, before)):
+                    await asyncio.sleep(0.1)
+            due_samples = 24_000 * (time.monotonic() - begin_s)
+            assert engines.numbers()[0].restarts == 1 and engines.numbers()[0].alive
+            for viewer, earlier, samples in zip(viewers, before, begin_samples, strict=True):
+                performer = viewer.performer
+                assert earlier["in_time"] > 12 and earlier["no_picture"] == 0 < viewer.outcomes["no_picture"]
+                assert performer.losses == 1 and performer.playout.played_samples - samples > 0.9 * due_samples - 7_200
+            assert sum(counts["in_time"] for counts in before) > 0.95 * sum(counts.total() for counts in before)
+            for task in watching:
+                task.cancel()
+        finally:
+            await engines.close()
+
+    asyncio.run(run())
