@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from serve.live.http.session import Timeouts
-from serve.live.options import ServerOptions
+from serve.live.options import ServerOptions, SessionOptions
 from serve.live.speech.agent import TurnTaking
 from serve.live.speech.endpoints import Endpoint
 
@@ -17,6 +17,7 @@ SHIPPED = yaml.safe_load((Path(__file__).parents[3] / "configs" / "serve.yaml").
 
 def options(**changed: Any) -> ServerOptions:
     values = {field.name: SHIPPED[field.name] for field in fields(ServerOptions)}
+    values["sessions"] = SessionOptions(**values["sessions"])
     return ServerOptions(**values | {name: float(values[name]) for name in ("lead_ms", "drain_s")} | changed)
 
 
@@ -34,6 +35,8 @@ def test_the_shipped_values_are_allowed():
         ("llm", "gpt", "llm='gpt' must be one of rules, local, openai"),
         ("tts", "mouth", "tts='mouth' must be one of piper, espeak, openai"),
         ("device", "gpu", "device='gpu' must be null, cpu, mps, cuda"),
+        ("engines", [], r"engines=\[\] must be null, or devices such as cpu, cuda:0"),
+        ("engines", ["cuda:0", "gpu"], "must be null, or devices such as cpu, cuda:0"),
         ("capacity", 0, "capacity=0 must be at least 1"),
         ("undo_chunks", -1, "undo_chunks=-1 must be at least 0"),
         ("num_threads", 0, "num_threads=0 must be at least 1"),
@@ -47,6 +50,16 @@ def test_the_shipped_values_are_allowed():
 def test_others_are_refused_with_those_that_are_allowed(name: str, value: Any, rule: str):
     with pytest.raises(ValueError, match=rule):
         options(**{name: value})
+
+
+def test_engines_name_their_devices_alone_and_share_their_time_by_a_policy_that_exists():
+    assert options(engines=["cuda:0", "cuda:1"]).engines == ["cuda:0", "cuda:1"]
+    with pytest.raises(ValueError, match="device='cpu' must be null where engines="):
+        options(engines=["cuda:0"], device="cpu")
+    with pytest.raises(ValueError, match=r"sessions.policy='luck' must be one of least_slack, first_come, round_robin"):
+        SessionOptions(policy="luck", max_load=0.6)
+    with pytest.raises(ValueError, match=r"sessions.max_load=0.0 must be above 0 and at most 1"):
+        SessionOptions(policy="least_slack", max_load=0.0)
 
 
 def test_limits_of_time_and_addresses_are_looked_at_too():

@@ -16,7 +16,7 @@ import yaml
 
 from serve.live.http.api import Api
 from serve.live.http.server import serve_until_signal
-from serve.live.options import ServerOptions
+from serve.live.options import ServerOptions, SessionOptions
 from serve.live.speech.agent import TurnTaking
 from tests.serve.live.server_kit import DEADLINE_S, TIMEOUTS, Kit, nothing_left_behind
 
@@ -29,6 +29,7 @@ def options() -> ServerOptions:
         port = free.getsockname()[1]
     shipped = yaml.safe_load(CONFIG.read_text())
     values = {field.name: shipped[field.name] for field in fields(ServerOptions)}
+    values["sessions"] = SessionOptions(**values["sessions"])
     assert values["host"] == "127.0.0.1"  # nobody else, unless told otherwise
     return ServerOptions(**values | {"port": port, "drain_s": DRAIN_S, "lead_ms": float(values["lead_ms"])})
 
