@@ -15,13 +15,12 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from data.batch import LatentBatch, LatentData, latent_data
-from distill.dmd import dmd_loss
+from distill.dmd import DMDRules, critic_loss, dmd_loss, scored_clip
 from distill.gan import GAN
 from distill.health import CollapseAlarm, clip_health, exit_shares, score_health
 from distill.passes import WindowsOfPasses, check_passes
 from distill.reward import Reward, reward_weights
 from distill.roles import RoleAdapters, check_frozen, keep_out_of_checkpoints, load_roles
-from distill.scores import DMDRules, critic_loss, scored_clip
 from distill.student_forcing import Exit, RolloutGradient, RolloutRequest, check_gradient, exit_step
 from distill.validation import Validation
 from distill.windows import Window, Windows

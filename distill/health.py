@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from distill.scores import ScoredClip
+from distill.dmd import ScoredClip
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gwm.autoencoders.motion.code import standardise, to_latents
 from gwm.blinks import EYELIDS, blinking
+from gwm.condition.spec import Control
 from gwm.contract import Contract
-from gwm.control import Control
 from gwm.transfer import to_device
 from serve.applied import applied_at
 

@@ -155,7 +155,7 @@ def _no_text(student: Path, text: Callable[[str], Tensor] | None) -> Float[Tenso
         raise ValueError(
             f"{student} has no {NO_TEXT_FILE}, must have the empty prompt's tokens: a stream without a prompt is "
             "generated under them, as clips without a caption were. Train its last stage again, or name the text "
-            "encoder: call.text={_target_: gwm.wan.text.UMT5, folder: DIR}."
+            "encoder: call.text={_target_: gwm.wan.encoders.UMT5, folder: DIR}."
         )
     return text("").half().float()
 

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from data.batch import LatentData
-from data.halving import halved
+from data.crops import halved
 from data.manifest import read_manifest
 from data.shards import Clip, decode_sample, read_samples
 from data.storage import Location

@@ -10,7 +10,7 @@ import av
 import numpy as np
 from jaxtyping import Float
 
-from gwm.media.pcm import to_pcm
+from gwm.media.sound import to_pcm
 from serve.runway_api.call import Speak
 from serve.runway_api.presets import VoicePreset
 

@@ -22,7 +22,7 @@ from gwm.condition.inputs import Conditions
 from gwm.convert import load_wan, without_added
 from gwm.lora import merged
 from gwm.resolution import Resolution
-from gwm.wan.text import UMT5
+from gwm.wan.encoders import UMT5
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
 from gwm.weights import save_weights
 from tests.test_configs import composed

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gwm.control import LIMIT
+from gwm.condition.spec import LIMIT
 
 PROMPT_CHARS = 1_500
 MAX_NUMBERS = 256  # of a message

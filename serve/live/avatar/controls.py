@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from gwm.condition.spec import Control
 from gwm.contract import Contract
-from gwm.control import Control
 
 
 @dataclass(frozen=True, slots=True)

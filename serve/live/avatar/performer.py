@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from gwm.media.pcm import to_pcm
+from gwm.media.sound import to_pcm
 from serve.applied import Applied
 from serve.live.avatar.changes import Change
 from serve.live.avatar.playout import Chunk, Cue, Playout, nothing

@@ -20,7 +20,7 @@ from pipecat.services.stt_service import SegmentedSTTService
 from pipecat.services.tts_service import TTSService
 from pipecat.utils.time import time_now_iso8601
 
-from gwm.media.pcm import from_pcm, to_pcm
+from gwm.media.sound import from_pcm, to_pcm
 from serve.live.low_priority import LowPriority
 from serve.live.speech import small_talk
 from serve.live.speech.knowledge import Knowledge, best_sentence

@@ -14,7 +14,7 @@ from aiortc.contrib.media import MediaStreamError
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 from pipecat.processors.frame_processor import FrameProcessor
 
-from gwm.control import Control
+from gwm.condition.spec import Control
 from gwm.media.framing import Framing
 from gwm.resolution import Resolution
 from serve.live.avatar.controls import SessionControls

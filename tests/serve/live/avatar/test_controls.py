@@ -1,4 +1,4 @@
-from gwm.control import Control
+from gwm.condition.spec import Control
 from serve.live.avatar.controls import SessionControls
 from tests.serve.conftest import tiny_contract
 from tests.serve.world import ACTIONS, world_contract
