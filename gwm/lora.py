@@ -24,10 +24,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gwm.block import MLP, PROJECTIONS
 from gwm.dit import DiT
 from gwm.files.json_text import JsonConfig
 
-LAYERS = ("q", "k", "v", "o", "0", "2")  # within a block: the projections of both attentions, both layers of the MLP
+LAYERS = (*PROJECTIONS, *MLP)  # within a block: the projections of both attentions, both layers of the MLP
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

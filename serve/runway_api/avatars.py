@@ -7,8 +7,7 @@ from sqlalchemy.orm import Session as Db
 
 from serve.runway_api import answers
 from serve.runway_api.answers import AvatarCustomVoice, AvatarPresetVoice, Listed, time_of
-from serve.runway_api.call import Call
-from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.presets import VOICE_PRESETS
 from serve.runway_api.requests import AvatarChange, AvatarRequest, CustomVoice, NoQuery, PageQuery, VoiceChoice
 from serve.store.pages import read_page

@@ -1,32 +1,93 @@
 """Conversations that were held, with what was said; and how much was talked."""
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session as Db
 
 from serve.runway_api import answers
-from serve.runway_api.answers import Listed, time_of, time_or_none
-from serve.runway_api.call import Call
-from serve.runway_api.conversation_answers import (
-    Conversation,
-    ConversationHead,
-    CustomHead,
-    CustomImage,
-    EndedConversation,
-    FailedConversation,
-    Line,
-    Preset,
-    PresetHead,
-    ToolSummary,
-)
-from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.answers import Answer, Listed, Time, time_of, time_or_none
+from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.requests import ConversationQuery, DaysQuery, NoQuery
 from serve.runway_api.sessions import duration_s
 from serve.store.owners import LIVE
 from serve.store.pages import read_page
 from serve.store.tables import Avatar, Entry, Session
+
+
+class PresetHead(Answer):
+    type: Literal["runway-preset"] = "runway-preset"
+    preset_id: str
+    name: str
+
+
+class CustomHead(Answer):
+    type: Literal["custom"] = "custom"
+    id: str | None
+    name: str | None
+
+
+class CustomImage(CustomHead):
+    image_url: str | None
+
+
+class Preset(Answer):
+    type: Literal["runway-preset"] = "runway-preset"
+    preset_id: str
+
+
+class ConversationHead(Answer):
+    id: str
+    name: str
+    avatar: PresetHead | CustomHead
+    created_at: Time
+    duration: int | None
+    has_tools: bool
+    status: Literal["in_progress", "ended", "failed"]
+
+
+class ToolSummary(Answer):
+    type: Literal["client_event", "backend_rpc"]
+    name: str
+    description: str
+
+
+class Line(Answer):
+    """Of a transcript."""
+
+    role: Literal["user", "assistant"]
+    content: str | None
+    timestamp: Time
+    tool_calls: list[dict[str, Any]]
+    tool_results: list[dict[str, Any]]
+
+
+class Conversation(Answer):
+    id: str
+    name: str
+    avatar: Preset | CustomImage
+    created_at: Time
+    started_at: Time | None
+    duration: int | None
+    max_duration: int
+    recording_url: None = None
+    tools: list[ToolSummary]
+    transcript: list[Line]
+    status: Literal["in_progress"]
+
+
+class EndedConversation(Conversation):
+    status: Literal["ended"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    ended_at: Time | None
+
+
+class FailedConversation(Conversation):
+    status: Literal["failed"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    ended_at: Time | None
+    failure: str
+    failure_code: str
+
 
 MAX_LINES, MAX_DAYS = 1_000, 366
 STATUSES = {"COMPLETED": "ended", "CANCELLED": "ended", "FAILED": "failed"}

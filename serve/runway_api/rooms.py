@@ -18,9 +18,9 @@ from serve.live.http.refusals import FullError
 from serve.live.http.session import BROKEN
 from serve.live.speech.tools import Call
 from serve.live.speech.turns import Event
+from serve.runway_api.call import ApiError
 from serve.runway_api.casting import NotReadyError, Role, role_of
-from serve.runway_api.document_search import DocumentSearch
-from serve.runway_api.errors import ApiError
+from serve.runway_api.documents import DocumentSearch
 from serve.runway_api.media import portrait_from
 from serve.runway_api.session_tools import session_tools
 from serve.runway_api.sessions import end

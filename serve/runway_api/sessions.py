@@ -8,8 +8,7 @@ from sqlalchemy.orm import Session as Db
 from serve.runway_api import answers
 from serve.runway_api.answers import Created, time_of
 from serve.runway_api.avatars import found as found_avatar
-from serve.runway_api.call import Call
-from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.presets import character_of
 from serve.runway_api.requests import NoQuery, PresetAvatar, SessionRequest
 from serve.store.owners import LIVE

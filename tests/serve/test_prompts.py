@@ -15,7 +15,7 @@ from gwm.media.pixels import to_tensor
 from gwm.media.video import read_video, write_video
 from gwm.rollout import Rollout
 from gwm.wan.encoders import UMT5
-from serve.applied import applied_at
+from serve.acts import applied_at
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.generate import generate
