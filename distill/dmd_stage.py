@@ -17,11 +17,10 @@ from torch import Tensor
 from data.batch import LatentBatch, LatentData, latent_data
 from distill.dmd import DMDRules, critic_loss, dmd_loss, scored_clip
 from distill.gan import GAN
-from distill.health import CollapseAlarm, clip_health, exit_shares, score_health
+from distill.health import CollapseAlarm, Validation, clip_health, exit_shares, score_health
 from distill.reward import Reward, reward_weights
 from distill.roles import RoleAdapters, check_frozen, keep_out_of_checkpoints, load_roles
 from distill.student_forcing import Exit, RolloutGradient, RolloutRequest, check_gradient, exit_step
-from distill.validation import Validation
 from distill.windows import Window, Windows, WindowsOfPasses
 from gwm.contract import CommitMode, NoiseMode, Solver
 from gwm.dit import DiT

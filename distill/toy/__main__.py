@@ -78,15 +78,15 @@ class Toy:
         made_consistent(student, self.chain, self._contract((1.0,), "clean"), recipe)
         return student.ema_model
 
-    def distil(self, how: Variant) -> ChainStudent:
-        contract, recipe = self._contract(how.sigmas, how.context), how.recipe
+    def distil(self, variant: Variant) -> ChainStudent:
+        contract, recipe = self._contract(variant.sigmas, variant.context), variant.recipe
         student_steps = -(-recipe.steps // recipe.critic_per_student)
-        student = learner(_copy(how.init), recipe.student_rate, student_steps, ema_decay=recipe.ema_decay)
+        student = learner(_copy(variant.init), recipe.student_rate, student_steps, ema_decay=recipe.ema_decay)
         torch.manual_seed(recipe.seed)
         scorer = ChainCritic(ExactTeacher(self.chain, contract.dit), num_frames=self.chain.num_frames)
         # The critic's rate ends at half its start: it has to follow the student to the last step.
         critic = learner(scorer, recipe.critic_rate, 2 * recipe.steps, ema_decay=recipe.ema_decay)
-        distilled(student, critic, self.chain, contract, how.rules, recipe, discriminator(scorer, recipe))
+        distilled(student, critic, self.chain, contract, variant.rules, recipe, discriminator(scorer, recipe))
         return student.ema_model
 
     def measured(

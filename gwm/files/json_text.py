@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 
-def json_text(value: Any, **how: Any) -> str:
+def json_text(value: Any, **options: Any) -> str:
     """As `json.dumps`; a number that is not finite, for which JSON has no word, is null: not measured."""
-    return json.dumps(_finite(value), allow_nan=False, **how)
+    return json.dumps(_finite(value), allow_nan=False, **options)
 
 
 def _finite(value: Any) -> Any:

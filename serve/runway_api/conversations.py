@@ -7,7 +7,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session as Db
 
 from serve.runway_api import answers
-from serve.runway_api.answers import Answer, Listed, Time, time_of, time_or_none
+from serve.runway_api.answers import Answer, Listed, Time, by_status, time_of, time_or_none
 from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.requests import ConversationQuery, DaysQuery, NoQuery
 from serve.runway_api.sessions import duration_s
@@ -90,6 +90,7 @@ class FailedConversation(Conversation):
 
 
 MAX_LINES, MAX_DAYS = 1_000, 366
+AnyConversation = Conversation | EndedConversation | FailedConversation
 STATUSES = {"COMPLETED": "ended", "CANCELLED": "ended", "FAILED": "failed"}
 
 
@@ -106,7 +107,7 @@ def list_all(db: Db, call: Call, query: ConversationQuery, body: None) -> Listed
     return Listed(data=data, has_more=page.next_cursor is not None, next_cursor=page.next_cursor)
 
 
-def read(db: Db, call: Call, query: NoQuery, body: None) -> Conversation:
+def read(db: Db, call: Call, query: NoQuery, body: None) -> AnyConversation:
     session = _found(db, call.id)
     values = {
         "id": session.id,
@@ -119,14 +120,11 @@ def read(db: Db, call: Call, query: NoQuery, body: None) -> Conversation:
         "tools": [ToolSummary(**_named(tool)) for tool in session.tools],
         "transcript": _transcript(db, session.id),
         "status": STATUSES.get(session.status, "in_progress"),
+        "ended_at": time_or_none(session.ended_ms),
+        "failure": session.failure or "",
+        "failure_code": session.failure_code or "",
     }
-    ended = time_or_none(session.ended_ms)
-    if session.status == "FAILED":
-        failure = {"failure": session.failure or "", "failure_code": session.failure_code or ""}
-        return FailedConversation(ended_at=ended, **failure, **values)
-    if session.status in STATUSES:
-        return EndedConversation(ended_at=ended, **values)
-    return Conversation(**values)
+    return by_status(AnyConversation, values)
 
 
 def remove(db: Db, call: Call, query: NoQuery, body: None) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session as Db
 
 from gwm.media.sound import to_pcm
 from serve.runway_api import answers
-from serve.runway_api.answers import Created, Listed, time_of
+from serve.runway_api.answers import Created, Listed, by_status, time_of
 from serve.runway_api.call import ApiError, Call, Speak, not_found
 from serve.runway_api.presets import VoicePreset
 from serve.runway_api.requests import NoQuery, PageQuery, VoiceAudio, VoiceChange, VoicePreviewRequest, VoiceRequest
@@ -33,11 +33,11 @@ def create(db: Db, call: Call, query: NoQuery, body: VoiceRequest) -> Created:
     return Created(id=voice.id)
 
 
-def read(db: Db, call: Call, query: NoQuery, body: None) -> answers.Voice:
+def read(db: Db, call: Call, query: NoQuery, body: None) -> answers.AnyVoice:
     return _shown(call, found(db, call.id))
 
 
-def change(db: Db, call: Call, query: NoQuery, body: VoiceChange) -> answers.Voice:
+def change(db: Db, call: Call, query: NoQuery, body: VoiceChange) -> answers.AnyVoice:
     voice = found(db, call.id)
     voice.name = body.name or voice.name
     if "description" in body.model_fields_set:
@@ -77,14 +77,17 @@ def found(db: Db, voice_id: str) -> Voice:
     return voice
 
 
-def _shown(call: Call, voice: Voice) -> answers.Voice:
-    head = {"id": voice.id, "name": voice.name, "description": voice.description}
-    values = head | {"created_at": time_of(voice.created_ms), "status": voice.status}
-    if voice.status == "READY":
-        return answers.ReadyVoice(preview_url=call.file_url(voice.preview_id), **values)
-    if voice.status == "FAILED":
-        return answers.FailedVoice(failure_reason=voice.failure or "", **values)
-    return answers.Voice(**values)
+def _shown(call: Call, voice: Voice) -> answers.AnyVoice:
+    values = {
+        "id": voice.id,
+        "name": voice.name,
+        "description": voice.description,
+        "created_at": time_of(voice.created_ms),
+        "status": voice.status,
+        "preview_url": call.file_url(voice.preview_id),
+        "failure_reason": voice.failure or "",
+    }
+    return by_status(answers.AnyVoice, values)
 
 
 LOCAL_HZ = 93.4  # median pitch of Piper's Joe over the sentence below, measured with `median_pitch`

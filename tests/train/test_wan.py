@@ -40,8 +40,7 @@ from tests.wan import (
     with_voices,
 )
 from train.causal import CausalStage
-from train.networks import dit_header
-from train.published import export_diffusers
+from train.networks import dit_header, export_diffusers
 from train.work import geometry
 
 FRAMES, SIZE, TEXT = 20, Resolution(32, 64), 16
