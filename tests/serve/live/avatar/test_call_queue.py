@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve.applied import Applied
+from serve.acts import Applied
 from serve.live.avatar.call_queue import CallQueue
 from serve.live.avatar.changes import Change, ChangeRefusedError
 from serve.scheduler import POLICIES

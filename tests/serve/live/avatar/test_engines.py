@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from serve.applied import Applied
+from serve.acts import Applied
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.live.avatar.changes import Act, Rewind, SetPrompt
@@ -235,7 +235,7 @@ def test_sessions_share_the_weights_and_have_engines_before_they_come(contract_o
     first, *others = engines.engines.values()
     assert made < {first, *others} and not engines.free
     for other in others:
-        assert other.rollout.dit is first.rollout.dit and other.rollout.cache.k is not first.rollout.cache.k
+        assert other.rollout.model is first.rollout.model and other.rollout.cache.k is not first.rollout.cache.k
 
 
 def test_no_more_engines_are_made_than_fit_into_memory(
