@@ -18,7 +18,7 @@ from tests.serve.live.http.test_admission import Visit
 from tests.serve.live.sleeping_engines import CHUNK_S, STEP_S, Viewer, serve_sleeping
 
 PORTRAIT = np.zeros((2, 2, 3), np.uint8)
-DEADLINE_S = 60.0  # for a process to start on a busy machine
+DEADLINE_S = 600.0  # for a process to start where ten others share the cores
 MAX_LOAD = 8.5 * STEP_S / CHUNK_S
 
 
