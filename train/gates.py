@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-ORDER = ("autoencoder", "bidirectional", "causal", "consistency", "dmd", "regression")
+ORDER = ("autoencoder", "bidirectional", "causal", "consistency", "dmd", "long", "regression")
 
 
 def read_gates(runs: Path) -> dict[str, dict[str, Any]]:
