@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Conditions
 from gwm.dit import Denoiser, Prediction, num_patches

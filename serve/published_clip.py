@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.chunks import whole_clip
 from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig

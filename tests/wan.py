@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Conditions
 from gwm.condition.spec import specs_of

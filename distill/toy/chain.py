@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gwm.attention import Context
 from gwm.autoencoders.haar import HaarConfig
+from gwm.block import Context
 from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig, DiTConfig

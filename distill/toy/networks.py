@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from distill.toy.chain import ExactTeacher
-from gwm.attention import Context
+from gwm.block import Context
 from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 from gwm.dit import Prediction

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from distill.dmd import Normaliser, dmd_loss
 from distill.scores import DMDRules, ScoredClip, critic_loss, score, scored_clip
-from gwm.attention import Context
+from gwm.block import Context
 from gwm.clip import CleanClip, NoisedClip
 from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distill.dmd import dmd_loss
 from distill.scores import DMDRules, scored_clip
-from gwm.attention import Context
+from gwm.block import Context
 from gwm.clip import CleanClip
 from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.clip import NoisedClip, clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Conditions

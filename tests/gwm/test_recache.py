@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.cache import PastChunks
 from gwm.chunks import ChunkPattern
 from gwm.masks import clip_mask

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.condition.inputs import Conditions

@@ -1,5 +1,5 @@
-"""Self- and cross-attention of Wan 2.1. The `context` argument decides which keys a query sees besides those of its own
-tokens."""
+"""One layer of the DiT: self-attention, attention to text and image, MLP, as in Wan 2.1. The `context` argument decides
+which keys a query sees besides those of its own tokens."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from gwm.config import DiTConfig
 from gwm.rope import Rotation
-from kernels.attention import Visible, attention
+from kernels.attention import Ring, Visible, attention, qk_norm_rope
 from kernels.frame_mask import FrameMask
-from kernels.qk_norm_rope import Ring, qk_norm_rope
+from kernels.residual_norm import residual_norm
 from kernels.rms_norm import rms_norm
 
 KeysValues = tuple[Float[Tensor, "b l n e"], Float[Tensor, "b l n e"]]
@@ -157,3 +157,51 @@ def attend(
 ) -> Float[Tensor, "b l n*e"]:
     """Scaled dot-product attention, heads merged again."""
     return attention(q, k, v, visible).flatten(2)
+
+
+class Branch(NamedTuple):
+    """What a layer adds to the residual stream: gate y; nothing before the first layer."""
+
+    y: Float[Tensor, "b f p d"] | None = None
+    gate: Float[Tensor, "b f 1 d"] | None = None
+
+
+class DiTBlock(nn.Module):
+    """Self-attention, optional text cross-attention and MLP, modulated by one vector per latent frame."""
+
+    def __init__(self, config: DiTConfig, layer: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
+        self.attention = SelfAttention(config, layer)
+        has_tokens = bool(config.of_rate("tokens"))
+        self.text_norm = nn.LayerNorm(config.dim, eps=config.eps) if has_tokens else None
+        self.text_attention = CrossAttention(config, layer) if has_tokens else None
+        self.ffn = nn.Sequential(
+            nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim)
+        )
+        self.modulation = nn.Parameter(torch.randn(6, config.dim) / config.dim**0.5)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b f p d"],
+        branch: Branch,
+        modulation: Float[Tensor, "b f 6 d"],
+        turn: Rotation,
+        context: Context,
+        prompt: Prompt | None,
+    ) -> tuple[Float[Tensor, "b f p d"], Branch, KeysValues]:
+        """The residual stream and, without gradient, what is still to be added: the next norm does both in one pass."""
+        # Modulation and the residual stream stay in float32 under autocast, as in Wan 2.1.
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + modulation)[:, :, :, None].unbind(2)
+        frames, gate = x.shape[1], gate1
+        x, h = residual_norm(x, *branch, self.norm1, scale1, shift1)
+        y, keys_values = self.attention(h.flatten(1, 2), turn, context)
+        if self.text_attention is not None and self.text_norm is not None and prompt is not None:
+            x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate1, self.text_norm, None, None)
+            y, gate = self.text_attention(h.flatten(1, 2), prompt), None
+        x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate, self.norm2, scale2, shift2)
+        y = self.ffn(h)
+        if torch.is_grad_enabled():  # what is computed again in the backward pass then has one tensor to keep, not two
+            return x + gate2 * y, Branch(), keys_values
+        return x, Branch(y, gate2), keys_values

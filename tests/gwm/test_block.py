@@ -1,7 +1,8 @@
 import torch
 
-from gwm.attention import MaskedClip, SelfAttention, attend
-from gwm.rope import rotate, rotation
+from gwm.block import MaskedClip, SelfAttention, attend
+from gwm.rope import rotation
+from kernels.attention import rotate_pairs
 from tests.tiny import DIT
 
 FP32 = 1e-5
@@ -27,7 +28,7 @@ def test_queries_and_keys_are_normalised_over_all_heads_before_they_turn():
     def heads(linear: torch.nn.Linear, weight: torch.Tensor) -> torch.Tensor:
         y = x @ linear.weight.T + linear.bias
         y = y / (y.square().mean(-1, keepdim=True) + DIT.eps).sqrt() * weight
-        return rotate(y.unflatten(-1, (DIT.num_heads, -1)), turn)
+        return rotate_pairs(y.unflatten(-1, (DIT.num_heads, -1)), *turn)
 
     q, k = heads(layer.q, layer.norm_q.weight), heads(layer.k, layer.norm_k.weight)
     v = (x @ layer.v.weight.T + layer.v.bias).unflatten(-1, (DIT.num_heads, -1))
