@@ -16,9 +16,8 @@ from gwm.clock import FPS
 from gwm.media.video import write_video
 from gwm.report.line_chart import Line
 from gwm.report.page import Curves, Images, Section, Table, Video, read_curves
-from train.gates import read_gates
+from train.gate import OUTCOMES, read_gates
 
-OUTCOMES = ("failed", "undecided", "not_measured")  # lists of rules in a gate
 HEALTH = "health/"  # what measures of a distillation are logged under
 
 
