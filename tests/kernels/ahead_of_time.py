@@ -1,6 +1,6 @@
-"""Compile every kernel for a card that is not there, by its own launcher: python tests/kernels/ahead_of_time.py 80 90 100
+"""Compile every kernel for cards that are not there, by its own launcher; arguments: 80 90 100.
 
-Prints a JSON line for each kernel, card, dtype and size: registers' spills as ptxas counts them, and the bytes of the
+Prints a JSON line for each kernel, card, dtype and size: registers and spills as ptxas counts them, and the bytes of the
 widest load. Launchers run as they are; only the launch itself becomes a compilation (`warmup`).
 """
 
@@ -67,11 +67,11 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
             )
             yield f"qk_norm_rope {name} {width}", call
         yield f"rms_norm {width}", lambda q=q, norm=norms[0]: rms_norm_triton(q, norm)
-        keys, sinks = torch.zeros(2, 1, 9, width // head, head, dtype=dtype), torch.zeros(2, 1, 4, width // head, head)
+        keys, sinks = (torch.zeros(2, 1, count, width // head, head, dtype=dtype) for count in (9, 4))
         row = torch.ones(1, head), torch.zeros(1, head)
         yield (
             f"sink_rope {width}",
-            lambda k=keys, s=sinks.to(dtype), r=row: turn_sinks_triton(k, s, *r, torch.tensor(4)),
+            lambda k=keys, s=sinks, r=row: turn_sinks_triton(k, s, *r, torch.tensor(4)),
         )
         stream = torch.zeros(1, 2, PATCHES, width, dtype=dtype)
         parts = torch.zeros(1, 2, 3, width, dtype=dtype)[:, :, :, None].unbind(2)
