@@ -1,7 +1,7 @@
 """Compile every kernel for cards that are not there, by its own launcher; arguments: 80 90 100.
 
-Prints a JSON line for each kernel, card, dtype and size: registers and spills as ptxas counts them, and the bytes of the
-widest load. Launchers run as they are; only the launch itself becomes a compilation (`warmup`).
+Prints a JSON line for each kernel, card, dtype and size: registers and spills as ptxas counts them, and the bytes of
+the widest load. Launchers run as they are; only the launch itself becomes a compilation (`warmup`).
 """
 
 import json
