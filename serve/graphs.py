@@ -35,8 +35,9 @@ def capture_cuda(body: Callable[[], None], *, pool: Any = None) -> Replay:
             body()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    # thread_local: a decoder thread may allocate meanwhile.
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+    # thread_local: a decoder thread may allocate meanwhile. stream: by default all captures use the one of the first,
+    # also on another device, where nothing would be captured.
+    with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
         body()
     return graph.replay
 
