@@ -21,6 +21,8 @@ class Desk:
     characters: dict[str, str]  # built-in ones: key and name
     capacity: int
     speak: Speak | None  # None: voices are elsewhere
+    # From a session's id: token and name of the room that a program joins; None: it is not open here.
+    backend_room: Callable[[str], dict[str, str] | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ ROUTES = (
     Route("GET", "/realtime_sessions/{id}", sessions.read, sessions.AnySession, access="page"),
     Route("DELETE", "/realtime_sessions/{id}", sessions.cancel, access="page"),
     Route("POST", "/realtime_sessions/{id}/consume", sessions.consume, answers.Room, access="session"),
+    Route("POST", "/realtime_sessions/{id}/connect_backend", sessions.connect_backend, answers.Room),
     Route("GET", "/avatar_conversations", conversations.list_all, LISTED, query=requests.ConversationQuery),
     Route("GET", "/avatar_conversations/{id}", conversations.read, CONVERSATION),
     Route("DELETE", "/avatar_conversations/{id}", conversations.remove),

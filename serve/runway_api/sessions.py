@@ -84,6 +84,19 @@ def consume(db: Db, call: Call, query: NoQuery, body: None) -> answers.Room:
     return room
 
 
+def connect_backend(db: Db, call: Call, query: NoQuery, body: None) -> answers.Room:
+    """What a program joins the room with that answers calls of `backend_rpc` tools.
+
+    Raises:
+        ApiError: the session is not open on this server.
+    """
+    session = found(db, call)
+    room = call.desk.backend_room(session.id) if session.status in ("READY", "RUNNING") else None
+    if room is None:
+        raise not_found("session that is READY or RUNNING on this server")
+    return answers.Room(url=call.base_url, **room)
+
+
 def found(db: Db, call: Call) -> Session:
     """A publishable key is on a page, in the hands of all its visitors: it sees sessions of its own alone."""
     session = db.get(Session, call.id, with_for_update=True)

@@ -8,8 +8,8 @@ from serve.live.http.refusals import WrongKeyError
 class OneTimeKey:
     """`use` it once; the key after it is then in `value`."""
 
-    def __init__(self) -> None:
-        self.value = secrets.token_urlsafe(24)
+    def __init__(self, first: str | None = None) -> None:
+        self.value = first or secrets.token_urlsafe(24)
 
     def check(self, key: str) -> None:
         """Compare in constant time.
