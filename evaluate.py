@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from configs.command.main import command
-from evaluate.artifact_speed import measure_speed
 from evaluate.cases import Case, test_cases
+from evaluate.comparison import measure_speed
 from evaluate.endless import Series, drifts, hold
 from evaluate.examine import Result, examine, load_arrays, load_result, save_arrays, work_folder
 from evaluate.portraits import speaking_portraits

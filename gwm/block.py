@@ -15,6 +15,9 @@ from kernels.frame_mask import FrameMask
 from kernels.residual_norm import residual_norm
 from kernels.rms_norm import rms_norm
 
+# Names of the linear layers of a block, in attentions and in the MLP: for adapters, converters and parallel plans.
+PROJECTIONS, MLP = ("q", "k", "v", "o"), ("0", "2")
+
 KeysValues = tuple[Float[Tensor, "b l n e"], Float[Tensor, "b l n e"]]
 Committed = tuple[Float[Tensor, "b _ n e"], Float[Tensor, "b _ n e"]]  # as KeysValues, but differing in length
 
@@ -50,17 +53,21 @@ class MaskedClip:
         return k, v, self.mask
 
 
-class SelfAttention(nn.Module):
-    """Multi-head attention with RMSNorm of queries and keys over all heads together."""
-
-    packed: tuple[Tensor, Tensor] | None = None  # weight and bias of the three projections in one storage
+class Projections(nn.Module):
+    """What both attentions have: four projections, and RMSNorm of queries and keys over all heads together."""
 
     def __init__(self, config: DiTConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.num_heads = layer, config.num_heads
-        self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
+        self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in PROJECTIONS)
         self.norm_q = nn.RMSNorm(config.dim, eps=config.eps)
         self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
+
+
+class SelfAttention(Projections):
+    """Multi-head attention of the tokens to themselves and to what the context shows."""
+
+    packed: tuple[Tensor, Tensor] | None = None  # weight and bias of the three projections in one storage
 
     def pack(self) -> None:
         """Compute queries, keys and values by one matrix product instead of three from now on. The weights then lie
@@ -110,15 +117,11 @@ class PromptTokens(NamedTuple):
         return layer.keys_values(self)
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Projections):
     """Attention from video tokens to text tokens and, apart from them, to image tokens; without positions."""
 
     def __init__(self, config: DiTConfig, layer: int) -> None:
-        super().__init__()
-        self.layer, self.num_heads = layer, config.num_heads
-        self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
-        self.norm_q = nn.RMSNorm(config.dim, eps=config.eps)
-        self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
+        super().__init__(config, layer)
         self.image = ImageKeysValues(config) if len(config.of_rate("tokens")) > 1 else None
 
     def forward(self, x: Float[Tensor, "b l d"], prompt: Prompt) -> Float[Tensor, "b l d"]:

@@ -2,7 +2,7 @@
 
 python -m serve.generate artifact=runs/nano/artifact image=me.jpg audio=speech.mp3 out=talk.mp4
 python -m serve.generate artifact=A image=sea.jpg crop=false seconds=30 prompt="a calm sea" out=sea.mp4
-python -m serve.generate artifact=runs/nano/bidirectional/weights guidance=2 ...      a model before distillation
+python -m serve.generate artifact=runs/pixels/bidirectional/weights guidance=2 ...    a model before distillation
 python -m serve.generate artifact=FOLDER [image=sea.jpg] prompt="a calm sea" ...        a published model of Wan
 python -m serve.generate ... prompts='[{at: 0, text: "a calm sea"}, {at: 5, text: "a storm, at night"}]'
 python -m serve.generate ... size=720 whole=true        a face of 720 px moves in the whole picture
@@ -29,8 +29,7 @@ from gwm.contract import Contract
 from gwm.media.video import write_video
 from gwm.no_text import padded_text
 from gwm.weights import is_written_here
-from serve.acts import TimedNumbers
-from serve.applied import applied_at
+from serve.acts import TimedNumbers, applied_at
 from serve.artifact import Artifact, load_artifact
 from serve.driver import Driver
 from serve.engine import Engine

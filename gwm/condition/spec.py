@@ -5,8 +5,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from gwm.control import LIMIT, Control
-from gwm.files.json_config import JsonConfig
+from gwm.files.json_text import JsonConfig
+
+LIMIT = 10.0  # numbers of training are of the order of 1; larger ones would leave everything it has seen
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """One number of each pixel frame."""
+
+    name: str
+    minimum: float = -LIMIT
+    maximum: float = LIMIT
+    default: float = 0.0  # where a caller sets others of its condition and not this
+
 
 Rate = Literal["tokens", "channels", "frame"]
 Encoder = Literal["text", "image", "linear", "speech"]

@@ -16,16 +16,15 @@ from serve.live.http.api import Api
 from serve.live.http.bodies import read_body
 from serve.live.room.door import Door
 from serve.live.room.tokens import Tokens
-from serve.runway_api.backend_socket import SocketBackend
 from serve.runway_api.background import Background
-from serve.runway_api.call import Binary, Call, Desk, Speak
-from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.call import ApiError, Binary, Call, Desk, Speak, not_found
 from serve.runway_api.fetch import is_public
 from serve.runway_api.films import MakeFilm
 from serve.runway_api.guard import Guard, allow_page, bearer, preflight, refusal
 from serve.runway_api.openapi import openapi
 from serve.runway_api.rooms import Rooms
 from serve.runway_api.routes import ROUTES, Route
+from serve.runway_api.session_tools import SocketBackend
 from serve.runway_api.uploads import SECRET_FIELD, receive
 from serve.store.database import Store
 from serve.store.keys import Limits, add_key

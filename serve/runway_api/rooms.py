@@ -15,14 +15,13 @@ from serve.live.http.admission import RESTARTS
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
 from serve.live.http.refusals import FullError
-from serve.live.http.session import BROKEN
-from serve.live.http.session_keys import OneTimeKey
+from serve.live.http.session import BROKEN, OneTimeKey
 from serve.live.room.tokens import Tokens
 from serve.live.speech.tools import Call
 from serve.live.speech.turns import Event
+from serve.runway_api.call import ApiError
 from serve.runway_api.casting import NotReadyError, Role, role_of
-from serve.runway_api.document_search import DocumentSearch
-from serve.runway_api.errors import ApiError
+from serve.runway_api.documents import DocumentSearch
 from serve.runway_api.media import portrait_from
 from serve.runway_api.session_tools import session_tools
 from serve.runway_api.sessions import end

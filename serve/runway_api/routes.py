@@ -19,7 +19,6 @@ from serve.runway_api import (
     voices,
 )
 from serve.runway_api.call import Binary
-from serve.runway_api.conversation_answers import Conversation, EndedConversation, FailedConversation
 from serve.runway_api.requests import INLINE_CHARS, NoQuery, PageQuery
 
 SMALL_BYTES, TEXT_BYTES, MEDIA_BYTES = 256_000, 1_500_000, INLINE_CHARS + 200_000
@@ -44,8 +43,8 @@ class Route:
         return self.method != "GET"
 
 
-AVATAR, VOICE = answers.Avatar | answers.FailedAvatar, answers.Voice | answers.ReadyVoice | answers.FailedVoice
-CONVERSATION = Conversation | EndedConversation | FailedConversation
+AVATAR, VOICE = answers.AnyAvatar, answers.AnyVoice
+CONVERSATION = conversations.AnyConversation
 LISTED = answers.Listed
 
 ROUTES = (

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from gwm.control import LIMIT
+from gwm.condition.spec import LIMIT
 from serve.live.avatar import changes
 from serve.live.http import api, conversation, receipts
 from serve.live.http import renderer_session as renderer

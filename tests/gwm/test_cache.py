@@ -11,9 +11,9 @@ from torch import Tensor
 from gwm.block import MaskedClip
 from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern
+from gwm.clip import clip_mask
 from gwm.condition.inputs import Conditions
 from gwm.dit import DiT
-from gwm.masks import clip_mask
 from gwm.rope import time_rotation
 from kernels.attention import rotate_pairs
 from tests.tiny import DIT, FAR, PATCHES, latents, speech, tiny_dit

@@ -13,8 +13,7 @@ from gwm.clip import NoisedClip, clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.guidance import Guidance, guided_velocity
-from gwm.guided_rollout import Guided, GuidedRollout
-from gwm.rollout import Rollout
+from gwm.rollout import Guided, GuidedRollout, Rollout
 from gwm.sampler import frame_noise
 from tests.tiny import DIT, GRID, contract, declared, latents, speech, tiny_dit
 

@@ -17,8 +17,7 @@ from aiortc.sdp import MediaDescription, candidate_from_sdp
 from google.protobuf.message import DecodeError
 from livekit.protocol import models, rtc
 
-from serve.live.http.offers import MAX_CANDIDATES, cause_of, read_offer
-from serve.live.http.peer import CHANNEL_BYTES
+from serve.live.http.peer import CHANNEL_BYTES, MAX_CANDIDATES, cause_of, read_offer
 from serve.live.room.descriptions import CHARACTER_SID, STREAM
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,7 @@ from aiortc import MediaStreamTrack
 from livekit.protocol import models, rtc
 
 from serve.live.http.conversation import Conversation
-from serve.live.http.microphone import Microphone
-from serve.live.http.peer import read_message
+from serve.live.http.peer import Microphone, read_message
 from serve.live.room.descriptions import CHARACTER_SID, FACE_SID, VOICE_SID, Wish, character_info
 from serve.live.room.packets import Captions, TextStreams, from_character, user_packet
 from serve.live.room.participant import Participant
