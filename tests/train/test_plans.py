@@ -44,7 +44,8 @@ def test_every_recipes_plan_is_what_the_command_says_now(recipe: str):
 @pytest.mark.parametrize("recipe", [*RECIPES, "character_motion"])
 @pytest.mark.parametrize("stage", ["consistency", "dmd"])
 def test_a_stage_without_a_model_is_planned_with_the_chunks_that_stage_causal_trains(recipe: str, stage: str):
-    own, causal = (composed("train", [f"stage={name}", f"experiment={recipe}", "++base=x"]) for name in (stage, "causal"))
+    options = [f"experiment={recipe}", "++base=x"]
+    own, causal = (composed("train", [f"stage={name}", *options]) for name in (stage, "causal"))
     assert own.work.build.contract.pattern == causal.stage.pattern
 
 
