@@ -42,7 +42,7 @@ from serve.pipeline import Pipeline, second_device
 from serve.prompts import Texts, TimedPrompt, check_prompts
 from serve.published_clip import is_published, write_published
 from serve.request import ClipRequest, Voices
-from serve.threads import choose_threads
+from serve.tuning import choose_threads
 
 log = logging.getLogger(__name__)
 

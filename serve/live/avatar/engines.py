@@ -22,7 +22,7 @@ from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
 from serve.live.avatar.voice_buffers import Sound
 from serve.memory import slots_that_fit
 from serve.pipeline import Frames, Lanes
-from serve.threads import choose_threads
+from serve.tuning import choose_decode_precision, choose_threads
 
 TEXT_TOKENS = 512  # of every prompt, as in Wan
 WARMUP_STEPS, TIMED_STEPS = 4, 8
@@ -40,6 +40,7 @@ class EngineOptions:
     size: int | None = None
     overlap: str = "off"
     slots: int = 1  # engines that are made before sessions come
+    decode_precision: str = "float32"
 
 
 class Engines:
@@ -52,6 +53,7 @@ class Engines:
         self.options, self.artifact = options, load_artifact(Path(options.artifact), device=options.device)
         if options.num_threads is None:
             choose_threads(Engine(self.artifact, seed=0, size=options.size))
+        choose_decode_precision(Engine(self.artifact, seed=0, size=options.size), options.decode_precision)
         device = self.artifact.dit.head.weight.device
         # Graphs that may run at the same time share no memory.
         self.capture = capture_cuda if device.type == "cuda" and options.overlap != "off" else capture_on(device)
