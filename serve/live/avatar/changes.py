@@ -1,5 +1,5 @@
 """Messages by which a client changes its stream: {"type": "prompt.set", "text": ...}, {"type": "action.set", "action":
-{name: number | [numbers] | null} | null} or {"type": "stream.rewind", "chunks": n}."""
+{name: number | [numbers] | null} | null}, {"type": "stream.rewind", "chunks": n} or {"type": "stream.reset"}."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +37,12 @@ class Rewind:
     chunks: int
 
 
-Change = SetPrompt | Act | Rewind
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Begin again at the first picture; prompt and numbers stay."""
+
+
+Change = SetPrompt | Act | Rewind | Reset
 
 
 def read_change(message: dict[str, Any]) -> Change | None:
@@ -61,6 +66,8 @@ def read_change(message: dict[str, Any]) -> Change | None:
             if isinstance(chunks, bool) or not isinstance(chunks, int) or chunks < 1:
                 raise ValueError(f"chunks={chunks!r} must be a whole number of at least 1.")
             return Rewind(chunks)
+        case "stream.reset":
+            return Reset()
         case _:
             return None
 

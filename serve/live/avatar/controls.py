@@ -15,9 +15,10 @@ class SessionControls:
     code: tuple[Control, ...]  # and of a motion code
     rewind_chunks: int  # at most
     chunk_s: float
+    sound: bool = True  # whether it speaks and listens
 
     @classmethod
     def of(cls, contract: Contract, *, rewind_chunks: int) -> "SessionControls":
         prompt, code = contract.dit.width("text") > 0, contract.codes
         actions = tuple(control for control in contract.controls if control not in code)
-        return cls(prompt, actions, code, rewind_chunks, contract.chunk_ms / 1000)
+        return cls(prompt, actions, code, rewind_chunks, contract.chunk_ms / 1000, contract.takes_sound)

@@ -1,5 +1,7 @@
 """Offers of connections, read and checked before the library sees them."""
 
+from collections.abc import Sequence
+
 from aiortc import RTCRtpCodecCapability, RTCRtpCodecParameters
 from aiortc.codecs import CODECS
 from aiortc.sdp import MediaDescription, SessionDescription
@@ -28,16 +30,17 @@ def read_offer(offer: str) -> list[MediaDescription]:
     return media
 
 
-def check_page_offer(offer: str) -> None:
-    """Check that an offer has the media, codecs and directions that a page is served.
+def check_page_offer(offer: str, kinds: Sequence[str] = ("audio", "video")) -> None:
+    """Check that an offer has the media, codecs and directions that a page is served; `kinds` are what is sent.
 
     Raises:
         ValueError: it is no SDP, or what it asks for is not served here; the message says what would be.
     """
     found = [(part.kind, part.direction, [_codec(codec) for codec in part.rtp.codecs]) for part in read_offer(offer)]
-    kinds = [kind for kind, _, _ in found if kind in CODECS]
-    if sorted(kinds) != ["audio", "video"]:
-        raise ValueError(f"sdp offers {kinds or 'no media'}, must offer one audio and one video.")
+    media = [kind for kind, _, _ in found if kind in CODECS]
+    if sorted(media) != sorted(kinds):
+        wanted = " and ".join(f"one {kind}" for kind in sorted(kinds))
+        raise ValueError(f"sdp offers {media or 'no media'}, must offer {wanted}.")
     for kind, direction, codecs in found:
         if kind not in CODECS:
             continue

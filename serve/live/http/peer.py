@@ -1,4 +1,4 @@
-"""One WebRTC connection to a browser: its microphone, our two tracks, and a channel for messages."""
+"""One WebRTC connection to a browser: its microphone, our tracks, and a channel for messages."""
 
 import asyncio
 import contextlib
@@ -63,7 +63,7 @@ class Peer:
         Raises:
             ValueError: the offer is no SDP, or sound and picture cannot be sent to whoever made it.
         """
-        check_page_offer(offer)
+        check_page_offer(offer, [track.kind for track in self.tracks])
         try:
             await self.connection.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             for track in self.tracks:
