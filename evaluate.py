@@ -17,10 +17,11 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from configs.command.main import command
-from evaluate.artifact_speed import measure_speed
 from evaluate.cases import Case, test_cases
+from evaluate.comparison import measure_speed
 from evaluate.endless import Series, drifts, hold
 from evaluate.examine import Result, examine, load_arrays, load_result, save_arrays, work_folder
+from evaluate.portraits import speaking_portraits
 from evaluate.rules import Gate, Verdict, summary, verdicts
 from evaluate.sections import (
     comparison_table,
@@ -135,6 +136,15 @@ def main(cfg: DictConfig) -> None:
     judge = Judge(thorough=True, sync=Path(cfg.sync))
     found = {name: measured(path, cases, judge, cfg) for name, path in names.items()}
     report, results, _ = found["model"]
+    portraits = speaking_portraits(
+        artifact,
+        judge,
+        photographs=cfg.photographs,
+        voices=[case.voices.agent for case in cases if case.speaks],
+        drawn=cfg.drawn,
+        seed=cfg.seed,
+    )
+    portraits.add_to(report)
     gates: list[Gate] = instantiate(cfg.gates, _convert_="all")
     reached = verdicts(gates, report)
     report |= {"gates": [asdict(verdict) for verdict in reached], "suite": cfg.name}
@@ -150,6 +160,7 @@ def main(cfg: DictConfig) -> None:
     shown = {name: part[1][: cfg.shown] for name, part in found.items()}
     sections += samples(cases[: cfg.shown], shown, out / "samples")
     sections += [lips_section(cases[: cfg.shown], results[: cfg.shown]), time_section(results)]
+    sections += portraits.sections()
     if cfg.long_s:
         sections.append(hold_section({name: part[2] for name, part in found.items()}))
     sections += training_sections(Path(cfg.runs)) if cfg.runs else []

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from data.crops import motion
-from data.halving import halved
+from data.crops import halved, motion
 from data.latents import BEFORE, MEMBER, write_index
 from data.manifest import Shard
 from data.shards import CONTINUES, Clip, Truth, decode_sample, read_shard, write_shard
@@ -28,7 +27,7 @@ from gwm.config import AudioConfig
 from gwm.files.json_text import json_text
 from gwm.media.pixels import to_float, to_tensor
 from gwm.resolution import Resolution
-from gwm.wan.image import image_channels
+from gwm.wan.encoders import image_channels
 from gwm.wan.vae import WanVAE
 
 

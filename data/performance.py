@@ -6,11 +6,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from data.actions import ACTION_NAMES
-from data.behaviour import blinks, emphasis, gaze, head, interest, nods, smooth_noise
+from data.behaviour import blinks, emphasis, energy, gaze, head, interest, nods, pitch, smooth_noise
 from data.manner import Manner
 from data.speech.dialogue import Dialogue, converse
 from data.speech.espeak import Phoneme
-from data.speech.prosody import energy, pitch
 from data.speech.sentences import Split
 from data.speech.visemes import mouth_actions
 from gwm.clock import FPS, SAMPLES_PER_FRAME

@@ -15,16 +15,13 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from data.batch import LatentBatch, LatentData, latent_data
-from distill.dmd import dmd_loss
+from distill.dmd import DMDRules, critic_loss, dmd_loss, scored_clip
 from distill.gan import GAN
-from distill.health import CollapseAlarm, clip_health, exit_shares, score_health
-from distill.passes import WindowsOfPasses, check_passes
+from distill.health import CollapseAlarm, Validation, clip_health, exit_shares, score_health
 from distill.reward import Reward, reward_weights
 from distill.roles import RoleAdapters, check_frozen, keep_out_of_checkpoints, load_roles
-from distill.scores import DMDRules, critic_loss, scored_clip
 from distill.student_forcing import Exit, RolloutGradient, RolloutRequest, check_gradient, exit_step
-from distill.validation import Validation
-from distill.windows import Window, Windows
+from distill.windows import Window, Windows, WindowsOfPasses
 from gwm.contract import CommitMode, NoiseMode, Solver
 from gwm.dit import DiT
 from train.checkpoint import gathered, moved
@@ -247,3 +244,17 @@ def _divided_steps(max_steps: int, critic_per_student: int) -> tuple[int, int]:
         raise ValueError(f"critic_per_student={critic_per_student} must be >= 1: critic updates per student update.")
     student_steps = -(-max_steps // (critic_per_student + 1))
     return student_steps, max_steps - student_steps
+
+
+def check_passes(passes: int, *, gan: bool, reward: bool) -> None:
+    """Refuse gradient accumulation for losses that need the whole batch in one pass.
+
+    Raises:
+        ValueError: something looks at the whole batch at once, or at a critic that has moved.
+    """
+    for name, used in (("gan", gan), ("reward", reward)):
+        if used and passes > 1:
+            raise ValueError(
+                f"stage.{name} must be null where an update has {passes} passes, as it needs the whole batch in one. "
+                "Raise device_batch, use more devices or lower data.batch_size."
+            )

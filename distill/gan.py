@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from distill.scores import DMDRules
+from distill.dmd import DMDRules
 from gwm.chunks import whole_clip
 from gwm.clip import CleanClip, clip_prediction
 from gwm.dit import Denoiser

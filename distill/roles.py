@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from distill.offload import offload
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.files.json_config import JsonConfig
-from gwm.lora import LoRAConfig, with_lora
-from gwm.low_rank import adapted_as
+from gwm.files.json_text import JsonConfig
+from gwm.lora import LoRAConfig, adapted_as, with_lora
 from gwm.weights import fingerprint
 from train.learner import Learner
 from train.networks import load_dit

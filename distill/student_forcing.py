@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gwm.attention import Committed, KeysValues
+from gwm.block import Committed, KeysValues
 from gwm.cache import PastChunks
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract

@@ -4,9 +4,10 @@ A teacher knows clips of a few seconds. A long stream is therefore scored window
 of its own behind the same reference image.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,8 +28,7 @@ class Window(CleanClip):
     sigma_exit: float
 
 
-@runtime_checkable
-class Windows(Protocol):
+class Windows:
     """Makes windows; what it keeps between two steps is in its state. `shared` is equal on all devices."""
 
     def __call__(
@@ -38,7 +38,8 @@ class Windows(Protocol):
         batch: LatentBatch,
         request: RolloutRequest,
         shared: torch.Generator,
-    ) -> Window: ...
+    ) -> Window:
+        raise NotImplementedError
 
     def check(self, contract: Contract, num_frames: int) -> None:
         """Refuse, before training, clips that are too short for these windows.
@@ -46,14 +47,15 @@ class Windows(Protocol):
         Raises:
             ValueError: these windows cannot be made of clips of `num_frames` latent frames.
         """
-        ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        return None
 
 
-class FromReference:
+class FromReference(Windows):
     """Every step a new stream, judged from its first frame on: student forcing as in Huang et al. 2025."""
 
     def __call__(
@@ -68,17 +70,8 @@ class FromReference:
         rollout = student_rollout(model, contract, request, clip.reference, clip.condition, clip.x0.shape[1])
         return Window(rollout.x0, clip.reference, clip.condition, rollout.sigma_exit)
 
-    def check(self, contract: Contract, num_frames: int) -> None:
-        return None
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        return None
-
-
-class UniformWindows:
+class UniformWindows(Windows):
     """A window anywhere in a stream of `stream_frames`; what lies before it is generated as when it is served.
 
     Frames behind the window are not made: nothing looks at them.
@@ -111,12 +104,6 @@ class UniformWindows:
     def check(self, contract: Contract, num_frames: int) -> None:
         _check_stream(contract, self.stream_frames, num_frames)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        return None
-
 
 @dataclass(frozen=True)
 class _Stream:
@@ -128,7 +115,7 @@ class _Stream:
     tail_condition: Conditions
 
 
-class StreamingWindows:
+class StreamingWindows(Windows):
     """Every step the next window of the streams of the step before, until `stream_frames`; then new ones.
 
     The last `overlap_frames` of a window lead the next one, without gradient, so that teacher and critic judge the
@@ -198,3 +185,36 @@ def _check_stream(contract: Contract, stream_frames: int, num_frames: int) -> No
         )
     if stream_frames < num_frames:
         raise ValueError(f"stream_frames={stream_frames} must be >= num_frames={num_frames}, a window's length.")
+
+
+class WindowsOfPasses(Windows):
+    """Windows of streams for each pass of an update: every pass continues the streams of its own samples."""
+
+    def __init__(self, windows: Windows) -> None:
+        self._new, self._parts = windows, dict[str, Windows]()
+
+    def __call__(
+        self,
+        model: Denoiser,
+        contract: Contract,
+        batch: LatentBatch,
+        request: RolloutRequest,
+        shared: torch.Generator,
+    ) -> Window:
+        part = f"{batch.first_slot}+{len(batch)}"  # its place in the batch, and how many samples
+        if part not in self._parts:
+            self._parts[part] = copy.deepcopy(self._new)
+        return self._parts[part](model, contract, batch, request, shared)
+
+    def check(self, contract: Contract, num_frames: int) -> None:
+        self._new.check(contract, num_frames)
+
+    def state_dict(self) -> dict[str, Any]:
+        states = {part: windows.state_dict() for part, windows in self._parts.items()}
+        return {part: state for part, state in states.items() if state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._parts = {}
+        for part, of_part in state.items():
+            self._parts[part] = copy.deepcopy(self._new)
+            self._parts[part].load_state_dict(of_part)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.dmd import DMDRules, score
 from distill.gan import GAN
 from distill.offload import offload as keep_on_host
 from distill.roles import RoleAdapters
-from distill.scores import DMDRules, score
 from distill.student_forcing import RolloutGradient, RolloutRequest, student_rollout
 from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.condition.inputs import Conditions

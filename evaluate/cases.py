@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data.halving import halved
+from data.crops import halved
 from data.shards import Clip, decode_sample, read_samples
 from gwm.metrics.judge import Voices
 from gwm.metrics.lip_sync import moves

@@ -9,6 +9,7 @@ stopped. Variants of many steps, which would take hours of a CPU, are streamed f
 
 import json
 import logging
+import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,19 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from configs.command.main import command
 from distill.sweep import Member, chunk_ms, write_table
-from evaluate.artifact_speed import machine
 from evaluate.cases import Case, test_cases
 from evaluate.examine import play
 from evaluate.lengths import LENGTH_COLUMNS, at_lengths, length_rows
 from evaluate.variants import Variant, kept_folder
 from gwm.autoencoders.protocol import Autoencoder
 from gwm.metrics.judge import Judge, means
+from gwm.report.machine import num_cores, processor
 from gwm.report.page import Cell, Section, Table
 from gwm.weights import write_json
 from serve.artifact import Artifact
@@ -201,3 +203,41 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     main()
+
+
+PERCENTILES = (50, 95, 99)
+
+
+def machine() -> str:
+    """Processor, threads, graphics card and torch, in words."""
+    parts = [f"{processor()}, {num_cores() or '?'} cores"]
+    parts.append(f"{torch.get_num_threads()} threads")
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join([*parts, f"torch {torch.__version__}"])
+
+
+def measure_speed(artifact: Artifact, case: Case, *, runs: int) -> dict[str, Any]:
+    """Milliseconds per chunk over `runs` plays of a clip, after one that warms up; the first chunk, which encodes the
+    portrait too, apart."""
+    play(artifact, case, seed=0)
+    times = [play(artifact, case, seed=run)[1] for run in range(runs)]
+    later = np.concatenate([ms[1:] for ms in times])
+    contract = artifact.contract
+    return {
+        **{f"ms_per_chunk_p{p}": float(np.percentile(later, p)) for p in PERCENTILES},
+        "first_chunk_ms": float(np.median([ms[0] for ms in times])),
+        "chunk_ms": contract.chunk_ms,
+        "fps": 1000 * contract.chunk_pixel_frames / float(later.mean()),
+        **memory(artifact),
+        "machine": machine(),
+    }
+
+
+def memory(artifact: Artifact) -> dict[str, float]:
+    """Most memory the process has held so far, in MB, and most of a graphics card's where there is one."""
+    used = {"memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}
+    device = next(artifact.dit.parameters()).device
+    if device.type == "cuda":
+        used["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    return used

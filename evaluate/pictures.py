@@ -35,7 +35,7 @@ from serve.engine import Engine
 from serve.live.characters import read_characters
 from serve.request import read_portrait
 from serve.samples import sample_path
-from train.gates import read_gates
+from train.gate import read_gates
 
 log = logging.getLogger(__name__)
 matplotlib.use("Agg")  # no screen

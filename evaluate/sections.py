@@ -16,7 +16,7 @@ from gwm.clock import FPS
 from gwm.media.video import write_video
 from gwm.report.line_chart import Line
 from gwm.report.page import Curves, Images, Section, Table, Video, read_curves
-from train.gates import read_gates
+from train.gate import read_gates
 
 HEALTH = "health/"  # what measures of a distillation are logged under
 

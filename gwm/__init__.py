@@ -1,2 +1,2 @@
-"""The model and the contract. Read `config`, `schedule`, `chunks`, `masks`, `rope`, `attention`, `cache`, `dit`,
-`clip`; then `autoencoders`, `condition`, `sampler`, `rollout`; last `contract`, `weights` and `media`."""
+"""The model and the contract. Read `config`, `schedule`, `chunks`, `rope`, `block`, `cache`, `dit`, `clip`; then
+`autoencoders`, `condition`, `sampler`, `rollout`; last `contract`, `weights` and `media`."""

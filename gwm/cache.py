@@ -7,23 +7,18 @@ ahead: the first always seems to come so many frames after the current chunk.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gwm.attention import Committed, CrossAttention, KeysValues, PromptTokens
+from gwm.block import Committed, CrossAttention, KeysValues, PromptTokens
 from gwm.chunks import ChunkPattern
 from gwm.config import DiTConfig
-from gwm.rope import rotate, time_rotation
-from kernels.attention import Prefix
-from kernels.qk_norm_rope import Ring
+from gwm.rope import Rotation, time_rotation
+from kernels.attention import Prefix, Ring, rotate_pairs
 from kernels.sink_rope import turn_sinks
-
-
-def sink_shift(last_frame: Int[Tensor, ""], horizon_frames: int) -> Int[Tensor, ""]:
-    """Frames by which sinks follow a chunk that ends with `last_frame`: 0 inside the horizon."""
-    return (last_frame - horizon_frames).clamp(min=0)
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,15 @@ class PastChunks:
         chunks = self.pattern.kept((*self.chunks, chunk))
         return PastChunks(self.pattern, self.horizon_frames, chunks, self.num_committed + 1)
 
+    @cached_property
+    def sink_turn(self) -> Rotation | None:
+        """What keeps the sinks at their distance from the next chunk, for all layers; None inside the horizon."""
+        shift = self.pattern.chunk_start(self.num_committed + 1) - 1 - self.horizon_frames
+        if shift <= 0 or not self.chunks:
+            return None
+        k, _ = self.chunks[0][0]
+        return time_rotation(torch.tensor(shift, device=k.device), k.shape[-1])
+
     def ring(self, layer: int) -> None:
         return None
 
@@ -48,13 +52,10 @@ class PastChunks:
         self, layer: int, k: Float[Tensor, "b l n e"], v: Float[Tensor, "b l n e"]
     ) -> tuple[Float[Tensor, "b s n e"], Float[Tensor, "b s n e"], None]:
         past = [chunk[layer] for chunk in self.chunks]
-        last = self.pattern.chunk_start(self.num_committed + 1) - 1
-        shift = sink_shift(torch.tensor(last, device=k.device), self.horizon_frames)
         keys = [past_k for past_k, _ in past]
-        if shift > 0:
-            turn = time_rotation(shift, k.shape[-1])
+        if self.sink_turn is not None:
             sinks = self.pattern.sink_chunks
-            keys = [rotate(sink, turn) for sink in keys[:sinks]] + keys[sinks:]
+            keys = [rotate_pairs(sink, *self.sink_turn) for sink in keys[:sinks]] + keys[sinks:]
         return torch.cat([*keys, k], dim=1), torch.cat([*(past_v for _, past_v in past), v], dim=1), None
 
 
@@ -125,7 +126,7 @@ class RingCache:
     def follow(self, num_frames: int) -> None:
         """Rotate the sinks to their distance from the current chunk; once a chunk, before its first step."""
         if self.sink_k.shape[2]:
-            shift = sink_shift(self.frame + num_frames - 1, self.horizon_frames)
+            shift = (self.frame + num_frames - 1 - self.horizon_frames).clamp(min=0)
             turn_sinks(self.k, self.sink_k, *time_rotation(shift, self.head_dim), self.frame * self.patches)
 
     def put(self, start: int, chunk: tuple[KeysValues, ...]) -> None:

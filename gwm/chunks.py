@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from gwm.files.json_config import JsonConfig
+from gwm.files.json_text import JsonConfig
 
 T = TypeVar("T")
 

@@ -1,6 +1,7 @@
 """Whole clips through the model in one pass: for training, and for sampling by the bidirectional teacher.
 
 The reference image's latent leads every clip: clean, at latent frame 0, seen by all frames and seeing only itself.
+Masks are True where a query may look; rows are queries, columns keys.
 """
 
 import dataclasses
@@ -10,12 +11,33 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Conditions
 from gwm.dit import Denoiser, Prediction, num_patches
-from gwm.masks import clip_mask, teacher_forcing_mask
 from gwm.schedule import add_noise
+from kernels.frame_mask import FrameMask
+
+
+def clip_mask(num_frames: int, pattern: ChunkPattern, *, patches: int, device: torch.device) -> FrameMask:
+    """Block-causal mask of a clip with `patches` tokens per latent frame: attention is bidirectional in a chunk."""
+    chunk = pattern.chunk_of(torch.arange(num_frames, device=device))
+    return FrameMask(pattern.sees(chunk, chunk), patches)
+
+
+def teacher_forcing_mask(num_frames: int, pattern: ChunkPattern, *, patches: int, device: torch.device) -> FrameMask:
+    """Mask over [clean clip | noised clip]: each noised chunk sees itself and the clean past, never its own clean self.
+
+    The clean half is the whole clip; the noised half leaves out the first `first_frames`, which are given.
+    Source: Huang et al. 2025, arXiv:2506.08009, Fig. 2a; positions are shared by both halves.
+    """
+    clean = pattern.chunk_of(torch.arange(num_frames, device=device))
+    noised = clean[pattern.first_frames :]
+    past = pattern.sees(noised, clean) & (clean[None] < noised[:, None])
+    own = noised[:, None] == noised[None]
+    nothing = torch.zeros(len(clean), len(noised), dtype=torch.bool, device=device)
+    top = torch.cat([pattern.sees(clean, clean), nothing], dim=1)
+    return FrameMask(torch.cat([top, torch.cat([past, own], dim=1)]), patches)
 
 
 @dataclass(frozen=True)

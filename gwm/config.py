@@ -6,7 +6,7 @@ from typing import Any
 
 from gwm.clock import SAMPLE_RATE, SAMPLES_PER_FRAME
 from gwm.condition.spec import ConditionSpec, Rate, in_order
-from gwm.files.json_config import JsonConfig
+from gwm.files.json_text import JsonConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

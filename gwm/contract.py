@@ -9,9 +9,9 @@ from gwm.autoencoders.families import autoencoder_config
 from gwm.autoencoders.protocol import AutoencoderConfig
 from gwm.chunks import ChunkPattern
 from gwm.clock import FPS
+from gwm.condition.spec import Control
 from gwm.config import AudioConfig, DiTConfig
-from gwm.control import Control
-from gwm.files.json_config import JsonConfig
+from gwm.files.json_text import JsonConfig
 from gwm.media.framing import Framing
 from gwm.resolution import Resolution
 from gwm.schedule import check_sigmas

@@ -11,13 +11,13 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gwm.attention import Context, CrossAttention, KeysValues, Prompt, PromptTokens, SelfAttention
+from gwm.block import Branch, Context, DiTBlock, KeysValues, Prompt, PromptTokens
 from gwm.cache import PromptCache
 from gwm.condition.inputs import Conditions
 from gwm.condition.spec import ConditionSpec
 from gwm.condition.speech_encoder import SpeechEncoder
 from gwm.config import DiTConfig
-from gwm.rope import Rotation, rotation
+from gwm.rope import rotation
 from kernels.residual_norm import residual_norm
 
 MIN_SIGMA = 0.05  # of a velocity towards a predicted x0, which would else divide by zero
@@ -54,13 +54,6 @@ def sinusoid(sigma: Float[Tensor, "b f"], dim: int) -> Float[Tensor, "b f dim"]:
     return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
 
 
-class Branch(NamedTuple):
-    """What a layer adds to the residual stream: gate y; nothing before the first layer."""
-
-    y: Float[Tensor, "b f p d"] | None = None
-    gate: Float[Tensor, "b f 1 d"] | None = None
-
-
 class FrameEmbedding(nn.Module):
     """A condition of each latent frame (what is heard, an action) to a vector added to the time embedding; the last
     layer starts at zero, so that a pretrained model is not disturbed."""
@@ -87,47 +80,6 @@ def token_embedding(spec: ConditionSpec, dim: int) -> nn.Sequential:
         nn.Linear(spec.width, dim),
         nn.LayerNorm(dim),
     )
-
-
-class DiTBlock(nn.Module):
-    """Self-attention, optional text cross-attention and MLP, modulated by one vector per latent frame."""
-
-    def __init__(self, config: DiTConfig, layer: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
-        self.norm2 = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
-        self.attention = SelfAttention(config, layer)
-        has_tokens = bool(config.of_rate("tokens"))
-        self.text_norm = nn.LayerNorm(config.dim, eps=config.eps) if has_tokens else None
-        self.text_attention = CrossAttention(config, layer) if has_tokens else None
-        self.ffn = nn.Sequential(
-            nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim)
-        )
-        self.modulation = nn.Parameter(torch.randn(6, config.dim) / config.dim**0.5)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b f p d"],
-        branch: Branch,
-        modulation: Float[Tensor, "b f 6 d"],
-        turn: Rotation,
-        context: Context,
-        prompt: Prompt | None,
-    ) -> tuple[Float[Tensor, "b f p d"], Branch, KeysValues]:
-        """The residual stream and, without gradient, what is still to be added: the next norm does both in one pass."""
-        # Modulation and the residual stream stay in float32 under autocast, as in Wan 2.1.
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + modulation)[:, :, :, None].unbind(2)
-        frames, gate = x.shape[1], gate1
-        x, h = residual_norm(x, *branch, self.norm1, scale1, shift1)
-        y, keys_values = self.attention(h.flatten(1, 2), turn, context)
-        if self.text_attention is not None and self.text_norm is not None and prompt is not None:
-            x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate1, self.text_norm, None, None)
-            y, gate = self.text_attention(h.flatten(1, 2), prompt), None
-        x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate, self.norm2, scale2, shift2)
-        y = self.ffn(h)
-        if torch.is_grad_enabled():  # what is computed again in the backward pass then has one tensor to keep, not two
-            return x + gate2 * y, Branch(), keys_values
-        return x, Branch(y, gate2), keys_values
 
 
 def velocity_towards(

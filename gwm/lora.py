@@ -8,6 +8,9 @@ each computes with its own adapters, whichever was called before.
     student = with_lora(teacher, LoRAConfig(rank=128))
     merged(student)                                          # a plain DiT, for export and serving
 
+`adapted_as` goes the other way: a stage that trains adapters leaves a merged, plain model. Its difference to the model
+it was trained on still has the adapters' rank, so that a later stage can go on training it on the same frozen weights.
+
 Source: Hu et al. 2021, arXiv:2106.09685, Eq. 3.
 """
 
@@ -21,10 +24,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gwm.block import MLP, PROJECTIONS
 from gwm.dit import DiT
-from gwm.files.json_config import JsonConfig
+from gwm.files.json_text import JsonConfig
 
-LAYERS = ("q", "k", "v", "o", "0", "2")  # within a block: the projections of both attentions, both layers of the MLP
+LAYERS = (*PROJECTIONS, *MLP)  # within a block: the projections of both attentions, both layers of the MLP
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,3 +139,68 @@ def _own(module: nn.Module) -> None:
         for name, parameter in list(part.named_parameters(recurse=False)):
             if not parameter.requires_grad:
                 part.register_parameter(name, nn.Parameter(parameter.detach().clone()))
+
+
+ROUNDING = 1e-6  # of a weight's norm: what merging a few times in float32 may leave beside the adapters
+SPARE = 8  # dimensions that are looked at beyond the rank
+
+
+@torch.no_grad()
+def adapted_as(target: DiT, base: DiT, config: LoRAConfig) -> DiT:
+    """What `target` computes, within rounding, as adapters on `base`, which is frozen and shared by this.
+
+    Ranks that the difference does not use start as fresh adapters do. The product is split evenly: both factors have
+    the same singular values.
+
+    Raises:
+        ValueError: the models differ in shape, in weights that get no adapters, or by more than `config.rank`.
+    """
+    if target.config != base.config:
+        raise ValueError(f"init has the shape {target.config}, must have the teacher's, {base.config}.")
+    model = with_lora(base, config)
+    wanted, outside, higher = dict(target.named_parameters()), [], {}
+    for name, parameter in model.named_parameters():
+        if name.endswith((".down", ".up")):
+            continue
+        if parameter.requires_grad:  # trained whole, such as what embeds a voice
+            parameter.copy_(wanted[name])
+            continue
+        layer = model.get_submodule(name.rpartition(".")[0])
+        if name.endswith(".weight") and isinstance(layer, LoRALinear):
+            left = _adapt(layer, wanted[name])
+            if left > ROUNDING:
+                higher[name] = left
+        elif not torch.equal(parameter, wanted[name]):
+            outside.append(name)
+    if outside or higher:
+        raise ValueError(_message(config.rank, outside, higher))
+    return model
+
+
+def _adapt(layer: LoRALinear, weight: Float[Tensor, "o i"]) -> float:
+    """Let a layer compute x `weight`; the share of the weight's norm that its rank cannot hold."""
+    difference = weight.float() - layer.weight.float()
+    if not difference.any():
+        return 0.0
+    rank, norm = len(layer.down), weight.norm().item()
+    size = min(rank + SPARE, *difference.shape)
+    u, s, v = torch.svd_lowrank(difference, q=size, niter=4)
+    used = int((s[:rank] > ROUNDING * norm).sum())
+    root = s[:used].sqrt()
+    layer.up[:, :used], layer.down[:used] = u[:, :used] * root / layer.scale, (v[:, :used] * root).T
+    return (difference - layer.scale * layer.up @ layer.down).norm().item() / norm
+
+
+def _message(rank: int, outside: list[str], higher: dict[str, float]) -> str:
+    problems = []
+    if outside:
+        problems.append(f"{len(outside)} that get no adapters are not the teacher's ({outside[0]}, ...)")
+    if higher:
+        worst = max(higher, key=lambda name: higher[name])
+        problems.append(f"{len(higher)} differ by more than rank={rank} ({worst} by {100 * higher[worst]:.2g} % of it)")
+    return (
+        f"init must be the teacher's weights, or these with merged adapters of at most rank={rank} altogether; of its "
+        f"weights {' and '.join(problems)}. Train the stages before this one with "
+        "'+stage.network.lora={_target_: gwm.lora.LoRAConfig, rank: R}' and give the sum of their ranks here, or let "
+        "the student stand on its own frozen weights: stage.lora.student_base=own."
+    )

@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kernels.rotation import rotate_pairs
-
 THETA = 10_000.0
 
 # Cosine and sine, each value repeated for its pair; one row turns all tokens alike.
@@ -46,11 +44,6 @@ def time_rotation(shift: Int[Tensor, ""], head_dim: int) -> Rotation:
     t, y, x = axis_pairs(head_dim)
     angles = torch.cat([_angles(shift[None], t), torch.zeros(1, y + x, dtype=torch.float64, device=shift.device)], -1)
     return _cos_sin(angles)
-
-
-def rotate(x: Float[Tensor, "b l n e"], turn: Rotation) -> Float[Tensor, "b l n e"]:
-    """Rotate interleaved pairs of channels, in float32 as in Wan 2.1."""
-    return rotate_pairs(x, *turn)
 
 
 def _angles(position: Int[Tensor, "k"], pairs: int) -> Float[Tensor, "k j"]:

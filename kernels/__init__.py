@@ -1,5 +1,5 @@
-"""Operations of the hot path, one per file: the reference that defines it, a Triton kernel, the function to call.
+"""Operations of the hot path, one a file: the reference that defines it, a Triton kernel, the function to call.
 
-Read `dispatch` for who runs where, then `residual_norm`, `qk_norm_rope`, `sink_rope`, `step_update`, `causal_input`
-and `attention`. Nothing here imports the rest of the project.
+Read `dispatch` for who runs where, then `attention`, `residual_norm`, `rms_norm`, `sink_rope`, `step_update` and
+`causal_input`. Nothing here imports the rest of the project.
 """

@@ -4,8 +4,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.dispatch import choose
-from kernels.language import constexpr, kernel, power_of_two, tl
+from kernels.dispatch import choose, constexpr, kernel, power_of_two, tl
 
 Frames = Float[Tensor, "b f h w c"]
 Buffer = Float[Tensor, "b t h w c"]

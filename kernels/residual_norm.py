@@ -4,8 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kernels.dispatch import choose
-from kernels.language import constexpr, kernel, power_of_two, tl
+from kernels.dispatch import choose, constexpr, kernel, power_of_two, tl
 
 Rows = Float[Tensor, "b f p d"]
 PerFrame = Float[Tensor, "b f 1 d"]

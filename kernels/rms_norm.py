@@ -3,8 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kernels.dispatch import choose
-from kernels.language import constexpr, kernel, power_of_two, tl
+from kernels.dispatch import choose, constexpr, kernel, power_of_two, tl
 
 Tokens = Float[Tensor, "b l d"]
 

@@ -4,9 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kernels.dispatch import choose
-from kernels.language import constexpr, kernel, power_of_two, tl
-from kernels.rotation import rotate_pairs
+from kernels.attention import rotate_pairs
+from kernels.dispatch import choose, constexpr, kernel, power_of_two, tl
 
 Keys = Float[Tensor, "layers b s n e"]
 Sinks = Float[Tensor, "layers b sinks n e"]

@@ -4,8 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.dispatch import choose
-from kernels.language import constexpr, kernel, tl
+from kernels.dispatch import choose, constexpr, kernel, tl
 
 Latents = Float[Tensor, "b f c h w"]
 BLOCK = 1024

@@ -1,6 +1,7 @@
 """Numbers that callers set by name in a stream: those of conditions, such as keys of a world or a mood, and those of
-motion codes, such as an open jaw, in place of what the model generates."""
+motion codes, such as an open jaw, in place of what the model generates; and from when a change holds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,10 +12,24 @@ from torch import Tensor
 
 from gwm.autoencoders.motion.code import standardise, to_latents
 from gwm.blinks import EYELIDS, blinking
+from gwm.condition.spec import Control
 from gwm.contract import Contract
-from gwm.control import Control
 from gwm.transfer import to_device
-from serve.applied import applied_at
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The chunk and media time from which a change holds."""
+
+    chunk: int  # the first that is generated under it, counted from the start of the stream
+    media_s: float  # when that chunk begins
+
+
+def applied_at(contract: Contract, at_s: float) -> Applied:
+    """The first chunk that does not begin before `at_s`: a change never comes early."""
+    chunk = math.ceil(at_s * contract.fps / contract.chunk_pixel_frames - 1e-6)
+    return Applied(chunk, chunk * contract.chunk_ms / 1000)
+
 
 MAX_FRAMES = 240  # of a number that is given frame by frame
 GLIDE_FRAMES = 4  # pixel frames in which a code's number goes to another value, and those in which it returns to the

@@ -17,11 +17,10 @@ from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.files.folder_kind import folder_kind
 from gwm.files.tensors import read_tensor_file
-from gwm.guided_rollout import Guided
 from gwm.no_text import NO_TEXT_FILE, read_no_text
+from gwm.rollout import Guided
 from gwm.weights import check_keys
-from serve.eight_bits import unpacked
-from serve.quantise import check_recipe, quantise
+from serve.quantise import check_recipe, quantise, unpacked
 
 FORMAT, VERSION = "gwm-artifact", 1
 MANIFEST = "manifest.json"

@@ -11,20 +11,18 @@ from torch import Tensor
 from gwm.condition.inputs import Conditions
 from gwm.media.pixels import to_tensor
 from gwm.rollout import Emit, keep
-from serve.acts import Numbers, TimedNumbers
-from serve.applied import Applied
+from serve.acts import Applied, Numbers, TimedNumbers
 from serve.artifact import Artifact
 from serve.compiled import Compiled
 from serve.decoder import StreamDecoder
 from serve.driver import Driver
 from serve.graphs import Capture, GraphedChunk
-from serve.history import History
+from serve.history import History, UndoLog
 from serve.memory import check_memory
 from serve.parallel.parallelize import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of
 from serve.prompts import Prompt
 from serve.timeline import Timeline, check_conditions
-from serve.undo import UndoLog
 
 
 class Engine:

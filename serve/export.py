@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -24,12 +25,53 @@ from gwm.autoencoders.protocol import KIND, Autoencoder
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.files.tensors import check_finite
+from gwm.media.video import read_audio
+from gwm.metrics.distance import psnr
 from gwm.no_text import NO_TEXT_FILE, TOKENS, read_no_text
 from gwm.weights import WeightsHeader, is_written_here, load_weights, read_header, write_json
 from serve.artifact import FORMAT, MANIFEST, PLACES, VERSION, Artifact, describe, file_name, read_manifest
-from serve.eight_bits import packed
-from serve.fidelity import check_fidelity
+from serve.engine import Engine
+from serve.quantise import packed
 from serve.quantise import quantise as quantise_blocks
+from serve.request import read_portrait
+from serve.samples import sample_path
+
+
+def worst_chunk(
+    exact: Artifact,
+    other: Artifact,
+    portrait: UInt8[np.ndarray, "h w 3"],
+    agent: Float[np.ndarray, " t"],
+    user: Float[np.ndarray, " t"],
+) -> dict[str, float]:
+    """PSNR in dB between the chunks of two streams with the same noise and sound: of the median and the worst chunk.
+
+    Not a mean of many clips: errors come back through the cache, and one bad chunk is seen by everybody.
+    """
+    frames = [Engine(artifact, seed=0).play(portrait, agent, user)[0] for artifact in (exact, other)]
+    size = exact.contract.chunk_pixel_frames
+    whole = len(frames[0]) // size * size
+    chunks = psnr(frames[1][:whole], frames[0][:whole]).reshape(-1, size).mean(axis=1)
+    return {"median_db": float(np.median(chunks)), "worst_db": float(chunks.min()), "chunks": len(chunks)}
+
+
+def check_fidelity(exact: Artifact, other: Artifact, *, min_db: float, seconds: float) -> dict[str, float]:
+    """`worst_chunk` of a real portrait that speaks with a real voice, over and over for `seconds`.
+
+    Raises:
+        ValueError: a chunk differs more than `min_db` allows.
+    """
+    speech = read_audio(sample_path("speech"))
+    agent = np.resize(speech, round(seconds * exact.contract.audio.sample_rate))
+    portrait = read_portrait(sample_path("portrait"), exact.contract.framing(None), crop=False)
+    measured = worst_chunk(exact, other, portrait, agent, np.zeros_like(agent))
+    if measured["worst_db"] < min_db:
+        raise ValueError(
+            f"worst_db={measured['worst_db']:.1f} must be >= min_db={min_db}: one of {measured['chunks']} chunks "
+            f"differs too much, though the median has {measured['median_db']:.1f} dB. Export another recipe, or none."
+        )
+    return measured
+
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +96,7 @@ def export(
 ) -> None:
     """Write the artifact of a student and the autoencoder whose latents it was trained on.
 
-    dtype: how weights are stored. bfloat16 is half the size and changes the pixels; int8 as `serve.eight_bits`.
+    dtype: how weights are stored. bfloat16 is half the size and changes the pixels; int8 as `serve.quantise`.
     quantise: how the blocks are computed where they are served, a recipe of `serve.quantise`.
     text: encoder of captions, for a student with a text condition whose folder lacks the empty prompt's tokens.
     places: folder of pictures (.png) at which visitors of a world can begin, which are copied into the artifact.
@@ -160,7 +202,7 @@ def _no_text(student: Path, text: Callable[[str], Tensor] | None) -> Float[Tenso
         raise ValueError(
             f"{student} has no {NO_TEXT_FILE}, must have the empty prompt's tokens: a stream without a prompt is "
             "generated under them, as clips without a caption were. Train its last stage again, or name the text "
-            "encoder: call.text={_target_: gwm.wan.text.UMT5, folder: DIR}."
+            "encoder: call.text={_target_: gwm.wan.encoders.UMT5, folder: DIR}."
         )
     return text("").half().float()
 

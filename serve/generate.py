@@ -29,8 +29,7 @@ from gwm.contract import Contract
 from gwm.media.video import write_video
 from gwm.no_text import padded_text
 from gwm.weights import is_written_here
-from serve.acts import TimedNumbers
-from serve.applied import applied_at
+from serve.acts import TimedNumbers, applied_at
 from serve.artifact import Artifact, load_artifact
 from serve.driver import Driver
 from serve.engine import Engine

@@ -19,8 +19,8 @@ from gwm.config import DiTConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.guidance import Guidance
-from gwm.guided_rollout import Guided
 from gwm.no_text import read_no_text
+from gwm.rollout import Guided
 from gwm.schedule import sigma_steps
 from gwm.weights import load_weights, read_header
 from serve.artifact import Artifact

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gwm.condition.inputs import Conditions
-from serve.applied import Applied
+from serve.acts import Applied
 from serve.engine import Engine
 
 Frames = UInt8[np.ndarray, "f h w 3"]

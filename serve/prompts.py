@@ -11,8 +11,8 @@ from torch import Tensor
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.no_text import padded_text
-from gwm.wan.text import UMT5
-from serve.applied import applied_at
+from gwm.wan.encoders import UMT5
+from serve.acts import applied_at
 
 Tokens = Float[Tensor, "s t"]
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.chunks import whole_clip
 from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
@@ -23,9 +23,8 @@ from gwm.media.video import write_video
 from gwm.no_text import padded_text
 from gwm.resolution import Resolution
 from gwm.sampler import frame_noise, sample
+from gwm.wan.encoders import MAX_TOKENS, CLIPImage, image_channels
 from gwm.wan.geometry import read_geometry
-from gwm.wan.image import CLIPImage, image_channels
-from gwm.wan.text import MAX_TOKENS
 from gwm.wan.vae import WanVAE, load_wan_vae
 from gwm.wan.vae_config import read_vae_config
 from serve.artifact import Artifact

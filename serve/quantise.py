@@ -1,10 +1,14 @@
 """Blocks in eight bits: recipes, and the devices that can compute them.
 
-Files keep the exact weights; blocks are quantised when they are loaded, so that an artifact serves every device.
+For speed: files keep the exact weights, and blocks are quantised when they are loaded, so that an artifact serves every
+device. For size: `packed` stores matrices with one scale a row, half the size of bfloat16 for little more error, and
+`unpacked` gives floats back; networks then compute as always.
 """
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gwm.dit import DiT
 from gwm.optional import optional_module
@@ -47,3 +51,28 @@ def quantise(dit: DiT, recipe: str) -> None:
     torchao = optional_module("torchao.quantization", COMMAND)
     config = vars(torchao)[RECIPES[recipe]]()
     torchao.quantize_(dit.blocks, config, filter_fn=lambda module, name: isinstance(module, nn.Linear))
+
+
+SCALE = ".row_scale"  # behind a matrix's name: what its rows are multiplied by
+STEPS = 127
+
+
+def packed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices of a DiT's blocks, which are most of it, in int8 with their scales; everything else in float16."""
+    out: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if name.startswith("blocks.") and name.endswith(".weight") and weight.ndim == 2:
+            scale = weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / STEPS
+            out |= {name: (weight.float() / scale).round().to(torch.int8), name + SCALE: scale}
+        else:
+            out[name] = weight.half()
+    return out
+
+
+def unpacked(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `packed` was given, up to rounding; weights that are not packed are themselves."""
+    plain = {name: weight for name, weight in weights.items() if not name.endswith(SCALE)}
+    return {
+        name: weight.float() * weights[name + SCALE] if name + SCALE in weights else weight
+        for name, weight in plain.items()
+    }

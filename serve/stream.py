@@ -17,8 +17,7 @@ from jaxtyping import Float, UInt8
 
 from gwm.media.video import read_audio
 from gwm.no_text import padded_text
-from serve.acts import Numbers
-from serve.applied import Applied
+from serve.acts import Applied, Numbers
 from serve.artifact import load_artifact
 from serve.engine import Engine
 from serve.graphs import capture_on

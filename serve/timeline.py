@@ -13,8 +13,7 @@ from gwm.condition.audio import chunk_windows, continued_features, history_sampl
 from gwm.condition.inputs import Conditions, nothing_given
 from gwm.contract import Contract
 from gwm.transfer import to_device
-from serve.acts import Acts
-from serve.applied import Applied, applied_at
+from serve.acts import Acts, Applied, applied_at
 
 VOICES: tuple[str, ...] = ("agent", "user")  # the conditions that sound becomes, in the order of its streams
 

@@ -8,14 +8,14 @@ import torch
 import yaml
 from torch import Tensor
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.chunks import ChunkPattern
+from gwm.clip import clip_mask
 from gwm.condition.inputs import Conditions
 from gwm.condition.spec import specs_of
 from gwm.config import DiTConfig
 from gwm.convert import to_gwm, without_added
 from gwm.dit import DiT, num_patches
-from gwm.masks import clip_mask
 from gwm.wan.vae import WanVAE
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
 from tests.tiny import declared, lively, voices

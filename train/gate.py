@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from data.batch import LatentData
-from data.halving import halved
+from data.crops import halved
 from data.manifest import read_manifest
 from data.shards import Clip, decode_sample, read_samples
 from data.storage import Location
@@ -277,3 +277,12 @@ def report_gate(output: Path, gate: dict[str, Any]) -> None:
     for outcome, words in OUTCOMES.items():
         if gate.get(outcome):
             log.warning("gate of %s %s: %s", output, words, "; ".join(gate[outcome]))
+
+
+ORDER = ("autoencoder", "bidirectional", "causal", "consistency", "dmd", "regression")
+
+
+def read_gates(runs: Path) -> dict[str, dict[str, Any]]:
+    """Gates by stage; stages without a gate are left out."""
+    paths = {stage: runs / stage / "gate.json" for stage in ORDER}
+    return {stage: json.loads(path.read_text()) for stage, path in paths.items() if path.is_file()}

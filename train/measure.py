@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from gwm.dit import Branch, DiTBlock
+from gwm.block import Branch, DiTBlock
 from train.work import Pass, Work
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}  # of products; weights stay in float32

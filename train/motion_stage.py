@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from data.motion import read_pair
 from data.motion_batch import MotionBatch, MotionData, collate, draw_pictures
 from gwm.autoencoders.motion.basis import RidgeFit
-from gwm.autoencoders.motion.code import POSE, physical, place
-from gwm.autoencoders.motion.motion_config import MotionConfig
+from gwm.autoencoders.motion.code import POSE, MotionConfig, physical, place
 from gwm.autoencoders.motion.network import Features, MotionNetwork, conv
 from gwm.autoencoders.motion.warp import places, sample, whole
 from gwm.autoencoders.protocol import KIND

@@ -1,4 +1,5 @@
-"""Networks between stages: read what an earlier stage left, or say which command makes it."""
+"""Networks between stages: read what an earlier stage left, or say which command makes it; and write a folder
+that diffusers reads."""
 
 import dataclasses
 import logging
@@ -13,7 +14,7 @@ from gwm.chunks import whole_clip
 from gwm.condition.spec import ConditionSpec, specs_of
 from gwm.config import AudioConfig, DiTConfig
 from gwm.contract import Contract
-from gwm.convert import load_wan
+from gwm.convert import load_wan, save_diffusers, without_conditions
 from gwm.dit import DiT
 from gwm.files.tensors import read_json
 from gwm.resolution import Resolution
@@ -159,3 +160,15 @@ def dit_config(vae: AutoencoderConfig, audio: AudioConfig, model: Mapping[str, A
     fitting = {"in_channels": vae.latent_channels, "speech_mels": audio.num_mels}
     lists = {"conditions": [spec.to_json() for spec in specs], "place_grid": tuple(model.get("place_grid", ()))}
     return DiTConfig.from_json({**fitting, **model, **lists})
+
+
+def export_diffusers(weights: str, out: str) -> None:
+    """Write the transformer of a bidirectional model with its voices and actions dropped.
+
+    Raises:
+        FileNotFoundError: the stage has not been run; the message has the command.
+        ValueError: the model has parts that Wan does not have, for instance no text attention; all are listed.
+    """
+    model, _ = load_dit(weights, stage="bidirectional")
+    save_diffusers(without_conditions(model), Path(out))
+    log.info("%s: read it with diffusers.WanTransformer3DModel.from_pretrained", out)

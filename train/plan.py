@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from data.steps import split_batch
-from gwm.dit import DiTBlock
+from gwm.block import DiTBlock
 from gwm.lora import is_adapted
 from train.learner import OptimizerFactory
 from train.measure import PRECISIONS, checkpoint_blocks, measure_pass

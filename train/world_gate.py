@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import nn
 
-from data.halving import halved
+from data.crops import halved
 from data.manifest import read_manifest
 from data.shards import Clip, decode_sample, read_samples
 from gwm.lora import merged

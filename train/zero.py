@@ -93,8 +93,10 @@ class ZeroStrategy(DeepSpeedStrategy):
         )
         return engine, divided
 
-    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **how: Any) -> Any:
-        result = super().optimizer_step(optimizer, closure, model, **how)
+    def optimizer_step(
+        self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **options: Any
+    ) -> Any:
+        result = super().optimizer_step(optimizer, closure, model, **options)
         if self.deepspeed_engine.was_step_applied():
             for learner in self._learners():
                 learner.update_ema()

@@ -9,10 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs.command.main import command
 from data.characters.renderer import STYLES
-from data.characters.worker import draw
+from data.characters.worker import draw, generate
 from data.clips import plan_split
 from data.manifest import Manifest
-from data.synthetic import generate
 from gwm.clock import FPS, SAMPLE_RATE
 from gwm.resolution import Resolution
 
@@ -38,7 +37,7 @@ def make_shards(
     """Plan all clips and write what is missing of them to `out`.
 
     Raises:
-        ValueError: see `data.synthetic.generate`.
+        ValueError: see `data.characters.worker.generate`.
     """
     if not train + val + test:
         raise ValueError(f"train={train}, val={val} and test={test} must have at least 1 clip together.")

@@ -1,4 +1,4 @@
-"""Real footage to clips. Read `video`, `sound`, `scenes`; then `survey`, `takes`, `cutting`.
+"""Real footage to clips. Read `video_file`, then `survey`, `takes`, `cutting`.
 
 `sources`, `batches` and `ledger` make it parallel and restartable.
 """

@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import Float, Int16, UInt8
 
 from data.footage.sidecar import SideCar, read_sidecar
-from data.footage.soundtrack import as_floats, sound_track
 from data.footage.sources import Source
 from data.footage.survey import Survey, survey_video
 from data.footage.takes import Take, TakeRules, plan_takes
-from data.footage.video_file import UnusableError, opened, picture_stream
+from data.footage.video_file import UnusableError, as_floats, opened, picture_stream, sound_track
 from data.shards import Clip, encode_sample
 from gwm.clock import FPS, SAMPLES_PER_FRAME
 from gwm.media.decoding import Damage

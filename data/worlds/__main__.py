@@ -10,9 +10,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from configs.command.main import command
+from data.characters.worker import generate
 from data.manifest import Manifest
 from data.shards import decode_signals, read_samples
-from data.synthetic import generate
 from data.worlds.episodes import plan_episodes, record
 from data.worlds.policies import Policy, coverage
 from data.worlds.world import World, make_world
@@ -38,7 +38,7 @@ def record_world(*, out: str, workers: int, env: str, resolution: int, num_frame
     """Record what is missing of `out`, then say how well the actions are covered.
 
     Raises:
-        ValueError: no clips, an unknown world or policy, or as `data.synthetic.generate` and `make_episode`.
+        ValueError: no clips, an unknown world or policy, or as `data.characters.worker.generate` and `make_episode`.
     """
     sizes = {split: rest.pop(split) for split in SPLITS}
     if not sum(sizes.values()):

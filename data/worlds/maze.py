@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from data.clips import derive_seed
-from gwm.control import Kind
+from gwm.condition.spec import Kind
 
 NAMES = ("forward", "back", "turn_left", "turn_right")
 ROOMS = 4  # along a side, each of 2 x 2 cells of the grid; walls of one cell stand between them

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.worlds.maze import Maze
 from gwm.clock import FPS
-from gwm.control import Kind
+from gwm.condition.spec import Kind
 from gwm.optional import optional_module
 
 GYM = "gym:"

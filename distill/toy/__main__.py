@@ -6,22 +6,25 @@ python -m distill.toy compare=true        every gradient mode and both contexts 
 
 import json
 import logging
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import process_time
 
+import matplotlib
 import torch
 from hydra.utils import instantiate
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from configs.command.main import command
+from distill.dmd import DMDRules
 from distill.gan import GAN, Head
-from distill.scores import DMDRules
-from distill.toy.chain import Chain, ExactTeacher, measures, toy_contract
-from distill.toy.networks import ChainCritic, ChainStudent
-from distill.toy.picture import draw
+from distill.student_forcing import RolloutRequest, student_rollout
+from distill.toy.chain import Chain, ChainCritic, ChainStudent, ExactTeacher, measures, toy_contract
 from distill.toy.toy_stages import (
     WARMUP,
     Jump,
@@ -34,7 +37,9 @@ from distill.toy.toy_stages import (
     sampled,
     teacher_forced,
 )
+from gwm.condition.inputs import Conditions
 from gwm.contract import CommitMode, Contract, Solver
+from gwm.files.outputs import whole_file
 from gwm.weights import write_json
 from train.learner import Learner
 
@@ -73,15 +78,15 @@ class Toy:
         made_consistent(student, self.chain, self._contract((1.0,), "clean"), recipe)
         return student.ema_model
 
-    def distil(self, how: Variant) -> ChainStudent:
-        contract, recipe = self._contract(how.sigmas, how.context), how.recipe
+    def distil(self, variant: Variant) -> ChainStudent:
+        contract, recipe = self._contract(variant.sigmas, variant.context), variant.recipe
         student_steps = -(-recipe.steps // recipe.critic_per_student)
-        student = learner(_copy(how.init), recipe.student_rate, student_steps, ema_decay=recipe.ema_decay)
+        student = learner(_copy(variant.init), recipe.student_rate, student_steps, ema_decay=recipe.ema_decay)
         torch.manual_seed(recipe.seed)
         scorer = ChainCritic(ExactTeacher(self.chain, contract.dit), num_frames=self.chain.num_frames)
         # The critic's rate ends at half its start: it has to follow the student to the last step.
         critic = learner(scorer, recipe.critic_rate, 2 * recipe.steps, ema_decay=recipe.ema_decay)
-        distilled(student, critic, self.chain, contract, how.rules, recipe, discriminator(scorer, recipe))
+        distilled(student, critic, self.chain, contract, variant.rules, recipe, discriminator(scorer, recipe))
         return student.ema_model
 
     def measured(
@@ -199,3 +204,51 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     main()
+
+
+matplotlib.use("Agg")  # no screen
+BINS = torch.linspace(-2, 2, 61).tolist()
+DATA, STUDENT = "#64748b", "#2563eb"
+
+
+def draw(
+    path: Path, chain: Chain, found: Mapping[str, Mapping[str, float]], student: ChainStudent, contract: Contract
+) -> None:
+    """Write the picture; the student generates the clips that it shows."""
+    generator = torch.Generator().manual_seed(2)
+    data = chain.clips(20_000, generator)
+    with torch.no_grad():
+        request = RolloutRequest(len(contract.sigmas) - 1, "none", generator)
+        rollout = student_rollout(student, contract, request, data[:, :1], Conditions(), chain.num_frames)
+    made = torch.cat([data[:, :1], rollout.x0], dim=1)
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    grid = figure.add_gridspec(2, 6, height_ratios=(2, 3))
+    top_left, top_right = figure.add_subplot(grid[0, :3]), figure.add_subplot(grid[0, 3:])
+    _clips(top_left, made)
+    for clips, name, colour in ((data, "data", DATA), (made, "student", STUDENT)):
+        top_right.hist(clips[:, 1:].flatten(), BINS, density=True, histtype="step", color=colour, label=name)
+    top_right.set_title("values of generated frames")
+    top_right.legend(frameon=False)
+    names = [name for name in found if name != "data"]
+    paths, single, flips = (figure.add_subplot(grid[1, 2 * column : 2 * column + 2]) for column in range(3))
+    _bars(paths, "total variation of paths (aim 0.06)", names, [found[n]["path_tv"] for n in names], 0.06)
+    _bars(single, "total variation of values", names, [found[n]["emission_tv"] for n in names], 0.0)
+    _bars(flips, f"frames that flip (data {chain.flip:g})", names, [found[n]["flips"] for n in names], chain.flip)
+    for axes in (single, flips):
+        axes.set_yticklabels([])  # as on the left
+    with whole_file(path) as partial:
+        figure.savefig(partial, metadata={"Date": None})
+
+
+def _clips(axes: Axes, made: torch.Tensor) -> None:
+    for clip in made[:24].flatten(1):
+        axes.plot(clip, color=STUDENT, alpha=0.35, linewidth=1)
+    axes.set_title("24 clips of the student; frame 0 is the reference")
+    axes.set_xlabel("latent frame")
+
+
+def _bars(axes: Axes, title: str, names: list[str], values: list[float], aim: float) -> None:
+    axes.barh(names, values, color=STUDENT)
+    axes.axvline(aim, color=DATA, linestyle="--")
+    axes.invert_yaxis()
+    axes.set_title(title)

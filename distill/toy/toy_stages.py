@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from distill.consistency import ConsistencyRules, consistency_loss
-from distill.dmd import dmd_loss
+from distill.dmd import DMDRules, critic_loss, dmd_loss, scored_clip
 from distill.gan import GAN
-from distill.scores import DMDRules, critic_loss, scored_clip
 from distill.student_forcing import Exit, RolloutGradient, RolloutRequest, exit_step, student_rollout
-from distill.toy.chain import Chain, measures
-from distill.toy.networks import ChainCritic, ChainStudent
+from distill.toy.chain import Chain, ChainCritic, ChainStudent, measures
 from gwm.clip import CleanClip, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract

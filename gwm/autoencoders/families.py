@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from gwm.autoencoders.haar import HaarAutoencoder, HaarConfig
+from gwm.autoencoders.motion.code import MotionConfig
 from gwm.autoencoders.motion.codec import MotionAutoencoder
-from gwm.autoencoders.motion.motion_config import MotionConfig
 from gwm.autoencoders.motion.network import MotionNetwork
 from gwm.autoencoders.protocol import KIND, Autoencoder, AutoencoderConfig
 from gwm.files.tensors import read_json

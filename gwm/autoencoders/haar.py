@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from gwm.autoencoders.protocol import Memory, Reference, check_no_margin
-from gwm.files.json_config import JsonConfig
+from gwm.files.json_text import JsonConfig
 from gwm.media.pixels import as_bytes, as_float
 
 # One tensor per memory block: the features of the latest latent frame, `b c h w`. Owned by the caller.

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gwm.control import Control
+from gwm.condition.spec import Control
 
 KIND = "autoencoder"  # in the header of weights
 

@@ -5,8 +5,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from gwm.control import LIMIT, Control, Kind
-from gwm.files.json_config import JsonConfig
+from gwm.files.json_text import JsonConfig
+
+# discrete: 0 or 1, as a key; continuous: any number in the limits; pointer: one of two neighbours, x and y of a place
+# in the picture, from -1 at the left and the top to 1.
+Kind = Literal["continuous", "discrete", "pointer"]
+LIMIT = 10.0  # numbers of training are of the order of 1; larger ones would leave everything it has seen
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """One number of each pixel frame."""
+
+    name: str
+    minimum: float = -LIMIT
+    maximum: float = LIMIT
+    default: float = 0.0  # where a caller sets others of its condition and not this
+    kind: Kind = "continuous"
+
 
 Rate = Literal["tokens", "channels", "frame"]
 Encoder = Literal["text", "image", "linear", "speech"]
@@ -36,7 +52,7 @@ class ConditionSpec(JsonConfig):
     encoder: Encoder = "linear"  # what comes before the embedding; speech: the frozen speech encoder
     drop_rate: float = 0.0  # chance that a training sample loses the condition, so that guidance can leave it out
     names: tuple[str, ...] = ()  # of the numbers of one pixel frame, for callers who set them; (): by their places
-    kinds: tuple[Kind, ...] = ()  # of each name, as `gwm.control.Kind`; (): continuous
+    kinds: tuple[Kind, ...] = ()  # of each name, as `Kind`; (): continuous
     minimum: tuple[float, ...] = ()  # of each name's value, as a caller may set it; (): -LIMIT
     maximum: tuple[float, ...] = ()  # likewise; (): LIMIT
     default: tuple[float, ...] = ()  # of names that a caller leaves out while setting others; (): 0

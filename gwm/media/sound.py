@@ -1,6 +1,7 @@
 """Sound of any file as mono samples: which track is taken, how its channels are mixed, what of it is damaged.
 
 A first pass measures the track, a second one mixes it: whether channels cancel is known only when all were heard.
+At the end, 16-bit PCM, as files, sockets and WebRTC carry sound; inside, samples are floats in [-1, 1].
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 
 from gwm.media.decoding import Damage, decoded
 
@@ -230,3 +231,16 @@ def _weights(layout: tuple[str, ...], powers: Float[np.ndarray, "c c"], notes: l
     if np.count_nonzero(weights) == 1 < len(layout):
         notes.append(f"of channels {'+'.join(layout)}, only {layout[weights.argmax()]} carries sound: it is used alone")
     return weights
+
+
+Buffer = bytes | bytearray | memoryview
+
+
+def from_pcm(data: Buffer) -> Float[np.ndarray, " t"]:
+    """Samples of little-endian 16-bit PCM; channels stay interleaved."""
+    return np.frombuffer(data, "<i2").astype(np.float32) / 2**15
+
+
+def to_pcm(samples: Float[np.ndarray, "*t"]) -> Int16[np.ndarray, "*t"]:
+    """Inverse of `from_pcm` up to rounding towards zero; samples outside [-1, 1] are clamped."""
+    return (samples.clip(-1, 1) * (2**15 - 1)).astype("<i2")

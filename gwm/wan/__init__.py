@@ -1,2 +1,2 @@
-"""Wan checkpoints. Read `keys` (three names of every tensor), `files`, `geometry`, then `gwm.convert`, which joins
-them; `vae` and `text` are what surrounds the transformer."""
+"""Wan checkpoints. Read `tensor_names` (three names of every tensor), `files`, `geometry`, then `gwm.convert`, which
+joins them; `vae` and `encoders` are what surrounds the transformer."""

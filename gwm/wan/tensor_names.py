@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from gwm.block import MLP, PROJECTIONS
 from gwm.config import DiTConfig
 from gwm.dit import DiT
 from gwm.wan.state_dict import described
@@ -35,8 +36,7 @@ OUTER = (
     Name("head", "head.head", "proj_out"),
 )
 ATTENTION = (
-    *(Name(name, name, f"to_{name}") for name in ("q", "k", "v")),
-    Name("o", "o", "to_out.0"),
+    *(Name(name, name, "to_out.0" if name == "o" else f"to_{name}") for name in PROJECTIONS),
     Name("norm_q", "norm_q", "norm_q"),
     Name("norm_k", "norm_k", "norm_k"),
 )
@@ -49,8 +49,7 @@ BLOCK = (
     *(Name(f"attention.{own}", f"self_attn.{old}", f"attn1.{new}") for own, old, new in ATTENTION),
     *(Name(f"text_attention.{own}", f"cross_attn.{old}", f"attn2.{new}") for own, old, new in ATTENTION + IMAGE),
     Name("text_norm", "norm3", "norm2"),  # numbered by creation in the original, by use in diffusers
-    Name("ffn.0", "ffn.0", "ffn.net.0.proj"),
-    Name("ffn.2", "ffn.2", "ffn.net.2"),
+    *(Name(f"ffn.{own}", f"ffn.{own}", f"ffn.net.{new}") for own, new in zip(MLP, ("0.proj", "2"), strict=True)),
     Name("modulation", "modulation", "scale_shift_table"),
 )
 

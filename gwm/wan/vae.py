@@ -1,10 +1,12 @@
 """Family `wan`: Wan's autoencoders, that is diffusers' layers, with the stream's state outside of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -13,11 +15,10 @@ from gwm.autoencoders.protocol import Memory, Reference, check_no_margin
 from gwm.media.pixels import as_bytes, as_float
 from gwm.optional import optional_module
 from gwm.wan.files import component, read_tensors
-from gwm.wan.fused import fuse
 from gwm.wan.state_dict import described
-from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE, WanVAEConfig, diffusers_arguments, read_vae_config
-from gwm.wan.vae_keys import diffusers_key
+from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE, WanVAEConfig, diffusers_arguments, diffusers_key, read_vae_config
 from gwm.weights import check_keys
+from kernels.causal_input import causal_input
 
 RELEASED = {"Wan2.1_VAE.pth": WAN2_1_VAE, "Wan2.2_VAE.pth": WAN2_2_VAE}
 ORIGINAL, DIFFUSERS = "conv1.weight", "quant_conv.weight"  # the last convolution of the encoder, in both layouts
@@ -208,3 +209,36 @@ def _causal_convolutions(decoder: Any) -> Iterator[tuple[nn.Conv3d, int]]:
 def _doubles(conv: nn.Conv3d) -> bool:
     """Whether the convolution makes two frames of one: those see no neighbours in space."""
     return conv.kernel_size[1] == 1
+
+
+EPS = 1e-24  # of the mean square, where diffusers divides by a norm of at least 1e-12: either way black stays black
+BLOCK = "WanResidualBlock"
+
+
+def fuse(decoder: nn.Module) -> None:
+    """Let the residual blocks of diffusers' decoder use `causal_input`, in channels-last memory.
+
+    Only where a stream is decoded, so with a memory. The same but for rounding, which diffusers does between norm,
+    weight and SiLU too.
+    """
+    for module in decoder.modules():
+        if type(module).__name__ == BLOCK:
+            module.forward = partial(_residual, module)
+
+
+def _residual(block: Any, x: Tensor, feat_cache: list[Any], feat_idx: list[int]) -> Tensor:
+    """Arguments are called as diffusers calls them: what all convolutions remember, and whose turn it is."""
+    y = _convolved(block.norm1, block.conv1, x, feat_cache, feat_idx)
+    return block.conv_shortcut(x) + _convolved(block.norm2, block.conv2, y, feat_cache, feat_idx)
+
+
+def _convolved(norm: Any, conv: nn.Conv3d, x: Tensor, memory: list[Any], place: list[int]) -> Tensor:
+    frames, past = x.movedim(1, -1), memory[place[0]].movedim(1, -1)
+    num_frames, num_past = frames.shape[1], past.shape[1]
+    buffer = frames.new_empty(len(x), num_frames + num_past, *frames.shape[2:])
+    buffer[:, num_frames:] = past  # where it was before the kernel moves the buffer on
+    causal_input(frames, norm.gamma.flatten(), buffer, eps=EPS)
+    made = buffer.movedim(-1, 1)
+    memory[place[0]] = made[:, :, -num_past:]
+    place[0] += 1
+    return F.conv3d(made, conv.weight, conv.bias, padding=(0, 1, 1))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gwm.cache import RingCache
-from gwm.rope import Rotation, rotate, rotation
+from gwm.rope import Rotation, rotation
+from kernels.attention import rotate_pairs
 
 Window = tuple[Tensor, Tensor, None]
 
@@ -82,9 +83,9 @@ class RotateAllCache(RollCache):
     def visible(self, layer: int, k: Tensor, v: Tensor) -> Window:  # type: ignore[override]
         end = self.start + k.shape[1]
         new = torch.arange(self.begin, self.begin + k.shape[1] // self.patches, device=k.device)
-        self.k[layer, :, self.start : end] = rotate(k, self._turn(-new))
+        self.k[layer, :, self.start : end] = rotate_pairs(k, *self._turn(-new))
         self.v[layer, :, self.start : end] = v
-        return rotate(self.k[layer, :, :end], self._turn(self._frames(end))), self.v[layer, :, :end], None
+        return rotate_pairs(self.k[layer, :, :end], *self._turn(self._frames(end))), self.v[layer, :, :end], None
 
     def _frames(self, end: int) -> Tensor:
         """Absolute latent frame of every kept frame."""

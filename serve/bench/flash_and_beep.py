@@ -20,11 +20,10 @@ from jaxtyping import UInt8
 from gwm.clock import SAMPLE_RATE, SAMPLES_PER_FRAME
 from gwm.media.framing import Framing
 from gwm.resolution import Resolution
-from serve.applied import Applied
+from serve.acts import Applied
 from serve.bench.browser import open_browser, open_page, start_talking
 from serve.bench.live_numbers import SETTLE_S, drift, paired
-from serve.live.avatar.changes import Change, ChangeRefusedError
-from serve.live.avatar.controls import SessionControls
+from serve.live.avatar.changes import Change, ChangeRefusedError, SessionControls
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import Character

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from gwm.rope import rotation, time_rotation
+from kernels.attention import Ring, qk_norm_rope
 from kernels.causal_input import causal_input
 from kernels.dispatch import Policy, by_device, reference_only, using
-from kernels.qk_norm_rope import Ring, qk_norm_rope
 from kernels.residual_norm import residual_norm
 from kernels.rms_norm import rms_norm
 from kernels.sink_rope import turn_sinks

@@ -10,9 +10,8 @@ import torch
 from gwm.rollout import Rollout
 from gwm.rope import THETA, axis_pairs, rotation
 from serve.bench.case import Case
-from serve.bench.process_memory import allocated, growth
 from serve.bench.speed import EARLY, LATE
-from serve.bench.timing import Stopwatch, percentiles, ratios, take_turns
+from serve.bench.timing import Stopwatch, allocated, growth, percentiles, ratios, take_turns
 from serve.bench.workload import Workload, make
 
 LOOKS = 200  # at the memory, after the turns

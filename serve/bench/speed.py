@@ -12,9 +12,8 @@ from gwm.clock import FPS
 from serve.artifact import load_artifact
 from serve.bench.case import Case
 from serve.bench.counters import counting
-from serve.bench.process_memory import allocated, growth, peak, reset_peak
 from serve.bench.roofline import measure_peaks, pass_work
-from serve.bench.timing import CLOCKS, Stopwatch, percentiles, ratios, take_turns
+from serve.bench.timing import CLOCKS, Stopwatch, allocated, growth, peak, percentiles, ratios, reset_peak, take_turns
 from serve.bench.viewer import smallest_buffer, watch
 from serve.bench.workload import Options, Workload, make
 from serve.engine import Engine

@@ -9,8 +9,7 @@ import torch.distributed as dist
 
 from gwm.contract import Contract
 from gwm.dit import DiT
-from gwm.guided_rollout import Guided, GuidedRollout
-from gwm.rollout import Rollout
+from gwm.rollout import Guided, GuidedRollout, Rollout
 from serve.parallel.ranks import WAYS, Ranks
 from serve.parallel.tensor_parallel import tensor_rollout
 from serve.parallel.ulysses import StripRollout

@@ -1,6 +1,7 @@
 """Several processes that denoise one stream together: the first one sends orders, the others carry them out."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 import torch
@@ -8,7 +9,9 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from gwm.cache import RingCache
 from gwm.condition.inputs import Conditions
+from gwm.config import DiTConfig
 
 WAYS = ("ulysses", "tensor")  # strips of rows outside of attention, or all tokens and parts of the weights
 
@@ -69,13 +72,6 @@ class Ranks:
         dist.all_gather(strips, strip)
         return torch.cat(strips, dim=-2)
 
-    def exchange(self, parts: Float[Tensor, "r *_"]) -> Float[Tensor, "r *_"]:
-        """Send part i to process i; part i of the result is what process i had for this one."""
-        parts = parts.contiguous()  # first: storage of the same shape would else have the same foreign strides
-        got = torch.empty_like(parts)
-        dist.all_to_all_single(got, parts)
-        return got
-
 
 def tensors_of(condition: Conditions) -> list[Tensor]:
     """The conditions that are there."""
@@ -85,3 +81,22 @@ def tensors_of(condition: Conditions) -> list[Tensor]:
 def with_tensors(example: Conditions, tensors: Sequence[Tensor]) -> Conditions:
     """Inverse of `tensors_of`, for conditions of the same kinds as `example`."""
     return Conditions.from_flat(dict(zip(example.flat(), tensors, strict=True)))
+
+
+def local_config(dit: DiTConfig, size: int) -> DiTConfig:
+    """The shape that one of `size` processes sees.
+
+    Raises:
+        ValueError: the heads do not divide.
+    """
+    if dit.num_heads % size:
+        raise ValueError(
+            f"num_heads={dit.num_heads} must be a multiple of the {size} processes: each has as many. Start another "
+            "number of processes."
+        )
+    return dataclasses.replace(dit, dim=dit.dim // size, num_heads=dit.num_heads // size)
+
+
+def local_cache(ranks: Ranks) -> Callable[..., RingCache]:
+    """Makes caches of the own heads."""
+    return lambda dit, pattern, **rest: RingCache(local_config(dit, ranks.size), pattern, **rest)

@@ -11,12 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gwm.attention import CrossAttention, SelfAttention
+from gwm.block import CrossAttention, DiTBlock, SelfAttention
 from gwm.contract import Contract
-from gwm.dit import DiT, DiTBlock
+from gwm.dit import DiT
 from gwm.rollout import Rollout
-from serve.parallel.local_heads import local_cache, local_config
-from serve.parallel.ranks import Ranks
+from serve.parallel.ranks import Ranks, local_cache, local_config
 
 
 class SummedLinear(nn.Module):

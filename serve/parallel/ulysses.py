@@ -9,20 +9,20 @@ import copy
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gwm.attention import Context, KeysValues, SelfAttention, attend
+from gwm.block import Context, DiTBlock, KeysValues, SelfAttention, attend
 from gwm.cache import RingCache
 from gwm.config import DiTConfig
 from gwm.contract import Contract
-from gwm.dit import DiT, DiTBlock
+from gwm.dit import DiT
 from gwm.rollout import Emit, Rollout, keep
 from gwm.rope import Rotation
-from kernels.qk_norm_rope import qk_norm_rope
-from serve.parallel.local_heads import local_cache
-from serve.parallel.ranks import Ranks
+from kernels.attention import qk_norm_rope
+from serve.parallel.ranks import Ranks, local_cache
 
 
 class UlyssesAttention(nn.Module):
@@ -49,11 +49,19 @@ class UlyssesAttention(nn.Module):
     def _own_heads(self, x: Float[Tensor, "s b l n e"]) -> Float[Tensor, "s b _ _ e"]:
         """All heads of the strip's tokens to the own heads of all tokens."""
         parts = rearrange(x, "s b (f p) (r n) e -> r s b f p n e", p=self.patches, r=self.ranks.size)
-        return rearrange(self.ranks.exchange(parts), "r s b f p n e -> s b (f r p) n e")
+        return rearrange(exchange(parts), "r s b f p n e -> s b (f r p) n e")
 
     def _own_tokens(self, y: Float[Tensor, "b l n e"]) -> Float[Tensor, "b _ d"]:
         parts = rearrange(y, "b (f r p) n e -> r b f p n e", p=self.patches, r=self.ranks.size)
-        return rearrange(self.ranks.exchange(parts), "r b f p n e -> b (f p) (r n e)")
+        return rearrange(exchange(parts), "r b f p n e -> b (f p) (r n e)")
+
+
+def exchange(parts: Float[Tensor, "r *_"]) -> Float[Tensor, "r *_"]:
+    """Send part i to process i; part i of the result is what process i had for this one."""
+    parts = parts.contiguous()  # first: storage of the same shape would else have the same foreign strides
+    got = torch.empty_like(parts)
+    dist.all_to_all_single(got, parts)
+    return got
 
 
 class StripRollout(Rollout):

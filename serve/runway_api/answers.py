@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import BaseModel, ConfigDict, PlainSerializer, TypeAdapter
 from pydantic.alias_generators import to_camel
 
 
@@ -24,6 +24,11 @@ def time_or_none(ms: int | None) -> datetime | None:
 
 class Answer(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+
+def by_status(kinds: Any, values: dict[str, Any]) -> Any:
+    """The one of several kinds of answers that has the status of `values`; what it does not have is left out."""
+    return TypeAdapter(kinds).validate_python(values)
 
 
 class Created(Answer):
@@ -70,6 +75,9 @@ class Avatar(Answer):
 class FailedAvatar(Avatar):
     status: Literal["FAILED"]  # pyright: ignore[reportIncompatibleVariableOverride]
     failure_reason: str
+
+
+AnyAvatar = Avatar | FailedAvatar
 
 
 class DayUsage(Answer):
@@ -120,6 +128,9 @@ class ReadyVoice(Voice):
 class FailedVoice(Voice):
     status: Literal["FAILED"]  # pyright: ignore[reportIncompatibleVariableOverride]
     failure_reason: str
+
+
+AnyVoice = Voice | ReadyVoice | FailedVoice
 
 
 class VoicePreview(Answer):

@@ -6,9 +6,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session as Db
 
 from serve.runway_api import answers
-from serve.runway_api.answers import AvatarCustomVoice, AvatarPresetVoice, Listed, time_of
-from serve.runway_api.call import Call
-from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.answers import AvatarCustomVoice, AvatarPresetVoice, Listed, by_status, time_of
+from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.presets import VOICE_PRESETS
 from serve.runway_api.requests import AvatarChange, AvatarRequest, CustomVoice, NoQuery, PageQuery, VoiceChoice
 from serve.store.pages import read_page
@@ -92,7 +91,7 @@ def shown(db: Db, call: Call, avatars: list[Avatar]) -> list[answers.Avatar]:
 
 
 def _shown(call: Call, avatar: Avatar, voices: dict[str, Voice]) -> answers.Avatar:
-    values: dict[str, Any] = {
+    values = {
         "id": avatar.id,
         "name": avatar.name,
         "personality": avatar.personality,
@@ -104,10 +103,9 @@ def _shown(call: Call, avatar: Avatar, voices: dict[str, Voice]) -> answers.Avat
         "created_at": time_of(avatar.created_ms),
         "updated_at": time_of(avatar.updated_ms),
         "status": avatar.status,
+        "failure_reason": avatar.failure or "",
     }
-    if avatar.status == "FAILED":
-        return answers.FailedAvatar(failure_reason=avatar.failure or "", **values)
-    return answers.Avatar(**values)
+    return by_status(answers.AnyAvatar, values)
 
 
 def _shown_voice(voice: dict[str, Any], voices: dict[str, Voice]) -> AvatarPresetVoice | AvatarCustomVoice:

@@ -15,17 +15,15 @@ from sqlalchemy.orm import Session as Db
 
 from serve.live.http.api import Api
 from serve.live.http.refusals import FullError
-from serve.runway_api.call import Desk
+from serve.runway_api.call import ApiError, Desk
 from serve.runway_api.casting import NotReadyError, Role, role_of, wish_for
-from serve.runway_api.errors import ApiError
 from serve.runway_api.fetch import is_public
 from serve.runway_api.films import Film, FilmError, MakeFilm
 from serve.runway_api.media import AUDIO_BYTES, IMAGE_BYTES, plain_picture, portrait_from, read_source, sound_of
 from serve.runway_api.presets import VoicePreset
-from serve.runway_api.voice_design import designed, nearest, preview
+from serve.runway_api.voices import designed, nearest, preview
 from serve.store.database import Store
-from serve.store.owners import claim, give_up_lost_sessions, stay_alive
-from serve.store.retention import delete_old
+from serve.store.owners import claim, delete_old, give_up_lost_sessions, stay_alive
 from serve.store.tables import Avatar, File, Task, Voice
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What a handler is given beside the database: who asks, how, and what of the live server it may use."""
+"""What a handler is given beside the database (who asks, how, what of the live server it may use), and its refusals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ class Desk:
     characters: dict[str, str]  # built-in ones: key and name
     capacity: int
     speak: Speak | None  # None: voices are elsewhere
+    # From a session's id: token and name of the room that a program joins; None: it is not open here.
+    backend_room: Callable[[str], dict[str, str] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +49,28 @@ class Binary:
 
     data: bytes
     content_type: str
+
+
+class ApiError(Exception):
+    """Answered with `status`.
+
+    retry: whether the same request may succeed later; clients send 409 and 429 again unless this is false.
+    """
+
+    def __init__(self, status: int, message: str, *, retry: bool = False, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.retry, self.retry_after_s = status, retry, retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        after = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        return {"x-should-retry": str(self.retry).lower(), **after}
+
+
+def not_found(what: str) -> ApiError:
+    return ApiError(404, f"There is no {what} of this id, or no longer.")
+
+
+def issues_of(errors: list[Any]) -> list[dict[str, Any]]:
+    """What is wrong where, of pydantic's errors; never the value itself, which may be long or secret."""
+    return [{"path": list(one["loc"]), "message": one["msg"], "code": one["type"]} for one in errors]

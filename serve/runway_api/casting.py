@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.orm import Session as Db
 from sqlalchemy.orm import undefer
 
-from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.call import ApiError, not_found
 from serve.runway_api.presets import VOICE_PRESETS, character_of
 from serve.store.tables import Avatar, File, Voice
 

@@ -1,34 +1,96 @@
 """Conversations that were held, with what was said; and how much was talked."""
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session as Db
 
 from serve.runway_api import answers
-from serve.runway_api.answers import Listed, time_of, time_or_none
-from serve.runway_api.call import Call
-from serve.runway_api.conversation_answers import (
-    Conversation,
-    ConversationHead,
-    CustomHead,
-    CustomImage,
-    EndedConversation,
-    FailedConversation,
-    Line,
-    Preset,
-    PresetHead,
-    ToolSummary,
-)
-from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.answers import Answer, Listed, Time, by_status, time_of, time_or_none
+from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.requests import ConversationQuery, DaysQuery, NoQuery
 from serve.runway_api.sessions import duration_s
 from serve.store.owners import LIVE
 from serve.store.pages import read_page
 from serve.store.tables import Avatar, Entry, Session
 
+
+class PresetHead(Answer):
+    type: Literal["runway-preset"] = "runway-preset"
+    preset_id: str
+    name: str
+
+
+class CustomHead(Answer):
+    type: Literal["custom"] = "custom"
+    id: str | None
+    name: str | None
+
+
+class CustomImage(CustomHead):
+    image_url: str | None
+
+
+class Preset(Answer):
+    type: Literal["runway-preset"] = "runway-preset"
+    preset_id: str
+
+
+class ConversationHead(Answer):
+    id: str
+    name: str
+    avatar: PresetHead | CustomHead
+    created_at: Time
+    duration: int | None
+    has_tools: bool
+    status: Literal["in_progress", "ended", "failed"]
+
+
+class ToolSummary(Answer):
+    type: Literal["client_event", "backend_rpc"]
+    name: str
+    description: str
+
+
+class Line(Answer):
+    """Of a transcript."""
+
+    role: Literal["user", "assistant"]
+    content: str | None
+    timestamp: Time
+    tool_calls: list[dict[str, Any]]
+    tool_results: list[dict[str, Any]]
+
+
+class Conversation(Answer):
+    id: str
+    name: str
+    avatar: Preset | CustomImage
+    created_at: Time
+    started_at: Time | None
+    duration: int | None
+    max_duration: int
+    recording_url: None = None
+    tools: list[ToolSummary]
+    transcript: list[Line]
+    status: Literal["in_progress"]
+
+
+class EndedConversation(Conversation):
+    status: Literal["ended"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    ended_at: Time | None
+
+
+class FailedConversation(Conversation):
+    status: Literal["failed"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    ended_at: Time | None
+    failure: str
+    failure_code: str
+
+
 MAX_LINES, MAX_DAYS = 1_000, 366
+AnyConversation = Conversation | EndedConversation | FailedConversation
 STATUSES = {"COMPLETED": "ended", "CANCELLED": "ended", "FAILED": "failed"}
 
 
@@ -45,7 +107,7 @@ def list_all(db: Db, call: Call, query: ConversationQuery, body: None) -> Listed
     return Listed(data=data, has_more=page.next_cursor is not None, next_cursor=page.next_cursor)
 
 
-def read(db: Db, call: Call, query: NoQuery, body: None) -> Conversation:
+def read(db: Db, call: Call, query: NoQuery, body: None) -> AnyConversation:
     session = _found(db, call.id)
     values = {
         "id": session.id,
@@ -58,14 +120,11 @@ def read(db: Db, call: Call, query: NoQuery, body: None) -> Conversation:
         "tools": [ToolSummary(**_named(tool)) for tool in session.tools],
         "transcript": _transcript(db, session.id),
         "status": STATUSES.get(session.status, "in_progress"),
+        "ended_at": time_or_none(session.ended_ms),
+        "failure": session.failure or "",
+        "failure_code": session.failure_code or "",
     }
-    ended = time_or_none(session.ended_ms)
-    if session.status == "FAILED":
-        failure = {"failure": session.failure or "", "failure_code": session.failure_code or ""}
-        return FailedConversation(ended_at=ended, **failure, **values)
-    if session.status in STATUSES:
-        return EndedConversation(ended_at=ended, **values)
-    return Conversation(**values)
+    return by_status(AnyConversation, values)
 
 
 def remove(db: Db, call: Call, query: NoQuery, body: None) -> None:

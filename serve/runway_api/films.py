@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from gwm.media.pcm import to_pcm
+from gwm.media.sound import to_pcm
 from serve.runway_api.casting import Role
 
 PERCENT = re.compile(rb"generate:\s+(\d+)%")

@@ -9,7 +9,7 @@ from sqlalchemy.exc import OperationalError
 from serve.live.http.admission import Rate
 from serve.live.http.bodies import BODY_S, TooLargeError
 from serve.live.http.refusals import FullError
-from serve.runway_api.errors import ApiError, issues_of
+from serve.runway_api.call import ApiError, issues_of
 from serve.runway_api.routes import Access
 from serve.store.database import Store
 from serve.store.keys import find_key

@@ -14,16 +14,17 @@ from sqlalchemy.orm import Session as Db
 
 from serve.live.http.api import Api
 from serve.live.http.bodies import read_body
-from serve.runway_api.backend_socket import SocketBackend
+from serve.live.room.door import Door
+from serve.live.room.tokens import Tokens
 from serve.runway_api.background import Background
-from serve.runway_api.call import Binary, Call, Desk, Speak
-from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.call import ApiError, Binary, Call, Desk, Speak, not_found
 from serve.runway_api.fetch import is_public
 from serve.runway_api.films import MakeFilm
 from serve.runway_api.guard import Guard, allow_page, bearer, preflight, refusal
 from serve.runway_api.openapi import openapi
 from serve.runway_api.rooms import Rooms
 from serve.runway_api.routes import ROUTES, Route
+from serve.runway_api.session_tools import SocketBackend
 from serve.runway_api.uploads import SECRET_FIELD, receive
 from serve.store.database import Store
 from serve.store.keys import Limits, add_key
@@ -186,11 +187,13 @@ async def mounted(
     if prints_first_key and (text := await store.run(_first_key)):
         log.info("API key, shown once: %s", text)
     names = {key: character.name for key, character in api.characters.items()}
-    desk = Desk(new_id(), names, api.admission.capacity, speak)
-    rooms = Rooms(store, api, owner=desk.owner)
+    tokens = Tokens()
+    rooms = Rooms(store, api, tokens, owner=new_id())
+    desk = Desk(rooms.owner, names, api.admission.capacity, speak, rooms.backend_room)
     work = Background(store, api, desk, make_film=make_film, retention_days=options.retention_days, allows=allows)
     rest = RestApi(store, api, desk, rooms, work, url=options.public_url)
     api.app.add_subapp("/v1", rest.app)
+    api.app.add_subapp("/rtc", Door(api.admission, tokens).app)
     api.app.router.add_get("/openapi.json", _document)
     tasks = [asyncio.create_task(_kept_running(each)) for each in (rooms, work)]
     try:

@@ -6,8 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Db
 
 from serve.runway_api.answers import CreditDay, CreditUsage, ModelLimit, ModelUse, Organization, Tier, Use, time_of
-from serve.runway_api.call import Call
-from serve.runway_api.errors import ApiError
+from serve.runway_api.call import ApiError, Call
 from serve.runway_api.requests import MODEL, NoQuery, UsageRequest
 from serve.store.tables import Session, now_ms
 

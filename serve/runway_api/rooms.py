@@ -15,12 +15,13 @@ from serve.live.http.admission import RESTARTS
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
 from serve.live.http.refusals import FullError
-from serve.live.http.session import BROKEN
+from serve.live.http.session import BROKEN, OneTimeKey
+from serve.live.room.tokens import Tokens
 from serve.live.speech.tools import Call
 from serve.live.speech.turns import Event
+from serve.runway_api.call import ApiError
 from serve.runway_api.casting import NotReadyError, Role, role_of
-from serve.runway_api.document_search import DocumentSearch
-from serve.runway_api.errors import ApiError
+from serve.runway_api.documents import DocumentSearch
 from serve.runway_api.media import portrait_from
 from serve.runway_api.session_tools import session_tools
 from serve.runway_api.sessions import end
@@ -42,8 +43,8 @@ ROLES = {"user": "user", "character": "assistant"}
 class Rooms:
     """Call `wake` when the store has changed; `run` until cancelled, and then `finish`."""
 
-    def __init__(self, store: Store, api: Api, *, owner: str) -> None:
-        self.store, self.api, self.owner = store, api, owner
+    def __init__(self, store: Store, api: Api, tokens: Tokens, *, owner: str) -> None:
+        self.store, self.api, self.tokens, self.owner = store, api, tokens, owner
         self.wake = asyncio.Event()
         self.open: dict[str, Conversation] = {}
         self._writes: asyncio.Queue[Callable[[Db], None]] = asyncio.Queue()
@@ -139,7 +140,8 @@ class Rooms:
         session = self.api.admission.open(make, f"session {row.id}")
         self.open[row.id] = session
         expires_ms = now_ms() + round(1000 * session.timeouts.connect_s)
-        key, room = secrets.token_urlsafe(32), {"token": session.key.value, "room_name": session.id}
+        key, room = secrets.token_urlsafe(32), self._room(session, hidden=False)
+        session.key = OneTimeKey(room["token"])  # the same token opens the connection of our own page's kind
 
         def ready(db: Db) -> bool:
             found = db.get(Session, row.id, with_for_update=True)
@@ -150,6 +152,15 @@ class Rooms:
 
         if not await self.store.run(ready):
             await session.close("The session was ended.")
+
+    def backend_room(self, session_id: str) -> dict[str, str] | None:
+        """What a program joins an open session with; None where it is not open on this server."""
+        session = self.open.get(session_id)
+        return None if session is None else self._room(session, hidden=True)
+
+    def _room(self, session: Conversation, *, hidden: bool) -> dict[str, str]:
+        seconds = session.timeouts.connect_s + session.timeouts.session_s
+        return {"token": self.tokens.sign(session.id, hidden=hidden, seconds=seconds), "room_name": session.id}
 
     async def _queue(self, row: Session) -> None:
         if not row.queued:

@@ -19,7 +19,6 @@ from serve.runway_api import (
     voices,
 )
 from serve.runway_api.call import Binary
-from serve.runway_api.conversation_answers import Conversation, EndedConversation, FailedConversation
 from serve.runway_api.requests import INLINE_CHARS, NoQuery, PageQuery
 
 SMALL_BYTES, TEXT_BYTES, MEDIA_BYTES = 256_000, 1_500_000, INLINE_CHARS + 200_000
@@ -44,8 +43,8 @@ class Route:
         return self.method != "GET"
 
 
-AVATAR, VOICE = answers.Avatar | answers.FailedAvatar, answers.Voice | answers.ReadyVoice | answers.FailedVoice
-CONVERSATION = Conversation | EndedConversation | FailedConversation
+AVATAR, VOICE = answers.AnyAvatar, answers.AnyVoice
+CONVERSATION = conversations.AnyConversation
 LISTED = answers.Listed
 
 ROUTES = (
@@ -70,6 +69,7 @@ ROUTES = (
     Route("GET", "/realtime_sessions/{id}", sessions.read, sessions.AnySession, access="page"),
     Route("DELETE", "/realtime_sessions/{id}", sessions.cancel, access="page"),
     Route("POST", "/realtime_sessions/{id}/consume", sessions.consume, answers.Room, access="session"),
+    Route("POST", "/realtime_sessions/{id}/connect_backend", sessions.connect_backend, answers.Room),
     Route("GET", "/avatar_conversations", conversations.list_all, LISTED, query=requests.ConversationQuery),
     Route("GET", "/avatar_conversations/{id}", conversations.read, CONVERSATION),
     Route("DELETE", "/avatar_conversations/{id}", conversations.remove),

@@ -1,10 +1,16 @@
-"""The tools that a session was created with, as a language model may call them."""
+"""The tools that a session was created with, as a language model may call them, and the websocket by which a program
+answers the calls of its backend_rpc tools."""
 
+import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
 
-from serve.live.speech.tools import BackendPlace, Tool
+from aiohttp import WSMsgType, web
+
+from gwm.files.json_text import json_text
+from serve.live.speech.tools import BackendPlace, CallError, Tool
 
 SENT = {"status": "event_sent"}  # as Runway's model is answered; nobody acknowledges an event
 EVENT_S = 1.0
@@ -61,3 +67,73 @@ def _tool(stored: dict[str, Any], send: Callable[[dict[str, Any]], None], backen
         timeout_s=EVENT_S if shows else stored["timeout_seconds"],
         run=show if shows else ask,
     )
+
+
+MESSAGE_BYTES = 64_000
+HEARTBEAT_S = 20.0
+WAITING_CALLS = 32
+
+
+class SocketBackend:
+    """A `Backend`: sends `tool.call`, and takes `tool.result` of the same id with a `result` or an `error`."""
+
+    def __init__(self) -> None:
+        self.socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MESSAGE_BYTES)
+        self._number = 0
+        self._waiting: dict[str, asyncio.Future[str]] = {}
+
+    async def call(self, method: str, arguments: dict[str, Any], *, timeout_s: float) -> str:
+        """As `Backend.call`."""
+        if len(self._waiting) >= WAITING_CALLS:
+            raise CallError(f"{WAITING_CALLS} calls wait already.")
+        self._number += 1
+        call_id = str(self._number)
+        answer = self._waiting[call_id] = asyncio.get_running_loop().create_future()
+        message = {"type": "tool.call", "id": call_id, "name": method, "arguments": arguments}
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.socket.send_str(json_text(message))
+                return await answer
+        except TimeoutError as error:
+            raise CallError(f"{method} did not answer within {timeout_s:g} s.") from error
+        except ConnectionError as error:
+            raise CallError("The program that answers has gone.") from error
+        finally:
+            del self._waiting[call_id]
+
+    async def serve(self, request: web.Request, place: BackendPlace) -> web.WebSocketResponse:
+        """Answer calls until the program or the session ends."""
+        await self.socket.prepare(request)
+        place.attach(self)
+        ended = asyncio.create_task(place.ended.wait())
+        reading = asyncio.create_task(self._read())
+        try:
+            await asyncio.wait([ended, reading], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            place.detach(self)
+            for task in (ended, reading):
+                task.cancel()
+            for answer in self._waiting.values():
+                if not answer.done():
+                    answer.set_exception(CallError("The program that answers has gone."))
+            await self.socket.close()
+        return self.socket
+
+    async def _read(self) -> None:
+        async for message in self.socket:
+            if message.type is WSMsgType.TEXT:
+                self._take(message.data)
+
+    def _take(self, text: str) -> None:
+        values: Any = None
+        with contextlib.suppress(ValueError):
+            values = json.loads(text)
+        if not isinstance(values, dict) or values.get("type") != "tool.result":
+            return
+        answer = self._waiting.get(str(values.get("id")))
+        if answer is None or answer.done():  # too late
+            return
+        if values.get("error") is not None:
+            answer.set_exception(CallError(str(values["error"])))
+        else:
+            answer.set_result(json.dumps(values.get("result")))

@@ -6,10 +6,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Db
 
 from serve.runway_api import answers
-from serve.runway_api.answers import Created, time_of
+from serve.runway_api.answers import Created, by_status, time_of
 from serve.runway_api.avatars import found as found_avatar
-from serve.runway_api.call import Call
-from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.presets import character_of
 from serve.runway_api.requests import NoQuery, PresetAvatar, SessionRequest
 from serve.store.owners import LIVE
@@ -47,17 +46,18 @@ def create(db: Db, call: Call, query: NoQuery, body: SessionRequest) -> Created:
 
 def read(db: Db, call: Call, query: NoQuery, body: None) -> AnySession:
     session = found(db, call)
-    head = {"id": session.id, "created_at": time_of(session.created_ms), "status": session.status}
-    if session.status == "NOT_READY":
-        return answers.WaitingSession(queued=session.queued, **head)
-    if session.status == "READY":
-        expires = time_of(session.expires_ms or 0)
-        return answers.ReadySession(expires_at=expires, session_key=session.session_key or "", **head)
-    if session.status == "COMPLETED":
-        return answers.CompletedSession(duration=duration_s(session) or 0, **head)
-    if session.status == "FAILED":
-        return answers.FailedSession(failure=session.failure or "", failure_code=session.failure_code or "", **head)
-    return answers.PlainSession(**head)
+    values = {
+        "id": session.id,
+        "created_at": time_of(session.created_ms),
+        "status": session.status,
+        "queued": session.queued,
+        "expires_at": time_of(session.expires_ms or 0),
+        "session_key": session.session_key or "",
+        "duration": duration_s(session) or 0,
+        "failure": session.failure or "",
+        "failure_code": session.failure_code or "",
+    }
+    return by_status(AnySession, values)
 
 
 def cancel(db: Db, call: Call, query: NoQuery, body: None) -> None:
@@ -82,6 +82,19 @@ def consume(db: Db, call: Call, query: NoQuery, body: None) -> answers.Room:
     room = answers.Room(url=call.base_url, **session.room)
     session.session_key, session.room = None, {}
     return room
+
+
+def connect_backend(db: Db, call: Call, query: NoQuery, body: None) -> answers.Room:
+    """What a program joins the room with that answers calls of `backend_rpc` tools.
+
+    Raises:
+        ApiError: the session is not open on this server.
+    """
+    session = found(db, call)
+    room = call.desk.backend_room(session.id) if session.status in ("READY", "RUNNING") else None
+    if room is None:
+        raise not_found("session that is READY or RUNNING on this server")
+    return answers.Room(url=call.base_url, **room)
 
 
 def found(db: Db, call: Call) -> Session:

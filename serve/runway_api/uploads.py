@@ -7,8 +7,7 @@ from sqlalchemy.orm import Session as Db
 from sqlalchemy.orm import undefer
 
 from serve.runway_api import answers
-from serve.runway_api.call import Binary, Call
-from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.call import ApiError, Binary, Call, not_found
 from serve.runway_api.media import UPLOADED
 from serve.runway_api.requests import NoQuery, UploadRequest
 from serve.store.keys import digest

@@ -4,11 +4,10 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session as Db
 
 from serve.runway_api import answers
-from serve.runway_api.answers import Created, time_of
+from serve.runway_api.answers import Created, by_status, time_of
 from serve.runway_api.avatars import checked_voice
 from serve.runway_api.avatars import found as found_avatar
-from serve.runway_api.call import Call
-from serve.runway_api.errors import ApiError, not_found
+from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.presets import character_of
 from serve.runway_api.requests import NoQuery, PresetAvatar, SpeechText, VideoRequest
 from serve.store.owners import UNFINISHED
@@ -32,14 +31,16 @@ def create(db: Db, call: Call, query: NoQuery, body: VideoRequest) -> Created:
 
 def read(db: Db, call: Call, query: NoQuery, body: None) -> AnyTask:
     task = _found(db, call.id)
-    head = {"id": task.id, "created_at": time_of(task.created_ms), "status": task.status}
-    if task.status == "RUNNING":
-        return answers.RunningTask(progress=task.progress, **head)
-    if task.status == "SUCCEEDED":
-        return answers.SucceededTask(output=[call.file_url(task.output_id) or ""], **head)
-    if task.status == "FAILED":
-        return answers.FailedTask(failure=task.failure or "", failure_code=task.failure_code or "", **head)
-    return answers.CancelledTask(**head) if task.status == "CANCELLED" else answers.Task(**head)
+    values = {
+        "id": task.id,
+        "created_at": time_of(task.created_ms),
+        "status": task.status,
+        "progress": task.progress,
+        "output": [call.file_url(task.output_id) or ""],
+        "failure": task.failure or "",
+        "failure_code": task.failure_code or "",
+    }
+    return by_status(AnyTask, values)
 
 
 def cancel(db: Db, call: Call, query: NoQuery, body: None) -> None:

@@ -1,12 +1,13 @@
-"""Which server makes what: each gives a sign of life, and what a silent one leaves is taken over or given up."""
+"""Which server makes what: each gives a sign of life, and what a silent one leaves is taken over or given up.
+And what is deleted by its age."""
 
 from collections.abc import Sequence
 from typing import TypeVar
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session as Db
 
-from serve.store.tables import Avatar, Session, Task, Voice, Work, now_ms
+from serve.store.tables import Avatar, File, Session, Task, Upload, Voice, Work, now_ms
 
 SILENT_MS = 30_000
 LIVE = ("NOT_READY", "READY", "RUNNING")  # sessions that somebody waits for or talks in
@@ -38,3 +39,24 @@ def give_up_lost_sessions(db: Db) -> int:
     lost = update(Session).where(Session.status.in_(LIVE), Session.alive_ms < now_ms() - SILENT_MS)
     ended = lost.values(status="FAILED", failure=LOST, failure_code="SERVER.STOPPED", ended_ms=now_ms())
     return db.execute(ended.values(session_key=None, room={})).rowcount  # pyright: ignore[reportAttributeAccessIssue]
+
+
+DAY_MS = 24 * 3600 * 1000
+
+
+def delete_old(db: Db, *, retention_days: int | None) -> None:
+    """Files and uploads past their time, and conversations and films that ended more than `retention_days` ago.
+
+    retention_days: None keeps conversations and films until somebody deletes them.
+    """
+    now = now_ms()
+    if retention_days is not None:
+        before = now - retention_days * DAY_MS
+        db.execute(delete(Session).where(Session.created_ms < before, Session.status.not_in(LIVE)))
+        done = (Task.created_ms < before) & Task.status.not_in(UNFINISHED[Task])
+        outputs = list(db.scalars(select(Task.output_id).where(done)))
+        db.execute(delete(Task).where(done))
+        db.execute(delete(File).where(File.id.in_(outputs)))
+    old = select(Upload.file_id).where(Upload.expires_ms < now, Upload.file_id.is_not(None))
+    db.execute(delete(File).where(or_(File.expires_ms < now, File.id.in_(old))))
+    db.execute(delete(Upload).where(Upload.expires_ms < now))

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from data.crops import motion, moving_crops
-from data.halving import halve
+from data.crops import halve, motion, moving_crops
 from gwm.media.pixels import to_float, to_uint8
 
 

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from data.actions import ACTION_NAMES
-from data.behaviour import blinks, gaze, interest, nods, smooth_noise
+from data.behaviour import blinks, energy, gaze, interest, nods, pitch, smooth_noise
 from data.performance import Performance, perform
-from data.speech.prosody import energy, pitch
 from data.speech.sentences import split_of
 
 NUM_FRAMES = 48

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from data.actions import ACTION_NAMES
+from data.characters.worker import generate
 from data.clips import make_clip, plan_split
 from data.manifest import PROGRESS_NAME, Manifest, read_manifest
 from data.shards import CODEC_OPTIONS, decode_sample, encode_frames, encode_sample, read_samples, read_shard
-from data.synthetic import generate
 from gwm.resolution import Resolution
 from tests.memory import moving, results
 

@@ -15,10 +15,9 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from data.batch import LatentBatch
-from distill.dmd_stage import DMDStage
+from distill.dmd_stage import DMDStage, check_passes
 from distill.gan import GAN
 from distill.health import CollapseAlarm, CollapseError
-from distill.passes import check_passes
 from distill.windows import FromReference, StreamingWindows, Window
 from tests.train.test_resume import BATCH, RULES, LatentsInMemory, network, weights
 from train.accumulation import Accumulation

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distill.dmd import DMDRules
 from distill.gan import GAN, Head
-from distill.scores import DMDRules
 from gwm.clip import CleanClip
 from gwm.dit import DiT
 from gwm.guidance import Guidance

@@ -11,8 +11,7 @@ from torch import nn
 from distill.dmd_stage import DMDStage
 from distill.roles import RoleAdapters
 from gwm.dit import DiT
-from gwm.lora import LoRAConfig, merged, with_lora
-from gwm.low_rank import adapted_as
+from gwm.lora import LoRAConfig, adapted_as, merged, with_lora
 from gwm.weights import read_header, save_weights
 from tests.gwm.test_lora import trained, velocity
 from tests.tiny import DIT, tiny_dit

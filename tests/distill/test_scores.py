@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.dmd import Normaliser, dmd_loss
-from distill.scores import DMDRules, ScoredClip, critic_loss, score, scored_clip
-from gwm.attention import Context
+from distill.dmd import DMDRules, Normaliser, ScoredClip, critic_loss, dmd_loss, score, scored_clip
+from gwm.block import Context
 from gwm.clip import CleanClip, NoisedClip
 from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distill.student_forcing import RolloutGradient, RolloutRequest, StudentRollout, exit_step, student_rollout
-from gwm.attention import SelfAttention
+from gwm.block import SelfAttention
 from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern
 from gwm.clip import NoisedClip, teacher_forced_velocity

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.scores import DMDRules, score
+from distill.dmd import DMDRules, score
 from distill.toy.__main__ import Toy, Variant, measured_before
-from distill.toy.chain import Chain, ExactTeacher, measures, toy_contract
-from distill.toy.networks import ChainCritic, ChainStudent
+from distill.toy.chain import Chain, ChainCritic, ChainStudent, ExactTeacher, measures, toy_contract
 from distill.toy.toy_stages import Recipe, learner, sampled, teacher_forced
 from gwm.clip import NoisedClip, teacher_forced_velocity
 from gwm.condition.inputs import Conditions

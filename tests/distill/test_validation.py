@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from data.shards import Clip
-from distill import validation
-from distill.validation import Validation
+from distill import health
+from distill.health import Validation
 from tests.distill.test_dmd_stage import EVERY, Diary, diary, fit
 from tests.tiny import RESOLUTION, tiny_vae
 from tests.train.test_resume import LatentsInMemory, weights
@@ -37,9 +37,9 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[list[np.ndarray]]:
         shown.append(played[0])
         return {"lip_sync": float(torch.rand(()) + np.random.rand() + random.random()), "psnr": 1.0, "motion": 2.0}
 
-    monkeypatch.setattr(validation, "Judge", lambda **_: torch.rand(3))
-    monkeypatch.setattr(validation, "held_out", lambda *_: [clip("a"), clip("bb")])
-    monkeypatch.setattr(validation, "measure", measure)
+    monkeypatch.setattr(health, "Judge", lambda **_: torch.rand(3))
+    monkeypatch.setattr(health, "held_out", lambda *_: [clip("a"), clip("bb")])
+    monkeypatch.setattr(health, "measure", measure)
     monkeypatch.setattr(LatentsInMemory, "vae", tiny_vae(), raising=False)
     monkeypatch.setattr(LatentsInMemory, "resolution", RESOLUTION, raising=False)
     return shown

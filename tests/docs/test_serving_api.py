@@ -3,10 +3,11 @@
 import re
 from pathlib import Path
 
-from gwm.control import LIMIT
+from gwm.condition.spec import LIMIT
 from serve.live.avatar import changes
 from serve.live.http import api, conversation, receipts
 from serve.live.http import renderer_session as renderer
+from serve.live.room import descriptions, door
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving_api.md").read_text()
 
@@ -35,5 +36,9 @@ def test_limits_on_the_page_are_those_of_the_server():
         f"at most {conversation.TEXTS_PER_MINUTE} a minute",
         f"at most {renderer.MESSAGES_PER_S} a second",
         f"at most {renderer.SPEECH_S:g} s may lie ready",
+        f"signalling (protocol {descriptions.PROTOCOL})",
+        f"{door.CLIENTS} clients at most",
+        f"sends nothing for {descriptions.SILENT_S} s",
+        f"(`{descriptions.CHARACTER}`,",
     ):
         assert text in PAGE, text

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SECTIONS = (ROOT / "docs" / "walk.md").read_text().split("\n## ")[1:]
+SECTIONS = [s for s in (ROOT / "docs" / "walk.md").read_text().split("\n## ") if re.match(r".*\d+ files", s)]
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda text: text[:20])

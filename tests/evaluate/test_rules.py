@@ -39,6 +39,9 @@ def test_shipped_gates_are_the_issues():
         "identity_drift": ">= -0.05 and <= 0.05",
         "motion_drift": ">= -0.05 and <= 0.05",
         "saturation_drift": ">= -0.05 and <= 0.05",
+        "photograph_lips": ">= 0.85",
+        "photograph_identity": ">= 0.8 of the way to the ceiling",
+        "drawn_mouth": ">= 0.7",
         "user_response_shuffled": "not distinguished from 0",
     }
 

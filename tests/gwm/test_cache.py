@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern
+from gwm.clip import clip_mask
 from gwm.condition.inputs import Conditions
 from gwm.dit import DiT
-from gwm.masks import clip_mask
-from gwm.rope import rotate, time_rotation
+from gwm.rope import time_rotation
+from kernels.attention import rotate_pairs
 from tests.tiny import DIT, FAR, PATCHES, latents, speech, tiny_dit
 
 FP32 = 1e-5
@@ -185,7 +186,7 @@ def test_past_chunks_run_on_at_latent_frame_100000_as_soon_after_their_start(pat
     num_skipped = LATE // pattern.chunk_frames
     turn = time_rotation(torch.tensor(num_skipped * pattern.chunk_frames), DIT.head_dim)
     sinks, recent = past.chunks[: pattern.sink_chunks], past.chunks[pattern.sink_chunks :]
-    turned = tuple(tuple((rotate(k, turn), v) for k, v in chunk) for chunk in recent)
+    turned = tuple(tuple((rotate_pairs(k, *turn), v) for k, v in chunk) for chunk in recent)
     late = PastChunks(pattern, horizon, sinks + turned, past.num_committed + num_skipped)
     rest = chunks[pattern.window_chunks :]
     expected = through_past(model, past, (x, sigma, condition), rest)

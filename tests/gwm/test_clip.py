@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.clip import NoisedClip, clip_velocity, teacher_forced_velocity

@@ -5,7 +5,7 @@ import pytest
 from gwm.autoencoders.haar import HaarConfig
 from gwm.chunks import ChunkPattern
 from gwm.config import AudioConfig, DiTConfig
-from gwm.files.json_config import JsonConfig
+from gwm.files.json_text import JsonConfig
 from tests.tiny import AUDIO, DIT, VAE_SHAPE
 
 CONFIGS = [AUDIO, DIT, VAE_SHAPE, ChunkPattern(chunk_frames=3)]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.config import DiTConfig
 from gwm.convert import load_wan, save_diffusers, to_gwm, with_conditions, without_conditions
 from gwm.dit import DiT

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gwm.attention import MaskedClip
+from gwm.block import Branch, DiTBlock, MaskedClip
 from gwm.cache import PastChunks
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.clip import NoisedClip, clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
-from gwm.dit import Branch, DiT, DiTBlock, sinusoid
+from gwm.dit import DiT, sinusoid
 from gwm.rope import rotation
 from tests.tiny import DIT, GRID, PATCHES, SPEECH, latents, speech, tiny_dit
 

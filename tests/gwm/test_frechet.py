@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from data.halving import halve
+from data.crops import halve
 from gwm.metrics.distance import PerceptualDistance
 from gwm.metrics.frechet import frechet, motion_features, picture_features
 from gwm.optional import MissingPackageError

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.dmd import dmd_loss
-from distill.scores import DMDRules, scored_clip
-from gwm.attention import Context
+from distill.dmd import DMDRules, dmd_loss, scored_clip
+from gwm.block import Context
 from gwm.clip import CleanClip
 from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig

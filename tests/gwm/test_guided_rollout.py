@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.clip import NoisedClip, clip_velocity, teacher_forced_velocity
 from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.guidance import Guidance, guided_velocity
-from gwm.guided_rollout import Guided, GuidedRollout
-from gwm.rollout import Rollout
+from gwm.rollout import Guided, GuidedRollout, Rollout
 from gwm.sampler import frame_noise
 from tests.tiny import DIT, GRID, contract, declared, latents, speech, tiny_dit
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.dit import DiT
 from gwm.lora import LAYERS, LoRAConfig, LoRALinear, merged, with_lora
 from tests.tiny import latents, speech, tiny_dit

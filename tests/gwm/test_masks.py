@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gwm.chunks import ChunkPattern
-from gwm.masks import clip_mask, teacher_forcing_mask
+from gwm.clip import clip_mask, teacher_forcing_mask
 from kernels.attention import flex_frames, sdpa_frames
 from kernels.frame_mask import FrameMask
 

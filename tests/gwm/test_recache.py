@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.cache import PastChunks
 from gwm.chunks import ChunkPattern
-from gwm.masks import clip_mask
+from gwm.clip import clip_mask
 from gwm.recache import ChunkInputs, recache
 from tests.tiny import DIT, FAR, PATCHES, declared, latents, speech, tiny_dit
 

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from gwm.rope import THETA, axis_pairs, rotate, rotation, time_rotation
+from gwm.rope import THETA, axis_pairs, rotation, time_rotation
+from kernels.attention import rotate_pairs
 
 HEAD_DIM = 16
 LATE = 100_000  # latent frames: more than four hours
@@ -12,8 +13,8 @@ FP32 = 1e-5
 
 def dots(query_frame: int, key_frame: int, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     """Scores between all tokens of two frames of 2 x 3 tokens."""
-    turned_q = rotate(q, rotation(torch.tensor([query_frame]), 2, 3, HEAD_DIM))
-    turned_k = rotate(k, rotation(torch.tensor([key_frame]), 2, 3, HEAD_DIM))
+    turned_q = rotate_pairs(q, *rotation(torch.tensor([query_frame]), 2, 3, HEAD_DIM))
+    turned_k = rotate_pairs(k, *rotation(torch.tensor([key_frame]), 2, 3, HEAD_DIM))
     return torch.einsum("blne,bsne->bnls", turned_q, turned_k)
 
 
@@ -51,13 +52,15 @@ def test_rotate_multiplies_pairs_as_complex_numbers():
     cos, sin = rotation(torch.tensor([11]), 2, 3, HEAD_DIM)
     turn = torch.complex(cos[:, None, ::2], sin[:, None, ::2])
     expected = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turn).flatten(-2)
-    torch.testing.assert_close(rotate(x, (cos, sin)), expected, rtol=FP32, atol=FP32)
+    torch.testing.assert_close(rotate_pairs(x, cos, sin), expected, rtol=FP32, atol=FP32)
 
 
 def test_time_rotation_moves_keys_to_a_later_frame():
     k = torch.randn(2, 6, 2, HEAD_DIM)
-    there = rotate(k, rotation(torch.tensor([3 + LATE]), 2, 3, HEAD_DIM))
-    moved = rotate(rotate(k, rotation(torch.tensor([3]), 2, 3, HEAD_DIM)), time_rotation(torch.tensor(LATE), HEAD_DIM))
+    there = rotate_pairs(k, *rotation(torch.tensor([3 + LATE]), 2, 3, HEAD_DIM))
+    moved = rotate_pairs(
+        rotate_pairs(k, *rotation(torch.tensor([3]), 2, 3, HEAD_DIM)), *time_rotation(torch.tensor(LATE), HEAD_DIM)
+    )
     torch.testing.assert_close(moved, there, rtol=FP32, atol=FP32)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.condition.speech_encoder import FEATURES, SpeechEncoder
 from tests.tiny import AUDIO, DIT, SPEECH, latents, speech, tiny_dit
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kernels.language import HAS_TRITON
+from kernels.dispatch import HAS_TRITON
 
 
 @pytest.fixture(autouse=True)

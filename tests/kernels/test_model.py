@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.rollout import Rollout
 from kernels.dispatch import fused_only, reference_only, using
 from tests.tiny import DIT, contract, declared, latents, speech, tiny_dit

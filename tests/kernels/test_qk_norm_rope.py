@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kernels.attention import Ring, qk_norm_rope
 from kernels.dispatch import fused_only, reference_only, using
-from kernels.qk_norm_rope import Ring, qk_norm_rope
 
 BATCH, PATCHES, HEADS, HEAD_DIM = 2, 2, 3, 10  # nothing is a power of two
 WIDTH = HEADS * HEAD_DIM

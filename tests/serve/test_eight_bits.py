@@ -1,6 +1,6 @@
 import torch
 
-from serve.eight_bits import SCALE, packed, unpacked
+from serve.quantise import SCALE, packed, unpacked
 from tests.tiny import contract, tiny_dit
 
 

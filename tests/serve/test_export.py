@@ -15,8 +15,8 @@ from gwm.dit import DiT
 from gwm.rollout import Rollout
 from serve import export as export_module
 from serve.artifact import Artifact, describe, load_artifact
-from serve.eight_bits import packed, unpacked
 from serve.export import export
+from serve.quantise import packed, unpacked
 
 CONDITION_FRAMES = 6
 

@@ -13,8 +13,8 @@ from gwm.autoencoders.haar import HaarAutoencoder
 from gwm.chunks import whole_clip
 from gwm.dit import DiT
 from gwm.guidance import Guidance
-from gwm.guided_rollout import Guided
 from gwm.media.video import read_audio, read_video, write_video
+from gwm.rollout import Guided
 from gwm.schedule import sigma_steps
 from gwm.weights import save_weights
 from serve.artifact import Artifact

@@ -14,8 +14,8 @@ from gwm.condition.inputs import Conditions
 from gwm.media.pixels import to_tensor
 from gwm.media.video import read_video, write_video
 from gwm.rollout import Rollout
-from gwm.wan.text import UMT5
-from serve.applied import applied_at
+from gwm.wan.encoders import UMT5
+from serve.acts import applied_at
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.generate import generate

@@ -11,12 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from gwm.guidance import Guidance
-from gwm.guided_rollout import Guided
 from gwm.media.pixels import to_uint8
 from gwm.media.video import read_video, write_video
+from gwm.rollout import Guided
 from gwm.sampler import frame_noise
-from gwm.wan.image import CLIPImage
-from gwm.wan.text import UMT5
+from gwm.wan.encoders import UMT5, CLIPImage
 from gwm.wan.vae import load_wan_vae
 from serve.generate import generate
 from serve.published_clip import I2V, T2V, TI2V, clip_of, contract_of, load_published, release_of, sample_clip

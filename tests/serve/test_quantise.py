@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from serve import fidelity
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
-from serve.export import export
-from serve.fidelity import worst_chunk
+from serve.export import export, worst_chunk
 from serve.quantise import check_recipe, quantise
 
 pytest.importorskip("torchao", reason="pip install torchao==0.18.0")
@@ -65,7 +63,7 @@ def test_one_bad_chunk_decides(artifact: Artifact, portrait: np.ndarray, voices:
             streams.append(frames)
             return frames, []
 
-    monkeypatch.setattr(fidelity, "Engine", Played)
+    monkeypatch.setattr("serve.export.Engine", Played)
     measured = worst_chunk(artifact, artifact, portrait, *voices)
     assert measured["worst_db"] == pytest.approx(20 * np.log10(255 / 51))
     assert measured["median_db"] > 50 and measured["chunks"] == 6

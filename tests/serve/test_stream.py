@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from gwm.media.video import read_audio
-from gwm.wan.text import UMT5
+from gwm.wan.encoders import UMT5
 from serve.artifact import load_artifact
 from serve.engine import Engine
 from serve.request import read_portrait

@@ -11,11 +11,10 @@ import torch
 
 from data.performances import Acting, PerformanceData
 from distill.consistency import ConsistencyStage
+from distill.dmd import DMDRules
 from distill.dmd_stage import DMDStage
-from distill.scores import DMDRules
 from distill.windows import FromReference
-from gwm.autoencoders.motion.code import POSE, WIDTH, from_latents, physical, steadied
-from gwm.autoencoders.motion.motion_config import MotionConfig
+from gwm.autoencoders.motion.code import POSE, WIDTH, MotionConfig, from_latents, physical, steadied
 from gwm.chunks import ChunkPattern
 from gwm.condition.speech_encoder import SpeechEncoder
 from gwm.contract import Contract

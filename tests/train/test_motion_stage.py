@@ -10,9 +10,8 @@ import torch
 from data.motion import PairSettings, write_pair
 from data.motion_batch import MotionBatch, MotionData
 from gwm.autoencoders.motion.basis import FEATURES
-from gwm.autoencoders.motion.code import place
+from gwm.autoencoders.motion.code import MotionConfig, place
 from gwm.autoencoders.motion.codec import load_motion
-from gwm.autoencoders.motion.motion_config import MotionConfig
 from gwm.autoencoders.motion.network import Coarse
 from train.learner import Learner
 from train.motion_loss import code_loss, code_weights, draw_window, flow_loss, flow_weight, picture_loss

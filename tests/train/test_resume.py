@@ -15,10 +15,10 @@ from data.batch import LatentBatch, LatentData, PixelBatch, StepData
 from data.speech.visemes import viseme_actions
 from data.speech_batches import VoiceBatch
 from distill.consistency import ConsistencyStage
+from distill.dmd import DMDRules
 from distill.dmd_stage import DMDStage
 from distill.gan import GAN
 from distill.regression import RegressionStage
-from distill.scores import DMDRules
 from distill.windows import FromReference
 from gwm.chunks import ChunkPattern, whole_clip
 from gwm.condition.speech_encoder import SpeechEncoder

@@ -22,7 +22,7 @@ from gwm.condition.inputs import Conditions
 from gwm.convert import load_wan, without_added
 from gwm.lora import merged
 from gwm.resolution import Resolution
-from gwm.wan.text import UMT5
+from gwm.wan.encoders import UMT5
 from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE
 from gwm.weights import save_weights
 from tests.test_configs import composed
@@ -40,8 +40,7 @@ from tests.wan import (
     with_voices,
 )
 from train.causal import CausalStage
-from train.networks import dit_header
-from train.published import export_diffusers
+from train.networks import dit_header, export_diffusers
 from train.work import geometry
 
 FRAMES, SIZE, TEXT = 20, Resolution(32, 64), 16

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gwm.autoencoders.motion.basis import GRID
-from gwm.autoencoders.motion.motion_config import MARGIN
+from gwm.autoencoders.motion.code import MARGIN
 from gwm.autoencoders.motion.warp import REDRAWN, background, low_pass, own_places, redraw, sample
 from gwm.media.pixels import as_bytes
 

@@ -6,14 +6,19 @@ mean square over rendered speech, and not shifted: the code of the reference is 
 picture *moves*, and whatever depends on it can be made to vanish at rest.
 
 Latents are `b f 57 2 2`: the four pixel frames of a latent frame are the cells of its 2x2 grid, row by row.
+`MotionConfig`, at the end, is the shape of the autoencoder that makes them.
 """
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from gwm.control import Control
+from gwm.condition.spec import Control
+from gwm.files.json_text import JsonConfig
 
 FRAMES = 4  # pixel frames of a latent frame
 # Root mean squares over 250 performances of 4 s (2026-11-28), at least 0.1; 0.2 for actions that speech does not have.
@@ -135,3 +140,37 @@ def steadied(
             gazes.append(gaze)
     shown = torch.cat([code[..., ACTIONS], torch.cat(poses, dim=1), torch.stack(gazes, dim=1)], dim=-1)
     return shown, torch.cat([pose, gaze], dim=1)
+
+
+MARGIN = 4  # a portrait's side, over what is known of the picture beyond each of its sides
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MotionConfig(JsonConfig):
+    """Channels at 1/2, 1/4, 1/8 and 1/16 of the working size, which is 256 px."""
+
+    family: Literal["motion"] = "motion"
+    half: int = 24
+    quarter: int = 40
+    eighth: int = 64
+    sixteenth: int = 128
+    hidden: int = 48  # of the residual at 1/4
+    warped: int = 24  # features of the reference that are warped at 1/4, and two thirds of it at 1/2
+    top: int = 8  # cells of the 64x64 grid in which a residual is made: rows from here down,
+    left: int = 6  # columns from here to the same distance from the right
+
+    latent_channels = 57  # numbers of a code
+    spatial_stride = 128  # the 2x2 cells of a latent frame are its pixel frames; decoded pictures may have any size
+    temporal_stride = 4
+    working_side = 256
+    controls = CONTROLS
+
+    def __post_init__(self) -> None:
+        if self.family != "motion":
+            raise ValueError(f"family={self.family!r} must be 'motion': other families have configs of their own.")
+        if min(self.top, self.left) < 0 or max(self.top, 2 * self.left) >= 64:
+            raise ValueError(f"top={self.top}, left={self.left} must leave cells of the 64x64 grid for the residual.")
+
+    def margin(self, side: int) -> int:
+        """Px known around a portrait of this side, which come into view when the head moves."""
+        return side // MARGIN

@@ -14,8 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from gwm.autoencoders.motion.canvas import Canvas, Change, draw, fade_of, make_canvas
-from gwm.autoencoders.motion.code import FRAMES, WIDTH, from_latents, steadied, to_latents
-from gwm.autoencoders.motion.motion_config import MotionConfig
+from gwm.autoencoders.motion.code import FRAMES, WIDTH, MotionConfig, from_latents, steadied, to_latents
 from gwm.autoencoders.motion.network import SIDE, Features, MotionNetwork
 from gwm.autoencoders.motion.warp import shrink
 from gwm.autoencoders.motion.working_frames import fine_at_working_size, layers, taper

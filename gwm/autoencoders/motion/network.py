@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gwm.autoencoders.motion.basis import FEATURES, GRID, FlowBasis
-from gwm.autoencoders.motion.code import WIDTH
-from gwm.autoencoders.motion.motion_config import MotionConfig
+from gwm.autoencoders.motion.code import WIDTH, MotionConfig
 
 SIDE = 256  # working size in px: a cell of the flow is 4 px
 SHUT = 3.0  # what is drawn anew opens slowly: a share that starts open blurs everything

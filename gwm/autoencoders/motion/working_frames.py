@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gwm.autoencoders.motion.basis import GRID
-from gwm.autoencoders.motion.motion_config import MotionConfig
+from gwm.autoencoders.motion.code import MotionConfig
 from gwm.autoencoders.motion.network import SIDE, Coarse, Features, MotionDecoder
 from gwm.autoencoders.motion.warp import (
     REDRAWN,

@@ -28,7 +28,7 @@ from pipecat.frames.frames import (
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.utils.text.base_text_aggregator import TextType
 
-from gwm.media.pcm import from_pcm
+from gwm.media.sound import from_pcm
 from serve.live.avatar.performer import Performer
 from serve.live.avatar.playout import nothing
 

@@ -1,5 +1,6 @@
 """Messages by which a client changes its stream: {"type": "prompt.set", "text": ...}, {"type": "action.set", "action":
-{name: number | [numbers] | null} | null}, {"type": "stream.rewind", "chunks": n} or {"type": "stream.reset"}."""
+{name: number | [numbers] | null} | null}, {"type": "stream.rewind", "chunks": n} or {"type": "stream.reset"}.
+`SessionControls` says which of them a model can follow."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gwm.control import LIMIT
+from gwm.condition.spec import LIMIT, Control
+from gwm.contract import Contract
 
 PROMPT_CHARS = 1_500
 MAX_NUMBERS = 256  # of a message
@@ -83,3 +85,21 @@ def _numbers(action: Any) -> dict[str, Any] | None:
         if isinstance(value, bool) or not isinstance(value, int | float | None) or not abs(value or 0) <= LIMIT:
             raise ValueError(f"action has {str(value)[:40]}, must have finite numbers in [-{LIMIT:g}, {LIMIT:g}].")
     return action
+
+
+@dataclass(frozen=True, slots=True)
+class SessionControls:
+    """The changes (`serve.live.avatar.changes`) that this model can follow, so that a client offers nothing else."""
+
+    prompt: bool
+    actions: tuple[Control, ...]  # numbers that `Act` sets: of conditions,
+    code: tuple[Control, ...]  # and of a motion code
+    rewind_chunks: int  # at most
+    chunk_s: float
+    sound: bool = True  # whether it speaks and listens
+
+    @classmethod
+    def of(cls, contract: Contract, *, rewind_chunks: int) -> "SessionControls":
+        prompt, code = contract.dit.width("text") > 0, contract.codes
+        actions = tuple(control for control in contract.controls if control not in code)
+        return cls(prompt, actions, code, rewind_chunks, contract.chunk_ms / 1000, contract.takes_sound)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from serve.applied import Applied
+from serve.acts import Applied
 from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Reset, Rewind, SetPrompt
 from serve.live.avatar.engines import EngineOptions, Portrait, serve_engines
 from serve.live.avatar.overlap import Measured

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import UInt8
 
 from gwm.no_text import padded_text
-from serve.applied import Applied
+from serve.acts import Applied
 from serve.artifact import load_artifact
 from serve.engine import Engine
 from serve.graphs import capture_cuda, capture_on

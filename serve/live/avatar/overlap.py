@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from serve.applied import Applied
+from serve.acts import Applied
 from serve.engine import Engine
 from serve.pipeline import Frames, Lanes, Pipeline
 

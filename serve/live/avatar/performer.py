@@ -10,8 +10,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from gwm.media.pcm import to_pcm
-from serve.applied import Applied
+from gwm.media.sound import to_pcm
+from serve.acts import Applied
 from serve.live.avatar.changes import Change
 from serve.live.avatar.playout import Chunk, Cue, Playout, nothing
 from serve.live.avatar.voice_buffers import MicBuffer, Sound, SpeechQueue

@@ -19,7 +19,7 @@ from pipecat.frames.frames import (
 )
 from pipecat.processors.frame_processor import FrameDirection
 
-from gwm.media.pcm import from_pcm
+from gwm.media.sound import from_pcm
 from serve.live.avatar.avatar import Avatar
 from serve.live.avatar.performer import FaceLostError, Performer
 from serve.live.avatar.playout import Slice

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
-from gwm.media.pcm import from_pcm
+from gwm.media.sound import from_pcm
 from gwm.optional import optional_module
 from serve.live.avatar.performer import Performer
 from serve.live.avatar.playout import Slice

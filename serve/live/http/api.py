@@ -12,7 +12,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 
 from gwm.media.framing import Framing
-from serve.live.avatar.controls import SessionControls
+from serve.live.avatar.changes import SessionControls
 from serve.live.characters import Character, to_png
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission, Rate

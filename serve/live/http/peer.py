@@ -1,4 +1,5 @@
-"""One WebRTC connection to a browser: its microphone, our tracks, and a channel for messages."""
+"""One WebRTC connection to a browser: its microphone, our tracks, and a channel for messages.
+Its offer is read and checked before the library sees it."""
 
 import asyncio
 import contextlib
@@ -6,27 +7,36 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import av
+import numpy as np
 from aiortc import (
     MediaStreamTrack,
     RTCConfiguration,
     RTCDataChannel,
     RTCIceServer,
     RTCPeerConnection,
+    RTCRtpCodecCapability,
+    RTCRtpCodecParameters,
     RTCSessionDescription,
 )
+from aiortc.codecs import CODECS
+from aiortc.mediastreams import MediaStreamError
+from aiortc.sdp import MediaDescription, SessionDescription
 
 from gwm.files.json_text import json_text
 from serve.live.avatar.voice_buffers import Sound
-from serve.live.http.microphone import Heard, Microphone
-from serve.live.http.offers import cause_of, check_page_offer
+from serve.live.speech.recogniser import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 
 CHANNEL_BYTES = 64_000  # unsent messages beyond this are left out: captions are worth less than memory
 MESSAGE_CHARS = 2_000
+
+# 16-bit for the agent, float for the engine.
+Heard = Callable[[bytes, Sound], Awaitable[None]]
 
 
 class Peer:
@@ -140,3 +150,91 @@ def read_message(text: object) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise ValueError("A message must be a JSON object.")
     return message
+
+
+MAX_CANDIDATES = 64  # each is an address to which packets are sent
+REPAIR = {"rtx", "red", "ulpfec", "flexfec-03"}  # carry no picture of their own
+RECEIVING = ("sendrecv", "recvonly")
+
+
+def read_offer(offer: str) -> list[MediaDescription]:
+    """The media of an offer.
+
+    Raises:
+        ValueError: it is no SDP, is not encrypted, or has too many candidates.
+    """
+    try:
+        media = SessionDescription.parse(offer).media
+        candidates = sum(len(part.ice_candidates) for part in media)
+        secured = all(part.dtls and part.dtls.fingerprints for part in media)
+    except Exception as error:  # the parser has no error of its own
+        raise ValueError(f"sdp must be a WebRTC offer ({cause_of(error)}).") from error
+    if candidates > MAX_CANDIDATES:
+        raise ValueError(f"sdp has {candidates} candidates, must have at most {MAX_CANDIDATES}.")
+    if not secured:
+        raise ValueError("sdp has no fingerprint of a certificate (a=fingerprint): media are sent encrypted.")
+    return media
+
+
+def check_page_offer(offer: str, kinds: Sequence[str] = ("audio", "video")) -> None:
+    """Check that an offer has the media, codecs and directions that a page is served; `kinds` are what is sent.
+
+    Raises:
+        ValueError: it is no SDP, or what it asks for is not served here; the message says what would be.
+    """
+    found = [(part.kind, part.direction, [_codec(codec) for codec in part.rtp.codecs]) for part in read_offer(offer)]
+    media = [kind for kind, _, _ in found if kind in CODECS]
+    if sorted(media) != sorted(kinds):
+        wanted = " and ".join(f"one {kind}" for kind in sorted(kinds))
+        raise ValueError(f"sdp offers {media or 'no media'}, must offer {wanted}.")
+    for kind, direction, codecs in found:
+        if kind not in CODECS:
+            continue
+        served = sorted({_codec(codec) for codec in CODECS[kind]} - REPAIR)
+        if not set(served) & set(codecs):
+            offered = ", ".join(dict.fromkeys(codec for codec in codecs if codec not in REPAIR)) or "none"
+            raise ValueError(f"sdp offers the {kind} codecs {offered}, must offer one of {', '.join(served)}.")
+        if direction not in RECEIVING:
+            raise ValueError(f"sdp has {kind} {direction}, must be sendrecv or recvonly: the character is sent there.")
+
+
+def cause_of(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]
+
+
+def _codec(codec: RTCRtpCodecParameters | RTCRtpCodecCapability) -> str:
+    return codec.mimeType.split("/")[-1]
+
+
+class Microphone:
+    """`listen` to a track; what it listened to before is then left."""
+
+    def __init__(self, engine_rate: int, on_sound: Heard) -> None:
+        self.engine_rate, self.on_sound = engine_rate, on_sound
+        self._listening: asyncio.Task[None] | None = None
+
+    def listen(self, track: MediaStreamTrack) -> None:
+        self.close()
+        self._listening = asyncio.create_task(self._listen(track))
+
+    def close(self) -> None:
+        if self._listening:
+            self._listening.cancel()
+
+    async def _listen(self, track: MediaStreamTrack) -> None:
+        resamplers = [_mono("s16", SAMPLE_RATE), _mono("flt", self.engine_rate)]
+        while True:
+            try:
+                frame = await track.recv()
+            except MediaStreamError:
+                return
+            assert isinstance(frame, av.AudioFrame)
+            frame.pts = None  # the samples themselves are contiguous
+            narrow, wide = ([part.to_ndarray().reshape(-1) for part in to.resample(frame)] for to in resamplers)
+            await self.on_sound(
+                b"".join(part.tobytes() for part in narrow), np.concatenate([*wide, np.zeros(0, np.float32)])
+            )
+
+
+def _mono(form: str, rate: int) -> av.AudioResampler:
+    return av.AudioResampler(format=form, layout="mono", rate=rate)

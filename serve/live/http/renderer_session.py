@@ -25,7 +25,7 @@ import numpy as np
 from aiohttp import WSMsgType, web
 from PIL import Image
 
-from gwm.media.pcm import from_pcm
+from gwm.media.sound import from_pcm
 from serve.live.avatar.playout import Pixels, Slice
 from serve.live.avatar.voice_buffers import Sound
 from serve.live.http.receipts import Changes

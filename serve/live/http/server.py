@@ -12,7 +12,7 @@ from typing import Any
 
 from gwm.contract import Contract
 from serve.artifact import PLACES, read_manifest
-from serve.live.avatar.controls import SessionControls
+from serve.live.avatar.changes import SessionControls
 from serve.live.avatar.engine_process import EngineProcess, ProcessFace
 from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.performer import StreamTiming

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
@@ -12,12 +13,37 @@ from typing import Any, Protocol
 from serve.live.avatar.performer import Face, Performer, StreamTiming
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
-from serve.live.http.refusals import NotHereError
-from serve.live.http.session_keys import OneTimeKey
+from serve.live.http.refusals import NotHereError, WrongKeyError
 from serve.live.log_lines import SESSION
 from serve.live.options import at_least
 from serve.live.speech.tools import Call
 from serve.live.speech.turns import Event
+
+
+class OneTimeKey:
+    """`use` it once; the key after it is then in `value`."""
+
+    def __init__(self, first: str | None = None) -> None:
+        self.value = first or secrets.token_urlsafe(24)
+
+    def check(self, key: str) -> None:
+        """Compare in constant time.
+
+        Raises:
+            WrongKeyError: the key was used before, or never given out.
+        """
+        if not secrets.compare_digest(key.encode(), self.value.encode()):
+            raise WrongKeyError("The session key is not valid, or was used before. Begin a new session.")
+
+    def use(self, key: str) -> None:
+        """Accept the key and make the next one.
+
+        Raises:
+            WrongKeyError: as `check`.
+        """
+        self.check(key)
+        self.value = secrets.token_urlsafe(24)
+
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from pipecat.services.stt_service import SegmentedSTTService
 from pipecat.services.tts_service import TTSService
 from pipecat.utils.time import time_now_iso8601
 
-from gwm.media.pcm import to_pcm
+from gwm.media.sound import to_pcm
 from serve.live.speech.endpoint_failures import Place, explained, unexpected
 from serve.live.speech.endpoint_llm import NoticeFrame
 from serve.live.speech.endpoints import Caller, WarmUp

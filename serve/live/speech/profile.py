@@ -12,9 +12,8 @@ from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services
 from serve.live.speech.endpoint_llm import EndpointLLM
 from serve.live.speech.endpoint_speech import EndpointSTT, EndpointTTS
-from serve.live.speech.endpoints import Caller, Endpoint
+from serve.live.speech.endpoints import Caller, Endpoint, LocalLLM
 from serve.live.speech.espeak_voice import Espeak
-from serve.live.speech.local_llm import LocalLLM
 from serve.live.speech.recogniser import Moonshine, Recogniser, Whisper
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.speech.voices import EspeakVoice, PiperVoice, Tuning, Voice, voice_among, voice_for

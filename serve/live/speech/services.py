@@ -1,5 +1,6 @@
-"""The parts of the conversation that run here, as pipecat services."""
+"""The parts of the conversation that run here, as pipecat services; among them replies by rules."""
 
+import re
 from collections.abc import AsyncGenerator
 
 import numpy as np
@@ -20,9 +21,8 @@ from pipecat.services.stt_service import SegmentedSTTService
 from pipecat.services.tts_service import TTSService
 from pipecat.utils.time import time_now_iso8601
 
-from gwm.media.pcm import from_pcm, to_pcm
+from gwm.media.sound import from_pcm, to_pcm
 from serve.live.low_priority import LowPriority
-from serve.live.speech import small_talk
 from serve.live.speech.knowledge import Knowledge, best_sentence
 from serve.live.speech.recogniser import SAMPLE_RATE, Recogniser
 from serve.live.speech.voices import Voice
@@ -90,7 +90,7 @@ class RuleLLM(FrameProcessor):
 
     async def _reply(self, heard: str) -> str:
         found = best_sentence(await self.knowledge([heard]), heard) if self.knowledge else None
-        return f"{found.document} says: {found.text}" if found else small_talk.reply(heard, name=self.character)
+        return f"{found.document} says: {found.text}" if found else small_talk(heard, name=self.character)
 
 
 def last_heard(context: LLMContext) -> str:
@@ -99,3 +99,44 @@ def last_heard(context: LLMContext) -> str:
         if isinstance(message, dict) and message["role"] == "user":
             return str(message["content"])
     return ""
+
+
+Rule = tuple[re.Pattern[str], str]
+
+
+def _rule(pattern: str, reply: str) -> Rule:
+    return re.compile(pattern, re.IGNORECASE), reply
+
+
+RULES: tuple[Rule, ...] = (
+    _rule(r"\b(hello|hi|hey|good (morning|evening|afternoon))\b", "Hello! It is good to see you. How are you today?"),
+    _rule(r"\bhow are you\b", "I am very well, thank you for asking. And you?"),
+    _rule(r"\b(your name|who are you)\b", "My name is {name}. I am a talking picture, made one chunk at a time."),
+    _rule(
+        r"\b(story|tell me (more|about|something))\b",
+        "Let me tell you a story. Once there was a picture on a wall that looked at everyone who passed by. One day "
+        "somebody stopped and asked it a question. The picture thought for a moment, and then it opened its mouth and "
+        "answered. Since that day it has never been alone again.",
+    ),
+    _rule(
+        r"\bhow (do|does) (you|it|this) work\b",
+        "I hear you, I think of words, and every sixth of a second a small "
+        "network draws the next four pictures of my face.",
+    ),
+    _rule(r"\b(weather|rain|sun)\b", "I cannot look out of the window from in here. What is it like where you are?"),
+    _rule(r"\b(bye|goodbye|see you)\b", "Goodbye! Come back whenever you like."),
+    _rule(r"\b(thanks|thank you)\b", "You are welcome."),
+)
+NOTHING = "I did not quite hear that. Could you say it again?"
+OTHERWISE = "You said: {heard} I find that interesting. Tell me more."
+
+
+def small_talk(heard: str, *, name: str) -> str:
+    """Reply by rules, for servers without a language model and for tests: what the character called `name` answers."""
+    heard = heard.strip()
+    if not heard:
+        return NOTHING
+    if heard[-1] not in ".!?":
+        heard += "."
+    answer = next((text for pattern, text in RULES if pattern.search(heard)), OTHERWISE)
+    return answer.format(name=name, heard=heard)

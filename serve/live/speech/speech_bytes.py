@@ -10,7 +10,7 @@ import numpy as np
 import soxr
 from jaxtyping import Float
 
-from gwm.media.pcm import from_pcm
+from gwm.media.sound import from_pcm
 from serve.live.speech.endpoint_failures import Place, unexpected
 
 PCM_RATE = 24_000  # of OpenAI's speech

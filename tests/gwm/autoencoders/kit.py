@@ -5,8 +5,8 @@ import dataclasses
 import torch
 
 from gwm.autoencoders.motion.basis import FEATURES
+from gwm.autoencoders.motion.code import MotionConfig
 from gwm.autoencoders.motion.codec import MotionAutoencoder
-from gwm.autoencoders.motion.motion_config import MotionConfig
 from gwm.autoencoders.motion.network import MotionNetwork
 from gwm.autoencoders.protocol import Autoencoder
 from gwm.wan.vae import WanVAE

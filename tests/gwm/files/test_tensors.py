@@ -24,7 +24,7 @@ def test_no_other_file_reads_weights():
     assert len(sources) > 100
     reading = re.compile(r"torch\.load\(|\bload_file\(|\bsafe_open\(|\.from_pretrained\(")
     found = {str(path.relative_to(root)) for path in sources if reading.search(path.read_text())}
-    assert found == {"gwm/files/tensors.py", "gwm/wan/files.py", "gwm/wan/pretrained.py", "gwm/wan/text.py"}
+    assert found == {"gwm/files/tensors.py", "gwm/wan/files.py", "gwm/wan/encoders.py"}
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])

@@ -2,7 +2,7 @@ import struct
 
 import numpy as np
 
-from gwm.media.pcm import from_pcm, to_pcm
+from gwm.media.sound import from_pcm, to_pcm
 
 
 def test_bytes_are_what_struct_packs():

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from gwm.media.pixels import to_float
-from gwm.wan.image import CLIPImage, image_channels
+from gwm.wan.encoders import CLIPImage, image_channels
 from gwm.wan.vae import load_wan_vae
 from tests.wan import save_image_encoder
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from gwm.attention import MaskedClip
+from gwm.block import MaskedClip
 from gwm.cache import PastChunks, RingCache
 from gwm.chunks import ChunkPattern, whole_clip
+from gwm.clip import teacher_forcing_mask
 from gwm.condition.inputs import Conditions
 from gwm.dit import DiT
-from gwm.masks import teacher_forcing_mask
 from tests.tiny import FAR
 from tests.wan import FAMILIES, PATCHES, family_clip, in_diffusers, in_gwm, our_velocity, reduced, their_velocity
 

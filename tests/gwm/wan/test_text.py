@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gwm.wan.text import UMT5, prompt_clean
+from gwm.wan.encoders import UMT5, prompt_clean
 from tests.wan import save_text_encoder, their_tokens
 
 CAPTION = "a woman  smiles &amp; talks"

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from gwm.media.pixels import as_bytes, as_float
-from gwm.wan.fused import BLOCK, fuse
-from gwm.wan.vae import WanVAE, load_wan_vae
-from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE, WanVAEConfig, read_vae_config
-from gwm.wan.vae_keys import diffusers_key
+from gwm.wan.vae import BLOCK, WanVAE, fuse, load_wan_vae
+from gwm.wan.vae_config import WAN2_1_VAE, WAN2_2_VAE, WanVAEConfig, diffusers_key, read_vae_config
 from kernels.dispatch import using
 from tests.tiny import lively
 

@@ -13,11 +13,10 @@ from gwm.dit import DiT
 from serve.bench import __main__ as entry
 from serve.bench.__main__ import bench
 from serve.bench.case import SHAPES, Case
-from serve.bench.process_memory import allocated, growth, peak, reset_peak
 from serve.bench.report import case_table, count_table, policy_table
 from serve.bench.soak import Soak
 from serve.bench.speed import live
-from serve.bench.timing import Stopwatch
+from serve.bench.timing import Stopwatch, allocated, growth, peak, reset_peak
 from serve.bench.workload import make
 
 TINY = Case(shape="nano", height=32, width=32, window_frames=4)

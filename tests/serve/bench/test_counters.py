@@ -10,7 +10,7 @@ from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 from gwm.rollout import Rollout
 from serve.bench.counters import Counts, counting
-from serve.undo import UndoLog
+from serve.history import UndoLog
 from tests.tiny import DIT, PATCHES, contract, declared, latents, speech, tiny_dit
 
 NO_SINKS = ChunkPattern(chunk_frames=1, window_chunks=3, sink_chunks=0, first_frames=1)

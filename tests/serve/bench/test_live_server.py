@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.bench.live_server import engine_pids
+from serve.bench.live import engine_pids
 
 
 def test_a_thread_that_ends_while_it_is_looked_at_has_no_engines(monkeypatch: pytest.MonkeyPatch):

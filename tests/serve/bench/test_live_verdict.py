@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve.bench.live_numbers import drift, growth, picture, spread
-from serve.bench.live_verdict import keep, verdict, verdict_table
+from serve.bench.live_numbers import drift, growth, keep, picture, spread, verdict, verdict_table
 
 SIZE = {"change_percent": 1.0}
 GOOD: dict[str, Any] = {

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
-from serve.applied import Applied
+from serve.acts import Applied
 from serve.live.avatar.changes import Change, ChangeRefusedError, Rewind
 from serve.live.avatar.performer import FaceLostError, Performer, StreamTiming
 from tests.serve.live import turned_clock

@@ -14,10 +14,10 @@ from aiortc.contrib.media import MediaStreamError
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 from pipecat.processors.frame_processor import FrameProcessor
 
-from gwm.control import Control
+from gwm.condition.spec import Control
 from gwm.media.framing import Framing
 from gwm.resolution import Resolution
-from serve.live.avatar.controls import SessionControls
+from serve.live.avatar.changes import SessionControls
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission

@@ -17,8 +17,7 @@ from PIL import Image
 from gwm.media.face import FaceMesh
 from gwm.metrics.face_track import face_track, lip_gap
 from serve.bench.browser import BROWSERS, knock, open_browser, open_page, start_talking
-from serve.bench.live import MICROPHONE_RATE, questions
-from serve.bench.live_server import engine_pids, memory_mb, running_server
+from serve.bench.live import MICROPHONE_RATE, engine_pids, memory_mb, questions, running_server
 
 CHARACTER = Path(__file__).parents[3] / "weights" / "character"
 # The microphone repeats its questions until everything was seen: a busy machine misses some of them.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from serve.bench.browser import BROWSERS, open_browser, open_page
 from serve.live.avatar.changes import Act, Rewind, SetPrompt
-from serve.live.speech import small_talk
+from serve.live.speech.services import small_talk
 from tests.serve.live.http.test_conversation import until as holds
 from tests.serve.live.level_face import LevelFace
 from tests.serve.live.server_kit import DEADLINE_S, GREETING, serving
@@ -90,7 +90,7 @@ async def talk(page: Any) -> None:
     await tab_to(page, "words")
     await page.keyboard.type("What is your name?")
     await page.keyboard.press("Enter")
-    answer = small_talk.reply("What is your name?", name="Noa")
+    answer = small_talk("What is your name?", name="Noa")
     captions = "[...document.querySelectorAll('#captions li')].map(line => `${line.className}: ${line.textContent}`)"
     await until(page, f"{captions}.includes('character: {answer}')")
     assert "user: What is your name?" in await page.evaluate(captions)

@@ -8,7 +8,7 @@ import pytest
 from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.voices import EspeakVoice, voice_among
 from serve.runway_api.presets import VOICE_PRESETS
-from serve.runway_api.voice_design import designed, median_pitch
+from serve.runway_api.voices import designed, median_pitch
 
 TEXT = "Hello there, how are you?"
 

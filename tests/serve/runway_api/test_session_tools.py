@@ -34,12 +34,19 @@ async def reply(request: web.Request, asked: dict[str, Any]) -> web.StreamRespon
 
 
 @contextlib.asynccontextmanager
-async def talking(one: Served) -> AsyncIterator[tuple[Browser, str]]:
-    """A visitor of a session with both tools, and its path."""
+async def speaking_model(one: Served) -> AsyncIterator[None]:
+    """Sessions that are opened now have a language model that calls tools."""
     async with Remote(reply).serving() as url:
         caller = Caller(Endpoint(url=url, model="m", key_variable=""), "llm")
         caller._answered_s, caller.markup.has_opening_tag = 1e9, True  # warm
         one.kit.make_llm = lambda character: EndpointLLM(caller, instruction=character.instruction)
+        yield
+
+
+@contextlib.asynccontextmanager
+async def talking(one: Served) -> AsyncIterator[tuple[Browser, str]]:
+    """A visitor of a session with both tools, and its path."""
+    async with speaking_model(one):
         path, ready = await opened(one, tools=[CARD, LAMP], startScript="Hi!")
         async with Browser() as browser:
             await entered(one, path, ready, browser)

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from serve.runway_api.voice_design import LOCAL_HZ, designed, median_pitch, nearest, to_mp3
+from serve.runway_api.voices import LOCAL_HZ, designed, median_pitch, nearest, to_mp3
 
 RATE = 24_000
 

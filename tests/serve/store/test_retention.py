@@ -3,7 +3,7 @@
 from sqlalchemy import select
 
 from serve.store.database import Store
-from serve.store.retention import DAY_MS, delete_old
+from serve.store.owners import DAY_MS, delete_old
 from serve.store.tables import Entry, File, Session, Task, Upload, now_ms
 
 OLD = now_ms() - 8 * DAY_MS

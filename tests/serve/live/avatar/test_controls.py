@@ -1,5 +1,5 @@
-from gwm.control import Control
-from serve.live.avatar.controls import SessionControls
+from gwm.condition.spec import Control
+from serve.live.avatar.changes import SessionControls
 from tests.serve.conftest import tiny_contract
 from tests.serve.world import ACTIONS, world_contract
 

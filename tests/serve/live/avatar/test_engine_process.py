@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve.applied import Applied
+from serve.acts import Applied
 from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.live.avatar import engine_process

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from serve.applied import Applied
+from serve.acts import Applied
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.live.avatar.changes import Act, Rewind, SetPrompt

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gwm.wan.text import UMT5
+from gwm.wan.encoders import UMT5
 from serve.live.avatar.changes import ChangeRefusedError
 from serve.live.avatar.text_process import TextProcess
 from tests.serve.world import TEXT

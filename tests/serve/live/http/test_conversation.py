@@ -14,7 +14,7 @@ from serve.live.http.conversation import TEXTS_PER_MINUTE, Conversation
 from serve.live.http.page_session import LOST_PICTURE
 from serve.live.http.peer import Peer
 from serve.live.http.session import WATCH_S, Timeouts
-from serve.live.speech import small_talk
+from serve.live.speech.services import small_talk
 from tests.serve.live.server_kit import DEADLINE_S, GREETING, TIMEOUTS, Browser, Kit, offer, opened, serving
 
 RECONNECT_S = 4.0  # more than a busy machine takes from one packet to the next
@@ -88,7 +88,7 @@ def test_the_conversation_goes_on_after_the_network_was_cut():
         await second.connect(client, session | {"session_key": answer["session_key"]})
         await until(lambda: len(second.pictures) > 24 and len(second.sounds) > 24)
         second.channel.send('{"type": "text", "text": "What is your name?"}')
-        name = small_talk.reply("What is your name?", name="Noa")
+        name = small_talk("What is your name?", name="Noa")
         await until(lambda: said() == [GREETING, "What is your name?", name])
         await asyncio.sleep(RECONNECT_S + 2 * WATCH_S)  # the old connection's absence would have ended it
         assert kit.admission.sessions and [face.starts for face in kit.faces] == [1]

@@ -21,12 +21,11 @@ from pipecat.utils.text.base_text_aggregator import TextType
 from serve.live.avatar.avatar import Avatar
 from serve.live.avatar.performer import Performer
 from serve.live.low_priority import LowPriority
-from serve.live.speech import small_talk
 from serve.live.speech.agent import WAITING_BYTES, Agent, Services, TurnTaking
 from serve.live.speech.endpoint_llm import EndpointLLM
 from serve.live.speech.endpoints import Caller, Endpoint
 from serve.live.speech.recogniser import SAMPLE_RATE
-from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
+from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM, small_talk
 from serve.live.speech.turns import Event
 from tests.serve.live import turned_clock
 from tests.serve.live.level_face import TIMING, LevelFace
@@ -128,7 +127,7 @@ def test_an_answer_is_performed_captioned_and_remembered():
         await conversation.play(8)
 
     conversation = happened(script)
-    answer = small_talk.reply("What is your name?", name="Noa")
+    answer = small_talk("What is your name?", name="Noa")
     assert conversation.words == answer.split()
     assert conversation.memory == [("user", "What is your name?"), ("assistant", answer)]
     assert conversation.states == ["thinking", "talking", "listening"]
@@ -183,7 +182,7 @@ def test_after_an_interruption_only_what_was_heard_is_remembered():
     assert not np.concatenate(conversation.voice).any()
     (_, _), (role, remembered) = conversation.memory
     assert role == "assistant" and remembered == " ".join(conversation.words)
-    story = small_talk.reply("Tell me a story", name="Noa")
+    story = small_talk("Tell me a story", name="Noa")
     assert story.startswith(remembered) and 20 < len(remembered) < 120
     assert conversation.states[-1] == "listening" and {"type": "interrupted"} in conversation.events
 
@@ -198,8 +197,8 @@ def test_a_written_question_interrupts_and_comes_after_what_was_heard_in_memory(
     conversation = happened(script)
     asked, (_, heard), again, (_, answer) = conversation.memory
     assert (asked, again) == (("user", "Tell me a story"), ("user", "What is your name?"))
-    assert small_talk.reply("Tell me a story", name="Noa").startswith(heard) and 15 < len(heard) < 80
-    assert answer == small_talk.reply("What is your name?", name="Noa")
+    assert small_talk("Tell me a story", name="Noa").startswith(heard) and 15 < len(heard) < 80
+    assert answer == small_talk("What is your name?", name="Noa")
     assert {"type": "interrupted"} in conversation.events
 
 

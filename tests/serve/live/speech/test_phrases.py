@@ -14,8 +14,8 @@ from pipecat.frames.frames import (
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 
-from serve.live.speech import small_talk
-from serve.live.speech.phrases import Phrases
+from serve.live.speech.agent import Phrases
+from serve.live.speech.services import small_talk
 from tests.serve.live.speech.test_agent import SAMPLES_PER_LETTER, Conversation, Hum, Slow, happened
 
 STORY = "Let me see, said the cat, and it looked at all the doors of the long corridor, one by one, until it was dark."
@@ -134,7 +134,7 @@ def test_the_next_answer_begins_with_a_phrase_again(ends: str):
 
 def test_a_long_sentence_is_heard_from_its_first_clause_on_and_without_a_gap():
     """Whole it would be there after 1.1 s of words and 1.6 s of synthesis; nothing of it is lost or doubled."""
-    answer = small_talk.reply("How does this work?", name="Noa")
+    answer = small_talk("How does this work?", name="Noa")
 
     async def script(conversation: Conversation) -> None:
         await conversation.agent.read("How does this work?")

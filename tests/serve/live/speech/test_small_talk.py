@@ -1,6 +1,6 @@
 import pytest
 
-from serve.live.speech.small_talk import NOTHING, reply
+from serve.live.speech.services import NOTHING, small_talk
 
 
 @pytest.mark.parametrize(
@@ -13,12 +13,12 @@ from serve.live.speech.small_talk import NOTHING, reply
     ],
 )
 def test_rules_answer(heard: str, part: str):
-    assert part in reply(heard, name="Noa")
+    assert part in small_talk(heard, name="Noa")
 
 
 def test_what_no_rule_knows_is_repeated_as_a_sentence():
-    assert reply("I have a red bicycle", name="Noa").startswith("You said: I have a red bicycle. ")
+    assert small_talk("I have a red bicycle", name="Noa").startswith("You said: I have a red bicycle. ")
 
 
 def test_what_was_heard_is_never_taken_for_a_template():
-    assert "{name}" in reply("I like {name}", name="Noa")
+    assert "{name}" in small_talk("I like {name}", name="Noa")

@@ -1,0 +1,183 @@
+"""The WebRTC connections of one client: one for both directions, or, as older clients have it, one for each."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+from aiortc.sdp import MediaDescription, candidate_from_sdp
+from google.protobuf.message import DecodeError
+from livekit.protocol import models, rtc
+
+from serve.live.http.peer import CHANNEL_BYTES, MAX_CANDIDATES, cause_of, read_offer
+from serve.live.room.descriptions import CHARACTER_SID, STREAM
+
+log = logging.getLogger(__name__)
+
+RELIABLE = "_reliable"  # the channel that everything is sent on
+MAX_MEDIA = 32  # sections of an offer; LiveKit's clients begin with 7, and add one for each track
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkEvents:
+    """What is called when something comes from the client."""
+
+    packet: Callable[[models.DataPacket], None]
+    audio: Callable[[MediaStreamTrack], None]
+    channel: Callable[[], None]  # packets can be sent
+    state: Callable[[str], None]  # of the connection that carries what the server sends
+
+
+@dataclass(slots=True)
+class Links:
+    """Answer what the client offers, and with two connections `offer` what the server sends.
+
+    tracks: what the client is sent, by their ids; none for one that neither sees nor hears.
+    """
+
+    one_connection: bool
+    tracks: dict[str, MediaStreamTrack]
+    ice_servers: list[str]
+    events: LinkEvents
+    _publisher: RTCPeerConnection | None = None
+    _subscriber: RTCPeerConnection | None = None
+    _channel: RTCDataChannel | None = None
+    _placed: dict[str, str] = field(default_factory=dict)  # track ids by the section that carries them
+    _num_candidates: int = 0
+
+    async def answer(self, offer: rtc.SessionDescription) -> rtc.SessionDescription:
+        """
+        Raises:
+            ValueError: the offer is no SDP, or cannot be answered.
+        """
+        media = read_offer(offer.sdp)
+        if len(media) > MAX_MEDIA:
+            raise ValueError(f"sdp has {len(media)} sections, must have at most {MAX_MEDIA}.")
+        if self._publisher is None:
+            self._publisher = self._connection(sends=self.one_connection)
+        connection = self._publisher
+        try:
+            await connection.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+            if self.one_connection:
+                self._place(connection, media)
+            for transceiver in connection.getTransceivers():
+                if transceiver.kind == "video" and transceiver.sender.track is None:
+                    transceiver.direction = "inactive"  # a picture that nobody looks at is not sent
+            await connection.setLocalDescription(await connection.createAnswer())
+        except Exception as error:  # what aiortc raises depends on which line of the offer it cannot use
+            raise ValueError(f"sdp must be a WebRTC offer that can be answered ({cause_of(error)}).") from error
+        sdp = connection.localDescription.sdp
+        return rtc.SessionDescription(type="answer", sdp=sdp, id=offer.id, mid_to_track_id=self._placed)
+
+    async def offer(self) -> rtc.SessionDescription:
+        """What the server sends, as the second of two connections."""
+        self._subscriber = connection = self._connection(sends=True)
+        for sid, track in self.tracks.items():
+            sender = connection.addTrack(track)
+            _name(sender, sid)
+        self._watch(connection.createDataChannel(RELIABLE), sends=True)
+        await connection.setLocalDescription(await connection.createOffer())
+        return rtc.SessionDescription(type="offer", sdp=connection.localDescription.sdp, id=1)
+
+    async def accept(self, answer: rtc.SessionDescription) -> None:
+        """
+        Raises:
+            ValueError: nothing was offered, or the answer does not fit it.
+        """
+        if self._subscriber is None:
+            raise ValueError("answer came without an offer.")
+        read_offer(answer.sdp)
+        try:
+            await self._subscriber.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
+        except Exception as error:  # as above
+            raise ValueError(f"sdp must be an answer that fits the offer ({cause_of(error)}).") from error
+
+    async def add_candidate(self, trickle: rtc.TrickleRequest) -> None:
+        """
+        Raises:
+            ValueError: it is no candidate, or there have been too many.
+        """
+        connection = self._publisher if trickle.target == rtc.PUBLISHER else self._subscriber
+        self._num_candidates += 1
+        if self._num_candidates > 2 * MAX_CANDIDATES:
+            raise ValueError(f"There are more than {2 * MAX_CANDIDATES} candidates.")
+        try:
+            given = json.loads(trickle.candidateInit)
+            text = given["candidate"]
+            if not text or connection is None:
+                return
+            candidate = candidate_from_sdp(text.removeprefix("candidate:"))
+            candidate.sdpMid, candidate.sdpMLineIndex = given.get("sdpMid"), given.get("sdpMLineIndex")
+            await connection.addIceCandidate(candidate)
+        except Exception as error:  # the parser of the library has no error of its own
+            raise ValueError(f"candidateInit must be a candidate as JSON ({cause_of(error)}).") from error
+
+    def send(self, packet: models.DataPacket) -> bool:
+        """Whether it was sent: the channel is open, and the client reads it."""
+        channel = self._channel
+        if channel is None or channel.readyState != "open" or channel.bufferedAmount >= CHANNEL_BYTES:
+            return False
+        channel.send(packet.SerializeToString())
+        return True
+
+    async def close(self) -> None:
+        for connection in (self._publisher, self._subscriber):
+            if connection is not None:
+                await connection.close()
+
+    def _connection(self, *, sends: bool) -> RTCPeerConnection:
+        servers = [RTCIceServer(urls=url) for url in self.ice_servers]
+        connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        connection.on("track", self._on_track)
+        connection.on("datachannel", lambda channel: self._watch(channel, sends=sends))
+        if sends:
+            connection.on("connectionstatechange", lambda: self.events.state(connection.connectionState))
+        return connection
+
+    def _place(self, connection: RTCPeerConnection, media: list[MediaDescription]) -> None:
+        """Put each track that is not sent yet where the client wants to receive one."""
+        wanted = {part.rtp.muxId for part in media if part.direction in ("recvonly", "sendrecv")}
+        for sid, track in self.tracks.items():
+            if sid in self._placed.values():
+                continue
+            for transceiver in connection.getTransceivers():
+                if transceiver.kind == track.kind and transceiver.mid in wanted and transceiver.sender.track is None:
+                    transceiver.sender.replaceTrack(track)
+                    transceiver.direction = "sendonly"
+                    _name(transceiver.sender, sid)
+                    self._placed[transceiver.mid] = sid
+                    break
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        if track.kind == "audio":
+            self.events.audio(track)
+
+    def _watch(self, channel: RTCDataChannel, *, sends: bool) -> None:
+        channel.on("message", self._on_bytes)
+        if sends and channel.label == RELIABLE:
+            self._channel = channel
+            if channel.readyState == "open":
+                self.events.channel()
+            else:
+                channel.on("open", self.events.channel)
+
+    def _on_bytes(self, data: bytes | str) -> None:
+        try:
+            packet = models.DataPacket.FromString(data if isinstance(data, bytes) else data.encode())
+        except DecodeError as error:
+            log.info("no data packet: %s", error)
+            return
+        self.events.packet(packet)
+
+
+def _name(sender, sid: str) -> None:
+    """Clients learn from the stream whose track it is, and play its tracks together. aiortc has no public way."""
+    sender._stream_id, sender._track_id = f"{CHARACTER_SID}|{STREAM}", sid
