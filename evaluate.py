@@ -45,7 +45,7 @@ from gwm.report.page import Section, Text, write_report
 from gwm.weights import read_header, write_json
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
-from serve.threads import choose_threads
+from serve.tuning import choose_threads
 
 log = logging.getLogger(__name__)
 

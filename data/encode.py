@@ -1,6 +1,6 @@
 """Encode shards for the diffusion model: VAE latents, speech and text features of every clip, in shards of their own.
 
-python -m data.encode shards=shards/nano vae=runs/nano/autoencoder/weights out=runs/nano/latents resolution=128
+python -m data.encode shards=shards/pixels vae=runs/pixels/autoencoder/weights out=runs/pixels/latents resolution=128
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """One table of all variants of distillation: quality on held-out people, and cost.
 
-python -m evaluate.comparison runs=runs/nano shards=shards/nano [lengths_s=[10,60,600]]
+python -m evaluate.comparison runs=runs/pixels shards=shards/pixels [lengths_s=[10,60,600]]
 
 A variant that nobody has trained is a row with the command that makes it. A second call goes on where the first
 stopped. Variants of many steps, which would take hours of a CPU, are streamed for at most many_steps_longest_s=60 of

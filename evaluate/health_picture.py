@@ -1,6 +1,6 @@
 """One picture of distillations from their logs: healthy runs beside those that left their limits.
 
-python -m evaluate.health_picture stages=[runs/nano/dmd] [out=runs/nano/dmd/health.svg]
+python -m evaluate.health_picture stages=[runs/pixels/dmd] [out=runs/pixels/dmd/health.svg]
 """
 
 import logging

@@ -16,7 +16,7 @@ from gwm.clock import FPS
 from gwm.media.video import write_video
 from gwm.report.line_chart import Line
 from gwm.report.page import Curves, Images, Section, Table, Video, read_curves
-from train.gate import read_gates
+from train.gate import OUTCOMES, read_gates
 
 HEALTH = "health/"  # what measures of a distillation are logged under
 
@@ -141,11 +141,16 @@ def hold_section(series: Mapping[str, Mapping[str, np.ndarray]]) -> Curves:
 def training_sections(runs: Path) -> list[Section]:
     """Gates, losses and, of those that watch it, health of the stages under `runs`."""
     found = read_gates(runs)
-    columns = sorted({key for gate in found.values() for key in gate})
-    rows = [[stage, *(_shown(gate.get(column, "")) for column in columns)] for stage, gate in found.items()]
+    outcomes = [
+        [stage, not gate.get("failed"), *("; ".join(gate.get(outcome, ())) for outcome in OUTCOMES)]
+        for stage, gate in found.items()
+    ]
+    measures = dict.fromkeys(name for gate in found.values() for name, value in gate.items() if _is_number(value))
+    rows = [[name, *(gate.get(name) for gate in found.values())] for name in measures]
     curves = {stage: part for stage in found if (part := logged(runs / stage))}
     sections: list[Section] = [
-        Table(title="Gates of the stages", columns=["stage", *columns], rows=rows),
+        Table(title="Gates of the stages", columns=["stage", "passed", *OUTCOMES], rows=outcomes),
+        Table(title="What the gates measured", columns=["measure", *found], rows=rows),
         Curves(title="Losses", charts={stage: losses(part) for stage, part in curves.items()}, x_label="step"),
     ]
     names = sorted({name for part in curves.values() for name in part if name.startswith(HEALTH)})
@@ -155,9 +160,8 @@ def training_sections(runs: Path) -> list[Section]:
     return [*sections, Curves(title="Health", charts=health, x_label="batch")] if health else sections
 
 
-def _shown(value: Any) -> Any:
-    """What a cell of a table can hold."""
-    return "; ".join(value) if isinstance(value, list) else value
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def losses(curves: Mapping[str, Line]) -> dict[str, Line]:

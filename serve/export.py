@@ -1,6 +1,6 @@
 """The last stage: student and autoencoder into one artifact that needs nothing else of the run.
 
-python train.py stage=export name=nano
+python train.py stage=export name=pixels
 """
 
 import copy

@@ -2,7 +2,7 @@
 
 python -m serve.generate artifact=runs/nano/artifact image=me.jpg audio=speech.mp3 out=talk.mp4
 python -m serve.generate artifact=A image=sea.jpg crop=false seconds=30 prompt="a calm sea" out=sea.mp4
-python -m serve.generate artifact=runs/nano/bidirectional/weights guidance=2 ...      a model before distillation
+python -m serve.generate artifact=runs/pixels/bidirectional/weights guidance=2 ...    a model before distillation
 python -m serve.generate artifact=FOLDER [image=sea.jpg] prompt="a calm sea" ...        a published model of Wan
 python -m serve.generate ... prompts='[{at: 0, text: "a calm sea"}, {at: 5, text: "a storm, at night"}]'
 python -m serve.generate ... size=720 whole=true        a face of 720 px moves in the whole picture
@@ -42,7 +42,7 @@ from serve.pipeline import Pipeline, second_device
 from serve.prompts import Texts, TimedPrompt, check_prompts
 from serve.published_clip import is_published, write_published
 from serve.request import ClipRequest, Voices
-from serve.threads import choose_threads
+from serve.tuning import choose_threads
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from train.recipe import check_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-MAKE_TARGETS = ("run", "character", "character-256", "serve", "bench-gpu")
+MAKE_TARGETS = ("run", "run-pixels", "character", "character-256", "serve", "bench-gpu")
 GIVEN = re.compile(r"^[A-Z]")  # a placeholder: a file or folder of the reader's own
 # Settings that name what a command reads; whatever else is a path, it writes.
 INPUTS = {
@@ -127,7 +127,7 @@ def made_by_make() -> list[Command]:
     for target in MAKE_TARGETS:
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True)
         for line in done.stdout.splitlines():
-            if line.startswith(".venv/bin/python") and "pip install" not in line:
+            if re.match(r"([A-Z_]+=\S+ )*\.venv/bin/python", line) and "pip install" not in line:
                 commands += commands_of(re.sub(r"\$\([^)]*\)", "OUTPUT", line), f"make {target}")
     return commands
 

@@ -17,11 +17,21 @@ from tests.printed import GIVEN, ROOT, Command, printed_in
 GENERATED = ("runs", "shards", "outputs", ".git")  # what a fresh copy does not have
 SAMPLES = {"PORTRAIT.jpg": "portrait", "SPEECH.mp3": "speech"}
 SMALLER = {
-    "data.characters": ["train=3", "val=2", "test=2", "workers=1", "anny_share=1"],
+    "data.characters": ["test=2", "workers=1", "anny_share=1"],
     "train.py": ["trainer.max_steps=2"],
     "evaluate.py": ["clips=1", "listeners=0", "drawn=0", "seeds=1", "speed_runs=1"],
     "serve.generate": [],
 }
+
+
+OF_PIXELS = {"data.characters": ["train=3", "val=2"]}
+OF_MOTION = {"train.py": ["finish.people=2"], "evaluate.py": ["shown=1"]}
+
+
+def smaller(command: Command) -> list[str]:
+    """What keeps a command short; people for the chain of motion latents are rendered for its evaluation alone."""
+    of_motion = {"experiment=nano_motion", "train=0", "runs=runs/nano"} & set(command.arguments)
+    return SMALLER[command.script] + (OF_MOTION if of_motion else OF_PIXELS).get(command.script, [])
 
 
 def for_one_reader() -> list[Command]:
@@ -47,7 +57,7 @@ def run(command: Command, folder: Path) -> None:
     for word in command.arguments:
         key, _, value = word.partition("=")
         words.append(f"{key}={sample_path(SAMPLES[value])}" if value in SAMPLES else word)
-    words += SMALLER[command.script]
+    words += smaller(command)
     environment = os.environ | {"WANDB_MODE": "offline", "GWM_TRACEBACK": "1"}
     done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command.where}: {words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

@@ -1,11 +1,13 @@
 """The whole way, in one command each: data, every stage, evaluation. Two steps a stage: only the joints are tested."""
 
+import html
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gwm.media.video import read_audio, read_video
@@ -13,6 +15,7 @@ from serve.samples import sample_path
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("autoencoder", "bidirectional", "causal", "consistency", "dmd", "export")
+SHORT = ("trainer.max_steps=2", "checkpoint.every_n_train_steps=1")
 
 
 def command(*arguments: str) -> str:
@@ -35,8 +38,7 @@ def test_the_chain_runs_from_nothing_to_a_clip(tmp_path: Path):
         f"stage={','.join(STAGES)}",
         f"runs={runs}",
         f"shards={shards}",
-        "trainer.max_steps=2",
-        "checkpoint.every_n_train_steps=1",
+        *SHORT,
     )
     for stage in STAGES[:-1]:
         gate = json.loads((runs / stage / "gate.json").read_text())
@@ -46,12 +48,38 @@ def test_the_chain_runs_from_nothing_to_a_clip(tmp_path: Path):
     report = json.loads((runs / "report.json").read_text())
     assert report["renders"]["psnr"] > 50 > report["model"]["psnr"]
     assert "<img" in (runs / "report.html").read_text()
+    assert talk(runs)[0].shape == (128, 128, 3)
+
+
+def talk(runs: Path) -> list[np.ndarray]:
+    """Frames of the clip that the chain's artifact makes, which are as many as its sound is long."""
     clip = runs / "talk.mp4"
     portrait, speech = (str(sample_path(name)) for name in ("portrait", "speech"))
     command("-m", "serve.generate", f"artifact={runs}/artifact", f"image={portrait}", f"audio={speech}", f"out={clip}")
     frames, fps = read_video(clip)
     assert fps == 24
     assert abs(len(frames) - len(read_audio(clip)) / 1000) < 1.1  # AAC pads its last frame
+    return list(frames)
+
+
+@pytest.mark.acceptance
+def test_the_chain_of_motion_latents_runs_from_nothing_to_a_clip(tmp_path: Path):
+    """What make run does: nothing is rendered for training, and every stage's gate is in the report."""
+    shards, runs = tmp_path / "shards", tmp_path / "runs"
+    stages = f"stage={','.join(STAGES[1:])}"
+    command("train.py", "-m", stages, "experiment=nano_motion", f"runs={runs}", "finish.people=2", *SHORT)
+    assert not shards.exists()
+    people = ("resolution=256", "num_frames=48", "train=0", "val=0", "test=2", "workers=1", "anny_share=1")
+    command("-m", "data.characters", f"out={shards}", *people)
+    brief = ("clips=1", "listeners=0", "drawn=0", "seeds=1", "speed_runs=1")
+    command("evaluate.py", f"artifact={runs}/artifact", f"shards={shards}", f"runs={runs}", f"out={runs}", *brief)
+    page = (runs / "report.html").read_text()
+    assert json.loads((runs / "report.json").read_text())["model"]["identity"] > 0.6
+    for stage in STAGES[1:-1]:
+        gate = json.loads((runs / stage / "gate.json").read_text())
+        assert gate["clips"] == 2 and gate["failed"], "two steps teach nothing"
+        assert all(html.escape(rule) in page for rule in gate["failed"])
+    assert talk(runs)[0].shape == (512, 512, 3)
 
 
 def test_missing_input_names_the_command(tmp_path: Path):

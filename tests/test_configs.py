@@ -24,6 +24,7 @@ EXPERIMENTS = {  # and the stages they are for
     "character_motion": ["bidirectional", "causal", "consistency", "dmd", "long"],
     "character_s": ["bidirectional", "causal", "consistency", "dmd", "regression"],
     "dmd_single_gpu": ["dmd"],
+    "nano_motion": ["bidirectional", "causal", "consistency", "dmd"],
     "world_nano": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "long"],
 }
 SHARDING = ("fsdp", "deepspeed")

@@ -279,7 +279,7 @@ def report_gate(output: Path, gate: dict[str, Any]) -> None:
             log.warning("gate of %s %s: %s", output, words, "; ".join(gate[outcome]))
 
 
-ORDER = ("autoencoder", "bidirectional", "causal", "consistency", "dmd", "regression")
+ORDER = ("autoencoder", "bidirectional", "causal", "consistency", "dmd", "long", "regression")
 
 
 def read_gates(runs: Path) -> dict[str, dict[str, Any]]:

@@ -33,7 +33,8 @@ def require(folder: str | Path, *, stage: str) -> Path:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         name = folder.parent.parent.name
-        made = f"Make it with: python train.py stage={stage} name={name}" if name else missing_hint(folder)
+        command = f"python train.py stage={stage} name={name}, with the experiment= of this run if it has one"
+        made = f"Make it with: {command}" if name else missing_hint(folder)
         raise FileNotFoundError(f"{folder} does not exist: this stage starts from what stage={stage} leaves. {made}")
     gate = read_json(folder / "config.json").get("gate", {})
     failed = gate.get("failed")

@@ -1,4 +1,4 @@
-"""Make the embedded data set: `python -m data.characters out=shards/nano`. See configs/characters.yaml."""
+"""Make the embedded data set: `python -m data.characters out=shards/pixels`. See configs/characters.yaml."""
 
 import functools
 import logging

@@ -53,18 +53,12 @@ class Chain:
         return 0.5 * self.flip**swaps * (1 - self.flip) ** (self.num_frames - swaps)
 
 
-class ExactTeacher:
-    """Velocity of noised clips under the chain; the first frame is the reference, which is given.
+class ChainNetwork(nn.Module):
+    """The interface of the DiT for networks that see latents and noise levels alone: a chain has no conditions."""
 
-    E[x0 | x] = sum over paths of p(path | x) (state + gain (x - a state)), a = 1 - sigma, gain = a spread^2 / var(x).
-    """
+    config: DiTConfig
 
-    def __init__(self, chain: Chain, config: DiTConfig) -> None:
-        self.config, self.spread = config, chain.spread
-        self.states = chain.paths()
-        self.log_chance = chain.path_chances().log()
-
-    def __call__(
+    def forward(
         self,
         x: Float[Tensor, "b f 1 1 1"],
         sigma: Float[Tensor, "b f"],
@@ -74,6 +68,25 @@ class ExactTeacher:
         context: Context,
         reference: Float[Tensor, "b 1 1 1 1"] | None = None,
     ) -> Prediction:
+        return self.predict(x, sigma, context)
+
+    def predict(self, x: Float[Tensor, "b f 1 1 1"], sigma: Float[Tensor, "b f"], context: Context) -> Prediction:
+        raise NotImplementedError
+
+
+class ExactTeacher(ChainNetwork):
+    """Velocity of noised clips under the chain; the first frame is the reference, which is given.
+
+    E[x0 | x] = sum over paths of p(path | x) (state + gain (x - a state)), a = 1 - sigma, gain = a spread^2 / var(x).
+    """
+
+    def __init__(self, chain: Chain, config: DiTConfig) -> None:
+        super().__init__()
+        self.config, self.spread = config, chain.spread
+        self.states = chain.paths()
+        self.log_chance = chain.path_chances().log()
+
+    def predict(self, x: Float[Tensor, "b f 1 1 1"], sigma: Float[Tensor, "b f"], context: Context) -> Prediction:
         seen, a = x.flatten(1), 1 - sigma
         variance = (a * self.spread).square() + sigma.square()
         # -(x - a s)^2 / 2 var for s = -1, 1: what does not depend on s cancels in the softmax.
@@ -129,7 +142,7 @@ def level_features(sigma: Float[Tensor, "b f"]) -> Float[Tensor, "b f 4"]:
     return torch.stack([sigma, (6 * sigma).sin(), (6 * sigma).cos(), (sigma + 1e-3).log() / 4], dim=-1)
 
 
-class ChainStudent(nn.Module):
+class ChainStudent(ChainNetwork):
     """Two layers; each adds up the values of the frames that the context shows, its own left out.
 
     The second layer's values are made after the first has looked at the past, so that a step on noised input can hand
@@ -144,16 +157,7 @@ class ChainStudent(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(width + value_width, width) for _ in range(2))
         self.output = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
 
-    def forward(
-        self,
-        x: Float[Tensor, "b f 1 1 1"],
-        sigma: Float[Tensor, "b f"],
-        condition: Conditions,
-        *,
-        positions: Int[Tensor, "f"],
-        context: Context,
-        reference: Float[Tensor, "b 1 1 1 1"] | None = None,
-    ) -> Prediction:
+    def predict(self, x: Float[Tensor, "b f 1 1 1"], sigma: Float[Tensor, "b f"], context: Context) -> Prediction:
         hidden = nn.functional.silu(self.input(torch.cat([x.flatten(2), level_features(sigma)], dim=-1)))
         keys_values = []
         for number, (to_value, layer) in enumerate(zip(self.values, self.layers, strict=True)):
@@ -176,7 +180,7 @@ def _visible_sum(visible: Visible, values: Float[Tensor, "b s 1 e"]) -> Float[Te
     return torch.einsum("ls,bsne->blne", mask.to(values.dtype), values)
 
 
-class ChainCritic(nn.Module):
+class ChainCritic(ChainNetwork):
     """The teacher's velocity and a correction by an MLP over the whole clip, zero at first: the critic starts as the
     teacher, as it does in the large."""
 
@@ -189,17 +193,8 @@ class ChainCritic(nn.Module):
         sizes = (2 * (num_frames + 1) + 4, width, width, width)
         self.layers = nn.ModuleList(nn.Linear(given, made) for given, made in itertools.pairwise(sizes))
 
-    def forward(
-        self,
-        x: Float[Tensor, "b f 1 1 1"],
-        sigma: Float[Tensor, "b f"],
-        condition: Conditions,
-        *,
-        positions: Int[Tensor, "f"],
-        context: Context,
-        reference: Float[Tensor, "b 1 1 1 1"] | None = None,
-    ) -> Prediction:
-        teacher = self.teacher(x, sigma, condition, positions=positions, context=context).velocity
+    def predict(self, x: Float[Tensor, "b f 1 1 1"], sigma: Float[Tensor, "b f"], context: Context) -> Prediction:
+        teacher = self.teacher.predict(x, sigma, context).velocity
         x0 = x.flatten(1) - sigma * teacher.flatten(1)
         hidden = torch.cat([x.flatten(1), x0, level_features(sigma[:, -1:])[:, 0]], dim=-1)
         features = []

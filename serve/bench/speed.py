@@ -19,7 +19,7 @@ from serve.bench.workload import Options, Workload, make
 from serve.engine import Engine
 from serve.graphs import capture_on
 from serve.pipeline import Lane
-from serve.threads import choose_threads
+from serve.tuning import choose_decode_precision, choose_threads
 
 EARLY, LATE = 100, 14_400  # chunks; the later one is shown after 40 minutes
 
@@ -160,11 +160,12 @@ def counters(workload: Workload) -> dict[str, Any]:
 
 def measure_artifact(folder: str, *, chunks: int, size: int | None) -> dict[str, Any]:
     """Milliseconds of loading, of the first frame and of steady chunks, portrait and sound included, with as many
-    threads as are fastest. size: as of the engine."""
+    threads as are fastest and the decoder in the precision that a server would choose. size: as of the engine."""
     begin = time.perf_counter()
     artifact = load_artifact(folder)
     engine = Engine(artifact, seed=0, capture=capture_on(artifact.dit.head.weight.device), size=size)
     threads = choose_threads(engine)
+    precision = choose_decode_precision(engine, "auto")
     loaded_ms = 1000 * (time.perf_counter() - begin)
     generator = np.random.default_rng(0)
     portrait = generator.integers(0, 256, (*engine.size, 3), dtype=np.uint8)
@@ -175,6 +176,7 @@ def measure_artifact(folder: str, *, chunks: int, size: int | None) -> dict[str,
         "case": f"{folder} {size or ''}".strip(),
         "size_px": list(engine.size),
         "threads": threads,
+        "decode_precision": str(precision).removeprefix("torch."),
         "parameters": sum(p.numel() for p in artifact.dit.parameters()),
         "loaded_ms": loaded_ms,
         "first_frame_ms": {"cold": loaded_ms + first, "warm": times[0]},

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 RECOGNISERS = ("moonshine", "whisper", "openai")
 LANGUAGE_MODELS = ("rules", "local", "openai")
 OVERLAP = ("auto", "on", "off")
+PRECISIONS = ("auto", "float32", "bfloat16")
 VOICES = ("piper", "espeak", "openai")
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
@@ -56,6 +57,7 @@ class ServerOptions:
     requests_per_minute: int
     ice_servers: list[str]
     seed: int
+    decode_precision: str  # of a motion artifact on a CPU: auto, float32 or bfloat16
     overlap: str  # whether a chunk is decoded while the next is denoised: auto, on or off
     undo_chunks: int  # how far a client can rewind
     text_encoder: str | None  # folder of a text encoder, for prompts; None: the artifact's own
@@ -69,6 +71,7 @@ class ServerOptions:
         one_of("llm", self.llm, LANGUAGE_MODELS)
         one_of("tts", self.tts, VOICES)
         one_of("overlap", self.overlap, OVERLAP)
+        one_of("decode_precision", self.decode_precision, PRECISIONS)
         if self.device is not None and not DEVICE.fullmatch(self.device):
             raise ValueError(f"device={self.device!r} must be null, cpu, mps, cuda, or cuda: and a number.")
         at_least("num_threads", 1 if self.num_threads is None else self.num_threads, 1)

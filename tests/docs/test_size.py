@@ -11,7 +11,8 @@ PACKAGES = ("configs", "data", "distill", "evaluate", "gwm", "kernels", "serve",
 SECTION = next(s for s in (ROOT / "docs" / "walk.md").read_text().split("\n## ") if s.startswith("How large"))
 ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in SECTION.splitlines() if line.startswith("| ")][1:]
 BEFORE, NOW, *FEATURES, SAME = ROWS
-FEW_FILES, FEW_LINES = 3, 250  # by which a row may be off: the table is not edited with every change
+# By which a row may be off, as the table is not edited with every change: so much of it, or so many.
+SHARE, FEW_FILES, FEW_LINES = 0.05, 3, 250
 
 
 def files(*paths: str) -> list[Path]:
@@ -29,14 +30,14 @@ def number(cell: str) -> int:
     return int(cell.replace(",", ""))
 
 
-def check(row: list[str], found: tuple[int, int], *, times: int = 1) -> None:
-    said = number(row[2]), number(row[3])
-    off = abs(said[0] - found[0]) <= times * FEW_FILES and abs(said[1] - found[1]) <= times * FEW_LINES
-    assert off, f"docs/walk.md: {row[0]} must have {found[0]} files and {found[1]:,} lines, has {said}."
+def check(row: list[str], found: tuple[int, int]) -> None:
+    said, few = (number(row[2]), number(row[3])), (FEW_FILES, FEW_LINES)
+    off = [abs(a - b) > max(count, SHARE * b) for a, b, count in zip(said, found, few, strict=True)]
+    assert not any(off), f"docs/walk.md: {row[0]} must have {found[0]} files and {found[1]:,} lines, has {said}."
 
 
 def test_the_whole_is_counted():
-    check(NOW, size(*PACKAGES, "train.py", "evaluate.py"), times=4)
+    check(NOW, size(*PACKAGES, "train.py", "evaluate.py"))
 
 
 @pytest.mark.parametrize("row", FEATURES, ids=lambda row: row[0])
@@ -55,4 +56,4 @@ def test_the_rest_is_the_whole_without_the_features():
     for column in (2, 3):
         later = sum(number(row[column]) for row in FEATURES)
         assert number(SAME[column]) == number(NOW[column]) - later
-        assert number(SAME[column]) < number(BEFORE[column]) or column == 3
+    assert number(SAME[2]) < number(BEFORE[2])

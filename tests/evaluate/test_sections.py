@@ -8,7 +8,7 @@ import numpy as np
 from evaluate.rules import Verdict
 from evaluate.sections import gates_table, logged, losses, metrics_table, training_sections
 from gwm.report.line_chart import Line
-from gwm.report.page import Curves
+from gwm.report.page import Curves, Table
 
 
 def test_losses_and_health_of_a_run_are_drawn(tmp_path: Path):
@@ -16,7 +16,7 @@ def test_losses_and_health_of_a_run_are_drawn(tmp_path: Path):
     (tmp_path / "dmd" / "gate.json").write_text(json.dumps({"clips": 2}))
     log = "step,train/critic_loss,health/critic_lag,health/val_lip_sync\n0,,,0.25\n0,1.5,0.9,\n1,1.25,0.8,\n"
     (tmp_path / "dmd" / "logs" / "version_0" / "metrics.csv").write_text(log)
-    _, losses, health = training_sections(tmp_path)
+    _, _, losses, health = training_sections(tmp_path)
     assert isinstance(losses, Curves) and isinstance(health, Curves)
     assert list(losses.charts["dmd"]) == ["train/critic_loss"]
     assert set(health.charts) == {"critic_lag", "val_lip_sync"}
@@ -25,7 +25,24 @@ def test_losses_and_health_of_a_run_are_drawn(tmp_path: Path):
 
 
 def test_without_a_distillation_there_is_no_health(tmp_path: Path):
-    assert len(training_sections(tmp_path)) == 2
+    assert len(training_sections(tmp_path)) == 3
+
+
+def test_gates_of_stages_are_shown_in_the_order_of_the_chain_with_their_rules(tmp_path: Path):
+    rule = "blinks_likeness=0.500 must be >= 0.700"
+    gates = {
+        "long": {"lip_sync": 0.75, "listeners": 3, "failed": [rule], "undecided": [], "not_measured": ["answer_sure"]},
+        "causal": {"lip_sync": 0.5, "failed": [], "undecided": ["a", "b"]},
+    }
+    for stage, gate in gates.items():
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "gate.json").write_text(json.dumps(gate))
+    outcomes, measures, _ = training_sections(tmp_path)
+    assert isinstance(outcomes, Table) and isinstance(measures, Table)
+    assert list(outcomes.columns) == ["stage", "passed", "failed", "undecided", "not_measured"]
+    assert outcomes.rows == [["causal", True, "", "a; b", ""], ["long", False, rule, "", "answer_sure"]]
+    assert list(measures.columns) == ["measure", "causal", "long"]
+    assert measures.rows == [["lip_sync", 0.5, 0.75], ["listeners", None, 3]]
 
 
 def test_a_resumed_run_is_one_curve(tmp_path: Path):

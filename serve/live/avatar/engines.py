@@ -21,7 +21,7 @@ from serve.live.avatar.changes import Act, Change, Rewind, SetPrompt
 from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
 from serve.live.avatar.voice_buffers import Sound
 from serve.pipeline import Frames, Lanes
-from serve.threads import choose_threads
+from serve.tuning import choose_decode_precision, choose_threads
 
 WARMUP_STEPS, TIMED_STEPS = 4, 8
 Portrait = UInt8[np.ndarray, "h w 3"]
@@ -37,6 +37,7 @@ class EngineOptions:
     undo_chunks: int = 0
     size: int | None = None
     overlap: str = "off"
+    decode_precision: str = "float32"
 
 
 class Engines:
@@ -49,6 +50,7 @@ class Engines:
         self.options, self.artifact = options, load_artifact(Path(options.artifact), device=options.device)
         if options.num_threads is None:
             choose_threads(Engine(self.artifact, seed=0, size=options.size))
+        choose_decode_precision(Engine(self.artifact, seed=0, size=options.size), options.decode_precision)
         device = self.artifact.dit.head.weight.device
         # Graphs that may run at the same time share no memory.
         self.capture = capture_cuda if device.type == "cuda" and options.overlap != "off" else capture_on(device)

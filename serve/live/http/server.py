@@ -145,6 +145,7 @@ def session_maker(
         undo_chunks=options.undo_chunks,
         size=options.size,
         overlap=options.overlap,
+        decode_precision=options.decode_precision,
     )
     return SessionMaker(
         engines=EngineProcess(engines),

@@ -13,6 +13,8 @@ from aiortc import (
     RTCPeerConnection,
     RTCSessionDescription,
 )
+from aiortc.codecs import HEADER_EXTENSIONS
+from aiortc.rtcrtpparameters import RTCRtpHeaderExtensionParameters
 from aiortc.sdp import MediaDescription, candidate_from_sdp
 from google.protobuf.message import DecodeError
 from livekit.protocol import models, rtc
@@ -24,6 +26,15 @@ log = logging.getLogger(__name__)
 
 RELIABLE = "_reliable"  # the channel that everything is sent on
 MAX_MEDIA = 32  # sections of an offer; LiveKit's clients begin with 7, and add one for each track
+# A camera is offered in layers, even where it is declined. Where the answer does not repeat these, Chromium cannot make
+# another offer ("negotiates simulcast but does not negotiate the RID"), and its LiveKit joins again and again.
+LAYER_EXTENSIONS = (
+    "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id",
+    "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id",
+)
+HEADER_EXTENSIONS["video"] += [
+    RTCRtpHeaderExtensionParameters(id=number, uri=uri) for number, uri in enumerate(LAYER_EXTENSIONS, 8)
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

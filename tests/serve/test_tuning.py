@@ -1,0 +1,73 @@
+"""Threads are those with which a chunk is fastest at the time; the decoder computes in what decodes faster."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from serve.tuning import choose_decode_precision, fastest
+from tests.gwm.autoencoders.kit import tiny_motion
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    "ms, max_threads, chosen",
+    [
+        ({1: 33, 2: 672}, 2, 1),  # the cores are shared with others
+        ({1: 33, 2: 18}, 2, 2),
+        ({1: 33, 2: 32}, 2, 1),  # not worth a core
+        ({1: 80, 2: 41, 4: 22, 6: 17}, 6, 6),
+        ({1: 80, 2: 41, 4: 60, 8: 1}, 8, 2),  # what is beyond is not tried
+    ],
+)
+def test_the_fastest_number_of_threads_is_set(ms: dict[int, float], max_threads: int, chosen: int):
+    clock, used = [0.0], set()
+
+    def step() -> None:
+        used.add(torch.get_num_threads())
+        clock[0] += ms[torch.get_num_threads()]
+
+    assert fastest(step, max_threads=max_threads, now=lambda: clock[0]) == chosen == torch.get_num_threads()
+    assert used <= set(ms)
+
+
+def engine_with(vae: Any, ms: dict[bool, float], clock: list[float]) -> Any:
+    """A stand-in whose chunks take so long, by whether they are decoded in bfloat16."""
+
+    def decode(_: torch.Tensor) -> None:
+        clock[0] += ms[vae.bf16]
+
+    picture = SimpleNamespace(picture_shape=(1, 1, 57, 2, 2))
+    return SimpleNamespace(
+        device=torch.device("cpu"), size=(64, 64), vae=vae, rollout=picture, start=lambda _: None, decode=decode
+    )
+
+
+@pytest.mark.usefixtures("unchecked")  # the engine is a stand-in
+@pytest.mark.parametrize(
+    "wish, ms, chosen",
+    [
+        ("auto", {False: 60, True: 40}, torch.bfloat16),
+        ("auto", {False: 60, True: 59}, torch.float32),  # not worth a bit
+        ("auto", {False: 60, True: 200}, torch.float32),  # a CPU that emulates it
+        ("bfloat16", {False: 60, True: 200}, torch.bfloat16),
+        ("float32", {False: 60, True: 40}, torch.float32),
+    ],
+)
+def test_the_decoder_computes_in_what_is_faster_here_or_was_wished(wish, ms, chosen):
+    clock, vae = [0.0], tiny_motion()
+    found = choose_decode_precision(engine_with(vae, ms, clock), wish, now=lambda: clock[0])
+    assert found == chosen and vae.bf16 is (chosen == torch.bfloat16)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_other_autoencoders_keep_their_precision():
+    vae = SimpleNamespace(dtype=torch.float32, bf16=False)
+    assert choose_decode_precision(engine_with(vae, {}, [0.0]), "bfloat16") == torch.float32
