@@ -41,6 +41,14 @@ def test_every_recipes_plan_is_what_the_command_says_now(recipe: str):
     assert said_now(recipe) == {name: value for name, value in kept(recipe).items() if isinstance(value, dict)}
 
 
+@pytest.mark.parametrize("recipe", [*RECIPES, "character_motion"])
+@pytest.mark.parametrize("stage", ["consistency", "dmd"])
+def test_a_stage_without_a_model_is_planned_with_the_chunks_that_stage_causal_trains(recipe: str, stage: str):
+    options = [f"experiment={recipe}", "++base=x"]
+    own, causal = (composed("train", [f"stage={name}", *options]) for name in (stage, "causal"))
+    assert own.work.build.contract.pattern == causal.stage.pattern
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_page_has_the_numbers_of_the_plan(recipe: str):
     page = (ROOT / "docs" / "wan.md").read_text()
