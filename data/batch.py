@@ -1,6 +1,6 @@
 """Batches for training, of pixels and of latents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from data.crops import moving_crops
 from data.encode import encode_shards
 from data.encoding import Encoders, ImageEncoder, TextEncoder
-from data.latents import WHOLE, EncodedClips, read_no_text
+from data.latents import BEFORE, WHOLE, EncodedClips, read_no_text
+from data.manifest import read_manifest
 from data.shards import decode_frames, read_samples
 from data.steps import StepData
 from gwm.autoencoders.protocol import Autoencoder
@@ -161,6 +162,8 @@ class LatentClips(Dataset[dict[str, Any]]):
                 break
             clip, part = self._crop(int(rng.integers(len(self.clips))), rng)
         cut = {name: values if name.startswith(WHOLE) else values[part] for name, values in clip.items()}
+        if BEFORE in cut:
+            cut["reference"] = cut.pop(BEFORE)[:1]
         for name in (name for name in clip if name.startswith("channels.")):
             cut[name] = clip[name][: self.num_frames]  # the image comes right before the crop
         if self.no_text is not None:
@@ -180,6 +183,7 @@ class ClipData(StepData):
     motion: Float[Tensor, "*c h w"]  # how much moves there, in any unit
     clips: Sequence[dict[str, Tensor]]
     actions: tuple[str, ...] = ()  # facial actions among the conditions
+    declared: Mapping[str, Mapping[str, Any]] = {}  # by whoever made the data: fields of conditions, by their names
 
     @property
     def no_text(self) -> Float[Tensor, "q t"] | None:
@@ -228,6 +232,7 @@ class LatentData(ClipData):
     def setup(self, stage: str) -> None:
         self.clips = EncodedClips(self.latents, "train", self.audio, memory_bytes=self.memory_bytes)
         self.motion, shortest = self.clips.motion, self.clips.shortest
+        self.declared = read_manifest(self.latents).generator["source"].get("conditions", {})
         if shortest < self.num_frames:
             raise ValueError(
                 f"num_frames={self.num_frames} latent frames must be at most {shortest}: that many of a clip in "

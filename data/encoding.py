@@ -15,9 +15,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from data.crops import halved, motion
-from data.latents import MEMBER, write_index
+from data.latents import BEFORE, MEMBER, write_index
 from data.manifest import Shard
-from data.shards import Clip, Truth, decode_sample, read_shard, write_shard
+from data.shards import CONTINUES, Clip, Truth, decode_sample, read_shard, write_shard
 from data.storage import Location, beside
 from gwm.autoencoders.motion.code import standardise, to_latents
 from gwm.autoencoders.motion.codec import MotionAutoencoder
@@ -118,6 +118,10 @@ def encode_clip(
         "speech.user": user,
         "motion": cell_motion(clip.frames, vae.config),
     }
+    if clip.info.get(CONTINUES):
+        stride = vae.config.temporal_stride
+        pictures = np.concatenate([clip.reference[None], clip.frames[stride - 1 : -1 : stride]])
+        arrays[BEFORE] = vae.encode_reference(to_tensor(pictures)).latent[:, 0].cpu()
     acted = clip.acted(actions)
     signals = dict(clip.signals) if acted is None else {**clip.signals, "action": acted}
     arrays |= {f"frame.{name}": torch.from_numpy(values) for name, values in signals.items()}

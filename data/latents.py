@@ -26,6 +26,7 @@ from gwm.files.outputs import whole_file
 MEMBER = "latents.npz"  # of a sample
 INDEX_SUFFIX = ".index.npz"
 WHOLE = ("tokens.", "reference")  # prefixes of what belongs to a clip and not to its frames
+BEFORE = "before"  # of a clip that continues its reference: the picture before each latent frame, as a reference
 NO_TEXT = "no_text.npy"  # what the text encoder says of the empty caption
 
 
@@ -172,6 +173,8 @@ def with_windows(clip: dict[str, Tensor], audio: AudioConfig) -> dict[str, Tenso
             found[key] = values[heard.start * stride :][: len(x0) * stride].reshape(len(x0), -1)
         elif group == "channels":  # of the image's clip, which begins with the image, wherever this one is cut
             found[key] = values[: len(x0)]
+        elif key == BEFORE:
+            found[key] = values[heard]
         elif key.startswith(WHOLE):
             found[key] = values
     return found

@@ -30,6 +30,7 @@ from gwm.media.video import EVERY_CPU
 # Visually lossless, and full colour resolution: with 4:2:0, lips at 128 px lose their edge.
 REMAKE = "delete the shard and make it again with the command in manifest.json beside it."
 CODEC, PIXEL_FORMAT = "libx264", "yuv444p"
+CONTINUES = "continues"  # in a clip's info: its reference is the picture right before it
 SIGNAL = ".npy"  # suffix of files with numbers for each pixel frame
 CODEC_OPTIONS = {"crf": "10", "preset": "veryfast"} | EVERY_CPU
 
@@ -80,12 +81,13 @@ class Clip:
         return self.truth.mouth
 
     def acted(self, names: Sequence[str]) -> Float[np.ndarray, "f k"] | None:
-        """These facial actions of a rendered clip, in [0, 1], frame by frame; without names, the signal `action`.
+        """These facial actions of a rendered clip, in [0, 1], frame by frame; without names, or of a recorded world,
+        the signal `action`.
 
         Raises:
             ValueError: the clip is real footage, or there is no such facial action.
         """
-        if not names:
+        if not names or (self.truth is None and "action" in self.signals):
             return self.signals.get("action")
         if self.truth is None:
             raise ValueError(
@@ -151,13 +153,19 @@ def decode_sample(sample: Mapping[str, Any]) -> Clip:
         user=_optional_part(sample, "user.flac", decode_audio),
         reference=_part(sample, "reference.png", _decode_png),
         truth=_optional_part(sample, "truth.npz", _decode_truth),
-        signals={
-            name.removesuffix(SIGNAL): _part(sample, name, lambda data: np.load(io.BytesIO(data)))
-            for name in sample
-            if name.endswith(SIGNAL)
-        },
+        signals=decode_signals(sample),
         info=_part(sample, "json", json.loads),
     )
+
+
+def decode_signals(sample: Mapping[str, Any]) -> dict[str, Float[np.ndarray, "f _"]]:
+    """The signals of a sample by name, without its pictures.
+
+    Raises:
+        ValueError: as `decode_sample`.
+    """
+    names = [name for name in sample if name.endswith(SIGNAL)]
+    return {name.removesuffix(SIGNAL): _part(sample, name, lambda data: np.load(io.BytesIO(data))) for name in names}
 
 
 def _optional_part(sample: Mapping[str, Any], name: str, decode: Callable[[bytes], T]) -> T | None:

@@ -100,6 +100,22 @@ class DiTConfig(JsonConfig):
         spec = self.condition(name)
         return () if spec is None else spec.names
 
+    def check_declared(self, declared: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse data whose maker declared other numbers under the name of one of these conditions.
+
+        Raises:
+            ValueError: names or kinds differ; the message has both.
+        """
+        for name, fields in declared.items():
+            own = self.condition(name)
+            for field in ("names", "kinds"):
+                if own is not None and list(getattr(own, field)) != list(fields.get(field, ())):
+                    raise ValueError(
+                        f"condition {name}: {field}={list(getattr(own, field))} of the model must be "
+                        f"{list(fields.get(field, ()))}, as the data has them, in this order. Declare them so under "
+                        "model.conditions: condition.yaml beside the shards has it ready."
+                    )
+
     @property
     def given_channels(self) -> int:
         """Channels beside the noised ones."""

@@ -203,6 +203,8 @@ def _check_value(control: Control, value: Value) -> None:
     if not 1 <= len(values) <= MAX_FRAMES:
         raise ValueError(f"{control.name} has {len(values)} numbers, must have 1 to {MAX_FRAMES}, one a pixel frame.")
     for one in values:
+        if control.kind == "discrete" and one not in (0, 1):
+            raise ValueError(f"{control.name}={one!r} must be 0 or 1: it is a key, pressed or not. Null releases it.")
         if isinstance(one, bool) or not isinstance(one, int | float) or not control.minimum <= one <= control.maximum:
             raise ValueError(
                 f"{control.name}={one!r} must be a number in [{control.minimum:g}, {control.maximum:g}], or null, "

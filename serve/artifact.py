@@ -24,6 +24,7 @@ from serve.quantise import check_recipe, quantise, unpacked
 
 FORMAT, VERSION = "gwm-artifact", 1
 MANIFEST = "manifest.json"
+PLACES = "places"  # folder of pictures at which visitors of a world can begin; not in the manifest
 KEYS = {"format", "version", "contract", "files", "gates", "made_by"}
 OPTIONAL = {"quantised"}  # recipe of `serve.quantise` for the blocks; not there: they run as they are stored
 NETWORKS = ("dit", "vae")

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ from gwm.media.video import read_audio
 from gwm.metrics.distance import psnr
 from gwm.no_text import NO_TEXT_FILE, TOKENS, read_no_text
 from gwm.weights import WeightsHeader, is_written_here, load_weights, read_header, write_json
-from serve.artifact import FORMAT, MANIFEST, VERSION, Artifact, describe, file_name, read_manifest
+from serve.artifact import FORMAT, MANIFEST, PLACES, VERSION, Artifact, describe, file_name, read_manifest
 from serve.engine import Engine
 from serve.quantise import packed
 from serve.quantise import quantise as quantise_blocks
@@ -91,12 +92,14 @@ def export(
     min_db: float = 30.0,
     gate_s: float = 60.0,
     text: Callable[[str], Tensor] | None = None,
+    places: str | None = None,
 ) -> None:
     """Write the artifact of a student and the autoencoder whose latents it was trained on.
 
     dtype: how weights are stored. bfloat16 is half the size and changes the pixels; int8 as `serve.quantise`.
     quantise: how the blocks are computed where they are served, a recipe of `serve.quantise`.
     text: encoder of captions, for a student with a text condition whose folder lacks the empty prompt's tokens.
+    places: folder of pictures (.png) at which visitors of a world can begin, which are copied into the artifact.
     min_db: what the worst chunk of a stream of `gate_s` seconds must have against the same without `quantise`.
 
     Raises:
@@ -125,6 +128,8 @@ def export(
     if no_text is not None:
         stored["no_text"] = {TOKENS: no_text}
     write_artifact(Path(out), stored, contract, gates=gates, quantised=quantise)
+    if places is not None:
+        shutil.copytree(places, Path(out) / PLACES, dirs_exist_ok=True)
     log.info("%s: %.1f MB", out, sum(file.stat().st_size for file in Path(out).glob("*.safetensors")) / 1e6)
 
 

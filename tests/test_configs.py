@@ -25,6 +25,7 @@ EXPERIMENTS = {  # and the stages they are for
     "character_s": ["bidirectional", "causal", "consistency", "dmd", "regression"],
     "dmd_single_gpu": ["dmd"],
     "nano_motion": ["bidirectional", "causal", "consistency", "dmd"],
+    "world_nano": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "long"],
 }
 SHARDING = ("fsdp", "deepspeed")
 SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml") if path.stem != "table")

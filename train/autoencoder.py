@@ -74,7 +74,7 @@ class AutoencoderStage(L.LightningModule):
     `init` starts from trained weights, for instance those that ship with the repository; None starts from nothing.
     """
 
-    takes_sound = False
+    takes_sound = takes_actions = False
 
     def __init__(
         self,

@@ -95,17 +95,18 @@ def load_vae(folder: str | Path) -> Autoencoder:
 
 
 def load_speech(folder: str | Path, model: DiT, audio: AudioConfig) -> None:
-    """Load the weights of a trained speech encoder into the model.
+    """Load the weights of a trained speech encoder into the model, where that takes sound.
 
     Raises:
         ValueError: it was trained on other audio features.
     """
+    if model.speech_encoder is None:
+        return
     folder = require(folder, stage="speech")
     trained = AudioConfig.from_json(read_header(folder, kind="speech").config)
     if trained != audio:
         raise ValueError(f"{folder} was trained on {trained}, the run has {audio}. Train one: train.py stage=speech.")
-    if model.speech_encoder is not None:
-        load_weights(folder, model.speech_encoder)
+    load_weights(folder, model.speech_encoder)
 
 
 def load_dit(folder: str | Path, *, stage: str, base: Base | None = None) -> tuple[DiT, Contract]:

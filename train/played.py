@@ -69,13 +69,16 @@ def play_clips(
 ) -> Played:
     """Pixels of every clip as the model plays it, and where in the clip they begin.
 
-    swap_voices: every clip is given another clip's voice; lip-sync that is left then does not come from the voice.
+    swap_voices: every clip is given another clip's voice, or, where there is no sound, actions; what is left then of
+    lip-sync, or of a likeness to the clip, does not come from them.
     """
     frames, starts = [], []
     for at in range(0, len(clips), batch_size):
         batch, start = clip_batch(clips[at : at + batch_size], vae, contract, text, image)
         if swap_voices:
-            batch.conditions["frame.agent"] = batch.conditions["frame.agent"].roll(1, dims=0)
+            swapped = ["agent"] if contract.takes_sound else [spec.name for spec in contract.dit.of_rate("frame")]
+            for name in (f"frame.{name}" for name in swapped):
+                batch.conditions[name] = batch.conditions[name].roll(1, dims=0)
         latents = stream(model, contract, batch, num_frames=batch.x0.shape[1], seed=seed)
         images = torch.stack([to_tensor(clip.reference) for clip in clips[at : at + batch_size]])
         pixel_frames, _ = vae.decode(latents, vae.begin(vae.encode_reference(images)))

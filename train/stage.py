@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from torch import nn
 
-from data.batch import LatentData
+from data.batch import LatentData, latent_data
 from data.shards import Clip
 from gwm.contract import Contract
 from gwm.dit import DiT
@@ -25,6 +25,13 @@ class DiTStage(L.LightningModule):
     @property
     def takes_sound(self) -> bool:
         return self.contract.takes_sound
+
+    @property
+    def takes_actions(self) -> bool:
+        return bool(self.contract.controls)
+
+    def on_fit_start(self) -> None:
+        self.contract.dit.check_declared(latent_data(self).declared)
 
     def configure_optimizers(self) -> Any:  # Lightning's own union of a dozen types
         return self.network.optimizers()

@@ -1,4 +1,4 @@
-"""Write a whole data set of synthetic characters: several processes, the same bytes for any number of them.
+"""Write a whole data set that is made from plans: several processes, the same bytes for any number of them.
 
 Not in `__main__`: a spawned process never imports that.
 """
@@ -8,13 +8,13 @@ import json
 import logging
 import multiprocessing
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from tqdm import tqdm
 from webdataset.compat import WebDataset
@@ -50,8 +50,17 @@ log = logging.getLogger(__name__)
 
 SAMPLES_PER_SHARD = 64
 
-Worker: TypeAlias = Callable[[ClipPlan], dict[str, Any]]  # makes one encoded sample; must pickle
-Plans: TypeAlias = dict[str, list[ClipPlan]]  # by split
+
+@runtime_checkable
+class Plan(Protocol):
+    """Everything that determines a clip; must pickle."""
+
+    @property
+    def identity_name(self) -> str: ...
+
+
+Worker: TypeAlias = Callable[[Any], dict[str, Any]]  # makes one encoded sample of a plan; must pickle
+Plans: TypeAlias = Mapping[str, Sequence[Plan]]  # by split
 
 
 def generate(folder: Path, settings: Manifest, plans: Plans, worker: Worker, *, num_workers: int) -> Manifest:
@@ -85,7 +94,7 @@ def generate(folder: Path, settings: Manifest, plans: Plans, worker: Worker, *, 
     return manifest
 
 
-def pieces(plans: Plans) -> Iterator[tuple[str, str, list[ClipPlan]]]:
+def pieces(plans: Plans) -> Iterator[tuple[str, str, Sequence[Plan]]]:
     """Split, file name and clips of every shard."""
     for split, clips in plans.items():
         for number, start in enumerate(range(0, len(clips), SAMPLES_PER_SHARD)):
@@ -93,7 +102,7 @@ def pieces(plans: Plans) -> Iterator[tuple[str, str, list[ClipPlan]]]:
 
 
 @contextmanager
-def pool(worker: Worker, num_workers: int) -> Iterator[Callable[[list[ClipPlan]], Iterable[dict[str, Any]]]]:
+def pool(worker: Worker, num_workers: int) -> Iterator[Callable[[Sequence[Plan]], Iterable[dict[str, Any]]]]:
     """A function that runs `worker` over plans and yields in their order; with one worker, in this process.
 
     Spawned, not forked: a forked EGL context is broken. An executor, not a Pool: a Pool waits for ever for the sample
@@ -143,6 +152,6 @@ def read_sentences(folder: Path, shards: list[Shard]) -> list[str]:
     heard: set[str] = set()
     for sample in WebDataset(urls, shardshuffle=False, select_files=lambda name: name.endswith(".json")):
         info = json.loads(sample["json"])
-        for text in (info["sentence"], info["user_sentence"]):
+        for text in (info.get("sentence"), info.get("user_sentence")):
             heard.update(re.findall(r"[^.?]+[.?]", text or ""))
     return sorted(text.strip() for text in heard)

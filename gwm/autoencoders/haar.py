@@ -32,8 +32,8 @@ class HaarConfig(JsonConfig):
     family: Literal["haar"] = "haar"
     latent_channels: int = 64  # principal components of patches keep 0.93 of the lip-sync with 64, 0.67 with 32
     channels: tuple[int, ...] = (32, 64, 128)  # width at 1/2, 1/4 and 1/8 of the pixel grid
-    latents_mean: tuple[float, ...] = (0.0,) * 64  # of the training data, per channel: latents leave the encoder
-    latents_std: tuple[float, ...] = (1.0,) * 64  # with mean 0 and mean square 1, which the noise schedule assumes
+    latents_mean: tuple[float, ...] = ()  # of the training data, per channel: latents leave the encoder with mean 0
+    latents_std: tuple[float, ...] = ()  # and mean square 1, which the noise schedule assumes; (): all 0, all 1
 
     spatial_stride = 8
     temporal_stride = 4
@@ -46,7 +46,9 @@ class HaarConfig(JsonConfig):
     def __post_init__(self) -> None:
         if len(self.channels) != 3:
             raise ValueError(f"channels={self.channels} must have 3 entries: one width each at 1/2, 1/4 and 1/8.")
-        for name in ("latents_mean", "latents_std"):
+        for name, value in (("latents_mean", 0.0), ("latents_std", 1.0)):
+            if not getattr(self, name):  # not measured yet
+                object.__setattr__(self, name, (value,) * self.latent_channels)
             if len(getattr(self, name)) != self.latent_channels:
                 raise ValueError(
                     f"{name} has {len(getattr(self, name))} entries, must have latent_channels={self.latent_channels}."

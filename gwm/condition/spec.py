@@ -7,6 +7,9 @@ from typing import Any, Literal, get_args
 
 from gwm.files.json_text import JsonConfig
 
+# discrete: 0 or 1, as a key; continuous: any number in the limits; pointer: one of two neighbours, x and y of a place
+# in the picture, from -1 at the left and the top to 1.
+Kind = Literal["continuous", "discrete", "pointer"]
 LIMIT = 10.0  # numbers of training are of the order of 1; larger ones would leave everything it has seen
 
 
@@ -18,6 +21,7 @@ class Control:
     minimum: float = -LIMIT
     maximum: float = LIMIT
     default: float = 0.0  # where a caller sets others of its condition and not this
+    kind: Kind = "continuous"
 
 
 Rate = Literal["tokens", "channels", "frame"]
@@ -26,6 +30,11 @@ ENCODERS: Mapping[Rate, tuple[Encoder, ...]] = {
     "tokens": ("text", "image"),
     "channels": ("linear",),
     "frame": ("linear", "speech"),
+}
+LIMITS: Mapping[Kind, tuple[float, float]] = {
+    "discrete": (0.0, 1.0),
+    "pointer": (-1.0, 1.0),
+    "continuous": (-LIMIT, LIMIT),
 }
 
 
@@ -43,6 +52,7 @@ class ConditionSpec(JsonConfig):
     encoder: Encoder = "linear"  # what comes before the embedding; speech: the frozen speech encoder
     drop_rate: float = 0.0  # chance that a training sample loses the condition, so that guidance can leave it out
     names: tuple[str, ...] = ()  # of the numbers of one pixel frame, for callers who set them; (): by their places
+    kinds: tuple[Kind, ...] = ()  # of each name, as `Kind`; (): continuous
     minimum: tuple[float, ...] = ()  # of each name's value, as a caller may set it; (): -LIMIT
     maximum: tuple[float, ...] = ()  # likewise; (): LIMIT
     default: tuple[float, ...] = ()  # of names that a caller leaves out while setting others; (): 0
@@ -64,13 +74,32 @@ class ConditionSpec(JsonConfig):
                 f"condition {self.name}: width={self.width} must be a multiple of {len(self.names)}, the number of "
                 f"names={list(self.names)}: each pixel frame of a latent frame has a number for each name."
             )
-        for field in ("minimum", "maximum", "default"):
+        for field in ("kinds", "minimum", "maximum", "default"):
             values = getattr(self, field)
             if values and len(values) != len(self.names):
                 raise ValueError(
-                    f"condition {self.name}: {field}={list(values)} must have {len(self.names)} numbers, one for each "
+                    f"condition {self.name}: {field}={list(values)} must have {len(self.names)} entries, one for each "
                     f"of names={list(self.names)}, or none."
                 )
+        self._check_kinds()
+
+    def _check_kinds(self) -> None:
+        for name, kind in zip(self.names, self.kinds, strict=False):
+            if kind not in get_args(Kind):
+                raise ValueError(
+                    f"condition {self.name}: kind={kind!r} of {name} must be one of {', '.join(get_args(Kind))}."
+                )
+        if self.kinds and (self.minimum or self.maximum) and set(self.kinds) != {"continuous"}:
+            raise ValueError(
+                f"condition {self.name}: minimum and maximum must be left out with kinds={list(self.kinds)}: discrete "
+                "numbers are 0 or 1, pointers in [-1, 1]. Declare others as a condition of their own."
+            )
+        pointers = [place for place, kind in enumerate(self.kinds) if kind == "pointer"]
+        if len(pointers) not in (0, 2) or (pointers and pointers[1] != pointers[0] + 1):
+            raise ValueError(
+                f"condition {self.name}: kinds={list(self.kinds)} must have pointer twice, one after the other, or not "
+                "at all: x and y of one place in the picture."
+            )
 
     def controls(self, pixel_frames: int) -> tuple[Control, ...]:
         """The numbers that callers may set for each of a latent frame's `pixel_frames`, in order. Numbers without names
@@ -78,9 +107,11 @@ class ConditionSpec(JsonConfig):
         if self.rate != "frame" or self.encoder != "linear" or self.width % pixel_frames:
             return ()
         names = self.names or tuple(f"{self.name}{place}" for place in range(self.width // pixel_frames))
-        minimum, maximum = self.minimum or (-LIMIT,) * len(names), self.maximum or (LIMIT,) * len(names)
+        kinds = self.kinds or ("continuous",) * len(names)
+        minimum = self.minimum or tuple(LIMITS[kind][0] for kind in kinds)
+        maximum = self.maximum or tuple(LIMITS[kind][1] for kind in kinds)
         default = self.default or (0.0,) * len(names)
-        return tuple(Control(*parts) for parts in zip(names, minimum, maximum, default, strict=True))
+        return tuple(Control(*parts) for parts in zip(names, minimum, maximum, default, kinds, strict=True))
 
 
 def specs_of(declared: Mapping[str, Mapping[str, Any] | None], **widths: int) -> tuple[ConditionSpec, ...]:

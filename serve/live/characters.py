@@ -97,6 +97,28 @@ def read_character(path: Path, framing: Framing) -> Character:
     return Character(path.stem, name, portrait, personality, **rest, manner=manner, margin=framing.margin)
 
 
+def read_places(folder: Path, framing: Framing) -> dict[str, Character]:
+    """Pictures (.png) at which visitors of a world can begin, by their names; their middle is used.
+
+    Raises:
+        ValueError: there is none, or one cannot be used.
+    """
+    files = sorted(folder.glob("*.png"))
+    if not files:
+        raise ValueError(
+            f"{folder} must hold at least one .png, has 0: visitors of a world begin at a picture. Export it again "
+            "with call.places=FOLDER, such as places/ of the shards."
+        )
+    places = {}
+    for path in files:
+        if not NAME.fullmatch(path.stem):
+            raise ValueError(f"{path.name} must be named with a-z, 0-9 and -, up to 40 of them: it is part of a URL.")
+        picture = crop_to_centre(read_image(path), framing.frame, str(path), margin=framing.margin)
+        name = path.stem.replace("-", " ").capitalize()
+        places[path.stem] = Character(path.stem, name, picture, personality="", margin=framing.margin)
+    return places
+
+
 def _manner(path: Path, values: Mapping[str, Any]) -> dict[str, float]:
     manner = values.get("manner") or {}
     if not isinstance(manner, dict) or not all(type(value) in (int, float) for value in manner.values()):
@@ -137,12 +159,15 @@ def _definition(path: Path) -> dict[str, Any]:
     return values
 
 
-def portrait_of(image: Image.Image, framing: Framing) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
-    """The part around the face, and whether a face was found; otherwise the part around the middle."""
+def portrait_of(image: Image.Image, framing: Framing, *, face: bool = True) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
+    """The part around the face, and True; around the middle, and False where there is none. Of pictures that are not to
+    show a `face`: around the middle, and True."""
+    name = f"the picture of {image.width}x{image.height} px"
+    if not face:
+        return crop_to_centre(image, framing.frame, name, margin=framing.margin), True
     try:
         return crop_to_face(image, framing.frame, FaceMesh(), margin=framing.margin), True
     except ValueError:
-        name = f"the picture of {image.width}x{image.height} px"
         return crop_to_centre(image, framing.frame, name, margin=framing.margin), False
 
 

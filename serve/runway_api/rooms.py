@@ -133,6 +133,7 @@ class Rooms:
     async def _open(self, row: Session, character: Character) -> None:
         def make(live_id: str, on_end: Callable[[], None]) -> Conversation:
             session = self.api.make_conversation(live_id, character, on_end)
+            assert isinstance(session, Conversation), "this API is mounted where characters talk"
             session.witness, session.evictable = Record(self, row.id, row.max_s, session), False
             session.agent.offer(session_tools(row.tools, send=session.send, backend=session.backend))
             return session

@@ -65,7 +65,7 @@ def test_a_name_that_callers_set_has_one_meaning():
     twice = dataclasses.replace(dit.conditions[-1], name="mood")
     with pytest.raises(ValueError, match=r"names=\['joy'\] must be of one condition each"):
         rules.replace(dit=dataclasses.replace(dit, conditions=(*dit.conditions, twice)))
-    with pytest.raises(ValueError, match=r"condition mood: maximum=\[1.0, 2.0\] must have 1 numbers"):
+    with pytest.raises(ValueError, match=r"condition mood: maximum=\[1.0, 2.0\] must have 1 entries"):
         dataclasses.replace(twice, maximum=(1.0, 2.0))
 
 

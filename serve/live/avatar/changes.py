@@ -1,6 +1,6 @@
 """Messages by which a client changes its stream: {"type": "prompt.set", "text": ...}, {"type": "action.set", "action":
-{name: number | [numbers] | null} | null} or {"type": "stream.rewind", "chunks": n}. `SessionControls`
-says which of them a model can follow."""
+{name: number | [numbers] | null} | null}, {"type": "stream.rewind", "chunks": n} or {"type": "stream.reset"}.
+`SessionControls` says which of them a model can follow."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +39,12 @@ class Rewind:
     chunks: int
 
 
-Change = SetPrompt | Act | Rewind
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Begin again at the first picture; prompt and numbers stay."""
+
+
+Change = SetPrompt | Act | Rewind | Reset
 
 
 def read_change(message: dict[str, Any]) -> Change | None:
@@ -63,6 +68,8 @@ def read_change(message: dict[str, Any]) -> Change | None:
             if isinstance(chunks, bool) or not isinstance(chunks, int) or chunks < 1:
                 raise ValueError(f"chunks={chunks!r} must be a whole number of at least 1.")
             return Rewind(chunks)
+        case "stream.reset":
+            return Reset()
         case _:
             return None
 
@@ -89,9 +96,10 @@ class SessionControls:
     code: tuple[Control, ...]  # and of a motion code
     rewind_chunks: int  # at most
     chunk_s: float
+    sound: bool = True  # whether it speaks and listens
 
     @classmethod
     def of(cls, contract: Contract, *, rewind_chunks: int) -> "SessionControls":
         prompt, code = contract.dit.width("text") > 0, contract.codes
         actions = tuple(control for control in contract.controls if control not in code)
-        return cls(prompt, actions, code, rewind_chunks, contract.chunk_ms / 1000)
+        return cls(prompt, actions, code, rewind_chunks, contract.chunk_ms / 1000, contract.takes_sound)

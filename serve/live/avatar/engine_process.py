@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from serve.acts import Applied
 from serve.live.avatar.call_queue import CallQueue
-from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Rewind, SetPrompt
+from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Reset, Rewind, SetPrompt
 from serve.live.avatar.engines import EngineOptions, Portrait, serve_engines
 from serve.live.avatar.overlap import Measured
 from serve.live.avatar.performer import FaceLostError
@@ -204,6 +204,9 @@ class ProcessFace:
 
     async def change(self, change: Change) -> Applied:
         """As `Face.change`."""
+        if isinstance(change, Reset):
+            await self.start()
+            return Applied(0, 0.0)
         if isinstance(change, SetPrompt):
             if self.texts is None:
                 raise ChangeRefusedError("prompt must be left out: the model has no text condition.")

@@ -17,7 +17,7 @@ from serve.live.characters import Character, to_png
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission, Rate
 from serve.live.http.bodies import BODY_S, TooLargeError, read_body, read_json
-from serve.live.http.conversation import Conversation
+from serve.live.http.page_session import PageSession
 from serve.live.http.refusals import FullError, NotHereError, WrongKeyError
 from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import Session
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 WEB = Path(__file__).parent / "web"
 PAGES = {"/": "index.html"} | {
     f"/{name}": name
-    for name in ("app.js", "causes.js", "choosing.js", "controls.js", "page.js", "style.css", "icon.svg")
+    for name in ("app.js", "causes.js", "choosing.js", "controls.js", "keys.js", "page.js", "style.css", "icon.svg")
 }
 SDP_BYTES = 64_000
 MODES = ("conversation", "renderer")
@@ -43,7 +43,7 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 # From an id, a character, and what to call at the end.
-MakeConversation = Callable[[str, Character, Callable[[], None]], Conversation]
+MakeConversation = Callable[[str, Character, Callable[[], None]], PageSession]
 MakeRenderer = Callable[[str, Character, Callable[[], None]], Renderer]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -127,7 +127,7 @@ class Api:
             {"key": character.key, "name": character.name, "image": f"/v1/characters/{character.key}/image"}
             for character in self.characters.values()
         ]
-        return web.json_response({"characters": entries})
+        return web.json_response({"characters": entries, "sound": self.controls.sound})
 
     async def character_image(self, request: web.Request) -> web.Response:
         return _png(self._character(request.match_info["key"]).picture)
@@ -135,7 +135,7 @@ class Api:
     async def upload(self, request: web.Request) -> web.Response:
         self.rate.check(self.visitor(request))
         data = await read_body(request, UPLOAD_BYTES)
-        portrait, found = await self.uploads.portrait(data, self.framing)
+        portrait, found = await self.uploads.portrait(data, self.framing, face=self.controls.sound)
         key = self.uploads.add(portrait)
         note = None if found else "No face was found, so the middle of the picture is used."
         return web.json_response({"key": key, "image": f"/v1/images/{key}", "note": note})
@@ -156,7 +156,7 @@ class Api:
         return web.json_response(made | {"controls": asdict(self.controls)}, status=201)
 
     async def connect(self, request: web.Request) -> web.Response:
-        session = self.admission.get(request.match_info["id"], Conversation)
+        session = self.admission.get(request.match_info["id"], PageSession)
         offer = await read_json(request, SDP_BYTES)
         if not isinstance(offer.get("sdp"), str):
             raise ValueError("sdp must be a string: the client's offer.")

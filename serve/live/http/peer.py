@@ -1,4 +1,4 @@
-"""One WebRTC connection to a browser: its microphone, our two tracks, and a channel for messages.
+"""One WebRTC connection to a browser: its microphone, our tracks, and a channel for messages.
 Its offer is read and checked before the library sees it."""
 
 import asyncio
@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import av
@@ -73,7 +73,7 @@ class Peer:
         Raises:
             ValueError: the offer is no SDP, or sound and picture cannot be sent to whoever made it.
         """
-        check_page_offer(offer)
+        check_page_offer(offer, [track.kind for track in self.tracks])
         try:
             await self.connection.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             for track in self.tracks:
@@ -176,16 +176,17 @@ def read_offer(offer: str) -> list[MediaDescription]:
     return media
 
 
-def check_page_offer(offer: str) -> None:
-    """Check that an offer has the media, codecs and directions that a page is served.
+def check_page_offer(offer: str, kinds: Sequence[str] = ("audio", "video")) -> None:
+    """Check that an offer has the media, codecs and directions that a page is served; `kinds` are what is sent.
 
     Raises:
         ValueError: it is no SDP, or what it asks for is not served here; the message says what would be.
     """
     found = [(part.kind, part.direction, [_codec(codec) for codec in part.rtp.codecs]) for part in read_offer(offer)]
-    kinds = [kind for kind, _, _ in found if kind in CODECS]
-    if sorted(kinds) != ["audio", "video"]:
-        raise ValueError(f"sdp offers {kinds or 'no media'}, must offer one audio and one video.")
+    media = [kind for kind, _, _ in found if kind in CODECS]
+    if sorted(media) != sorted(kinds):
+        wanted = " and ".join(f"one {kind}" for kind in sorted(kinds))
+        raise ValueError(f"sdp offers {media or 'no media'}, must offer {wanted}.")
     for kind, direction, codecs in found:
         if kind not in CODECS:
             continue

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gwm.contract import Contract
-from serve.artifact import read_manifest
+from serve.artifact import PLACES, read_manifest
 from serve.live.avatar.changes import SessionControls
 from serve.live.avatar.engine_pool import EnginePool
 from serve.live.avatar.engine_process import ProcessFace
@@ -19,14 +19,16 @@ from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.text_process import TextProcess
 from serve.live.avatar.voice_buffers import Sound
-from serve.live.characters import Character, manner_of, read_characters
+from serve.live.characters import Character, manner_of, read_characters, read_places
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
+from serve.live.http.page_session import PageSession
 from serve.live.http.port import bound_sockets, listening
 from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import SessionParts, Timeouts
+from serve.live.http.walk import Walk
 from serve.live.options import ServerOptions
 from serve.live.speech.agent import TurnTaking
 from serve.live.speech.endpoints import Endpoint
@@ -62,7 +64,7 @@ class SessionMaker:
 
     engines: EnginePool
     texts: TextProcess | None
-    profile: Profile
+    profile: Profile | None  # None: a world, without sound
     timing: StreamTiming
     seed: int
     ice_servers: list[str]
@@ -72,9 +74,12 @@ class SessionMaker:
     manners: dict[str, dict[str, float]]  # of characters, as far as the model has them
     tools: list[Tool] = field(default_factory=list)  # of every conversation
 
-    def conversation(self, session_id: str, character: Character, on_end: Callable[[], None]) -> Conversation:
+    def conversation(self, session_id: str, character: Character, on_end: Callable[[], None]) -> PageSession:
+        parts = self._parts(session_id, character, on_end)
+        if self.profile is None:
+            return Walk(parts, ice_servers=self.ice_servers)
         conversation = Conversation(
-            self._parts(session_id, character, on_end),
+            parts,
             self.profile.services(character),
             turn_taking=self.turn_taking,
             ice_servers=self.ice_servers,
@@ -106,7 +111,8 @@ class SessionMaker:
     def close(self) -> None:
         if self.texts is not None:
             self.texts.close()
-        self.profile.close()
+        if self.profile is not None:
+            self.profile.close()
 
 
 def session_maker(
@@ -124,14 +130,16 @@ def session_maker(
         ValueError, MissingPackageError: as `running_app`.
     """
     timing = timing_of(contract, options.lead_ms, overlap=options.overlap == "on")
-    profile = Profile(
-        stt=options.stt,
-        llm=options.llm,
-        tts=options.tts,
-        endpoints=endpoints,
-        characters=characters,
-        sample_rate=timing.sample_rate,
-    )
+    profile = None
+    if contract.takes_sound:
+        profile = Profile(
+            stt=options.stt,
+            llm=options.llm,
+            tts=options.tts,
+            endpoints=endpoints,
+            characters=characters,
+            sample_rate=timing.sample_rate,
+        )
     gauges = Gauges()
     engines = EngineOptions(
         artifact=options.artifact,
@@ -198,7 +206,10 @@ async def running_app(
     """
     contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
     framing = contract.framing(options.size)
-    characters = read_characters(Path(options.characters), framing)
+    if contract.takes_sound:
+        characters = read_characters(Path(options.characters), framing)
+    else:
+        characters = read_places(Path(options.artifact) / PLACES, framing)
     sessions = session_maker(
         options, contract, characters, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints
     )
@@ -220,6 +231,9 @@ async def running_app(
             requests_per_minute=options.requests_per_minute,
             gauges=sessions.gauges,
         )
+        if sessions.profile is None:  # others' programs ask for characters
+            yield api
+            return
         async with mount(api, sessions.profile.speak if options.tts != "openai" else None):
             yield api
     finally:
@@ -254,7 +268,8 @@ async def serve_until_signal(
             async with listening(api.app, sockets):
                 try:
                     names = ", ".join(character.name for character in api.characters.values())
-                    log.info("talk to %s: http://%s:%d", names, options.host, sockets[0].getsockname()[1])
+                    begin = "talk to" if api.controls.sound else "walk from"
+                    log.info("%s %s: http://%s:%d", begin, names, options.host, sockets[0].getsockname()[1])
                     await stop.wait()
                     log.info("stopping: nobody new is let in; a second signal stops at once")
                 finally:

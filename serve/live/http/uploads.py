@@ -66,14 +66,16 @@ class Uploads:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="uploads", initializer=lower_priority)
         self._portraits: OrderedDict[str, UInt8[np.ndarray, "h w 3"]] = OrderedDict()
 
-    async def portrait(self, data: bytes, framing: Framing) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
+    async def portrait(
+        self, data: bytes, framing: Framing, *, face: bool = True
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
         """As `portrait_of`, of a file.
 
         Raises:
             ValueError: as `decode_upload`.
             FullError: too many uploads wait.
         """
-        return await self.run(lambda: portrait_of(decode_upload(data), framing))
+        return await self.run(lambda: portrait_of(decode_upload(data), framing, face=face))
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Whatever reads a picture, in the one thread that does.

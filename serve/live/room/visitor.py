@@ -27,7 +27,7 @@ class Visitor(Participant):
 
     def __init__(self, conversation: Conversation, grant: Grant, wish: Wish) -> None:
         self.conversation = conversation
-        voice, self._face = conversation.tracks()
+        (voice, _), self._face = conversation.tracks()
         tracks: dict[str, MediaStreamTrack] = {VOICE_SID: voice, FACE_SID: self._face}
         super().__init__(grant, wish, tracks, conversation.ice_servers)
         self._microphone = Microphone(conversation.timing.sample_rate, conversation.on_microphone)

@@ -3,11 +3,13 @@
 import { chosen, listCharacters } from "./choosing.js";
 import { cause, media, userError } from "./causes.js";
 import * as controls from "./controls.js";
+import * as keys from "./keys.js";
 import { $, fail, request } from "./page.js";
 
 const STATES = {
   idle: "Choose somebody to talk to",
   connecting: "Connecting",
+  walking: "Walk",
   listening: "Listening",
   thinking: "Thinking",
   talking: "Talking",
@@ -17,11 +19,13 @@ const RETRY_MS = 1000;
 const ANSWER_MS = 5000; // a request into a cut network is not answered at all
 const GATHER_MS = 1500; // a browser that finds no more ways to be reached says so late
 
+const sounds = () => $("app").dataset.sound !== "false"; // a world has no sound
+
 let call = null; // {id, key, connection, channel, microphone, camera}
 
 function show(state) {
   $("app").dataset.state = state;
-  $("status").querySelector("span").textContent = STATES[state];
+  $("status").querySelector("span").textContent = state === "idle" && !sounds() ? "Choose a place" : STATES[state];
 }
 
 // ---- calling ----
@@ -33,19 +37,22 @@ async function start() {
   let microphone = null;
   try {
     if (!window.RTCPeerConnection) throw userError("This browser has no WebRTC, or it is switched off. Use another browser.");
-    microphone = await media("microphone", { audio: audioWishes() });
+    if (sounds()) microphone = await media("microphone", { audio: audioWishes() });
     const session = await request("/v1/sessions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(chosen()),
     });
     call = { id: session.id, key: session.session_key, microphone, camera: null, connected: false };
-    microphone.getAudioTracks()[0].onended = () => fail("The microphone is gone. Connect it and start again, or write.");
+    if (microphone) microphone.getAudioTracks()[0].onended = () => fail("The microphone is gone. Connect it and start again, or write.");
     $("face").poster = document.querySelector("#characters input:checked + .card img").src;
     $("choose").hidden = true;
     $("stage").hidden = $("numbers-switch").hidden = false;
     controls.offer(session.controls, send);
-    $("mic").focus();
+    if (!sounds()) keys.offer(session.controls.actions, send);
+    $("numbers").hidden = sounds();
+    $("numbers-switch").setAttribute("aria-expanded", !sounds());
+    $(sounds() ? "mic" : "reset").focus();
     await connect();
   } catch (error) {
     if (!call) microphone?.getTracks().forEach((track) => track.stop());
@@ -63,7 +70,7 @@ async function connect() {
   mine.connection = connection;
   mine.channel = connection.createDataChannel("events");
   mine.channel.onmessage = ({ data }) => receive(JSON.parse(data));
-  connection.addTransceiver(mine.microphone.getAudioTracks()[0], { direction: "sendrecv" });
+  if (mine.microphone) connection.addTransceiver(mine.microphone.getAudioTracks()[0], { direction: "sendrecv" });
   connection.addTransceiver("video", { direction: "recvonly" });
   connection.ontrack = ({ track }) => {
     const element = track.kind === "video" ? $("face") : $("voice");
@@ -138,7 +145,7 @@ function leave(message = "") {
   const ended = call;
   call = null;
   ended?.connection?.close();
-  ended?.microphone.getTracks().forEach((track) => track.stop());
+  ended?.microphone?.getTracks().forEach((track) => track.stop());
   ended?.camera?.getTracks().forEach((track) => track.stop());
   if (ended) request(`/v1/sessions/${ended.id}`, { method: "DELETE", headers: { Authorization: `Bearer ${ended.key}` }, keepalive: true }).catch(() => {});
   $("self").hidden = true;
@@ -158,7 +165,7 @@ function leave(message = "") {
 
 function receive(event) {
   if (event.type === "state") {
-    show(event.state);
+    show(sounds() ? event.state : "walking");
     if (event.state !== "listening") fail(""); // what went wrong is over
   }
   if (event.type === "caption") caption(event.who, event.text);
@@ -188,14 +195,14 @@ function caption(who, text) {
 // ---- switches and numbers ----
 
 function toggleMicrophone() {
-  const track = call?.microphone.getAudioTracks()[0];
+  const track = call?.microphone?.getAudioTracks()[0];
   if (!track) return;
   track.enabled = !track.enabled;
   $("mic").setAttribute("aria-pressed", track.enabled);
 }
 
 async function toggleCamera() {
-  if (!call) return;
+  if (!call || !sounds()) return;
   if (call.camera) {
     call.camera.getTracks().forEach((track) => track.stop());
     call.camera = null;
@@ -217,6 +224,10 @@ function toggleNumbers() {
   $("numbers-switch").setAttribute("aria-expanded", !hidden);
 }
 
+function reset() {
+  if (call && !sounds()) send({ type: "stream.reset" });
+}
+
 async function measure() {
   if (call?.connection?.connectionState !== "connected") return;
   for (const report of (await call.connection.getStats()).values()) {
@@ -235,6 +246,8 @@ $("mic").addEventListener("click", toggleMicrophone);
 $("camera").addEventListener("click", toggleCamera);
 $("controls-switch").addEventListener("click", controls.toggle);
 $("numbers-switch").addEventListener("click", toggleNumbers);
+$("reset").addEventListener("click", reset);
+for (const kind of ["pointerdown", "pointermove"]) $("face").addEventListener(kind, keys.point);
 $("face").addEventListener("resize", () => { // frames may be wide or tall
   const { videoWidth: width, videoHeight: height, parentElement: picture, style } = $("face");
   picture.style.aspectRatio = `${width} / ${height}`;
@@ -250,12 +263,15 @@ $("write").addEventListener("submit", (event) => {
 document.addEventListener("keydown", (event) => {
   if ($("voice").paused && $("voice").srcObject) $("voice").play().then(() => fail("")).catch(() => {});
   if (event.target.matches("textarea, input:not([type=radio], [type=range])") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (call && !sounds() && keys.key(event, true)) return;
   if (event.key === "m") toggleMicrophone();
   else if (event.key === "v") toggleCamera();
   else if (event.key === "n") toggleNumbers();
   else if (event.key === "c") controls.toggle();
+  else if (event.key === "r") reset();
   else if (event.key === "Escape" && call) leave();
 });
+document.addEventListener("keyup", (event) => call && !sounds() && keys.key(event, false));
 window.addEventListener("pagehide", () => call && leave());
 setInterval(measure, 1000);
 listCharacters().catch((error) => fail(cause(error)));

@@ -22,7 +22,13 @@ function image(source, name) {
 }
 
 export async function listCharacters() {
-  const { characters } = await request("/v1/characters");
+  const { characters, sound } = await request("/v1/characters");
+  $("app").dataset.sound = sound;
+  if (!sound) {
+    document.title = "gwm: walk through a world";
+    $("choose-title").textContent = "Where would you like to begin?";
+    $("start").textContent = "Walk";
+  }
   for (const { key, name, image: source } of characters) {
     const { label, input } = card(name, image(source, ""), key);
     input.addEventListener("change", () => choose({ character: key, image: null }));
@@ -48,7 +54,7 @@ function uploadCard(character) {
   input.addEventListener("click", pick);
   file.addEventListener("change", async () => {
     if (!file.files.length) return;
-    $("note").textContent = "Looking for a face";
+    $("note").textContent = $("app").dataset.sound === "true" ? "Looking for a face" : "Sending";
     try {
       const uploaded = await request("/v1/images", { method: "POST", body: file.files[0] });
       frame.replaceChild(image(uploaded.image, "Your picture"), frame.firstChild);

@@ -6,6 +6,7 @@ const SEND_MS = 50; // between two states of the sliders; the server takes 30 ch
 
 let send = () => {}; // hands a message to the server
 let limits = null; // {prompt, actions, code, rewind_chunks, chunk_s} of this session
+let sliding = []; // actions that are set by a slider
 let values = {}; // of the actions, by name
 let waiting = null; // the timer of the next state of the sliders
 const asked = {}; // the id of the latest change of each type; receipts of older ones are not shown
@@ -14,8 +15,9 @@ let count = 0;
 // What this session can do; controls for the rest stay hidden.
 export function offer(controls, sender) {
   [limits, send, values] = [controls, sender, {}];
+  sliding = limits.actions.filter(({ kind }) => kind === "continuous");
   $("prompt-form").hidden = !limits.prompt;
-  $("actions").hidden = !(limits.actions.length + limits.code.length);
+  $("actions").hidden = !(sliding.length + limits.code.length);
   $("code").hidden = !limits.code.length;
   $("rewind-form").hidden = !limits.rewind_chunks;
   sliders();
@@ -23,9 +25,9 @@ export function offer(controls, sender) {
   Object.assign(seconds, { min: 1, max: limits.rewind_chunks, step: 1, value: Math.ceil(limits.rewind_chunks / 2) });
   showSeconds();
   for (const name of ["prompt.set", "action.set", "stream.rewind"]) note(name, "");
-  const some = limits.prompt || limits.actions.length || limits.code.length || limits.rewind_chunks;
+  const some = limits.prompt || sliding.length || limits.code.length || limits.rewind_chunks;
   $("controls-switch").hidden = !some;
-  show(Boolean(limits.prompt || limits.actions.length));
+  show(Boolean(limits.prompt || sliding.length));
 }
 
 export function show(open) {
@@ -54,7 +56,7 @@ function note(type, text, state = "") {
 }
 
 function sliders() {
-  $("sliders").replaceChildren(...limits.actions.map(slider));
+  $("sliders").replaceChildren(...sliding.map(slider));
   $("code-sliders").replaceChildren(...limits.code.map(slider));
 }
 

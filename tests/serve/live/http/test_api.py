@@ -103,11 +103,12 @@ def test_a_key_opens_one_connection_and_no_other():
 def test_a_session_says_what_of_its_stream_can_be_changed():
     async def script(kit: Kit, client: TestClient) -> None:
         forward, left = (
-            {"name": name, "minimum": -10.0, "maximum": 10.0, "default": 0.0} for name in ("forward", "left")
+            {"name": name, "minimum": -10.0, "maximum": 10.0, "default": 0.0, "kind": "continuous"}
+            for name in ("forward", "left")
         )
-        jaw = {"name": "jawOpen", "minimum": 0.0, "maximum": 1.0, "default": 0.0}
+        jaw = {"name": "jawOpen", "minimum": 0.0, "maximum": 1.0, "default": 0.0, "kind": "continuous"}
         numbers = {"actions": [forward, left], "code": [jaw]}
-        controls = {"prompt": True, **numbers, "rewind_chunks": 6, "chunk_s": 1 / 6}
+        controls = {"prompt": True, **numbers, "rewind_chunks": 6, "chunk_s": 1 / 6, "sound": True}
         assert (await opened(client))["controls"] == controls
 
     served(script)

@@ -10,7 +10,8 @@ import pytest
 from aiohttp.test_utils import TestClient
 from aiortc import RTCPeerConnection, RTCSessionDescription
 
-from serve.live.http.conversation import LOST_PICTURE, TEXTS_PER_MINUTE, Conversation
+from serve.live.http.conversation import TEXTS_PER_MINUTE, Conversation
+from serve.live.http.page_session import LOST_PICTURE
 from serve.live.http.peer import Peer
 from serve.live.http.session import WATCH_S, Timeouts
 from serve.live.speech.services import small_talk

@@ -1,0 +1,132 @@
+"""One clip of a world from its plan: equal plans give equal bytes, in whatever process."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from data.clips import derive_seed
+from data.shards import CONTINUES, Clip, encode_sample
+from data.worlds.policies import Policy
+from data.worlds.world import World, make_world
+from gwm.clock import FPS
+
+TRIES = 20  # episodes that may end too early before a clip is given up
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodePlan:
+    """Everything that determines a clip."""
+
+    key: str
+    seed: int
+    num_frames: int
+    env: str
+    size: int
+    policy: str
+    hold_s: float
+    warmup_s: float  # before the clip begins, at most
+
+    @property
+    def identity_name(self) -> str:
+        return f"episode-{self.seed}"
+
+
+def plan_episodes(split: str, num_clips: int, *, seed: int, **rest: Any) -> list[EpisodePlan]:
+    """The clips of a split; the split's name is in every seed."""
+    return [
+        EpisodePlan(key=f"{index:08d}-world", seed=derive_seed(seed, split, "episode", index), **rest)
+        for index in range(num_clips)
+    ]
+
+
+@functools.cache
+def world_of(env: str, size: int) -> World:
+    """This process's world: making one may take seconds."""
+    return make_world(env, size)
+
+
+def record(plan: EpisodePlan) -> dict[str, Any]:
+    """The encoded sample of a plan."""
+    return encode_sample(make_episode(plan, world_of(plan.env, plan.size)))
+
+
+class Moment(NamedTuple):
+    """A pixel frame, and the action of which it is the result."""
+
+    picture: UInt8[np.ndarray, "h w 3"]
+    numbers: Float[np.ndarray, " k"]
+    reward: float  # since the frame before
+    state: Float[np.ndarray, " s"]  # what the world knows of itself; empty where it does not tell
+
+
+def make_episode(plan: EpisodePlan, world: World) -> Clip:
+    """Play until a clip is whole; its reference is the picture right before it.
+
+    Raises:
+        ValueError: no episode lasts that long.
+    """
+    longest = 0
+    for number in range(TRIES):
+        seed = derive_seed(plan.seed, "try", number)
+        warmup = int(np.random.default_rng(derive_seed(seed, "warmup")).uniform(0, plan.warmup_s) * FPS)
+        moments = list(islice(_moments(plan, world, seed), warmup + 1 + plan.num_frames))
+        if len(moments) == warmup + 1 + plan.num_frames:
+            return _clip(plan, seed, moments[warmup].picture, moments[warmup + 1 :])
+        longest = max(longest, len(moments) - 1 - warmup)
+    raise ValueError(
+        f"num_frames={plan.num_frames} must be at most {max(0, longest)}: in {TRIES} episodes of env={plan.env} with "
+        f"policy={plan.policy} none lasted longer. Make shorter clips, lower warmup_s, or choose another policy."
+    )
+
+
+def _moments(plan: EpisodePlan, world: World, seed: int) -> Iterator[Moment]:
+    """The start of an episode, and then each pixel frame after its action, up to the one in which the episode ends.
+
+    Of a world with fewer steps a second than pictures, picture and action of a step stay; of one with more, all steps
+    between two pictures take the same action.
+    """
+    world.reset(seed=seed)
+    policy = Policy(world, plan.policy, hold_s=plan.hold_s, seed=derive_seed(seed, "policy"))
+    numbers, picture, steps, over = np.zeros(len(world.names), np.float32), world.render(), 0, False
+    yield Moment(picture, numbers, 0.0, _state(world))
+    for frame in count(1):
+        due, reward = int(frame * world.rate / FPS + 1e-6) - steps, 0.0
+        if due:
+            numbers = policy.next().copy()
+        for _ in range(due):
+            gained, over = world.step(numbers)
+            reward, steps = reward + gained, steps + 1
+            if over:
+                break
+        picture = world.render() if due else picture
+        yield Moment(picture, numbers, reward, _state(world))
+        if over:
+            return
+
+
+def _state(world: World) -> Float[np.ndarray, " s"]:
+    return getattr(world, "state", np.zeros(0, np.float32))
+
+
+def _clip(plan: EpisodePlan, seed: int, before: UInt8[np.ndarray, "h w 3"], moments: list[Moment]) -> Clip:
+    signals = {
+        "action": np.stack([moment.numbers for moment in moments]),
+        "reward": np.array([[moment.reward] for moment in moments], np.float32),
+    }
+    if len(moments[0].state):
+        signals["state"] = np.stack([moment.state for moment in moments])
+    return Clip(
+        key=plan.key,
+        frames=np.stack([moment.picture for moment in moments]),
+        agent=None,
+        user=None,
+        reference=before,
+        truth=None,
+        info={"identity": plan.identity_name, "style": plan.env, "seed": seed, CONTINUES: True},
+        signals=signals,
+    )

@@ -1,0 +1,130 @@
+// A world is walked through by keys, by buttons that are held, or by a pointer on the picture; and what that takes.
+
+import { $ } from "./page.js";
+
+// Keys of actions by name, the first choice first; others have the digits.
+const KEYS = {
+  forward: ["ArrowUp", "KeyW"], up: ["ArrowUp", "KeyW"], move_forward: ["ArrowUp", "KeyW"],
+  back: ["ArrowDown", "KeyS"], backward: ["ArrowDown", "KeyS"], down: ["ArrowDown", "KeyS"], move_backward: ["ArrowDown", "KeyS"],
+  turn_left: ["ArrowLeft", "KeyA"], turn_right: ["ArrowRight", "KeyD"],
+  left: ["KeyA", "ArrowLeft"], right: ["KeyD", "ArrowRight"], move_left: ["KeyA", "ArrowLeft"], move_right: ["KeyD", "ArrowRight"],
+  jump: ["Space"], fire: ["Space"], attack: ["Space"],
+};
+const SIDE = 24; // px of the small picture in which changes are seen
+const REST_MS = 600; // without a key, after which the picture is as still as it gets
+const PATIENCE_MS = 2000; // against a wall nothing moves
+const POINTER_MS = 40;
+
+let send = () => {};
+let keys = {}; // names of actions by the code of a key
+let pointer = []; // names of x and y
+let held = new Set(); // names that are pressed
+let place = null, waiting = null; // of the pointer, until it is sent
+let times = []; // ms from key to picture, the latest
+let asked = null; // {at, picture} of a key whose effect is not seen yet
+let latest = null, noise = 1, released = 0;
+
+export function offer(actions, sender) {
+  send = sender;
+  [held, times, asked, latest] = [new Set(), [], null, null];
+  const pressed = actions.filter(({ kind }) => kind === "discrete").map(({ name }) => name);
+  pointer = actions.filter(({ kind }) => kind === "pointer").map(({ name }) => name);
+  keys = assigned(pressed);
+  $("keys").replaceChildren(...pressed.map(button));
+  if (pressed.length + pointer.length) $("face").requestVideoFrameCallback?.(look);
+}
+
+// Each action has a key of its own; keys that are left over are second ones.
+function assigned(names) {
+  const made = {}, digits = names.filter((name) => !KEYS[name]);
+  for (const choice of [0, 1])
+    for (const name of names) {
+      const code = KEYS[name]?.[choice];
+      if (code && !made[code]) made[code] = name;
+    }
+  digits.slice(0, 9).forEach((name, index) => (made[`Digit${index + 1}`] = name));
+  return made;
+}
+
+function button(name) {
+  const made = Object.assign(document.createElement("button"), { type: "button", name });
+  const code = Object.keys(keys).filter((key) => keys[key] === name).map((key) => key.replace(/Key|Digit|Arrow/, ""));
+  const key = Object.assign(document.createElement("kbd"), { textContent: code.join(" or ") });
+  made.append(name.replaceAll("_", " "), key);
+  made.setAttribute("aria-pressed", false);
+  made.addEventListener("pointerdown", (event) => {
+    made.setPointerCapture(event.pointerId);
+    press(name, true);
+  });
+  for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) made.addEventListener(end, () => press(name, false));
+  made.addEventListener("contextmenu", (event) => event.preventDefault());
+  return made;
+}
+
+// Whether the key belongs to an action.
+export function key(event, down) {
+  const name = keys[event.code];
+  if (!name) return false;
+  event.preventDefault();
+  if (!event.repeat) press(name, down);
+  return true;
+}
+
+function press(name, down) {
+  if (held.has(name) === down) return;
+  const now = performance.now();
+  if (down && !held.size && !asked && latest && now - released > REST_MS) asked = { at: now, picture: latest };
+  if (down) held.add(name);
+  else held.delete(name);
+  if (!held.size) released = now;
+  $("keys").querySelector(`[name="${name}"]`)?.setAttribute("aria-pressed", down);
+  send({ type: "action.set", action: { [name]: down ? 1 : 0 } });
+}
+
+export function releaseAll() {
+  for (const name of [...held]) press(name, false);
+}
+
+export function point(event) {
+  if (!pointer.length) return;
+  const { left, top, width, height } = $("face").getBoundingClientRect();
+  const between = (value) => Math.max(-1, Math.min(1, value));
+  place = [between((2 * (event.clientX - left)) / width - 1), between((2 * (event.clientY - top)) / height - 1)];
+  waiting ??= setTimeout(() => {
+    waiting = null;
+    send({ type: "action.set", action: Object.fromEntries(pointer.map((name, axis) => [name, place[axis]])) });
+  }, POINTER_MS);
+}
+
+// ---- from a key to the picture that it changed ----
+
+const small = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+small.canvas.width = small.canvas.height = SIDE;
+
+function look(now, { presentationTime }) {
+  const video = $("face");
+  if (!video.srcObject) return;
+  video.requestVideoFrameCallback(look);
+  small.drawImage(video, 0, 0, SIDE, SIDE);
+  const picture = small.getImageData(0, 0, SIDE, SIDE).data;
+  if (asked && distance(picture, asked.picture) > 3 * noise + 2) seen(presentationTime - asked.at);
+  else if (asked && now - asked.at > PATIENCE_MS) asked = null;
+  else if (latest && !held.size && now - released > REST_MS) noise += 0.1 * (distance(picture, latest) - noise);
+  latest = picture;
+}
+
+function distance(one, other) {
+  let sum = 0;
+  for (let at = 0; at < one.length; at++) sum += Math.abs(one[at] - other[at]);
+  return sum / one.length;
+}
+
+function seen(ms) {
+  asked = null;
+  times = [...times, ms].slice(-15);
+  const sorted = [...times].sort((one, other) => one - other);
+  $("n-action").textContent = `${Math.round(sorted[Math.floor(sorted.length / 2)])} ms`;
+  $("n-action").dataset.times = times.map(Math.round).join(" ");
+}
+
+addEventListener("blur", releaseAll);

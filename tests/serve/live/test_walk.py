@@ -1,0 +1,215 @@
+"""A world in a real browser: keys move the picture the right way, and what is no action is refused while it goes on.
+
+The world is the maze itself behind the engine's interface, so that the truth is known: page, connection, clock and
+actions are the server's own.
+"""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from data.worlds.maze import NAMES, Maze
+from gwm.condition.spec import Control
+from gwm.media.framing import Framing
+from gwm.resolution import Resolution
+from serve.acts import Applied
+from serve.bench.browser import BROWSERS, open_browser, open_page
+from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Reset, Rewind, SessionControls
+from serve.live.avatar.performer import StreamTiming
+from serve.live.characters import read_places
+from serve.live.http.session import SessionParts
+from serve.live.http.walk import Walk
+from tests.serve.live.server_kit import DEADLINE_S, Kit, nothing_left_behind, serving
+from tests.serve.live.test_page import until
+
+SIZE = 64
+TIMING = StreamTiming(
+    chunk_samples=4_000, lookahead_samples=0, frame_samples=1_000, sample_rate=24_000, lead_samples=5_500
+)
+KEYS = tuple(Control(name, 0.0, 1.0, kind="discrete") for name in NAMES)
+
+
+class MazeFace:
+    """An engine that draws the maze itself, four frames a chunk."""
+
+    def __init__(self) -> None:
+        self.maze, self.numbers, self.chunks, self.changes = Maze(SIZE), dict.fromkeys(NAMES, 0.0), 0, list[Change]()
+        self.stops = 0
+        self._kept: list[Any] = []
+
+    async def start(self) -> None:
+        self.maze.reset(seed=4)
+
+    async def step(self, agent: np.ndarray, user: np.ndarray, *, interrupted: bool) -> np.ndarray:
+        self._kept.append((self.maze.place.copy(), self.maze.angle))
+        pressed, pictures = np.array([self.numbers[name] for name in NAMES], float), []
+        for _ in range(4):
+            self.maze.step(pressed)
+            pictures.append(self.maze.render())
+        self.chunks += 1
+        return np.stack(pictures)
+
+    async def change(self, change: Change) -> Applied:
+        if isinstance(change, Act):
+            foreign = sorted(set(change.action or {}) - set(NAMES))
+            if foreign:
+                raise ChangeRefusedError(f"{foreign[0]} must be one of {list(NAMES)}.")
+            self.numbers |= change.action or dict.fromkeys(NAMES, 0.0)
+        if isinstance(change, Rewind):
+            self.maze.place, self.maze.angle = self._kept[-change.chunks]
+        if isinstance(change, Reset):
+            await self.start()
+        self.changes.append(change)
+        return Applied(self.chunks, self.chunks / 6)
+
+    async def stop(self) -> None:
+        self.stops += 1
+
+
+def as_world(kit: Kit, places: Path) -> list[MazeFace]:
+    """Let the kit's server serve the maze."""
+    faces: list[MazeFace] = []
+
+    def walk(session_id: str, character: Any, on_end: Callable[[], None]) -> Walk:
+        faces.append(MazeFace())
+        parts = SessionParts(
+            id=session_id, character=character, face=faces[-1], timing=TIMING, timeouts=kit.timeouts,
+            gauges=kit.gauges, on_end=on_end,
+        )  # fmt: skip
+        return Walk(parts, ice_servers=[])
+
+    kit.api.make_conversation = walk
+    kit.api.framing = Framing(Resolution(SIZE, SIZE))
+    kit.api.characters = read_places(places, kit.api.framing)
+    kit.api.controls = SessionControls(prompt=False, actions=KEYS, code=(), rewind_chunks=6, chunk_s=1 / 6, sound=False)
+    return faces
+
+
+async def held(page: Any, key: str, seconds: float) -> None:
+    await page.keyboard.down(key)
+    await asyncio.sleep(seconds)
+    await page.keyboard.up(key)
+
+
+def between(before: float, after: float) -> float:
+    """Radians from one angle to another, the shorter way."""
+    return float((after - before + np.pi) % (2 * np.pi) - np.pi)
+
+
+async def came(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+async def walked(folder: Path) -> None:
+    """Turn, walk, go back, begin again; by key and by a button that is held."""
+    microphone = folder / "silence.wav"
+    soundfile.write(microphone, np.zeros(48_000), 48_000)
+    async with nothing_left_behind(), open_browser(microphone) as browser, serving() as (kit, client):
+        faces = as_world(kit, folder)
+        page = await open_page(browser, str(client.make_url("/")).rstrip("/"))
+        await page.evaluate("void (navigator.mediaDevices.getUserMedia = async () => { throw new Error('no'); })")
+        assert await page.text_content("#start") == "Walk"
+        await page.click("#start")
+        await until(page, "document.getElementById('face').videoWidth === 64")
+        await until(page, "document.getElementById('status').textContent.includes('Walk')")
+        maze = faces[0].maze
+        begin = maze.state
+        await held(page, "ArrowRight", 1.0)
+        await came(lambda: not any(faces[0].numbers.values()))
+        turned = maze.angle
+        assert between(begin[2], turned) > 0.3 and (maze.place == begin[:2]).all()  # to the right, on the spot
+        await held(page, "a", 1.0)
+        await came(lambda: not any(faces[0].numbers.values()))
+        assert between(turned, maze.angle) < -0.3
+        button = page.locator("#keys [name=back]")
+        await button.dispatch_event("pointerdown", {"pointerId": 1})
+        await came(lambda: faces[0].numbers["back"] == 1)
+        await button.dispatch_event("pointerup", {"pointerId": 1})
+        await came(lambda: faces[0].numbers["back"] == 0)
+        await page.keyboard.press("r")
+        await came(lambda: isinstance(faces[0].changes[-1], Reset))
+        for key in ("ArrowLeft", "ArrowRight") * 4:  # from rest, so that the picture's change is the key's
+            await asyncio.sleep(1.0)
+            await held(page, key, 0.4)
+        await until(page, "/^\\d+ ms$/.test(document.getElementById('n-action').textContent)")
+        times = await page.evaluate("document.getElementById('n-action').dataset.times")
+        assert all(0 < int(ms) < 2000 for ms in times.split())
+        await page.keyboard.press("Escape")
+        await until(page, "!document.getElementById('choose').hidden")
+        assert faces[0].stops == 1
+        await page.context.close()
+
+
+@pytest.mark.acceptance
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium: apt-get install chromium")
+def test_keys_turn_the_view_the_right_way(tmp_path: Path):
+    pytest.importorskip("playwright")
+    from PIL import Image
+
+    world = Maze(SIZE)
+    world.reset(seed=4)
+    Image.fromarray(world.render()).save(tmp_path / "place-1.png")
+    asyncio.run(walked(tmp_path))
+
+
+@pytest.mark.acceptance
+def test_a_world_has_picture_and_no_sound(tmp_path: Path):
+    """Frames come at their pace to a client that offers a picture alone; wrong actions and floods are answered."""
+    pytest.importorskip("aiortc")
+    from aiortc import RTCPeerConnection, RTCSessionDescription
+    from PIL import Image
+
+    Image.fromarray(np.zeros((SIZE, SIZE, 3), np.uint8)).save(tmp_path / "place-1.png")
+
+    async def script() -> None:
+        async with serving() as (kit, client):
+            faces, events, stamps = as_world(kit, tmp_path), list[dict[str, Any]](), list[int]()
+            listed = await (await client.get("/v1/characters")).json()
+            assert listed["sound"] is False and [entry["name"] for entry in listed["characters"]] == ["Place 1"]
+            session = await (await client.post("/v1/sessions", json={})).json()
+            assert session["controls"]["actions"][0]["kind"] == "discrete"
+            connection = RTCPeerConnection()
+            channel = connection.createDataChannel("events")
+            channel.on("message", lambda text: events.append(json.loads(text)))
+            connection.addTransceiver("video", direction="recvonly")
+            tasks = []
+
+            async def look(track: Any) -> None:
+                while True:
+                    stamps.append((await track.recv()).pts)
+
+            connection.on("track", lambda track: tasks.append(asyncio.create_task(look(track))))
+            await connection.setLocalDescription(await connection.createOffer())
+            answer = await client.post(
+                f"/v1/sessions/{session['id']}/offer", json={"sdp": connection.localDescription.sdp},
+                headers={"Authorization": f"Bearer {session['session_key']}"},
+            )  # fmt: skip
+            sdp = (await answer.json())["sdp"]
+            await connection.setRemoteDescription(RTCSessionDescription(sdp, "answer"))
+            await came(lambda: len(stamps) > 12 and channel.readyState == "open")
+            channel.send('{"type": "action.set", "action": {"forward": NaN}}')
+            channel.send('{"type": "action.set", "action": {"fly": 1}}')
+            for _ in range(100):
+                channel.send('{"type": "action.set", "action": {"turn_left": 1}}')
+            refused = lambda: [event["reason"] for event in events if event.get("accepted") is False]  # noqa: E731
+            await came(lambda: len(refused()) > 2)
+            assert "must have finite numbers" in refused()[0] and any("fly must be one of" in why for why in refused())
+            before = len(stamps)
+            await came(lambda: len(stamps) > before + 24)
+            assert faces[0].numbers["turn_left"] == 1
+            steps = np.diff(stamps)
+            assert (np.abs(steps - 3750 * np.round(steps / 3750)) <= 1).all()
+            for task in tasks:
+                task.cancel()
+            await connection.close()
+
+    asyncio.run(script())
