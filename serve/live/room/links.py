@@ -1,9 +1,11 @@
 """The WebRTC connections of one client: one for both directions, or, as older clients have it, one for each."""
 
+import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiortc import (
     MediaStreamTrack,
@@ -63,12 +65,38 @@ class Links:
     _channel: RTCDataChannel | None = None
     _placed: dict[str, str] = field(default_factory=dict)  # track ids by the section that carries them
     _num_candidates: int = 0
+    _closed: bool = False
+    _negotiating: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def answer(self, offer: rtc.SessionDescription) -> rtc.SessionDescription:
         """
         Raises:
             ValueError: the offer is no SDP, or cannot be answered.
         """
+        return await self._whole(self._answer(offer))
+
+    async def offer(self) -> rtc.SessionDescription:
+        """What the server sends, as the second of two connections."""
+        return await self._whole(self._offer())
+
+    async def _whole(self, step: Coroutine[Any, Any, rtc.SessionDescription]) -> rtc.SessionDescription:
+        """One at a time, and to its end also when whoever asks is cancelled: half of a step leaves open sockets that
+        no connection knows.
+
+        Raises:
+            ValueError: everything has been closed meanwhile.
+        """
+
+        async def alone() -> rtc.SessionDescription:
+            async with self._negotiating:
+                if self._closed:
+                    step.close()
+                    raise ValueError("the connection is closed.")
+                return await step
+
+        return await asyncio.shield(asyncio.ensure_future(alone()))
+
+    async def _answer(self, offer: rtc.SessionDescription) -> rtc.SessionDescription:
         media = read_offer(offer.sdp)
         if len(media) > MAX_MEDIA:
             raise ValueError(f"sdp has {len(media)} sections, must have at most {MAX_MEDIA}.")
@@ -88,8 +116,7 @@ class Links:
         sdp = connection.localDescription.sdp
         return rtc.SessionDescription(type="answer", sdp=sdp, id=offer.id, mid_to_track_id=self._placed)
 
-    async def offer(self) -> rtc.SessionDescription:
-        """What the server sends, as the second of two connections."""
+    async def _offer(self) -> rtc.SessionDescription:
         self._subscriber = connection = self._connection(sends=True)
         for sid, track in self.tracks.items():
             sender = connection.addTrack(track)
@@ -140,9 +167,12 @@ class Links:
         return True
 
     async def close(self) -> None:
-        for connection in (self._publisher, self._subscriber):
-            if connection is not None:
-                await connection.close()
+        """Both connections, for good, after a step that is under way."""
+        async with self._negotiating:
+            self._closed = True
+            for connection in (self._publisher, self._subscriber):
+                if connection is not None:
+                    await connection.close()
 
     def _connection(self, *, sends: bool) -> RTCPeerConnection:
         servers = [RTCIceServer(urls=url) for url in self.ice_servers]

@@ -37,6 +37,7 @@ class Participant(ABC):
         self._outgoing: asyncio.Queue[rtc.SignalResponse | None] = asyncio.Queue(WAITING_MESSAGES)
         self._socket: web.WebSocketResponse | None = None
         self._connection: asyncio.Transport | None = None
+        self._writing: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
 
     @abstractmethod
@@ -70,7 +71,7 @@ class Participant(ABC):
     async def serve(self, socket: web.WebSocketResponse, request: web.Request) -> None:
         """The whole connection, on a websocket that is open."""
         self._socket, self._connection = socket, request.transport
-        writing = asyncio.create_task(self._write(socket))
+        self._writing = asyncio.create_task(self._write(socket))
         reason = "SIGNAL_CLOSE"
         try:
             self.signal(
@@ -95,8 +96,10 @@ class Participant(ABC):
             log.info("%s has not been heard for too long", self.grant.identity)
             reason = "CONNECTION_TIMEOUT"
         finally:
-            await self.leave_by(reason)
-            writing.cancel()
+            try:
+                await self.leave_by(reason)
+            finally:  # the server cancels this when the client goes away
+                self._writing.cancel()
 
     def signal(self, response: rtc.SignalResponse) -> None:
         """Send it in order. A client that does not read is disconnected."""
@@ -118,7 +121,7 @@ class Participant(ABC):
         try:
             if self._socket is not None:
                 async with asyncio.timeout(CLOSING_S):
-                    while not self._outgoing.empty() and not self._socket.closed:
+                    while not self._outgoing.empty() and self._writing and not self._writing.done():
                         await asyncio.sleep(0.01)
                     await self._socket.close()
         except TimeoutError:
