@@ -76,7 +76,8 @@ run-pixels: setup
 
 # Resumable; hours on two cores: the autoencoder took 96 and 78 minutes of a busy one, the model 104, the judging 50.
 # The autoencoder is trained in two runs, the second with half the learning rate and twice the weight of the flow. What
-# ships differs in its first stage alone, which had data.weights_px=[0.5,2.0] data.crops=20; it was trained in bf16.
+# ships differs: its first stage had data.weights_px=[0.5,2.0] data.crops=20, it was trained in bf16, and its autoencoder
+# saw renders without single teeth first, then 400 pairs with them: 3000 more steps at 4e-4, 32 minutes of a core.
 character: setup
 	@$(PY) -m data.motion out=shards/motion train=760
 	@$(PY) train.py stage=motion name=character_start shards=shards/motion trainer.max_steps=4500
