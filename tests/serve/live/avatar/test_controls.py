@@ -10,6 +10,6 @@ def test_controls_are_those_of_the_models_conditions():
         SessionControls.of(made(chunk_frames=1), rewind_chunks=8) for made in (world_contract, tiny_contract)
     )
     assert world == SessionControls(
-        prompt=True, actions=tuple(map(Control, ACTIONS)), code=(), rewind_chunks=8, chunk_s=chunk_s
+        prompt=True, actions=tuple(map(Control, ACTIONS)), code=(), rewind_chunks=8, chunk_s=chunk_s, sound=False
     )
     assert character == SessionControls(prompt=False, actions=(), code=(), rewind_chunks=8, chunk_s=chunk_s)
