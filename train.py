@@ -89,24 +89,12 @@ def whole_stage(cfg: DictConfig, last: Path, trainer: L.Trainer) -> L.LightningM
     return stage
 
 
-def show_plan(cfg: DictConfig) -> None:
-    """Print what the stage will need.
-
-    Raises:
-        ValueError: nobody described the stage's work.
-    """
-    if "work" not in cfg:
-        raise ValueError("plan=true needs configs/work/<stage>.yaml, and this stage has none: plan the one before it.")
-    work = instantiate(cfg.work, _convert_="all")
-    show(work["build"], work["optimizer"], instantiate(cfg.planner))
-
-
 def run(cfg: DictConfig) -> Any:
     """Run one stage, or print its plan or guide; the measures of a sweep, in a sweep."""
     output, choices = Path(cfg.output), HydraConfig.get().runtime.choices
     check_recipe(cfg, stage=choices["stage"], model=choices["model"])
     if cfg.plan:
-        show_plan(cfg)
+        show(cfg)
     elif "call" in cfg:  # a stage without training, such as export
         instantiate(cfg.call, _convert_="all")
     else:

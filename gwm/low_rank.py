@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gwm.dit import DiT
 from gwm.lora import LoRAConfig, LoRALinear, with_lora
+from gwm.weights import has_values
 
 ROUNDING = 1e-6  # of a weight's norm: what merging a few times in float32 may leave beside the adapters
 SPARE = 8  # dimensions that are looked at beyond the rank
@@ -28,6 +29,8 @@ def adapted_as(target: DiT, base: DiT, config: LoRAConfig) -> DiT:
     if target.config != base.config:
         raise ValueError(f"init has the shape {target.config}, must have the teacher's, {base.config}.")
     model = with_lora(base, config)
+    if not has_values(model.parameters()):
+        return model
     wanted, outside, higher = dict(target.named_parameters()), [], {}
     for name, parameter in model.named_parameters():
         if name.endswith((".down", ".up")):

@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from torch import nn
 
-from data.batch import LatentData
+from data.batch import LatentData, latent_data
 from data.shards import Clip
 from gwm.contract import Contract
 from gwm.dit import DiT
@@ -25,6 +25,12 @@ class DiTStage(L.LightningModule):
     @property
     def takes_sound(self) -> bool:
         return self.contract.takes_sound
+
+    @property
+    def sample_tokens(self) -> int:
+        """Tokens of a training clip, besides those of its reference image."""
+        height, width = self.contract.latent_grid
+        return latent_data(self).num_frames * height * width // self.contract.dit.patch**2
 
     def configure_optimizers(self) -> Any:  # Lightning's own union of a dozen types
         return self.network.optimizers()

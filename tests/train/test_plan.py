@@ -8,87 +8,73 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from torch import nn
 
-from data.batch import LatentBatch, PixelBatch
-from distill import work as distill_work
+from data.batch import PixelData, StepData
 from distill.dmd_stage import DMDStage
+from distill.windows import StreamingWindows
 from gwm.config import DiTConfig
-from gwm.contract import Contract
-from gwm.guidance import Guidance
-from gwm.wan.geometry import wan_conditions
-from gwm.weights import read_header
+from gwm.weights import save_weights
 from tests.distill.test_roles import BOTH, adapted_weights, distinct_bytes
-from tests.tiny import DIT, GRID, PATCHES, VAE_SHAPE, contract, declared, trainable
-from tests.train.test_resume import FRAMES, HEAD, RULES, dmd, stage, weights
-from train import work
+from tests.test_configs import composed
+from tests.tiny import DIT, GRID, PATCHES, RESOLUTION, contract, declared, tiny_dit, trainable
+from tests.train.test_resume import FRAMES, HEAD, LatentsInMemory, dmd, stage, weights
 from train.learner import Learner
-from train.measure import SavedTensors, flop_counter
-from train.networks import load_dit
-from train.plan import DEPTHS, Plan, PlannedRun, optimizer_bytes, plan
+from train.measure import Meter
+from train.networks import dit_header, load_dit
+from train.plan import DEPTHS, Build, Plan, PlannedRun, _attach, _compute, described, optimizer_bytes, plan
 
 BATCH = 2
 ADAM = partial(torch.optim.AdamW, lr=1e-2)
-# Stages log numbers and draw noise besides what the plan computes: small tensors, which weigh most in tiny models.
+PERIOD = 3  # of the stage dmd of tests/train/test_resume.py
+# Attention on CPUs has buffers of its own for every thread, which weigh most in tiny models.
 ACTIVATION_TOLERANCE = 0.05
 
 
-def planned(build: Any, **changes: Any) -> Plan:
+def planned(build: Build, *, num_layers: int | None = None, **changes: Any) -> Plan:
     how: dict[str, Any] = {
         "batch_size": BATCH, "device_batch": None, "precision": "32-true", "devices": 1, "sharded": False,
         "whole_weights": False, "checkpointed": False, "device_flops": 1e9,
     }  # fmt: skip
-    return plan(build, ADAM, PlannedRun(**(how | changes)))
+    return plan(build, PlannedRun(**(how | changes)), num_layers=num_layers)
 
 
-def builder(name: str, folders: dict[str, str]) -> Any:
-    """The work of a stage of tests/train/test_resume.py, as configs/work describes it."""
+def made(name: str, folders: dict[str, str], **changes: Any) -> tuple[Any, StepData]:
+    """A stage of tests/train/test_resume.py, with rollouts that leave at the last step, and its data."""
+    how: dict[str, Any] = {"shards": ".", "batch_size": BATCH, "num_workers": 0, "seed": 0}
     if name == "autoencoder":
-        return partial(work.autoencoder, VAE_SHAPE, crops_per_clip=1, crop_frames=8, crop_size=16)
-    if name in ("bidirectional", "causal", "consistency"):
-        made: Any = stage(name, folders)
-        if name == "consistency":
-            return partial(distill_work.consistency, made.contract, num_frames=FRAMES, guidance=Guidance(agent=2.0))
-        return partial(getattr(work, name), made.contract, num_frames=FRAMES)
-    options = {"dmd_adapters": {"lora": BOTH}, "dmd_gan": {"gan": HEAD}}
-    return partial(dmd_builder(folders), **options.get(name, {}))
+        crops = {"crops_per_clip": 1, "crop_frames": 8, "crop_size": 16, "half_share": 0.0, "resolution": RESOLUTION}
+        return stage(name, folders), PixelData(**how, **crops)
+    if not name.startswith("dmd"):
+        return stage(name, folders), LatentsInMemory(**how)
+    options: dict[str, Any] = {"dmd_adapters": {"lora": BOTH}, "dmd_gan": {"gan": HEAD}}
+    return dmd(folders, exit="last", **options.get(name, {}), **changes), LatentsInMemory(**how)
 
 
-def dmd_builder(folders: dict[str, str]) -> Any:
-    contract = Contract.from_json(read_header(Path(folders["causal"]), kind="dit").contract)
-    return partial(
-        distill_work.dmd, contract, num_frames=FRAMES, sigmas=[1.0, 0.5], context="clean", gradient="detach",
-        rules=RULES, critic_per_student=3,
-    )  # fmt: skip
+def builder(name: str, folders: dict[str, str], **changes: Any) -> Build:
+    return lambda _: made(name, folders, **changes)
 
 
-def kept_by(module: Any) -> int:
-    """Bytes that the stage's own training step keeps for its backward pass; the largest of its losses."""
-    saved = SavedTensors([module])
-    torch.manual_seed(0)
-    if not isinstance(module, DMDStage):
-        with saved.watching():
-            module.training_step(batch_of(module), 0)
-        return saved.bytes
-    batch, generator = batch_of(module), torch.Generator().manual_seed(0)
-    module.exit = "last"
-    with saved.watching():
-        module.student_loss(module._window(batch, "detach", generator), batch, generator)
-    critic, window = SavedTensors([module]), module._window(batch, "none", generator)
-    with critic.watching():
-        module.critic_loss(window, generator)
-    return max(saved.bytes, critic.bytes)  # a discriminator's own loss keeps features alone
+def period(name: str) -> int:
+    return PERIOD if name.startswith("dmd") else 1
 
 
-def batch_of(module: Any) -> Any:
-    if not hasattr(module, "contract"):
-        return PixelBatch(torch.rand(BATCH, 8, 3, 16, 16), step=0)
-    module.weight = torch.ones(GRID)
-    grid, speech = (DIT.in_channels, *GRID), module.contract.dit.speech_width
-    return LatentBatch(
-        x0=torch.randn(BATCH, FRAMES, *grid), reference=torch.randn(BATCH, 1, *grid),
-        conditions={f"frame.{name}": torch.randn(BATCH, FRAMES, speech) for name in ("agent", "user")}, step=0,
-    )  # fmt: skip
+def really_alive(module: Any, data: StepData, steps: tuple[int, ...]) -> int:
+    """Most bytes that a training step of real tensors has alive at once besides weights and gradients, by PyTorch's own
+    profiler."""
+    batch = data.random_batch(BATCH, module)
+    _attach(module, data)
+    for parameter in trainable(module):
+        parameter.grad = torch.zeros_like(parameter)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        for step in steps:
+            batch.step = step
+            _compute(module, batch, "32-true")
+    events: Any = profile.profiler
+    memory = [event for event in events.kineto_results.events() if event.name() == "[memory]"]
+    sizes = torch.tensor([event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns())])
+    return int(sizes.cumsum(0).max())
 
 
 @pytest.mark.parametrize(
