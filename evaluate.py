@@ -21,7 +21,7 @@ from evaluate.cases import Case, test_cases
 from evaluate.comparison import measure_speed
 from evaluate.endless import Series, drifts, hold
 from evaluate.examine import Result, examine, load_arrays, load_result, save_arrays, work_folder
-from evaluate.portraits import speaking_portraits
+from evaluate.portraits import photographs_of, speaking_portraits
 from evaluate.rules import Gate, Verdict, summary, verdicts
 from evaluate.sections import (
     comparison_table,
@@ -134,15 +134,12 @@ def main(cfg: DictConfig) -> None:
     names = {"model": folder} | ({"baseline": Path(cfg.baseline)} if cfg.baseline else {})
     speeds = {name: measure_speed(load_artifact(path), cases[0], runs=cfg.speed_runs) for name, path in names.items()}
     judge = Judge(thorough=True, sync=Path(cfg.sync))
+    voices = [case.voices.agent for case in cases if case.speaks or case.footage]
+    photographs = photographs_of(cfg.photographs, artifact, judge, voices)  # refused now, and not after an hour
     found = {name: measured(path, cases, judge, cfg) for name, path in names.items()}
     report, results, _ = found["model"]
     portraits = speaking_portraits(
-        artifact,
-        judge,
-        photographs=cfg.photographs,
-        voices=[case.voices.agent for case in cases if case.speaks],
-        drawn=cfg.drawn,
-        seed=cfg.seed,
+        artifact, judge, photographs=photographs, voices=voices, drawn=cfg.drawn, seed=cfg.seed
     )
     portraits.add_to(report)
     gates: list[Gate] = instantiate(cfg.gates, _convert_="all")

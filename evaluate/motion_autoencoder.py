@@ -201,17 +201,32 @@ def measure_photographs(
     codec: MotionAutoencoder, photographs: dict[str, np.ndarray], case: Case, measure: Measure
 ) -> dict[str, dict[str, float]]:
     """Photographs driven by a performance: lips against the opening that was meant, and identity."""
-    table = {}
-    for name, photograph in photographs.items():
-        frames = decode(codec, photograph, case.latents)
-        track = face_track(frames, measure.mesh)
-        table[name] = {
-            "lip_sync": lip_sync(lip_gap(track), case.opening).correlation,
-            "opening": float(np.nanstd(lip_gap(track))),
-            "identity": measure.identity(frames, photograph),
-            "faces_found": seen(track),
-        }
-    return table
+    return {
+        name: measure_photograph(
+            decode(codec, photograph, case.latents), photograph, case.opening, measure.mesh, measure.embedding
+        )
+        for name, photograph in photographs.items()
+    }
+
+
+def measure_photograph(
+    frames: UInt8[np.ndarray, "f h w 3"],
+    photograph: UInt8[np.ndarray, "h w 3"],
+    opening: Float[np.ndarray, " f"],
+    mesh: FaceMesh,
+    embedding: FaceEmbedding | None,
+) -> dict[str, float]:
+    """Lips of a photograph that speaks against the opening that was meant; its identity, where that can be measured."""
+    track = face_track(frames, mesh)
+    gap = lip_gap(track)
+    row = {
+        "lip_sync": lip_sync(gap, opening).correlation,
+        "opening": float(np.nanstd(gap)),
+        "faces_found": seen(track),
+    }
+    if embedding is not None:
+        row["identity"] = float(np.nanmean(identity_similarity(frames[SPARSE], photograph, embedding)))
+    return row
 
 
 def sheet(codec: MotionAutoencoder, cases: list[Case], photographs: dict[str, np.ndarray], columns: int) -> Image.Image:

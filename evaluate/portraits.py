@@ -14,16 +14,18 @@ from tqdm import tqdm
 
 from data.characters.exact_flow import MotionRenderer
 from data.characters.renderer import Renderer
-from evaluate.motion_autoencoder import drawn_cases, drawn_mouth, mouth_change
+from evaluate.motion_autoencoder import (
+    drawn_cases,
+    drawn_mouth,
+    measure_photograph,
+    mouth_change,
+    read_photographs,
+)
 from gwm.autoencoders.motion.code import from_latents, physical, place
-from gwm.media.images import read_image
-from gwm.media.portraits import crop_to_face
-from gwm.metrics.face_track import face_track, lip_gap, seen
-from gwm.metrics.identity import identity_similarity, stranger_similarity
-from gwm.metrics.judge import SPARSE, Judge
-from gwm.metrics.lip_sync import correlation, lip_sync
+from gwm.metrics.identity import stranger_similarity
+from gwm.metrics.judge import Judge
+from gwm.metrics.lip_sync import correlation
 from gwm.report.page import Images, Section, Table
-from gwm.resolution import Resolution
 from serve.artifact import Artifact
 from serve.engine import Engine
 
@@ -45,30 +47,34 @@ class Portraits:
     def add_to(self, report: dict[str, Any]) -> None:
         """Means for the gates beside those of the clips, and the rows. The renders' identity is the ceiling."""
         report["portraits"] = {"photographs": self.photographs, "drawn": self.drawn}
-        for name, rows in (("photograph_lips", self.photographs), ("drawn_mouth", self.drawn)):
-            if rows:
-                report["model"][name] = mean_of(rows, "follows")
+        if self.photographs:
+            report["model"]["photograph_lips"] = mean_of(self.photographs, "lip_sync")
+        if self.drawn:
+            report["model"]["drawn_mouth"] = mean_of(self.drawn, "mouth_follows")
         if self.photographs and "identity" in report["renders"]:
             report["model"]["photograph_identity"] = mean_of(self.photographs, "identity")
             report["renders"]["photograph_identity"] = report["renders"]["identity"]
-            report["floor"]["photograph_identity"] = self.strangers
+            alone = not np.isfinite(self.strangers)  # one photograph: other people of the test split are the floor
+            report["floor"]["photograph_identity"] = report["floor"]["identity"] if alone else self.strangers
 
     def sections(self) -> list[Section]:
         """A table and strips; nothing where nothing was measured."""
-        rows = [[kind, name, *row.values()] for kind in ("photographs", "drawn") for name, row in self._rows(kind)]
+        rows = [
+            [kind, name, *map(row.get, ("lip_sync", "mouth_follows", "identity", "faces_found"))]
+            for kind, part in (("photograph", self.photographs), ("drawn", self.drawn))
+            for name, row in part.items()
+        ]
         if not rows:
             return []
-        note = "follows: of photographs, correlation of the lips' gap with the jaw that the model meant; of drawn "
-        note += "characters, of the change around the mouth with the opening that was to be said."
-        columns = ["", "portrait", "follows", "identity", "faces found"]
-        rows = [row + [None] * (len(columns) - len(row)) for row in rows]
+        note = (
+            "Lip-sync of photographs: correlation of the lips' gap with the jaw that the model meant. Mouth of drawn "
+        )
+        note += "characters: of the change around it with the opening that belongs to the sentence."
+        columns = ["", "portrait", "lip-sync", "mouth", "identity", "faces found"]
         return [
             Table(title="Portraits from elsewhere", columns=columns, rows=rows, note=note),
             Images(title="Portraits from elsewhere speak", strips=self.strips),
         ]
-
-    def _rows(self, kind: str) -> list[tuple[str, dict[str, float]]]:
-        return sorted(getattr(self, kind).items())
 
 
 def mean_of(rows: Mapping[str, Mapping[str, float]], name: str) -> float:
@@ -97,32 +103,23 @@ def speaking_portraits(
     artifact: Artifact,
     judge: Judge,
     *,
-    photographs: Sequence[str],
+    photographs: Mapping[str, UInt8[np.ndarray, "h w 3"]],
     voices: Sequence[Float[np.ndarray, " t"]],
     drawn: int,
     seed: int,
 ) -> Portraits:
     """Let every photograph say one of `voices` in turn, and `drawn` characters of all styles their own sentences.
 
-    Raises:
-        ValueError: a photograph without a face, or photographs for an artifact without motion latents.
+    photographs: what `photographs_of` read. Without motion latents, nothing is measured.
     """
     side = artifact.contract.vae.working_side
     if side is None:
-        if photographs:
-            raise ValueError("photographs= needs an artifact of motion latents: others draw what they were trained on.")
         return Portraits()
-    pictures = {str(path): crop_to_face(read_image(path), Resolution(side, side), judge.mesh) for path in photographs}
-    found = Portraits(
-        strangers=stranger_similarity(pictures, judge.embedding) if judge.embedding else float("nan"),
-    )
-    for number, (path, picture) in enumerate(tqdm(pictures.items(), desc="photographs", unit="clip")):
+    strangers = stranger_similarity(photographs, judge.embedding) if judge.embedding else float("nan")
+    found = Portraits(strangers=strangers)
+    for number, (name, picture) in enumerate(tqdm(photographs.items(), desc="photographs", unit="clip")):
         frames, jaw = speak(artifact, picture, voices[number % len(voices)], seed=seed + number, still=False)
-        track, name = face_track(frames, judge.mesh), path.rsplit("/", 1)[-1]
-        row = {"follows": lip_sync(lip_gap(track), jaw).correlation}
-        if judge.embedding is not None:
-            row["identity"] = float(np.nanmean(identity_similarity(frames[SPARSE], picture, judge.embedding)))
-        found.photographs[name] = row | {"faces_found": seen(track)}
+        found.photographs[name] = measure_photograph(frames, picture, jaw, judge.mesh, judge.embedding)
         found.strips[name] = frames
     cases = drawn_cases(MotionRenderer(Renderer(side)), drawn, frames=DRAWN_FRAMES) if drawn else []
     for number, case in enumerate(tqdm(cases, desc="drawn", unit="clip")):
@@ -131,6 +128,27 @@ def speaking_portraits(
             frames, _ = speak(artifact, case.motion.reference, case.act.agent, seed=seed + number, still=True)
             length = min(len(frames), len(case.opening))
             change = mouth_change(frames[:length], case.motion.reference, mouth)
-            found.drawn[f"drawn {number}"] = {"follows": correlation(change, case.opening[:length])}
+            found.drawn[f"drawn {number}"] = {"mouth_follows": correlation(change, case.opening[:length])}
             found.strips[f"drawn {number}"] = frames
+    return found
+
+
+def photographs_of(
+    paths: Sequence[str], artifact: Artifact, judge: Judge, voices: Sequence[np.ndarray]
+) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+    """Faces of pictures, by the names of their files.
+
+    Raises:
+        ValueError: a file is missing, is no picture or shows no face; two have one name; the
+            artifact has no motion latents; there is no voice.
+    """
+    if not paths:
+        return {}
+    if artifact.contract.vae.working_side is None:
+        raise ValueError("photographs= needs an artifact of motion latents: others draw what they were trained on.")
+    if not voices:
+        raise ValueError("photographs= needs a test clip in which somebody speaks, whose sentence they say.")
+    found = read_photographs(list(paths), judge.mesh)
+    if len(found) < len(paths):
+        raise ValueError(f"photographs has {len(paths)} files of {len(found)} names: give each a name of its own.")
     return found

@@ -169,3 +169,10 @@ def test_a_number_in_a_sentence_is_in_a_table_too_or_defined(page: Path):
     }
     said = re.findall(r"\d+\.\d+|\d+(?= (?:ms|s|dB|GB|MB|kB|%|times|min|minutes|hours|px)\b)", text)
     assert [number for number in said if number not in known] == []
+
+
+def test_the_minutes_of_make_run_are_those_measured():
+    (minutes,) = re.findall(
+        r"^make run +# about (\d+) minutes on 2 cores", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert int(minutes) == round(entry("evaluate/results/run_nano_cpu.json", "wall_ms") / 60_000)

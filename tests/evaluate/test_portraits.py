@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluate.portraits import Portraits, speak, speaking_portraits
+from evaluate.portraits import Portraits, photographs_of, speak, speaking_portraits
 from evaluate.rules import Gate, verdicts
 from gwm.media.face import FaceMesh
 from gwm.media.images import read_image
 from gwm.media.portraits import crop_to_face
 from gwm.media.video import read_audio
 from gwm.metrics.judge import Judge
+from gwm.report.page import Images, Table
 from gwm.resolution import Resolution
 from serve.artifact import Artifact, load_artifact
 from serve.samples import sample_path
@@ -30,13 +31,18 @@ def voice() -> np.ndarray:
 
 
 def test_a_photograph_s_lips_follow_the_jaw_that_was_meant_and_a_drawn_mouth_its_sentence(artifact, voice):
-    found = speaking_portraits(
-        artifact, Judge(thorough=False), photographs=[str(sample_path("portrait"))], voices=[voice], drawn=1, seed=0
-    )
+    judge = Judge(thorough=False)
+    photographs = photographs_of([str(sample_path("portrait"))], artifact, judge, [voice])
+    found = speaking_portraits(artifact, judge, photographs=photographs, voices=[voice], drawn=1, seed=0)
     (photograph,), (drawn,) = found.photographs.values(), found.drawn.values()
-    assert photograph["follows"] > 0.8 and photograph["identity"] > 0.7 and photograph["faces_found"] == 1
-    assert drawn["follows"] > 0.5
+    assert photograph["lip_sync"] > 0.8 and photograph["identity"] > 0.7 and photograph["faces_found"] == 1
+    assert drawn["mouth_follows"] > 0.5
     assert [len(frames) for frames in found.strips.values()] == [48, 72]
+    table, strips = found.sections()
+    assert isinstance(table, Table) and isinstance(strips, Images)
+    assert [row[:2] for row in table.rows] == [["photograph", "grace_hopper"], ["drawn", "drawn 0"]]
+    assert table.rows[0][2] == photograph["lip_sync"] and table.rows[0][4] == photograph["identity"]
+    assert table.rows[1][2:] == [None, drawn["mouth_follows"], None, None] and len(strips.strips) == 2
 
 
 def test_the_jaw_is_of_the_frame_that_shows_it_and_heads_of_drawn_characters_hold_still(artifact, voice):
@@ -51,9 +57,9 @@ def test_the_jaw_is_of_the_frame_that_shows_it_and_heads_of_drawn_characters_hol
 
 
 def test_means_stand_beside_the_gates_with_the_renders_identity_as_their_ceiling():
-    rows = {"a": {"follows": 0.9, "identity": 0.8}, "b": {"follows": 0.7, "identity": 0.7}}
+    rows = {"a": {"lip_sync": 0.9, "identity": 0.8}, "b": {"lip_sync": 0.7, "identity": 0.7}}
     report: dict[str, Any] = {"model": {}, "renders": {"identity": 0.85}, "floor": {}, "long": {}}
-    Portraits(photographs=rows, drawn={"drawn 0": {"follows": 0.6}}, strangers=0.25).add_to(report)
+    Portraits(photographs=rows, drawn={"drawn 0": {"mouth_follows": 0.6}}, strangers=0.25).add_to(report)
     gates = [
         Gate(measure="photograph_lips", minimum=0.85),
         Gate(measure="photograph_identity", of="share", minimum=0.8),
@@ -71,10 +77,26 @@ def test_nothing_measured_changes_no_report_and_has_no_section():
     assert report["model"] == {} and report["floor"] == {} and Portraits().sections() == []
 
 
+def test_one_photograph_is_compared_with_the_strangers_of_the_test_split():
+    report: dict[str, Any] = {"model": {}, "renders": {"identity": 0.85}, "floor": {"identity": 0.5}}
+    Portraits(photographs={"a": {"lip_sync": 0.9, "identity": 0.8}}).add_to(report)
+    assert report["floor"]["photograph_identity"] == 0.5
+
+
 @pytest.mark.usefixtures("unchecked")  # artifact and judge are stand-ins
-def test_a_model_that_draws_what_it_was_trained_on_takes_no_photographs():
-    pixels: Any = SimpleNamespace(contract=SimpleNamespace(vae=SimpleNamespace(working_side=None)))
-    judge: Any = SimpleNamespace(embedding=None, mesh=None)
-    assert speaking_portraits(pixels, judge, photographs=[], voices=[], drawn=2, seed=0) == Portraits()
+def test_photographs_that_cannot_speak_are_refused_before_anything_is_measured(tmp_path: Path):
+    def made(side: int | None) -> Any:
+        return SimpleNamespace(contract=SimpleNamespace(vae=SimpleNamespace(working_side=side)))
+
+    pixels, motion, judge = made(None), made(256), Judge(thorough=False)
+    assert speaking_portraits(pixels, judge, photographs={}, voices=[], drawn=2, seed=0) == Portraits()
+    assert photographs_of([], pixels, judge, []) == {}
     with pytest.raises(ValueError, match="photographs= needs an artifact of motion latents"):
-        speaking_portraits(pixels, judge, photographs=["a.jpg"], voices=[], drawn=0, seed=0)
+        photographs_of(["a.jpg"], pixels, judge, [np.zeros(9)])
+    with pytest.raises(ValueError, match="needs a test clip in which somebody speaks"):
+        photographs_of(["a.jpg"], motion, judge, [])
+    with pytest.raises(ValueError, match=r"no\.jpg does not exist"):
+        photographs_of([str(tmp_path / "no.jpg")], motion, judge, [np.zeros(9)])
+    portrait = str(sample_path("portrait"))
+    with pytest.raises(ValueError, match="photographs has 2 files of 1 names"):
+        photographs_of([portrait, portrait], motion, judge, [np.zeros(9)])
