@@ -28,6 +28,7 @@ from serve.live.http.page_session import PageSession
 from serve.live.http.port import bound_sockets, listening
 from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import SessionParts, Timeouts
+from serve.live.http.tracks import set_video_bitrate
 from serve.live.http.walk import Walk
 from serve.live.options import ServerOptions
 from serve.live.speech.agent import TurnTaking
@@ -206,6 +207,7 @@ async def running_app(
     """
     contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
     framing = contract.framing(options.size)
+    set_video_bitrate(framing.frame)
     if contract.takes_sound:
         characters = read_characters(Path(options.characters), framing)
     else:

@@ -1,10 +1,22 @@
 import asyncio
 import time
+from fractions import Fraction
 
 import numpy as np
+import pytest
+from aiortc.codecs import vpx
+from aiortc.jitterbuffer import JitterFrame
+from av import VideoFrame
 
+from gwm.media.video import read_audio
+from gwm.metrics.distance import psnr
+from gwm.resolution import Resolution
+from serve.artifact import load_artifact
+from serve.engine import Engine
 from serve.live.avatar.playout import Chunk, Playout
-from serve.live.http.tracks import LATE_S, FaceTrack, VoiceTrack
+from serve.live.http.tracks import LATE_S, FaceTrack, VoiceTrack, set_video_bitrate
+from serve.request import read_portrait
+from serve.samples import sample_path
 
 PIXELS = np.zeros((16, 16, 3), np.uint8)
 
@@ -87,3 +99,44 @@ def test_a_late_frame_is_sent_at_once():
         assert (frame.pts, face.sent, face.dropped) == (3_750, 1, 0)
 
     asyncio.run(run())
+
+
+@pytest.fixture
+def bitrates():
+    """aiortc's, as they were."""
+    before = vpx.DEFAULT_BITRATE, vpx.MAX_BITRATE
+    yield
+    vpx.DEFAULT_BITRATE, vpx.MAX_BITRATE = before
+
+
+def through_vp8(frames: np.ndarray) -> list[np.ndarray]:
+    """What a browser shows of them."""
+    encoder, decoder, shown = vpx.Vp8Encoder(), vpx.Vp8Decoder(), []
+    for number, pixels in enumerate(frames):
+        frame = VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame.pts, frame.time_base = 3_750 * number, Fraction(1, 90_000)
+        packets, _ = encoder.encode(frame)
+        data = b"".join(vpx.VpxPayloadDescriptor.parse(packet)[1] for packet in packets)
+        for one in decoder.decode(JitterFrame(data=data, timestamp=0)):
+            assert isinstance(one, VideoFrame)
+            shown.append(one.to_ndarray(format="rgb24"))
+    return shown
+
+
+def test_a_speaking_face_of_720_px_comes_through_the_encoder_sharp(bitrates):
+    artifact = load_artifact("weights/character")
+    set_video_bitrate(Resolution(720, 720))
+    portrait = read_portrait("serve/live/characters/noa.jpg", artifact.contract.framing(720), crop=True)
+    voice = read_audio(sample_path("speech"))[:36_000]
+    frames, _ = Engine(artifact, seed=0, size=720).play(portrait, voice)
+    shown = through_vp8(frames)
+    assert len(shown) == len(frames) == 36
+    assert psnr(np.stack(shown[18:]), frames[18:]).mean() > 37  # 35.2 with aiortc's 0.5 Mbit/s
+
+
+@pytest.mark.parametrize(
+    "frame, most", [(Resolution(128, 128), 1_500_000), (Resolution(720, 720), 2_985_984), (Resolution(1080, 1080), 6e6)]
+)
+def test_larger_pictures_may_take_more_and_none_too_much(bitrates, frame: Resolution, most: float):
+    set_video_bitrate(frame)
+    assert most == vpx.MAX_BITRATE and most // 2 == vpx.DEFAULT_BITRATE
