@@ -123,6 +123,28 @@ def test_a_flood_of_changes_does_not_delay_the_chunks_of_its_own_session():
     assert turned_clock.run(run()).index("step") == 3
 
 
+def test_a_chunk_takes_the_place_of_a_change_of_its_session_that_waits_for_an_idle_moment():
+    """Another session's chunk, which is wanted much later, does not come first."""
+
+    async def run() -> list[str]:
+        sent = []
+
+        async def send(name: str, arguments: tuple[Any, ...]) -> None:
+            sent.append(f"{name} of {arguments[0]}")
+            await asyncio.sleep(0.05)
+
+        queue = CallQueue(send)
+        await queue.call("a", "change", "a")  # its share is used up
+        async with asyncio.TaskGroup() as group:
+            for session, name, within_s in (("b", "step", 9.0), ("a", "change", None), ("a", "step", 0.2)):
+                group.create_task(queue.call(session, name, session, within_s=within_s))
+                await asyncio.sleep(0)
+            group.create_task(queue.call("c", "step", "c", within_s=9.0))
+        return sent[1:]
+
+    assert turned_clock.run(run()) == ["step of b", "step of a", "step of c", "change of a"]
+
+
 def test_a_session_is_answered_in_its_order_and_one_that_left_holds_nobody_up():
     async def run() -> list[str]:
         sent = []
