@@ -43,7 +43,7 @@ class Visit(Session):
 
 
 def admission(capacity: int = 2) -> Admission:
-    return Admission(capacity=capacity, retry_after_s=30, gauges=Gauges())
+    return Admission(capacity=lambda: capacity, retry_after_s=30, gauges=Gauges())
 
 
 def test_beyond_capacity_is_refused_until_somebody_leaves():
