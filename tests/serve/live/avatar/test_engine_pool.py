@@ -8,9 +8,11 @@ import time
 import numpy as np
 import pytest
 
+from serve.live.avatar import overlap
 from serve.live.avatar.engine_pool import EnginePool
-from serve.live.avatar.engine_process import ProcessFace
+from serve.live.avatar.engine_process import EngineProcess, ProcessFace
 from serve.live.avatar.engines import EngineOptions
+from serve.live.avatar.overlap import Measured
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.refusals import FullError
@@ -67,6 +69,26 @@ def test_sessions_are_placed_where_there_is_most_room():
     placed = [engines.place(str(number)).options for number in range(6)]
     counts = [process.sessions for process in engines.processes]
     assert engines.capacity == 12 and len(placed) == 6 and counts == [5, 1]
+
+
+def test_why_chunks_overlap_is_what_the_first_device_found(monkeypatch: pytest.MonkeyPatch):
+    """All are measured again at the same time, in the mode that was chosen: that says nothing about why."""
+    modes = []
+
+    async def ready(process: EngineProcess) -> None: ...
+
+    async def submit(process: EngineProcess, name: str, arguments: tuple, timeout_s: float) -> Measured | int:
+        if name == "reserve":
+            return arguments[0]
+        modes.append(process.options.overlap)
+        return overlap.measured(modes[-1], chunk_ms=167.0, time=lambda both: 90.0 if both else 150.0)
+
+    monkeypatch.setattr(EngineProcess, "start", ready)
+    monkeypatch.setattr(EngineProcess, "_submit", submit)
+    options = EngineOptions(artifact="none", overlap="auto")
+    found = asyncio.run(EnginePool(options, ["cuda:0", "cuda:1"]).start())
+    assert found.reason == "a chunk of 167 ms takes 150 ms by itself and 90 ms overlapped"
+    assert modes == ["auto", "on", "on"]
 
 
 @pytest.mark.slow
