@@ -220,7 +220,12 @@ def frame_backend(device: torch.device) -> FrameBackend:
 
 @lru_cache
 def _flex(*, compiled: bool) -> Any:
-    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+    if not compiled:
+        return flex_attention
+    # It is compiled for each length, dtype and kind of mask. Past the limit, 8 by default, PyTorch would run it eagerly
+    # and hold all scores, 26 GB at 480p; now, as fullgraph, it is an error.
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
 
 def sdpa_prefix(q: Tensor, k: Tensor, v: Tensor, visible: Prefix) -> Tensor:
