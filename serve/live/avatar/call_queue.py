@@ -23,7 +23,7 @@ class _Call:
     name: str
     arguments: tuple[Any, ...]
     due_s: float | None  # of a chunk
-    asked_s: float
+    called_s: float
     answer: asyncio.Future[Any]
 
 
@@ -138,7 +138,7 @@ class CallQueue:
         if call.answer.done():  # its caller has gone
             return self._done(session, call, None)
         if call.due_s is not None:
-            self.on_wait(1000 * (begin - call.asked_s))
+            self.on_wait(1000 * (begin - call.called_s))
         try:
             answer = await self.send(call.name, call.arguments)
             made = True

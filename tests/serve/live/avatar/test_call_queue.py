@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serve.acts import Applied
-from serve.live.avatar.call_queue import CallQueue
+from serve.live.avatar.call_queue import WAITING_CHANGES, CallQueue
 from serve.live.avatar.changes import Change, ChangeRefusedError
 from serve.scheduler import POLICIES
 from tests.serve.live import turned_clock
@@ -184,3 +184,34 @@ def test_an_error_is_the_callers_and_the_next_call_is_sent():
         assert await good == "fine"
 
     turned_clock.run(run())
+
+
+def test_too_many_changes_of_a_session_are_refused_and_its_chunks_are_not():
+    async def run() -> None:
+        async def send(name: str, arguments: tuple[Any, ...]) -> str:
+            await asyncio.sleep(0.05)
+            return name
+
+        queue = CallQueue(send)
+        changes = [asyncio.create_task(queue.call("a", "change")) for _ in range(WAITING_CHANGES + 1)]
+        await asyncio.sleep(0.01)  # one is sent, the others wait
+        with pytest.raises(ChangeRefusedError, match=f"{WAITING_CHANGES} changes wait"):
+            await queue.call("a", "change")
+        assert await queue.call("a", "step", within_s=0.2) == "step"
+        assert await asyncio.gather(*changes) == ["change"] * len(changes)
+
+    turned_clock.run(run())
+
+
+def test_a_chunk_says_how_long_it_has_waited_for_other_sessions():
+    async def run() -> list[float]:
+        waits = []
+
+        async def send(name: str, arguments: tuple[Any, ...]) -> None:
+            await asyncio.sleep(0.05)
+
+        queue = CallQueue(send, on_wait=waits.append)
+        await asyncio.gather(*(queue.call(session, "step", within_s=1.0) for session in "ab"))
+        return waits
+
+    assert turned_clock.run(run()) == pytest.approx([0.0, 50.0])
