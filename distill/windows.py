@@ -5,6 +5,7 @@ of its own behind the same reference image.
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,9 +29,10 @@ class Window(CleanClip):
     sigma_exit: float
 
 
-class Windows:
+class Windows(ABC):
     """Makes windows; what it keeps between two steps is in its state. `shared` is equal on all devices."""
 
+    @abstractmethod
     def __call__(
         self,
         model: Denoiser,
@@ -38,8 +40,7 @@ class Windows:
         batch: LatentBatch,
         request: RolloutRequest,
         shared: torch.Generator,
-    ) -> Window:
-        raise NotImplementedError
+    ) -> Window: ...
 
     def check(self, contract: Contract, num_frames: int) -> None:
         """Refuse, before training, clips that are too short for these windows.
@@ -47,6 +48,7 @@ class Windows:
         Raises:
             ValueError: these windows cannot be made of clips of `num_frames` latent frames.
         """
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         return {}

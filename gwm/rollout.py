@@ -149,7 +149,8 @@ class Rollout:
     ) -> Float[Tensor, "b f c h w"]:
         """One pass of the network over the current chunk; its keys and values are written into the cache."""
         positions = self.cache.positions(x.shape[1])
-        levels = x.new_full(x.shape[:2], sigma)
+        # As in training: bfloat16 has no 0.833.
+        levels = x.new_full(x.shape[:2], sigma, dtype=torch.promote_types(x.dtype, torch.float32))
         return self.model(
             x,
             levels,

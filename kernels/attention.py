@@ -220,7 +220,12 @@ def frame_backend(device: torch.device) -> FrameBackend:
 
 @lru_cache
 def _flex(*, compiled: bool) -> Any:
-    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+    if not compiled:
+        return flex_attention
+    # It is compiled for each length, dtype and kind of mask. Past the limit, 8 by default, PyTorch would run it eagerly
+    # and hold all scores, 26 GB at 480p; now, as fullgraph, it is an error.
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
 
 def sdpa_prefix(q: Tensor, k: Tensor, v: Tensor, visible: Prefix) -> Tensor:
@@ -233,14 +238,19 @@ def prefix_backend(device: torch.device, dtype: torch.dtype, batch_size: int) ->
     """How to attend to a prefix without a mask, which would keep PyTorch from its flash kernels; logged once."""
     chosen: Backend = "sdpa"
     if device.type == "cuda" and dtype in HALF:
-        if find_spec("flash_attn_interface") is not None and torch.cuda.get_device_capability(device)[0] == 9:
+        if _takes_cache("flash_attn_interface") and torch.cuda.get_device_capability(device)[0] == 9:
             chosen = "flash3"
-        elif find_spec("flash_attn") is not None:
+        elif _takes_cache("flash_attn"):
             chosen = "flash2"
         elif batch_size == 1:
             chosen = "varlen"
     log.info("attention of batch %d in %s on %s: %s", batch_size, dtype, device, chosen)
     return chosen
+
+
+def _takes_cache(package: str) -> bool:
+    """Whether it is installed and has what is used of it: flash-attn-4 alone leaves a flash_attn that is empty."""
+    return find_spec(package) is not None and hasattr(import_module(package), "flash_attn_with_kvcache")
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -47,7 +47,13 @@ def by_device(name: str, x: Tensor, reference: Callable, fused: Callable) -> Cal
     if not x.is_cuda or torch.is_grad_enabled():
         return reference
     _announce(name, HAS_TRITON)
-    return fused if HAS_TRITON else reference
+    return partial(_launched, x.device, fused) if HAS_TRITON else reference
+
+
+def _launched(device: torch.device, fused: Callable, *arguments: Any) -> Any:
+    """Triton launches on the current device, wherever the tensors are."""
+    with torch.cuda.device(device):
+        return fused(*arguments)
 
 
 def reference_only(name: str, x: Tensor, reference: Callable, fused: Callable) -> Callable:

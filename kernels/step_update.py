@@ -19,10 +19,12 @@ def step_update(x: Latents, velocity: Latents, noise: Latents | None, *, sigma: 
 def step_update_reference(
     x: Latents, velocity: Latents, noise: Latents | None, sigma: float, sigma_next: float
 ) -> Latents:
-    # Levels as tensors: rounded to the latents' type, as where they enter the network.
-    levels = x.new_full((*x.shape[:2], 1, 1, 1), sigma)
+    # In float32 up to the last line, as where levels enter the network and as the kernel.
+    levels = x.new_full((*x.shape[:2], 1, 1, 1), sigma, dtype=torch.promote_types(x.dtype, torch.float32))
     x0 = x - levels * velocity
-    return x0 if noise is None else torch.lerp(x0, noise, levels.fill_(sigma_next))
+    if noise is not None:
+        x0 = torch.lerp(x0, noise.to(x0.dtype), levels.fill_(sigma_next))
+    return x0.to(x.dtype)
 
 
 @kernel

@@ -50,7 +50,9 @@ def captured(name: str, body: Callable[[], None], capture: Capture, device: torc
             return capture(body)
     except RuntimeError as error:
         log.warning(
-            "no CUDA graph of the %s, which runs eagerly and launches every kernel from the host: %s", name, error
+            "no CUDA graph of the %s, which runs eagerly and launches every kernel from the host: %s",
+            *(name, error),
+            exc_info=error,  # what went wrong is often behind the error of ending a capture
         )
         return None
 

@@ -90,10 +90,11 @@ class Scheduler:
         del self.streams[name]
 
     def ready(self, name: str, *, deadline_s: float, background: bool = False) -> None:
-        """The next chunk of a stream can be made and must be there at `deadline_s`; background: in idle moments."""
+        """The next chunk of a stream can be made and must be there at `deadline_s`; background: in idle moments. Again,
+        before it is made: it is wanted at another time."""
         stream = self.streams[name]
         stream.deadline_s, stream.background = deadline_s, background
-        stream.ready_s = self.clock()
+        stream.ready_s = self.clock() if stream.ready_s is None else stream.ready_s
 
     def choose(self) -> Stream | None:
         """The stream to make a chunk for, or None when no chunk can be made."""

@@ -7,6 +7,7 @@ The student and the critic have the interface of the DiT and a thousandth of its
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,7 @@ class Chain:
         return 0.5 * self.flip**swaps * (1 - self.flip) ** (self.num_frames - swaps)
 
 
-class ChainNetwork(nn.Module):
+class ChainNetwork(nn.Module, ABC):
     """The interface of the DiT for networks that see latents and noise levels alone: a chain has no conditions."""
 
     config: DiTConfig
@@ -70,8 +71,8 @@ class ChainNetwork(nn.Module):
     ) -> Prediction:
         return self.predict(x, sigma, context)
 
-    def predict(self, x: Float[Tensor, "b f 1 1 1"], sigma: Float[Tensor, "b f"], context: Context) -> Prediction:
-        raise NotImplementedError
+    @abstractmethod
+    def predict(self, x: Float[Tensor, "b f 1 1 1"], sigma: Float[Tensor, "b f"], context: Context) -> Prediction: ...
 
 
 class ExactTeacher(ChainNetwork):

@@ -107,7 +107,7 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
     def renderer(session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
         raise NotHereError("This server only flashes and beeps.")
 
-    admission = Admission(capacity=1, retry_after_s=30, gauges=gauges)
+    admission = Admission(capacity=lambda: 1, retry_after_s=30, gauges=gauges)
     api = Api(
         admission,
         {"flash": character},

@@ -19,7 +19,6 @@ class Desk:
 
     owner: str  # id of this server among those that share the store
     characters: dict[str, str]  # built-in ones: key and name
-    capacity: int
     speak: Speak | None  # None: voices are elsewhere
     # From a session's id: token and name of the room that a program joins; None: it is not open here.
     backend_room: Callable[[str], dict[str, str] | None]
@@ -34,6 +33,7 @@ class Call:
     ids: dict[str, str]  # of the path
     bearer: str
     key: ApiKey | None  # None: the route needs none
+    places: int  # of the server, at the time
 
     @property
     def id(self) -> str:

@@ -75,7 +75,8 @@ class RestApi:
             self.guard.check_rate(key, self.api.visitor(request))
             _check_ids(request)
             data = await read_body(request, route.max_bytes)
-            call = Call(self.desk, self._base_url(request), dict(request.match_info), bearer(request), key)
+            ids, places = dict(request.match_info), self.api.admission.capacity
+            call = Call(self.desk, self._base_url(request), ids, bearer(request), key, places)
             given = dict(request.query)
             answer = await self.store.run(lambda db: _work(db, route, call, given, data), writes=route.writes)
             if route.writes:
@@ -189,7 +190,7 @@ async def mounted(
     names = {key: character.name for key, character in api.characters.items()}
     tokens = Tokens()
     rooms = Rooms(store, api, tokens, owner=new_id())
-    desk = Desk(rooms.owner, names, api.admission.capacity, speak, rooms.backend_room)
+    desk = Desk(rooms.owner, names, speak, rooms.backend_room)
     work = Background(store, api, desk, make_film=make_film, retention_days=options.retention_days, allows=allows)
     rest = RestApi(store, api, desk, rooms, work, url=options.public_url)
     api.app.add_subapp("/v1", rest.app)

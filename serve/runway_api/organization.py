@@ -16,8 +16,7 @@ SESSIONS_PER_DAY = DAY_MS // 10_000  # of 10 s, the shortest, in each place
 
 def read(db: Db, call: Call, query: NoQuery, body: None) -> Organization:
     since = select(func.count()).select_from(Session).where(Session.created_ms > now_ms() - DAY_MS)
-    places = call.desk.capacity
-    limit = ModelLimit(max_concurrent_generations=places, max_daily_generations=places * SESSIONS_PER_DAY)
+    limit = ModelLimit(max_concurrent_generations=call.places, max_daily_generations=call.places * SESSIONS_PER_DAY)
     tier = Tier(max_monthly_credit_spend=0, models={MODEL: limit})
     return Organization(tier=tier, usage=Use(models={MODEL: ModelUse(daily_generations=db.scalar(since) or 0)}))
 

@@ -91,7 +91,7 @@ class Rooms:
         if now_ms() > row.created_ms + 1000 * QUEUE_S:
             await self._fail(row.id, NO_ROOM, "CAPACITY")
             return True
-        if len(self.api.admission.sessions) >= self.api.admission.capacity or self.api.admission.draining:
+        if not self.api.admission.free:
             await self._queue(row)
             return False
         try:

@@ -1,5 +1,8 @@
 import logging
 import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,10 +50,22 @@ def test_the_best_installed_backend_is_taken_on_a_gpu(
 ):
     prefix_backend.cache_clear()
     monkeypatch.setattr(module, "find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr(module, "import_module", lambda name: SimpleNamespace(flash_attn_with_kvcache=print))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (capability, 0))
     assert prefix_backend(torch.device("cuda"), torch.bfloat16, batch_size) == backend
     assert prefix_backend(torch.device("cuda"), torch.float32, batch_size) == "sdpa"
     prefix_backend.cache_clear()
+
+
+def test_a_package_that_only_shares_the_name_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """flash-attn-4 installs flash_attn/cute and nothing beside it."""
+    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    prefix_backend.cache_clear()
+    assert module.find_spec("flash_attn") is not None
+    assert prefix_backend(torch.device("cuda"), torch.bfloat16, 1) == "varlen"
+    prefix_backend.cache_clear()
+    del sys.modules["flash_attn"]
 
 
 @pytest.mark.gpu

@@ -1,4 +1,6 @@
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -15,17 +17,29 @@ def fused() -> None: ...
 
 
 def on_gpu() -> SimpleNamespace:
-    return SimpleNamespace(is_cuda=True)
+    return SimpleNamespace(is_cuda=True, device=torch.device("cuda:1"))
 
 
 def test_the_cpu_runs_references():
     assert by_device("op", torch.zeros(1), reference, fused) is reference
 
 
-def test_a_gpu_runs_kernels_unless_a_gradient_is_recorded(unchecked: None):
+def test_a_gpu_runs_kernels_on_its_own_device_unless_a_gradient_is_recorded(
+    unchecked: None, monkeypatch: pytest.MonkeyPatch
+):
+    current = ["cuda:0"]
+
+    @contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        current.append(str(chosen))
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
     assert by_device("op", on_gpu(), reference, fused) is reference
     with torch.no_grad():
-        assert by_device("op", on_gpu(), reference, fused) is fused
+        assert by_device("op", on_gpu(), reference, lambda x: (x, current[-1]))("x") == ("x", "cuda:1")
+    assert current == ["cuda:0"]
 
 
 def test_a_gpu_without_triton_runs_references_and_warns_once(

@@ -1,6 +1,7 @@
 """A table of frames is one rule in two forms: the mask of all pairs of tokens, and the blocks of FlexAttention."""
 
 import logging
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -93,3 +94,24 @@ def test_compiled_flex_attention_is_the_reference_on_a_gpu(shape: tuple[int, int
     weight = torch.randn_like(expected)
     theirs, ours = (torch.autograd.grad((weight * z).sum(), (q, k, v)) for z in (expected, made))
     torch.testing.assert_close(ours, theirs, rtol=BF16, atol=BF16)
+
+
+def test_flex_is_compiled_for_more_lengths_than_pytorchs_limit_and_once_for_each(monkeypatch: pytest.MonkeyPatch):
+    """Past its limit PyTorch would hold the scores of all pairs."""
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    compile, made = torch.compile, []
+
+    def eager(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
+        made.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, **how: compile(function, backend=eager, **how))
+    module._flex.cache_clear()
+    flex = module._flex(compiled=True)
+    module._flex.cache_clear()
+    for length in range(2, 12):
+        q = torch.randn(1, 2, 3 * length, 8)
+        for mask in (table(length, length, 3), table(length, length, 3)):
+            expected = torch.nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=mask.dense)
+            torch.testing.assert_close(flex(q, q, q, block_mask=mask.blocks), expected, rtol=FP32, atol=FP32)
+    assert len(made) == 10

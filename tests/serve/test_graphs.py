@@ -132,7 +132,10 @@ def test_capturing_leaves_no_trace_in_the_stream():
 def test_a_failed_capture_runs_eagerly_and_says_so_once(caplog: pytest.LogCaptureFixture):
     def fail(body: Callable[[], None]) -> Callable[[], None]:
         body()
-        raise RuntimeError("operation not permitted when stream is capturing")
+        try:
+            raise TypeError("what went wrong")
+        except TypeError:
+            raise RuntimeError("operation not permitted when stream is capturing")  # noqa: B904  # as PyTorch does
 
     stream, condition, reference = rollout(), speech(NUM_CHUNKS), latents(1)
     expected = play(stream, stream.step, condition, reference)
@@ -143,6 +146,7 @@ def test_a_failed_capture_runs_eagerly_and_says_so_once(caplog: pytest.LogCaptur
         "no CUDA graph of the denoiser, which runs eagerly and launches every kernel from the host: "
         "operation not permitted when stream is capturing"
     ]
+    assert "TypeError: what went wrong" in caplog.text
 
 
 @torch.no_grad()

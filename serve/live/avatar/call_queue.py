@@ -23,7 +23,7 @@ class _Call:
     name: str
     arguments: tuple[Any, ...]
     due_s: float | None  # of a chunk
-    asked_s: float
+    called_s: float
     answer: asyncio.Future[Any]
 
 
@@ -32,6 +32,7 @@ class _Line:
     """What one session waits for."""
 
     calls: deque[_Call] = field(default_factory=deque)
+    offered: _Call | None = None  # to the scheduler
     changes_due_s: float = 0.0  # until then its share is used up by what it changed
     chunks_due_s: float = 0.0  # and by its chunks
 
@@ -105,14 +106,14 @@ class CallQueue:
 
     def _offer(self, session: str) -> None:
         """The session's next call may be chosen."""
-        line, now = self._lines[session], _now()
+        line, stream, now = self._lines[session], self.scheduler.streams[session], _now()
         calls = [call for call in line.calls if not call.answer.done()]  # the callers of others have gone
         over = line.changes_due_s > now
         if over:  # chunks first
             calls.sort(key=lambda call: call.name == CHANGE)
         line.calls = deque(calls)
-        if calls and self.scheduler.streams[session].ready_s is None:
-            due_s = calls[0].due_s
+        if calls and (stream.ready_s is None or calls[0] is not line.offered):  # a chunk may have passed a change
+            line.offered, due_s = calls[0], calls[0].due_s
             slow = line.chunks_due_s > now + BURST_CHUNKS * self.period_s
             background = (over and calls[0].name == CHANGE) or (slow and due_s is not None)
             self.scheduler.ready(
@@ -137,7 +138,7 @@ class CallQueue:
         if call.answer.done():  # its caller has gone
             return self._done(session, call, None)
         if call.due_s is not None:
-            self.on_wait(1000 * (begin - call.asked_s))
+            self.on_wait(1000 * (begin - call.called_s))
         try:
             answer = await self.send(call.name, call.arguments)
             made = True

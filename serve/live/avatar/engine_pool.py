@@ -65,7 +65,7 @@ class EnginePool:
             process.options = replace(process.options, overlap=first.options.overlap)
         await asyncio.gather(*(process.start() for process in others))
         if others:
-            found, *_ = await asyncio.gather(*(process.measure() for process in self.processes))
+            await asyncio.gather(*(process.measure() for process in self.processes))
         for process in self.processes:
             await self._reserve(process)
         return found

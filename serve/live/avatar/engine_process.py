@@ -60,11 +60,13 @@ class EngineProcess:
 
     @property
     def pid(self) -> int | None:
-        return self._child.process.pid if self._child else None
+        child = self._child  # the thread may end it between two looks
+        return child.process.pid if child else None
 
     @property
     def alive(self) -> bool:
-        return self._child is not None and self._child.process.is_alive()
+        child = self._child
+        return child is not None and child.process.is_alive()
 
     @property
     def sessions(self) -> int:
@@ -236,6 +238,8 @@ class ProcessFace:
         return await self.process.call("step", self.session, agent, user, interrupted, within_s=within_s)
 
     async def stop(self) -> None:
-        with contextlib.suppress(FaceLostError):
-            await self.process.call("stop", self.session)
-        self.process.queue.close(self.session)
+        try:
+            with contextlib.suppress(FaceLostError):
+                await self.process.call("stop", self.session)
+        finally:
+            self.process.queue.close(self.session)

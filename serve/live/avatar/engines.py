@@ -51,10 +51,9 @@ class Engines:
         if options.num_threads is not None:
             torch.set_num_threads(options.num_threads)
         self.options, self.artifact = options, load_artifact(Path(options.artifact), device=options.device)
-        if options.num_threads is None:
-            choose_threads(Engine(self.artifact, seed=0, size=options.size))
-        choose_decode_precision(Engine(self.artifact, seed=0, size=options.size), options.decode_precision)
         device = self.artifact.dit.head.weight.device
+        if device.type == "cpu":  # a GPU has nothing to choose, and keeps memory that an engine has had
+            self._choose(Engine(self.artifact, seed=0, size=options.size))
         # Graphs that may run at the same time share no memory.
         self.capture = capture_cuda if device.type == "cuda" and options.overlap != "off" else capture_on(device)
         self.overlap, self.lanes = options.overlap == "on", Lanes.on(device, self.artifact.vae.device)
@@ -134,6 +133,12 @@ class Engines:
         found = measured(self.options.overlap, chunk_ms=self.artifact.contract.chunk_ms, time=self._time)
         self.overlap = found.overlap
         return found
+
+    def _choose(self, engine: Engine) -> None:
+        """Threads and precision, by what this engine needs."""
+        if self.options.num_threads is None:
+            choose_threads(engine)
+        choose_decode_precision(engine, self.options.decode_precision)
 
     def _made(self) -> Engine:
         options = self.options

@@ -55,8 +55,8 @@ class Admission:
     and one that has waited for `EVICTED_AFTER_S` is given to the next who asks when there is no other.
     """
 
-    def __init__(self, *, capacity: int | Callable[[], int], retry_after_s: int, gauges: Gauges) -> None:
-        """capacity: sessions at once; a function where it follows what the engines take."""
+    def __init__(self, *, capacity: Callable[[], int], retry_after_s: int, gauges: Gauges) -> None:
+        """capacity: sessions at once; asked anew each time, as it follows what the engines take."""
         self._capacity, self.retry_after_s, self.gauges = capacity, retry_after_s, gauges
         self.sessions: dict[str, Session] = {}
         self.draining = False
@@ -68,7 +68,7 @@ class Admission:
     @property
     def capacity(self) -> int:
         """Sessions that there is room for, those that are open among them."""
-        return self._capacity if isinstance(self._capacity, int) else self._capacity()
+        return self._capacity()
 
     @property
     def free(self) -> int:

@@ -170,11 +170,13 @@ class Session(ABC):
             if tasks:
                 await asyncio.wait(tasks, timeout=CLOSE_S)
             await self._disconnect()
-            await self.face.stop()
-        finally:  # the place is free, whatever went wrong
-            if self.witness:
-                self.witness.ended(reason)
-            self.on_end()
+        finally:  # engine and place are free, whatever went wrong
+            try:
+                await self.face.stop()
+            finally:
+                if self.witness:
+                    self.witness.ended(reason)
+                self.on_end()
 
     async def _watch(self) -> None:
         while True:

@@ -9,6 +9,8 @@ from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 from gwm.rollout import Rollout
+from kernels import attention
+from kernels.attention import Prefix
 from serve.bench.counters import Counts, counting
 from serve.history import UndoLog
 from tests.tiny import DIT, PATCHES, contract, declared, latents, speech, tiny_dit
@@ -45,6 +47,16 @@ def test_the_counter_sees_a_host_read():
     with counting([]) as made:
         torch.zeros(3).sum().item()
     assert made.host_reads == 1
+
+
+def test_what_attention_reads_of_the_cache_is_not_moved():
+    """By the backend of GPUs without flash-attn; on no device only its shapes are computed."""
+    q, k, v = (torch.empty(1, tokens, 2, 8, dtype=torch.bfloat16, device="meta") for tokens in (2, 6, 6))
+    prefix = Prefix(torch.empty(1, dtype=torch.int32, device="meta"), torch.empty(1, 6, device="meta"))
+    with counting([k, v]) as made:
+        attention._varlen(q, k, v, prefix)
+    assert made.sum_by_name["torch_attn::_varlen_attn"] == 1
+    assert made.cache_bytes < q.nbytes  # no storage has an address there: what is counted are the boundaries
 
 
 @pytest.mark.parametrize("chunk_frames", [1, 3])

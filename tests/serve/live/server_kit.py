@@ -48,13 +48,14 @@ class Kit:
 
     def __init__(self, *, capacity: int, timeouts: Timeouts) -> None:
         self.faces: list[LevelFace] = []
+        self.capacity = capacity
         self.timeouts, self.gauges, self.pool = timeouts, Gauges(), LowPriority()
         self.make_llm: Callable[[Character], FrameProcessor] = lambda character: RuleLLM(
             name=character.name, knowledge=character.knowledge
         )
         portrait = np.zeros((32, 48, 3), np.uint8)
         self.character = Character("noa", "Noa", portrait, "Be kind.", start_script=GREETING)
-        self.admission = Admission(capacity=capacity, retry_after_s=30, gauges=self.gauges)
+        self.admission = Admission(capacity=lambda: self.capacity, retry_after_s=30, gauges=self.gauges)
         self.api = Api(
             self.admission,
             {"noa": self.character},

@@ -195,7 +195,7 @@ async def causes(microphone: Path) -> dict[str, str]:
         seen["microphone"] = await page.evaluate("window.given.getTracks()[0].readyState")
         kit.admission.draining = True
         seen["draining"] = await told(page)
-        kit.admission.draining, kit.admission._capacity = False, 0
+        kit.admission.draining, kit.capacity = False, 0
         seen["full"] = await told(page)
         await page.evaluate("void Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
         seen["http"] = await told(page)

@@ -45,6 +45,16 @@ def test_a_page_opens_sessions_with_its_key_and_reads_the_answers(tmp_path: Path
     served(script, tmp_path)
 
 
+def test_the_organizations_limit_is_the_room_that_there_is_now(tmp_path: Path):
+    async def script(one: Served) -> None:
+        for places in (2, 5):
+            one.kit.capacity = places
+            limit = (await one.ask("GET", "/organization"))["tier"]["models"]["gwm1_avatars"]
+            assert limit["maxConcurrentGenerations"] == places
+
+    served(script, tmp_path)
+
+
 @pytest.mark.parametrize("origin", [OTHER, "null", f"{HOME}.evil.example", "http://shop.example", ""])
 def test_a_key_of_one_origin_does_nothing_on_pages_of_another(origin: str, tmp_path: Path):
     async def script(one: Served) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serve.acts import Applied
-from serve.live.avatar.call_queue import CallQueue
+from serve.live.avatar.call_queue import WAITING_CHANGES, CallQueue
 from serve.live.avatar.changes import Change, ChangeRefusedError
 from serve.scheduler import POLICIES
 from tests.serve.live import turned_clock
@@ -123,6 +123,28 @@ def test_a_flood_of_changes_does_not_delay_the_chunks_of_its_own_session():
     assert turned_clock.run(run()).index("step") == 3
 
 
+def test_a_chunk_takes_the_place_of_a_change_of_its_session_that_waits_for_an_idle_moment():
+    """Another session's chunk, which is wanted much later, does not come first."""
+
+    async def run() -> list[str]:
+        sent = []
+
+        async def send(name: str, arguments: tuple[Any, ...]) -> None:
+            sent.append(f"{name} of {arguments[0]}")
+            await asyncio.sleep(0.05)
+
+        queue = CallQueue(send)
+        await queue.call("a", "change", "a")  # its share is used up
+        async with asyncio.TaskGroup() as group:
+            for session, name, within_s in (("b", "step", 9.0), ("a", "change", None), ("a", "step", 0.2)):
+                group.create_task(queue.call(session, name, session, within_s=within_s))
+                await asyncio.sleep(0)
+            group.create_task(queue.call("c", "step", "c", within_s=9.0))
+        return sent[1:]
+
+    assert turned_clock.run(run()) == ["step of b", "step of a", "step of c", "change of a"]
+
+
 def test_a_session_is_answered_in_its_order_and_one_that_left_holds_nobody_up():
     async def run() -> list[str]:
         sent = []
@@ -162,3 +184,34 @@ def test_an_error_is_the_callers_and_the_next_call_is_sent():
         assert await good == "fine"
 
     turned_clock.run(run())
+
+
+def test_too_many_changes_of_a_session_are_refused_and_its_chunks_are_not():
+    async def run() -> None:
+        async def send(name: str, arguments: tuple[Any, ...]) -> str:
+            await asyncio.sleep(0.05)
+            return name
+
+        queue = CallQueue(send)
+        changes = [asyncio.create_task(queue.call("a", "change")) for _ in range(WAITING_CHANGES + 1)]
+        await asyncio.sleep(0.01)  # one is sent, the others wait
+        with pytest.raises(ChangeRefusedError, match=f"{WAITING_CHANGES} changes wait"):
+            await queue.call("a", "change")
+        assert await queue.call("a", "step", within_s=0.2) == "step"
+        assert await asyncio.gather(*changes) == ["change"] * len(changes)
+
+    turned_clock.run(run())
+
+
+def test_a_chunk_says_how_long_it_has_waited_for_other_sessions():
+    async def run() -> list[float]:
+        waits = []
+
+        async def send(name: str, arguments: tuple[Any, ...]) -> None:
+            await asyncio.sleep(0.05)
+
+        queue = CallQueue(send, on_wait=waits.append)
+        await asyncio.gather(*(queue.call(session, "step", within_s=1.0) for session in "ab"))
+        return waits
+
+    assert turned_clock.run(run()) == pytest.approx([0.0, 50.0])

@@ -3,22 +3,24 @@
 import asyncio
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
 
+from serve.live.avatar import overlap
 from serve.live.avatar.engine_pool import EnginePool
-from serve.live.avatar.engine_process import ProcessFace
+from serve.live.avatar.engine_process import EngineProcess, ProcessFace
 from serve.live.avatar.engines import EngineOptions
+from serve.live.avatar.overlap import Measured
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.refusals import FullError
+from tests.serve.live import turned_clock
 from tests.serve.live.http.test_admission import Visit
-from tests.serve.live.sleeping_engines import CHUNK_S, STEP_S, Viewer, serve_sleeping
+from tests.serve.live.sleeping_engines import CHUNK_S, PACKET, STEP_S, TIMING, Viewer, serve_sleeping
 
 PORTRAIT = np.zeros((2, 2, 3), np.uint8)
-DEADLINE_S = 600.0  # for a process to start where ten others share the cores
+LIMIT_S = 600.0
 MAX_LOAD = 8.5 * STEP_S / CHUNK_S
 
 
@@ -69,9 +71,30 @@ def test_sessions_are_placed_where_there_is_most_room():
     assert engines.capacity == 12 and len(placed) == 6 and counts == [5, 1]
 
 
+def test_why_chunks_overlap_is_what_the_first_device_found(monkeypatch: pytest.MonkeyPatch):
+    """All are measured again at the same time, in the mode that was chosen: that says nothing about why."""
+    modes = []
+
+    async def ready(process: EngineProcess) -> None: ...
+
+    async def submit(process: EngineProcess, name: str, arguments: tuple, timeout_s: float) -> Measured | int:
+        if name == "reserve":
+            return arguments[0]
+        modes.append(process.options.overlap)
+        return overlap.measured(modes[-1], chunk_ms=167.0, time=lambda both: 90.0 if both else 150.0)
+
+    monkeypatch.setattr(EngineProcess, "start", ready)
+    monkeypatch.setattr(EngineProcess, "_submit", submit)
+    options = EngineOptions(artifact="none", overlap="auto")
+    found = asyncio.run(EnginePool(options, ["cuda:0", "cuda:1"]).start())
+    assert found.reason == "a chunk of 167 ms takes 150 ms by itself and 90 ms overlapped"
+    assert modes == ["auto", "on", "on"]
+
+
 @pytest.mark.slow
-def test_eight_sessions_are_in_time_and_come_back_when_their_process_is_killed():
-    """The voice goes on: what is late or lost is the picture alone."""
+def test_eight_sessions_come_back_when_their_process_is_killed_and_their_voices_go_on():
+    """The voice goes on: what is lost is the picture alone. On a turned clock, which stands while a process works: how
+    fast this machine starts one, or makes a chunk, changes nothing."""
 
     async def run() -> None:
         engines = pool("cpu")
@@ -80,26 +103,27 @@ def test_eight_sessions_are_in_time_and_come_back_when_their_process_is_killed()
             assert engines.capacity == 8
             faces = [ProcessFace(engines.place(name), name, PORTRAIT, seed=0) for name in "abcdefgh"]
             viewers = [Viewer(face) for face in faces]
-            watching = [asyncio.create_task(viewer.watch(DEADLINE_S)) for viewer in viewers]
+            watching = [asyncio.create_task(viewer.watch(LIMIT_S)) for viewer in viewers]
             await asyncio.sleep(3.0)
             before = [viewer.outcomes.copy() for viewer in viewers]
             process = engines.processes[0]
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
-            begin_s, begin_samples = time.monotonic(), [v.performer.playout.played_samples for v in viewers]
-            async with asyncio.timeout(DEADLINE_S):
+            loop = asyncio.get_running_loop()
+            begin_s, begin_samples = loop.time(), [v.performer.playout.played_samples for v in viewers]
+            async with asyncio.timeout(LIMIT_S):
                 while any(v.outcomes["in_time"] < counts["in_time"] + 9 for v, counts in zip(viewers, before)):
                     await asyncio.sleep(0.1)
-            due_samples = 24_000 * (time.monotonic() - begin_s)
+            due_samples = TIMING.sample_rate * (loop.time() - begin_s)
             assert engines.numbers()[0].restarts == 1 and engines.numbers()[0].alive
             for viewer, earlier, samples in zip(viewers, before, begin_samples, strict=True):
                 performer = viewer.performer
-                assert earlier["in_time"] > 12 and earlier["no_picture"] == 0 < viewer.outcomes["no_picture"]
-                assert performer.losses == 1 and performer.playout.played_samples - samples > 0.9 * due_samples - 7_200
-            assert sum(counts["in_time"] for counts in before) > 0.95 * sum(counts.total() for counts in before)
+                assert earlier["in_time"] == earlier.total() > 12
+                assert performer.losses == 1 and viewer.outcomes["no_picture"] > 0 == viewer.outcomes["late"]
+                assert abs(performer.playout.played_samples - samples - due_samples) <= PACKET
             for task in watching:
                 task.cancel()
         finally:
             await engines.close()
 
-    asyncio.run(run())
+    turned_clock.run(run())

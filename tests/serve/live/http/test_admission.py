@@ -43,7 +43,7 @@ class Visit(Session):
 
 
 def admission(capacity: int = 2) -> Admission:
-    return Admission(capacity=capacity, retry_after_s=30, gauges=Gauges())
+    return Admission(capacity=lambda: capacity, retry_after_s=30, gauges=Gauges())
 
 
 def test_beyond_capacity_is_refused_until_somebody_leaves():
@@ -92,13 +92,26 @@ def test_drain_lets_nobody_in_and_ends_whoever_stays():
     assert error.value.reason == "draining"
 
 
-def test_a_session_whose_engine_cannot_be_stopped_frees_its_place():
+def test_a_session_whose_connection_cannot_be_closed_frees_its_engine_and_its_place():
     class Stuck(Visit):
         async def _disconnect(self) -> None:
             raise RuntimeError("the peer is stuck")
 
     places = admission()
     session = places.open(Stuck, "a")
+    with pytest.raises(RuntimeError, match="stuck"):
+        asyncio.run(session.close("left"))
+    assert isinstance(session.face, LevelFace) and session.face.stops == 1 and not places.sessions
+
+
+def test_a_session_whose_engine_cannot_be_stopped_frees_its_place():
+    class Stuck(LevelFace):
+        async def stop(self) -> None:
+            raise RuntimeError("the engine is stuck")
+
+    places = admission()
+    session = places.open(Visit, "a")
+    session.face = Stuck()
     with pytest.raises(RuntimeError, match="stuck"):
         asyncio.run(session.close("left"))
     assert not places.sessions
