@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aiortc import (
     MediaStreamTrack,
@@ -25,6 +25,8 @@ from serve.live.http.peer import CHANNEL_BYTES, MAX_CANDIDATES, cause_of, read_o
 from serve.live.room.descriptions import CHARACTER_SID, STREAM
 
 log = logging.getLogger(__name__)
+
+Step = TypeVar("Step")
 
 RELIABLE = "_reliable"  # the channel that everything is sent on
 MAX_MEDIA = 32  # sections of an offer; LiveKit's clients begin with 7, and add one for each track
@@ -79,7 +81,21 @@ class Links:
         """What the server sends, as the second of two connections."""
         return await self._whole(self._offer())
 
-    async def _whole(self, step: Coroutine[Any, Any, rtc.SessionDescription]) -> rtc.SessionDescription:
+    async def accept(self, answer: rtc.SessionDescription) -> None:
+        """
+        Raises:
+            ValueError: nothing was offered, or the answer does not fit it.
+        """
+        await self._whole(self._accept(answer))
+
+    async def add_candidate(self, trickle: rtc.TrickleRequest) -> None:
+        """
+        Raises:
+            ValueError: it is no candidate, or there have been too many.
+        """
+        await self._whole(self._add_candidate(trickle))
+
+    async def _whole(self, step: Coroutine[Any, Any, Step]) -> Step:
         """One at a time, and to its end also when whoever asks is cancelled: half of a step leaves open sockets that
         no connection knows.
 
@@ -87,7 +103,7 @@ class Links:
             ValueError: everything has been closed meanwhile.
         """
 
-        async def alone() -> rtc.SessionDescription:
+        async def alone() -> Step:
             async with self._negotiating:
                 if self._closed:
                     step.close()
@@ -125,11 +141,7 @@ class Links:
         await connection.setLocalDescription(await connection.createOffer())
         return rtc.SessionDescription(type="offer", sdp=connection.localDescription.sdp, id=1)
 
-    async def accept(self, answer: rtc.SessionDescription) -> None:
-        """
-        Raises:
-            ValueError: nothing was offered, or the answer does not fit it.
-        """
+    async def _accept(self, answer: rtc.SessionDescription) -> None:
         if self._subscriber is None:
             raise ValueError("answer came without an offer.")
         read_offer(answer.sdp)
@@ -138,11 +150,7 @@ class Links:
         except Exception as error:  # as above
             raise ValueError(f"sdp must be an answer that fits the offer ({cause_of(error)}).") from error
 
-    async def add_candidate(self, trickle: rtc.TrickleRequest) -> None:
-        """
-        Raises:
-            ValueError: it is no candidate, or there have been too many.
-        """
+    async def _add_candidate(self, trickle: rtc.TrickleRequest) -> None:
         connection = self._publisher if trickle.target == rtc.PUBLISHER else self._subscriber
         self._num_candidates += 1
         if self._num_candidates > 2 * MAX_CANDIDATES:
