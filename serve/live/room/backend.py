@@ -75,8 +75,8 @@ class Backend(Participant):
         else:
             answer.set_result(packet.rpc_response.payload)
 
-    def on_audio(self, track: MediaStreamTrack) -> None:
-        """A program has no voice."""
+    def on_audio(self, track: MediaStreamTrack) -> bool:
+        return False  # a program has no voice
 
     def on_channel(self) -> None:
         if not self._attached and not self.left:

@@ -46,7 +46,7 @@ class LinkEvents:
     """What is called when something comes from the client."""
 
     packet: Callable[[models.DataPacket], None]
-    audio: Callable[[MediaStreamTrack], None]
+    audio: Callable[[MediaStreamTrack], bool]  # whether it is listened to from now on, in place of the one before
     channel: Callable[[], None]  # packets can be sent
     state: Callable[[str], None]  # of the connection that carries what the server sends
 
@@ -66,6 +66,7 @@ class Links:
     _subscriber: RTCPeerConnection | None = None
     _channel: RTCDataChannel | None = None
     _placed: dict[str, str] = field(default_factory=dict)  # track ids by the section that carries them
+    _heard: MediaStreamTrack | None = None
     _num_candidates: int = 0
     _closed: bool = False
     _negotiating: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -124,8 +125,9 @@ class Links:
             if self.one_connection:
                 self._place(connection, media)
             for transceiver in connection.getTransceivers():
-                if transceiver.kind == "video" and transceiver.sender.track is None:
-                    transceiver.direction = "inactive"  # a picture that nobody looks at is not sent
+                if transceiver.sender.track is None:  # what nobody looks at or listens to would fill the memory
+                    heard = self._heard is not None and transceiver.receiver.track is self._heard
+                    transceiver.direction = "recvonly" if heard else "inactive"
             await connection.setLocalDescription(await connection.createAnswer())
         except Exception as error:  # what aiortc raises depends on which line of the offer it cannot use
             raise ValueError(f"sdp must be a WebRTC offer that can be answered ({cause_of(error)}).") from error
@@ -206,8 +208,8 @@ class Links:
                     break
 
     def _on_track(self, track: MediaStreamTrack) -> None:
-        if track.kind == "audio":
-            self.events.audio(track)
+        if track.kind == "audio" and self.events.audio(track):
+            self._heard = track
 
     def _watch(self, channel: RTCDataChannel, *, sends: bool) -> None:
         channel.on("message", self._on_bytes)

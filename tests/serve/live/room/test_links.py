@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 
 import pytest
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack
+from aiortc.sdp import SessionDescription
 from livekit.protocol import rtc
 
 from serve.live.room.links import LinkEvents, Links
@@ -15,9 +16,10 @@ from tests.serve.live.server_kit import nothing_left_behind
 STEPS = 60  # of the event loop, after each of which a client goes away
 
 
-def links(*, one_connection: bool) -> Links:
+def links(*, one_connection: bool, hears: Iterable[bool] = ()) -> Links:
     tracks: dict[str, MediaStreamTrack] = {} if one_connection else {"voice": AudioStreamTrack()}
-    events = LinkEvents(packet=print, audio=print, channel=lambda: None, state=lambda state: None)
+    heard, ignored = iter(hears), lambda *event: None
+    events = LinkEvents(packet=ignored, audio=lambda track: next(heard), channel=ignored, state=ignored)
     return Links(one_connection, tracks, [], events)
 
 
@@ -54,7 +56,7 @@ def test_a_client_that_goes_amid_a_step_leaves_no_task_and_no_socket(begin):
     async def script() -> None:
         for steps in range(STEPS):
             async with nothing_left_behind():
-                server, client = links(one_connection=begin is answer), RTCPeerConnection()
+                server, client = links(one_connection=begin is answer, hears=[True]), RTCPeerConnection()
                 handler = asyncio.ensure_future(await begin(server, client))
                 for _ in range(steps):
                     await asyncio.sleep(0)
@@ -65,5 +67,27 @@ def test_a_client_that_goes_amid_a_step_leaves_no_task_and_no_socket(begin):
                 await client.close()
             with pytest.raises(ValueError, match="closed"):
                 await server.offer()
+
+    asyncio.run(script())
+
+
+def test_a_client_sends_the_sound_that_is_listened_to_and_no_other():
+    """aiortc decodes what arrives and keeps it until it is read: 192 kB a second for each track."""
+
+    async def script() -> None:
+        server, client = links(one_connection=True, hears=[True, False, True]), RTCPeerConnection()
+
+        async def directions() -> list[str | None]:
+            answered = await server.answer(await offer_of(client))
+            await client.setRemoteDescription(RTCSessionDescription(answered.sdp, "answer"))
+            return [part.direction for part in SessionDescription.parse(answered.sdp).media]
+
+        client.addTrack(AudioStreamTrack())
+        client.addTrack(AudioStreamTrack())
+        assert await directions() == ["recvonly", "inactive"]
+        client.addTrack(AudioStreamTrack())
+        assert await directions() == ["inactive", "inactive", "recvonly"]
+        await client.close()
+        await server.close()
 
     asyncio.run(script())
