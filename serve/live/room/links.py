@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from aiortc import (
     MediaStreamTrack,
     RTCConfiguration,
     RTCDataChannel,
+    RTCIceCandidate,
     RTCIceServer,
     RTCPeerConnection,
     RTCSessionDescription,
@@ -67,7 +68,7 @@ class Links:
     _channel: RTCDataChannel | None = None
     _placed: dict[str, str] = field(default_factory=dict)  # track ids by the section that carries them
     _heard: MediaStreamTrack | None = None
-    _num_candidates: int = 0
+    _addresses: set[tuple[str, int]] = field(default_factory=set)  # of the client, to which packets are sent
     _closed: bool = False
     _negotiating: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -117,6 +118,7 @@ class Links:
         media = read_offer(offer.sdp)
         if len(media) > MAX_MEDIA:
             raise ValueError(f"sdp has {len(media)} sections, must have at most {MAX_MEDIA}.")
+        self._count(candidate for part in media for candidate in part.ice_candidates)
         if self._publisher is None:
             self._publisher = self._connection(sends=self.one_connection)
         connection = self._publisher
@@ -146,7 +148,7 @@ class Links:
     async def _accept(self, answer: rtc.SessionDescription) -> None:
         if self._subscriber is None:
             raise ValueError("answer came without an offer.")
-        read_offer(answer.sdp)
+        self._count(candidate for part in read_offer(answer.sdp) for candidate in part.ice_candidates)
         try:
             await self._subscriber.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
         except Exception as error:  # as above
@@ -154,19 +156,23 @@ class Links:
 
     async def _add_candidate(self, trickle: rtc.TrickleRequest) -> None:
         connection = self._publisher if trickle.target == rtc.PUBLISHER else self._subscriber
-        self._num_candidates += 1
-        if self._num_candidates > 2 * MAX_CANDIDATES:
-            raise ValueError(f"There are more than {2 * MAX_CANDIDATES} candidates.")
         try:
             given = json.loads(trickle.candidateInit)
             text = given["candidate"]
             if not text or connection is None:
                 return
             candidate = candidate_from_sdp(text.removeprefix("candidate:"))
+            self._count([candidate])
             candidate.sdpMid, candidate.sdpMLineIndex = given.get("sdpMid"), given.get("sdpMLineIndex")
             await connection.addIceCandidate(candidate)
         except Exception as error:  # the parser of the library has no error of its own
             raise ValueError(f"candidateInit must be a candidate as JSON ({cause_of(error)}).") from error
+
+    def _count(self, candidates: Iterable[RTCIceCandidate]) -> None:
+        """Over the whole stay: an offer repeats those of the one before."""
+        self._addresses.update((each.ip, each.port) for each in candidates)
+        if len(self._addresses) > 2 * MAX_CANDIDATES:
+            raise ValueError(f"There are more than {2 * MAX_CANDIDATES} candidates.")
 
     def send(self, packet: models.DataPacket) -> bool:
         """Whether it was sent: the channel is open, and the client reads it."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Awaitable, Iterable
 
 import pytest
@@ -88,6 +89,36 @@ def test_a_client_sends_the_sound_that_is_listened_to_and_no_other():
         client.addTrack(AudioStreamTrack())
         assert await directions() == ["inactive", "inactive", "recvonly"]
         await client.close()
+        await server.close()
+
+    asyncio.run(script())
+
+
+@pytest.mark.parametrize("way", ["offers", "trickled"])
+def test_a_client_names_a_bounded_number_of_addresses_however_often_it_offers(way: str):
+    """Packets are sent to each. The same ones again, as in each offer of a browser, are no more."""
+
+    async def script() -> None:
+        server, client = links(one_connection=True, hears=[True]), RTCPeerConnection()
+        client.addTrack(AudioStreamTrack())
+        sdp = (await offer_of(client)).sdp.replace("a=end-of-candidates\r\n", "")
+        await client.close()
+
+        async def name(number: int) -> None:
+            candidates = [f"candidate:{port} 1 udp 1 192.0.2.1 {port} typ host" for port in range(number, number + 32)]
+            if way == "offers":
+                lines = "".join(f"a={each}\r\n" for each in candidates)
+                await server.answer(rtc.SessionDescription(type="offer", sdp=sdp + lines, id=7))
+            for each in candidates if way == "trickled" else []:
+                given = json.dumps({"candidate": each, "sdpMid": "0"})
+                await server.add_candidate(rtc.TrickleRequest(candidateInit=given, target=rtc.PUBLISHER))
+
+        await server.answer(rtc.SessionDescription(type="offer", sdp=sdp, id=7))
+        for number in (0, 0, 0, 0, 0, 32, 64):
+            await name(1000 + number)
+        with pytest.raises(ValueError, match="more than 128"):
+            await name(1096)
+            await name(1128)
         await server.close()
 
     asyncio.run(script())
