@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from gwm.files.json_text import json_text
-from serve.live.speech.tools import BackendPlace, CallError, Tool
+from serve.live.speech.tools import BackendPlace, CallError, Tool, WaitingCalls
 
 SENT = {"status": "event_sent"}  # as Runway's model is answered; nobody acknowledges an event
 EVENT_S = 1.0
@@ -71,7 +71,6 @@ def _tool(stored: dict[str, Any], send: Callable[[dict[str, Any]], None], backen
 
 MESSAGE_BYTES = 64_000
 HEARTBEAT_S = 20.0
-WAITING_CALLS = 32
 
 
 class SocketBackend:
@@ -79,27 +78,16 @@ class SocketBackend:
 
     def __init__(self) -> None:
         self.socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MESSAGE_BYTES)
-        self._number = 0
-        self._waiting: dict[str, asyncio.Future[str]] = {}
+        self._calls = WaitingCalls()
 
     async def call(self, method: str, arguments: dict[str, Any], *, timeout_s: float) -> str:
         """As `Backend.call`."""
-        if len(self._waiting) >= WAITING_CALLS:
-            raise CallError(f"{WAITING_CALLS} calls wait already.")
-        self._number += 1
-        call_id = str(self._number)
-        answer = self._waiting[call_id] = asyncio.get_running_loop().create_future()
-        message = {"type": "tool.call", "id": call_id, "name": method, "arguments": arguments}
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self.socket.send_str(json_text(message))
-                return await answer
-        except TimeoutError as error:
-            raise CallError(f"{method} did not answer within {timeout_s:g} s.") from error
-        except ConnectionError as error:
-            raise CallError("The program that answers has gone.") from error
-        finally:
-            del self._waiting[call_id]
+
+        async def send(call_id: str) -> None:
+            message = {"type": "tool.call", "id": call_id, "name": method, "arguments": arguments}
+            await self.socket.send_str(json_text(message))
+
+        return await self._calls.call(method, send, timeout_s=timeout_s)
 
     async def serve(self, request: web.Request, place: BackendPlace) -> web.WebSocketResponse:
         """Answer calls until the program or the session ends."""
@@ -113,9 +101,7 @@ class SocketBackend:
             place.detach(self)
             for task in (ended, reading):
                 task.cancel()
-            for answer in self._waiting.values():
-                if not answer.done():
-                    answer.set_exception(CallError("The program that answers has gone."))
+            self._calls.end()
             await self.socket.close()
         return self.socket
 
@@ -130,10 +116,6 @@ class SocketBackend:
             values = json.loads(text)
         if not isinstance(values, dict) or values.get("type") != "tool.result":
             return
-        answer = self._waiting.get(str(values.get("id")))
-        if answer is None or answer.done():  # too late
-            return
-        if values.get("error") is not None:
-            answer.set_exception(CallError(str(values["error"])))
-        else:
-            answer.set_result(json.dumps(values.get("result")))
+        failed = values.get("error") is not None
+        outcome = CallError(str(values["error"])) if failed else json.dumps(values.get("result"))
+        self._calls.answer(str(values.get("id")), outcome)

@@ -1,7 +1,5 @@
 """A program in the room that answers calls of tools by LiveKit's RPC; nobody sees it."""
 
-import asyncio
-import secrets
 from typing import Any
 
 from aiortc import MediaStreamTrack
@@ -13,12 +11,10 @@ from serve.live.room.descriptions import Wish, character_info
 from serve.live.room.packets import from_character
 from serve.live.room.participant import Participant
 from serve.live.room.tokens import Grant
-from serve.live.speech.tools import CallError
+from serve.live.speech.tools import CallError, WaitingCalls
 
 PAYLOAD_BYTES = 15_360  # of a call, as LiveKit's clients take it
-WAITING_CALLS = 32
 RPC_VERSION = 1
-GONE = "The program that answers has gone."
 
 
 class Backend(Participant):
@@ -28,33 +24,26 @@ class Backend(Participant):
         self.conversation = conversation
         super().__init__(grant, wish, {}, conversation.ice_servers)
         self._attached = False
-        self._calls: dict[str, asyncio.Future[str]] = {}
+        self._calls = WaitingCalls()
 
     async def call(self, method: str, arguments: dict[str, Any], *, timeout_s: float) -> str:
         """As `Backend.call` of `serve.live.speech.tools`."""
         payload = json_text({"args": arguments})
         if len(payload.encode()) > PAYLOAD_BYTES:
             raise CallError(f"The arguments have more than {PAYLOAD_BYTES} bytes.")
-        if len(self._calls) >= WAITING_CALLS:
-            raise CallError(f"{WAITING_CALLS} calls wait already.")
-        call_id = secrets.token_hex(8)
-        answer = self._calls[call_id] = asyncio.get_running_loop().create_future()
-        request = models.RpcRequest(
-            id=call_id,
-            method=method,
-            payload=payload,
-            response_timeout_ms=round(1000 * timeout_s),
-            version=RPC_VERSION,
-        )
-        try:
+
+        async def send(call_id: str) -> None:
+            request = models.RpcRequest(
+                id=call_id,
+                method=method,
+                payload=payload,
+                response_timeout_ms=round(1000 * timeout_s),
+                version=RPC_VERSION,
+            )
             if not self.links.send(from_character(rpc_request=request, destination_identities=[self.grant.identity])):
-                raise CallError(GONE)
-            async with asyncio.timeout(timeout_s):
-                return await answer
-        except TimeoutError as error:
-            raise CallError(f"{method} did not answer within {timeout_s:g} s.") from error
-        finally:
-            del self._calls[call_id]
+                raise ConnectionError
+
+        return await self._calls.call(method, send, timeout_s=timeout_s)
 
     def others(self) -> list[models.ParticipantInfo]:
         character = self.conversation.character
@@ -67,16 +56,12 @@ class Backend(Participant):
     def on_packet(self, packet: models.DataPacket) -> None:
         if not packet.HasField("rpc_response"):
             return
-        answer = self._calls.get(packet.rpc_response.request_id)
-        if answer is None or answer.done():  # too late
-            return
-        if packet.rpc_response.HasField("error"):
-            answer.set_exception(CallError(packet.rpc_response.error.message))
-        else:
-            answer.set_result(packet.rpc_response.payload)
+        answer = packet.rpc_response
+        failed = answer.HasField("error")
+        self._calls.answer(answer.request_id, CallError(answer.error.message) if failed else answer.payload)
 
-    def on_audio(self, track: MediaStreamTrack) -> None:
-        """A program has no voice."""
+    def on_audio(self, track: MediaStreamTrack) -> bool:
+        return False  # a program has no voice
 
     def on_channel(self) -> None:
         if not self._attached and not self.left:
@@ -89,9 +74,7 @@ class Backend(Participant):
     async def _leave(self, reason: str) -> None:
         if self._attached:
             self.conversation.backend.detach(self)
-        for answer in self._calls.values():
-            if not answer.done():
-                answer.set_exception(CallError(GONE))
+        self._calls.end()
         await super()._leave(reason)
 
     async def ends_with_conversation(self) -> None:

@@ -3,14 +3,15 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aiortc import (
     MediaStreamTrack,
     RTCConfiguration,
     RTCDataChannel,
+    RTCIceCandidate,
     RTCIceServer,
     RTCPeerConnection,
     RTCSessionDescription,
@@ -25,6 +26,8 @@ from serve.live.http.peer import CHANNEL_BYTES, MAX_CANDIDATES, cause_of, read_o
 from serve.live.room.descriptions import CHARACTER_SID, STREAM
 
 log = logging.getLogger(__name__)
+
+Step = TypeVar("Step")
 
 RELIABLE = "_reliable"  # the channel that everything is sent on
 MAX_MEDIA = 32  # sections of an offer; LiveKit's clients begin with 7, and add one for each track
@@ -44,7 +47,7 @@ class LinkEvents:
     """What is called when something comes from the client."""
 
     packet: Callable[[models.DataPacket], None]
-    audio: Callable[[MediaStreamTrack], None]
+    audio: Callable[[MediaStreamTrack], bool]  # whether it is listened to from now on, in place of the one before
     channel: Callable[[], None]  # packets can be sent
     state: Callable[[str], None]  # of the connection that carries what the server sends
 
@@ -64,7 +67,8 @@ class Links:
     _subscriber: RTCPeerConnection | None = None
     _channel: RTCDataChannel | None = None
     _placed: dict[str, str] = field(default_factory=dict)  # track ids by the section that carries them
-    _num_candidates: int = 0
+    _heard: MediaStreamTrack | None = None
+    _addresses: set[tuple[str, int]] = field(default_factory=set)  # of the client, to which packets are sent
     _closed: bool = False
     _negotiating: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -79,7 +83,21 @@ class Links:
         """What the server sends, as the second of two connections."""
         return await self._whole(self._offer())
 
-    async def _whole(self, step: Coroutine[Any, Any, rtc.SessionDescription]) -> rtc.SessionDescription:
+    async def accept(self, answer: rtc.SessionDescription) -> None:
+        """
+        Raises:
+            ValueError: nothing was offered, or the answer does not fit it.
+        """
+        await self._whole(self._accept(answer))
+
+    async def add_candidate(self, trickle: rtc.TrickleRequest) -> None:
+        """
+        Raises:
+            ValueError: it is no candidate, or there have been too many.
+        """
+        await self._whole(self._add_candidate(trickle))
+
+    async def _whole(self, step: Coroutine[Any, Any, Step]) -> Step:
         """One at a time, and to its end also when whoever asks is cancelled: half of a step leaves open sockets that
         no connection knows.
 
@@ -87,7 +105,7 @@ class Links:
             ValueError: everything has been closed meanwhile.
         """
 
-        async def alone() -> rtc.SessionDescription:
+        async def alone() -> Step:
             async with self._negotiating:
                 if self._closed:
                     step.close()
@@ -100,6 +118,7 @@ class Links:
         media = read_offer(offer.sdp)
         if len(media) > MAX_MEDIA:
             raise ValueError(f"sdp has {len(media)} sections, must have at most {MAX_MEDIA}.")
+        self._count(candidate for part in media for candidate in part.ice_candidates)
         if self._publisher is None:
             self._publisher = self._connection(sends=self.one_connection)
         connection = self._publisher
@@ -108,8 +127,9 @@ class Links:
             if self.one_connection:
                 self._place(connection, media)
             for transceiver in connection.getTransceivers():
-                if transceiver.kind == "video" and transceiver.sender.track is None:
-                    transceiver.direction = "inactive"  # a picture that nobody looks at is not sent
+                if transceiver.sender.track is None:  # what nobody looks at or listens to would fill the memory
+                    heard = self._heard is not None and transceiver.receiver.track is self._heard
+                    transceiver.direction = "recvonly" if heard else "inactive"
             await connection.setLocalDescription(await connection.createAnswer())
         except Exception as error:  # what aiortc raises depends on which line of the offer it cannot use
             raise ValueError(f"sdp must be a WebRTC offer that can be answered ({cause_of(error)}).") from error
@@ -125,38 +145,34 @@ class Links:
         await connection.setLocalDescription(await connection.createOffer())
         return rtc.SessionDescription(type="offer", sdp=connection.localDescription.sdp, id=1)
 
-    async def accept(self, answer: rtc.SessionDescription) -> None:
-        """
-        Raises:
-            ValueError: nothing was offered, or the answer does not fit it.
-        """
+    async def _accept(self, answer: rtc.SessionDescription) -> None:
         if self._subscriber is None:
             raise ValueError("answer came without an offer.")
-        read_offer(answer.sdp)
+        self._count(candidate for part in read_offer(answer.sdp) for candidate in part.ice_candidates)
         try:
             await self._subscriber.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
         except Exception as error:  # as above
             raise ValueError(f"sdp must be an answer that fits the offer ({cause_of(error)}).") from error
 
-    async def add_candidate(self, trickle: rtc.TrickleRequest) -> None:
-        """
-        Raises:
-            ValueError: it is no candidate, or there have been too many.
-        """
+    async def _add_candidate(self, trickle: rtc.TrickleRequest) -> None:
         connection = self._publisher if trickle.target == rtc.PUBLISHER else self._subscriber
-        self._num_candidates += 1
-        if self._num_candidates > 2 * MAX_CANDIDATES:
-            raise ValueError(f"There are more than {2 * MAX_CANDIDATES} candidates.")
         try:
             given = json.loads(trickle.candidateInit)
             text = given["candidate"]
             if not text or connection is None:
                 return
             candidate = candidate_from_sdp(text.removeprefix("candidate:"))
+            self._count([candidate])
             candidate.sdpMid, candidate.sdpMLineIndex = given.get("sdpMid"), given.get("sdpMLineIndex")
             await connection.addIceCandidate(candidate)
         except Exception as error:  # the parser of the library has no error of its own
             raise ValueError(f"candidateInit must be a candidate as JSON ({cause_of(error)}).") from error
+
+    def _count(self, candidates: Iterable[RTCIceCandidate]) -> None:
+        """Over the whole stay: an offer repeats those of the one before."""
+        self._addresses.update((each.ip, each.port) for each in candidates)
+        if len(self._addresses) > 2 * MAX_CANDIDATES:
+            raise ValueError(f"There are more than {2 * MAX_CANDIDATES} candidates.")
 
     def send(self, packet: models.DataPacket) -> bool:
         """Whether it was sent: the channel is open, and the client reads it."""
@@ -198,8 +214,8 @@ class Links:
                     break
 
     def _on_track(self, track: MediaStreamTrack) -> None:
-        if track.kind == "audio":
-            self.events.audio(track)
+        if track.kind == "audio" and self.events.audio(track):
+            self._heard = track
 
     def _watch(self, channel: RTCDataChannel, *, sends: bool) -> None:
         channel.on("message", self._on_bytes)

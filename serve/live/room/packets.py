@@ -12,6 +12,7 @@ from serve.live.room.descriptions import CHARACTER, CHARACTER_SID, VOICE_SID
 CHAT_TOPIC = "lk.chat"
 OPEN_STREAMS = 4  # texts of one client that have begun and not ended
 TEXT_BYTES = 4 * MESSAGE_CHARS
+TOO_LONG = f"A message must be text of at most {MESSAGE_CHARS} characters."
 
 
 def from_character(**value: Any) -> models.DataPacket:
@@ -71,6 +72,12 @@ class TextStreams:
         Raises:
             ValueError: the text is too long or no UTF-8, or too many are open.
         """
+        text = self._completed(packet)
+        if text is not None and len(text) > MESSAGE_CHARS:
+            raise ValueError(TOO_LONG)
+        return text
+
+    def _completed(self, packet: models.DataPacket) -> str | None:
         kind = packet.WhichOneof("value")
         if kind == "chat_message":
             return packet.chat_message.message
@@ -84,7 +91,7 @@ class TextStreams:
             text += packet.stream_chunk.content
             if len(text) > TEXT_BYTES:
                 del self._open[packet.stream_chunk.stream_id]
-                raise ValueError(f"A message must be text of at most {MESSAGE_CHARS} characters.")
+                raise ValueError(TOO_LONG)
         elif kind == "stream_trailer" and packet.stream_trailer.stream_id in self._open:
             return self._open.pop(packet.stream_trailer.stream_id).decode()
         return None

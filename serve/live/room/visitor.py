@@ -23,7 +23,7 @@ TALKING_LEVEL = 0.5
 
 
 class Visitor(Participant):
-    """A `Transport`. Its microphone is whatever audio it publishes first; its camera is not asked for."""
+    """A `Transport`. Its microphone is the latest sound that it publishes, but for that of a shared screen."""
 
     def __init__(self, conversation: Conversation, grant: Grant, wish: Wish) -> None:
         self.conversation = conversation
@@ -41,16 +41,17 @@ class Visitor(Participant):
     async def admitted(self) -> None:
         await self.conversation.attach(self, self._face)
 
-    def on_audio(self, track: MediaStreamTrack) -> None:
+    def on_audio(self, track: MediaStreamTrack) -> bool:
         """Tracks come in the order in which they were published; the sound of a shared screen is nobody's voice."""
         sounds = [each for each in self.published if each.type == models.AUDIO][self._num_sounds :]
         self._num_sounds += 1
         if sounds and sounds[0].source == models.SCREEN_SHARE_AUDIO:
-            return
+            return False
         self._microphone.listen(track)
         if sounds:
             self._captions.microphone_sid = sounds[0].sid
             self.signal(rtc.SignalResponse(track_subscribed=rtc.TrackSubscribed(track_sid=sounds[0].sid)))
+        return True
 
     def on_channel(self) -> None:
         self._channel_open.set()

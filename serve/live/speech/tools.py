@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 ARGUMENT_CHARS, RESULT_CHARS = 15_000, 8_000  # as JSON; the first is what LiveKit's calls can carry
+WAITING_CALLS = 32  # of one program
+GONE = "The program that answers has gone."
 NOBODY = "No program is connected that answers this."
 INTERRUPTED = "The call was given up, as the user spoke."
 TYPES: dict[str, tuple[type, ...]] = {
@@ -58,6 +61,48 @@ class Backend(Protocol):
             CallError: there is no such method, it failed, or it did not answer in time.
         """
         ...
+
+
+class WaitingCalls:
+    """Calls that one program was sent, until it answers."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, asyncio.Future[str]] = {}
+
+    async def call(self, method: str, send: Callable[[str], Awaitable[None]], *, timeout_s: float) -> str:
+        """As `Backend.call`.
+
+        send: the call, with this id; raises ConnectionError when the program has gone.
+        """
+        if len(self._answers) >= WAITING_CALLS:
+            raise CallError(f"{WAITING_CALLS} calls wait already.")
+        call_id = secrets.token_hex(8)
+        answer = self._answers[call_id] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await send(call_id)
+                return await answer
+        except TimeoutError as error:
+            raise CallError(f"{method} did not answer within {timeout_s:g} s.") from error
+        except ConnectionError as error:
+            raise CallError(GONE) from error
+        finally:
+            del self._answers[call_id]
+
+    def answer(self, call_id: str, outcome: str | CallError) -> None:
+        """Unless it comes too late."""
+        answer = self._answers.get(call_id)
+        if answer is None or answer.done():
+            return
+        if isinstance(outcome, CallError):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
+
+    def end(self) -> None:
+        """The program has gone."""
+        for call_id in self._answers:
+            self.answer(call_id, CallError(GONE))
 
 
 class BackendPlace:

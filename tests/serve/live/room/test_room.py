@@ -10,6 +10,7 @@ import pytest
 from aiohttp import WSServerHandshakeError
 from livekit.protocol import models, rtc
 
+from serve.live.http.peer import MESSAGE_CHARS
 from serve.live.room import packets
 from serve.live.room.tokens import Tokens
 from tests.serve.live.room.room_kit import Room, RoomClient, consumed, join_query, until
@@ -90,6 +91,22 @@ def test_texts_in_parts_are_bounded():
         streams.take(models.DataPacket(stream_chunk=chunk))
     trailer = models.DataPacket(stream_trailer=models.DataStream.Trailer(stream_id="long"))
     assert streams.take(trailer) is None
+
+
+@pytest.mark.parametrize("kind", ["stream", "message"])
+def test_a_text_has_as_many_characters_as_on_a_page(kind: str):
+    streams = packets.TextStreams()
+
+    def taken(text: str) -> str | None:
+        if kind == "message":
+            return streams.take(models.DataPacket(chat_message=models.ChatMessage(message=text)))
+        streams.take(models.DataPacket(stream_header=models.DataStream.Header(stream_id="s", topic="lk.chat")))
+        streams.take(models.DataPacket(stream_chunk=models.DataStream.Chunk(stream_id="s", content=text.encode())))
+        return streams.take(models.DataPacket(stream_trailer=models.DataStream.Trailer(stream_id="s")))
+
+    assert taken("x" * MESSAGE_CHARS) == "x" * MESSAGE_CHARS
+    with pytest.raises(ValueError, match="at most 2000"):
+        taken("x" * (MESSAGE_CHARS + 1))
 
 
 def test_a_program_answers_calls_by_rpc_until_it_goes(tmp_path: Path):

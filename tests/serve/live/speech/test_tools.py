@@ -12,13 +12,16 @@ from serve.live.speech.endpoint_llm import TOOL_ROUNDS, EndpointLLM
 from serve.live.speech.endpoints import Caller, Endpoint
 from serve.live.speech.tools import (
     ARGUMENT_CHARS,
+    GONE,
     INTERRUPTED,
     NOBODY,
     RESULT_CHARS,
+    WAITING_CALLS,
     BackendPlace,
     Call,
     CallError,
     Tool,
+    WaitingCalls,
     check_arguments,
     perform,
 )
@@ -115,6 +118,36 @@ def test_a_call_that_is_given_up_is_recorded_as_such():
 
     asyncio.run(run())
     assert ended[0].error == INTERRUPTED
+
+
+def test_calls_of_a_program_end_with_its_answer_with_it_or_in_time_and_are_bounded():
+    async def script() -> None:
+        calls, sent = WaitingCalls(), list[str]()
+
+        async def send(call_id: str) -> None:
+            sent.append(call_id)
+
+        async def outcome(timeout_s: float = 9.0) -> str:
+            try:
+                return await calls.call("lamp", send, timeout_s=timeout_s)
+            except CallError as error:
+                return str(error)
+
+        late = asyncio.create_task(outcome(0.01))
+        waiting = [asyncio.create_task(outcome()) for _ in range(WAITING_CALLS - 1)]
+        await asyncio.sleep(0)
+        assert "32 calls wait" in await outcome()
+        calls.answer(sent[1], "on")
+        calls.answer(sent[2], CallError("broken"))
+        calls.answer(sent[1], "again")
+        assert [await each for each in waiting[:2]] == ["on", "broken"]
+        assert "within 0.01 s" in await late
+        calls.answer(sent[0], "too late")
+        calls.end()
+        assert {await each for each in waiting[2:]} == {GONE}
+        assert "within 0.01 s" in await outcome(0.01)  # none of them is counted any more
+
+    asyncio.run(script())
 
 
 def test_the_backend_that_came_last_is_asked_and_without_one_the_model_hears_why():
