@@ -3,9 +3,9 @@
 Only of artifacts with motion latents, whose codes say how far the jaw was to open.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from serve.engine import Engine
 STILL = {"yaw": 0.0, "pitch": 0.0, "roll": 0.0}  # a change around the mouth is that of the mouth
 DRAWN_FRAMES = 72  # of a drawn character's performance
 
+T = TypeVar("T")
 Frames = UInt8[np.ndarray, "f h w 3"]
 
 
@@ -117,12 +118,12 @@ def speaking_portraits(
         return Portraits()
     strangers = stranger_similarity(photographs, judge.embedding) if judge.embedding else float("nan")
     found = Portraits(strangers=strangers)
-    for number, (name, picture) in enumerate(tqdm(photographs.items(), desc="photographs", unit="clip")):
+    for number, (name, picture) in enumerate(_bar(photographs.items(), "photographs")):
         frames, jaw = speak(artifact, picture, voices[number % len(voices)], seed=seed + number, still=False)
         found.photographs[name] = measure_photograph(frames, picture, jaw, judge.mesh, judge.embedding)
         found.strips[name] = frames
     cases = drawn_cases(MotionRenderer(Renderer(side)), drawn, frames=DRAWN_FRAMES) if drawn else []
-    for number, case in enumerate(tqdm(cases, desc="drawn", unit="clip")):
+    for number, case in enumerate(_bar(cases, "drawn characters")):
         mouth = drawn_mouth(case)
         if mouth.any():  # some styles draw a mouth that no opening changes
             frames, _ = speak(artifact, case.motion.reference, case.act.agent, seed=seed + number, still=True)
@@ -131,6 +132,10 @@ def speaking_portraits(
             found.drawn[f"drawn {number}"] = {"mouth_follows": correlation(change, case.opening[:length])}
             found.strips[f"drawn {number}"] = frames
     return found
+
+
+def _bar(what: Collection[T], name: str) -> Iterable[T]:
+    return tqdm(what, desc=name, unit="clip", disable=not what)
 
 
 def photographs_of(

@@ -146,8 +146,8 @@ class EngineProcess:
         process.start()
         theirs.close()
         self._child = _Child(process, ours)
-        self._receive(START_TIMEOUT_S)
-        log.info("engines run in process %s", process.pid)
+        computes = self._receive(START_TIMEOUT_S)  # this process has the log
+        log.info("engines run in process %s: %s", process.pid, computes)
 
     def _call(self, name: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
         if not self._child:

@@ -52,6 +52,7 @@ class Engines:
             torch.set_num_threads(options.num_threads)
         self.options, self.artifact = options, load_artifact(Path(options.artifact), device=options.device)
         device = self.artifact.dit.head.weight.device
+        self.computes = str(device)  # in what, for the server's log
         if device.type == "cpu":  # a GPU has nothing to choose, and keeps memory that an engine has had
             self._choose(Engine(self.artifact, seed=0, size=options.size))
         # Graphs that may run at the same time share no memory.
@@ -138,7 +139,8 @@ class Engines:
         """Threads and precision, by what this engine needs."""
         if self.options.num_threads is None:
             choose_threads(engine)
-        choose_decode_precision(engine, self.options.decode_precision)
+        precision = choose_decode_precision(engine, self.options.decode_precision)
+        self.computes = f"{torch.get_num_threads()} threads, decoder in {precision}".replace("torch.", "")
 
     def _made(self) -> Engine:
         options = self.options
@@ -169,10 +171,10 @@ class Engines:
 
 
 def serve_engines(connection: Connection, options: EngineOptions) -> None:
-    """Answer calls with (result, error) until the other end closes."""
+    """Say how chunks are computed, then answer calls with (result, error) until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, also after Ctrl-C
     engines = Engines(options)
-    connection.send((None, None))
+    connection.send((engines.computes, None))
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             name, arguments = connection.recv()

@@ -1,6 +1,7 @@
 """The engine in its own process: the same pixels, and a new process after the old one is killed."""
 
 import asyncio
+import logging
 import os
 import signal
 from pathlib import Path
@@ -41,8 +42,9 @@ def chunks(voices) -> list[tuple[np.ndarray, np.ndarray]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("overlap", ["off", "on"])
 def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
-    contract_of_one: None, folder: Path, artifact: Artifact, portrait: np.ndarray, voices, overlap: str
+    contract_of_one: None, folder: Path, artifact: Artifact, portrait: np.ndarray, voices, overlap: str, caplog
 ):
+    caplog.set_level(logging.INFO)
     expected, _ = Engine(artifact, seed=3).play(portrait, *voices)
 
     async def run() -> None:
@@ -66,6 +68,7 @@ def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
             await process.close()
 
     asyncio.run(run())
+    assert caplog.text.count("1 threads, decoder in float32") == 2  # as each life of the process computes
 
 
 @pytest.mark.slow
