@@ -6,7 +6,7 @@ It has the methods of a Gymnasium environment, so that it can be recorded like o
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from data.clips import derive_seed
+from data.synthetic import derive_seed
 from gwm.condition.spec import Kind
 
 NAMES = ("forward", "back", "turn_left", "turn_right")
