@@ -16,26 +16,29 @@ const PATIENCE_MS = 2000; // against a wall nothing moves
 const POINTER_MS = 40;
 
 let send = () => {};
-let keys = {}; // names of actions by the code of a key
+let names = []; // of actions that are pressed
+let keys = {}; // these by the code of a key
 let pointer = []; // names of x and y
 let held = new Set(); // names that are pressed
 let place = null, waiting = null; // of the pointer, until it is sent
 let times = []; // ms from key to picture, the latest
 let asked = null; // {at, picture} of a key whose effect is not seen yet
 let latest = null, noise = 1, released = 0;
+let watching = 0; // the number of the next look at a frame
 
 export function offer(actions, sender) {
   send = sender;
   [held, times, asked, latest] = [new Set(), [], null, null];
-  const pressed = actions.filter(({ kind }) => kind === "discrete").map(({ name }) => name);
+  names = actions.filter(({ kind }) => kind === "discrete").map(({ name }) => name);
   pointer = actions.filter(({ kind }) => kind === "pointer").map(({ name }) => name);
-  keys = assigned(pressed);
-  $("keys").replaceChildren(...pressed.map(button));
-  if (pressed.length + pointer.length) $("face").requestVideoFrameCallback?.(look);
+  keys = assigned();
+  $("keys").replaceChildren(...names.map(button));
+  $("face").cancelVideoFrameCallback?.(watching); // of the session before
+  if (names.length + pointer.length) watching = $("face").requestVideoFrameCallback?.(look);
 }
 
 // Each action has a key of its own; keys that are left over are second ones.
-function assigned(names) {
+function assigned() {
   const made = {}, digits = names.filter((name) => !KEYS[name]);
   for (const choice of [0, 1])
     for (const name of names) {
@@ -81,6 +84,11 @@ function press(name, down) {
   send({ type: "action.set", action: { [name]: down ? 1 : 0 } });
 }
 
+// All keys as they are now, to a new connection: what the old one lost would stay pressed.
+export function repeat() {
+  if (names.length) send({ type: "action.set", action: Object.fromEntries(names.map((name) => [name, Number(held.has(name))])) });
+}
+
 export function releaseAll() {
   for (const name of [...held]) press(name, false);
 }
@@ -104,7 +112,7 @@ small.canvas.width = small.canvas.height = SIDE;
 function look(now, { presentationTime }) {
   const video = $("face");
   if (!video.srcObject) return;
-  video.requestVideoFrameCallback(look);
+  watching = video.requestVideoFrameCallback(look);
   small.drawImage(video, 0, 0, SIDE, SIDE);
   const picture = small.getImageData(0, 0, SIDE, SIDE).data;
   if (asked && distance(picture, asked.picture) > 3 * noise + 2) seen(presentationTime - asked.at);
