@@ -1,6 +1,6 @@
-"""A maze that is walked through and seen from within: numpy alone, no licence, a thousand frames a second.
+"""A maze that is walked through and seen from within: numpy alone, no licence, a `World` without Gymnasium.
 
-It has the methods of a Gymnasium environment, so that it can be recorded like one, and needs no package.
+670 frames of 64 x 64 px a second of one core (2-core CPU, 2026-11-29).
 """
 
 import numpy as np

@@ -12,7 +12,7 @@ const KEYS = {
 };
 const SIDE = 24; // px of the small picture in which changes are seen
 const REST_MS = 600; // without a key, after which the picture is as still as it gets
-const PATIENCE_MS = 2000; // against a wall nothing moves
+const UNSEEN_MS = 2000; // after which a key's effect is no longer waited for: against a wall nothing moves
 const POINTER_MS = 40;
 
 let send = () => {};
@@ -22,13 +22,13 @@ let pointer = []; // names of x and y
 let held = new Set(); // names that are pressed
 let place = null, waiting = null; // of the pointer, until it is sent
 let times = []; // ms from key to picture, the latest
-let asked = null; // {at, picture} of a key whose effect is not seen yet
+let pending = null; // {at, picture} of a key whose effect is not seen yet
 let latest = null, noise = 1, released = 0;
 let watching = 0; // the number of the next look at a frame
 
 export function offer(actions, sender) {
   send = sender;
-  [held, times, asked, latest] = [new Set(), [], null, null];
+  [held, times, pending, latest] = [new Set(), [], null, null];
   names = actions.filter(({ kind }) => kind === "discrete").map(({ name }) => name);
   pointer = actions.filter(({ kind }) => kind === "pointer").map(({ name }) => name);
   keys = assigned();
@@ -76,7 +76,7 @@ export function key(event, down) {
 function press(name, down) {
   if (held.has(name) === down) return;
   const now = performance.now();
-  if (down && !held.size && !asked && latest && now - released > REST_MS) asked = { at: now, picture: latest };
+  if (down && !held.size && !pending && latest && now - released > REST_MS) pending = { at: now, picture: latest };
   if (down) held.add(name);
   else held.delete(name);
   if (!held.size) released = now;
@@ -115,8 +115,8 @@ function look(now, { presentationTime }) {
   watching = video.requestVideoFrameCallback(look);
   small.drawImage(video, 0, 0, SIDE, SIDE);
   const picture = small.getImageData(0, 0, SIDE, SIDE).data;
-  if (asked && distance(picture, asked.picture) > 3 * noise + 2) seen(presentationTime - asked.at);
-  else if (asked && now - asked.at > PATIENCE_MS) asked = null;
+  if (pending && distance(picture, pending.picture) > 3 * noise + 2) seen(presentationTime - pending.at);
+  else if (pending && now - pending.at > UNSEEN_MS) pending = null;
   else if (latest && !held.size && now - released > REST_MS) noise += 0.1 * (distance(picture, latest) - noise);
   latest = picture;
 }
@@ -128,7 +128,7 @@ function distance(one, other) {
 }
 
 function seen(ms) {
-  asked = null;
+  pending = null;
   times = [...times, ms].slice(-15);
   const sorted = [...times].sort((one, other) => one - other);
   $("n-action").textContent = `${Math.round(sorted[Math.floor(sorted.length / 2)])} ms`;
