@@ -27,7 +27,8 @@ RARE = 0.02  # share of frames, or of the range, below which an action is hardly
 def declaration(world: World) -> dict[str, Any]:
     """The condition that a model of this world declares: fields of `gwm.condition.spec.ConditionSpec`."""
     names, kinds = list(world.names), list(world.kinds)
-    return {"rate": "frame", "width": STRIDE * len(names), "names": names, "kinds": kinds}
+    limits = {"minimum": [-1.0] * len(names), "maximum": [1.0] * len(names)} if {*kinds} == {"continuous"} else {}
+    return {"rate": "frame", "width": STRIDE * len(names), "names": names, "kinds": kinds, **limits}
 
 
 def record_world(*, out: str, workers: int, env: str, resolution: int, num_frames: int, seed: int, **rest: Any) -> None:

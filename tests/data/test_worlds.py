@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from data.shards import decode_sample, read_samples
-from data.worlds.__main__ import record_world
+from data.worlds.__main__ import declaration, record_world
 from data.worlds.episodes import EpisodePlan, make_episode
 from data.worlds.maze import NAMES, ROOMS, Maze, layout
 from data.worlds.policies import Policy, coverage
 from data.worlds.world import World, actions_of, make_world, meanings_of
+from gwm.condition.spec import Control, specs_of
 
 PLAN = EpisodePlan(key="0", seed=5, num_frames=24, env="shown", size=32, policy="random", hold_s=0.1, warmup_s=1.0)
 SETTINGS: dict[str, Any] = {
@@ -91,6 +92,12 @@ def test_the_manifest_declares_the_actions(tmp_path: Path):
     assert clip.signals["action"].shape == (8, len(NAMES)) and clip.signals["state"].shape == (8, 3)
     declared = (tmp_path / "condition.yaml").read_text()
     assert "names: [forward, back, turn_left, turn_right]" in declared and "width: 16" in declared
+
+
+def test_numbers_of_a_box_stay_within_its_bounds():
+    """A model has seen nothing beyond, so that a caller who asks for more is refused."""
+    (spec,) = specs_of({"action": declaration(cast(World, Shown()))})
+    assert spec.controls(4) == (Control("x", -1.0, 1.0),)
 
 
 @pytest.mark.parametrize("policy", ["random", "mixed", "scripted"])

@@ -33,6 +33,7 @@ export function offer(actions, sender) {
   pointer = actions.filter(({ kind }) => kind === "pointer").map(({ name }) => name);
   keys = assigned();
   $("keys").replaceChildren(...names.map(button));
+  $("face").style.touchAction = pointer.length ? "none" : ""; // a finger moves the pointer, not the page
   $("face").cancelVideoFrameCallback?.(watching); // of the session before
   if (names.length + pointer.length) watching = $("face").requestVideoFrameCallback?.(look);
 }
