@@ -1,7 +1,6 @@
 """Clips of synthetic characters: the plan of a data set, and a clip made from its seed."""
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +11,7 @@ from data.actions import ACTION_NAMES
 from data.performance import Performance, perform
 from data.shards import Clip, Truth
 from data.speech.sentences import Split
+from data.synthetic import derive_seed
 
 MAIN_STYLE = "anny"
 
@@ -46,12 +46,6 @@ class ClipPlan:
     @property
     def identity_name(self) -> str:
         return f"{self.style}-{self.identity_seed}"
-
-
-def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2^62) from anything that names a thing; different names give unrelated seeds."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 2
 
 
 def plan_split(

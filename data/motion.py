@@ -30,9 +30,9 @@ from data.characters.cartoon import CARTOON_STYLES
 from data.characters.exact_flow import DEPTH_GRID, GRID, Motion, MotionRenderer
 from data.characters.renderer import CENTRED, Framing, Renderer, identity
 from data.characters.sketch import sketch
-from data.clips import derive_seed
 from data.performance import Performance, perform
 from data.speech.sentences import Split
+from data.synthetic import derive_seed
 from gwm.files.outputs import whole_file
 
 log = logging.getLogger(__name__)

@@ -19,12 +19,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.batch import ClipData, LatentClips, latent_batch
-from data.clips import derive_seed, reference_pose
+from data.clips import reference_pose
 from data.encoding import codes
 from data.latents import heard_frames, with_windows
 from data.manner import draw_manner
 from data.performance import Performance, perform
 from data.speech.sentences import Split
+from data.synthetic import derive_seed
 from gwm.autoencoders.motion.code import FRAMES, SHIFTS_PX, WIDTH, to_latents
 from gwm.clock import FPS
 from gwm.condition.audio import frame_features

@@ -29,9 +29,9 @@ from data.actions import index
 from data.characters.cartoon import CARTOON_STYLES, UNSEEN_STYLES
 from data.characters.exact_flow import Motion, MotionRenderer
 from data.characters.renderer import Renderer, identity
-from data.clips import derive_seed
 from data.motion import reference_pose
 from data.performance import Performance, perform
+from data.synthetic import derive_seed
 from gwm.autoencoders.motion.code import standardise, to_latents
 from gwm.autoencoders.motion.codec import MotionAutoencoder, load_motion
 from gwm.media.face import FaceMesh

@@ -105,10 +105,12 @@ def export(
     Raises:
         FileNotFoundError: a stage has not been run; the message has the command.
         ValueError: another autoencoder than the student's, weights that do not fit their model, no tokens of the empty
-            prompt, an unknown dtype or recipe, or a worse chunk than `min_db`; then nothing is written.
+            prompt, an unknown dtype or recipe, no places, or a worse chunk than `min_db`; then nothing is written.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {sorted(DTYPES)}.")
+    if places is not None and not any(Path(places).glob("*.png")):
+        raise ValueError(f"places={places} must hold at least one .png: data.worlds leaves places/ beside its shards.")
     student_header = _header(Path(student), kind="dit", stage="dmd")
     autoencoder, gate = _autoencoder(Path(vae))
     contract = Contract.from_json(student_header.contract)

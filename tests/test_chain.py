@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.worlds.maze import NAMES
+from gwm.contract import Contract
 from gwm.media.video import read_audio, read_video
+from serve.artifact import PLACES, read_manifest
+from serve.live.characters import read_places
 from serve.samples import sample_path
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +84,22 @@ def test_the_chain_of_motion_latents_runs_from_nothing_to_a_clip(tmp_path: Path)
         assert gate["clips"] == 2 and gate["failed"], "two steps teach nothing"
         assert all(html.escape(rule) in page for rule in gate["failed"])
     assert talk(runs)[0].shape == (512, 512, 3)
+
+
+@pytest.mark.acceptance
+def test_the_chain_of_a_world_runs_from_nothing_to_places_to_walk_from(tmp_path: Path):
+    """docs/worlds.md in small: every stage that takes actions is judged by them."""
+    shards, runs = tmp_path / "shards", tmp_path / "runs"
+    command("-m", "data.worlds", "env=maze", f"out={shards}", "train=2", "val=2", "test=1", "workers=1")
+    stages = f"stage={','.join(STAGES)}"
+    command("train.py", "-m", stages, "experiment=world_nano", f"runs={runs}", f"shards={shards}", *SHORT)
+    for stage in STAGES[:-1]:
+        gate = json.loads((runs / stage / "gate.json").read_text())
+        assert gate["clips"] == 2 and gate["not_measured"] == [] and gate["psnr"] > 0
+        assert ("obeys_db" in gate) == (stage != "autoencoder")
+    contract = Contract.from_json(read_manifest(runs / "artifact")["contract"])
+    assert not contract.takes_sound and [control.name for control in contract.controls] == list(NAMES)
+    assert list(read_places(runs / "artifact" / PLACES, contract.framing(None))) == ["place-1"]
 
 
 def test_missing_input_names_the_command(tmp_path: Path):

@@ -225,10 +225,12 @@ def finish(
     batch_size: int,
     minimum: dict[str, float | None],
     before: str | None,
+    judge: Callable[..., dict[str, Any]] = judge_stage,
 ) -> None:
     """Save what the next stage starts from, then judge it; a failed gate is a warning here and in the next stage.
 
     before: folder of the stage before, whose gate is compared with; where it has none, nothing is compared.
+    judge: takes what `judge_stage` does.
     """
     model, header = stage.weights()
     model = merged(model).eval()
@@ -238,7 +240,7 @@ def finish(
         output,
         model.state_dict(),
         header,
-        lambda: judge_stage(stage, model, header, data, clips=clips, batch_size=batch_size),
+        lambda: judge(stage, model, header, data, clips=clips, batch_size=batch_size),
         minimum=minimum,
         before=earlier_gate(before),
     )

@@ -1,18 +1,14 @@
-"""The end of a stage that learns a world: its weights are saved, then held-out clips are played under their actions."""
+"""The gate of stages that learn a world: held-out clips are played under their actions, and under others'."""
 
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import nn
 
-from data.crops import halved
-from data.manifest import read_manifest
-from data.shards import Clip, decode_sample, read_samples
-from gwm.lora import merged
 from gwm.metrics.distance import psnr
 from gwm.metrics.movement import motion_energy, sharpness
-from train.gate import Stage, earlier_gate, save_then_judge
+from gwm.weights import WeightsHeader
+from train.gate import Stage, held_out
 
 START_FRAMES = 24  # the first second: what happens later, a first error has decided
 
@@ -24,21 +20,15 @@ class WorldStage(Stage, Protocol):
     takes_actions: bool
 
 
-def held_out_clips(data: Any, count: int) -> list[Clip]:
-    """The first clips of the validation split; none where there is no such split."""
-    if "val" not in read_manifest(data.shards).splits:
-        return []
-    clips = (halved(decode_sample(sample), data.resolution) for sample in read_samples(data.shards, "val"))
-    return [clip for clip, _ in zip(clips, range(count))]
-
-
-def judge_world(stage: WorldStage, model: nn.Module, data: Any, *, clips: int, batch_size: int) -> dict[str, Any]:
+def judge_world(
+    stage: WorldStage, model: nn.Module, _header: WeightsHeader, data: Any, *, clips: int, batch_size: int
+) -> dict[str, Any]:
     """How near a model's clips are to what happened under the same actions, in the first second and to the end.
 
     `obeys_db` is how much nearer they are than the same model's under another clip's actions: 0 of a model that does
     not listen. `still_db` is the distance of a picture that never changes: a floor.
     """
-    chosen = held_out_clips(data, clips)
+    chosen = held_out(data.shards, data.resolution, clips)
     if not chosen:
         return {"clips": 0, "not_measured": ["psnr", "obeys_db"]}
     own, starts = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=False)
@@ -48,7 +38,7 @@ def judge_world(stage: WorldStage, model: nn.Module, data: Any, *, clips: int, b
     gate["psnr_start"] = _mean_psnr([x[:START_FRAMES] for x in own], [x[:START_FRAMES] for x in true])
     for name, measure in (("motion", motion_energy), ("sharpness", lambda x: sharpness(x).mean())):
         gate[name] = float(np.mean([measure(x) for x in own]) / np.mean([measure(x) for x in true]))
-    if stage.takes_actions:
+    if stage.takes_actions and len(chosen) > 1:
         other, _ = stage.decode(model, chosen, data, batch_size=batch_size, swap_voices=True)
         gate["obeys_db"] = gate["psnr"] - _mean_psnr(other, true)
     return gate
@@ -56,26 +46,3 @@ def judge_world(stage: WorldStage, model: nn.Module, data: Any, *, clips: int, b
 
 def _mean_psnr(frames: list[np.ndarray], true: list[np.ndarray]) -> float:
     return float(np.mean([psnr(x, y).mean() for x, y in zip(frames, true, strict=True)]))
-
-
-def finish_world(
-    stage: WorldStage,
-    data: Any,
-    output: Path,
-    *,
-    clips: int,
-    batch_size: int,
-    minimum: dict[str, float | None],
-    before: str | None,
-) -> None:
-    """As `train.gate.finish`, with the measures of a world."""
-    model, header = stage.weights()
-    model = merged(model).eval()
-    save_then_judge(
-        output,
-        model.state_dict(),
-        header,
-        lambda: judge_world(stage, model, data, clips=clips, batch_size=batch_size),
-        minimum=minimum,
-        before=earlier_gate(before),
-    )

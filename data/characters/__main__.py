@@ -9,15 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs.command.main import command
 from data.characters.renderer import STYLES
-from data.characters.worker import draw, generate
+from data.characters.worker import draw
 from data.clips import plan_split
-from data.manifest import Manifest
-from gwm.clock import FPS, SAMPLE_RATE
-from gwm.resolution import Resolution
+from data.synthetic import SPLITS, generate, pixel_settings
 
 log = logging.getLogger(__name__)
-
-SPLITS = ("train", "val", "test")
 
 
 def make_shards(
@@ -37,12 +33,10 @@ def make_shards(
     """Plan all clips and write what is missing of them to `out`.
 
     Raises:
-        ValueError: see `data.characters.worker.generate`.
+        ValueError: see `data.synthetic.generate`.
     """
-    if not train + val + test:
-        raise ValueError(f"train={train}, val={val} and test={test} must have at least 1 clip together.")
     sizes = dict(zip(SPLITS, (train, val, test)))
-    generator = {
+    options = {
         "resolution": resolution,
         "num_frames": num_frames,
         **sizes,
@@ -51,18 +45,8 @@ def make_shards(
         "clips_per_identity": clips_per_identity,
         "head_motion": head_motion,
     }
-    command = " ".join(["python -m data.characters", f"out={out}", *(f"{k}={v}" for k, v in generator.items())])
-    settings = Manifest(
-        kind="pixels",
-        fps=FPS,
-        sample_rate=SAMPLE_RATE,
-        resolution=Resolution(resolution, resolution),
-        num_frames=num_frames,
-        splits={},
-        seed=seed,
-        command=command,
-        generator=generator | {"voices": "of their split"},  # shards of before have voices of training in all splits
-    )
+    # Shards of before have voices of training in all splits.
+    settings = pixel_settings("data.characters", out, options, voices="of their split")
     plan = functools.partial(
         plan_split,
         seed=seed,
@@ -71,7 +55,7 @@ def make_shards(
         styles=STYLES,
         anny_share=anny_share,
     )
-    plans = {split: plan(split, size) for split, size in sizes.items() if size}
+    plans = {split: plan(split, size) for split, size in sizes.items()}
     draw_here = functools.partial(draw, resolution=resolution, head_motion=head_motion)
     manifest = generate(Path(out), settings, plans, draw_here, num_workers=workers)
     for split, entry in manifest.splits.items():

@@ -10,19 +10,15 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from configs.command.main import command
-from data.characters.worker import generate
-from data.manifest import Manifest
 from data.shards import decode_signals, read_samples
+from data.synthetic import SPLITS, generate, pixel_settings
 from data.worlds.episodes import plan_episodes, record
 from data.worlds.policies import Policy, coverage
 from data.worlds.world import World, make_world
-from gwm.clock import FPS, SAMPLE_RATE
-from gwm.resolution import Resolution
 from gwm.weights import write_json
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
 STRIDE = 4  # pixel frames of a latent frame of every autoencoder here
 PLACES, NUM_PLACES = "places", 4
 RARE = 0.02  # share of frames, or of the range, below which an action is hardly learned
@@ -31,41 +27,29 @@ RARE = 0.02  # share of frames, or of the range, below which an action is hardly
 def declaration(world: World) -> dict[str, Any]:
     """The condition that a model of this world declares: fields of `gwm.condition.spec.ConditionSpec`."""
     names, kinds = list(world.names), list(world.kinds)
-    return {"rate": "frame", "width": STRIDE * len(names), "names": names, "kinds": kinds}
+    limits = {"minimum": [-1.0] * len(names), "maximum": [1.0] * len(names)} if {*kinds} == {"continuous"} else {}
+    return {"rate": "frame", "width": STRIDE * len(names), "names": names, "kinds": kinds, **limits}
 
 
 def record_world(*, out: str, workers: int, env: str, resolution: int, num_frames: int, seed: int, **rest: Any) -> None:
     """Record what is missing of `out`, then say how well the actions are covered.
 
     Raises:
-        ValueError: no clips, an unknown world or policy, or as `data.characters.worker.generate` and `make_episode`.
+        ValueError: an unknown world or policy, or as `data.synthetic.generate` and `make_episode`.
     """
     sizes = {split: rest.pop(split) for split in SPLITS}
-    if not sum(sizes.values()):
-        raise ValueError(f"train, val, test = {list(sizes.values())} must have at least 1 clip together.")
     world = make_world(env, resolution)
     Policy(world, rest["policy"], hold_s=rest["hold_s"], seed=0)  # refused now, and not by a process
-    asked = {"env": env, "resolution": resolution, "num_frames": num_frames, **sizes, "seed": seed, **rest}
-    settings = Manifest(
-        kind="pixels",
-        fps=FPS,
-        sample_rate=SAMPLE_RATE,
-        resolution=Resolution(resolution, resolution),
-        num_frames=num_frames,
-        splits={},
-        seed=seed,
-        command=" ".join(["python -m data.worlds", f"out={out}", *(f"{k}={v}" for k, v in asked.items())]),
-        generator=asked | {"conditions": {"action": declaration(world)}},
-    )
+    options = {"env": env, "resolution": resolution, "num_frames": num_frames, **sizes, "seed": seed, **rest}
+    settings = pixel_settings("data.worlds", out, options, conditions={"action": declaration(world)})
     plans = {
         split: plan_episodes(split, size, seed=seed, num_frames=num_frames, env=env, size=resolution, **rest)
         for split, size in sizes.items()
-        if size
     }
     manifest = generate(Path(out), settings, plans, record, num_workers=workers)
     for split, entry in manifest.splits.items():
         log.info("%s: %d clips of %d frames", split, entry.num_samples, num_frames)
-    report(Path(out), world, list(plans))
+    report(Path(out), world, list(manifest.splits))
 
 
 def report(out: Path, world: World, splits: list[str]) -> None:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data.clips import derive_seed
 from data.shards import CONTINUES, Clip, encode_sample
+from data.synthetic import derive_seed
 from data.worlds.policies import Policy
 from data.worlds.world import World, make_world
 from gwm.clock import FPS

@@ -1,12 +1,12 @@
-"""A maze that is walked through and seen from within: numpy alone, no licence, a thousand frames a second.
+"""A maze that is walked through and seen from within: numpy alone, no licence, a `World` without Gymnasium.
 
-It has the methods of a Gymnasium environment, so that it can be recorded like one, and needs no package.
+670 frames of 64 x 64 px a second of one core (2-core CPU, 2026-11-29).
 """
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from data.clips import derive_seed
+from data.synthetic import derive_seed
 from gwm.condition.spec import Kind
 
 NAMES = ("forward", "back", "turn_left", "turn_right")

@@ -112,6 +112,16 @@ def actions_of(space: Any, meanings: Sequence[str] | None) -> Actions:
     raise ValueError(f"action_space={space} must be Discrete, MultiBinary or Box: others have no named numbers.")
 
 
+def meanings_of(env: Any) -> list[str] | None:
+    """What an environment calls the actions of its Discrete space, if it does."""
+    if hasattr(env, "get_action_meanings"):
+        return list(env.get_action_meanings())
+    if hasattr(env, "button_map"):  # ViZDoom: a row of pressed buttons for each action
+        buttons = [button.name for button in env.game.get_available_buttons()]
+        return ["_".join(name for name, bit in zip(buttons, row) if bit) or NOOP for row in env.button_map]
+    return None
+
+
 class GymWorld:
     """Any environment of Gymnasium with `render_mode="rgb_array"`.
 
@@ -132,9 +142,7 @@ class GymWorld:
             self.env: Any = gymnasium.make(name, render_mode="rgb_array")
         except gymnasium.error.Error as error:
             raise ValueError(f"env=gym:{name} cannot be made ({error}). Choose another ID, or install it.") from error
-        unwrapped, space = self.env.unwrapped, self.env.action_space
-        meanings = unwrapped.get_action_meanings() if hasattr(unwrapped, "get_action_meanings") else None
-        self.actions = actions_of(space, meanings)
+        self.actions = actions_of(self.env.action_space, meanings_of(self.env.unwrapped))
         self.names: tuple[str, ...] = self.actions.names
         self.kinds: tuple[Kind, ...] = self.actions.kinds
         self.most_pressed = self.actions.most_pressed

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from data.actions import ACTION_NAMES
-from data.characters.worker import generate
 from data.clips import make_clip, plan_split
 from data.manifest import PROGRESS_NAME, Manifest, read_manifest
 from data.shards import CODEC_OPTIONS, decode_sample, encode_frames, encode_sample, read_samples, read_shard
+from data.synthetic import generate
 from gwm.resolution import Resolution
 from tests.memory import moving, results
 
@@ -65,6 +65,14 @@ def test_calm_heads_move_by_the_share_asked_for():
     assert np.array_equal(calm.truth.actions, natural.truth.actions)
     assert not np.array_equal(calm.frames, natural.frames)
     assert not np.array_equal(still.reference, natural.reference)
+
+
+def test_a_split_without_clips_is_left_out_and_a_set_without_any_is_refused(tmp_path):
+    made = generate(tmp_path, settings(), plans({"train": 1, "val": 0}), sketch, num_workers=1)
+    assert list(made.splits) == ["train"]
+    with pytest.raises(ValueError, match=r"train, val = \[0, 0\] must have at least 1 clip together"):
+        generate(tmp_path / "none", settings(), plans({"train": 0, "val": 0}), sketch, num_workers=1)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_clip_survives_its_shard(folder):

@@ -1,17 +1,19 @@
 """Worlds are recorded with each picture's own action, the same in any process, and every action often enough."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from data.shards import decode_sample, read_samples
-from data.worlds.__main__ import record_world
+from data.worlds.__main__ import declaration, record_world
 from data.worlds.episodes import EpisodePlan, make_episode
 from data.worlds.maze import NAMES, ROOMS, Maze, layout
 from data.worlds.policies import Policy, coverage
-from data.worlds.world import World, actions_of, make_world
+from data.worlds.world import World, actions_of, make_world, meanings_of
+from gwm.condition.spec import Control, specs_of
 
 PLAN = EpisodePlan(key="0", seed=5, num_frames=24, env="shown", size=32, policy="random", hold_s=0.1, warmup_s=1.0)
 SETTINGS: dict[str, Any] = {
@@ -92,6 +94,12 @@ def test_the_manifest_declares_the_actions(tmp_path: Path):
     assert "names: [forward, back, turn_left, turn_right]" in declared and "width: 16" in declared
 
 
+def test_numbers_of_a_box_stay_within_its_bounds():
+    """A model has seen nothing beyond, so that a caller who asks for more is refused."""
+    (spec,) = specs_of({"action": declaration(cast(World, Shown()))})
+    assert spec.controls(4) == (Control("x", -1.0, 1.0),)
+
+
 @pytest.mark.parametrize("policy", ["random", "mixed", "scripted"])
 def test_every_key_of_the_maze_is_covered(policy: str):
     world = Maze(8)
@@ -167,6 +175,17 @@ def test_numbers_become_actions_of_every_kind_of_space():
     assert actions_of(bits, None).of(bits, np.array([0.0, 1])).tolist() == [0, 1]
     with pytest.raises(ValueError, match="must be Discrete, MultiBinary or Box"):
         actions_of(space("Text"), None)
+
+
+def test_vizdooms_actions_are_called_as_their_buttons():
+    """So that the page's keys find them: an action of it is a row of a table."""
+    buttons = [SimpleNamespace(name="TURN_LEFT"), SimpleNamespace(name="MOVE_FORWARD")]
+    game, rows = SimpleNamespace(get_available_buttons=lambda: buttons), [[0, 0], [0, 1], [1, 0]]
+    keys, meanings = space("Discrete", n=3, start=0), meanings_of(SimpleNamespace(game=game, button_map=rows))
+    named = actions_of(keys, meanings)
+    assert named.names == ("move_forward", "turn_left")
+    assert [int(named.of(keys, np.array(x))) for x in ([0.0, 0], [1.0, 0], [0.0, 1])] == [0, 1, 2]
+    assert meanings_of(SimpleNamespace()) is None
 
 
 def test_any_environment_of_gymnasium_is_recorded():

@@ -1,8 +1,11 @@
 """A motion code that is moved by hand: what is shown, what becomes the past, and how it returns to the model."""
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +13,17 @@ import torch
 from torch import Tensor
 
 from gwm.autoencoders.motion.code import NAMES, SCALES, from_latents, place, to_latents
+from gwm.condition.spec import ConditionSpec
+from gwm.contract import Contract
 from gwm.dit import DiT
+from serve.acts import check_numbers
 from serve.artifact import Artifact
 from serve.engine import Engine
 from tests.gwm.autoencoders.kit import tiny_motion
 from tests.serve.conftest import randomised
 from tests.serve.test_graphs import recorded
 from tests.serve.test_motion_artifact import motion_contract, portrait
+from tests.serve.world import world_contract
 
 SIZE = 64
 Voices = tuple[np.ndarray, np.ndarray]
@@ -34,6 +41,14 @@ def begun(artifact: Artifact, voices: Voices, **options: int) -> Engine:
     engine.start(portrait(SIZE))
     engine.push(*voices)
     return engine
+
+
+def keyed() -> Contract:
+    """Of a world with two keys and a pointer."""
+    rules = world_contract()
+    names, kinds = ("forward", "left", "x", "y"), ("discrete", "discrete", "pointer", "pointer")
+    action = ConditionSpec(name="action", rate="frame", width=4 * rules.vae.temporal_stride, names=names, kinds=kinds)
+    return rules.replace(dit=dataclasses.replace(rules.dit, conditions=(action,)))
 
 
 def codes(latents: Tensor) -> Tensor:
@@ -141,6 +156,19 @@ def test_a_new_stream_is_the_models_own(artifact: Artifact, voices: Voices):
 def test_numbers_outside_of_their_limits_are_refused(artifact: Artifact, voices: Voices, numbers: dict, rule: str):
     with pytest.raises(ValueError, match=rule):
         begun(artifact, voices).act(numbers)
+
+
+@pytest.mark.parametrize("value", [0.5, 2, -1, True, math.nan, [1, 0.5]])
+def test_a_key_is_pressed_or_not(value: Any):
+    with pytest.raises(ValueError, match=re.escape("forward=")):
+        check_numbers({"forward": value}, keyed())
+    check_numbers({"forward": [0, 1, 1.0], "left": None}, keyed())
+
+
+@pytest.mark.parametrize("value", [1.01, -2, math.nan, math.inf, True])
+def test_a_pointer_stays_in_the_picture(value: Any):
+    with pytest.raises(ValueError, match=re.escape(f"y={value} must be a number in [-1, 1]")):
+        check_numbers({"x": -1, "y": value}, keyed())
 
 
 def test_a_noisy_context_cannot_be_moved_by_hand(artifact: Artifact, voices: Voices):

@@ -75,6 +75,9 @@ def test_bfloat16_is_rounded_once_and_half_the_size(trained: tuple[DiT, HaarAuto
 def test_unknown_dtype_is_an_error(run: Path):
     with pytest.raises(ValueError, match="dtype='int4' must be one of"):
         export(str(run / "dmd/weights"), str(run / "autoencoder/weights"), str(run / "out"), dtype="int4")
+    with pytest.raises(ValueError, match=r"nowhere must hold at least one \.png"):
+        export(str(run / "dmd/weights"), str(run / "autoencoder/weights"), str(run / "out"), places="nowhere")
+    assert not (run / "out").exists()
 
 
 def test_int8_is_packed_and_computes_as_what_is_unpacked(trained: tuple[DiT, HaarAutoencoder], run: Path):

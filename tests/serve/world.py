@@ -1,4 +1,4 @@
-"""A world: a model that takes no sound, follows a text, and does what it is told."""
+"""A world: a model that takes no sound, and follows a text and actions."""
 
 import dataclasses
 from pathlib import Path

@@ -5,7 +5,7 @@ from PIL import Image
 
 from gwm.media.framing import Framing
 from gwm.resolution import Resolution
-from serve.live.characters import manner_of, read_character, read_characters
+from serve.live.characters import manner_of, read_character, read_characters, read_places
 from tests.tiny import contract, declared
 
 SMALL = Framing(Resolution(16, 16))
@@ -52,8 +52,9 @@ def test_wrong_definitions_name_what_is_wrong(tmp_path: Path, text: str, name: s
 
 
 def test_a_folder_without_characters_is_an_error(tmp_path: Path):
-    with pytest.raises(ValueError, match="must hold at least one"):
-        read_characters(tmp_path, SMALL)
+    for read, kind in ((read_characters, r"\.yaml"), (read_places, r"\.png")):
+        with pytest.raises(ValueError, match=f"must hold at least one {kind}"):
+            read(tmp_path, SMALL)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

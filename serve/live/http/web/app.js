@@ -166,6 +166,7 @@ function leave(message = "") {
 function receive(event) {
   if (event.type === "state") {
     show(sounds() ? event.state : "walking");
+    if (!sounds()) keys.repeat();
     if (event.state !== "listening") fail(""); // what went wrong is over
   }
   if (event.type === "caption") caption(event.who, event.text);

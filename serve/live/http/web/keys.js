@@ -12,30 +12,34 @@ const KEYS = {
 };
 const SIDE = 24; // px of the small picture in which changes are seen
 const REST_MS = 600; // without a key, after which the picture is as still as it gets
-const PATIENCE_MS = 2000; // against a wall nothing moves
+const UNSEEN_MS = 2000; // after which a key's effect is no longer waited for: against a wall nothing moves
 const POINTER_MS = 40;
 
 let send = () => {};
-let keys = {}; // names of actions by the code of a key
+let names = []; // of actions that are pressed
+let keys = {}; // these by the code of a key
 let pointer = []; // names of x and y
 let held = new Set(); // names that are pressed
 let place = null, waiting = null; // of the pointer, until it is sent
 let times = []; // ms from key to picture, the latest
-let asked = null; // {at, picture} of a key whose effect is not seen yet
+let pending = null; // {at, picture} of a key whose effect is not seen yet
 let latest = null, noise = 1, released = 0;
+let watching = 0; // the number of the next look at a frame
 
 export function offer(actions, sender) {
   send = sender;
-  [held, times, asked, latest] = [new Set(), [], null, null];
-  const pressed = actions.filter(({ kind }) => kind === "discrete").map(({ name }) => name);
+  [held, times, pending, latest] = [new Set(), [], null, null];
+  names = actions.filter(({ kind }) => kind === "discrete").map(({ name }) => name);
   pointer = actions.filter(({ kind }) => kind === "pointer").map(({ name }) => name);
-  keys = assigned(pressed);
-  $("keys").replaceChildren(...pressed.map(button));
-  if (pressed.length + pointer.length) $("face").requestVideoFrameCallback?.(look);
+  keys = assigned();
+  $("keys").replaceChildren(...names.map(button));
+  $("face").style.touchAction = pointer.length ? "none" : ""; // a finger moves the pointer, not the page
+  $("face").cancelVideoFrameCallback?.(watching); // of the session before
+  if (names.length + pointer.length) watching = $("face").requestVideoFrameCallback?.(look);
 }
 
 // Each action has a key of its own; keys that are left over are second ones.
-function assigned(names) {
+function assigned() {
   const made = {}, digits = names.filter((name) => !KEYS[name]);
   for (const choice of [0, 1])
     for (const name of names) {
@@ -73,12 +77,17 @@ export function key(event, down) {
 function press(name, down) {
   if (held.has(name) === down) return;
   const now = performance.now();
-  if (down && !held.size && !asked && latest && now - released > REST_MS) asked = { at: now, picture: latest };
+  if (down && !held.size && !pending && latest && now - released > REST_MS) pending = { at: now, picture: latest };
   if (down) held.add(name);
   else held.delete(name);
   if (!held.size) released = now;
   $("keys").querySelector(`[name="${name}"]`)?.setAttribute("aria-pressed", down);
   send({ type: "action.set", action: { [name]: down ? 1 : 0 } });
+}
+
+// All keys as they are now, to a new connection: what the old one lost would stay pressed.
+export function repeat() {
+  if (names.length) send({ type: "action.set", action: Object.fromEntries(names.map((name) => [name, Number(held.has(name))])) });
 }
 
 export function releaseAll() {
@@ -104,11 +113,11 @@ small.canvas.width = small.canvas.height = SIDE;
 function look(now, { presentationTime }) {
   const video = $("face");
   if (!video.srcObject) return;
-  video.requestVideoFrameCallback(look);
+  watching = video.requestVideoFrameCallback(look);
   small.drawImage(video, 0, 0, SIDE, SIDE);
   const picture = small.getImageData(0, 0, SIDE, SIDE).data;
-  if (asked && distance(picture, asked.picture) > 3 * noise + 2) seen(presentationTime - asked.at);
-  else if (asked && now - asked.at > PATIENCE_MS) asked = null;
+  if (pending && distance(picture, pending.picture) > 3 * noise + 2) seen(presentationTime - pending.at);
+  else if (pending && now - pending.at > UNSEEN_MS) pending = null;
   else if (latest && !held.size && now - released > REST_MS) noise += 0.1 * (distance(picture, latest) - noise);
   latest = picture;
 }
@@ -120,7 +129,7 @@ function distance(one, other) {
 }
 
 function seen(ms) {
-  asked = null;
+  pending = null;
   times = [...times, ms].slice(-15);
   const sorted = [...times].sort((one, other) => one - other);
   $("n-action").textContent = `${Math.round(sorted[Math.floor(sorted.length / 2)])} ms`;
