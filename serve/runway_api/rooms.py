@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session as Db
 
 from serve.live.characters import Character
@@ -23,6 +23,7 @@ from serve.runway_api.call import ApiError
 from serve.runway_api.casting import NotReadyError, Role, role_of
 from serve.runway_api.documents import DocumentSearch
 from serve.runway_api.media import portrait_from
+from serve.runway_api.session_queue import QUEUE_S, SEEN, SessionQueue
 from serve.runway_api.session_tools import session_tools
 from serve.runway_api.sessions import end
 from serve.store.database import Store
@@ -32,7 +33,6 @@ from serve.store.tables import Entry, Session, now_ms
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5  # between two looks at who waits
-QUEUE_S = 180.0  # as long as Runway's own clients wait
 NO_ROOM = f"No place became free within {QUEUE_S:.0f} s."
 NOBODY = "Nobody connected before the session key expired."
 FAILURES = {BROKEN: "INTERNAL", RESTARTS: "SERVER.STOPPED"}
@@ -47,6 +47,7 @@ class Rooms:
         self.store, self.api, self.tokens, self.owner = store, api, tokens, owner
         self.wake = asyncio.Event()
         self.open: dict[str, Conversation] = {}
+        self.queue = SessionQueue(self._let_in, give_up=self._give_up, tell=self._tell, now_ms=now_ms)
         self._writes: asyncio.Queue[Callable[[Db], None]] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -66,21 +67,22 @@ class Rooms:
 
     async def _look(self) -> None:
         while True:
-            rows = await self.store.run(self._mine, writes=False)
-            live = {row.id for row in rows}
-            self.api.gauges.queued.set(sum(row.status == "NOT_READY" and row.queued for row in rows))
+            waiting, number, live = await self.store.run(self._mine, writes=False)
+            self.api.gauges.queued.set(number)
             for session_id in [each for each in self.open if each not in live]:
                 await self.open.pop(session_id).close("The session was ended.")
-            for row in rows:
-                if row.status == "NOT_READY" and not await self._let_in(row):
-                    break  # those behind it wait their turn
+            await self.queue.go_on(waiting)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), LOOK_S)
             self.wake.clear()
 
-    def _mine(self, db: Db) -> list[Session]:
-        query = select(Session).where(Session.owner == self.owner, Session.status.in_(LIVE))
-        return list(db.scalars(query.order_by(Session.created_ms)))
+    def _mine(self, db: Db) -> tuple[list[Session], int, set[str]]:
+        """The first of the queue, how many know that they wait, and which of the open sessions nobody has ended."""
+        line = (Session.owner == self.owner) & (Session.status == "NOT_READY")
+        first = select(Session).where(line).order_by(Session.created_ms).limit(SEEN)
+        number = db.scalar(select(func.count()).select_from(Session).where(line, Session.queued)) or 0
+        live = select(Session.id).where(Session.id.in_(list(self.open)), Session.status.in_(LIVE))
+        return list(db.scalars(first)), number, set(db.scalars(live))
 
     async def _let_in(self, row: Session) -> bool:
         """Open the session if it can be; False: there is no place, for nobody."""
@@ -88,11 +90,7 @@ class Rooms:
             message = f"Rooms of {row.integration} are not joined by this server."
             await self._fail(row.id, message, "INTEGRATION.UNSUPPORTED")
             return True
-        if now_ms() > row.created_ms + 1000 * QUEUE_S:
-            await self._fail(row.id, NO_ROOM, "CAPACITY")
-            return True
         if not self.api.admission.free:
-            await self._queue(row)
             return False
         try:
             characters = list(self.api.characters)
@@ -103,7 +101,6 @@ class Rooms:
         except NotReadyError:
             pass  # its turn comes again
         except FullError:
-            await self._queue(row)
             return False
         except (ApiError, ValueError) as error:
             await self._fail(row.id, str(error), "AVATAR.UNUSABLE")
@@ -163,9 +160,11 @@ class Rooms:
         seconds = session.timeouts.connect_s + session.timeouts.session_s
         return {"token": self.tokens.sign(session.id, hidden=hidden, seconds=seconds), "room_name": session.id}
 
-    async def _queue(self, row: Session) -> None:
-        if not row.queued:
-            await self.store.run(lambda db: _set_queued(db, row.id))
+    async def _tell(self) -> None:
+        await self.store.run(lambda db: set_queued(db, self.owner))
+
+    async def _give_up(self, row: Session) -> None:
+        await self._fail(row.id, NO_ROOM, "CAPACITY")
 
     async def _fail(self, session_id: str, failure: str, code: str) -> None:
         await self.store.run(lambda db: _end(db, session_id, "FAILED", failure, code))
@@ -222,9 +221,10 @@ class Record:
             self.rooms.write(lambda db: _end(db, self.id, "FAILED", NOBODY, "SESSION.EXPIRED"))
 
 
-def _set_queued(db: Db, session_id: str) -> None:
-    if session := db.get(Session, session_id):
-        session.queued = True
+def set_queued(db: Db, owner: str) -> None:
+    """Clients of all that wait at this server learn it."""
+    waiting = update(Session).where(Session.owner == owner, Session.status == "NOT_READY", Session.queued.is_(False))
+    db.execute(waiting.values(queued=True))
 
 
 def _begin(db: Db, session_id: str, began_ms: int) -> None:

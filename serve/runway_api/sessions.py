@@ -11,10 +11,10 @@ from serve.runway_api.avatars import found as found_avatar
 from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.presets import character_of
 from serve.runway_api.requests import NoQuery, PresetAvatar, SessionRequest
+from serve.runway_api.session_queue import max_waiting
 from serve.store.owners import LIVE
 from serve.store.tables import Session, now_ms
 
-MAX_WAITING = 500
 AnySession = (
     answers.WaitingSession
     | answers.ReadySession
@@ -26,8 +26,8 @@ AnySession = (
 
 def create(db: Db, call: Call, query: NoQuery, body: SessionRequest) -> Created:
     _check_key(db, call, body)
-    if _count(db, Session.status == "NOT_READY") >= MAX_WAITING:
-        raise ApiError(429, f"{MAX_WAITING} sessions wait for a place.", retry_after_s=30)
+    if _count(db, Session.status == "NOT_READY") >= (limit := max_waiting(call.places)):
+        raise ApiError(429, f"{limit} sessions wait for a place.", retry_after_s=30)
     session = Session(
         **_avatar(db, call, body),
         status="NOT_READY",

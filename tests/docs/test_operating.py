@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve.live.avatar import call_queue, engine_process
 from serve.live.gauges import EngineNumbers, Gauges
-from serve.runway_api.rooms import QUEUE_S
+from serve.runway_api.session_queue import QUEUE_S
 from serve.scheduler import POLICIES
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -33,7 +33,7 @@ class TurnedClock(asyncio.SelectorEventLoop):
     def _has_worked(self, future: asyncio.Future) -> None:
         self._working -= 1
 
-    def _select(self, timeout: float | None) -> list[tuple[SelectorKey, int]]:
+    def _select(self, timeout: float | int | None) -> list[tuple[SelectorKey, int]]:
         if timeout is None or (timeout and self._working):
             return self._wait(None)
         ready = self._wait(min(timeout, self._grace_s))
