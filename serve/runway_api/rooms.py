@@ -223,22 +223,16 @@ class Record:
             self.rooms.write(lambda db: _end(db, self.id, "FAILED", NOBODY, "SESSION.EXPIRED"))
 
 
-<<<<<<< HEAD
 def set_queued(db: Db, owner: str) -> None:
     """Clients of all that wait at this server learn it."""
     waiting = update(Session).where(Session.owner == owner, Session.status == "NOT_READY", Session.queued.is_(False))
     db.execute(waiting.values(queued=True))
-=======
+
+
 def pages_of(db: Db, row: Session) -> frozenset[str] | None:
     """Origins whose pages may connect to a session: those of its publishable key; None: any, as by a secret one."""
     key = db.get(ApiKey, row.key_id) if row.key_id else None
     return frozenset(key.origins) if key is not None and key.origins else None
-
-
-def _set_queued(db: Db, session_id: str) -> None:
-    if session := db.get(Session, session_id):
-        session.queued = True
->>>>>>> main
 
 
 def _begin(db: Db, session_id: str, began_ms: int) -> None:
