@@ -17,7 +17,7 @@ from serve.live.http.conversation import Conversation
 from serve.live.http.refusals import FullError
 from serve.live.http.session import BROKEN, OneTimeKey
 from serve.live.room.tokens import Tokens
-from serve.live.speech.tools import Call
+from serve.live.speech.tools import BackendPlace, Call
 from serve.live.speech.turns import Event
 from serve.runway_api.call import ApiError
 from serve.runway_api.casting import NotReadyError, Role, role_of
@@ -43,12 +43,14 @@ ROLES = {"user": "user", "character": "assistant"}
 class Rooms:
     """Call `wake` when the store has changed; `run` until cancelled, and then `finish`."""
 
-    def __init__(self, store: Store, api: Api, tokens: Tokens, *, owner: str) -> None:
-        self.store, self.api, self.tokens, self.owner = store, api, tokens, owner
+    def __init__(self, store: Store, api: Api, tokens: Tokens, *, owner: str, url: str | None = None) -> None:
+        """url: where clients connect; None: where they asked for the session."""
+        self.store, self.api, self.tokens, self.owner, self.url = store, api, tokens, owner, url
         self.wake = asyncio.Event()
         self.open: dict[str, Conversation] = {}
         self.queue = SessionQueue(self._let_in, give_up=self._give_up, tell=self._tell, now_ms=now_ms)
         self._writes: asyncio.Queue[Callable[[Db], None]] = asyncio.Queue()
+        self._writing: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -57,13 +59,17 @@ class Rooms:
 
     async def finish(self) -> None:
         """What has been said until the end is written too."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
         while not self._writes.empty():
             await self.store.run(self._writes.get_nowait())
 
     async def _write(self) -> None:
         """One after the other, as it happened."""
         while True:
-            await self.store.run(await self._writes.get())
+            change = await self._writes.get()
+            self._writing = asyncio.ensure_future(self.store.run(change))
+            await asyncio.shield(self._writing)  # what is taken from the queue is written, whoever is cancelled
 
     async def _look(self) -> None:
         while True:
@@ -158,9 +164,15 @@ class Rooms:
         session = self.open.get(session_id)
         return None if session is None else self._room(session, hidden=True)
 
+    def backend(self, session_id: str) -> BackendPlace | None:
+        """Where calls of an open session are answered; None where it is not open on this server."""
+        session = self.open.get(session_id)
+        return None if session is None else session.backend
+
     def _room(self, session: Conversation, *, hidden: bool) -> dict[str, str]:
         seconds = session.timeouts.connect_s + session.timeouts.session_s
-        return {"token": self.tokens.sign(session.id, hidden=hidden, seconds=seconds), "room_name": session.id}
+        room = {"token": self.tokens.sign(session.id, hidden=hidden, seconds=seconds), "room_name": session.id}
+        return room if self.url is None else room | {"url": self.url}
 
     async def _tell(self) -> None:
         await self.store.run(lambda db: set_queued(db, self.owner))

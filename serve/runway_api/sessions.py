@@ -81,7 +81,7 @@ def consume(db: Db, call: Call, query: NoQuery, body: None) -> answers.Room:
     right = session.session_key is not None and secrets.compare_digest(session.session_key, call.bearer)
     if not right or session.status != "READY" or (session.expires_ms or 0) < now_ms():
         raise ApiError(401, "The session key is wrong, was used before, or has expired. Create a new session.")
-    room = answers.Room(url=call.base_url, **session.room)
+    room = answers.Room(**{"url": call.base_url} | session.room)
     session.session_key, session.room = None, {}
     return room
 
@@ -96,7 +96,7 @@ def connect_backend(db: Db, call: Call, query: NoQuery, body: None) -> answers.R
     room = call.desk.backend_room(session.id) if session.status in ("READY", "RUNNING") else None
     if room is None:
         raise not_found("session that is READY or RUNNING on this server")
-    return answers.Room(url=call.base_url, **room)
+    return answers.Room(**{"url": call.base_url} | room)
 
 
 def found(db: Db, call: Call) -> Session:
