@@ -232,9 +232,7 @@ class ProcessFace:
         assert isinstance(before, Act)
         self._kept[Act] = Act({**(before.action or {}), **change.action})
 
-    async def step(
-        self, agent: Ahead, user: Sound, *, within_s: float = 0.0
-    ) -> UInt8[np.ndarray, "f h w 3"] | None:
+    async def step(self, agent: Ahead, user: Sound, *, within_s: float = 0.0) -> UInt8[np.ndarray, "f h w 3"] | None:
         return await self.process.call("step", self.session, agent, user, within_s=within_s)
 
     async def stop(self) -> None:

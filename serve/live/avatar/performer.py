@@ -33,9 +33,7 @@ class Face(Protocol):
         """Show the portrait and forget everything else; brings a lost engine back."""
         ...
 
-    async def step(
-        self, agent: Ahead, user: Sound, *, within_s: float = 0.0
-    ) -> UInt8[np.ndarray, "f h w 3"] | None:
+    async def step(self, agent: Ahead, user: Sound, *, within_s: float = 0.0) -> UInt8[np.ndarray, "f h w 3"] | None:
         """Frames of the next chunk, or of the one that was begun before where chunks overlap: None behind the first.
 
         agent: the character's voice from the start of that chunk to the end of its lookahead. What it says of the
