@@ -49,6 +49,7 @@ class Rooms:
         self.open: dict[str, Conversation] = {}
         self.queue = SessionQueue(self._let_in, give_up=self._give_up, tell=self._tell, now_ms=now_ms)
         self._writes: asyncio.Queue[Callable[[Db], None]] = asyncio.Queue()
+        self._writing: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -57,13 +58,17 @@ class Rooms:
 
     async def finish(self) -> None:
         """What has been said until the end is written too."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
         while not self._writes.empty():
             await self.store.run(self._writes.get_nowait())
 
     async def _write(self) -> None:
         """One after the other, as it happened."""
         while True:
-            await self.store.run(await self._writes.get())
+            change = await self._writes.get()
+            self._writing = asyncio.ensure_future(self.store.run(change))
+            await asyncio.shield(self._writing)  # what is taken from the queue is written, whoever is cancelled
 
     async def _look(self) -> None:
         while True:

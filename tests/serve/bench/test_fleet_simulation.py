@@ -41,7 +41,7 @@ def test_what_is_too_much_is_turned_away_and_no_place_stays_empty():
     places, outcome = run(2, 1.25, seconds=20_000.0)
     summary = outcome.summary(places)
     assert summary["used_share"] > 0.98
-    assert summary["gave_up_share"] == pytest.approx(1 - 1 / 1.25, abs=0.03) and not outcome.refused
+    assert summary["gave_up_share"] == pytest.approx(1 - 1 / 1.25, abs=0.05) and not outcome.refused
     assert max(outcome.waits_s) <= QUEUE_S + 1  # nobody is let in later
 
 
