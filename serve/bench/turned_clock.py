@@ -18,8 +18,8 @@ class TurnedClock(asyncio.SelectorEventLoop):
     def __init__(self, grace_s: float = 0.0) -> None:
         super().__init__()
         self._now_s, self._grace_s, self._working = 0.0, grace_s, 0
-        self._wait = self._selector.select
-        self._selector.select = self._select
+        selector = self._selector  # pyright: ignore[reportAttributeAccessIssue]
+        self._wait, selector.select = selector.select, self._select
 
     def time(self) -> float:
         return self._now_s

@@ -1,21 +1,11 @@
 """Who waits for a place: how many may, for how long, and who is next. It knows no database: simulations run it too."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any
 
 QUEUE_S = 180.0  # as long as Runway's own clients wait
 MAX_WAITING = 500  # of a small server
 SEEN = 100  # of those who wait, at a time
-
-
-class Asking(Protocol):
-    """A session that has no place yet."""
-
-    created_ms: int
-    queued: bool  # whether its client knows that it waits
-
-
-AnyAsking = TypeVar("AnyAsking", bound=Asking)
 
 
 def max_waiting(places: int) -> int:
@@ -24,14 +14,14 @@ def max_waiting(places: int) -> int:
     return max(MAX_WAITING, places)
 
 
-class SessionQueue(Generic[AnyAsking]):
+class SessionQueue:
     """`go_on` whenever a place may be free: the first who asked is the first who is let in."""
 
     def __init__(
         self,
-        let_in: Callable[[AnyAsking], Awaitable[bool]],
+        let_in: Callable[[Any], Awaitable[bool]],
         *,
-        give_up: Callable[[AnyAsking], Awaitable[None]],
+        give_up: Callable[[Any], Awaitable[None]],
         tell: Callable[[], Awaitable[None]],
         now_ms: Callable[[], int],
     ) -> None:
@@ -39,8 +29,8 @@ class SessionQueue(Generic[AnyAsking]):
         who is in the queue that they are."""
         self.let_in, self.give_up, self.tell, self.now_ms = let_in, give_up, tell, now_ms
 
-    async def go_on(self, waiting: Sequence[AnyAsking]) -> None:
-        """waiting: the first of the queue, in their order."""
+    async def go_on(self, waiting: Sequence[Any]) -> None:
+        """waiting: the first of the queue, in their order; each has `created_ms` and `queued`."""
         for position, asking in enumerate(waiting):
             if self.now_ms() > asking.created_ms + 1000 * QUEUE_S:
                 await self.give_up(asking)
