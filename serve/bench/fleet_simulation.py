@@ -194,9 +194,12 @@ class Fleet:
             work.append(self._fail_singly(failures.mean_h, failures.repair_s))
         if failures.at_s is not None:
             work.append(self._fail_together(failures))
+        limit, self.limit = self.limit, self.places  # of those who are there at the start nobody is refused
         for _ in range(min(self.places, round(demand.load * self.places))):
             self._start(self._visit(self._duration(demand)))
         tasks = [asyncio.create_task(each) for each in work]
+        await _pass(LOOK_S, tasks)
+        self.limit = limit
         await _pass(warm_up_s, tasks)
         self.outcome = Outcome()
         await _pass(seconds, tasks)

@@ -18,13 +18,13 @@ class FleetOptions:
     max_workers: int | None  # that autoscaling may add up to; None: it does not
     workers_per_node: int
     places: int  # sessions of a worker at a time, as it was measured
-    target: float  # sessions of a worker on the average, at which autoscaling adds another
-    num_cpus: float  # of a node, for each worker
-    num_gpus: float
+    target: float | int  # sessions of a worker on the average, at which autoscaling adds another
+    num_cpus: float | int  # of a node, for each worker
+    num_gpus: float | int
     worker_host: str  # where workers listen
     worker_port: int  # 0: any that is free
     worker_url: str | None  # as clients reach one; {ip} and {port} are its own; None: http://{ip}:{port}
-    drain_s: float  # that sessions have to end when their worker has to go
+    drain_s: float | int  # that sessions have to end when their worker has to go
 
     def __post_init__(self) -> None:
         for name in ("workers", "workers_per_node", "places"):

@@ -18,7 +18,11 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 os.environ.update(
-    RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0", OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT)
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_worker_niceness="0",
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+    OMP_NUM_THREADS="1",
+    PYTHONPATH=str(ROOT),
 )
 sys.path.insert(0, str(ROOT))
 

@@ -51,9 +51,7 @@ def bare(store: Store, workers: Workers) -> Gateway:
     gateway = Gateway.__new__(Gateway)
     gateway.store, gateway.owner, gateway.lease = store, "gateway", workers.hold
     gateway.places, gateway._leases, gateway._wake = {}, {}, asyncio.Event()
-    gateway.queue = SessionQueue(
-        gateway._let_in, give_up=gateway._give_up, tell=gateway._tell, now_ms=now_ms
-    )
+    gateway.queue = SessionQueue(gateway._let_in, give_up=gateway._give_up, tell=gateway._tell, now_ms=now_ms)
     return gateway
 
 
