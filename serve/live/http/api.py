@@ -28,7 +28,17 @@ log = logging.getLogger(__name__)
 WEB = Path(__file__).parent / "web"
 PAGES = {"/": "index.html"} | {
     f"/{name}": name
-    for name in ("app.js", "causes.js", "choosing.js", "controls.js", "keys.js", "page.js", "style.css", "icon.svg")
+    for name in (
+        "app.js",
+        "causes.js",
+        "choosing.js",
+        "clip.js",
+        "controls.js",
+        "keys.js",
+        "page.js",
+        "style.css",
+        "icon.svg",
+    )
 }
 SDP_BYTES = 64_000
 MODES = ("conversation", "renderer")

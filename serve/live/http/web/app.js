@@ -2,6 +2,7 @@
 
 import { chosen, listCharacters } from "./choosing.js";
 import { cause, media, userError } from "./causes.js";
+import * as clip from "./clip.js";
 import * as controls from "./controls.js";
 import * as keys from "./keys.js";
 import { $, fail, request } from "./page.js";
@@ -10,6 +11,7 @@ const STATES = {
   idle: "Choose somebody to talk to",
   connecting: "Connecting",
   walking: "Walk",
+  paused: "Paused",
   listening: "Listening",
   thinking: "Thinking",
   talking: "Talking",
@@ -17,6 +19,7 @@ const STATES = {
 const RECONNECT_MS = 15000; // as long as the server keeps a place for somebody whose network was cut
 const RETRY_MS = 1000;
 const ANSWER_MS = 5000; // a request into a cut network is not answered at all
+const BACK_S = 2;
 const GATHER_MS = 1500; // a browser that finds no more ways to be reached says so late
 
 const sounds = () => $("app").dataset.sound !== "false"; // a world has no sound
@@ -79,6 +82,7 @@ async function connect() {
     stream.addTrack(track);
     element.srcObject = stream;
     element.play().catch(() => fail("Press any key to hear the character."));
+    if (!sounds()) clip.record();
   };
   connection.onconnectionstatechange = () => {
     if (call?.connection !== connection) return;
@@ -148,6 +152,8 @@ function leave(message = "") {
   ended?.microphone?.getTracks().forEach((track) => track.stop());
   ended?.camera?.getTracks().forEach((track) => track.stop());
   if (ended) request(`/v1/sessions/${ended.id}`, { method: "DELETE", headers: { Authorization: `Bearer ${ended.key}` }, keepalive: true }).catch(() => {});
+  clip.stop();
+  $("pause").setAttribute("aria-pressed", "false");
   $("self").hidden = true;
   $("mic").setAttribute("aria-pressed", "true");
   $("camera").setAttribute("aria-pressed", "false");
@@ -165,7 +171,7 @@ function leave(message = "") {
 
 function receive(event) {
   if (event.type === "state") {
-    show(sounds() ? event.state : "walking");
+    show(sounds() ? event.state : paused() ? "paused" : "walking");
     if (!sounds()) keys.repeat();
     if (event.state !== "listening") fail(""); // what went wrong is over
   }
@@ -225,6 +231,18 @@ function toggleNumbers() {
   $("numbers-switch").setAttribute("aria-expanded", !hidden);
 }
 
+function pause(still) {
+  if (!call || sounds() || !send({ type: "stream.pause", paused: still })) return;
+  $("pause").setAttribute("aria-pressed", still);
+  show(still ? "paused" : "walking");
+}
+
+const paused = () => $("pause").getAttribute("aria-pressed") === "true";
+
+function goBack() {
+  if (call && !sounds()) controls.goBack(BACK_S);
+}
+
 function reset() {
   if (call && !sounds()) send({ type: "stream.reset" });
 }
@@ -247,8 +265,19 @@ $("mic").addEventListener("click", toggleMicrophone);
 $("camera").addEventListener("click", toggleCamera);
 $("controls-switch").addEventListener("click", controls.toggle);
 $("numbers-switch").addEventListener("click", toggleNumbers);
+$("pause").addEventListener("click", () => pause(!paused()));
+$("back").addEventListener("click", goBack);
 $("reset").addEventListener("click", reset);
-for (const kind of ["pointerdown", "pointermove"]) $("face").addEventListener(kind, keys.point);
+$("clip").addEventListener("click", () => clip.save());
+for (const kind of ["pointerdown", "pointermove"]) {
+  $("face").addEventListener(kind, (event) => {
+    keys.point(event);
+    if (!call || sounds() || !event.buttons) return;
+    if (kind === "pointerdown") $("face").setPointerCapture(event.pointerId);
+    keys.hold(event);
+  });
+}
+for (const kind of ["pointerup", "pointercancel"]) $("face").addEventListener(kind, () => keys.hold(null));
 $("face").addEventListener("resize", () => { // frames may be wide or tall
   const { videoWidth: width, videoHeight: height, parentElement: picture, style } = $("face");
   picture.style.aspectRatio = `${width} / ${height}`;
@@ -270,6 +299,9 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "n") toggleNumbers();
   else if (event.key === "c") controls.toggle();
   else if (event.key === "r") reset();
+  else if (event.key === "p") pause(!paused());
+  else if (event.key === "b") goBack();
+  else if (event.key === "k" && call && !sounds()) clip.save();
   else if (event.key === "Escape" && call) leave();
 });
 document.addEventListener("keyup", (event) => call && !sounds() && keys.key(event, false));
