@@ -307,4 +307,4 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("keyup", (event) => call && !sounds() && keys.key(event, false));
 window.addEventListener("pagehide", () => call && leave());
 setInterval(measure, 1000);
-listCharacters().catch((error) => fail(cause(error)));
+listCharacters().then(() => call || show("idle")).catch((error) => fail(cause(error)));

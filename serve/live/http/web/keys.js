@@ -149,6 +149,7 @@ function seen(ms) {
   times = [...times, ms].slice(-15);
   const sorted = [...times].sort((one, other) => one - other);
   $("n-action").textContent = `${Math.round(sorted[Math.floor(sorted.length / 2)])} ms`;
+  $("n-action").dataset.count = Number($("n-action").dataset.count ?? 0) + 1;
   $("n-action").dataset.times = times.map(Math.round).join(" ");
 }
 
