@@ -74,9 +74,7 @@ class Numbered:
 
     async def stop(self) -> None: ...
 
-    async def step(
-        self, agent: np.ndarray, user: np.ndarray, *, interrupted: bool, within_s: float = 0.0
-    ) -> np.ndarray:
+    async def step(self, agent: np.ndarray, user: np.ndarray, *, within_s: float = 0.0) -> np.ndarray:
         self.made, self.again = self.made + 1, 0
         return self._frames()
 
