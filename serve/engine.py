@@ -178,9 +178,14 @@ class Engine:
         self.prompt.set(text, chunk=None if at_s is None else applied.chunk)
         return applied
 
+    def say(self, voice: Float[np.ndarray, " t"]) -> None:
+        """Let the character say this from the next chunk on, in the place of what was pushed of its own sound and not
+        taken: silence behind it, and nothing where so much was not pushed. The other voice stays."""
+        self.timeline.say(voice)
+
     def silence(self) -> None:
-        """Let the character fall silent at once: the rest of its own sound becomes silence, the other voice stays."""
-        self.timeline.silence()
+        """Let the character fall silent at once."""
+        self.say(np.zeros(0, np.float32))
 
     def act(self, numbers: Numbers | None, *, at_s: float | None = None) -> Applied:
         """Set numbers by their names (`Contract.controls`), from the next chunk on that is taken or from the first that
@@ -210,6 +215,19 @@ class Engine:
         self.undo.rewind_decoder(chunks)
         self.timeline.rewind(chunks, keep_sound=keep_sound)
         return self.timeline.next_chunk()
+
+    def redo(self, numbers: Mapping[str, float | int], *, frame: int) -> tuple[Applied, UInt8[np.ndarray, "f h w 3"]]:
+        """Make the latest chunk again as it is when `numbers` hold from its pixel frame `frame` on: for a key that is
+        pressed while the chunk is shown. All its frames, of which the first `frame` may differ from those before.
+
+        Raises:
+            ValueError: as `act` and `rewind`, or numbers of a motion code; then nothing has changed.
+        """
+        self.undo.check(1)
+        chunk = self.timeline.num_chunks - 1
+        self.timeline.acts.set_within(numbers, chunk=chunk, frame=frame)
+        self.rewind(1)
+        return Applied(chunk, (chunk * self.contract.chunk_pixel_frames + frame) / self.contract.fps), self.step()
 
     def close(self) -> None:
         """Let the processes that follow this one go."""

@@ -17,9 +17,9 @@ from serve.acts import Applied
 from serve.artifact import load_artifact
 from serve.engine import Engine
 from serve.graphs import capture_cuda, capture_on
-from serve.live.avatar.changes import Act, Change, Rewind, SetPrompt
+from serve.live.avatar.changes import Act, Change, Redo, Rewind, SetPrompt
 from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
-from serve.live.avatar.voice_buffers import Sound
+from serve.live.avatar.voice_buffers import Ahead, Sound
 from serve.memory import slots_that_fit
 from serve.pipeline import Frames, Lanes
 from serve.tuning import choose_decode_precision, choose_threads
@@ -78,19 +78,19 @@ class Engines:
         if self.overlap:
             self.overlapped.setdefault(engine, OverlappedEngine(engine, self.lanes))
         self._driver(engine).start(portrait)
+        engine.push_silence(engine.lookahead_samples)  # by which the other's voice is heard later
         self.engines[session] = self.free.pop()
 
-    def step(self, session: str, agent: Sound, user: Sound, interrupted: bool) -> Frames | None:
+    def step(self, session: str, agent: Ahead, user: Sound) -> Frames | None:
         """As `Face.step`."""
         engine = self.engines[session]
-        if interrupted:
-            engine.silence()
         if engine.contract.takes_sound:
-            engine.push(agent, user)
-        return self._driver(engine).step() if engine.ready else None
+            engine.push(np.zeros_like(user), user)
+            engine.say(agent)
+        return self._driver(engine).step()
 
-    def change(self, session: str, change: Change) -> Applied | str:
-        """From when on it holds, or why it cannot."""
+    def change(self, session: str, change: Change) -> Applied | tuple[Applied, Frames] | str:
+        """From when on it holds, with the frames of a chunk that was made again; or why it cannot."""
         engine = self.engines[session]
         try:
             match change:
@@ -99,6 +99,10 @@ class Engines:
                     return self._driver(engine).set_prompt(text)
                 case Act(action=action):
                     return engine.act(action)
+                case Redo() if self.overlap:
+                    return "a chunk must not be made again while the next is begun: overlap is on."
+                case Redo(action=action, frame=frame):
+                    return engine.redo(action, frame=frame)
                 case Rewind(chunks=chunks):  # what is said meanwhile goes on
                     return self._driver(engine).rewind(chunks, keep_sound=False)
                 case _:
@@ -164,7 +168,7 @@ class Engines:
         times = []
         while len(times) < WARMUP_STEPS + TIMED_STEPS:
             begin = time.perf_counter()
-            if self.step("measure", silence, silence, False) is not None:
+            if self.step("measure", silence, silence) is not None:
                 times.append(1000 * (time.perf_counter() - begin))
         self.stop("measure")
         return float(np.median(times[WARMUP_STEPS:]))
