@@ -16,7 +16,7 @@ the mouth rests; where it is longer, the rest is left out, which is said. In pro
 import logging
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
@@ -43,6 +43,7 @@ from serve.dubbing.voice import MouthCodes
 
 log = logging.getLogger(__name__)
 
+Mask = Float[np.ndarray, "h w"]
 NEARLY_S = 0.1  # lengths that differ by less are not worth a word
 
 
@@ -87,18 +88,25 @@ def dub(request: DubRequest) -> None:
         raise ValueError(f"artifact={request.artifact} must be a character with motion latents, which take sound.")
     sound_s = sum(map(len, sound_blocks(request.audio, sample_rate=SOUND_RATE))) / SOUND_RATE
     with tempfile.TemporaryDirectory(prefix="gwm-dub-") as folder:
-        with open_film(request.video) as film:
-            survey = _survey(film, Path(folder))
-        people = people_of(survey)
-        chosen = request.choice.of(people, survey, request.video)
-        report(people, chosen, survey)
+        survey, people = chosen_faces(request, Path(folder))
         _compare_lengths(request, sound_s, survey.length_s)
         with open_film(request.video) as film:
-            made = _dubbed(film, survey, [people[number] for number in chosen], artifact, request)
+            bar = tqdm(film, desc="dub", total=len(survey.moments_s), unit="picture")
+            made = ((moment_s, frame) for moment_s, frame, *_ in dubbed(film, bar, people, artifact, request))
             length_s = refilm(request.out, film, made, sound_blocks(request.audio, sample_rate=SOUND_RATE))
             for note in film.damage.notes:
                 log.warning("%s: %s", request.video, note)
     log.info("%s: %.2f s, %d pictures", request.out, length_s, len(survey.moments_s))
+
+
+def chosen_faces(request: DubRequest, folder: Path) -> tuple[Survey, list[Person]]:
+    """The first pass, and those who will be dubbed; `folder` takes what is large."""
+    with open_film(request.video) as film:
+        survey = _survey(film, folder)
+    people = people_of(survey)
+    chosen = request.choice.of(people, survey, request.video)
+    report(people, chosen, survey)
+    return survey, [people[number] for number in chosen]
 
 
 def _survey(film: Film, folder: Path) -> Survey:
@@ -121,21 +129,26 @@ def _compare_lengths(request: DubRequest, sound_s: float, video_s: float) -> Non
         )
 
 
-def _dubbed(
-    film: Film, survey: Survey, people: list[Person], artifact: Artifact, request: DubRequest
-) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Pictures as they are stored, with the new mouths."""
+def dubbed(
+    film: Film,
+    pictures: Iterable[tuple[float, av.VideoFrame]],
+    people: list[Person],
+    artifact: Artifact,
+    request: DubRequest,
+) -> Iterator[tuple[float, av.VideoFrame, Mask | None]]:
+    """Pictures of a film as they are stored, with the new mouths, and what of each is drawn anew: upright, 0 elsewhere;
+    None: nothing is."""
     assert isinstance(artifact.vae, MotionAutoencoder)
     voice = sound_blocks(request.audio, sample_rate=artifact.contract.audio.sample_rate)
     codes, codec = MouthCodes(artifact, voice, seed=request.seed), container_of(request.out).picture
     scene, to_rgb = Scene(people, artifact.vae), film.rgb_reader()
-    bar = tqdm(film, desc="dub", total=len(survey.moments_s), unit="picture")
-    for number, (moment_s, stored) in enumerate(bar):
-        frame, code = writable(stored, codec), codes.at(moment_s)
+    for number, (moment_s, stored) in enumerate(pictures):
+        frame, code, mask = writable(stored, codec), codes.at(moment_s), None
         if scene.shows(number):
             before = np.ascontiguousarray(to_rgb(frame))
-            frame = redrawn(frame, before, scene.draw(number, before, code))
-        yield moment_s, frame
+            after, mask = scene.draw(number, before, code)
+            frame = redrawn(frame, before, after)
+        yield moment_s, frame, mask
 
 
 class Scene:
@@ -157,12 +170,17 @@ class Scene:
         return any(track.place(number) is not None for track, _ in self.now)
 
     @torch.no_grad()
-    def draw(self, number: int, picture: UInt8[np.ndarray, "h w 3"], code: torch.Tensor) -> UInt8[np.ndarray, "h w 3"]:
-        """The picture with all mouths."""
+    def draw(
+        self, number: int, picture: UInt8[np.ndarray, "h w 3"], code: torch.Tensor
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], Mask]:
+        """The picture with all mouths, and where they are."""
+        whole = np.zeros(picture.shape[:2], np.float32)
         for track, speaker in self.now:
             if (place := track.place(number)) is not None:
-                picture = speaker.put_into(picture, track.points(place), code, shown_share(track.yaws[place]))
-        return picture
+                points, share = track.points(place), shown_share(track.yaws[place])
+                picture = speaker.put_into(picture, points, code, share)
+                whole = np.maximum(whole, speaker.mask(points, picture.shape[:2], share))
+        return picture, whole
 
 
 @command("dub", verbatim=("video", "audio", "out", "artifact"))

@@ -7,7 +7,7 @@ codes are those of training (from rest), and its skin is the same from picture t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -136,20 +136,35 @@ class Speaker:
         share: float,
     ) -> UInt8[np.ndarray, "h w 3"]:
         """Another picture of the same face, whose landmarks are `points`, with the mouth of a code; a copy."""
-        box = box_of(points)
-        box = Box(box.x, box.y, self._size_in(points), self._size_in(points), box.angle)
-        region = region_of(box, picture.shape[:2])
-        if not (share and region.width and region.height):
+        box, region, mask = self._mask(points, picture.shape[:2], share)
+        if not mask.any():
             return picture
         speaking = _sampled(self.says(code), self._places(points, box, region))
-        mask = share * _on_region(MASK, box, region)
         out = picture.copy()
         part = out[region.slices]
         part[mask > 0] = _blended(part, speaking, mask, RING * box.width)[mask > 0]
         return out
 
-    def _size_in(self, points: Float[np.ndarray, "468 3"]) -> float:
-        return self.box.width * fitted(self.calm.points[FIXED], points[FIXED])[0]
+    def mask(
+        self, points: Float[np.ndarray, "468 3"], shape: tuple[int, int], share: float
+    ) -> Float[np.ndarray, "h w"]:
+        """How much of each px of a picture of (height, width) px is drawn anew; outside of it, nothing is."""
+        _, region, mask = self._mask(points, shape, share)
+        whole = np.zeros(shape, np.float32)
+        whole[region.slices] = mask
+        return whole
+
+    def _mask(
+        self, points: Float[np.ndarray, "468 3"], shape: tuple[int, int], share: float
+    ) -> tuple[Box, Region, Float[np.ndarray, "h w"]]:
+        """In the region; of size 0 where the face is beyond the picture's edge."""
+        box = box_of(points)
+        size = self.box.width * fitted(self.calm.points[FIXED], points[FIXED])[0]
+        box = replace(box, width=size, height=size)
+        region = region_of(box, shape)
+        if not (region.width and region.height):
+            return box, region, np.zeros((region.height, region.width), np.float32)
+        return box, region, share * _on_region(MASK, box, region)
 
     def _places(self, points: Float[np.ndarray, "468 3"], box: Box, region: Region) -> Float[np.ndarray, "h w 2"]:
         """Where the calm picture shows what each px of the region should: what a jaw moves goes with the head as a
