@@ -16,7 +16,7 @@ the mouth rests; where it is longer, the rest is left out, which is said. In pro
 import logging
 import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def dub(request: DubRequest) -> None:
         _compare_lengths(request, sound_s, survey.length_s)
         with open_film(request.video) as film:
             bar = tqdm(film, desc="dub", total=len(survey.moments_s), unit="picture")
-            made = ((moment_s, frame) for moment_s, frame, *_ in dubbed(film, bar, people, artifact, request))
+            made = ((moment_s, frame) for moment_s, frame, *_ in dubbed(film, iter(bar), people, artifact, request))
             length_s = refilm(request.out, film, made, sound_blocks(request.audio, sample_rate=SOUND_RATE))
             for note in film.damage.notes:
                 log.warning("%s: %s", request.video, note)
@@ -131,7 +131,7 @@ def _compare_lengths(request: DubRequest, sound_s: float, video_s: float) -> Non
 
 def dubbed(
     film: Film,
-    pictures: Iterable[tuple[float, av.VideoFrame]],
+    pictures: Iterator[tuple[float, av.VideoFrame]],
     people: list[Person],
     artifact: Artifact,
     request: DubRequest,
@@ -145,9 +145,9 @@ def dubbed(
     for number, (moment_s, stored) in enumerate(pictures):
         frame, code, mask = writable(stored, codec), codes.at(moment_s), None
         if scene.shows(number):
-            before = np.ascontiguousarray(to_rgb(frame))
+            before = np.ascontiguousarray(to_rgb(stored))
             after, mask = scene.draw(number, before, code)
-            frame = redrawn(frame, before, after)
+            frame = redrawn(frame, before, after, film.turn)
         yield moment_s, frame, mask
 
 

@@ -5,7 +5,7 @@ added to them as a difference, so that what is not drawn stays equal to the bit 
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -55,11 +55,16 @@ class Film:
     container: InputContainer
     stream: VideoStream
     damage: Damage = field(default_factory=Damage)
+    # Of the first picture. PyAV must not be asked for it again where FFmpeg has copied a picture: what it remembers of
+    # its side data is gone then.
+    matrix: bytes | None = None
+    turn: tuple[bool, int] = (False, 0)
 
     def __iter__(self) -> Iterator[tuple[float, av.VideoFrame]]:
         start_s = None
         for moment_s, frame in pictures(self.container, self.stream, self.damage):
-            start_s = moment_s if start_s is None else start_s
+            if start_s is None:
+                start_s, self.matrix, self.turn = moment_s, display_matrix(frame), orientation(frame)
             yield moment_s - start_s, frame
 
     @property
@@ -102,19 +107,21 @@ def open_film(path: str | Path) -> Iterator[Film]:
 
 
 def redrawn(
-    frame: av.VideoFrame, before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]
+    frame: av.VideoFrame,
+    before: UInt8[np.ndarray, "h w 3"],
+    after: UInt8[np.ndarray, "h w 3"],
+    turn: tuple[bool, int],
 ) -> av.VideoFrame:
     """The stored picture with what changed between its RGB and another one of the same size.
 
-    frame: of a format that `writable` gives. Brightness changes in pixels that differ alone, colours in all pixels that
-    share theirs with one of them.
+    frame: of a format that `writable` gives; it is not changed. turn: of the film. Brightness changes in pixels that
+    differ alone, colours in all pixels that share theirs with one of them.
     """
-    changed = (before != after).any(axis=-1)
-    if not changed.any():
+    if (before == after).all():
         return frame
-    frame.make_writable()
+    made = _copied(frame)
     difference = after.astype(np.int16) - before
-    mirrored, quarters = orientation(frame)
+    mirrored, quarters = turn
     difference = np.rot90(difference, -quarters)
     if mirrored:
         difference = difference[:, ::-1]
@@ -123,8 +130,21 @@ def redrawn(
         difference = cv2.resize(np.ascontiguousarray(difference), size, interpolation=cv2.INTER_LINEAR)
     rows, columns = (_even_range(np.flatnonzero(difference.any(axis=(2, 1 - axis)))) for axis in (0, 1))
     for plane, values in enumerate(_to_planes(difference[rows, columns].astype(np.float32), frame)):
-        _add(frame, plane, values, rows.start, columns.start)
-    return frame
+        _add(made, plane, values, rows.start, columns.start)
+    return made
+
+
+def _copied(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same planes in storage of their own: the decoder predicts other pictures from its own."""
+    made = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    for new, old in zip(made.planes, frame.planes, strict=True):
+        rows, stored = (np.frombuffer(memoryview(p), np.uint8).reshape(p.height, -1) for p in (new, old))
+        width = min(rows.shape[1], stored.shape[1])  # what is behind the picture's own bytes does not matter
+        rows[:, :width] = stored[:, :width]
+    made.pts, made.time_base = frame.pts, frame.time_base
+    made.colorspace, made.color_range = frame.colorspace, frame.color_range
+    made.color_primaries, made.color_trc = frame.color_primaries, frame.color_trc
+    return made
 
 
 def _even_range(places: np.ndarray) -> slice:
@@ -180,7 +200,7 @@ def writable(frame: av.VideoFrame, codec: str) -> av.VideoFrame:
 
 
 def refilm(
-    path: str | Path, like: Film, made: Iterable[tuple[float, av.VideoFrame]], sound: Iterable[Float[np.ndarray, " b"]]
+    path: str | Path, like: Film, made: Iterator[tuple[float, av.VideoFrame]], sound: Iterator[Float[np.ndarray, " b"]]
 ) -> float:
     """Write pictures at their moments, with sound at `SOUND_RATE`, in the container of the path's suffix; the length in
     seconds. Rate, depth, colours, shape of pixels and orientation are those of the film that they are `like`. Sound is
@@ -195,7 +215,7 @@ def refilm(
     kind = container_of(path)
     with whole_file(Path(path).absolute()) as partial:
         with av.open(str(partial), "w", format=kind.name, options=kind.options) as container:
-            writer = _Writer(container, kind.picture, kind.sound, like, iter(sound))
+            writer = _Writer(container, kind.picture, kind.sound, like, sound)
             for moment_s, frame in made:
                 writer.add(moment_s, frame)
             if writer.picture is None:
@@ -221,6 +241,7 @@ class _Writer:
         self.written = 0  # samples
         self.last_s, self.gap_s = 0.0, 1 / float(like.fps)
         self.held: av.VideoFrame | None = None
+        self.lengths = dict[int, int]()  # of pictures that are being encoded, by their times
 
     def add(self, moment_s: float, frame: av.VideoFrame) -> None:
         if self.picture is None:
@@ -241,7 +262,7 @@ class _Writer:
         """Write what is held; the length in seconds."""
         assert self.held is not None and self.picture is not None and self.sound is not None
         self._encode(self.held, self.last_s, self.gap_s)
-        self.container.mux(self.picture.encode())
+        self._mux(self.picture.encode())
         self.container.mux(self.sound.encode())
         return self.last_s + self.gap_s
 
@@ -256,9 +277,8 @@ class _Writer:
         context.color_trc, context.color_range = frame.color_trc, frame.color_range
         if self.like.stream.sample_aspect_ratio:
             context.sample_aspect_ratio = self.like.stream.sample_aspect_ratio
-        matrix = display_matrix(frame)
-        if matrix is not None:
-            stream.set_display_matrix(np.frombuffer(matrix, np.int32).tolist())
+        if self.like.matrix is not None:
+            stream.set_display_matrix(np.frombuffer(self.like.matrix, np.int32).tolist())
         sound = self.container.add_stream(self.codecs[1], rate=SOUND_RATE, layout="mono")
         assert isinstance(sound, AudioStream)
         sound.bit_rate = SOUND_BITS_PER_SECOND
@@ -268,8 +288,8 @@ class _Writer:
         assert self.picture is not None and self.sound is not None
         base = self.picture.codec_context.time_base
         frame.pts, frame.time_base = round(moment_s / base), base
-        frame.duration = max(1, round((moment_s + length_s) / base) - frame.pts)
-        self.container.mux(self.picture.encode(frame))
+        self.lengths[frame.pts] = max(1, round((moment_s + length_s) / base) - frame.pts)
+        self._mux(self.picture.encode(frame))
         until = round((moment_s + length_s) * SOUND_RATE)
         samples = self._next_samples(until - self.written)
         if not len(samples):
@@ -278,6 +298,12 @@ class _Writer:
         part.sample_rate, part.pts, part.time_base = SOUND_RATE, self.written, Fraction(1, SOUND_RATE)
         self.written += len(samples)
         self.container.mux(self.sound.encode(part))
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        for packet in packets:
+            if packet.pts is not None:  # FFmpeg's own guess of how long the last picture stays is another
+                packet.duration = self.lengths.pop(packet.pts, packet.duration)
+            self.container.mux(packet)
 
     def _next_samples(self, count: int) -> Float[np.ndarray, " t"]:
         """Silence where the sound has ended."""

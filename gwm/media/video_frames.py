@@ -165,7 +165,7 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, int]:
     if data is None:
         return False, 0
     a, b, _, c, d = np.frombuffer(data, np.int32)[:5].astype(float)
-    mirrored = a * d - b * c < 0
+    mirrored = bool(a * d - b * c < 0)
     return mirrored, round(frame.rotation / 90) + (2 if mirrored else 0)
 
 

@@ -51,7 +51,7 @@ MASK = _mouth_mask()
 
 def shown_share(yaw: float) -> float:
     """How much of the new mouth is shown: none in profile, which the autoencoder does not know."""
-    return float(_ramp(np.array(abs(yaw)), TURNED, PROFILE))
+    return float(_ramp(np.array([abs(yaw)]), TURNED, PROFILE)[0])
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,13 @@ class Region:
 
 def region_of(box: Box, picture: tuple[int, int]) -> Region:
     """Around all cells of the mask that are not 0, at any angle of the box, inside a picture of (height, width) px."""
-    rows, columns = np.nonzero(MASK)
-    corners = np.array(
-        [[x, y] for x in (columns.min() - 1, columns.max() + 1) for y in (rows.min() - 1, rows.max() + 1)]
-    )
+    rows, columns = (np.flatnonzero(MASK.any(axis=axis)).astype(float) for axis in (1, 0))
+    across, down = (columns[0] - 1, columns[-1] + 1), (rows[0] - 1, rows[-1] + 1)
+    corners = np.array([[x, y] for x in across for y in down])
     px = _applied(_grid_to_picture(box), corners - AROUND)
-    (left, top), (right, bottom) = np.floor(px.min(axis=0)).astype(int), np.ceil(px.max(axis=0)).astype(int)
-    left, top = max(left, 0), max(top, 0)
-    return Region(int(left), int(top), max(0, min(right, picture[1]) - left), max(0, min(bottom, picture[0]) - top))
+    left, top = (max(0, math.floor(side)) for side in px.min(axis=0))
+    right, bottom = (min(math.ceil(end), size) for end, size in zip(px.max(axis=0), picture[::-1], strict=True))
+    return Region(left, top, max(0, right - left), max(0, bottom - top))
 
 
 def _grid_to_picture(box: Box, cells: int = GRID) -> Float[np.ndarray, "2 3"]:
@@ -103,7 +102,7 @@ def _on_region(field: Float[np.ndarray, "n n *c"], box: Box, region: Region, *, 
     """A field over the square and `AROUND` of it, in the px of a region."""
     inverse = cv2.invertAffineTransform(_grid_to_picture(box, cells))
     matrix = inverse.copy()
-    matrix[:, 2] = _applied(inverse, np.array([region.left, region.top])) + (field.shape[0] - cells) // 2
+    matrix[:, 2] = _applied(inverse, np.array([region.left, region.top], float)) + (field.shape[0] - cells) // 2
     size, how = (region.width, region.height), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.asarray(
         cv2.warpAffine(np.ascontiguousarray(field), matrix, size, flags=how, borderMode=cv2.BORDER_REPLICATE)

@@ -1,7 +1,6 @@
 """Whose faces the tracks of a film are, and which of them are dubbed."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,21 +71,19 @@ def likeness(one: Person, other: Person) -> float:
 class Choice:
     """Which faces are dubbed: `face`, one by its number or by a point on it; or several, `faces`."""
 
-    face: int | Sequence[float] | None = None
-    faces: str | Sequence[int] | None = None
+    face: Any = None  # a number, [x, y] or [x, y, seconds]
+    faces: Any = None  # "all", or numbers
 
     def __post_init__(self) -> None:
         if self.face is not None and self.faces is not None:
             raise ValueError(f"face={self.face} and faces={self.faces} exclude each other: give one of both.")
-        one: Any = self.face
+        one, several = self.face, self.faces
         if one is not None and not _is_whole(one) and not (_are_numbers(one) and len(one) in (2, 3)):
             raise ValueError(
                 f"face={one} must be a number from 0, or a point on the face as [x, y] in px, or [x, y, seconds]."
             )
-        several: Any = self.faces
-        if several not in (None, "all") and (
-            isinstance(several, str) or not several or not all(map(_is_whole, several))
-        ):
+        named = isinstance(several, list | tuple) and several and all(map(_is_whole, several))
+        if several not in (None, "all") and not named:
             raise ValueError(f"faces={several} must be all, or a list of numbers from 0, such as faces=[0,2].")
 
     def of(self, people: list[Person], survey: Survey, name: str) -> list[int]:
@@ -102,7 +99,7 @@ class Choice:
             )
         if self.faces == "all":
             return list(range(len(people)))
-        numbers: Any = self.faces
+        numbers = self.faces
         if self.face is None or _is_whole(self.face):
             numbers = [self.face or 0] if numbers is None else numbers
             if missing := [number for number in numbers if number >= len(people)]:
@@ -114,7 +111,7 @@ class Choice:
         return [self._at_point(people, survey, name)]
 
     def _at_point(self, people: list[Person], survey: Survey, name: str) -> int:
-        x, y, *rest = self.face  # type: ignore[misc]  # a sequence, as checked
+        x, y, *rest = self.face
         picture = int(np.searchsorted(survey.moments_s, rest[0] + 1e-6) - 1) if rest else None
         best = (np.inf, 0)
         for number, person in enumerate(people):
@@ -126,7 +123,7 @@ class Choice:
                     best = min(best, (away, number))
         if best[0] > 0.7:
             raise ValueError(
-                f"face={list(self.face)} must be a point on a face: none is near ({x:g}, {y:g})"  # type: ignore[arg-type]
+                f"face={list(self.face)} must be a point on a face: none is near ({x:g}, {y:g})"
                 f"{f' at {rest[0]:g} s' if rest else ''} in {name}. The log says where faces are."
             )
         return best[1]

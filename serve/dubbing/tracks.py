@@ -23,7 +23,8 @@ STRAY, SWELL = 0.5, 1.6  # how far a face may be from where it was, in squares, 
 EMBED_EVERY = 50  # pictures of a face between two looks at whose it is: each takes 0.1 s
 WIDE_OPEN = 5.0  # radians of a turned head that are as far from rest as lips that are as far apart as a square is wide
 NUM_LANDMARKS = 468
-SMOOTH = np.exp(-0.5 * np.arange(-2, 3) ** 2)  # pictures: single landmarks shake
+WIDE = 5
+SMOOTH = np.exp(-0.5 * (np.arange(-WIDE, WIDE + 1) / 2.0) ** 2)  # pictures: single landmarks shake
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,10 @@ class Track:
     def points(self, place: int) -> Float[np.ndarray, "468 3"]:
         """Landmarks of its picture at a place of `pictures`, smoothed over its neighbours."""
         stored = np.memmap(self.path.with_suffix(".points"), np.float32, "r").reshape(-1, NUM_LANDMARKS, 3)
-        first, last = max(place - 2, 0), min(place + 3, len(self))
+        first, last = max(place - WIDE, 0), min(place + WIDE + 1, len(self))
         weights = np.array(
             [
-                SMOOTH[k - place + 2] if self.pictures[k] - self.pictures[place] == k - place else 0.0
+                SMOOTH[k - place + WIDE] if self.pictures[k] - self.pictures[place] == k - place else 0.0
                 for k in range(first, last)
             ]
         )
