@@ -1,7 +1,7 @@
 """One clip of a world from its plan: equal plans give equal bytes, in whatever process."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, NamedTuple
@@ -74,7 +74,8 @@ def make_episode(plan: EpisodePlan, world: World) -> Clip:
     for number in range(TRIES):
         seed = derive_seed(plan.seed, "try", number)
         warmup = int(np.random.default_rng(derive_seed(seed, "warmup")).uniform(0, plan.warmup_s) * FPS)
-        moments = list(islice(_moments(plan, world, seed), warmup + 1 + plan.num_frames))
+        policy = Policy(world, plan.policy, hold_s=plan.hold_s, seed=derive_seed(seed, "policy"))
+        moments = list(islice(played(world, seed, policy.next), warmup + 1 + plan.num_frames))
         if len(moments) == warmup + 1 + plan.num_frames:
             return _clip(plan, seed, moments[warmup].picture, moments[warmup + 1 :])
         longest = max(longest, len(moments) - 1 - warmup)
@@ -84,20 +85,20 @@ def make_episode(plan: EpisodePlan, world: World) -> Clip:
     )
 
 
-def _moments(plan: EpisodePlan, world: World, seed: int) -> Iterator[Moment]:
+def played(world: World, seed: int, action: Callable[[], Float[np.ndarray, " k"]]) -> Iterator[Moment]:
     """The start of an episode, and then each pixel frame after its action, up to the one in which the episode ends.
 
-    Of a world with fewer steps a second than pictures, picture and action of a step stay; of one with more, all steps
-    between two pictures take the same action.
+    action: the numbers of the next frame, asked for only where a step of the world begins. Of a world with fewer steps
+    a second than pictures, picture and action of a step stay; of one with more, all steps between two pictures take the
+    same action.
     """
     world.reset(seed=seed)
-    policy = Policy(world, plan.policy, hold_s=plan.hold_s, seed=derive_seed(seed, "policy"))
     numbers, picture, steps, over = np.zeros(len(world.names), np.float32), world.render(), 0, False
     yield Moment(picture, numbers, 0.0, _state(world))
     for frame in count(1):
         due, reward = int(frame * world.rate / FPS + 1e-6) - steps, 0.0
         if due:
-            numbers = policy.next().copy()
+            numbers = action().copy()
         for _ in range(due):
             gained, over = world.step(numbers)
             reward, steps = reward + gained, steps + 1
