@@ -67,6 +67,7 @@ class Avatar(Answer):
     reference_image_uri: str | None
     processed_image_uri: str | None
     document_ids: list[str]
+    tools: list[dict[str, Any]]
     created_at: Time
     updated_at: Time
     status: Literal["PROCESSING", "READY"]
@@ -180,6 +181,14 @@ class Room(Answer):
     url: str
     token: str
     room_name: str
+
+
+class WidgetAvatar(Answer):
+    """Whom a page's visitors may talk to."""
+
+    name: str
+    image_url: str | None  # null: the picture is still being read, or could not be
+    tools: list[str]  # names of the tools that act on the page
 
 
 class Cost(Answer):

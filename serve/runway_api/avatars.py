@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session as Db
 
@@ -9,7 +10,15 @@ from serve.runway_api import answers
 from serve.runway_api.answers import AvatarCustomVoice, AvatarPresetVoice, Listed, by_status, time_of
 from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.presets import VOICE_PRESETS
-from serve.runway_api.requests import AvatarChange, AvatarRequest, CustomVoice, NoQuery, PageQuery, VoiceChoice
+from serve.runway_api.requests import (
+    AnyTool,
+    AvatarChange,
+    AvatarRequest,
+    CustomVoice,
+    NoQuery,
+    PageQuery,
+    VoiceChoice,
+)
 from serve.store.pages import read_page
 from serve.store.tables import Avatar, AvatarDocument, Document, File, Voice, now_ms
 
@@ -22,6 +31,7 @@ def create(db: Db, call: Call, query: NoQuery, body: AvatarRequest) -> answers.A
         voice=checked_voice(db, body.voice),
         image=body.reference_image,
         crops_to_face=body.image_processing == "optimize",
+        tools=[tool.model_dump() for tool in body.tools],
         status="PROCESSING",
         links=_links(db, body.document_ids),
     )
@@ -43,6 +53,8 @@ def change(db: Db, call: Call, query: NoQuery, body: AvatarChange) -> answers.Av
         avatar.start_script = body.start_script or None
     if body.voice is not None:
         avatar.voice = checked_voice(db, body.voice)
+    if body.tools is not None:
+        avatar.tools = [tool.model_dump() for tool in body.tools]
     if body.document_ids is not None:
         avatar.links.clear()
         db.flush()  # the old ones go before the new ones come
@@ -99,6 +111,7 @@ def _shown(call: Call, avatar: Avatar, voices: dict[str, Voice]) -> answers.Avat
         "voice": _shown_voice(avatar.voice, voices),
         "reference_image_uri": call.file_url(avatar.reference_id),
         "processed_image_uri": call.file_url(avatar.processed_id),
+        "tools": [shape_of(tool) for tool in avatar.tools],
         "document_ids": [link.document_id for link in avatar.links],
         "created_at": time_of(avatar.created_ms),
         "updated_at": time_of(avatar.updated_ms),
@@ -106,6 +119,11 @@ def _shown(call: Call, avatar: Avatar, voices: dict[str, Voice]) -> answers.Avat
         "failure_reason": avatar.failure or "",
     }
     return by_status(answers.AnyAvatar, values)
+
+
+def shape_of(tool: dict[str, Any]) -> dict[str, Any]:
+    """A stored tool as clients send it."""
+    return TypeAdapter(AnyTool).validate_python(tool).model_dump(by_alias=True)
 
 
 def _shown_voice(voice: dict[str, Any], voices: dict[str, Voice]) -> AvatarPresetVoice | AvatarCustomVoice:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
 from serve.live.http.admission import Rate
+from serve.live.http.api import allow_page
 from serve.live.http.bodies import BODY_S, TooLargeError
 from serve.live.http.refusals import FullError
 from serve.runway_api.call import ApiError, issues_of
@@ -66,13 +67,6 @@ class Guard:
 def bearer(request: web.Request) -> str:
     scheme, _, text = request.headers.get("Authorization", "").partition(" ")
     return text.strip() if scheme.lower() == "bearer" else ""
-
-
-def allow_page(response: web.StreamResponse, request: web.Request) -> None:
-    """Let the page that asks read the answer: what opens a route is a key, never a cookie."""
-    if origin := request.headers.get("Origin"):
-        response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Vary"] = "Origin"
 
 
 def preflight(request: web.Request) -> web.Response:

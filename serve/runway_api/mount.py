@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Db
 
-from serve.live.http.api import Api
+from serve.live.http.api import Api, allow_page
 from serve.live.http.bodies import read_body
 from serve.live.room.door import Door
 from serve.live.room.tokens import Tokens
@@ -20,7 +20,7 @@ from serve.runway_api.background import Background
 from serve.runway_api.call import ApiError, Binary, Call, Desk, Speak, not_found
 from serve.runway_api.fetch import is_public
 from serve.runway_api.films import MakeFilm
-from serve.runway_api.guard import Guard, allow_page, bearer, preflight, refusal
+from serve.runway_api.guard import Guard, bearer, preflight, refusal
 from serve.runway_api.openapi import openapi
 from serve.runway_api.rooms import Rooms
 from serve.runway_api.routes import ROUTES, Route
@@ -97,7 +97,7 @@ class RestApi:
             return await handler(request)
         except Exception as error:  # those that are no refusal are raised again
             response = refusal(error)
-        if request.path.startswith("/v1/realtime_sessions"):
+        if request.path.startswith(("/v1/realtime_sessions", "/v1/widget/")):
             allow_page(response, request)  # a page may read why
         return response
 

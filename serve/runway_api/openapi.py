@@ -57,7 +57,8 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _parameters(route: Route):
     for name in re.findall(r"{(\w+)}", route.path):
-        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+        schema = {"type": "string", "format": "uuid"} if name == "id" else {"type": "string"}
+        yield {"name": name, "in": "path", "required": True, "schema": schema}
     if route.query is NoQuery:
         return
     schema = route.query.model_json_schema()

@@ -11,7 +11,8 @@ from serve.runway_api.presets import VOICE_PRESETS
 INLINE_CHARS, UPLOADED_CHARS, URL_CHARS = 5_242_880, 5_000, 2_048
 MODEL = "gwm1_avatars"
 VoiceModel = Literal["eleven_ttv_v3", "eleven_multilingual_ttv_v2"]
-Uuid = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$")]
+UUID = r"^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
+Uuid = Annotated[str, Field(pattern=UUID)]
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=64)]
 Described = Annotated[str, Field(min_length=1, max_length=1024)]
 
@@ -70,6 +71,40 @@ class CustomVoice(Shape):
 VoiceChoice = Annotated[PresetVoice | CustomVoice, Field(discriminator="type")]
 
 
+class ScalarItems(Shape):
+    type: Literal["string", "integer", "number", "boolean"]
+
+
+class Parameter(Shape):
+    """An argument of a tool; of an object's properties too."""
+
+    name: str = Field(min_length=1, max_length=64)
+    description: Described
+    type: Literal["string", "integer", "number", "boolean", "array", "object"]
+    required: bool = True
+    enum: list[Annotated[str, Field(max_length=64)]] | None = Field(default=None, max_length=20)
+    items: ScalarItems | None = None
+    properties: list["Parameter"] | None = Field(default=None, max_length=20)
+
+
+class ClientEvent(Shape):
+    type: Literal["client_event"]
+    name: ToolName
+    description: Described
+    parameters: list[Parameter] = Field(default_factory=list, max_length=20)
+
+
+class BackendRpc(ClientEvent):
+    type: Literal["backend_rpc"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    timeout_seconds: float = Field(default=4, ge=1, le=8)
+
+
+AnyTool = Annotated[
+    Annotated[ClientEvent, Tag("client_event")] | Annotated[BackendRpc, Tag("backend_rpc")], Discriminator("type")
+]
+MAX_TOOLS = 20
+
+
 class AvatarRequest(Shape):
     name: str = Field(min_length=1, max_length=50)
     personality: str = Field(min_length=1, max_length=10_000)
@@ -78,6 +113,7 @@ class AvatarRequest(Shape):
     start_script: str | None = Field(default=None, max_length=2_000)
     document_ids: list[Uuid] = Field(default_factory=list, max_length=50)
     image_processing: Literal["optimize", "none"] = "optimize"
+    tools: list[AnyTool] = Field(default_factory=list, max_length=MAX_TOOLS)  # of sessions that name none
 
 
 class AvatarChange(Shape):
@@ -90,6 +126,7 @@ class AvatarChange(Shape):
     start_script: str | None = Field(default=None, max_length=2_000)
     document_ids: list[Uuid] | None = Field(default=None, max_length=50)
     image_processing: Literal["optimize", "none"] | None = None
+    tools: list[AnyTool] | None = Field(default=None, max_length=MAX_TOOLS)
 
 
 class DocumentRequest(Shape):
@@ -150,34 +187,6 @@ class CustomAvatar(Shape):
 AvatarChoice = Annotated[PresetAvatar | CustomAvatar, Field(discriminator="type")]
 
 
-class ScalarItems(Shape):
-    type: Literal["string", "integer", "number", "boolean"]
-
-
-class Parameter(Shape):
-    """An argument of a tool; of an object's properties too."""
-
-    name: str = Field(min_length=1, max_length=64)
-    description: Described
-    type: Literal["string", "integer", "number", "boolean", "array", "object"]
-    required: bool = True
-    enum: list[Annotated[str, Field(max_length=64)]] | None = Field(default=None, max_length=20)
-    items: ScalarItems | None = None
-    properties: list["Parameter"] | None = Field(default=None, max_length=20)
-
-
-class ClientEvent(Shape):
-    type: Literal["client_event"]
-    name: ToolName
-    description: Described
-    parameters: list[Parameter] = Field(default_factory=list, max_length=20)
-
-
-class BackendRpc(ClientEvent):
-    type: Literal["backend_rpc"]  # pyright: ignore[reportIncompatibleVariableOverride]
-    timeout_seconds: float = Field(default=4, ge=1, le=8)
-
-
 class LiveKitRoom(Shape):
     """A room elsewhere, which the avatar joins."""
 
@@ -199,12 +208,7 @@ class SessionRequest(Shape):
     max_duration: int = Field(default=300, ge=10, le=1800)
     personality: str | None = Field(default=None, min_length=1, max_length=10_000)
     start_script: str | None = Field(default=None, min_length=1, max_length=2_000)
-    tools: list[
-        Annotated[
-            Annotated[ClientEvent, Tag("client_event")] | Annotated[BackendRpc, Tag("backend_rpc")],
-            Discriminator("type"),
-        ]
-    ] = Field(default_factory=list, max_length=20)
+    tools: list[AnyTool] = Field(default_factory=list, max_length=MAX_TOOLS)
     integration: Annotated[LiveKitRoom | ElevenLabs, Field(discriminator="type")] | None = None
     livekit: LiveKitRoom | None = None
 

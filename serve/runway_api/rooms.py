@@ -27,7 +27,7 @@ from serve.runway_api.session_tools import session_tools
 from serve.runway_api.sessions import end
 from serve.store.database import Store
 from serve.store.owners import LIVE
-from serve.store.tables import Entry, Session, now_ms
+from serve.store.tables import ApiKey, Entry, Session, now_ms
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,8 @@ class Rooms:
             role = await self.store.run(
                 lambda db: role_of(db, preset=row.preset, avatar_id=row.avatar_id, characters=characters), writes=False
             )
-            await self._open(row, await self._character(row, role))
+            pages = await self.store.run(lambda db: pages_of(db, row), writes=False)
+            await self._open(row, await self._character(row, role), pages)
         except NotReadyError:
             pass  # its turn comes again
         except FullError:
@@ -130,11 +131,12 @@ class Rooms:
             character = replace(character, personality=row.personality)
         return character if row.start_script is None else replace(character, start_script=row.start_script)
 
-    async def _open(self, row: Session, character: Character) -> None:
+    async def _open(self, row: Session, character: Character, pages: frozenset[str] | None) -> None:
         def make(live_id: str, on_end: Callable[[], None]) -> Conversation:
             session = self.api.make_conversation(live_id, character, on_end)
             assert isinstance(session, Conversation), "this API is mounted where characters talk"
             session.witness, session.evictable = Record(self, row.id, row.max_s, session), False
+            session.open_to = pages
             session.agent.offer(session_tools(row.tools, send=session.send, backend=session.backend))
             return session
 
@@ -220,6 +222,12 @@ class Record:
             self.rooms.write(lambda db: _end(db, self.id, "COMPLETED", None, None))
         else:
             self.rooms.write(lambda db: _end(db, self.id, "FAILED", NOBODY, "SESSION.EXPIRED"))
+
+
+def pages_of(db: Db, row: Session) -> frozenset[str] | None:
+    """Origins whose pages may connect to a session: those of its publishable key; None: any, as by a secret one."""
+    key = db.get(ApiKey, row.key_id) if row.key_id else None
+    return frozenset(key.origins) if key is not None and key.origins else None
 
 
 def _set_queued(db: Db, session_id: str) -> None:

@@ -17,6 +17,7 @@ from serve.runway_api import (
     uploads,
     videos,
     voices,
+    widget,
 )
 from serve.runway_api.call import Binary
 from serve.runway_api.requests import INLINE_CHARS, NoQuery, PageQuery
@@ -70,6 +71,7 @@ ROUTES = (
     Route("DELETE", "/realtime_sessions/{id}", sessions.cancel, access="page"),
     Route("POST", "/realtime_sessions/{id}/consume", sessions.consume, answers.Room, access="session"),
     Route("POST", "/realtime_sessions/{id}/connect_backend", sessions.connect_backend, answers.Room),
+    Route("GET", "/widget/{avatar}", widget.read, answers.WidgetAvatar, access="page"),
     Route("GET", "/avatar_conversations", conversations.list_all, LISTED, query=requests.ConversationQuery),
     Route("GET", "/avatar_conversations/{id}", conversations.read, CONVERSATION),
     Route("DELETE", "/avatar_conversations/{id}", conversations.remove),

@@ -1,6 +1,7 @@
 """Realtime sessions as clients see them; `rooms` does what they wait for."""
 
 import secrets
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Db
@@ -10,7 +11,7 @@ from serve.runway_api.answers import Created, by_status, time_of
 from serve.runway_api.avatars import found as found_avatar
 from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.presets import character_of
-from serve.runway_api.requests import NoQuery, PresetAvatar, SessionRequest
+from serve.runway_api.requests import AvatarChoice, NoQuery, PresetAvatar, SessionRequest
 from serve.store.owners import LIVE
 from serve.store.tables import Session, now_ms
 
@@ -25,19 +26,20 @@ AnySession = (
 
 
 def create(db: Db, call: Call, query: NoQuery, body: SessionRequest) -> Created:
-    _check_key(db, call, body)
+    max_s = _max_s(call, body)
+    _check_key(db, call, body, max_s)
     if _count(db, Session.status == "NOT_READY") >= MAX_WAITING:
         raise ApiError(429, f"{MAX_WAITING} sessions wait for a place.", retry_after_s=30)
     session = Session(
-        **_avatar(db, call, body),
+        **_avatar(db, call, body.avatar),
         status="NOT_READY",
         owner=call.desk.owner,
         key_id=call.key.id if call.key else None,
         personality=body.personality,
         start_script=body.start_script,
-        tools=[tool.model_dump() for tool in body.tools],
+        tools=_tools(db, body),
         integration=body.integration.type if body.integration else "livekit" if body.livekit else None,
-        max_s=body.max_duration,
+        max_s=max_s,
     )
     db.add(session)
     db.flush()
@@ -118,25 +120,39 @@ def duration_s(session: Session) -> int | None:
     return max(0, (session.ended_ms or now_ms()) - session.started_ms) // 1000
 
 
-def _avatar(db: Db, call: Call, body: SessionRequest) -> dict[str, str]:
-    if isinstance(body.avatar, PresetAvatar):
-        preset = body.avatar.preset_id
+def _max_s(call: Call, body: SessionRequest) -> int:
+    """As long as is asked for; without a wish, no longer than the key allows."""
+    allowed = call.key.max_session_s if call.key else None
+    asked = "max_duration" in body.model_fields_set
+    return body.max_duration if asked or allowed is None else min(body.max_duration, allowed)
+
+
+def _tools(db: Db, body: SessionRequest) -> list[dict[str, Any]]:
+    """Those that are asked for; a session that names none, not even an empty list, has its avatar's."""
+    if "tools" in body.model_fields_set or isinstance(body.avatar, PresetAvatar):
+        return [tool.model_dump() for tool in body.tools]
+    return found_avatar(db, body.avatar.avatar_id).tools
+
+
+def _avatar(db: Db, call: Call, wish: AvatarChoice) -> dict[str, str]:
+    if isinstance(wish, PresetAvatar):
+        preset = wish.preset_id
         key = character_of(preset, list(call.desk.characters))
         if key is None:
             raise ApiError(404, f"There is no preset avatar {preset}.")
         return {"preset": preset, "avatar_name": call.desk.characters[key]}
-    avatar = found_avatar(db, body.avatar.avatar_id)
+    avatar = found_avatar(db, wish.avatar_id)
     return {"avatar_id": avatar.id, "avatar_name": avatar.name}
 
 
-def _check_key(db: Db, call: Call, body: SessionRequest) -> None:
+def _check_key(db: Db, call: Call, body: SessionRequest, max_s: int) -> None:
     """What a page may ask for: an avatar as its owner made it, for as long and as often as the key allows."""
     key = call.key
     if key is None:
         return
     if key.origins and (body.personality or body.start_script or body.tools or body.integration or body.livekit):
         raise ApiError(403, "With a publishable key an avatar is used as it is. Use a secret key on a server.")
-    if key.max_session_s is not None and body.max_duration > key.max_session_s:
+    if key.max_session_s is not None and max_s > key.max_session_s:
         raise ApiError(403, f"maxDuration must be at most {key.max_session_s} with this key.")
     live = Session.status.in_(LIVE) & (Session.key_id == key.id)
     if key.max_sessions is not None and _count(db, live) >= key.max_sessions:

@@ -101,6 +101,7 @@ class Avatar(Work):
     voice: Mapped[dict[str, Any]]  # as the request has it
     image: Mapped[str] = mapped_column(Text)  # where the picture comes from; empty once it is read
     crops_to_face: Mapped[bool]
+    tools: Mapped[list[dict[str, Any]]] = mapped_column(default=list)  # of its sessions that name none; as requested
     reference_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     processed_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     updated_ms: Mapped[int] = mapped_column(BigInteger, default=now_ms)

@@ -27,8 +27,13 @@ log = logging.getLogger(__name__)
 
 WEB = Path(__file__).parent / "web"
 PAGES = {"/": "index.html"} | {
-    f"/{name}": name
-    for name in ("app.js", "causes.js", "choosing.js", "controls.js", "keys.js", "page.js", "style.css", "icon.svg")
+    f"/{path.relative_to(WEB).as_posix()}": path.relative_to(WEB).as_posix()
+    for path in sorted(WEB.rglob("*"))
+    if path.suffix in (".js", ".css", ".svg")
+}
+# The widget's script, and what it loads: for pages of any site. What they open is opened by a key.
+SHARED = {"/widget.js", "/call.js", "/captions.js", "/causes.js", "/dom.js", "/server.js"} | {
+    path for path in PAGES if path.startswith("/widget/")
 }
 SDP_BYTES = 64_000
 MODES = ("conversation", "renderer")
@@ -42,6 +47,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
+FOR_ANY_PAGE = {"Cross-Origin-Resource-Policy": "cross-origin"}
 # From an id, a character, and what to call at the end.
 MakeConversation = Callable[[str, Character, Callable[[], None]], PageSession]
 MakeRenderer = Callable[[str, Character, Callable[[], None]], Renderer]
@@ -107,20 +113,22 @@ class Api:
                 web.post("/v1/images", self.upload),
                 web.get("/v1/images/{key}", self.uploaded_image),
                 web.post("/v1/sessions", self.open_session),
-                web.post("/v1/sessions/{id}/offer", self.connect),
                 web.get("/v1/sessions/{id}/renderer", self.render),
-                web.delete("/v1/sessions/{id}", self.end_session),
                 web.get("/health", self.health),
                 web.get("/ready", self.ready),
                 web.get("/metrics", self.metrics),
             ]
         )
+        # Opened by a session's key alone, never by a cookie: pages of other sites may ask too.
+        keyed = [web.post("/v1/sessions/{id}/offer", self.connect), web.delete("/v1/sessions/{id}", self.end_session)]
+        self._by_session_key = {route.resource for route in self.app.router.add_routes(keyed)}
 
     async def _close(self, app: web.Application) -> None:
         self.uploads.close()
 
     async def page(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(WEB / PAGES[request.path])
+        headers = FOR_ANY_PAGE | {"Access-Control-Allow-Origin": "*"} if request.path in SHARED else None
+        return web.FileResponse(WEB / PAGES[request.path], headers=headers)
 
     async def list_characters(self, request: web.Request) -> web.Response:
         entries = [
@@ -130,7 +138,9 @@ class Api:
         return web.json_response({"characters": entries, "sound": self.controls.sound})
 
     async def character_image(self, request: web.Request) -> web.Response:
-        return _png(self._character(request.match_info["key"]).picture)
+        response = _png(self._character(request.match_info["key"]).picture)
+        response.headers.update(FOR_ANY_PAGE)  # a widget shows whom one may talk to
+        return response
 
     async def upload(self, request: web.Request) -> web.Response:
         self.rate.check(self.visitor(request))
@@ -228,6 +238,8 @@ class Api:
         except web.HTTPException as error:
             response = _error(error.status, error.reason)
         if not response.prepared:  # a websocket has ended by now
+            if request.match_info.route.resource in self._by_session_key:
+                allow_page(response, request)
             for name, value in HEADERS.items():
                 response.headers.setdefault(name, value)
             if request.method == "POST":  # the answer holds keys
@@ -241,10 +253,22 @@ class Api:
             raise WrongKeyError(f"host {host} is not served here. Add it to hosts in the configuration.")
 
     def _check_origin(self, request: web.Request) -> None:
-        """Nor by the server's right name."""
+        """Nor by the server's right name. What a session's key opens is for pages that the session is open to."""
         origin = request.headers.get("Origin")
-        if origin and origin not in self.origins and urlsplit(origin).netloc != request.host:
-            raise WrongKeyError(f"origin {origin} is not allowed. Add it to origins in the configuration.")
+        if not origin or origin in self.origins or urlsplit(origin).netloc == request.host or request.path in SHARED:
+            return
+        if request.match_info.route.resource in self._by_session_key:
+            session = self.admission.sessions.get(request.match_info["id"])
+            if session is None or session.open_to is None or origin in session.open_to:
+                return
+        raise WrongKeyError(f"origin {origin} is not allowed. Add it to origins in the configuration.")
+
+
+def allow_page(response: web.StreamResponse, request: web.Request) -> None:
+    """Let the page that asks read the answer: what opens a route is a key, never a cookie."""
+    if origin := request.headers.get("Origin"):
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Vary"] = "Origin"
 
 
 def _png(portrait: Any) -> web.Response:

@@ -104,6 +104,8 @@ class Session(ABC):
         self.begin_s = time.monotonic()
         self.waiting = True  # for its first connection
         self.evictable = True  # while it waits, and somebody else asks for its place
+        # Origins of other sites whose pages may connect with its key; None: of any.
+        self.open_to: frozenset[str] | None = frozenset()
         self.witness: Witness | None = None
         self._deadline_s = self.begin_s + parts.timeouts.connect_s  # for a connection to open
         self._ending: asyncio.Task[None] | None = None

@@ -1,14 +1,17 @@
 """Tables are what the migrations make, survive a restart, and are shared by two processes."""
 
 import threading
+from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import select, text
+from sqlalchemy import create_engine, select, text
 
-from serve.store.database import Store
-from serve.store.tables import Document, Table
+from serve.store.database import MIGRATIONS, Store
+from serve.store.tables import Avatar, Document, Table
 
 
 def test_the_migrations_make_the_tables_that_the_code_declares(store: Store):
@@ -64,3 +67,28 @@ def test_what_cannot_be_opened_is_refused_without_its_password(url: str):
     with pytest.raises(ValueError, match="must be a database that can be opened") as refused:
         Store(url)
     assert "secret" not in str(refused.value)
+
+
+def test_avatars_of_the_first_version_have_no_tools(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/first.sqlite"
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        values = {
+            "id": "a",
+            "created_ms": 1,
+            "status": "READY",
+            "alive_ms": 1,
+            "name": "Vera",
+            "personality": "Be brief.",
+        }
+        values |= {"voice": "{}", "image": "", "crops_to_face": True, "updated_ms": 1}
+        names = ", ".join(values)
+        connection.execute(text(f"INSERT INTO avatars ({names}) VALUES (:{', :'.join(values)})"), values)
+    engine.dispose()
+    store = Store(url)
+    assert store.do(lambda db: db.get_one(Avatar, "a").tools) == []
+    store.close()

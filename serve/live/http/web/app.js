@@ -1,10 +1,13 @@
 // The page of a live character: choose, connect, talk. No request to any other host.
 
-import { chosen, listCharacters } from "./choosing.js";
+import { Call, show as play } from "./call.js";
+import { Captions } from "./captions.js";
 import { cause, media, userError } from "./causes.js";
+import { chosen, listCharacters } from "./choosing.js";
 import * as controls from "./controls.js";
 import * as keys from "./keys.js";
-import { $, fail, request } from "./page.js";
+import { $, fail } from "./page.js";
+import { request } from "./server.js";
 
 const STATES = {
   idle: "Choose somebody to talk to",
@@ -14,14 +17,11 @@ const STATES = {
   thinking: "Thinking",
   talking: "Talking",
 };
-const RECONNECT_MS = 15000; // as long as the server keeps a place for somebody whose network was cut
-const RETRY_MS = 1000;
-const ANSWER_MS = 5000; // a request into a cut network is not answered at all
-const GATHER_MS = 1500; // a browser that finds no more ways to be reached says so late
-
 const sounds = () => $("app").dataset.sound !== "false"; // a world has no sound
 
-let call = null; // {id, key, connection, channel, microphone, camera}
+const captions = new Captions($("captions"));
+let call = null;
+let camera = null;
 
 function show(state) {
   $("app").dataset.state = state;
@@ -43,7 +43,7 @@ async function start() {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(chosen()),
     });
-    call = { id: session.id, key: session.session_key, microphone, camera: null, connected: false };
+    call = new Call({ id: session.id, key: session.session_key, microphone, sound: sounds(), on: { track, message: receive, lost: () => show("connecting"), over: leave } });
     if (microphone) microphone.getAudioTracks()[0].onended = () => fail("The microphone is gone. Connect it and start again, or write.");
     $("face").poster = document.querySelector("#characters input:checked + .card img").src;
     $("choose").hidden = true;
@@ -53,7 +53,7 @@ async function start() {
     $("numbers").hidden = sounds();
     $("numbers-switch").setAttribute("aria-expanded", !sounds());
     $(sounds() ? "mic" : "reset").focus();
-    await connect();
+    await call.connect();
   } catch (error) {
     if (!call) microphone?.getTracks().forEach((track) => track.stop());
     if (!error.left) leave(cause(error));
@@ -65,93 +65,22 @@ function audioWishes() {
   return { echoCancellation: !plain, noiseSuppression: !plain, autoGainControl: !plain };
 }
 
-async function connect() {
-  const mine = call, connection = new RTCPeerConnection();
-  mine.connection = connection;
-  mine.channel = connection.createDataChannel("events");
-  mine.channel.onmessage = ({ data }) => receive(JSON.parse(data));
-  if (mine.microphone) connection.addTransceiver(mine.microphone.getAudioTracks()[0], { direction: "sendrecv" });
-  connection.addTransceiver("video", { direction: "recvonly" });
-  connection.ontrack = ({ track }) => {
-    const element = track.kind === "video" ? $("face") : $("voice");
-    const stream = element.srcObject || new MediaStream();
-    for (const old of stream.getTracks()) stream.removeTrack(old);
-    stream.addTrack(track);
-    element.srcObject = stream;
-    element.play().catch(() => fail("Press any key to hear the character."));
-  };
-  connection.onconnectionstatechange = () => {
-    if (call?.connection !== connection) return;
-    if (connection.connectionState === "connected") mine.connected = true;
-    if (!["failed", "disconnected"].includes(connection.connectionState)) return;
-    if (mine.connected) reconnect();
-    else leave("Sound and picture do not get through to the server: a firewall or another network is between. Its operator can set ice_servers.");
-  };
-  await connection.setLocalDescription(await connection.createOffer());
-  await gathered(connection);
-  const answer = await answered(mine, connection.localDescription.sdp);
-  mine.key = answer.session_key;
-  await connection.setRemoteDescription({ type: "answer", sdp: answer.sdp });
+function track(received) {
+  play(received, received.kind === "video" ? $("face") : $("voice")).catch(() => fail("Press any key to hear the character."));
 }
 
-// Whether a message could be sent.
-function send(message) {
-  if (call?.channel?.readyState !== "open") return false;
-  call.channel.send(JSON.stringify(message));
-  return true;
-}
-
-function gathered(connection) {
-  return new Promise((resolve) => {
-    const check = () => connection.iceGatheringState === "complete" && resolve();
-    connection.addEventListener("icegatheringstatechange", check);
-    setTimeout(resolve, GATHER_MS);
-    check();
-  });
-}
-
-// Asked again until it is answered: to the same offer the server gives the same answer.
-async function answered(mine, sdp) {
-  const end = Date.now() + RECONNECT_MS;
-  for (;;) {
-    try {
-      return await request(`/v1/sessions/${mine.id}/offer`, {
-        method: "POST",
-        headers: { "Content-Type": "application/json", Authorization: `Bearer ${mine.key}` },
-        body: JSON.stringify({ sdp }),
-        signal: AbortSignal.timeout(ANSWER_MS),
-      });
-    } catch (error) {
-      if (call !== mine) throw userError("", { left: true });
-      if (error.refused || Date.now() > end) throw error;
-    }
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-  }
-}
-
-// The server's end knows no ICE restart, so a new connection takes the old one's place; the conversation stays.
-async function reconnect() {
-  const lost = call;
-  show("connecting");
-  lost.connection.close();
-  try {
-    await connect();
-  } catch (error) {
-    if (call === lost) leave(`The connection was lost. ${cause(error)}`);
-  }
-}
+const send = (message) => Boolean(call?.send(message));
 
 function leave(message = "") {
   const ended = call;
   call = null;
-  ended?.connection?.close();
-  ended?.microphone?.getTracks().forEach((track) => track.stop());
-  ended?.camera?.getTracks().forEach((track) => track.stop());
-  if (ended) request(`/v1/sessions/${ended.id}`, { method: "DELETE", headers: { Authorization: `Bearer ${ended.key}` }, keepalive: true }).catch(() => {});
+  ended?.end();
+  camera?.getTracks().forEach((track) => track.stop());
+  camera = null;
   $("self").hidden = true;
   $("mic").setAttribute("aria-pressed", "true");
   $("camera").setAttribute("aria-pressed", "false");
-  $("captions").replaceChildren();
+  captions.clear();
   $("stage").hidden = $("numbers-switch").hidden = true;
   $("face").srcObject = $("voice").srcObject = null;
   $("choose").hidden = false;
@@ -169,28 +98,13 @@ function receive(event) {
     if (!sounds()) keys.repeat();
     if (event.state !== "listening") fail(""); // what went wrong is over
   }
-  if (event.type === "caption") caption(event.who, event.text);
-  else if (event.type === "interrupted") speaking?.classList.add("cut");
+  if (event.type === "caption") captions.add(event.who, event.text);
+  else if (event.type === "interrupted") captions.cut();
   else if (event.type === "latency") $("n-answer").textContent = `${(event.total_ms / 1000).toFixed(2)} s`;
   else if (event.type === "receipt") controls.receipt(event);
   else if (event.type === "numbers") $("n-lead").textContent = `${event.lead_ms} ms`;
   else if (event.type === "error" || event.type === "notice") fail(event.message);
   else if (event.type === "ended") leave(event.message);
-}
-
-let speaking = null; // the caption that grows word by word
-
-function caption(who, text) {
-  const list = $("captions");
-  const open = who === "character" && speaking && speaking === list.lastElementChild && !speaking.classList.contains("cut");
-  if (open) speaking.textContent += ` ${text}`;
-  else {
-    const line = Object.assign(document.createElement("li"), { className: who, textContent: text });
-    list.append(line);
-    if (who === "character") speaking = line;
-    while (list.children.length > 60) list.firstElementChild.remove();
-  }
-  list.scrollTop = list.scrollHeight;
 }
 
 // ---- switches and numbers ----
@@ -204,19 +118,19 @@ function toggleMicrophone() {
 
 async function toggleCamera() {
   if (!call || !sounds()) return;
-  if (call.camera) {
-    call.camera.getTracks().forEach((track) => track.stop());
-    call.camera = null;
+  if (camera) {
+    camera.getTracks().forEach((track) => track.stop());
+    camera = null;
   } else {
     try {
-      call.camera = await media("camera", { video: { width: 320 } });
+      camera = await media("camera", { video: { width: 320 } });
     } catch (error) {
       return fail(cause(error));
     }
-    $("self").srcObject = call.camera;
+    $("self").srcObject = camera;
   }
-  $("self").hidden = !call.camera;
-  $("camera").setAttribute("aria-pressed", Boolean(call.camera));
+  $("self").hidden = !camera;
+  $("camera").setAttribute("aria-pressed", Boolean(camera));
 }
 
 function toggleNumbers() {
@@ -258,7 +172,7 @@ $("write").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("words").value.trim();
   if (!text || !send({ type: "text", text })) return;
-  caption("user", text);
+  captions.add("user", text);
   $("words").value = "";
 });
 document.addEventListener("keydown", (event) => {

@@ -1,7 +1,8 @@
 // Whom to talk to: one of the server's characters, or a picture of one's own.
 
 import { cause } from "./causes.js";
-import { $, fail, request } from "./page.js";
+import { $, fail } from "./page.js";
+import { request } from "./server.js";
 
 let choice = { character: null, image: null };
 

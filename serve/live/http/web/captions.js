@@ -1,0 +1,32 @@
+// What was said, as lines of a list: text, never markup.
+
+const LINES = 60;
+
+export class Captions {
+  #open = null; // the character's line that grows piece by piece
+
+  constructor(list) {
+    this.list = list;
+  }
+
+  add(who, text) {
+    const grows = who === "character" && this.#open && this.#open === this.list.lastElementChild && !this.#open.classList.contains("cut");
+    if (grows) this.#open.textContent += ` ${text}`;
+    else {
+      const line = Object.assign(document.createElement("li"), { className: who, textContent: text });
+      this.list.append(line);
+      if (who === "character") this.#open = line;
+      while (this.list.children.length > LINES) this.list.firstElementChild.remove();
+    }
+    this.list.scrollTop = this.list.scrollHeight;
+  }
+
+  // The character was interrupted in its last line.
+  cut() {
+    this.#open?.classList.add("cut");
+  }
+
+  clear() {
+    this.list.replaceChildren();
+  }
+}
