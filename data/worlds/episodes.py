@@ -1,6 +1,7 @@
 """One clip of a world from its plan: equal plans give equal bytes, in whatever process."""
 
 import functools
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -15,6 +16,7 @@ from data.worlds.policies import Policy
 from data.worlds.world import World, make_world
 from gwm.clock import FPS
 
+LONGEST = 600 * FPS  # pixel frames of an episode whose end is waited for
 TRIES = 20  # episodes that may end too early before a clip is given up
 
 
@@ -30,6 +32,7 @@ class EpisodePlan:
     policy: str
     hold_s: float
     warmup_s: float  # before the clip begins, at most
+    ends: float = 0.0  # chance that the clip is an episode's last frames, and not from its beginning
 
     @property
     def identity_name(self) -> str:
@@ -61,6 +64,7 @@ class Moment(NamedTuple):
     picture: UInt8[np.ndarray, "h w 3"]
     numbers: Float[np.ndarray, " k"]
     reward: float  # since the frame before
+    ended: bool  # the episode ends in it
     state: Float[np.ndarray, " s"]  # what the world knows of itself; empty where it does not tell
 
 
@@ -75,7 +79,11 @@ def make_episode(plan: EpisodePlan, world: World) -> Clip:
         seed = derive_seed(plan.seed, "try", number)
         warmup = int(np.random.default_rng(derive_seed(seed, "warmup")).uniform(0, plan.warmup_s) * FPS)
         policy = Policy(world, plan.policy, hold_s=plan.hold_s, seed=derive_seed(seed, "policy"))
-        moments = list(islice(played(world, seed, policy.next), warmup + 1 + plan.num_frames))
+        moments = played(world, seed, policy.next)
+        if np.random.default_rng(derive_seed(seed, "ends")).random() < plan.ends:
+            moments = list(deque(islice(moments, LONGEST), maxlen=plan.num_frames + 1))
+            warmup = 0 if moments[-1].ended else len(moments)  # one that goes on for ever is another try
+        moments = list(islice(moments, warmup + 1 + plan.num_frames))
         if len(moments) == warmup + 1 + plan.num_frames:
             return _clip(plan, seed, moments[warmup].picture, moments[warmup + 1 :])
         longest = max(longest, len(moments) - 1 - warmup)
@@ -94,7 +102,7 @@ def played(world: World, seed: int, action: Callable[[], Float[np.ndarray, " k"]
     """
     world.reset(seed=seed)
     numbers, picture, steps, over = np.zeros(len(world.names), np.float32), world.render(), 0, False
-    yield Moment(picture, numbers, 0.0, _state(world))
+    yield Moment(picture, numbers, 0.0, False, _state(world))
     for frame in count(1):
         due, reward = int(frame * world.rate / FPS + 1e-6) - steps, 0.0
         if due:
@@ -105,7 +113,7 @@ def played(world: World, seed: int, action: Callable[[], Float[np.ndarray, " k"]
             if over:
                 break
         picture = world.render() if due else picture
-        yield Moment(picture, numbers, reward, _state(world))
+        yield Moment(picture, numbers, reward, over, _state(world))
         if over:
             return
 
@@ -118,6 +126,7 @@ def _clip(plan: EpisodePlan, seed: int, before: UInt8[np.ndarray, "h w 3"], mome
     signals = {
         "action": np.stack([moment.numbers for moment in moments]),
         "reward": np.array([[moment.reward] for moment in moments], np.float32),
+        "ended": np.array([[moment.ended] for moment in moments], np.float32),
     }
     if len(moments[0].state):
         signals["state"] = np.stack([moment.state for moment in moments])
