@@ -178,9 +178,14 @@ class Engine:
         self.prompt.set(text, chunk=None if at_s is None else applied.chunk)
         return applied
 
+    def say(self, voice: Float[np.ndarray, " t"]) -> None:
+        """Let the character say this from the next chunk on, in the place of what was pushed of its own sound and not
+        taken: silence behind it, and nothing where so much was not pushed. The other voice stays."""
+        self.timeline.say(voice)
+
     def silence(self) -> None:
-        """Let the character fall silent at once: the rest of its own sound becomes silence, the other voice stays."""
-        self.timeline.silence()
+        """Let the character fall silent at once."""
+        self.say(np.zeros(0, np.float32))
 
     def act(self, numbers: Numbers | None, *, at_s: float | None = None) -> Applied:
         """Set numbers by their names (`Contract.controls`), from the next chunk on that is taken or from the first that

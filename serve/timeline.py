@@ -88,9 +88,12 @@ class Timeline:
             return False
         return not self.contract.takes_sound or self.waiting_samples >= self.chunk_samples + self.lookahead_samples
 
-    def silence(self) -> None:
-        """The rest of the character's own sound becomes silence, the other voice's stays."""
-        self.samples[0, self.past_samples :] = 0
+    def say(self, voice: Float[np.ndarray, " t"]) -> None:
+        """In the place of the character's own sound that waits, this and silence behind it; the other voice stays."""
+        waiting = self.samples[0, self.past_samples :]
+        voice = voice[: len(waiting)]
+        waiting[: len(voice)] = torch.from_numpy(voice)
+        waiting[len(voice) :] = 0
 
     def finish(self, num_frames: int | None = None) -> None:
         """End the stream with the chunk of its last pixel frame, by default the frame in which the pushed sound ends.

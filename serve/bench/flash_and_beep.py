@@ -25,7 +25,7 @@ from serve.bench.browser import open_browser, open_page, start_talking
 from serve.bench.live_numbers import SETTLE_S, drift, paired
 from serve.live.avatar.changes import Change, ChangeRefusedError, SessionControls
 from serve.live.avatar.performer import StreamTiming
-from serve.live.avatar.voice_buffers import Sound
+from serve.live.avatar.voice_buffers import Ahead, Sound
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
@@ -52,9 +52,7 @@ class FlashFace:
 
     async def start(self) -> None: ...
 
-    async def step(
-        self, agent: Sound, user: Sound, *, interrupted: bool, within_s: float = 0.0
-    ) -> UInt8[np.ndarray, "f h w 3"]:
+    async def step(self, agent: Ahead, user: Sound, *, within_s: float = 0.0) -> UInt8[np.ndarray, "f h w 3"]:
         loud = np.abs(agent.reshape(-1, FRAME)).max(axis=1) > 0.1
         return np.broadcast_to(np.where(loud, 255, 0).astype(np.uint8)[:, None, None, None], (len(loud), SIDE, SIDE, 3))
 

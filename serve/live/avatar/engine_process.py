@@ -21,7 +21,7 @@ from serve.live.avatar.engines import EngineOptions, Portrait, serve_engines
 from serve.live.avatar.overlap import Measured
 from serve.live.avatar.performer import FaceLostError
 from serve.live.avatar.text_process import TextProcess
-from serve.live.avatar.voice_buffers import Sound
+from serve.live.avatar.voice_buffers import Ahead, Sound
 from serve.scheduler import Policy, least_slack
 
 log = logging.getLogger(__name__)
@@ -232,10 +232,8 @@ class ProcessFace:
         assert isinstance(before, Act)
         self._kept[Act] = Act({**(before.action or {}), **change.action})
 
-    async def step(
-        self, agent: Sound, user: Sound, *, interrupted: bool, within_s: float = 0.0
-    ) -> UInt8[np.ndarray, "f h w 3"] | None:
-        return await self.process.call("step", self.session, agent, user, interrupted, within_s=within_s)
+    async def step(self, agent: Ahead, user: Sound, *, within_s: float = 0.0) -> UInt8[np.ndarray, "f h w 3"] | None:
+        return await self.process.call("step", self.session, agent, user, within_s=within_s)
 
     async def stop(self) -> None:
         try:

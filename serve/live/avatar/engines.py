@@ -19,7 +19,7 @@ from serve.engine import Engine
 from serve.graphs import capture_cuda, capture_on
 from serve.live.avatar.changes import Act, Change, Rewind, SetPrompt
 from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
-from serve.live.avatar.voice_buffers import Sound
+from serve.live.avatar.voice_buffers import Ahead, Sound
 from serve.memory import slots_that_fit
 from serve.pipeline import Frames, Lanes
 from serve.tuning import choose_decode_precision, choose_threads
@@ -78,16 +78,16 @@ class Engines:
         if self.overlap:
             self.overlapped.setdefault(engine, OverlappedEngine(engine, self.lanes))
         self._driver(engine).start(portrait)
+        engine.push_silence(engine.lookahead_samples)  # by which the other's voice is heard later
         self.engines[session] = self.free.pop()
 
-    def step(self, session: str, agent: Sound, user: Sound, interrupted: bool) -> Frames | None:
+    def step(self, session: str, agent: Ahead, user: Sound) -> Frames | None:
         """As `Face.step`."""
         engine = self.engines[session]
-        if interrupted:
-            engine.silence()
         if engine.contract.takes_sound:
-            engine.push(agent, user)
-        return self._driver(engine).step() if engine.ready else None
+            engine.push(np.zeros_like(user), user)
+            engine.say(agent)
+        return self._driver(engine).step()
 
     def change(self, session: str, change: Change) -> Applied | str:
         """From when on it holds, or why it cannot."""
@@ -164,7 +164,7 @@ class Engines:
         times = []
         while len(times) < WARMUP_STEPS + TIMED_STEPS:
             begin = time.perf_counter()
-            if self.step("measure", silence, silence, False) is not None:
+            if self.step("measure", silence, silence) is not None:
                 times.append(1000 * (time.perf_counter() - begin))
         self.stop("measure")
         return float(np.median(times[WARMUP_STEPS:]))

@@ -14,7 +14,7 @@ from gwm.media.sound import to_pcm
 from serve.acts import Applied
 from serve.live.avatar.changes import Change
 from serve.live.avatar.playout import Chunk, Cue, Playout, nothing
-from serve.live.avatar.voice_buffers import MicBuffer, Sound, SpeechQueue
+from serve.live.avatar.voice_buffers import Ahead, MicBuffer, Sound, SpeechQueue
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +33,13 @@ class Face(Protocol):
         """Show the portrait and forget everything else; brings a lost engine back."""
         ...
 
-    async def step(
-        self, agent: Sound, user: Sound, *, interrupted: bool, within_s: float = 0.0
-    ) -> UInt8[np.ndarray, "f h w 3"] | None:
-        """Push a chunk of both voices; frames of the chunk that became ready, None while the lookahead fills.
+    async def step(self, agent: Ahead, user: Sound, *, within_s: float = 0.0) -> UInt8[np.ndarray, "f h w 3"] | None:
+        """Frames of the next chunk, or of the one that was begun before where chunks overlap: None behind the first.
 
-        interrupted: first silence what was pushed of the agent's voice and is not shown yet.
+        agent: the character's voice from the start of that chunk to the end of its lookahead. What it says of the
+            lookahead may be changed by the next step: it is as much as is known.
+        user: a chunk of the other's voice. The model hears it later by the lookahead, as nobody knows what will be
+            said.
         within_s: when the player runs dry, if the frames are not there.
 
         Raises:
@@ -63,7 +64,7 @@ class StreamTiming:
     """Samples of a chunk and of its lookahead, and how far the engine may be ahead of what is heard (the lead)."""
 
     chunk_samples: int
-    lookahead_samples: int
+    lookahead_samples: int  # of the character's voice, which is known before it is heard: nobody waits for it
     frame_samples: int
     sample_rate: int
     lead_samples: int
@@ -77,31 +78,20 @@ class StreamTiming:
             )
 
     @property
-    def lookahead_chunks(self) -> int:
-        """Chunks that must be known after the one that is made."""
-        return -(-self.lookahead_samples // self.chunk_samples)
-
-    @property
-    def delay_chunks(self) -> int:
-        """Chunks that are pushed after a chunk and before its frames come."""
-        return self.lookahead_chunks + self.in_flight_chunks
-
-    @property
     def delay_ms(self) -> float:
-        """From when speech is pushed to when it is heard and seen, at most."""
-        return 1000 * (self.delay_chunks * self.chunk_samples + self.lead_samples) / self.sample_rate
+        """From when speech is taken to when it is heard and seen, at most."""
+        return 1000 * (self.in_flight_chunks * self.chunk_samples + self.lead_samples) / self.sample_rate
 
 
 @dataclass(slots=True)
-class Pushed:
-    """A chunk of sound in the engine, whose frames have not come yet."""
+class Begun:
+    """A chunk of the character's voice whose frames have not come yet."""
 
-    agent: Sound
-    user: Sound
+    voice: Sound
     cues: list[Cue] = field(default_factory=list)
 
     def silence(self) -> None:
-        self.agent = np.zeros_like(self.agent)
+        self.voice = np.zeros_like(self.voice)
         self.cues.clear()
 
 
@@ -125,8 +115,7 @@ class Performer:
         self.playout = Playout(frame_samples=timing.frame_samples, limit_samples=timing.lead_samples)
         self.speech_queue, self.mic_buffer = SpeechQueue(), MicBuffer(limit_samples=2 * timing.chunk_samples)
         self.generation = self.losses = 0
-        self._pushed: deque[Pushed] = deque()
-        self._interrupted = False
+        self._begun: deque[Begun] = deque()
         self._revival: asyncio.Task[None] | None = None
 
     def say(self, voice: Sound, *, generation: int) -> None:
@@ -156,9 +145,8 @@ class Performer:
         self.generation += 1
         self.speech_queue.clear()
         self.playout.fade_out(on_silent)
-        for pushed in self._pushed:
-            pushed.silence()
-        self._interrupted = True
+        for begun in self._begun:
+            begun.silence()
 
     async def run(self) -> None:
         try:
@@ -171,28 +159,28 @@ class Performer:
                 self._revival.cancel()
 
     async def _perform(self) -> None:
-        voice, cues = self.speech_queue.take(self.timing.chunk_samples)
-        self._pushed.append(Pushed(voice, self.mic_buffer.take(self.timing.chunk_samples), cues))
-        frames = await self._frames(self._pushed[-1])
-        if len(self._pushed) > self.timing.delay_chunks:
-            shown = self._pushed.popleft()
-            sound = to_pcm(shown.agent)
+        timing = self.timing
+        voice, cues = self.speech_queue.take(timing.chunk_samples)
+        self._begun.append(Begun(voice, cues))
+        ahead = self.speech_queue.peek(timing.lookahead_samples)
+        frames = await self._frames(np.concatenate([voice, ahead]), self.mic_buffer.take(timing.chunk_samples))
+        if len(self._begun) > timing.in_flight_chunks:
+            shown = self._begun.popleft()
             self.on_chunk(self._outcome(frames))
-            self.playout.put(Chunk(sound, frames, shown.cues))
+            self.playout.put(Chunk(to_pcm(shown.voice), frames, shown.cues))
 
     def _outcome(self, frames: UInt8[np.ndarray, "f h w 3"] | None) -> str:
         if frames is None:
             return "no_picture"
         return "late" if self.playout.stalled else "in_time"
 
-    async def _frames(self, pushed: Pushed) -> UInt8[np.ndarray, "f h w 3"] | None:
+    async def _frames(self, agent: Ahead, user: Sound) -> UInt8[np.ndarray, "f h w 3"] | None:
         begin = asyncio.get_running_loop().time()
         try:
             if not self._there():
                 return None
-            interrupted, self._interrupted = self._interrupted, False
             within_s = self.playout.queued_samples / self.timing.sample_rate
-            frames = await self.face.step(pushed.agent, pushed.user, interrupted=interrupted, within_s=within_s)
+            frames = await self.face.step(agent, user, within_s=within_s)
         except FaceLostError as error:
             log.error("the picture is lost and the voice goes on: %s", error)
             self.losses += 1

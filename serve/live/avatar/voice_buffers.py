@@ -9,6 +9,7 @@ from jaxtyping import Float
 from serve.live.avatar.playout import Cue
 
 Sound = Float[np.ndarray, " t"]
+Ahead = Float[np.ndarray, " t_ahead"]  # of a chunk and its lookahead
 
 
 class SpeechQueue:
@@ -44,6 +45,17 @@ class SpeechQueue:
         due = [replace(cue, sample=max(cue.sample - start, 0)) for cue in self._cues if cue.sample <= end]
         self._cues = [cue for cue in self._cues if cue.sample > end]
         return voice, sorted(due, key=lambda cue: cue.sample)
+
+    def peek(self, samples: int) -> Sound:
+        """The next samples, which stay; silence behind what is known."""
+        voice, at = np.zeros(samples, np.float32), 0
+        for part in self._parts:
+            if at == samples:
+                break
+            piece = part[: samples - at]
+            voice[at : at + len(piece)] = piece
+            at += len(piece)
+        return voice
 
     def clear(self) -> None:
         """Remove everything that is queued."""

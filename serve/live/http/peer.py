@@ -100,7 +100,7 @@ class Peer:
 
     async def close(self) -> None:
         self._microphone.close()
-        await self.connection.close()
+        await close_connection(self.connection)
 
     def is_silent(self, for_s: float) -> bool:
         """Whether a microphone that was heard sends nothing any more."""
@@ -155,6 +155,19 @@ def read_message(text: object) -> dict[str, Any]:
 MAX_CANDIDATES = 64  # each is an address to which packets are sent
 REPAIR = {"rtx", "red", "ulpfec", "flexfec-03"}  # carry no picture of their own
 RECEIVING = ("sendrecv", "recvonly")
+
+
+async def close_connection(connection: RTCPeerConnection) -> None:
+    """Close it, and with it what aioice begins where a connection is closed in the moment in which it connects: to ask
+    for consent, with nobody to ask and without an end."""
+    transceivers = connection.getTransceivers()
+    transports = {each.receiver.transport.transport for each in transceivers}
+    if connection.sctp is not None:
+        transports.add(connection.sctp.transport.transport)
+    await connection.close()
+    for transport in transports:
+        if (task := transport._connection._query_consent_task) is not None:
+            task.cancel()
 
 
 def read_offer(offer: str) -> list[MediaDescription]:

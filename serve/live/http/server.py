@@ -181,8 +181,8 @@ async def started(sessions: SessionMaker, contract: Contract, lead_ms: float) ->
     timing = timing_of(contract, lead_ms, overlap=found.overlap)
     log.info("overlap %s: %s", "on" if found.overlap else "off", found.reason)
     log.info(
-        "what is said is heard and seen within %.0f ms: lead %.0f ms, and %d chunks of %.0f ms, overlap %d of them",
-        *(timing.delay_ms, lead_ms, timing.delay_chunks, contract.chunk_ms, timing.in_flight_chunks),
+        "what is said is heard and seen within %.0f ms: lead %.0f ms, and %d overlapped chunks of %.0f ms",
+        *(timing.delay_ms, lead_ms, timing.in_flight_chunks, contract.chunk_ms),
     )
     sessions.gauges.delay_ms.set(timing.delay_ms)
     sessions.gauges.watch(sessions.engines.numbers)

@@ -22,7 +22,7 @@ from aiortc.sdp import MediaDescription, candidate_from_sdp
 from google.protobuf.message import DecodeError
 from livekit.protocol import models, rtc
 
-from serve.live.http.peer import CHANNEL_BYTES, MAX_CANDIDATES, cause_of, read_offer
+from serve.live.http.peer import CHANNEL_BYTES, MAX_CANDIDATES, cause_of, close_connection, read_offer
 from serve.live.room.descriptions import CHARACTER_SID, STREAM
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ class Links:
             self._closed = True
             for connection in (self._publisher, self._subscriber):
                 if connection is not None:
-                    await connection.close()
+                    await close_connection(connection)
 
     def _connection(self, *, sends: bool) -> RTCPeerConnection:
         servers = [RTCIceServer(urls=url) for url in self.ice_servers]

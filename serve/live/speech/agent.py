@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
 from pipecat.audio.vad.silero import SileroVADAnalyzer
-from pipecat.audio.vad.vad_analyzer import VADParams
+from pipecat.audio.vad.vad_analyzer import VADParams, VADState
 from pipecat.frames.frames import InputAudioRawFrame, InterruptionFrame, LLMMessagesAppendFrame, TTSSpeakFrame
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
@@ -25,9 +25,11 @@ from pipecat.workers.runner import WorkerRunner
 
 from serve.live.avatar.avatar import Avatar
 from serve.live.avatar.performer import Performer
+from serve.live.avatar.playout import nothing
 from serve.live.options import at_least
 from serve.live.speech.endpoint_llm import EndpointLLM
 from serve.live.speech.recogniser import SAMPLE_RATE
+from serve.live.speech.services import LocalSTT
 from serve.live.speech.tools import Call, Tool, perform
 from serve.live.speech.turns import Event, TurnObserver
 
@@ -72,7 +74,8 @@ class Agent:
         self.llm, self.tools = services.llm, list[Tool]()
         self.on_call: Callable[[Call], None] = lambda call: None
         self.context = LLMContext([{"role": "system", "content": instruction}])
-        user, assistant = LLMContextAggregatorPair(self.context, user_params=_turn_params(turn_taking))
+        on_pause = services.stt.on_pause if isinstance(services.stt, LocalSTT) else nothing
+        user, assistant = LLMContextAggregatorPair(self.context, user_params=_turn_params(turn_taking, on_pause))
         observer = TurnObserver(on_event)
         self.avatar = Avatar(performer, on_rendered=observer.rendered, on_silent=observer.silent)
         self.received_bytes = self.dropped_bytes = 0
@@ -145,12 +148,28 @@ def _declared(tool: Tool) -> FunctionSchema:
     return FunctionSchema(tool.name, tool.description, schema.get("properties", {}), schema.get("required", []))
 
 
-def _turn_params(turn: TurnTaking) -> LLMUserAggregatorParams:
+class PauseDetector(SileroVADAnalyzer):
+    """Also calls `on_pause`, when speech has paused for half of the silence that ends it."""
+
+    def __init__(self, params: VADParams, on_pause: Callable[[], None]) -> None:
+        super().__init__(params=params)
+        self.on_pause = on_pause
+        self._pause_s = 0.0
+
+    async def analyze_audio(self, buffer: bytes) -> VADState:
+        state, before = await super().analyze_audio(buffer), self._pause_s
+        self._pause_s = before + len(buffer) / (2 * self.sample_rate) if state is VADState.STOPPING else 0.0
+        if before < self.params.stop_secs / 2 <= self._pause_s:
+            self.on_pause()
+        return state
+
+
+def _turn_params(turn: TurnTaking, on_pause: Callable[[], None]) -> LLMUserAggregatorParams:
     from pipecat.audio.turn.smart_turn.base_smart_turn import SmartTurnParams
 
     analyzer = LocalSmartTurnAnalyzerV3(params=SmartTurnParams(stop_secs=turn.max_silence_s))
     return LLMUserAggregatorParams(
-        vad_analyzer=SileroVADAnalyzer(params=VADParams(start_secs=turn.start_s, stop_secs=turn.stop_s)),
+        vad_analyzer=PauseDetector(VADParams(start_secs=turn.start_s, stop_secs=turn.stop_s), on_pause),
         user_turn_strategies=UserTurnStrategies(stop=[TurnAnalyzerUserTurnStopStrategy(turn_analyzer=analyzer)]),
     )
 

@@ -1,5 +1,6 @@
 """The parts of the conversation that run here, as pipecat services; among them replies by rules."""
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator
 
@@ -38,16 +39,32 @@ class LocalSTT(SegmentedSTTService):
         # The time-out only matters where a recogniser says nothing at all: it bounds the wait after the last word.
         super().__init__(sample_rate=SAMPLE_RATE, ttfs_p99_latency=1.0, settings=STTSettings(model=None, language=None))
         self.recogniser, self.pool = recogniser, pool
+        self._guess: tuple[bytes, asyncio.Task[str]] | None = None  # of what was said before the latest pause
 
     @property
     def wants_wav_segments(self) -> bool:
         return False
 
+    def on_pause(self) -> None:
+        """Begin to recognise what was said so far: most pauses end an utterance."""
+        audio = bytes(self._audio_buffer)
+        self._guess = audio, self.create_task(self._transcribe(audio + self._trailing_silence()))
+
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame, None]:
-        voice = from_pcm(audio)
-        text = await self.pool.run(self.recogniser.transcribe, voice)
+        guess, self._guess = self._guess, None
+        # After the latest pause of an utterance nothing is said.
+        known = guess is not None and audio.startswith(guess[0])
+        text = await (guess[1] if guess and known else self._transcribe(audio))
         if text:
             yield TranscriptionFrame(text, self._user_id, time_now_iso8601())
+
+    async def cleanup(self) -> None:
+        if self._guess:
+            await self.cancel_task(self._guess[1])
+        await super().cleanup()
+
+    async def _transcribe(self, audio: bytes) -> str:
+        return await self.pool.run(self.recogniser.transcribe, from_pcm(audio))
 
 
 class LocalTTS(TTSService):

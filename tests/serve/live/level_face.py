@@ -18,13 +18,14 @@ TIMING = StreamTiming(
 class LevelFace:
     """Draws the loudness it hears: a frame's pixels are a hundred times the agent's samples of its chunk.
 
-    Like an engine it shows a chunk when the lookahead after it is there, and the chunks that overlap are begun.
+    Like an engine it shows a chunk when those that overlap it are begun.
     """
 
     def __init__(self, timing: StreamTiming = TIMING) -> None:
         self.timing = timing
         self.waiting: list[np.ndarray] = []
         self.users: list[np.ndarray] = []
+        self.ahead: list[np.ndarray] = []  # of the agent's voice in the lookahead
         self.starts = self.stops = 0
         self.lost = False
         self.changes: list[Change] = []
@@ -35,17 +36,15 @@ class LevelFace:
         self.starts += 1
         self.waiting = []
 
-    async def step(
-        self, agent: np.ndarray, user: np.ndarray, *, interrupted: bool, within_s: float = 0.0
-    ) -> np.ndarray | None:
+    async def step(self, agent: np.ndarray, user: np.ndarray, *, within_s: float = 0.0) -> np.ndarray | None:
         await asyncio.sleep(0)
         if self.lost:
             raise FaceLostError("gone.")
-        if interrupted:
-            self.waiting = [np.zeros_like(chunk) for chunk in self.waiting]
-        self.waiting.append(agent)
+        assert len(agent) == self.timing.chunk_samples + self.timing.lookahead_samples
+        self.waiting.append(agent[: self.timing.chunk_samples])
+        self.ahead.append(agent[self.timing.chunk_samples :])
         self.users.append(user)
-        if len(self.waiting) <= self.timing.delay_chunks:
+        if len(self.waiting) <= self.timing.in_flight_chunks:
             return None
         levels = (100 * self.waiting.pop(0)[:: TIMING.frame_samples]).round().astype(np.uint8)
         return np.broadcast_to(levels[:, None, None, None], (len(levels), 16, 16, 3))

@@ -51,9 +51,7 @@ class MazeFace:
     async def start(self) -> None:
         self.maze.reset(seed=4)
 
-    async def step(
-        self, agent: np.ndarray, user: np.ndarray, *, interrupted: bool, within_s: float = 0.0
-    ) -> np.ndarray:
+    async def step(self, agent: np.ndarray, user: np.ndarray, *, within_s: float = 0.0) -> np.ndarray:
         self._kept.append((self.maze.place.copy(), self.maze.angle))
         pressed, pictures = np.array([self.numbers[name] for name in NAMES], float), []
         for _ in range(4):

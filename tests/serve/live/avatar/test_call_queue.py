@@ -26,7 +26,7 @@ class QueuedFace:
     async def start(self) -> None:
         await self.queue.call(self.session, "start", self.session)
 
-    async def step(self, agent: Any, user: Any, *, interrupted: bool, within_s: float = 0.0) -> np.ndarray:
+    async def step(self, agent: Any, user: Any, *, within_s: float = 0.0) -> np.ndarray:
         return await self.queue.call(self.session, "step", self.session, within_s=within_s)
 
     async def stop(self) -> None: ...

@@ -12,14 +12,12 @@ import pytest
 
 from serve.acts import Applied
 from serve.artifact import Artifact
-from serve.engine import Engine
 from serve.live.avatar import engine_process
 from serve.live.avatar.changes import Act, ChangeRefusedError, SetPrompt
 from serve.live.avatar.engine_process import EngineProcess, ProcessFace
 from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.performer import FaceLostError
-
-CHUNK = 4_000
+from tests.serve.live.avatar.live_sound import chunks, played
 
 
 @pytest.fixture(autouse=True)
@@ -34,18 +32,13 @@ def contract_of_one(contract):
         pytest.skip("one size suffices: a process takes seconds to start")
 
 
-def chunks(voices) -> list[tuple[np.ndarray, np.ndarray]]:
-    agent, user = (voice[: len(voice) // CHUNK * CHUNK].reshape(-1, CHUNK) for voice in voices)
-    return list(zip(agent, user))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("overlap", ["off", "on"])
 def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
     contract_of_one: None, folder: Path, artifact: Artifact, portrait: np.ndarray, voices, overlap: str, caplog
 ):
     caplog.set_level(logging.INFO)
-    expected, _ = Engine(artifact, seed=3).play(portrait, *voices)
+    expected = played(artifact, portrait, voices, seed=3)
 
     async def run() -> None:
         process = EngineProcess(EngineOptions(artifact=str(folder), device="cpu", overlap=overlap))
@@ -53,8 +46,8 @@ def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
         try:
             for life in range(2):
                 await face.start()
-                frames = [await face.step(agent, user, interrupted=False) for agent, user in chunks(voices)]
-                assert frames[0] is None  # the lookahead is not there yet
+                frames = [await face.step(agent, user) for agent, user in chunks(voices)]
+                assert (frames[0] is None) == (overlap == "on") and all(part is not None for part in frames[1:])
                 shown = np.concatenate([part for part in frames if part is not None])
                 assert np.array_equal(shown, expected[: len(shown)])
                 assert process.restarts == life and await process.count() == 1
@@ -63,7 +56,7 @@ def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
                 assert process.pid is not None
                 os.kill(process.pid, signal.SIGKILL)
                 with pytest.raises(FaceLostError, match="the engine process is gone"):
-                    await face.step(*chunks(voices)[0], interrupted=False)
+                    await face.step(*chunks(voices)[0])
         finally:
             await process.close()
 

@@ -13,9 +13,8 @@ from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.live.avatar.changes import Act, Rewind, SetPrompt
 from serve.live.avatar.engines import EngineOptions, Engines
+from tests.serve.live.avatar.live_sound import CHUNK, LOOKAHEAD, chunks, played
 from tests.serve.world import TEXT, world
-
-CHUNK = 4_000
 
 
 @pytest.fixture
@@ -24,24 +23,22 @@ def contract_of_one(contract):
         pytest.skip("one size suffices: a process takes seconds to start")
 
 
-def chunks(voices) -> list[tuple[np.ndarray, np.ndarray]]:
-    agent, user = (voice[: len(voice) // CHUNK * CHUNK].reshape(-1, CHUNK) for voice in voices)
-    return list(zip(agent, user))
-
-
-def test_an_interruption_silences_what_was_pushed_and_not_shown(
-    contract_of_one: None, folder: Path, artifact: Artifact, portrait: np.ndarray, voices
+@pytest.mark.parametrize("first", ["said", "silent"])
+def test_what_the_lookahead_was_is_replaced_by_what_is_known_later(
+    contract_of_one: None, folder: Path, artifact: Artifact, portrait: np.ndarray, voices, first: str
 ):
-    """A chunk that is silenced before it was shown leaves no trace: it might as well have been silence."""
-    silence = np.zeros_like(voices[0])
-    expected, _ = Engine(artifact, seed=3).play(portrait, silence, voices[1])
+    """After an interruption what was to be said is in the first chunk's lookahead alone; so is the silence before an
+    answer that comes later."""
     engines = Engines(EngineOptions(artifact=str(folder), device="cpu"))
     engines.start("a", portrait, 3)
-    (agent, user), *rest = chunks(voices)
-    assert engines.step("a", agent, user, False) is None
-    parts = [engines.step("a", 0 * agent, user, number == 0) for number, (agent, user) in enumerate(rest)]
-    shown = np.concatenate([part for part in parts if part is not None])
-    assert np.array_equal(shown, expected[: len(shown)])
+    engine = Engine(artifact, seed=3)
+    engine.start(portrait)
+    engine.push_silence(LOOKAHEAD)
+    for number, (agent, user) in enumerate(chunks(voices)):
+        said = agent if (number == 0) == (first == "said") else np.zeros_like(agent)
+        engine.push(np.zeros_like(user), user)
+        engine.timeline.samples[0, engine.timeline.past_samples :] = torch.from_numpy(said)
+        assert np.array_equal(engines.step("a", said, user), engine.step())
 
 
 def test_an_engine_whose_session_has_ended_serves_the_next_as_a_new_one_would(
@@ -51,14 +48,14 @@ def test_an_engine_whose_session_has_ended_serves_the_next_as_a_new_one_would(
     engines = Engines(EngineOptions(artifact=str(folder), device="cpu"))
     engines.start("a", portrait, 1)
     first = engines.engines["a"]
-    engines.step("a", *chunks(voices)[0], False)
+    engines.step("a", *chunks(voices)[0])
     engines.stop("a")
     with pytest.raises(ValueError, match="portrait of 16x48 px must be 32x48, height x width"):
         engines.start("b", portrait[:16], 2)
     engines.start("c", portrait, 3)
     assert engines.engines == {"c": first} and not engines.free
-    expected, _ = Engine(artifact, seed=3).play(portrait, *voices)
-    parts = [engines.step("c", agent, user, False) for agent, user in chunks(voices)]
+    expected = played(artifact, portrait, voices, seed=3)
+    parts = [engines.step("c", agent, user) for agent, user in chunks(voices)]
     shown = np.concatenate([part for part in parts if part is not None])
     assert np.array_equal(shown, expected[: len(shown)])
 
@@ -77,7 +74,7 @@ def test_changes_are_those_of_an_engine_that_is_given_them_at_the_chunk_of_the_r
             receipts.append(engines.change("a", SetPrompt("rain", text.numpy())))
         if number == 4:
             receipts.append(engines.change("a", Act({"left": 0.5})))
-        made.append(engines.step("a", silence, silence, False))
+        made.append(engines.step("a", silence, silence))
     assert [one.chunk for one in receipts] == [2, 4] and receipts[1].media_s == pytest.approx(4 / 6)
     engine = Engine(load_artifact(place, device="cpu"), seed=3)
     engine.start(portrait)
@@ -88,7 +85,7 @@ def test_changes_are_those_of_an_engine_that_is_given_them_at_the_chunk_of_the_r
             engine.act({"left": 0.5})
         assert np.array_equal(engine.step(), made[number])
     assert engines.change("a", Rewind(2)) == receipts[1]
-    again = [engines.step("a", silence, silence, False) for _ in range(2)]
+    again = [engines.step("a", silence, silence) for _ in range(2)]
     assert np.array_equal(np.concatenate(again), np.concatenate(made[4:]))
     assert "must be in [0, 2]" in str(engines.change("a", Rewind(3)))
     assert "must be one of" in str(engines.change("a", Act({"up": 1})))
@@ -97,21 +94,20 @@ def test_changes_are_those_of_an_engine_that_is_given_them_at_the_chunk_of_the_r
 def test_a_conversation_that_goes_back_goes_on_with_the_sound_of_now(
     contract_of_one: None, folder: Path, portrait: np.ndarray, voices
 ):
-    """Chunks 1 and 2 are taken back: what follows is as if their sound had never been pushed."""
+    """Chunks 2 and 3 are taken back: what follows is as if their sound had never been pushed."""
     engines, straight = (Engines(EngineOptions(artifact=str(folder), device="cpu", undo_chunks=2)) for _ in range(2))
     for each in (engines, straight):
         each.start("a", portrait, 3)
-    agent, user = (np.tile(voice, 2) for voice in voices)
-    parts = [(a, u) for a, u in zip(agent[: 8 * CHUNK].reshape(-1, CHUNK), user[: 8 * CHUNK].reshape(-1, CHUNK))]
-    for part in parts[:4]:  # shows chunks 0, 1 and 2; the fourth is looked ahead to
-        engines.step("a", *part, False)
-    assert engines.change("a", Rewind(2)).chunk == 1
-    for part in parts[:2]:  # the lookahead of chunk 0, as it was, is part 1
-        straight.step("a", *part, False)
+    parts = chunks((np.tile(voices[0], 2), np.tile(voices[1], 2)))[:8]
+    for part in parts[:4]:
+        engines.step("a", *part)
+    assert engines.change("a", Rewind(2)).chunk == 2
+    for part in parts[:2]:
+        straight.step("a", *part)
     timeline = straight.engines["a"].timeline
-    timeline.samples[:, timeline.past_samples :] = torch.from_numpy(np.stack(parts[3]))
+    timeline.samples[1, timeline.past_samples :] = torch.from_numpy(parts[3][1])  # what was heard last
     for part in parts[4:]:
-        rest = engines.step("a", *part, False), straight.step("a", *part, False)
+        rest = engines.step("a", *part), straight.step("a", *part)
         assert rest[0] is not None and np.array_equal(*rest)
 
 
@@ -130,7 +126,7 @@ def test_a_call_for_a_session_that_is_unknown_is_refused_and_ends_nothing(contra
     engines.stop("nobody")
     assert engines.count() == 0
     with pytest.raises(KeyError):
-        engines.step("nobody", np.zeros(CHUNK, np.float32), np.zeros(CHUNK, np.float32), False)
+        engines.step("nobody", np.zeros(CHUNK, np.float32), np.zeros(CHUNK, np.float32))
 
 
 @pytest.mark.parametrize("overlap", ["on", "off"])
@@ -150,7 +146,7 @@ def test_overlap_changes_no_frame_and_delays_each_by_a_chunk(tmp_path: Path, por
         for number in range(10):
             if number in changes:
                 receipts.append(engine.change("a", changes[number]))
-            frames.append(engine.step("a", silence, silence, False))
+            frames.append(engine.step("a", silence, silence))
         frames += receipts
     late = 1 if overlap == "on" else 0
     assert [part is None for part in made[:10]] == [number < late for number in range(10)]
@@ -165,11 +161,11 @@ def test_two_sessions_share_the_workers_and_each_is_as_if_alone(contract_of_one:
         engines.start(name, portrait, seed)
     for agent, user in chunks(voices):
         for name, frames in made.items():
-            part = engines.step(name, agent, user, False)
+            part = engines.step(name, agent, user)
             frames += [] if part is None else [part]
     artifact = load_artifact(folder, device="cpu")
     for seed, name in enumerate(made):
-        expected, _ = Engine(artifact, seed=seed).play(portrait, *voices)
+        expected = played(artifact, portrait, voices, seed=seed)
         shown = np.concatenate(made[name])
         assert len(shown) > 4 and np.array_equal(shown, expected[: len(shown)])
 
@@ -182,11 +178,11 @@ def test_an_engine_that_has_failed_begins_again_with_the_next_start(
     monkeypatch.setattr(engines.engines["a"], "decode", lambda latents: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         for agent, user in chunks(voices):
-            engines.step("a", agent, user, False)
+            engines.step("a", agent, user)
     monkeypatch.undo()
     engines.start("a", portrait, 3)
-    parts = [engines.step("a", agent, user, False) for agent, user in chunks(voices)]
-    expected, _ = Engine(artifact, seed=3).play(portrait, *voices)
+    parts = [engines.step("a", agent, user) for agent, user in chunks(voices)]
+    expected = played(artifact, portrait, voices, seed=3)
     shown = np.concatenate([part for part in parts if part is not None])
     assert np.array_equal(shown, expected[: len(shown)])
 
@@ -214,8 +210,7 @@ def test_a_stream_ends_when_nothing_of_it_is_under_way(
         return denoise(*given)
 
     monkeypatch.setattr(engine, "denoise", late)
-    for agent, user in chunks(voices)[:2]:
-        assert engines.step("a", agent, user, False) is None
+    assert engines.step("a", *chunks(voices)[0]) is None
     with ThreadPoolExecutor(1) as caller:
         stopped = caller.submit(engines.stop, "a")
         with pytest.raises(TimeoutError):

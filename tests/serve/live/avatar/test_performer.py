@@ -82,6 +82,24 @@ def test_the_other_voice_reaches_the_engine(performer: Performer, face: LevelFac
     assert sum((user == 0.25).sum() for user in face.users) == 2_400
 
 
+def test_the_engine_looks_ahead_to_what_is_known_and_speech_waits_for_no_lookahead(
+    performer: Performer, face: LevelFace
+):
+    started = []
+
+    async def script(play):
+        started.append(performer.playout.played_samples + performer.playout.queued_samples)
+        performer.say(speech(0.5), generation=0)  # three chunks
+        await play(1)
+
+    voice, _ = played(performer, script)
+    onset = int(np.flatnonzero(voice)[0])
+    assert onset == started[0]  # right behind what was made before
+    begin = next(number for number, ahead in enumerate(face.ahead) if ahead.any())
+    assert [ahead.all() for ahead in face.ahead[begin : begin + 3]] == [True, True, False]
+    assert onset == TIMING.chunk_samples * begin  # its first chunk is the first that looks ahead to more of it
+
+
 def test_voice_goes_on_without_a_picture_and_a_new_engine_takes_over(performer: Performer, face: LevelFace):
     async def script(play):
         performer.say(speech(4), generation=0)
@@ -110,7 +128,7 @@ def test_lead_shorter_than_a_chunk_is_an_error():
 def test_overlapped_chunks_keep_sound_and_picture_together_and_an_interruption_as_fast():
     """One chunk more is under way; what is said of it is dropped too."""
     timing = dataclasses.replace(TIMING, in_flight_chunks=1)
-    assert timing.delay_ms == TIMING.delay_ms + 1000 / 6
+    assert timing.delay_ms == pytest.approx(TIMING.delay_ms + 1000 / 6)
     silences = []
     for each in (TIMING, timing):
         performer = Performer(LevelFace(each), each)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
+import soxr
 from pipecat.frames.frames import (
     InterruptionFrame,
     TTSAudioRawFrame,
@@ -18,12 +19,14 @@ from pipecat.frames.frames import (
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.utils.text.base_text_aggregator import TextType
 
+from gwm.media.sound import to_pcm
 from serve.live.avatar.avatar import Avatar
 from serve.live.avatar.performer import Performer
 from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import WAITING_BYTES, Agent, Services, TurnTaking
 from serve.live.speech.endpoint_llm import EndpointLLM
 from serve.live.speech.endpoints import Caller, Endpoint
+from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.recogniser import SAMPLE_RATE
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM, small_talk
 from serve.live.speech.turns import Event
@@ -285,3 +288,52 @@ def test_speech_at_another_rate_is_refused():
     avatar = Avatar(Performer(LevelFace(), TIMING))
     with pytest.raises(ValueError, match="16000 Hz must have the engine's 24000 Hz"):
         avatar._say(TTSAudioRawFrame(b"\0\0", 16_000, 1))
+
+
+class Attentive:
+    """Counts what it is given: when, on the loop's clock, and how long it is."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[float, int]] = []
+        self.now = lambda: 0.0
+
+    def transcribe(self, voice: np.ndarray) -> str:
+        self.calls.append((self.now(), len(voice)))
+        return f"Utterance {len(self.calls)}."
+
+
+def test_recognition_begins_at_the_pause_and_only_the_last_pause_counts():
+    """Two sentences with a short pause between them, then silence: the turn is over 0.2 s after the end, its text
+    was begun before."""
+    recogniser, spoken = Attentive(), Espeak()
+    said = [
+        spoken.speak(text, voice="en-us", words_per_minute=160, pitch=50) for text in ("Good morning to you.", "Hello!")
+    ]
+    parts = [soxr.resample(sound, spoken.sample_rate, SAMPLE_RATE) for sound in said]
+    loud = [part[: np.flatnonzero(np.abs(part) > 0.02)[-1]] for part in parts]
+    pause = np.zeros(round(0.14 * SAMPLE_RATE))
+    sound = np.concatenate([loud[0], pause, loud[1], np.zeros(SAMPLE_RATE)])
+    end_s = (len(sound) - SAMPLE_RATE) / SAMPLE_RATE
+
+    async def run() -> Conversation:
+        pool, loop = LowPriority(), asyncio.get_running_loop()
+        recogniser.now = loop.time
+        stt = LocalSTT(recogniser, pool)
+        conversation = Conversation(Services(stt, RuleLLM(name="Noa"), LocalTTS(Hum(), pool, sample_rate=24_000)))
+
+        async def script(conversation: Conversation) -> None:
+            begin = loop.time()
+            for packet in np.split(to_pcm(sound), range(320, len(sound), 320)):
+                await conversation.agent.push_microphone(packet.tobytes())
+                await conversation.play(0.02)
+            await conversation.play_until(lambda: conversation.words)
+            recogniser.calls = [(at - begin, samples) for at, samples in recogniser.calls]
+
+        await conversation.run(script)
+        return conversation
+
+    conversation = turned_clock.run(run())
+    (first, short), *_, (last, long) = recogniser.calls
+    assert first < (len(loud[0]) + len(pause)) / SAMPLE_RATE + 0.05 and short < long
+    assert end_s + 0.05 < last < end_s + 0.2  # before the silence that ends a turn is over
+    assert conversation.words[0] == f"Utterance {len(recogniser.calls)}."
