@@ -23,13 +23,14 @@ SAMPLES = image=$$($(PY) -m serve.samples portrait) audio=$$($(PY) -m serve.samp
 # Of the tests' order, chosen once: another each time, so that no test comes to depend on those before it.
 SEED := $(shell echo $$RANDOM)
 
-.PHONY: help setup setup-dev run run-pixels character character-256 serve bench-gpu test acceptance lint clean
+.PHONY: help setup setup-dev run run-pixels character character-256 serve world bench-gpu test acceptance lint clean
 help:
 	@echo "make run    set up, train every stage at nano scale, evaluate, end with $(RUN)/talk.mp4"
 	@echo "make run-pixels  the same in pixel latents: make data, train an autoencoder too, 128 px"
 	@echo "make character  the character that ships, from nothing: hours on 2 cores, resumable"
 	@echo "make character-256  a character at 256 x 256, from data to report; for a GPU, resumable"
 	@echo "make serve  talk with the shipped character in a browser"
+	@echo "make world  walk through the shipped world in a browser"
 	@echo "make test   set up and run every test but acceptance"
 	@echo "make acceptance  run the commands of README and docs as they are printed, at nano scale"
 	@echo "make setup  the environment alone: .venv (TORCH_INDEX=https://... for another build of torch)"
@@ -97,6 +98,10 @@ bench-gpu: setup
 
 serve: setup
 	@$(PY) -m serve
+
+# Ten seconds can be taken back. A lead of 200 ms: a chunk of 167 ms, and what making the next one may take.
+world: setup
+	@$(PY) -m serve artifact=weights/world lead_ms=200 undo_chunks=60
 
 test: setup-dev
 	@echo "random order; the same again: make test SEED=$(SEED)"

@@ -99,6 +99,20 @@ class Acts:
         else:
             self._apply(numbers, chunk)
 
+    def set_within(self, numbers: Mapping[str, float | int], *, chunk: int, frame: int) -> None:
+        """Numbers from pixel frame `frame` of `chunk` on, which is the next one; before it what holds by now.
+
+        Raises:
+            ValueError: as `set`, or a number is of a motion code, which glides to its value.
+        """
+        check_numbers(numbers, self.contract)
+        if codes := sorted(self.codes & numbers.keys()):
+            raise ValueError(f"{', '.join(codes)} must be set from a chunk's first frame on: codes glide.")
+        first = chunk * self.contract.chunk_pixel_frames
+        for name, value in numbers.items():
+            before, _ = self.courses.get(name, NOT_SET).of(first, frame)
+            self.courses[name] = Course(first, np.append(before, np.float32(value)))
+
     def reach(self, chunk: int) -> None:
         """The next chunk that is taken is this one: what was set for it holds from now on."""
         for numbers in self._later.pop(chunk, []):

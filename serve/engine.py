@@ -216,6 +216,19 @@ class Engine:
         self.timeline.rewind(chunks, keep_sound=keep_sound)
         return self.timeline.next_chunk()
 
+    def redo(self, numbers: Mapping[str, float | int], *, frame: int) -> tuple[Applied, UInt8[np.ndarray, "f h w 3"]]:
+        """Make the latest chunk again as it is when `numbers` hold from its pixel frame `frame` on: for a key that is
+        pressed while the chunk is shown. All its frames, of which the first `frame` may differ from those before.
+
+        Raises:
+            ValueError: as `act` and `rewind`, or numbers of a motion code; then nothing has changed.
+        """
+        self.undo.check(1)
+        chunk = self.timeline.num_chunks - 1
+        self.timeline.acts.set_within(numbers, chunk=chunk, frame=frame)
+        self.rewind(1)
+        return Applied(chunk, (chunk * self.contract.chunk_pixel_frames + frame) / self.contract.fps), self.step()
+
     def close(self) -> None:
         """Let the processes that follow this one go."""
         self._order(Order.STOP)

@@ -8,49 +8,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from data.footage.video_file import opened, picture_stream, thumbnail
+from data.footage.video_file import opened, picture_stream
 from gwm.clock import FPS
 from gwm.media.decoding import Damage
 from gwm.media.face import EYE_CORNERS, LOWER_LIP, UPPER_LIP, FaceMesh, face_square, head_yaw, square_of
+from gwm.media.shots import ChangeMeter, find_cuts, thumbnail
 from gwm.media.video_frames import RgbReader, pictures, pixel_aspect
-
-MIN_CHANGE = 15.0  # mean absolute difference, of 255; hard cuts of test footage: 44 and more, its motion: under 20
-MIN_RATIO = 3.0  # to the median change of the pictures around: a fast pan changes every picture
-NEIGHBOURS = 4
-
-
-class ChangeMeter:
-    """Differences of each thumbnail to the one before and to the one before that."""
-
-    def __init__(self) -> None:
-        self.step: list[float] = []
-        self.skip: list[float] = []
-        self._past: list[UInt8[np.ndarray, "27 48 3"]] = []
-
-    def add(self, thumbnail: UInt8[np.ndarray, "27 48 3"]) -> None:
-        differences = [float(np.abs(thumbnail.astype(np.int16) - old).mean()) for old in reversed(self._past)]
-        step, skip, *_ = [*differences, 0.0, 0.0]
-        self.step.append(step)
-        self.skip.append(skip)
-        self._past = [*self._past[-1:], thumbnail]
-
-
-def find_cuts(step: Float[np.ndarray, " n"], skip: Float[np.ndarray, " n"]) -> list[int]:
-    """Pictures that begin a shot, the first one not included.
-
-    A cut changes a picture against both pictures before it, by much more than those around it change; a flash does
-    not, as the picture after it is like the one before. Dissolves are not found.
-    Source: the rule of ratio to neighbours is that of PySceneDetect's AdaptiveDetector.
-    """
-    cuts = []
-    for i in np.flatnonzero(step >= MIN_CHANGE).tolist():
-        around = np.concatenate([step[max(1, i - NEIGHBOURS) : i], step[i + 1 : i + 1 + NEIGHBOURS]])
-        against_before = skip[i] if i > 1 else step[i]
-        after_against_before = skip[i + 1] if i + 1 < len(skip) else step[i]
-        lasting = min(against_before, after_against_before) >= MIN_CHANGE
-        if lasting and step[i] >= MIN_RATIO * (np.median(around) if len(around) else 0.0):
-            cuts.append(i)
-    return cuts
 
 
 def shown_pictures(times_s: Float[np.ndarray, " n"], end_s: float, fps: int) -> Int[np.ndarray, " f"]:

@@ -9,16 +9,13 @@ import av
 import av.error
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
-from jaxtyping import Float, Int16, UInt8
+from jaxtyping import Float, Int16
 
 from gwm.clock import SAMPLE_RATE
 from gwm.media import video_frames
 from gwm.media.sound import find_track, mono_blocks
 from gwm.media.video_frames import ColourError
-
-THUMBNAIL = (48, 27)  # width and height: what remains of a picture where only its change counts
 
 
 class UnusableError(ValueError):
@@ -59,13 +56,6 @@ def picture_stream(container: InputContainer) -> VideoStream:
     if stream is None:
         raise UnusableError("no_picture", "it has no video stream")
     return stream
-
-
-def thumbnail(frame: av.VideoFrame) -> UInt8[np.ndarray, "27 48 3"]:
-    """The picture as a few averaged dots, as stored. Its colours are only compared: any matrix will do."""
-    width, height = THUMBNAIL
-    small = frame.reformat(width, height, "rgb24", src_colorspace=Colorspace.ITU709, interpolation="AREA")
-    return small.to_ndarray()
 
 
 SLACK_SAMPLES = SAMPLE_RATE // 50  # time stamps this close to the running end are rounding; beyond it, there is a gap

@@ -22,6 +22,9 @@ FOREHEAD, CHIN, UPPER_LIP, LOWER_LIP = 10, 152, 13, 14  # landmarks on the middl
 LIP_CORNERS = (61, 291)
 EYE_CORNERS = (33, 133, 362, 263)  # outer, inner, inner, outer; from left to right in the picture
 NOSE_BASE = 2
+# Landmarks that neither lips nor jaw nor lids nor brows move: of forehead, nose, eye corners and temples.
+FIXED = [10, 151, 9, 8, 168, 6, 197, 195, 5, 4, 33, 133, 362, 263, 127, 356, 21, 251, 103, 332, 67, 297, 54, 284, 98,
+         327, 2]  # fmt: skip
 
 FACE_THRESHOLD = 0.5
 SMALLEST_PX = 64  # side of a picture in which a face is found; the squares of a strip would be thousands
@@ -125,10 +128,37 @@ class FaceMesh:
         """x, y in px and depth in the same unit (smaller is nearer), or None where no face is found."""
         picture = Image.fromarray(image)
         box = self._detect(picture)
-        if box is None:
-            return None
         # A second look, from these landmarks, is no better: lip-sync of ten clips 0.61 with one, 0.60 with two.
-        square = _around(box, scale=ROI_SCALE)
+        return None if box is None else self._landmarks(picture, _around(box, scale=ROI_SCALE))
+
+    def all_landmarks(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Float[np.ndarray, "468 3"]]:
+        """As `landmarks`, of every face, the largest first."""
+        picture = Image.fromarray(image)
+        boxes = list[FaceBox]()
+        for square in (_whole(picture), *_parts(picture)):
+            for network, anchors in ((self.near, self.near_anchors), (self.far, self.far_anchors)):
+                for box in _boxes(network, anchors, picture, square):
+                    edges, others = _edges(box), np.array([_edges(other) for other in boxes]).reshape(-1, 4)
+                    if not (_overlap(edges, others) > OVERLAP).any():
+                        boxes.append(box)
+        found = list[Float[np.ndarray, "468 3"]]()
+        for box in sorted(boxes, key=lambda box: box.left - box.right):
+            points = self._landmarks(picture, _around(box, scale=ROI_SCALE))
+            if points is not None and not any(_same_face(points, other) for other in found):
+                found.append(points)
+        return found
+
+    def followed(
+        self, image: UInt8[np.ndarray, "h w 3"], before: Float[np.ndarray, "468 3"]
+    ) -> Float[np.ndarray, "468 3"] | None:
+        """Landmarks of a face that was `before` in the picture before: no search, a fifth of the time."""
+        (left, top), (right, bottom) = before[:, :2].min(axis=0), before[:, :2].max(axis=0)
+        across, down, _ = before[EYE_CORNERS[3]] - before[EYE_CORNERS[0]]
+        size = ROI_SCALE * float(max(right - left, bottom - top))
+        square = _Square(float(left + right) / 2, float(top + bottom) / 2, size, math.atan2(down, across))
+        return self._landmarks(Image.fromarray(image), square)
+
+    def _landmarks(self, picture: Image.Image, square: _Square) -> Float[np.ndarray, "468 3"] | None:
         out = self.mesh(square.cut(picture, self.mesh.resolution) / np.float32(255))
         if _sigmoid(out[1]).item() < FACE_THRESHOLD:
             return None
@@ -230,6 +260,15 @@ def _boxes(network: _Network, anchors: np.ndarray, image: Image.Image, square: _
         boxes.append(FaceBox(float(scores.max()), left, top, right, bottom, tuple(left_eye), tuple(right_eye)))
         scores, points = scores[~same], points[~same]
     return boxes
+
+
+def _edges(box: FaceBox) -> Float[np.ndarray, "4"]:
+    return np.array([box.left, box.top, box.right, box.bottom])
+
+
+def _same_face(one: Float[np.ndarray, "468 3"], other: Float[np.ndarray, "468 3"]) -> bool:
+    away = np.linalg.norm(one[:, :2].mean(axis=0) - other[:, :2].mean(axis=0))
+    return bool(away < OVERLAP * max(np.ptp(one[:, 1]), np.ptp(other[:, 1])))
 
 
 def _overlap(box: Float[np.ndarray, "4"], boxes: Float[np.ndarray, "k 4"]) -> Float[np.ndarray, " k"]:

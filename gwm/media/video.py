@@ -66,6 +66,11 @@ CONTAINERS = {
 
 
 def read_audio(path: str | Path, *, sample_rate: int = SAMPLE_RATE) -> Float[np.ndarray, " t"]:
+    """All of `sound_blocks`."""
+    return np.concatenate(list(sound_blocks(path, sample_rate=sample_rate)))
+
+
+def sound_blocks(path: str | Path, *, sample_rate: int = SAMPLE_RATE) -> Iterator[Float[np.ndarray, " b"]]:
     """Sound of any file that FFmpeg reads, mono float32 in [-1, 1]; what was lost, mixed or chosen is logged.
 
     Of several tracks it is the default one, or the first that is not silent. Damaged packets are skipped.
@@ -76,9 +81,9 @@ def read_audio(path: str | Path, *, sample_rate: int = SAMPLE_RATE) -> Float[np.
     """
     rule = "an audio or video file, such as wav, mp3, m4a or mp4"
     check_file(path, rule)
-    parts, notes = list[np.ndarray](), list[str]()
+    num_samples, notes = 0, list[str]()
     for link in ogg_links(Path(path)):
-        opener = functools.partial(_reading, link, rule, name=path)
+        opener = functools.partial(reading, link, rule, name=path)
         with opener() as container:
             if not container.streams.audio:
                 raise ValueError(
@@ -89,14 +94,14 @@ def read_audio(path: str | Path, *, sample_rate: int = SAMPLE_RATE) -> Float[np.
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if track is not None:
-            parts += [block for _, block in mono_blocks(opener, track, sample_rate)]
+            for _, block in mono_blocks(opener, track, sample_rate):
+                num_samples += len(block)
+                yield block
             notes += [note for note in track.notes if note not in notes]
-    samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    if not len(samples):
+    if not num_samples:
         raise ValueError(f"{path} has 0 audio samples, must have at least one. Record or export it again.")
     for note in notes:
         log.warning("%s: %s", path, note)
-    return samples
 
 
 def ogg_links(path: Path) -> list[Path | bytes]:
@@ -224,7 +229,7 @@ def read_video(path: str | Path) -> tuple[UInt8[np.ndarray, "f h w 3"], float]:
     rule = "a video file, such as mp4"
     check_file(path, rule)
     damage, moments, frames = Damage(), list[float](), list[np.ndarray]()
-    with _reading(path, rule, name=path) as container:
+    with reading(path, rule, name=path) as container:
         stream = picture_stream(container)
         if stream is None:
             raise ValueError(f"{path} must have a video stream, has {_streams(container)}. Give a file with picture.")
@@ -256,7 +261,7 @@ def steady(times_s: Float[np.ndarray, " n"], declared_fps: float) -> tuple[Int[n
 
 
 @contextlib.contextmanager
-def _reading(source: str | Path | bytes, rule: str, *, name: str | Path) -> Iterator[InputContainer]:
+def reading(source: str | Path | bytes, rule: str, *, name: str | Path) -> Iterator[InputContainer]:
     """An open file; whatever FFmpeg finds wrong while it is read becomes a ValueError with the rule."""
     try:
         # An absolute path: FFmpeg takes x:y.mp4 for a protocol. Tags in other encodings than UTF-8 do not matter.

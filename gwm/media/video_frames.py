@@ -25,6 +25,7 @@ HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 # gamma 2.2) do not: converting them would only undo what the camera meant.
 OTHER_CURVES = (*HDR, ColorTrc.LINEAR, ColorTrc.LOG, ColorTrc.LOG_SQRT, ColorTrc.SMPTE428)
 # Gamuts that are visibly wider than BT.709. Those of BT.601 are as wide; players show them unconverted.
+DISPLAY_MATRIX = "DISPLAYMATRIX"
 WIDE_GAMUTS = (ColorPrimaries.BT2020, ColorPrimaries.SMPTE428, ColorPrimaries.SMPTE431, ColorPrimaries.SMPTE432)
 
 
@@ -97,11 +98,11 @@ class RgbReader:
 
     Matrix and range are those that the file names; without a matrix it is BT.601 for small pictures and BT.709 for
     large ones. PQ and HLG are mapped to the brightness of SDR, wide gamuts into that of BT.709, both by FFmpeg's
-    swscale. Transparent parts are in front of neutral grey.
+    swscale; unless they are to stay `as_stored`. Transparent parts are in front of neutral grey.
     """
 
-    def __init__(self, pixel_aspect: float) -> None:
-        self.pixel_aspect = pixel_aspect
+    def __init__(self, pixel_aspect: float, *, as_stored: bool = False) -> None:
+        self.pixel_aspect, self.as_stored = pixel_aspect, as_stored
         self._reformatter = VideoReformatter()  # one a stream: its table for wide gamuts takes a second to make
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
@@ -110,8 +111,9 @@ class RgbReader:
         Raises:
             ColourError: FFmpeg has no conversion for the colours.
         """
-        matrix = _name_colours(frame)
-        convert = frame.color_trc in OTHER_CURVES or frame.color_primaries in WIDE_GAMUTS
+        matrix = name_colours(frame)
+        other = frame.color_trc in OTHER_CURVES or frame.color_primaries in WIDE_GAMUTS
+        convert = other and not self.as_stored
         alpha = any(component.is_alpha for component in frame.format.components) or frame.format.has_palette
         try:
             rgb = self._reformatter.reformat(
@@ -131,7 +133,7 @@ class RgbReader:
         return turned(_over_grey(rgb) if alpha else rgb, frame)
 
 
-def _name_colours(frame: av.VideoFrame) -> int | None:
+def name_colours(frame: av.VideoFrame) -> int | None:
     """Fill in what the file leaves open about its colours; the matrix where the file does not name it, else None."""
     hdr = frame.color_trc in HDR
     if hdr and frame.color_primaries == ColorPrimaries.UNSPECIFIED:
@@ -153,13 +155,23 @@ def _over_grey(rgba: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
 
 def turned(rgb: UInt8[np.ndarray, "h w 3"], frame: av.VideoFrame) -> UInt8[np.ndarray, "i j 3"]:
     """Apply the file's display matrix: telephones store pictures on their side, front cameras mirror them."""
-    data = _side_data(frame, "DISPLAYMATRIX")
-    if data is None:
-        return rgb
-    a, b, _, c, d = np.frombuffer(data, np.int32)[:5].astype(float)
-    mirrored = a * d - b * c < 0
-    quarters = round(frame.rotation / 90) + (2 if mirrored else 0)
+    mirrored, quarters = orientation(frame)
     return np.rot90(rgb[:, ::-1] if mirrored else rgb, quarters)
+
+
+def orientation(frame: av.VideoFrame) -> tuple[bool, int]:
+    """Whether an upright picture is the mirror image of the stored one, and then counterclockwise quarter turns."""
+    data = _side_data(frame, DISPLAY_MATRIX)
+    if data is None:
+        return False, 0
+    a, b, _, c, d = np.frombuffer(data, np.int32)[:5].astype(float)
+    mirrored = bool(a * d - b * c < 0)
+    return mirrored, round(frame.rotation / 90) + (2 if mirrored else 0)
+
+
+def display_matrix(frame: av.VideoFrame) -> bytes | None:
+    """How the file says that its pictures are turned and mirrored; None where it does not."""
+    return _side_data(frame, DISPLAY_MATRIX)
 
 
 def _side_data(frame: av.VideoFrame, name: str) -> bytes | None:

@@ -33,6 +33,7 @@ from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.voices import PiperVoice
 
 START_TIMEOUT_S = 600.0  # ten times what a machine takes whose cores ten others share
+READY = ("talk to", "walk from")  # in the line that the server ends its start with
 ENGINES = b"spawn_main"  # in the command line of the process that multiprocessing starts
 
 
@@ -51,7 +52,7 @@ async def running_server(overrides: list[str]) -> AsyncIterator[tuple[str, int]]
     lines: list[str] = []
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
-            while "talk to" not in (lines[-1] if lines else ""):
+            while not (lines and any(begin in lines[-1] for begin in READY)):
                 line = (await process.stdout.readline()).decode()
                 if not line:
                     raise RuntimeError(f"the server ended before it was ready:\n{''.join(lines[-5:])}")

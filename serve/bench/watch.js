@@ -8,7 +8,7 @@ window.RTCPeerConnection = class extends Peer {
     window.seen.peer = this;
   }
   createDataChannel(...given) {
-    const channel = super.createDataChannel(...given);
+    const channel = (this.events = super.createDataChannel(...given));
     channel.addEventListener("message", ({ data }) => window.seen.events.push(JSON.parse(data)));
     return channel;
   }

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from serve.runway_api.presets import VOICE_PRESETS
@@ -53,7 +53,7 @@ AudioSource = Annotated[str, check_media("audio")]
 
 class PresetVoice(Shape):
     type: Literal["runway-live-preset", "preset"]
-    preset_id: str
+    preset_id: str = Field(json_schema_extra={"enum": list(VOICE_PRESETS)})
 
     @field_validator("preset_id")
     @classmethod
@@ -170,8 +170,17 @@ class VoiceChange(Shape):
 
 
 class VoicePreviewRequest(Shape):
-    model: VoiceModel
-    prompt: str = Field(min_length=20, max_length=10_000)
+    """Of a voice that would be designed from a prompt, or of one that there is."""
+
+    model: VoiceModel | None = None
+    prompt: str | None = Field(default=None, min_length=20, max_length=10_000)
+    voice: PresetVoice | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "VoicePreviewRequest":
+        if (self.prompt is None) == (self.voice is None) or (self.prompt is not None and self.model is None):
+            raise ValueError("must have model and prompt, or voice")
+        return self
 
 
 class PresetAvatar(Shape):

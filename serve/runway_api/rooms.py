@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session as Db
 
 from serve.live.characters import Character
@@ -108,6 +109,11 @@ class Rooms:
             return False
         except (ApiError, ValueError) as error:
             await self._fail(row.id, str(error), "AVATAR.UNUSABLE")
+        except OperationalError:
+            raise  # the store: it is tried again
+        except Exception:  # of one session; the others must not wait for it for ever
+            log.exception("session %s could not be opened", row.id)
+            await self._fail(row.id, BROKEN, FAILURES[BROKEN])
         return True
 
     async def _character(self, row: Session, role: Role) -> Character:

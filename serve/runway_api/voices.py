@@ -16,7 +16,7 @@ from gwm.media.sound import to_pcm
 from serve.runway_api import answers
 from serve.runway_api.answers import Created, Listed, by_status, time_of
 from serve.runway_api.call import ApiError, Call, Speak, not_found
-from serve.runway_api.presets import VoicePreset
+from serve.runway_api.presets import VOICE_PRESETS, VoicePreset
 from serve.runway_api.requests import NoQuery, PageQuery, VoiceAudio, VoiceChange, VoicePreviewRequest, VoiceRequest
 from serve.store.pages import read_page
 from serve.store.tables import File, Voice, now_ms
@@ -63,7 +63,8 @@ def list_all(db: Db, call: Call, query: PageQuery, body: None) -> Listed:
 def try_out(db: Db, call: Call, query: NoQuery, body: VoicePreviewRequest) -> answers.VoicePreview:
     if call.desk.speak is None:
         raise ApiError(503, "Voices of an endpoint have no preview here. Set tts=piper or tts=espeak.")
-    sound = preview(call.desk.speak, designed(body.prompt).wish)
+    chosen = VOICE_PRESETS[body.voice.preset_id] if body.voice else designed(body.prompt or "")
+    sound = preview(call.desk.speak, chosen.wish)
     file = File(content_type="audio/mpeg", data=sound.mp3, public=True, expires_ms=now_ms() + PREVIEW_MS)
     db.add(file)
     db.flush()

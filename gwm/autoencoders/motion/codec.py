@@ -110,8 +110,8 @@ class MotionAutoencoder(nn.Module):
         raise ValueError("the motion autoencoder must be given the reference image: its latent is zero for all images.")
 
     @torch.no_grad()
-    def change(self, code: Float[Tensor, "4 57"], features: Features) -> Change:
-        """What the decoder says of one latent frame of one person."""
+    def change(self, code: Float[Tensor, "n 57"], features: Features) -> Change:
+        """What the decoder says of pictures of one person; of a stream, of one latent frame."""
         features = features.repeated(len(code))
         with self._precision():
             coarse = self.decoder.coarse(code, features)

@@ -35,6 +35,14 @@ class Act:
 
 
 @dataclass(frozen=True, slots=True)
+class Redo:
+    """Make the latest chunk again, with numbers from its pixel frame `frame` on; no client sends it."""
+
+    action: dict[str, float | int]
+    frame: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rewind:
     chunks: int
 
@@ -44,7 +52,7 @@ class Reset:
     """Begin again at the first picture; prompt and numbers stay."""
 
 
-Change = SetPrompt | Act | Rewind | Reset
+Change = SetPrompt | Act | Redo | Rewind | Reset
 
 
 def read_change(message: dict[str, Any]) -> Change | None:

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from serve.acts import Applied
 from serve.live.avatar.call_queue import CallQueue
-from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Reset, Rewind, SetPrompt
+from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Redo, Reset, Rewind, SetPrompt
 from serve.live.avatar.engines import EngineOptions, Portrait, serve_engines
 from serve.live.avatar.overlap import Measured
 from serve.live.avatar.performer import FaceLostError
@@ -213,14 +213,24 @@ class ProcessFace:
             if self.texts is None:
                 raise ChangeRefusedError("prompt must be left out: the model has no text condition.")
             change = SetPrompt(change.text, await self.texts.tokens(change.text))
-        applied = await self.process.call("change", self.session, change)
-        if isinstance(applied, str):
-            raise ChangeRefusedError(applied)
+        applied: Applied = await self._changed(change)
         if isinstance(change, Act):
             await self._keep_numbers(change)
         elif not isinstance(change, Rewind):
             self._kept[type(change)] = change
         return applied
+
+    async def redo(self, change: Redo) -> tuple[Applied, UInt8[np.ndarray, "f h w 3"]]:
+        """As `serve.live.avatar.performer.Redoing.redo`."""
+        applied, frames = await self._changed(change)
+        await self._keep_numbers(Act(dict(change.action)))
+        return applied, frames
+
+    async def _changed(self, change: Change) -> Any:
+        answer = await self.process.call("change", self.session, change)
+        if isinstance(answer, str):
+            raise ChangeRefusedError(answer)
+        return answer
 
     async def _keep_numbers(self, change: Act) -> None:
         """All that hold now: whoever releases all of them has the character's own manner back."""

@@ -17,7 +17,7 @@ from serve.acts import Applied
 from serve.artifact import load_artifact
 from serve.engine import Engine
 from serve.graphs import capture_cuda, capture_on
-from serve.live.avatar.changes import Act, Change, Rewind, SetPrompt
+from serve.live.avatar.changes import Act, Change, Redo, Rewind, SetPrompt
 from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
 from serve.live.avatar.voice_buffers import Ahead, Sound
 from serve.memory import slots_that_fit
@@ -89,8 +89,8 @@ class Engines:
             engine.say(agent)
         return self._driver(engine).step()
 
-    def change(self, session: str, change: Change) -> Applied | str:
-        """From when on it holds, or why it cannot."""
+    def change(self, session: str, change: Change) -> Applied | tuple[Applied, Frames] | str:
+        """From when on it holds, with the frames of a chunk that was made again; or why it cannot."""
         engine = self.engines[session]
         try:
             match change:
@@ -99,6 +99,10 @@ class Engines:
                     return self._driver(engine).set_prompt(text)
                 case Act(action=action):
                     return engine.act(action)
+                case Redo() if self.overlap:
+                    return "a chunk must not be made again while the next is begun: overlap is on."
+                case Redo(action=action, frame=frame):
+                    return engine.redo(action, frame=frame)
                 case Rewind(chunks=chunks):  # what is said meanwhile goes on
                     return self._driver(engine).rewind(chunks, keep_sound=False)
                 case _:

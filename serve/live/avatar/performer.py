@@ -12,12 +12,13 @@ from jaxtyping import UInt8
 
 from gwm.media.sound import to_pcm
 from serve.acts import Applied
-from serve.live.avatar.changes import Change
+from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Redo
 from serve.live.avatar.playout import Chunk, Cue, Playout, nothing
 from serve.live.avatar.voice_buffers import Ahead, MicBuffer, Sound, SpeechQueue
 
 log = logging.getLogger(__name__)
 
+REDONE = 2  # times a chunk is made again at most: two keys, and no flood
 RETRY_S = 1.0  # between attempts to get a lost engine back
 
 
@@ -54,6 +55,20 @@ class Face(Protocol):
 
         Raises:
             ChangeRefusedError: it cannot be; the message says why, and the stream goes on as before.
+            FaceLostError: there is no engine at the moment.
+        """
+        ...
+
+
+@runtime_checkable
+class Redoing(Protocol):
+    """A face that can make its latest chunk again."""
+
+    async def redo(self, change: Redo) -> tuple[Applied, UInt8[np.ndarray, "f h w 3"]]:
+        """From when on the numbers hold, and all frames of the chunk.
+
+        Raises:
+            ChangeRefusedError: it cannot; the stream goes on as before.
             FaceLostError: there is no engine at the moment.
         """
         ...
@@ -115,6 +130,7 @@ class Performer:
         self.playout = Playout(frame_samples=timing.frame_samples, limit_samples=timing.lead_samples)
         self.speech_queue, self.mic_buffer = SpeechQueue(), MicBuffer(limit_samples=2 * timing.chunk_samples)
         self.generation = self.losses = 0
+        self._turn, self._redone = asyncio.Lock(), 0  # one call of the face at a time; times its chunk was made again
         self._begun: deque[Begun] = deque()
         self._revival: asyncio.Task[None] | None = None
 
@@ -148,12 +164,36 @@ class Performer:
         for begun in self._begun:
             begun.silence()
 
+    async def change(self, change: Change) -> Applied:
+        """As `Face.change`; but numbers hold from the next frame that is shown, where the face can make the chunk again
+        of which frames are left.
+
+        Raises:
+            ChangeRefusedError, FaceLostError: as `Face.change`.
+        """
+        if not (isinstance(self.face, Redoing) and isinstance(change, Act) and change.action):
+            self._redone = REDONE  # what is shown is no longer the latest chunk of a stream that went back
+            return await self.face.change(change)
+        async with self._turn:
+            frame, numbers = self.playout.begun_frames, change.action
+            plain = all(isinstance(value, int | float) for value in numbers.values())
+            if frame is None or not plain or self._redone == REDONE or self.timing.in_flight_chunks:
+                return await self.face.change(change)
+            self._redone += 1
+            try:
+                applied, frames = await self.face.redo(Redo(numbers, frame))
+            except ChangeRefusedError:  # such as of a server that keeps no chunk to go back to
+                return await self.face.change(change)
+            self.playout.replace_frames(frames)
+            return applied
+
     async def run(self) -> None:
         try:
             await self.face.start()
             while True:
                 await self.playout.wait_for_room(self.timing.chunk_samples)
-                await self._perform()
+                async with self._turn:
+                    await self._perform()
         finally:
             if self._revival:
                 self._revival.cancel()
@@ -168,6 +208,7 @@ class Performer:
             shown = self._begun.popleft()
             self.on_chunk(self._outcome(frames))
             self.playout.put(Chunk(to_pcm(shown.voice), frames, shown.cues))
+            self._redone = 0
 
     def _outcome(self, frames: UInt8[np.ndarray, "f h w 3"] | None) -> str:
         if frames is None:

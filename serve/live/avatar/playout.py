@@ -73,6 +73,18 @@ class Playout:
         for cue in chunk.cues:
             cue.rendered()
 
+    @property
+    def begun_frames(self) -> int | None:
+        """How many frames of the latest chunk were handed out; None where none is left of it that could change."""
+        if not self._chunks or self._chunks[-1].frames is None:
+            return None
+        return -(-self._offset // self.frame_samples) if len(self._chunks) == 1 else 0
+
+    def replace_frames(self, frames: UInt8[np.ndarray, "f h w 3"]) -> None:
+        """Other frames of the latest chunk, as far as they were not handed out yet."""
+        if self._chunks:
+            self._chunks[-1].frames = frames
+
     async def wait_for_room(self, samples: int) -> None:
         """Wait until so many samples more are within the limit."""
         while self.queued_samples + samples > self.limit_samples:

@@ -3,10 +3,11 @@
 """
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+from serve.acts import Applied
 from serve.live.avatar.changes import Change, ChangeRefusedError, read_change
-from serve.live.avatar.performer import Face, FaceLostError
+from serve.live.avatar.performer import FaceLostError
 from serve.live.http.admission import Rate
 from serve.live.http.refusals import FullError
 
@@ -14,12 +15,21 @@ CHANGES, WINDOW_S = 60, 2.0  # as many in this time; a game that sends its keys 
 ID_CHARS = 64
 
 
+@runtime_checkable
+class Changing(Protocol):
+    """What follows changes: a face, or who performs with it."""
+
+    async def change(self, change: Change) -> Applied:
+        """As `Face.change`."""
+        ...
+
+
 class Changes:
     """Changes of one session: `handle` reads a message, and the receipt is sent when the engine has answered."""
 
     def __init__(
         self,
-        face: Face,
+        face: Changing,
         *,
         send: Callable[[dict[str, Any]], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],

@@ -101,7 +101,7 @@ class SessionMaker:
                 character.portrait,
                 seed=self.seed,
                 texts=self.texts,
-                manner=self.manners[character.key],
+                manner=self.manners.get(character.key, {}),  # avatars have none
             ),
             timing=self.timing,
             timeouts=self.timeouts,

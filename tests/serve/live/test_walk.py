@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -138,6 +139,47 @@ async def arrived(page: Any, maze: Maze) -> None:
             await asyncio.sleep(0.1)
 
 
+async def hold_the_picture(page: Any, face: MazeFace) -> None:
+    """A mouse that is held at the right turns there; moved to the left, it turns back; let go, nothing is pressed."""
+    box = await page.locator("#face").bounding_box()
+    middle = box["y"] + box["height"] / 2
+    await page.mouse.move(box["x"] + 0.9 * box["width"], middle)
+    await page.mouse.down()
+    await came(lambda: face.numbers["turn_right"] == 1)
+    await page.mouse.move(box["x"] + 0.1 * box["width"], middle)
+    await came(lambda: face.numbers["turn_left"] == 1 and face.numbers["turn_right"] == 0)
+    await page.mouse.up()
+    await came(lambda: not any(face.numbers.values()))
+
+
+async def pause_and_go_back(page: Any, face: MazeFace) -> None:
+    """In a pause nothing is generated, and frames go on after it; a step back is at most what the server keeps."""
+    await page.click("#pause")
+    await until(page, "document.getElementById('app').dataset.state === 'paused'")
+    await asyncio.sleep(1.0)
+    chunks, frames = face.chunks, await page.evaluate("window.seen.times.length")
+    await asyncio.sleep(1.0)
+    assert face.chunks == chunks and await page.evaluate("window.seen.times.length") == frames
+    await page.click("#pause")
+    await came(lambda: face.chunks > chunks + 3)
+    await page.keyboard.press("b")
+    await came(lambda: face.changes[-1] == Rewind(6))
+
+
+async def save_a_clip(page: Any, path: Path) -> None:
+    """The file that the page makes can be decoded and has seconds of picture."""
+    seen = await page.evaluate("window.seen.times.length")
+    await until(page, f"window.seen.times.length > {seen + 48}")
+    async with page.expect_download() as waiting:
+        await page.click("#clip")
+    download = await waiting.value
+    assert download.suggested_filename in ("world.mp4", "world.webm")
+    await download.save_as(path)
+    with av.open(str(path)) as film:
+        times = [frame.time for frame in film.decode(video=0)]
+    assert len(times) > 24 and times[-1] - times[0] > 2
+
+
 @pytest.mark.acceptance
 @pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium: apt-get install chromium")
 def test_keys_turn_the_view_the_right_way(tmp_path: Path):
@@ -186,6 +228,9 @@ def test_keys_turn_the_view_the_right_way(tmp_path: Path):
             await came(lambda: faces[0].numbers["turn_right"] == 0)
             await page.keyboard.press("r")
             await came(lambda: isinstance(faces[0].changes[-1], Reset))
+            await hold_the_picture(page, faces[0])
+            await pause_and_go_back(page, faces[0])
+            await save_a_clip(page, tmp_path / "clip")
             for key in ("ArrowLeft", "ArrowRight") * 4:  # from rest, so that the picture's change is the key's
                 await asyncio.sleep(1.0)
                 await held(page, key, 0.4)

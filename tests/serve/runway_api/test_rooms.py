@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipecat.processors.frame_processor import FrameProcessor
+
+from serve.live.characters import Character
 from serve.runway_api import sessions as rest_sessions
 from serve.store.database import Store
 from serve.store.owners import LOST, SILENT_MS, give_up_lost_sessions
@@ -197,3 +200,21 @@ def test_a_server_that_was_killed_leaves_sessions_that_another_gives_up(tmp_path
     store.do(give_up_lost_sessions)
     assert store.do(lambda db: db.get_one(Session, row.id).failure) == LOST and SILENT_MS > 0
     store.close()
+
+
+def test_a_session_that_cannot_be_opened_fails_and_the_next_one_is_opened(tmp_path: Path):
+    async def script(one: Served) -> None:
+        make = one.kit.make_llm
+
+        def fails(character: Character) -> FrameProcessor:
+            one.kit.make_llm = make
+            raise KeyError(character.key)
+
+        one.kit.make_llm = fails
+        _, failed = await opened(one)
+        assert (failed["status"], failed["failureCode"]) == ("FAILED", "INTERNAL")
+        _, ready = await opened(one)
+        assert ready["status"] == "READY"
+        one.kit.faces[0].stops = 1  # it was made, and never started
+
+    served(script, tmp_path)

@@ -76,3 +76,19 @@ def test_a_preview_needs_no_voice_that_is_kept(tmp_path: Path):
         assert (await one.ask("GET", "/voices"))["data"] == []
 
     served(script, tmp_path)
+
+
+def test_a_preset_voice_is_heard_before_it_is_chosen(tmp_path: Path):
+    async def script(one: Served) -> None:
+        deep, bright = [{"type": "runway-live-preset", "presetId": name} for name in ("roman", "luna")]
+        for voice in (deep, bright):
+            made = await one.ask("POST", "/voices/preview", {"voice": voice})
+            async with one.http.session.get(made["url"]) as answer:
+                assert answer.content_type == "audio/mpeg"
+        prompt = "A calm old man with a deep voice"
+        for wrong in ({}, {"prompt": prompt}, {"model": "eleven_ttv_v3"}, {"voice": {**deep, "presetId": "nobody"}}):
+            await one.ask("POST", "/voices/preview", wrong, status=400)
+        both = {"model": "eleven_ttv_v3", "prompt": prompt, "voice": deep}
+        await one.ask("POST", "/voices/preview", both, status=400)
+
+    served(script, tmp_path)

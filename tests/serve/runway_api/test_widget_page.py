@@ -54,9 +54,8 @@ async def until(page: Any, condition: str) -> None:
         if await page.evaluate(f"!!({condition})"):
             return
         await asyncio.sleep(0.1)
-    raise AssertionError(
-        f"{condition} did not come true; the widget says: {await page.evaluate(part('.frame') + '.innerText')}"
-    )
+    seen = await page.evaluate(f"document.body.innerText + ({part('.frame')}?.innerText ?? '')")
+    raise AssertionError(f"{condition} did not come true; the page says: {seen}")
 
 
 async def state(page: Any, name: str) -> None:

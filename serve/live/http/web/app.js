@@ -3,6 +3,7 @@
 import { Call, show as play } from "./call.js";
 import { Captions } from "./captions.js";
 import { cause, media, userError } from "./causes.js";
+import * as clip from "./clip.js";
 import { chosen, listCharacters } from "./choosing.js";
 import * as controls from "./controls.js";
 import * as keys from "./keys.js";
@@ -13,10 +14,12 @@ const STATES = {
   idle: "Choose somebody to talk to",
   connecting: "Connecting",
   walking: "Walk",
+  paused: "Paused",
   listening: "Listening",
   thinking: "Thinking",
   talking: "Talking",
 };
+const BACK_S = 2; // by a press of Back
 const sounds = () => $("app").dataset.sound !== "false"; // a world has no sound
 
 const captions = new Captions($("captions"));
@@ -67,6 +70,7 @@ function audioWishes() {
 
 function track(received) {
   play(received, received.kind === "video" ? $("face") : $("voice")).catch(() => fail("Press any key to hear the character."));
+  if (!sounds()) clip.record();
 }
 
 const send = (message) => Boolean(call?.send(message));
@@ -75,6 +79,8 @@ function leave(message = "") {
   const ended = call;
   call = null;
   ended?.end();
+  clip.stop();
+  $("pause").setAttribute("aria-pressed", "false");
   camera?.getTracks().forEach((track) => track.stop());
   camera = null;
   $("self").hidden = true;
@@ -94,7 +100,7 @@ function leave(message = "") {
 
 function receive(event) {
   if (event.type === "state") {
-    show(sounds() ? event.state : "walking");
+    show(sounds() ? event.state : paused() ? "paused" : "walking");
     if (!sounds()) keys.repeat();
     if (event.state !== "listening") fail(""); // what went wrong is over
   }
@@ -139,6 +145,18 @@ function toggleNumbers() {
   $("numbers-switch").setAttribute("aria-expanded", !hidden);
 }
 
+function pause(still) {
+  if (!call || sounds() || !send({ type: "stream.pause", paused: still })) return;
+  $("pause").setAttribute("aria-pressed", still);
+  show(still ? "paused" : "walking");
+}
+
+const paused = () => $("pause").getAttribute("aria-pressed") === "true";
+
+function goBack() {
+  if (call && !sounds()) controls.goBack(BACK_S);
+}
+
 function reset() {
   if (call && !sounds()) send({ type: "stream.reset" });
 }
@@ -161,8 +179,19 @@ $("mic").addEventListener("click", toggleMicrophone);
 $("camera").addEventListener("click", toggleCamera);
 $("controls-switch").addEventListener("click", controls.toggle);
 $("numbers-switch").addEventListener("click", toggleNumbers);
+$("pause").addEventListener("click", () => pause(!paused()));
+$("back").addEventListener("click", goBack);
 $("reset").addEventListener("click", reset);
-for (const kind of ["pointerdown", "pointermove"]) $("face").addEventListener(kind, keys.point);
+$("clip").addEventListener("click", () => clip.save());
+for (const kind of ["pointerdown", "pointermove"]) {
+  $("face").addEventListener(kind, (event) => {
+    keys.point(event);
+    if (!call || sounds() || !event.buttons) return;
+    if (kind === "pointerdown") $("face").setPointerCapture(event.pointerId);
+    keys.hold(event);
+  });
+}
+for (const kind of ["pointerup", "pointercancel"]) $("face").addEventListener(kind, () => keys.hold(null));
 $("face").addEventListener("resize", () => { // frames may be wide or tall
   const { videoWidth: width, videoHeight: height, parentElement: picture, style } = $("face");
   picture.style.aspectRatio = `${width} / ${height}`;
@@ -184,9 +213,12 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "n") toggleNumbers();
   else if (event.key === "c") controls.toggle();
   else if (event.key === "r") reset();
+  else if (event.key === "p") pause(!paused());
+  else if (event.key === "b") goBack();
+  else if (event.key === "k" && call && !sounds()) clip.save();
   else if (event.key === "Escape" && call) leave();
 });
 document.addEventListener("keyup", (event) => call && !sounds() && keys.key(event, false));
 window.addEventListener("pagehide", () => call && leave());
 setInterval(measure, 1000);
-listCharacters().catch((error) => fail(cause(error)));
+listCharacters().then(() => call || show("idle")).catch((error) => fail(cause(error)));

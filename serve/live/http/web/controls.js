@@ -25,9 +25,16 @@ export function offer(controls, sender) {
   Object.assign(seconds, { min: 1, max: limits.rewind_chunks, step: 1, value: Math.ceil(limits.rewind_chunks / 2) });
   showSeconds();
   for (const name of ["prompt.set", "action.set", "stream.rewind"]) note(name, "");
+  $("back").hidden = !limits.rewind_chunks;
   const some = limits.prompt || sliding.length || limits.code.length || limits.rewind_chunks;
   $("controls-switch").hidden = !some;
   show(Boolean(limits.prompt || sliding.length));
+}
+
+// By about so many seconds, or as far as the server can.
+export function goBack(seconds) {
+  const chunks = limits && Math.min(limits.rewind_chunks, Math.round(seconds / limits.chunk_s));
+  if (chunks) ask("stream.rewind", { chunks });
 }
 
 export function show(open) {

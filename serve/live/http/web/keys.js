@@ -20,6 +20,7 @@ let names = []; // of actions that are pressed
 let keys = {}; // these by the code of a key
 let pointer = []; // names of x and y
 let held = new Set(); // names that are pressed
+let touched = null; // name of the action that the picture is held for
 let place = null, waiting = null; // of the pointer, until it is sent
 let times = []; // ms from key to picture, the latest
 let pending = null; // {at, picture} of a key whose effect is not seen yet
@@ -28,12 +29,13 @@ let watching = 0; // the number of the next look at a frame
 
 export function offer(actions, sender) {
   send = sender;
-  [held, times, pending, latest] = [new Set(), [], null, null];
+  [held, times, pending, latest, touched] = [new Set(), [], null, null, null];
   names = actions.filter(({ kind }) => kind === "discrete").map(({ name }) => name);
   pointer = actions.filter(({ kind }) => kind === "pointer").map(({ name }) => name);
   keys = assigned();
   $("keys").replaceChildren(...names.map(button));
-  $("face").style.touchAction = pointer.length ? "none" : ""; // a finger moves the pointer, not the page
+  $("keys").classList.toggle("pad", ["Up", "Left", "Down", "Right"].every((way) => keys[`Arrow${way}`]));
+  $("face").style.touchAction = "none"; // a finger moves what is seen, not the page
   $("face").cancelVideoFrameCallback?.(watching); // of the session before
   if (names.length + pointer.length) watching = $("face").requestVideoFrameCallback?.(look);
 }
@@ -55,6 +57,7 @@ function button(name) {
   const code = Object.keys(keys).filter((key) => keys[key] === name).map((key) => key.replace(/Key|Digit|Arrow/, ""));
   const key = Object.assign(document.createElement("kbd"), { textContent: code.join(" or ") });
   made.append(name.replaceAll("_", " "), key);
+  made.dataset.way = Object.keys(keys).find((other) => keys[other] === name && other.startsWith("Arrow")) ?? "";
   made.setAttribute("aria-pressed", false);
   made.addEventListener("pointerdown", (event) => {
     made.setPointerCapture(event.pointerId);
@@ -88,6 +91,19 @@ function press(name, down) {
 // All keys as they are now, to a new connection: what the old one lost would stay pressed.
 export function repeat() {
   if (names.length) send({ type: "action.set", action: Object.fromEntries(names.map((name) => [name, Number(held.has(name))])) });
+}
+
+// The picture is held: at its sides to turn, below to go back, else to go ahead. Null: it is let go.
+export function hold(event) {
+  const { left, top, width, height } = $("face").getBoundingClientRect();
+  const x = event && (event.clientX - left) / width, y = event && (event.clientY - top) / height;
+  const code = event && (x < 0.3 ? "ArrowLeft" : x > 0.7 ? "ArrowRight" : y > 0.75 ? "ArrowDown" : "ArrowUp");
+  const name = pointer.length || !code ? null : (keys[code] ?? null);
+  if (name === touched) return;
+  const before = touched;
+  touched = name;
+  if (name) press(name, true);
+  if (before) press(before, false);
 }
 
 export function releaseAll() {
@@ -133,6 +149,7 @@ function seen(ms) {
   times = [...times, ms].slice(-15);
   const sorted = [...times].sort((one, other) => one - other);
   $("n-action").textContent = `${Math.round(sorted[Math.floor(sorted.length / 2)])} ms`;
+  $("n-action").dataset.count = Number($("n-action").dataset.count ?? 0) + 1;
   $("n-action").dataset.times = times.map(Math.round).join(" ");
 }
 

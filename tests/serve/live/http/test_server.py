@@ -7,17 +7,21 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 import yaml
 
+from serve.live.avatar.engine_pool import EnginePool
+from serve.live.avatar.engine_process import EngineProcess, ProcessFace
 from serve.live.http.api import Api
-from serve.live.http.server import serve_until_signal
+from serve.live.http.server import SessionMaker, serve_until_signal
 from serve.live.options import ServerOptions, SessionOptions
 from serve.live.speech.agent import TurnTaking
+from tests.serve.live.level_face import TIMING
 from tests.serve.live.server_kit import DEADLINE_S, TIMEOUTS, Kit, nothing_left_behind
 
 CONFIG = Path(__file__).parents[4] / "configs" / "serve.yaml"
@@ -91,3 +95,20 @@ def test_after_sigterm_nobody_new_is_let_in_and_who_is_there_has_time_to_end(mon
                 kit.pool.close()
 
     asyncio.run(run())
+
+
+def test_a_character_that_came_after_the_start_has_no_manner_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    """Avatars are made while the server runs."""
+    kit = Kit(capacity=1, timeouts=TIMEOUTS)
+    monkeypatch.setattr(EnginePool, "place", lambda pool, session_id: object.__new__(EngineProcess))
+    engines = object.__new__(EnginePool)  # none runs
+    shared: dict[str, Any] = {"engines": engines, "texts": None, "profile": None, "timing": TIMING, "seed": 0}
+    shared |= {"ice_servers": [], "turn_taking": TurnTaking(), "timeouts": TIMEOUTS, "gauges": kit.gauges}
+    maker = SessionMaker(**shared, manners={"noa": {"joy": 0.3}})
+    manners = {}
+    for key in ("noa", "1fcafd47-9b2c-43cb-aef5-c54a43cf4a3d"):
+        session = maker.renderer("session", replace(kit.character, key=key), lambda: None)
+        assert isinstance(session.face, ProcessFace)
+        manners[key] = session.face.manner.action
+    assert list(manners.values()) == [{"joy": 0.3}, {}]
+    kit.pool.close()

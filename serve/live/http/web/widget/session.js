@@ -15,7 +15,7 @@ export async function opened({ server, key, avatar, waits, signal }) {
   try {
     const ready = await placed(`${sessions}/${id}`, key, waits, signal);
     const room = await ask("POST", `${sessions}/${id}/consume`, ready.sessionKey);
-    return { id: room.roomName, key: room.token, server: room.url, session: id };
+    return { id: room.roomName, key: room.token, server: server === location.origin ? server : room.url };
   } catch (error) {
     ask("DELETE", `${sessions}/${id}`, key).catch(() => {});
     throw error;

@@ -1,0 +1,316 @@
+"""A film made from another one: the same pictures at the same times, parts of them drawn anew, and another sound.
+
+Pictures stay as the file stores them: depth, subsampling, matrix, range, curve and orientation. What is drawn in RGB is
+added to them as a difference, so that what is not drawn stays equal to the bit until it is encoded.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
+from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
+from jaxtyping import Float, UInt8
+
+from gwm.files.checks import check_file
+from gwm.files.outputs import whole_file
+from gwm.media.decoding import Damage
+from gwm.media.video import EVERY_CPU, VP9_OPTIONS, container_of, reading
+from gwm.media.video_frames import (
+    NOMINAL_FPS,
+    ColourError,
+    RgbReader,
+    display_matrix,
+    name_colours,
+    orientation,
+    picture_stream,
+    pictures,
+    pixel_aspect,
+)
+
+# Shares of red and blue in the brightness, by matrix. Source: ITU-T H.273, Table 4.
+BT601, BT709, BT2020 = (0.299, 0.114), (0.2126, 0.0722), (0.2627, 0.0593)
+SHARES = {1: BT709, 4: (0.30, 0.11), 5: BT601, 6: BT601, 7: (0.212, 0.087), 9: BT2020, 10: BT2020}
+# What was encoded once is encoded again: more exactly than films that were never seen before (`gwm.media.video`).
+QUALITY = {
+    "libx264": {"crf": "10", "preset": "veryfast", "bf": "0"} | EVERY_CPU,
+    "libvpx-vp9": VP9_OPTIONS | {"crf": "12"},
+}
+SOUND_RATE = 48_000
+SOUND_BITS_PER_SECOND = 160_000
+
+
+@dataclass(slots=True)
+class Film:
+    """An open video. Iterate once: moments in seconds from the first picture, and pictures as they are stored."""
+
+    path: str | Path
+    container: InputContainer
+    stream: VideoStream
+    damage: Damage = field(default_factory=Damage)
+    # Of the first picture. PyAV must not be asked for it again where FFmpeg has copied a picture: what it remembers of
+    # its side data is gone then.
+    matrix: bytes | None = None
+    turn: tuple[bool, int] = (False, 0)
+
+    def __iter__(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        start_s = None
+        for moment_s, frame in pictures(self.container, self.stream, self.damage):
+            if start_s is None:
+                start_s, self.matrix, self.turn = moment_s, display_matrix(frame), orientation(frame)
+            yield moment_s - start_s, frame
+
+    @property
+    def fps(self) -> Fraction:
+        """Declared, or mean, or nominal where the file says nothing."""
+        return self.stream.average_rate or Fraction(NOMINAL_FPS)
+
+    @property
+    def declared_s(self) -> float | None:
+        """Length, where the file says it."""
+        stream = self.stream
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        return self.container.duration / av.time_base if self.container.duration else None
+
+    def rgb_reader(self) -> RgbReader:
+        """Pictures as upright RGB with square pixels, in the file's own curve and gamut."""
+        return RgbReader(pixel_aspect(self.stream), as_stored=True)
+
+
+@contextlib.contextmanager
+def open_film(path: str | Path) -> Iterator[Film]:
+    """A video to be made anew.
+
+    Raises:
+        ValueError: the file is missing, cannot be decoded, has no picture, or colours that cannot be converted; also
+            what is found wrong while it is read.
+    """
+    rule = "a video file, such as mp4"
+    check_file(path, rule)
+    with reading(path, rule, name=path) as container:
+        stream = picture_stream(container)
+        if stream is None:
+            kinds = ", ".join(s.type for s in container.streams) or "no stream"
+            raise ValueError(f"{path} must have a video stream, has {kinds}. Give a file with picture.")
+        try:
+            yield Film(path, container, stream)
+        except ColourError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def redrawn(
+    frame: av.VideoFrame,
+    before: UInt8[np.ndarray, "h w 3"],
+    after: UInt8[np.ndarray, "h w 3"],
+    turn: tuple[bool, int],
+) -> av.VideoFrame:
+    """The stored picture with what changed between its RGB and another one of the same size.
+
+    frame: of a format that `writable` gives; it is not changed. turn: of the film. Brightness changes in pixels that
+    differ alone, colours in all pixels that share theirs with one of them.
+    """
+    if (before == after).all():
+        return frame
+    made = _copied(frame)
+    difference = after.astype(np.int16) - before
+    mirrored, quarters = turn
+    difference = np.rot90(difference, -quarters)
+    if mirrored:
+        difference = difference[:, ::-1]
+    if difference.shape[1] != frame.width:  # pixels that are no squares
+        size = frame.width, frame.height
+        difference = cv2.resize(np.ascontiguousarray(difference), size, interpolation=cv2.INTER_LINEAR)
+    rows, columns = (_even_range(np.flatnonzero(difference.any(axis=(2, 1 - axis)))) for axis in (0, 1))
+    for plane, values in enumerate(_to_planes(difference[rows, columns].astype(np.float32), frame)):
+        _add(made, plane, values, rows.start, columns.start)
+    return made
+
+
+def _copied(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same planes in storage of their own: the decoder predicts other pictures from its own."""
+    made = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    for new, old in zip(made.planes, frame.planes, strict=True):
+        rows, stored = (np.frombuffer(memoryview(p), np.uint8).reshape(p.height, -1) for p in (new, old))
+        width = min(rows.shape[1], stored.shape[1])  # what is behind the picture's own bytes does not matter
+        rows[:, :width] = stored[:, :width]
+    made.pts, made.time_base = frame.pts, frame.time_base
+    made.colorspace, made.color_range = frame.colorspace, frame.color_range
+    made.color_primaries, made.color_trc = frame.color_primaries, frame.color_trc
+    return made
+
+
+def _even_range(places: np.ndarray) -> slice:
+    """From the first to the last, begun and ended with whole pairs: pixels that share their colours."""
+    return slice(int(places[0]) // 2 * 2, (int(places[-1]) // 2 + 1) * 2)
+
+
+def _to_planes(difference: Float[np.ndarray, "h w 3"], frame: av.VideoFrame) -> Iterator[Float[np.ndarray, "h w"]]:
+    """Differences of brightness and of both colours, in the steps of the frame's depth and range."""
+    matrix = frame.colorspace if frame.colorspace in SHARES else name_colours(frame)
+    red, blue = SHARES[Colorspace.ITU709 if matrix is None else int(matrix)]
+    full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+    step = 2.0 ** (frame.format.components[0].bits - 8)
+    bright = difference @ np.array([red, 1 - red - blue, blue], np.float32)
+    yield bright * (step if full else step * 219 / 255)
+    for channel, share in ((2, blue), (0, red)):
+        yield (difference[..., channel] - bright) * ((step if full else step * 224 / 255) / (2 - 2 * share))
+
+
+def _add(frame: av.VideoFrame, number: int, values: Float[np.ndarray, "h w"], top: int, left: int) -> None:
+    plane, component = frame.planes[number], frame.format.components[number]
+    wide, deep = component.bits <= 8, np.uint8 if component.bits <= 8 else np.uint16
+    stored = np.frombuffer(memoryview(plane), deep).reshape(plane.height, -1)[:, : plane.width]
+    across, down = round(frame.width / plane.width), round(frame.height / plane.height)
+    height, width = (-(-n // by) for n, by in zip(values.shape, (down, across), strict=True))
+    if (across, down) != (1, 1):
+        values = cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    part = stored[top // down : top // down + height, left // across : left // across + width]
+    values = values[: part.shape[0], : part.shape[1]]
+    top_value = 255 if wide else 2**component.bits - 1
+    part[:] = np.rint(part + values).clip(0, top_value).astype(deep)
+
+
+def writable(frame: av.VideoFrame, codec: str) -> av.VideoFrame:
+    """The same picture in a format that a codec encodes: the same planes where it can, otherwise the next best."""
+    formats = [f.name for f in av.Codec(codec, "w").video_formats or []]
+    odd = frame.width % 2 or frame.height % 2
+    name = frame.format.name
+    if name in formats and name.startswith("yuv") and not (odd and not name.startswith("yuv444")):
+        return frame
+    deep = any(c.bits > 8 for c in frame.format.components) and "yuv420p10le" in formats
+    ratio = [frame.format.chroma_width(frame.width), frame.format.chroma_height(frame.height)]
+    halves = [n * 2 <= side + 1 for n, side in zip(ratio, (frame.width, frame.height), strict=True)]
+    kind = "420" if all(halves) and not odd else "422" if halves[0] and not odd else "444"
+    rgb = frame.format.is_rgb or frame.format.has_palette
+    made = frame.reformat(
+        format=f"yuv{kind}p10le" if deep else f"yuv{kind}p",
+        dst_colorspace=Colorspace.ITU709 if rgb else None,
+        dst_color_range=ColorRange.MPEG if rgb else None,
+    )
+    made.pts, made.time_base = frame.pts, frame.time_base
+    return made
+
+
+def refilm(
+    path: str | Path, like: Film, made: Iterator[tuple[float, av.VideoFrame]], sound: Iterator[Float[np.ndarray, " b"]]
+) -> float:
+    """Write pictures at their moments, with sound at `SOUND_RATE`, in the container of the path's suffix; the length in
+    seconds. Rate, depth, colours, shape of pixels and orientation are those of the film that they are `like`. Sound is
+    cut, or continued with silence, where the last picture ends.
+
+    Pictures may come from a generator, and are encoded as they come. The file appears only when it is complete.
+
+    Raises:
+        ValueError: an unknown suffix, no picture, or pictures of several sizes.
+        OSError: the file cannot be written; nothing is left of it.
+    """
+    kind = container_of(path)
+    with whole_file(Path(path).absolute()) as partial:
+        with av.open(str(partial), "w", format=kind.name, options=kind.options) as container:
+            writer = _Writer(container, kind.picture, kind.sound, like, sound)
+            for moment_s, frame in made:
+                writer.add(moment_s, frame)
+            if writer.picture is None:
+                raise ValueError(f"{like.path} has 0 frames, must have at least one. Record or export it again.")
+            return writer.end()
+
+
+class _Writer:
+    """Picture by picture, each with the sound that plays until the next."""
+
+    def __init__(
+        self,
+        container: OutputContainer,
+        picture_codec: str,
+        sound_codec: str,
+        like: Film,
+        sound: Iterator[Float[np.ndarray, " b"]],
+    ) -> None:
+        self.container, self.codecs, self.like, self.blocks = container, (picture_codec, sound_codec), like, sound
+        self.picture: VideoStream | None = None
+        self.sound: AudioStream | None = None
+        self.waiting = np.zeros(0, np.float32)  # sound that was read and not yet written
+        self.written = 0  # samples
+        self.last_s, self.gap_s = 0.0, 1 / float(like.fps)
+        self.held: av.VideoFrame | None = None
+        self.lengths = dict[int, int]()  # of pictures that are being encoded, by their times
+
+    def add(self, moment_s: float, frame: av.VideoFrame) -> None:
+        if self.picture is None:
+            self._begin(frame)
+        assert self.picture is not None
+        size = self.picture.width, self.picture.height
+        if size != (frame.width, frame.height):
+            raise ValueError(
+                f"{self.like.path} changes its size from {size[0]}x{size[1]} to {frame.width}x{frame.height} px on the "
+                "way, must keep it. Convert it first."
+            )
+        if self.held is not None:
+            self._encode(self.held, self.last_s, moment_s - self.last_s)
+            self.gap_s = moment_s - self.last_s
+        self.held, self.last_s = frame, moment_s
+
+    def end(self) -> float:
+        """Write what is held; the length in seconds."""
+        assert self.held is not None and self.picture is not None and self.sound is not None
+        self._encode(self.held, self.last_s, self.gap_s)
+        self._mux(self.picture.encode())
+        self.container.mux(self.sound.encode())
+        return self.last_s + self.gap_s
+
+    def _begin(self, frame: av.VideoFrame) -> None:
+        codec = self.codecs[0]
+        stream = self.container.add_stream(codec, rate=self.like.fps, options=QUALITY[codec])
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
+        context = stream.codec_context
+        context.time_base = self.like.stream.time_base or 1 / self.like.fps
+        context.colorspace, context.color_primaries = frame.colorspace, frame.color_primaries
+        context.color_trc, context.color_range = frame.color_trc, frame.color_range
+        if self.like.stream.sample_aspect_ratio:
+            context.sample_aspect_ratio = self.like.stream.sample_aspect_ratio
+        if self.like.matrix is not None:
+            stream.set_display_matrix(np.frombuffer(self.like.matrix, np.int32).tolist())
+        sound = self.container.add_stream(self.codecs[1], rate=SOUND_RATE, layout="mono")
+        assert isinstance(sound, AudioStream)
+        sound.bit_rate = SOUND_BITS_PER_SECOND
+        self.picture, self.sound = stream, sound
+
+    def _encode(self, frame: av.VideoFrame, moment_s: float, length_s: float) -> None:
+        assert self.picture is not None and self.sound is not None
+        base = self.picture.codec_context.time_base
+        frame.pts, frame.time_base = round(moment_s / base), base
+        self.lengths[frame.pts] = max(1, round((moment_s + length_s) / base) - frame.pts)
+        self._mux(self.picture.encode(frame))
+        until = round((moment_s + length_s) * SOUND_RATE)
+        samples = self._next_samples(until - self.written)
+        if not len(samples):
+            return
+        part = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        part.sample_rate, part.pts, part.time_base = SOUND_RATE, self.written, Fraction(1, SOUND_RATE)
+        self.written += len(samples)
+        self.container.mux(self.sound.encode(part))
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        for packet in packets:
+            if packet.pts is not None:  # FFmpeg's own guess of how long the last picture stays is another
+                packet.duration = self.lengths.pop(packet.pts, packet.duration)
+            self.container.mux(packet)
+
+    def _next_samples(self, count: int) -> Float[np.ndarray, " t"]:
+        """Silence where the sound has ended."""
+        parts, have = [self.waiting], len(self.waiting)
+        while have < count and (block := next(self.blocks, None)) is not None:
+            parts.append(block)
+            have += len(block)
+        joined = np.concatenate(parts).astype(np.float32)
+        taken, self.waiting = joined[:count], joined[count:]
+        return np.pad(taken, (0, count - len(taken)))

@@ -1,0 +1,193 @@
+"""A new voice for an old film: the mouth of a person says what is given, and the rest of the picture stays.
+
+python -m serve.dub video=talk.mp4 audio=other.wav out=dubbed.mp4
+python -m serve.dub video=two.mp4 audio=other.wav out=dubbed.mp4 face=1           the second most visible face
+python -m serve.dub video=two.mp4 audio=other.wav out=dubbed.mp4 'face=[640,360]' the face at this point
+
+Two passes. The first finds all faces, follows them from picture to picture, and tells by their faces who is whom
+beyond cuts and absences. The second draws: the calmest picture of the face in each shot speaks, with codes that the
+character's model makes of the voice, and its mouth is put into every picture, with head, light and border of that
+picture (`serve.dubbing.mouths` says why). Outside of the mask, pictures are equal to the bit until they are encoded.
+
+Length, rate, depth, colours and orientation are the video's. Where the sound ends before the video, silence follows and
+the mouth rests; where it is longer, the rest is left out, which is said. In profile the old mouth stays.
+"""
+
+import logging
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from configs.command.main import command
+from gwm.autoencoders.motion.codec import MotionAutoencoder
+from gwm.files.outputs import check_output
+from gwm.media.face import FaceMesh
+from gwm.media.refilm import SOUND_RATE, Film, open_film, redrawn, refilm, writable
+from gwm.media.video import container_of, sound_blocks
+from gwm.metrics.identity import FaceEmbedding
+from serve.artifact import Artifact, load_artifact
+from serve.dubbing.mouths import Speaker, shown_share
+from serve.dubbing.people import Choice, Person, people_of, report
+from serve.dubbing.tracks import Survey, Track, survey_film
+from serve.dubbing.voice import MouthCodes
+
+log = logging.getLogger(__name__)
+
+Mask = Float[np.ndarray, "h w"]
+NEARLY_S = 0.1  # lengths that differ by less are not worth a word
+
+
+@dataclass(frozen=True, kw_only=True)
+class DubRequest:
+    """The settings of configs/dub.yaml, checked before anything is loaded."""
+
+    video: str
+    audio: str
+    out: str
+    face: Any = None
+    faces: Any = None
+    artifact: str = "weights/character"
+    seed: int = 0
+
+    @property
+    def choice(self) -> Choice:
+        return Choice(self.face, self.faces)
+
+    def check(self) -> None:
+        """Raises:
+        ValueError: no film can be written to `out`, or a face is chosen in a way that is none.
+        """
+        assert self.choice
+        container_of(self.out)
+        if Path(self.out).exists() and Path(self.video).exists() and Path(self.out).samefile(self.video):
+            raise ValueError(f"out={self.out} must not be the video itself: name another file.")
+        check_output(Path(self.out))
+
+
+def dub(request: DubRequest) -> None:
+    """Write the film, and log which faces were found and what of the sound was used.
+
+    Raises:
+        FileNotFoundError: there is no model.
+        ValueError: model, video, sound, face or `out` cannot be used; the message names the setting.
+        OSError: the film cannot be written; nothing is left of it.
+    """
+    request.check()
+    artifact = load_artifact(request.artifact)
+    if not isinstance(artifact.vae, MotionAutoencoder) or not artifact.contract.takes_sound:
+        raise ValueError(f"artifact={request.artifact} must be a character with motion latents, which take sound.")
+    sound_s = sum(map(len, sound_blocks(request.audio, sample_rate=SOUND_RATE))) / SOUND_RATE
+    with tempfile.TemporaryDirectory(prefix="gwm-dub-") as folder:
+        survey, people = chosen_faces(request, Path(folder))
+        _compare_lengths(request, sound_s, survey.length_s)
+        with open_film(request.video) as film:
+            bar = tqdm(film, desc="dub", total=len(survey.moments_s), unit="picture")
+            made = ((moment_s, frame) for moment_s, frame, *_ in dubbed(film, iter(bar), people, artifact, request))
+            length_s = refilm(request.out, film, made, sound_blocks(request.audio, sample_rate=SOUND_RATE))
+            for note in film.damage.notes:
+                log.warning("%s: %s", request.video, note)
+    log.info("%s: %.2f s, %d pictures", request.out, length_s, len(survey.moments_s))
+
+
+def chosen_faces(request: DubRequest, folder: Path) -> tuple[Survey, list[Person]]:
+    """The first pass, and those who will be dubbed; `folder` takes what is large."""
+    with open_film(request.video) as film:
+        survey = _survey(film, folder)
+    people = people_of(survey)
+    chosen = request.choice.of(people, survey, request.video)
+    report(people, chosen, survey)
+    return survey, [people[number] for number in chosen]
+
+
+def _survey(film: Film, folder: Path) -> Survey:
+    mesh, length = FaceMesh(), film.declared_s
+    total = None if length is None else max(1, math.ceil(length * film.fps))
+    with tqdm(desc="find faces", total=total, unit="picture") as bar:
+        return survey_film(film, folder, mesh=mesh, embed=FaceEmbedding(mesh), seen=bar.update)
+
+
+def _compare_lengths(request: DubRequest, sound_s: float, video_s: float) -> None:
+    if sound_s < video_s - NEARLY_S:
+        log.warning(
+            "%s ends at %.2f s, %s at %.2f s: silence follows, and the mouth rests",
+            *(request.audio, sound_s, request.video, video_s),
+        )
+    elif sound_s > video_s + NEARLY_S:
+        log.warning(
+            "%s of %.2f s is cut where %s ends, at %.2f s: what is said later is left out",
+            *(request.audio, sound_s, request.video, video_s),
+        )
+
+
+def dubbed(
+    film: Film,
+    pictures: Iterator[tuple[float, av.VideoFrame]],
+    people: list[Person],
+    artifact: Artifact,
+    request: DubRequest,
+) -> Iterator[tuple[float, av.VideoFrame, Mask | None]]:
+    """Pictures of a film as they are stored, with the new mouths, and what of each is drawn anew: upright, 0 elsewhere;
+    None: nothing is."""
+    assert isinstance(artifact.vae, MotionAutoencoder)
+    voice = sound_blocks(request.audio, sample_rate=artifact.contract.audio.sample_rate)
+    codes, codec = MouthCodes(artifact, voice, seed=request.seed), container_of(request.out).picture
+    scene, to_rgb = Scene(people, artifact.vae), film.rgb_reader()
+    for number, (moment_s, stored) in enumerate(pictures):
+        frame, code, mask = writable(stored, codec), codes.at(moment_s), None
+        if scene.shows(number):
+            before = np.ascontiguousarray(to_rgb(stored))
+            after, mask = scene.draw(number, before, code)
+            frame = redrawn(frame, before, after, film.turn)
+        yield moment_s, frame, mask
+
+
+class Scene:
+    """Those whose mouths are drawn, and their faces that are in view: pictures are asked for in order."""
+
+    def __init__(self, people: list[Person], codec: MotionAutoencoder) -> None:
+        self.codec = codec
+        self.coming = sorted(
+            ((track, person) for person in people for track in person.tracks), key=lambda pair: -pair[0].pictures[0]
+        )
+        self.now: list[tuple[Track, Speaker]] = []
+
+    def shows(self, number: int) -> bool:
+        """Whether one of the faces is in this picture, which is the next."""
+        self.now = [(track, speaker) for track, speaker in self.now if track.stop > number]
+        while self.coming and self.coming[-1][0].pictures[0] <= number:
+            track, person = self.coming.pop()
+            self.now.append((track, Speaker(self.codec, person.calm_track(track).calm())))
+        return any(track.place(number) is not None for track, _ in self.now)
+
+    @torch.no_grad()
+    def draw(
+        self, number: int, picture: UInt8[np.ndarray, "h w 3"], code: torch.Tensor
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], Mask]:
+        """The picture with all mouths, and where they are."""
+        whole = np.zeros(picture.shape[:2], np.float32)
+        for track, speaker in self.now:
+            if (place := track.place(number)) is not None:
+                points, share = track.points(place), shown_share(track.yaws[place])
+                picture = speaker.put_into(picture, points, code, share)
+                whole = np.maximum(whole, speaker.mask(points, picture.shape[:2], share))
+        return picture, whole
+
+
+@command("dub", verbatim=("video", "audio", "out", "artifact"))
+def main(cfg: DictConfig) -> None:
+    values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    dub(DubRequest(**values))
+
+
+if __name__ == "__main__":
+    main()
