@@ -36,8 +36,10 @@ def test_any_page_may_load_the_widget_and_nothing_else_of_ours(tmp_path: Path):
                 shared = path in SHARED
                 assert (answer.status == 200) == shared, path
                 assert (answer.headers.get("Access-Control-Allow-Origin") == "*") == shared, path
+            async with one.http.get(path) as answer:  # as a script of another page is asked for
                 policy = "cross-origin" if shared else "same-origin"
                 assert answer.headers["Cross-Origin-Resource-Policy"] == policy, path
+                assert ("Access-Control-Allow-Origin" in answer.headers) == shared, path
 
     served(script, tmp_path)
 
