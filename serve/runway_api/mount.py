@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import BodyPartReader, web
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ from serve.live.http.api import Api, allow_page
 from serve.live.http.bodies import read_body
 from serve.live.room.door import Door
 from serve.live.room.tokens import Tokens
+from serve.live.speech.tools import BackendPlace
 from serve.runway_api.background import Background
 from serve.runway_api.call import ApiError, Binary, Call, Desk, Speak, not_found
 from serve.runway_api.fetch import is_public
@@ -25,6 +26,7 @@ from serve.runway_api.openapi import openapi
 from serve.runway_api.rooms import Rooms
 from serve.runway_api.routes import ROUTES, Route
 from serve.runway_api.session_tools import SocketBackend
+from serve.runway_api.sessions import create
 from serve.runway_api.uploads import SECRET_FIELD, receive
 from serve.store.database import Store
 from serve.store.keys import Limits, add_key
@@ -60,11 +62,24 @@ class ApiOptions:
 class RestApi:
     """Handlers of all routes; `app` is mounted at /v1."""
 
-    def __init__(self, store: Store, api: Api, desk: Desk, rooms: Rooms, work: Background, *, url: str | None) -> None:
-        self.store, self.api, self.desk, self.rooms, self.work = store, api, desk, rooms, work
-        self.url, self.guard = url, Guard(store)
+    def __init__(
+        self,
+        store: Store,
+        desk: Desk,
+        *,
+        url: str | None,
+        visitor: Callable[[web.Request], str],
+        places: Callable[[], int],
+        changed: Callable[[], None],
+        backend: Callable[[str], BackendPlace | None],
+        routes: Iterable[Route] = ROUTES,
+    ) -> None:
+        """visitor: the address of whoever asks. changed: called when the store has changed. backend: of a session that
+        is open here, by its id."""
+        self.store, self.desk, self.url, self.guard = store, desk, url, Guard(store)
+        self.visitor, self.places, self.changed, self.backend = visitor, places, changed, backend
         self.app = web.Application(middlewares=[self._refuse])
-        for route in ROUTES:
+        for route in routes:
             self.app.router.add_route(route.method, route.path, self._handler(route))
         self.app.router.add_post("/uploads/{id}", self._receive)
         self.app.router.add_get("/realtime_sessions/{id}/backend", self._answer_calls)
@@ -72,16 +87,15 @@ class RestApi:
     def _handler(self, route: Route) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.StreamResponse:
             key = await self.guard.key(route.access, request)
-            self.guard.check_rate(key, self.api.visitor(request))
+            self.guard.check_rate(key, self.visitor(request))
             _check_ids(request)
             data = await read_body(request, route.max_bytes)
-            ids, places = dict(request.match_info), self.api.admission.capacity
-            call = Call(self.desk, self._base_url(request), ids, bearer(request), key, places)
+            ids = dict(request.match_info)
+            call = Call(self.desk, self._base_url(request), ids, bearer(request), key, self.places())
             given = dict(request.query)
             answer = await self.store.run(lambda db: _work(db, route, call, given, data), writes=route.writes)
             if route.writes:
-                for event in (self.rooms.wake, self.work.wake, self.work.wake_films):
-                    event.set()
+                self.changed()
             response = _response(answer)
             if route.access in ("page", "session"):
                 allow_page(response, request)
@@ -123,10 +137,10 @@ class RestApi:
     async def _answer_calls(self, request: web.Request) -> web.StreamResponse:
         """A websocket of a program that answers backend_rpc tools of one session, which must be open here."""
         await self.guard.key("secret", request)
-        session = self.rooms.open.get(request.match_info["id"])
-        if session is None:
+        backend = self.backend(request.match_info["id"])
+        if backend is None:
             raise not_found("session that is READY or RUNNING on this server")
-        return await SocketBackend().serve(request, session.backend)
+        return await SocketBackend().serve(request, backend)
 
     def _base_url(self, request: web.Request) -> str:
         return (self.url or f"{request.scheme}://{request.host}").rstrip("/")
@@ -164,6 +178,13 @@ def _response(answer: BaseModel | Binary | None) -> web.Response:
     return web.Response(text=answer.model_dump_json(by_alias=True), content_type="application/json")
 
 
+class Mounted(NamedTuple):
+    """What is open while the API is mounted."""
+
+    store: Store
+    rooms: Rooms
+
+
 @contextlib.asynccontextmanager
 async def mounted(
     api: Api,
@@ -173,10 +194,13 @@ async def mounted(
     make_film: MakeFilm,
     prints_first_key: bool,
     allows: Callable[[str], bool] = is_public,
-) -> AsyncIterator[Store | None]:
+    secret: bytes | None = None,
+) -> AsyncIterator[Mounted | None]:
     """Serve the API on `api.app`, as long as the context is open; without a store there is none.
 
     prints_first_key: make a key where there is none, and log it: where only people of this machine can read the log.
+    secret: of a fleet, which signs its tokens and gives this server its sessions; None: this server is alone, and
+        sessions are asked for here.
 
     Raises:
         ValueError: the store cannot be opened.
@@ -185,20 +209,34 @@ async def mounted(
         yield None
         return
     store = Store(options.store)
-    if prints_first_key and (text := await store.run(_first_key)):
-        log.info("API key, shown once: %s", text)
+    if prints_first_key:
+        await print_first_key(store)
     names = {key: character.name for key, character in api.characters.items()}
-    tokens = Tokens()
-    rooms = Rooms(store, api, tokens, owner=new_id())
+    tokens = Tokens(secret)
+    rooms = Rooms(store, api, tokens, owner=new_id(), url=options.public_url if secret else None)
     desk = Desk(rooms.owner, names, speak, rooms.backend_room)
     work = Background(store, api, desk, make_film=make_film, retention_days=options.retention_days, allows=allows)
-    rest = RestApi(store, api, desk, rooms, work, url=options.public_url)
+
+    def changed() -> None:
+        for event in (rooms.wake, work.wake, work.wake_films):
+            event.set()
+
+    rest = RestApi(
+        store,
+        desk,
+        url=options.public_url,
+        visitor=api.visitor,
+        places=lambda: api.admission.capacity,
+        changed=changed,
+        backend=rooms.backend,
+        routes=[route for route in ROUTES if secret is None or route.work is not create],
+    )
     api.app.add_subapp("/v1", rest.app)
     api.app.add_subapp("/rtc", Door(api.admission, tokens).app)
     api.app.router.add_get("/openapi.json", _document)
     tasks = [asyncio.create_task(_kept_running(each)) for each in (rooms, work)]
     try:
-        yield store
+        yield Mounted(store, rooms)
     finally:
         for task in tasks:
             task.cancel()
@@ -219,6 +257,12 @@ async def _kept_running(work: Rooms | Background) -> None:
 
 async def _document(request: web.Request) -> web.Response:
     return web.json_response(openapi())
+
+
+async def print_first_key(store: Store) -> None:
+    """Make a key where there is none, and log it."""
+    if text := await store.run(_first_key):
+        log.info("API key, shown once: %s", text)
 
 
 def _first_key(db: Db) -> str | None:

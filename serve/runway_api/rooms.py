@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session as Db
 
@@ -18,12 +18,13 @@ from serve.live.http.conversation import Conversation
 from serve.live.http.refusals import FullError
 from serve.live.http.session import BROKEN, OneTimeKey
 from serve.live.room.tokens import Tokens
-from serve.live.speech.tools import Call
+from serve.live.speech.tools import BackendPlace, Call
 from serve.live.speech.turns import Event
 from serve.runway_api.call import ApiError
 from serve.runway_api.casting import NotReadyError, Role, role_of
 from serve.runway_api.documents import DocumentSearch
 from serve.runway_api.media import portrait_from
+from serve.runway_api.session_queue import QUEUE_S, SEEN, SessionQueue
 from serve.runway_api.session_tools import session_tools
 from serve.runway_api.sessions import end
 from serve.store.database import Store
@@ -33,7 +34,6 @@ from serve.store.tables import ApiKey, Entry, Session, now_ms
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5  # between two looks at who waits
-QUEUE_S = 180.0  # as long as Runway's own clients wait
 NO_ROOM = f"No place became free within {QUEUE_S:.0f} s."
 NOBODY = "Nobody connected before the session key expired."
 FAILURES = {BROKEN: "INTERNAL", RESTARTS: "SERVER.STOPPED"}
@@ -44,11 +44,14 @@ ROLES = {"user": "user", "character": "assistant"}
 class Rooms:
     """Call `wake` when the store has changed; `run` until cancelled, and then `finish`."""
 
-    def __init__(self, store: Store, api: Api, tokens: Tokens, *, owner: str) -> None:
-        self.store, self.api, self.tokens, self.owner = store, api, tokens, owner
+    def __init__(self, store: Store, api: Api, tokens: Tokens, *, owner: str, url: str | None = None) -> None:
+        """url: where clients connect; None: where they asked for the session."""
+        self.store, self.api, self.tokens, self.owner, self.url = store, api, tokens, owner, url
         self.wake = asyncio.Event()
         self.open: dict[str, Conversation] = {}
+        self.queue = SessionQueue(self._let_in, give_up=self._give_up, tell=self._tell, now_ms=now_ms)
         self._writes: asyncio.Queue[Callable[[Db], None]] = asyncio.Queue()
+        self._writing: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -57,31 +60,36 @@ class Rooms:
 
     async def finish(self) -> None:
         """What has been said until the end is written too."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
         while not self._writes.empty():
             await self.store.run(self._writes.get_nowait())
 
     async def _write(self) -> None:
         """One after the other, as it happened."""
         while True:
-            await self.store.run(await self._writes.get())
+            change = await self._writes.get()
+            self._writing = asyncio.ensure_future(self.store.run(change))
+            await asyncio.shield(self._writing)  # what is taken from the queue is written, whoever is cancelled
 
     async def _look(self) -> None:
         while True:
-            rows = await self.store.run(self._mine, writes=False)
-            live = {row.id for row in rows}
-            self.api.gauges.queued.set(sum(row.status == "NOT_READY" and row.queued for row in rows))
+            waiting, number, live = await self.store.run(self._mine, writes=False)
+            self.api.gauges.queued.set(number)
             for session_id in [each for each in self.open if each not in live]:
                 await self.open.pop(session_id).close("The session was ended.")
-            for row in rows:
-                if row.status == "NOT_READY" and not await self._let_in(row):
-                    break  # those behind it wait their turn
+            await self.queue.go_on(waiting)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), LOOK_S)
             self.wake.clear()
 
-    def _mine(self, db: Db) -> list[Session]:
-        query = select(Session).where(Session.owner == self.owner, Session.status.in_(LIVE))
-        return list(db.scalars(query.order_by(Session.created_ms)))
+    def _mine(self, db: Db) -> tuple[list[Session], int, set[str]]:
+        """The first of the queue, how many know that they wait, and which of the open sessions nobody has ended."""
+        line = (Session.owner == self.owner) & (Session.status == "NOT_READY")
+        first = select(Session).where(line).order_by(Session.created_ms).limit(SEEN)
+        number = db.scalar(select(func.count()).select_from(Session).where(line, Session.queued)) or 0
+        live = select(Session.id).where(Session.id.in_(list(self.open)), Session.status.in_(LIVE))
+        return list(db.scalars(first)), number, set(db.scalars(live))
 
     async def _let_in(self, row: Session) -> bool:
         """Open the session if it can be; False: there is no place, for nobody."""
@@ -89,11 +97,7 @@ class Rooms:
             message = f"Rooms of {row.integration} are not joined by this server."
             await self._fail(row.id, message, "INTEGRATION.UNSUPPORTED")
             return True
-        if now_ms() > row.created_ms + 1000 * QUEUE_S:
-            await self._fail(row.id, NO_ROOM, "CAPACITY")
-            return True
         if not self.api.admission.free:
-            await self._queue(row)
             return False
         try:
             characters = list(self.api.characters)
@@ -105,7 +109,6 @@ class Rooms:
         except NotReadyError:
             pass  # its turn comes again
         except FullError:
-            await self._queue(row)
             return False
         except (ApiError, ValueError) as error:
             await self._fail(row.id, str(error), "AVATAR.UNUSABLE")
@@ -167,13 +170,21 @@ class Rooms:
         session = self.open.get(session_id)
         return None if session is None else self._room(session, hidden=True)
 
+    def backend(self, session_id: str) -> BackendPlace | None:
+        """Where calls of an open session are answered; None where it is not open on this server."""
+        session = self.open.get(session_id)
+        return None if session is None else session.backend
+
     def _room(self, session: Conversation, *, hidden: bool) -> dict[str, str]:
         seconds = session.timeouts.connect_s + session.timeouts.session_s
-        return {"token": self.tokens.sign(session.id, hidden=hidden, seconds=seconds), "room_name": session.id}
+        room = {"token": self.tokens.sign(session.id, hidden=hidden, seconds=seconds), "room_name": session.id}
+        return room if self.url is None else room | {"url": self.url}
 
-    async def _queue(self, row: Session) -> None:
-        if not row.queued:
-            await self.store.run(lambda db: _set_queued(db, row.id))
+    async def _tell(self) -> None:
+        await self.store.run(lambda db: set_queued(db, self.owner))
+
+    async def _give_up(self, row: Session) -> None:
+        await self._fail(row.id, NO_ROOM, "CAPACITY")
 
     async def _fail(self, session_id: str, failure: str, code: str) -> None:
         await self.store.run(lambda db: _end(db, session_id, "FAILED", failure, code))
@@ -230,15 +241,16 @@ class Record:
             self.rooms.write(lambda db: _end(db, self.id, "FAILED", NOBODY, "SESSION.EXPIRED"))
 
 
+def set_queued(db: Db, owner: str) -> None:
+    """Clients of all that wait at this server learn it."""
+    waiting = update(Session).where(Session.owner == owner, Session.status == "NOT_READY", Session.queued.is_(False))
+    db.execute(waiting.values(queued=True))
+
+
 def pages_of(db: Db, row: Session) -> frozenset[str] | None:
     """Origins whose pages may connect to a session: those of its publishable key; None: any, as by a secret one."""
     key = db.get(ApiKey, row.key_id) if row.key_id else None
     return frozenset(key.origins) if key is not None and key.origins else None
-
-
-def _set_queued(db: Db, session_id: str) -> None:
-    if session := db.get(Session, session_id):
-        session.queued = True
 
 
 def _begin(db: Db, session_id: str, began_ms: int) -> None:

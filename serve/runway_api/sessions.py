@@ -12,10 +12,10 @@ from serve.runway_api.avatars import found as found_avatar
 from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.presets import character_of
 from serve.runway_api.requests import AvatarChoice, NoQuery, PresetAvatar, SessionRequest
+from serve.runway_api.session_queue import max_waiting
 from serve.store.owners import LIVE
 from serve.store.tables import Session, now_ms
 
-MAX_WAITING = 500
 AnySession = (
     answers.WaitingSession
     | answers.ReadySession
@@ -28,8 +28,8 @@ AnySession = (
 def create(db: Db, call: Call, query: NoQuery, body: SessionRequest) -> Created:
     max_s = _max_s(call, body)
     _check_key(db, call, body, max_s)
-    if _count(db, Session.status == "NOT_READY") >= MAX_WAITING:
-        raise ApiError(429, f"{MAX_WAITING} sessions wait for a place.", retry_after_s=30)
+    if _count(db, Session.status == "NOT_READY") >= (limit := max_waiting(call.places)):
+        raise ApiError(429, f"{limit} sessions wait for a place.", retry_after_s=30)
     session = Session(
         **_avatar(db, call, body.avatar),
         status="NOT_READY",
@@ -81,7 +81,7 @@ def consume(db: Db, call: Call, query: NoQuery, body: None) -> answers.Room:
     right = session.session_key is not None and secrets.compare_digest(session.session_key, call.bearer)
     if not right or session.status != "READY" or (session.expires_ms or 0) < now_ms():
         raise ApiError(401, "The session key is wrong, was used before, or has expired. Create a new session.")
-    room = answers.Room(url=call.base_url, **session.room)
+    room = answers.Room(**{"url": call.base_url} | session.room)
     session.session_key, session.room = None, {}
     return room
 
@@ -96,7 +96,7 @@ def connect_backend(db: Db, call: Call, query: NoQuery, body: None) -> answers.R
     room = call.desk.backend_room(session.id) if session.status in ("READY", "RUNNING") else None
     if room is None:
         raise not_found("session that is READY or RUNNING on this server")
-    return answers.Room(url=call.base_url, **room)
+    return answers.Room(**{"url": call.base_url} | room)
 
 
 def found(db: Db, call: Call) -> Session:

@@ -19,7 +19,7 @@ from gwm.metrics.identity import FaceEmbedding
 from serve.artifact import Artifact, load_artifact
 from serve.dub import DubRequest, chosen_faces, dub, dubbed
 from serve.dubbing.people import Choice, Person, people_of
-from serve.dubbing.tracks import Survey, survey_film
+from serve.dubbing.tracks import Survey, Track, survey_film
 from serve.dubbing.voice import MouthCodes
 from serve.samples import sample_path
 
@@ -140,6 +140,31 @@ def test_a_face_is_known_again_after_an_absence_and_beyond_cuts(changing: tuple[
     _, people = changing
     seen = [[(track.pictures[0], track.stop) for track in person.tracks] for person in people]
     assert seen == [[(0, 6), (10, 16), (21, 25)], [(16, 21)]]
+
+
+def test_the_calm_picture_has_closed_lips(tmp_path: Path):
+    points = FaceMesh().landmarks(HOPPER)
+    assert points is not None
+    opened, wide = points.copy(), points.copy()
+    opened[LOWER_LIP, 1] += 8
+    wide[LOWER_LIP, 1] += 16
+    track = Track(tmp_path / "track")
+    for number, shown in enumerate((wide, opened, points, opened)):
+        track.add(number, shown, np.full_like(HOPPER, number))
+    assert (track.calm().picture == 2).all() and len(track) == 4
+
+
+def test_landmarks_are_smoothed_over_pictures_that_follow_each_other(tmp_path: Path):
+    """And not over a gap, in which the face may have gone anywhere."""
+    points = FaceMesh().landmarks(HOPPER)
+    assert points is not None
+    track = Track(tmp_path / "track")
+    for number, away in ((0, 0.0), (1, 2.0), (2, 0.0), (50, 60.0)):
+        track.add(number, points + np.float32(away), HOPPER)
+    moved = [float((track.points(place) - points).mean()) for place in range(4)]
+    assert 0.3 < moved[1] < 1.7 and 0 < moved[0] < 1
+    assert moved[3] == pytest.approx(60, abs=1e-3)
+    assert [track.place(number) for number in (0, 2, 3, 50)] == [0, 2, None, 3]
 
 
 def test_a_point_may_name_its_time(changing: tuple[Survey, list[Person]]):

@@ -121,3 +121,19 @@ def test_keys_hold_from_the_next_frame_that_is_shown():
     frames = [call.frame for call in face.calls if isinstance(call, Redo)]
     assert frames == [2, *[0] * REDONE]
     assert face.calls[1 + REDONE :] == [Act({"left": 0}), Rewind(1), Act({"fly": 1})]
+
+
+def test_after_a_step_back_no_chunk_is_made_again():
+    """The chunk that is shown is no longer the stream's latest: made again, an older one would take its place."""
+    face = Numbered()
+    performer = Performer(face, TIMING)
+
+    async def script() -> None:
+        running = asyncio.create_task(performer.run())
+        await asyncio.sleep(0.01)
+        await performer.change(Rewind(1))
+        await performer.change(Act({"left": 1}))
+        running.cancel()
+
+    asyncio.run(script())
+    assert face.calls == [Rewind(1), Act({"left": 1})]

@@ -22,13 +22,18 @@ WAITING_FRAMES = 2  # for the encoder; of more, the oldest are left out
 LATE_S = 0.2  # behind the clock by more than this, the clock is set anew instead of sending a burst
 
 BITS = 0.24  # for each pixel of a frame, at most: a speaking face at 720 px comes through VP8 with 39.5 dB
-MAX_BITS_PER_S = 6_000_000
+MIN_BITS_PER_S, MAX_BITS_PER_S = 1_500_000, 6_000_000  # at most, of small and of large pictures
+
+
+def video_bits_per_s(frame: Resolution) -> int:
+    """That a session's picture may take, at most."""
+    return max(MIN_BITS_PER_S, min(MAX_BITS_PER_S, round(BITS * frame.height * frame.width * FPS)))
 
 
 def set_video_bitrate(frame: Resolution) -> None:
     """How much all VP8 encoders of this process may send: enough for pictures of this size, where the network carries
     it. aiortc's own numbers are for small pictures: at 720 px they leave 35 dB at first and 38 later."""
-    vpx.MAX_BITRATE = max(1_500_000, min(MAX_BITS_PER_S, round(BITS * frame.height * frame.width * FPS)))
+    vpx.MAX_BITRATE = video_bits_per_s(frame)
     vpx.DEFAULT_BITRATE = vpx.MAX_BITRATE // 2
 
 

@@ -22,10 +22,10 @@ class Grant:
 
 
 class Tokens:
-    """Signs and reads LiveKit's access tokens, with a secret that lasts as long as this server."""
+    """Signs and reads LiveKit's access tokens; without a secret, with one that lasts as long as this server."""
 
-    def __init__(self) -> None:
-        self._secret = secrets.token_bytes(32)
+    def __init__(self, secret: bytes | None = None) -> None:
+        self._secret = secret or secrets.token_bytes(32)
 
     def sign(self, room: str, *, hidden: bool, seconds: float) -> str:
         """A token for a client of its own; it may join again with it, as when its network was cut."""

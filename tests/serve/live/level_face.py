@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 
 from serve.acts import Applied
+from serve.bench import turned_clock
 from serve.live.avatar.changes import Change, ChangeRefusedError, Rewind
 from serve.live.avatar.performer import FaceLostError, Performer, StreamTiming
-from tests.serve.live import turned_clock
 
 TIMING = StreamTiming(
     chunk_samples=4_000, lookahead_samples=4_000, frame_samples=1_000, sample_rate=24_000, lead_samples=7_200

@@ -104,9 +104,9 @@ async def running(folder: Path, *, capacity: int = 2, timeouts=TIMEOUTS, **more)
 
     @contextlib.asynccontextmanager
     async def mount(api: Api) -> AsyncIterator[None]:
-        async with mounted(api, hum, options=options, make_film=film, prints_first_key=False, **more) as store:
-            assert store is not None
-            stores.append(store)
+        async with mounted(api, hum, options=options, make_film=film, prints_first_key=False, **more) as made:
+            assert made is not None
+            stores.append(made.store)
             yield
 
     async with serving(capacity=capacity, timeouts=timeouts, mount=mount) as (kit, client):

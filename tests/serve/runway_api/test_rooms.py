@@ -121,6 +121,10 @@ def test_two_hundred_requests_at_once_wait_in_a_queue_without_a_place_lost(tmp_p
                 await asyncio.sleep(0.02)
         statuses = [(await one.ask("GET", path))["status"] for path in paths]
         assert statuses.count("READY") == 2 and statuses.count("NOT_READY") == 198
+        async with asyncio.timeout(DEADLINE_S):
+            while one.kit.gauges.queued._value.get() < 198:  # all who wait are counted, and told
+                await asyncio.sleep(0.02)
+        assert (await one.ask("GET", paths[-1]))["queued"]
         one.store.do(lambda db: db.query(Session).update({"status": "CANCELLED"}))
         async with asyncio.timeout(DEADLINE_S):
             while one.kit.admission.sessions:
@@ -130,7 +134,7 @@ def test_two_hundred_requests_at_once_wait_in_a_queue_without_a_place_lost(tmp_p
 
 
 def test_a_queue_that_is_full_refuses_without_being_asked_again(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(rest_sessions, "MAX_WAITING", 0)
+    monkeypatch.setattr(rest_sessions, "max_waiting", lambda places: 0)
 
     async def script(one: Served) -> None:
         async with one.http.post(

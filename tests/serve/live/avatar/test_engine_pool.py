@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 
+from serve.bench import turned_clock
 from serve.live.avatar import overlap
 from serve.live.avatar.engine_pool import EnginePool
 from serve.live.avatar.engine_process import EngineProcess, ProcessFace
@@ -15,7 +16,6 @@ from serve.live.avatar.overlap import Measured
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.refusals import FullError
-from tests.serve.live import turned_clock
 from tests.serve.live.http.test_admission import Visit
 from tests.serve.live.sleeping_engines import CHUNK_S, PACKET, STEP_S, TIMING, Viewer, serve_sleeping
 

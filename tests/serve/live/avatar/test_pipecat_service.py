@@ -27,9 +27,9 @@ from pipecat.transports.base_transport import TransportParams
 from pipecat.utils.text.base_text_aggregator import TextType
 from pipecat.workers.runner import WorkerRunner
 
+from serve.bench import turned_clock
 from serve.live.avatar.performer import Performer
 from serve.live.avatar.pipecat_service import AvatarService
-from tests.serve.live import turned_clock
 from tests.serve.live.level_face import TIMING, LevelFace
 
 RATE, FRAME = TIMING.sample_rate, TIMING.frame_samples

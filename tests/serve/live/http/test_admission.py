@@ -4,12 +4,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from serve.bench import turned_clock
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.http.admission import EVICTED_AFTER_S, Admission, Rate
 from serve.live.http.refusals import FullError, NotHereError
 from serve.live.http.session import Session, SessionParts, Timeouts
-from tests.serve.live import turned_clock
 from tests.serve.live.level_face import TIMING, LevelFace
 
 

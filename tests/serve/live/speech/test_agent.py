@@ -20,6 +20,7 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.utils.text.base_text_aggregator import TextType
 
 from gwm.media.sound import to_pcm
+from serve.bench import turned_clock
 from serve.live.avatar.avatar import Avatar
 from serve.live.avatar.performer import Performer
 from serve.live.low_priority import LowPriority
@@ -30,7 +31,6 @@ from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.recogniser import SAMPLE_RATE
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM, small_talk
 from serve.live.speech.turns import Event
-from tests.serve.live import turned_clock
 from tests.serve.live.level_face import TIMING, LevelFace
 
 SAMPLES_PER_LETTER = 1_200

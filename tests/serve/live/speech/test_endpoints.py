@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from pipecat.frames.frames import InputAudioRawFrame, VADUserStartedSpeakingFrame, VADUserStoppedSpeakingFrame
 
+from serve.bench import turned_clock
 from serve.live.characters import Character
 from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services
@@ -19,7 +20,6 @@ from serve.live.speech.endpoint_speech import EndpointSTT, EndpointTTS
 from serve.live.speech.endpoints import Caller, Endpoint
 from serve.live.speech.profile import Profile
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
-from tests.serve.live import turned_clock
 from tests.serve.live.remote_kit import Remote, Reply, always, refusal, streamed
 from tests.serve.live.server_kit import nothing_left_behind
 from tests.serve.live.speech.test_agent import Conversation, Deaf, Hum

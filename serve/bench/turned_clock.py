@@ -18,8 +18,8 @@ class TurnedClock(asyncio.SelectorEventLoop):
     def __init__(self, grace_s: float = 0.0) -> None:
         super().__init__()
         self._now_s, self._grace_s, self._working = 0.0, grace_s, 0
-        self._wait = self._selector.select
-        self._selector.select = self._select
+        selector = self._selector  # pyright: ignore[reportAttributeAccessIssue]
+        self._wait, selector.select = selector.select, self._select
 
     def time(self) -> float:
         return self._now_s
@@ -33,7 +33,7 @@ class TurnedClock(asyncio.SelectorEventLoop):
     def _has_worked(self, future: asyncio.Future) -> None:
         self._working -= 1
 
-    def _select(self, timeout: float | None) -> list[tuple[SelectorKey, int]]:
+    def _select(self, timeout: float | int | None) -> list[tuple[SelectorKey, int]]:
         if timeout is None or (timeout and self._working):
             return self._wait(None)
         ready = self._wait(min(timeout, self._grace_s))

@@ -1,0 +1,116 @@
+"""One device's server, and the leases of its sessions."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from sqlalchemy.orm import Session as Db
+
+from serve.fleet.options import FleetOptions
+from serve.live.http.api import Api
+from serve.live.http.port import bound_sockets, listening
+from serve.live.http.server import Speak, running_app
+from serve.runway_api.films import Generator
+from serve.runway_api.mount import ApiOptions, Mounted, mounted
+from serve.settings import ServerSettings
+from serve.store.owners import LIVE
+from serve.store.tables import Session, now_ms
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5  # between two looks at what became of a leased session
+DEAD_LOOKS = 10  # that find no engine process alive, one after the other, until the worker counts as ill
+
+
+class Worker:
+    """`start` it, `hold` sessions, `stop` it. Clients connect to the server's own port: no media comes by here."""
+
+    def __init__(self, settings: ServerSettings, fleet: FleetOptions, api: ApiOptions, secret: bytes) -> None:
+        """secret: signs the tokens of all workers."""
+        self.settings, self.fleet, self.api, self.secret = settings, fleet, api, secret
+        self._open = contextlib.AsyncExitStack()
+        self._mounted: Mounted | None = None
+        self._server: Api | None = None
+        self._dead_looks = 0
+
+    async def start(self, ip: str) -> None:
+        """Load everything and listen. ip: of this node.
+
+        Raises:
+            ValueError, FileNotFoundError, FaceLostError: as `serve_until_signal`.
+        """
+        sockets = bound_sockets(self.fleet.worker_host, self.fleet.worker_port)
+        for each in sockets:
+            self._open.callback(each.close)
+        self.url = self.fleet.url_of(ip, sockets[0].getsockname()[1])
+        name = urlsplit(self.url).hostname or ip
+        options = replace(self.settings.options, hosts=[*self.settings.options.hosts, ip, name])
+        parts = {"timeouts": self.settings.timeouts, "turn_taking": self.settings.turn_taking}
+        app = running_app(options, **parts, endpoints=self.settings.endpoints, mount=self._mount)
+        self._server = await self._open.enter_async_context(app)
+        await self._open.enter_async_context(listening(self._server.app, sockets))
+        log.info("worker of %d places: %s", self._server.admission.capacity, self.url)
+
+    @contextlib.asynccontextmanager
+    async def _mount(self, server: Api, speak: Speak | None) -> AsyncIterator[None]:
+        make = Generator(self.settings.options.artifact, self.settings.options.characters, self.settings.options.size)
+        api = replace(self.api, public_url=self.url)
+        mount = partial(mounted, options=api, make_film=make, prints_first_key=False, secret=self.secret)
+        async with mount(server, speak) as self._mounted:
+            yield
+
+    async def hold(self, session_id: str) -> AsyncIterator[dict[str, Any]]:
+        """A lease: the session is this worker's, and the stream lasts as long as it does. The first item, when it is
+        open, says where."""
+        assert self._mounted is not None
+        store, rooms = self._mounted
+        if not await store.run(lambda db: _take(db, session_id, rooms.owner)):
+            return  # ended, or somebody else's
+        rooms.wake.set()
+        told = False
+        while await store.run(lambda db: _is_live(db, session_id, rooms.owner), writes=False):
+            session = rooms.open.get(session_id)
+            if session is not None and not told:
+                told = True
+                yield {"url": self.url, "room_name": session.id}
+            await asyncio.sleep(LOOK_S)
+
+    async def check(self) -> None:
+        """
+        Raises:
+            RuntimeError: no engine process has run for a while, so that nobody can be served here.
+        """
+        assert self._server is not None
+        alive = self._server.gauges.registry.get_sample_value(
+            "gwm_engine_up", {"engine": "0", "device": self._device()}
+        )
+        self._dead_looks = 0 if alive else self._dead_looks + 1
+        if self._dead_looks > DEAD_LOOKS:
+            raise RuntimeError("the engine process of this worker has ended and is not started anew.")
+
+    def _device(self) -> str:
+        return self.settings.options.device or "default"
+
+    async def stop(self) -> None:
+        """End what is left of sessions, and everything."""
+        if self._server is not None:
+            await self._server.admission.drain(within_s=0.0)
+        await self._open.aclose()
+
+
+def _take(db: Db, session_id: str, owner: str) -> bool:
+    session = db.get(Session, session_id, with_for_update=True)
+    if session is None or session.status != "NOT_READY":
+        return False
+    session.owner, session.alive_ms = owner, now_ms()
+    return True
+
+
+def _is_live(db: Db, session_id: str, owner: str) -> bool:
+    session = db.get(Session, session_id)
+    return session is not None and session.owner == owner and session.status in LIVE

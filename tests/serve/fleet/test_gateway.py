@@ -1,0 +1,90 @@
+"""The gateway without Ray: its workers are a stream that the test opens, breaks and ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from serve.fleet.gateway import LOST, Gateway
+from serve.runway_api.session_queue import SessionQueue
+from serve.store.database import Store
+from serve.store.tables import Session, now_ms
+
+
+class Workers:
+    """Lets sessions in while there is a place, and sets them READY as a worker does."""
+
+    def __init__(self, store: Store, places: int) -> None:
+        self.store, self.places = store, places
+        self.ends: dict[str, asyncio.Event] = {}
+        self.breaks: set[str] = set()
+
+    async def hold(self, session_id: str) -> AsyncIterator[dict[str, Any]]:
+        while len(self.ends) >= self.places:
+            await asyncio.sleep(0.01)
+        self.ends[session_id] = asyncio.Event()
+        self.store.do(lambda db: _set(db, session_id, "READY", "worker"))
+        yield {"url": "http://worker", "room_name": "room"}
+        await self.ends[session_id].wait()
+        del self.ends[session_id]
+        if session_id in self.breaks:
+            raise ConnectionError("the node is gone")
+
+
+def _set(db, session_id: str, status: str, owner: str) -> None:
+    row = db.get(Session, session_id)
+    row.status, row.owner = status, owner
+
+
+def status(store: Store, session_id: str) -> Session:
+    return store.do(lambda db: db.get_one(Session, session_id), writes=False)
+
+
+async def until(holds) -> None:
+    async with asyncio.timeout(30):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
+def bare(store: Store, workers: Workers) -> Gateway:
+    """One without a port."""
+    gateway = Gateway.__new__(Gateway)
+    gateway.store, gateway.owner, gateway.lease = store, "gateway", workers.hold
+    gateway.places, gateway._leases, gateway._wake = {}, {}, asyncio.Event()
+    gateway.queue = SessionQueue(gateway._let_in, give_up=gateway._give_up, tell=gateway._tell, now_ms=now_ms)
+    return gateway
+
+
+def ask(store: Store, name: str) -> str:
+    row = Session(id=name, status="NOT_READY", owner="gateway", avatar_name="Noa", tools=[], max_s=60)
+    store.do(lambda db: db.add(row))
+    return name
+
+
+def test_sessions_wait_are_let_in_in_turn_and_fail_with_their_worker(tmp_path: Path):
+    async def run() -> None:
+        store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
+        workers = Workers(store, places=1)
+        gateway = bare(store, workers)
+        serving = asyncio.create_task(gateway._serve())
+        try:
+            first = ask(store, "first")
+            await until(lambda: status(store, first).status == "READY")
+            second = ask(store, "second")
+            await until(lambda: status(store, second).queued)  # its client knows that it waits
+            workers.breaks.add(first)
+            workers.ends[first].set()
+            await until(lambda: status(store, first).status == "FAILED")
+            assert status(store, first).failure == LOST
+            await until(lambda: status(store, second).status == "READY")
+            assert set(gateway.places) == {second}
+            store.do(lambda db: _set(db, second, "COMPLETED", "worker"))
+            workers.ends[second].set()
+            await until(lambda: not gateway._leases)
+            assert status(store, second).status == "COMPLETED"
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+            store.close()
+
+    asyncio.run(run())
