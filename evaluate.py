@@ -1,6 +1,7 @@
 """Judge an artifact on people and sentences that no training saw: report.json, report.html, one line.
 
 python evaluate.py artifact=runs/nano/artifact shards=shards/nano runs=runs/nano [suite=full] [baseline=other_artifact]
+python evaluate.py artifact=runs/maze/artifact shards=shards/maze suite=world [minutes=10]
 
 A second call goes on where the first was stopped: clips that were measured are kept under out/clips.
 """
@@ -37,6 +38,7 @@ from evaluate.sections import (
     training_sections,
 )
 from evaluate.summary import compare, numbers
+from evaluate.worlds.suite import Suite
 from gwm.files.outputs import check_output
 from gwm.metrics.identity import stranger_similarity
 from gwm.metrics.judge import Judge
@@ -115,6 +117,16 @@ def floors(cases: Sequence[Case], judge: Judge) -> dict[str, float]:
     return {"identity": found} if np.isfinite(found) else {}
 
 
+def check_speaks(artifact: Artifact, folder: Path) -> None:
+    """Refuse a model that takes no sound.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if not artifact.contract.takes_sound:
+        raise ValueError(f"artifact={folder} must take sound to be judged as a character. Judge a world: suite=world.")
+
+
 def summary_line(report: dict[str, Any], found: Sequence[Verdict]) -> str:
     """The first line of the log: the most important measures and the gates."""
     model = report["model"]
@@ -125,8 +137,12 @@ def summary_line(report: dict[str, Any], found: Sequence[Verdict]) -> str:
 @command("evaluate", verbatim=("artifact", "shards", "baseline", "runs", "out", "sync"))
 def main(cfg: DictConfig) -> None:
     out, folder = Path(cfg.out), Path(cfg.artifact)
+    if "world" in cfg:
+        suite: Suite = instantiate(cfg.world, _convert_="all")
+        return suite(folder, Path(cfg.shards), out)
     check_output(out / "report.json")
     artifact = load_artifact(folder)
+    check_speaks(artifact, folder)
     choose_threads(Engine(artifact, seed=cfg.seed))
     cases = test_cases(
         Path(cfg.shards), artifact.contract.resolution, clips=cfg.clips, listeners=cfg.listeners, drawn=cfg.drawn

@@ -56,13 +56,16 @@ class Verdict:
         return f"{self.measure}={self.number:.3g}{share}, must be {self.rule}"
 
 
-def verdicts(gates: Sequence[Gate], report: Mapping[str, Any]) -> list[Verdict]:
-    """Every gate against `report`: what `summary.numbers` makes, with `long` of `endless.drifts` and each `floor`."""
-    return [_verdict(gate, report) for gate in gates]
+def verdicts(gates: Sequence[Gate], report: Mapping[str, Any], *, ceiling: str = "renders") -> list[Verdict]:
+    """Every gate against `report`: what `summary.numbers` makes, with `long` of `endless.drifts` and each `floor`.
+
+    ceiling: the side of the report that is the truth.
+    """
+    return [_verdict(gate, report, ceiling) for gate in gates]
 
 
-def _verdict(gate: Gate, report: Mapping[str, Any]) -> Verdict:
-    number, ceiling = _number(gate, report, "model"), _number(gate, report, "renders")
+def _verdict(gate: Gate, report: Mapping[str, Any], side: str) -> Verdict:
+    number, ceiling = _number(gate, report, "model"), _number(gate, report, side)
     floor = report["floor"].get(gate.measure)
     share = None
     if gate.of == "share" and number is not None and ceiling:

@@ -121,6 +121,10 @@ class Maze:
             return np.array([1, 0, side == 1, side == 2], np.float32)
         return np.array([1, 0, *numbers[2:]], np.float32)
 
+    def around(self) -> Float[np.ndarray, "f k"]:
+        """Actions of a full turn to the left, after which nearly the same is seen."""
+        return np.tile(np.array([0, 0, 1, 0], np.float32), (round(2 * np.pi / TURN), 1))
+
     def render(self) -> UInt8[np.ndarray, "h w 3"]:
         """What is seen."""
         rays = self.size * SAMPLES

@@ -47,6 +47,13 @@ class Guided(World, Protocol):
     def guide(self, rng: np.random.Generator, numbers: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]: ...
 
 
+@runtime_checkable
+class Returning(World, Protocol):
+    """A world with actions that lead back to where they began."""
+
+    def around(self) -> Float[np.ndarray, "f k"]: ...
+
+
 def make_world(env: str, size: int) -> World:
     """A world by its name, with pictures of `size` px along each side.
 

@@ -70,6 +70,16 @@ def test_episodes_that_end_too_early_are_refused_with_their_length():
         episode(Shown(ends_after=9), warmup_s=0.0)
 
 
+def test_a_clip_of_an_end_is_the_last_of_an_episode():
+    """Nothing comes after the frame that is marked."""
+    clip = episode(Shown(ends_after=100), warmup_s=0.0, ends=1.0)
+    assert clip.signals["ended"][:, 0].tolist() == [0.0] * 23 + [1.0]
+    assert clip.frames[:, 0, 0, 2].tolist() == list(range(77, 101)) and clip.reference[0, 0, 2] == 76
+    assert not episode(Shown(ends_after=100), ends=0.0).signals["ended"].any()
+    with pytest.raises(ValueError, match="none lasted longer"):
+        episode(Shown(ends_after=10), ends=1.0)
+
+
 def test_shards_are_the_same_again_and_go_on_where_they_stopped(tmp_path: Path):
     first, second = tmp_path / "a", tmp_path / "b"
     record_world(out=str(first), workers=1, **SETTINGS)
