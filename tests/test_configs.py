@@ -1,6 +1,7 @@
 """Every configuration composes, resolves, and names arguments that exist."""
 
 import inspect
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,10 @@ def test_missing_stage_lists_the_stages():
 def test_unknown_key_is_an_error():
     with pytest.raises(HydraException, match="critic_per_studnet"):
         composed("train", ["stage=dmd", "stage.critic_per_studnet=3"])
+
+
+def test_every_package_is_installed():
+    root = CONFIGS.parent
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = [path.parent.relative_to(root) for path in root.glob("*/**/__init__.py")]
+    assert set(listed) >= {".".join(folder.parts) for folder in folders if folder.parts[0] not in ("tests", ".venv")}

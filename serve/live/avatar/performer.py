@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 REDONE = 2  # times a chunk is made again at most: two keys, and no flood
 RETRY_S = 1.0  # between attempts to get a lost engine back
+WATCHED_STEPS = 180  # the latest, half a minute of them, of which the slowest counts
+HEADROOM = 1.3  # times the slowest, to be ahead by
 
 
 class FaceLostError(RuntimeError):
@@ -132,6 +134,7 @@ class Performer:
         self.generation = self.losses = 0
         self._turn, self._redone = asyncio.Lock(), 0  # one call of the face at a time; times its chunk was made again
         self._begun: deque[Begun] = deque()
+        self._steps_s = deque[float](maxlen=WATCHED_STEPS)
         self._revival: asyncio.Task[None] | None = None
 
     def say(self, voice: Sound, *, generation: int) -> None:
@@ -191,12 +194,21 @@ class Performer:
         try:
             await self.face.start()
             while True:
-                await self.playout.wait_for_room(self.timing.chunk_samples)
+                await self.playout.wait_for_room(self._room_samples())
                 async with self._turn:
                     await self._perform()
         finally:
             if self._revival:
                 self._revival.cancel()
+
+    def _room_samples(self) -> int:
+        """The room in the playout for which a chunk waits before it is begun: its own length, or less where chunks have
+        lately been slow. It ends up within the lead, as at least so much is played while it is made."""
+        rate, timing = self.timing.sample_rate, self.timing
+        if not self._steps_s:
+            return timing.chunk_samples
+        early_s = HEADROOM * max(self._steps_s) - (timing.lead_samples - timing.chunk_samples) / rate
+        return timing.chunk_samples - max(0, int(rate * min(early_s, min(self._steps_s))))
 
     async def _perform(self) -> None:
         timing = self.timing
@@ -227,7 +239,8 @@ class Performer:
             self.losses += 1
             self._revival = asyncio.create_task(self._start_again())
             return None
-        self.on_step(1000 * (asyncio.get_running_loop().time() - begin))
+        self._steps_s.append(asyncio.get_running_loop().time() - begin)
+        self.on_step(1000 * self._steps_s[-1])
         return frames
 
     def _there(self) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from serve.bench import turned_clock
 from serve.live.avatar.performer import Performer
 from tests.serve.live.level_face import TIMING, LevelFace, played
 
@@ -41,6 +42,30 @@ def test_engine_is_never_further_ahead_than_the_lead(performer: Performer):
 
     played(performer, script)
     assert max(ahead) <= TIMING.lead_samples and min(ahead) > 0
+
+
+def test_after_a_slow_chunk_the_next_slow_one_comes_in_time_and_the_lead_is_kept():
+    """Chunks of 60 ms, and every twelfth of 170: more than the 133 ms that the lead leaves."""
+    outcomes, ahead = list[str](), list[int]()
+
+    class Uneven(LevelFace):
+        async def step(self, agent: np.ndarray, user: np.ndarray, *, within_s: float = 0.0) -> np.ndarray | None:
+            await asyncio.sleep(0.17 if len(self.users) % 12 == 11 else 0.06)
+            return await super().step(agent, user, within_s=within_s)
+
+    async def run() -> None:
+        performer = Performer(Uneven(), TIMING, on_chunk=outcomes.append)
+        task = asyncio.create_task(performer.run())
+        await performer.playout.wait_until_ready(TIMING.chunk_samples)
+        for _ in range(500):
+            performer.playout.advance(480)
+            ahead.append(performer.playout.queued_samples)
+            await asyncio.sleep(0.02)
+        task.cancel()
+
+    turned_clock.run(run())
+    assert outcomes.count("late") == 1 and len(outcomes) > 48  # the first slow one
+    assert max(ahead) <= TIMING.lead_samples
 
 
 def test_interruption_is_silent_within_5_ms_and_the_mouth_closes_within_the_lead(performer: Performer):
