@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data.shards import decode_sample, read_samples
+from data.worlds import episodes
 from data.worlds.__main__ import declaration, record_world
 from data.worlds.episodes import EpisodePlan, make_episode
 from data.worlds.maze import NAMES, ROOMS, Maze, layout
@@ -78,6 +79,12 @@ def test_a_clip_of_an_end_is_the_last_of_an_episode():
     assert not episode(Shown(ends_after=100), ends=0.0).signals["ended"].any()
     with pytest.raises(ValueError, match="none lasted longer"):
         episode(Shown(ends_after=10), ends=1.0)
+
+
+def test_an_episode_that_goes_on_for_ever_has_no_end_to_be_recorded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(episodes, "LONGEST", 60)
+    with pytest.raises(ValueError, match=r"num_frames=\d+ must be at most 0"):
+        episode(Shown(), ends=1.0)
 
 
 def test_shards_are_the_same_again_and_go_on_where_they_stopped(tmp_path: Path):

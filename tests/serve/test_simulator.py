@@ -67,6 +67,11 @@ def test_the_seed_decides_an_episode_and_its_place(artifact: Path):
     assert len(starts) == 2  # the artifact's places
     own = np.zeros((SIDE, SIDE, 3), np.uint8)
     assert np.array_equal(env.reset(options={"image": own})[0], own)
+    first = []
+    for seed in (5, 6):  # also what the model draws, from the same start
+        env.reset(seed=seed, options={"image": own})
+        first.append(env.step(np.zeros(4, np.int8))[0])
+    assert not np.array_equal(*first)
 
 
 def test_an_episode_is_cut_at_its_length_and_a_vector_of_environments_shares_weights(artifact: Path):
