@@ -15,6 +15,7 @@ from data.characters.exact_flow import BACKGROUND, EYE
 from data.motion import Pair, Person, pair_files, picture, read_pair
 from data.steps import StepData
 from gwm.autoencoders.motion.code import mirror, standardise
+from gwm.autoencoders.motion.network import SIDE
 from gwm.media.pixels import to_float
 
 MARGIN_PX, SOFT_PX = 5, 2.5  # the moving layer ends outside the person, softly: no edge of it stays behind
@@ -60,7 +61,7 @@ def draw_pictures(pair: Pair, person: Person, count: int, rng: np.random.Generat
     """Pictures of one character as arrays; the first `count`, untouched, without a generator."""
     total = len(person.frames)
     rows = np.arange(count) if rng is None else rng.choice(total, count, replace=False)
-    images = np.stack([picture(jpeg) for jpeg in (person.reference, *(person.frames[row] for row in rows))])
+    images = np.stack([working(picture(jpeg)) for jpeg in (person.reference, *(person.frames[row] for row in rows))])
     parts = [torch.from_numpy(x) for x in (pair.actions[rows], person.pose[rows], pair.gaze[rows])]
     code, flow = standardise(*parts).numpy(), person.flow[rows].astype(np.float32).transpose(0, 3, 1, 2)
     label, visible = person.label[rows], person.visible[rows]
@@ -83,6 +84,21 @@ def draw_pictures(pair: Pair, person: Person, count: int, rng: np.random.Generat
         "inside": inside,
         "eyes": label == EYE,
     }
+
+
+def working(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "256 256 3"]:
+    """In the size in which the autoencoder works: pictures that are larger cost training nothing more.
+
+    Raises:
+        ValueError: it is smaller.
+    """
+    side = picture.shape[0]
+    if side < SIDE:
+        raise ValueError(
+            f"pictures of {side} px must have at least the {SIDE} px in which the autoencoder works: make them again "
+            "with python -m data.motion resolution=256."
+        )
+    return picture if side == SIDE else cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
 def moving_layer(person: Bool[np.ndarray, "256 256"]) -> Float[np.ndarray, "128 128"]:

@@ -1,5 +1,6 @@
 """Pairs of pictures with exact motion: what is read is what was drawn, and mirrored as a whole."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from data.characters.exact_flow import MotionRenderer
 from data.characters.renderer import Renderer
 from data.motion import PairSettings, make, make_pair, pair_path, picture, read_pair, write_pair
-from data.motion_batch import MotionPairs, collate, draw_pictures, moving_layer
+from data.motion_batch import MotionPairs, collate, draw_pictures, moving_layer, working
 from gwm.autoencoders.motion.code import place
 
 SETTINGS = PairSettings(resolution=256, frames=4, seed=3, flat_share=0.5)
@@ -66,6 +67,22 @@ def test_a_mirrored_picture_has_the_mirrored_flow_and_code(folder: Path):
     assert np.array_equal(drawn["inside"], plain["inside"][order][..., ::-1])
     grey = [images["images"][0, 0].mean(-1).astype(float) for images in (drawn, plain)]
     assert np.corrcoef(grey[0].ravel(), grey[1][:, ::-1].ravel())[0, 1] > 0.95
+
+
+def test_a_batch_of_large_pictures_is_as_large_as_any(folder: Path):
+    """Memory and time of training do not grow with the pictures; those of 512 px are the same ones, sharper."""
+    pair = read_pair(pair_path(folder, "train", 0))
+    renderer, settings = MotionRenderer(Renderer(512)), dataclasses.replace(SETTINGS, resolution=512)
+    (folder / "large").mkdir()
+    np.savez(pair_path(folder / "large", "train", 0), **make_pair(renderer, "train", 0, settings))
+    large = read_pair(pair_path(folder / "large", "train", 0))
+    assert picture(large.people[0].frames[0]).shape == (512, 512, 3)
+    drawn, plain = (draw_pictures(each, each.people[0], 4, None) for each in (large, pair))
+    assert {name: part.shape for name, part in drawn.items()} == {name: part.shape for name, part in plain.items()}
+    assert all(np.array_equal(drawn[name], plain[name]) for name in ("code", "flow"))
+    assert np.abs(drawn["images"].astype(float) - plain["images"]).mean() < 3
+    with pytest.raises(ValueError, match="pictures of 128 px must have at least the 256 px"):
+        working(np.zeros((128, 128, 3), np.uint8))
 
 
 def test_a_batch_depends_on_seed_and_step_alone(folder: Path):
