@@ -21,8 +21,9 @@ torch.set_num_threads(1)  # tiny models; two threads wait for each other when th
 
 @pytest.fixture(autouse=True)
 def seed() -> int:
-    """Torch's global generator starts every test from the same place."""
+    """Torch's global generator starts every test from the same place, and no test has the threads of one before it."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     return 0
 
 

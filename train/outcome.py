@@ -141,7 +141,9 @@ def train_outcome(
     config = OutcomeConfig(
         latent_channels=vae.config.latent_channels, state=train.state.shape[1], learned_end=bool(train.ended.any())
     )
-    head = OutcomeHead(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = OutcomeHead(config)
     if config.state:
         head.state_mean.copy_(train.state.mean(0))
         head.state_std.copy_(train.state.std(0).clamp(min=1e-6))

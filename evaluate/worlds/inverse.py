@@ -111,7 +111,7 @@ def trained(
     Raises:
         ValueError: the shards have no clips to train on.
     """
-    net = InverseDynamics(InverseConfig.of(controls))
+    net = begun(controls, seed=seed)
     if (folder / "config.json").is_file():
         header = read_header(folder, kind=KIND)
         load_weights(folder, net)
@@ -122,6 +122,13 @@ def trained(
     save_weights(folder, net.state_dict(), WeightsHeader(kind=KIND, config=asdict(net.config), gate=gate))
     log.info("inverse dynamics on held-out frames: %.3f, chance %.3f", gate["accuracy"], gate["chance"])
     return net, gate
+
+
+def begun(controls: Sequence[Control], *, seed: int) -> InverseDynamics:
+    """An untrained network, whose weights the seed decides."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return InverseDynamics(InverseConfig.of(controls))
 
 
 def _clips(shards: Path, split: str) -> Any:

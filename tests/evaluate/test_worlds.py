@@ -17,7 +17,7 @@ from data.worlds.policies import Policy
 from evaluate.rules import Gate, verdicts
 from evaluate.worlds.endless import MEAN_LOOKS, Length, _world, collapsed, held, look
 from evaluate.worlds.episodes import Measures, examine, load_result, mirrored
-from evaluate.worlds.inverse import InverseConfig, InverseDynamics, _fit, classes_of, edges, recall
+from evaluate.worlds.inverse import _fit, begun, classes_of, edges, recall
 from evaluate.worlds.players import Model, Real, Still
 from evaluate.worlds.suite import Suite, check_fits, numbers
 from gwm.condition.spec import Control
@@ -72,8 +72,8 @@ def episode(number: int, *, world: Any = None, num_frames: int = 96) -> Clip:
 
 @pytest.fixture(scope="module")
 def measures() -> Measures:
-    net = InverseDynamics(InverseConfig.of(CONTROLS))
-    _fit(net, [episode(number) for number in range(10, 16)], CONTROLS, steps=150, seed=0)
+    net = begun(CONTROLS, seed=0)
+    _fit(net, [episode(number) for number in range(10, 22)], CONTROLS, steps=300, seed=0)
     return Measures(net=net, controls=CONTROLS, perceptual=None, lengths_s=[1, 4])
 
 

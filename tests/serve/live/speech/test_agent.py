@@ -310,7 +310,7 @@ def test_recognition_begins_at_the_pause_and_only_the_last_pause_counts():
         spoken.speak(text, voice="en-us", words_per_minute=160, pitch=50) for text in ("Good morning to you.", "Hello!")
     ]
     parts = [soxr.resample(sound, spoken.sample_rate, SAMPLE_RATE) for sound in said]
-    loud = [part[: np.flatnonzero(np.abs(part) > 0.02)[-1]] for part in parts]
+    loud = [part[slice(*np.flatnonzero(np.abs(part) > 0.05)[[0, -1]])] for part in parts]
     pause = np.zeros(round(0.14 * SAMPLE_RATE))
     sound = np.concatenate([loud[0], pause, loud[1], np.zeros(SAMPLE_RATE)])
     end_s = (len(sound) - SAMPLE_RATE) / SAMPLE_RATE
