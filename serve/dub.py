@@ -178,8 +178,8 @@ class Scene:
         for track, speaker in self.now:
             if (place := track.place(number)) is not None:
                 points, share = track.points(place), shown_share(track.yaws[place])
-                picture = speaker.put_into(picture, points, code, share)
-                whole = np.maximum(whole, speaker.mask(points, picture.shape[:2], share))
+                picture, region, mask = speaker.put_into(picture, points, code, share)
+                whole[region.slices] = np.maximum(whole[region.slices], mask)
         return picture, whole
 
 

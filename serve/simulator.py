@@ -49,7 +49,7 @@ def action_space(controls: Sequence[Control], *, one_key: bool) -> Any:
 
 
 def numbers_of(action: Any, controls: Sequence[Control], *, one_key: bool) -> dict[str, float]:
-    """What `Engine.act` is told for an action of `action_space`."""
+    """What `Engine.act` is given for an action of `action_space`."""
     keys = [control.name for control in controls if control.kind == "discrete"]
     others = [control.name for control in controls if control.kind != "discrete"]
     parts = action if isinstance(action, Mapping) else {KEYS if keys else NUMBERS: action}

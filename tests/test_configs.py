@@ -27,7 +27,7 @@ EXPERIMENTS = {  # and the stages they are for
     "dmd_single_gpu": ["dmd"],
     "nano_motion": ["bidirectional", "causal", "consistency", "dmd"],
     "world_nano": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "long"],
-    "world_s": ["autoencoder", "bidirectional", "causal", "consistency", "rollout_regression", "dmd", "long"],
+    "world_s": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "long"],
 }
 SHARDING = ("fsdp", "deepspeed")
 SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml") if path.stem != "table")

@@ -96,8 +96,8 @@ def fit(head: OutcomeHead, data: Outcomes, *, steps: int, batch_size: int, seed:
 
 @torch.no_grad()
 def judge(head: OutcomeHead, data: Outcomes) -> dict[str, Any]:
-    """On other clips: how well rewards are told from none (AUC; 0.5 is chance), their correlation, the mean reward in
-    units of the true one, and the share of each number of the state that is explained."""
+    """On other clips: how well rewards are separated from none (AUC; 0.5 is chance), their correlation, the mean
+    reward in units of the true one, and the share of each number of the state that is explained."""
     parts = [head(part) for part in data.latents.split(256)]
     reward = torch.cat([part.reward for part in parts]).numpy()
     ended = torch.cat([part.ended for part in parts]).numpy()

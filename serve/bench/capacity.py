@@ -68,10 +68,10 @@ def curve(machines: int, machine: Machine, cfg: Mapping[str, Any]) -> list[dict[
 
 def incident(machines: int, machine: Machine, cfg: Mapping[str, Any]) -> dict[str, Any]:
     """A share of all machines fails at once: who waits then, by how many may."""
-    told = cfg["incident"]
-    demand = Demand(load=told["load"], mean_s=cfg["mean_s"], longest_s=cfg["longest_s"])
-    failures = Failures(at_s=WARM_UP_S + told["at_s"], share=told["share"], repair_s=cfg["repair_s"])
-    found: dict[str, Any] = {**told, "sample_s": SAMPLE_S}
+    settings = cfg["incident"]
+    demand = Demand(load=settings["load"], mean_s=cfg["mean_s"], longest_s=cfg["longest_s"])
+    failures = Failures(at_s=WARM_UP_S + settings["at_s"], share=settings["share"], repair_s=cfg["repair_s"])
+    found: dict[str, Any] = {**settings, "sample_s": SAMPLE_S}
     for name, limit in (("as many as there are places", max_waiting), (f"{MAX_WAITING}", lambda places: MAX_WAITING)):
         places, outcome = simulate(
             machines,
@@ -80,7 +80,7 @@ def incident(machines: int, machine: Machine, cfg: Mapping[str, Any]) -> dict[st
             failures,
             seed=cfg["seed"],
             warm_up_s=WARM_UP_S,
-            seconds=told["seconds"],
+            seconds=settings["seconds"],
             limit=limit,
         )
         found[name] = {**outcome.summary(places), "waiting": outcome.waiting}
@@ -201,13 +201,13 @@ def draw(path: Path, values: Mapping[str, Any]) -> None:
     waits.axhline(QUEUE_S, color="#94a3b8", linestyle=":")
     loads = sorted({row["load"] for row in values["curves"]})
     away.plot(loads, [100 * max(0.0, 1 - 1 / load) for load in loads], ":", color="#94a3b8", label="nobody can avoid")
-    told = values["incident"]
-    for colour, (name, run) in zip(("#2563eb", "#ea580c"), _runs(told).items(), strict=True):
-        minutes = [told["sample_s"] * number / 60 for number in range(len(run["waiting"]))]
+    outage = values["incident"]
+    for colour, (name, run) in zip(("#2563eb", "#ea580c"), _runs(outage).items(), strict=True):
+        minutes = [outage["sample_s"] * number / 60 for number in range(len(run["waiting"]))]
         after.plot(minutes, run["waiting"], color=colour, label=f"{name}: {100 * run['refused_share']:.1f} % refused")
     waits.set(title="wait for a place, 95th percentile, s", xlabel="sessions asked for, over places")
     away.set(title="turned away, %", xlabel="sessions asked for, over places")
-    after.set(title=f"who waits, {100 * told['share']:.0f} % of machines fail at once", xlabel="minutes")
+    after.set(title=f"who waits, {100 * outage['share']:.0f} % of machines fail at once", xlabel="minutes")
     for axes in (waits, away, after):
         axes.legend(frameon=False)
     after.legend(frameon=False, title="may wait")
@@ -215,8 +215,8 @@ def draw(path: Path, values: Mapping[str, Any]) -> None:
         figure.savefig(partial, metadata={"Date": None})
 
 
-def _runs(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: run for name, run in told.items() if isinstance(run, dict)}
+def _runs(outage: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: run for name, run in outage.items() if isinstance(run, dict)}
 
 
 def _of_device(machine: Machine) -> dict[str, float]:

@@ -26,6 +26,7 @@ from serve.live.http.session import BROKEN, Session, SessionParts, Timeouts
 from serve.runway_api.session_queue import SEEN, SessionQueue, max_waiting
 
 LOOK_S = 0.5  # between two looks at who waits, as in the server
+SAMPLE_S = 5.0  # between two counts of open sessions
 TRIES = 8  # pairs of machines that are looked at before the first one with room is taken
 TIMING = StreamTiming(chunk_samples=1, lookahead_samples=0, frame_samples=1, sample_rate=1, lead_samples=1)
 NEVER = Timeouts(connect_s=math.inf, reconnect_s=math.inf, session_s=math.inf)
@@ -100,9 +101,6 @@ class Outcome:
             **{f"wait_s_p{p}": float(np.percentile(waits, p)) for p in (50, 95, 99)},
             "used_share": float(np.mean(self.open)) / places,
         }
-
-
-SAMPLE_S = 5.0
 
 
 class _Visit(Session):

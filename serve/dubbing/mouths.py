@@ -133,25 +133,17 @@ class Speaker:
         points: Float[np.ndarray, "468 3"],
         code: Float[Tensor, "57"],
         share: float,
-    ) -> UInt8[np.ndarray, "h w 3"]:
-        """Another picture of the same face, whose landmarks are `points`, with the mouth of a code; a copy."""
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], Region, Float[np.ndarray, "r c"]]:
+        """Another picture of the same face, whose landmarks are `points`, with the mouth of a code; and how much of
+        each px of a region is drawn anew. Outside of the region nothing is."""
         box, region, mask = self._mask(points, picture.shape[:2], share)
         if not mask.any():
-            return picture
+            return picture, region, mask
         speaking = _sampled(self.says(code), self._places(points, box, region))
         out = picture.copy()
         part = out[region.slices]
         part[mask > 0] = _blended(part, speaking, mask, RING * box.width)[mask > 0]
-        return out
-
-    def mask(
-        self, points: Float[np.ndarray, "468 3"], shape: tuple[int, int], share: float
-    ) -> Float[np.ndarray, "h w"]:
-        """How much of each px of a picture of (height, width) px is drawn anew; outside of it, nothing is."""
-        _, region, mask = self._mask(points, shape, share)
-        whole = np.zeros(shape, np.float32)
-        whole[region.slices] = mask
-        return whole
+        return out, region, mask
 
     def _mask(
         self, points: Float[np.ndarray, "468 3"], shape: tuple[int, int], share: float

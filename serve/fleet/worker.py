@@ -72,11 +72,11 @@ class Worker:
         if not await store.run(lambda db: _take(db, session_id, rooms.owner)):
             return  # ended, or somebody else's
         rooms.wake.set()
-        told = False
+        announced = False
         while await store.run(lambda db: _is_live(db, session_id, rooms.owner), writes=False):
             session = rooms.open.get(session_id)
-            if session is not None and not told:
-                told = True
+            if session is not None and not announced:
+                announced = True
                 yield {"url": self.url, "room_name": session.id}
             await asyncio.sleep(LOOK_S)
 

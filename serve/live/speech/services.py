@@ -39,7 +39,7 @@ class LocalSTT(SegmentedSTTService):
         # The time-out only matters where a recogniser says nothing at all: it bounds the wait after the last word.
         super().__init__(sample_rate=SAMPLE_RATE, ttfs_p99_latency=1.0, settings=STTSettings(model=None, language=None))
         self.recogniser, self.pool = recogniser, pool
-        self._guess: tuple[bytes, asyncio.Task[str]] | None = None  # of what was said before the latest pause
+        self._guess: tuple[bytes, asyncio.Future[str]] | None = None  # of what was said before the latest pause
 
     @property
     def wants_wav_segments(self) -> bool:
@@ -47,21 +47,29 @@ class LocalSTT(SegmentedSTTService):
 
     def on_pause(self) -> None:
         """Begin to recognise what was said so far: most pauses end an utterance."""
+        self._forget()
         audio = bytes(self._audio_buffer)
-        self._guess = audio, self.create_task(self._transcribe(audio + self._trailing_silence()))
+        # No task of pipecat's, which would log an exception and answer None: the visitor would wait for nothing.
+        self._guess = audio, asyncio.ensure_future(self._transcribe(audio + self._trailing_silence()))
 
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame, None]:
-        guess, self._guess = self._guess, None
-        # After the latest pause of an utterance nothing is said.
-        known = guess is not None and audio.startswith(guess[0])
-        text = await (guess[1] if guess and known else self._transcribe(audio))
+        if self._guess and audio.startswith(self._guess[0]):  # after the latest pause of an utterance nothing is said
+            (_, recognising), self._guess = self._guess, None
+            text = await recognising
+        else:
+            text = await self._transcribe(audio)
         if text:
             yield TranscriptionFrame(text, self._user_id, time_now_iso8601())
 
     async def cleanup(self) -> None:
-        if self._guess:
-            await self.cancel_task(self._guess[1])
+        self._forget()
         await super().cleanup()
+
+    def _forget(self) -> None:
+        """A guess that somebody has spoken past; one that no thread has begun yet is never made."""
+        if self._guess:
+            (_, recognising), self._guess = self._guess, None
+            recognising.cancel()
 
     async def _transcribe(self, audio: bytes) -> str:
         return await self.pool.run(self.recogniser.transcribe, from_pcm(audio))

@@ -337,3 +337,31 @@ def test_recognition_begins_at_the_pause_and_only_the_last_pause_counts():
     assert first < (len(loud[0]) + len(pause)) / SAMPLE_RATE + 0.05 and short < long
     assert end_s + 0.05 < last < end_s + 0.2  # before the silence that ends a turn is over
     assert conversation.words[0] == f"Utterance {len(recogniser.calls)}."
+
+
+def test_the_visitor_learns_that_recognition_fails():
+    """Also where it had begun before the utterance was over."""
+
+    class Broken:
+        def transcribe(self, voice: np.ndarray) -> str:
+            raise OSError("no model")
+
+    sound = Espeak().speak("Good morning to you.", voice="en-us", words_per_minute=160, pitch=50)
+    sound = np.append(soxr.resample(sound, Espeak().sample_rate, SAMPLE_RATE), np.zeros(SAMPLE_RATE))
+
+    async def run() -> Conversation:
+        pool = LowPriority()
+        stt = LocalSTT(Broken(), pool)
+        conversation = Conversation(Services(stt, RuleLLM(name="Noa"), LocalTTS(Hum(), pool, sample_rate=24_000)))
+
+        async def script(conversation: Conversation) -> None:
+            for packet in np.split(to_pcm(sound), range(320, len(sound), 320)):
+                await conversation.agent.push_microphone(packet.tobytes())
+                await conversation.play(0.02)
+            await conversation.play_until(lambda: [each for each in conversation.events if each["type"] == "error"])
+
+        await conversation.run(script)
+        return conversation
+
+    errors = [each["message"] for each in turned_clock.run(run()).events if each["type"] == "error"]
+    assert errors[0].startswith("Speech recognition does not work at the moment.")
