@@ -139,6 +139,41 @@ async def arrived(page: Any, maze: Maze) -> None:
             await asyncio.sleep(0.1)
 
 
+async def turn_by_key(page: Any, face: MazeFace) -> None:
+    """Right and left on the spot, and the page shows it."""
+    maze = face.maze
+    begin, seen = maze.state, maze.render()
+    await arrived(page, maze)
+    await held(page, "ArrowRight", 1.0)
+    await came(lambda: not any(face.numbers.values()))
+    turned = maze.angle
+    assert between(begin[2], turned) > 0.3 and (maze.place == begin[:2]).all()  # to the right, on the spot
+    await arrived(page, maze)
+    assert off(maze.render(), seen) > 2 * OFF  # so the page shows the turn
+    await held(page, "a", 1.0)
+    await came(lambda: not any(face.numbers.values()))
+    assert between(turned, maze.angle) < -0.3
+
+
+async def press_a_button(page: Any, face: MazeFace) -> None:
+    button = page.locator("#keys [name=back]")
+    await button.dispatch_event("pointerdown", {"pointerId": 1})
+    await came(lambda: face.numbers["back"] == 1)
+    await button.dispatch_event("pointerup", {"pointerId": 1})
+    await came(lambda: face.numbers["back"] == 0)
+
+
+async def connect_while_a_key_is_held(page: Any, kit: Kit, face: MazeFace) -> None:
+    """A key that is let go meanwhile is let go."""
+    await page.keyboard.down("ArrowRight")
+    await came(lambda: face.numbers["turn_right"] == 1)
+    (session,) = kit.admission.sessions.values()
+    assert isinstance(session, Walk) and session._transport
+    await session._transport.close()  # and the page connects again
+    await page.keyboard.up("ArrowRight")
+    await came(lambda: face.numbers["turn_right"] == 0)
+
+
 async def hold_the_picture(page: Any, face: MazeFace) -> None:
     """A mouse that is held at the right turns there; moved to the left, it turns back; let go, nothing is pressed."""
     box = await page.locator("#face").bounding_box()
@@ -202,30 +237,9 @@ def test_keys_turn_the_view_the_right_way(tmp_path: Path):
             await page.click("#start")
             await until(page, "document.getElementById('face').videoWidth === 64")
             await until(page, "document.getElementById('status').textContent.includes('Walk')")
-            maze = faces[0].maze
-            begin, seen = maze.state, maze.render()
-            await arrived(page, maze)
-            await held(page, "ArrowRight", 1.0)
-            await came(lambda: not any(faces[0].numbers.values()))
-            turned = maze.angle
-            assert between(begin[2], turned) > 0.3 and (maze.place == begin[:2]).all()  # to the right, on the spot
-            await arrived(page, maze)
-            assert off(maze.render(), seen) > 2 * OFF  # so the page shows the turn
-            await held(page, "a", 1.0)
-            await came(lambda: not any(faces[0].numbers.values()))
-            assert between(turned, maze.angle) < -0.3
-            button = page.locator("#keys [name=back]")
-            await button.dispatch_event("pointerdown", {"pointerId": 1})
-            await came(lambda: faces[0].numbers["back"] == 1)
-            await button.dispatch_event("pointerup", {"pointerId": 1})
-            await came(lambda: faces[0].numbers["back"] == 0)
-            await page.keyboard.down("ArrowRight")
-            await came(lambda: faces[0].numbers["turn_right"] == 1)
-            (session,) = kit.admission.sessions.values()
-            assert isinstance(session, Walk) and session._transport
-            await session._transport.close()  # and the page connects again
-            await page.keyboard.up("ArrowRight")
-            await came(lambda: faces[0].numbers["turn_right"] == 0)
+            await turn_by_key(page, faces[0])
+            await press_a_button(page, faces[0])
+            await connect_while_a_key_is_held(page, kit, faces[0])
             await page.keyboard.press("r")
             await came(lambda: isinstance(faces[0].changes[-1], Reset))
             await hold_the_picture(page, faces[0])
