@@ -158,16 +158,19 @@ RECEIVING = ("sendrecv", "recvonly")
 
 
 async def close_connection(connection: RTCPeerConnection) -> None:
-    """Close it, and with it what aioice begins where a connection is closed in the moment in which it connects: to ask
-    for consent, with nobody to ask and without an end."""
+    """Close it for good: aioice's `connect` may go on behind its last wait after the connection was closed, and would
+    then begin to ask for consent, with nobody to ask and without an end."""
     transceivers = connection.getTransceivers()
     transports = {each.receiver.transport.transport for each in transceivers}
     if connection.sctp is not None:
         transports.add(connection.sctp.transport.transport)
-    await connection.close()
     for transport in transports:
-        if (task := transport._connection._query_consent_task) is not None:
-            task.cancel()
+        transport._connection.query_consent = _ask_nobody
+    await connection.close()
+
+
+async def _ask_nobody() -> None:
+    pass
 
 
 def read_offer(offer: str) -> list[MediaDescription]:

@@ -23,6 +23,7 @@ from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
+from serve.live.http.peer import close_connection
 from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import SessionParts, Timeouts
 from serve.live.low_priority import LowPriority
@@ -179,7 +180,7 @@ class Browser:
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await self.connection.close()
+        await close_connection(self.connection)
 
     def _watch(self, track: Any) -> None:
         kept = self.pictures if track.kind == "video" else self.sounds

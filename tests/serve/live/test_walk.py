@@ -25,6 +25,7 @@ from serve.bench.browser import BROWSERS, open_browser, open_page
 from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Reset, Rewind, SessionControls
 from serve.live.avatar.performer import StreamTiming
 from serve.live.characters import read_places
+from serve.live.http.peer import close_connection
 from serve.live.http.receipts import CHANGES
 from serve.live.http.session import SessionParts
 from serve.live.http.walk import Walk
@@ -312,6 +313,6 @@ def test_a_world_has_picture_and_no_sound(tmp_path: Path):
             assert (np.abs(steps - 3750 * np.round(steps / 3750)) <= 1).all() and steps.max() <= 3750 * GAP
             for task in tasks:
                 task.cancel()
-            await connection.close()
+            await close_connection(connection)
 
     asyncio.run(script())

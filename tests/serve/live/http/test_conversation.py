@@ -12,7 +12,7 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 
 from serve.live.http.conversation import TEXTS_PER_MINUTE, Conversation
 from serve.live.http.page_session import LOST_PICTURE
-from serve.live.http.peer import Peer
+from serve.live.http.peer import Peer, close_connection
 from serve.live.http.session import WATCH_S, Timeouts
 from serve.live.speech.services import small_talk
 from tests.serve.live.server_kit import DEADLINE_S, GREETING, TIMEOUTS, Browser, Kit, offer, opened, serving
@@ -184,7 +184,7 @@ async def sdp_of(
         connection.addTransceiver(kind, direction=direction)
     await connection.setLocalDescription(await connection.createOffer())
     sdp = connection.localDescription.sdp
-    await connection.close()
+    await close_connection(connection)
     if video:
         sdp = sdp.replace("VP8/90000", f"{video}/90000").replace("H264/90000", f"{video}/90000")
     return "".join(line for line in sdp.splitlines(keepends=True) if not drop or not line.startswith(drop)) + add

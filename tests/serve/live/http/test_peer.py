@@ -10,15 +10,19 @@ from serve.live.http.peer import close_connection
 from tests.serve.live.server_kit import nothing_left_behind
 
 
-def test_what_begins_in_the_moment_of_closing_ends_too(monkeypatch: pytest.MonkeyPatch):
-    """`connect` of aioice goes on behind its last wait although everything was closed meanwhile."""
+@pytest.mark.parametrize("after_s", [0.0, 0.05])
+def test_what_begins_after_closing_ends_too(monkeypatch: pytest.MonkeyPatch, after_s: float):
+    """`connect` of aioice sleeps between two checks: everything may be closed meanwhile, and it goes on afterwards."""
     close = aioice.Connection.close
     begun: list[asyncio.Task[None]] = []
 
+    async def goes_on(connection: aioice.Connection) -> None:
+        await asyncio.sleep(after_s)
+        begun.append(asyncio.create_task(connection.query_consent()))
+
     async def closed_meanwhile(connection: aioice.Connection) -> None:
         await close(connection)
-        connection._query_consent_task = asyncio.create_task(connection.query_consent())
-        begun.append(connection._query_consent_task)
+        begun.append(asyncio.create_task(goes_on(connection)))
 
     async def run() -> None:
         async with nothing_left_behind():
@@ -34,6 +38,7 @@ def test_what_begins_in_the_moment_of_closing_ends_too(monkeypatch: pytest.Monke
             monkeypatch.setattr(aioice.Connection, "close", closed_meanwhile)
             for each in (one, other):
                 await close_connection(each)
-        assert begun and all(task.cancelled() for task in begun)
+            monkeypatch.undo()
+        assert len(begun) == 4 and all(task.done() for task in begun)
 
     asyncio.run(run())

@@ -14,6 +14,7 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack, MediaStreamError
 from livekit.protocol import models, rtc
 
+from serve.live.http.peer import close_connection
 from tests.serve.live.server_kit import DEADLINE_S
 from tests.serve.runway_api.api_kit import Served
 from tests.serve.runway_api.test_rooms import opened
@@ -136,7 +137,7 @@ class RoomClient:
         if hasattr(self, "socket"):
             await self.socket.close()
         for connection in {self.publisher, self.subscriber}:
-            await connection.close()
+            await close_connection(connection)
 
     async def _read(self) -> None:
         async for message in self.socket:

@@ -11,6 +11,7 @@ from aiortc.mediastreams import AudioStreamTrack
 from aiortc.sdp import SessionDescription
 from livekit.protocol import rtc
 
+from serve.live.http.peer import close_connection
 from serve.live.room.links import LinkEvents, Links
 from tests.serve.live.server_kit import nothing_left_behind
 
@@ -33,7 +34,7 @@ async def answer(server: Links, client: RTCPeerConnection) -> Awaitable[object]:
     client.addTrack(AudioStreamTrack())
     client.createDataChannel("_reliable")
     offered = await offer_of(client)
-    await client.close()
+    await close_connection(client)
     return server.answer(offered)
 
 
@@ -42,7 +43,7 @@ async def accept(server: Links, client: RTCPeerConnection) -> Awaitable[object]:
     await client.setRemoteDescription(RTCSessionDescription(offered.sdp, "offer"))
     await client.setLocalDescription(await client.createAnswer())
     answered = rtc.SessionDescription(type="answer", sdp=client.localDescription.sdp)
-    await client.close()
+    await close_connection(client)
     return server.accept(answered)
 
 
@@ -65,7 +66,7 @@ def test_a_client_that_goes_amid_a_step_leaves_no_task_and_no_socket(begin):
                 with contextlib.suppress(asyncio.CancelledError):
                     await handler
                 await server.close()
-                await client.close()
+                await close_connection(client)
             with pytest.raises(ValueError, match="closed"):
                 await server.offer()
 
@@ -88,7 +89,7 @@ def test_a_client_sends_the_sound_that_is_listened_to_and_no_other():
         assert await directions() == ["recvonly", "inactive"]
         client.addTrack(AudioStreamTrack())
         assert await directions() == ["inactive", "inactive", "recvonly"]
-        await client.close()
+        await close_connection(client)
         await server.close()
 
     asyncio.run(script())
@@ -102,7 +103,7 @@ def test_a_client_names_a_bounded_number_of_addresses_however_often_it_offers(wa
         server, client = links(one_connection=True, hears=[True]), RTCPeerConnection()
         client.addTrack(AudioStreamTrack())
         sdp = (await offer_of(client)).sdp.replace("a=end-of-candidates\r\n", "")
-        await client.close()
+        await close_connection(client)
 
         async def name(number: int) -> None:
             candidates = [f"candidate:{port} 1 udp 1 192.0.2.1 {port} typ host" for port in range(number, number + 32)]
