@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from data.crops import halved
-from data.shards import Clip, decode_sample, read_samples
+from data.shards import Clip, Truth, decode_sample, read_samples
 from gwm.metrics.judge import Voices
 from gwm.metrics.lip_sync import moves
 from gwm.metrics.listening import can_answer
@@ -31,6 +31,7 @@ class Case:
     render: UInt8[np.ndarray, "f h w 3"]
     mouth: Float[np.ndarray, " f"] | None  # the opening that was meant; None where nobody knows it
     voices: Voices
+    truth: Truth | None = None  # what was drawn; None where nobody knows it
     footage: bool = False  # a recording: its face can be measured, and nobody knows where the mouth should be
 
     @property
@@ -62,6 +63,7 @@ def case_of(clip: Clip) -> Case:
         render=clip.frames,
         mouth=clip.mouth if measured else None,
         voices=Voices(agent=agent, user=user, listening=listening),
+        truth=truth if measured else None,
         footage=truth is None,
     )
 

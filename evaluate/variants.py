@@ -19,12 +19,18 @@ VERSION = 1  # of what is measured: results of another version are measured agai
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A model in the folder `run`, which has few steps of its own, or takes `many_steps`; streamed for `longest_s`."""
+    """A model in the folder `run`, which has few steps of its own, or takes `many_steps`; streamed for `longest_s`.
+
+    shift: of the levels of many steps towards 1, as the stage was trained. settings: what the command that makes the
+    weights has besides, such as experiment=nano_motion.
+    """
 
     stage: str
     run: str
     sigmas: list[float] | None = None
     many_steps: int | None = None
+    shift: float = SHIFT
+    settings: str = ""
     context: CommitMode = "clean"
     longest_s: int | None = None  # many steps would take hours of a CPU for minutes of stream
 
@@ -38,7 +44,7 @@ class Variant:
 
     @property
     def levels(self) -> tuple[float, ...]:
-        return tuple(sigma_steps(self.many_steps, shift=SHIFT) if self.many_steps else self.sigmas or ())
+        return tuple(sigma_steps(self.many_steps, shift=self.shift) if self.many_steps else self.sigmas or ())
 
     def streamed(self, lengths_s: Sequence[int]) -> list[int]:
         """Those of the lengths that this variant is streamed for."""
@@ -50,6 +56,8 @@ class Variant:
     def command(self, runs: Path) -> str:
         """The command that makes the weights."""
         parts = [f"python train.py stage={self.stage} name={runs.name} runs={runs}"]
+        if self.settings:
+            parts.append(self.settings)
         if self.run != self.stage:
             parts.append(f"output={runs / self.run}")
         if self.sigmas is not None:

@@ -9,15 +9,20 @@ beyond cuts and absences. The second draws: the calmest picture of the face in e
 character's model makes of the voice, and its mouth is put into every picture, with head, light and border of that
 picture (`serve.dubbing.mouths` says why). Outside of the mask, pictures are equal to the bit until they are encoded.
 
+What is finished lies in a folder beside the film: the places of faces, the codes of the voice, and pieces of the film.
+A run that was killed goes on there. Pieces need no overlap: what goes on from picture to picture, places and codes, is
+known of the whole film before the first is drawn.
+
 Length, rate, depth, colours and orientation are the video's. Where the sound ends before the video, silence follows and
 the mouth rests; where it is longer, the rest is left out, which is said. In profile the old mouth stays.
 """
 
 import logging
 import math
-import tempfile
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +35,24 @@ from tqdm import tqdm
 
 from configs.command.main import command
 from gwm.autoencoders.motion.codec import MotionAutoencoder
+from gwm.files.checks import check_file
 from gwm.files.outputs import check_output
 from gwm.media.face import FaceMesh
-from gwm.media.refilm import SOUND_RATE, Film, open_film, redrawn, refilm, writable
+from gwm.media.pieces import join_pieces, write_piece
+from gwm.media.refilm import SOUND_RATE, Film, open_film, redrawn, writable
 from gwm.media.video import container_of, sound_blocks
 from gwm.metrics.identity import FaceEmbedding
-from serve.artifact import Artifact, load_artifact
+from serve.artifact import MANIFEST, Artifact, load_artifact
 from serve.dubbing.mouths import Speaker, shown_share
 from serve.dubbing.people import Choice, Person, people_of, report
 from serve.dubbing.tracks import Survey, Track, survey_film
-from serve.dubbing.voice import MouthCodes
+from serve.dubbing.voice import Codes, MouthCodes, StoredCodes, store_codes
+from serve.dubbing.work import digest, work_folder
 
 log = logging.getLogger(__name__)
 
 Mask = Float[np.ndarray, "h w"]
+VERSION = 1  # of what is kept between runs: what another version has finished is made again
 NEARLY_S = 0.1  # lengths that differ by less are not worth a word
 
 
@@ -58,6 +67,14 @@ class DubRequest:
     faces: Any = None
     artifact: str = "weights/character"
     seed: int = 0
+    piece: int = 240
+    resume: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.piece, bool) or not isinstance(self.piece, int) or self.piece < 1:
+            raise ValueError(f"piece={self.piece} must be a whole number of pictures, at least 1.")
+        if not isinstance(self.resume, bool):
+            raise ValueError(f"resume={self.resume} must be true or false.")
 
     @property
     def choice(self) -> Choice:
@@ -73,47 +90,97 @@ class DubRequest:
             raise ValueError(f"out={self.out} must not be the video itself: name another file.")
         check_output(Path(self.out))
 
+    def facts(self) -> dict[str, object]:
+        """All that decides the film: what was finished under others is of no use."""
+        files = {"video": self.video, "audio": self.audio, "artifact": Path(self.artifact) / MANIFEST}
+        settings = {name: vars(self)[name] for name in ("face", "faces", "seed", "piece")}
+        return {name: digest(path) for name, path in files.items()} | settings | {"version": VERSION}
+
 
 def dub(request: DubRequest) -> None:
-    """Write the film, and log which faces were found and what of the sound was used.
+    """Write the film, and log which faces were found and what of the sound was used. What a run that was killed has
+    finished is not made again.
 
     Raises:
         FileNotFoundError: there is no model.
         ValueError: model, video, sound, face or `out` cannot be used; the message names the setting.
-        OSError: the film cannot be written; nothing is left of it.
+        OSError: the film cannot be written; what is finished lies beside it, for the next run.
     """
     request.check()
+    artifact = _speaker(request)
+    sound_s = sum(map(len, sound_blocks(request.audio, sample_rate=SOUND_RATE))) / SOUND_RATE
+    check_file(request.video, "a video file, such as mp4")
+    with work_folder(Path(request.out), request.facts(), resume=request.resume) as folder:
+        survey, people = chosen_faces(request, folder, keep_every=request.piece)
+        _compare_lengths(request, sound_s, survey.length_s)
+        codes = _codes(request, artifact, folder, survey)
+        pieces = [folder / f"{number:06d}.mkv" for number in range(-(-len(survey.moments_s) // request.piece))]
+        _draw_all(request, artifact, survey, people, codes, pieces)
+        with open_film(request.video) as film:
+            sound = sound_blocks(request.audio, sample_rate=SOUND_RATE)
+            join_pieces(request.out, pieces, film, survey.moments_s, survey.length_s, sound)
+    log.info("%s: %.2f s, %d pictures", request.out, survey.length_s, len(survey.moments_s))
+
+
+def _speaker(request: DubRequest) -> Artifact:
     artifact = load_artifact(request.artifact)
     if not isinstance(artifact.vae, MotionAutoencoder) or not artifact.contract.takes_sound:
         raise ValueError(f"artifact={request.artifact} must be a character with motion latents, which take sound.")
-    sound_s = sum(map(len, sound_blocks(request.audio, sample_rate=SOUND_RATE))) / SOUND_RATE
-    with tempfile.TemporaryDirectory(prefix="gwm-dub-") as folder:
-        survey, people = chosen_faces(request, Path(folder))
-        _compare_lengths(request, sound_s, survey.length_s)
-        with open_film(request.video) as film:
-            bar = tqdm(film, desc="dub", total=len(survey.moments_s), unit="picture")
-            made = ((moment_s, frame) for moment_s, frame, *_ in dubbed(film, iter(bar), people, artifact, request))
-            length_s = refilm(request.out, film, made, sound_blocks(request.audio, sample_rate=SOUND_RATE))
-            for note in film.damage.notes:
-                log.warning("%s: %s", request.video, note)
-    log.info("%s: %.2f s, %d pictures", request.out, length_s, len(survey.moments_s))
+    return artifact
 
 
-def chosen_faces(request: DubRequest, folder: Path) -> tuple[Survey, list[Person]]:
-    """The first pass, and those who will be dubbed; `folder` takes what is large."""
+def chosen_faces(request: DubRequest, folder: Path, *, keep_every: int | None = None) -> tuple[Survey, list[Person]]:
+    """The first pass, and those who will be dubbed; `folder` takes what is large. keep_every: as `survey_film`."""
     with open_film(request.video) as film:
-        survey = _survey(film, folder)
+        survey = _survey(film, folder, keep_every)
+        for note in film.damage.notes:
+            log.warning("%s: %s", request.video, note)
     people = people_of(survey)
     chosen = request.choice.of(people, survey, request.video)
     report(people, chosen, survey)
     return survey, [people[number] for number in chosen]
 
 
-def _survey(film: Film, folder: Path) -> Survey:
+def _survey(film: Film, folder: Path, keep_every: int | None) -> Survey:
     mesh, length = FaceMesh(), film.declared_s
     total = None if length is None else max(1, math.ceil(length * film.fps))
+    embed = FaceEmbedding(mesh)
     with tqdm(desc="find faces", total=total, unit="picture") as bar:
-        return survey_film(film, folder, mesh=mesh, embed=FaceEmbedding(mesh), seen=bar.update)
+        return survey_film(film, folder, mesh=mesh, embed=embed, seen=bar.update, keep_every=keep_every)
+
+
+def _codes(request: DubRequest, artifact: Artifact, folder: Path, survey: Survey) -> StoredCodes:
+    """What the new voice does to the mouth, of the whole film."""
+    path, fps, until_s = folder / "codes.npy", artifact.contract.fps, float(survey.moments_s[-1])
+    if not path.is_file():
+        voice = sound_blocks(request.audio, sample_rate=artifact.contract.audio.sample_rate)
+        with tqdm(desc="voice", total=int(until_s * fps) + 2, unit="frame") as bar:
+            store_codes(path, MouthCodes(artifact, voice, seed=request.seed), until_s, seen=bar.update)
+    return StoredCodes(path, fps)
+
+
+def _draw_all(
+    request: DubRequest, artifact: Artifact, survey: Survey, people: list[Person], codes: Codes, pieces: list[Path]
+) -> None:
+    """Make the pieces that are missing, in one pass through the film; pictures of the others are only decoded."""
+    codec, place = container_of(request.out).picture, 0
+    with open_film(request.video) as film, tqdm(desc="dub", total=len(survey.moments_s), unit="picture") as bar:
+        pictures = _counted(film, bar)
+        for number, path in enumerate(pieces):
+            if path.is_file():
+                continue
+            first = number * request.piece
+            deque(islice(pictures, first - place), maxlen=0)
+            part = islice(pictures, request.piece)
+            made = dubbed(film, part, people, artifact, request, codes=codes, first=first)
+            write_piece(path, film, ((moment_s, frame) for moment_s, frame, _ in made), codec=codec)
+            place = first + request.piece
+
+
+def _counted(film: Film, bar: tqdm) -> Iterator[tuple[float, av.VideoFrame]]:
+    for picture in film:
+        bar.update()
+        yield picture
 
 
 def _compare_lengths(request: DubRequest, sound_s: float, video_s: float) -> None:
@@ -135,18 +202,25 @@ def dubbed(
     people: list[Person],
     artifact: Artifact,
     request: DubRequest,
+    *,
+    codes: Codes | None = None,
+    first: int = 0,
 ) -> Iterator[tuple[float, av.VideoFrame, Mask | None]]:
     """Pictures of a film as they are stored, with the new mouths, and what of each is drawn anew: upright, 0 elsewhere;
-    None: nothing is."""
+    None: nothing is.
+
+    codes: of the new voice; None: they are made now. first: the number of the first picture.
+    """
     assert isinstance(artifact.vae, MotionAutoencoder)
-    voice = sound_blocks(request.audio, sample_rate=artifact.contract.audio.sample_rate)
-    codes, codec = MouthCodes(artifact, voice, seed=request.seed), container_of(request.out).picture
-    scene, to_rgb = Scene(people, artifact.vae), film.rgb_reader()
-    for number, (moment_s, stored) in enumerate(pictures):
-        frame, code, mask = writable(stored, codec), codes.at(moment_s), None
+    if codes is None:
+        voice = sound_blocks(request.audio, sample_rate=artifact.contract.audio.sample_rate)
+        codes = MouthCodes(artifact, voice, seed=request.seed)
+    codec, scene, to_rgb = container_of(request.out).picture, Scene(people, artifact.vae, first), film.rgb_reader()
+    for number, (moment_s, stored) in enumerate(pictures, first):
+        frame, mask = writable(stored, codec), None
         if scene.shows(number):
             before = np.ascontiguousarray(to_rgb(stored))
-            after, mask = scene.draw(number, before, code)
+            after, mask = scene.draw(number, before, codes.at(moment_s))
             frame = redrawn(frame, before, after, film.turn)
         yield moment_s, frame, mask
 
@@ -154,11 +228,10 @@ def dubbed(
 class Scene:
     """Those whose mouths are drawn, and their faces that are in view: pictures are asked for in order."""
 
-    def __init__(self, people: list[Person], codec: MotionAutoencoder) -> None:
+    def __init__(self, people: list[Person], codec: MotionAutoencoder, first: int) -> None:
         self.codec = codec
-        self.coming = sorted(
-            ((track, person) for person in people for track in person.tracks), key=lambda pair: -pair[0].pictures[0]
-        )
+        tracks = ((track, person) for person in people for track in person.tracks if track.stop > first)
+        self.coming = sorted(tracks, key=lambda pair: -pair[0].pictures[0])
         self.now: list[tuple[Track, Speaker]] = []
 
     def shows(self, number: int) -> bool:

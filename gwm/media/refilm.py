@@ -236,23 +236,18 @@ class _Writer:
     ) -> None:
         self.container, self.codecs, self.like, self.blocks = container, (picture_codec, sound_codec), like, sound
         self.picture: VideoStream | None = None
-        self.sound: AudioStream | None = None
-        self.waiting = np.zeros(0, np.float32)  # sound that was read and not yet written
-        self.written = 0  # samples
+        self.sound: SoundTrack | None = None
         self.last_s, self.gap_s = 0.0, 1 / float(like.fps)
         self.held: av.VideoFrame | None = None
         self.lengths = dict[int, int]()  # of pictures that are being encoded, by their times
 
     def add(self, moment_s: float, frame: av.VideoFrame) -> None:
         if self.picture is None:
-            self._begin(frame)
-        assert self.picture is not None
-        size = self.picture.width, self.picture.height
-        if size != (frame.width, frame.height):
-            raise ValueError(
-                f"{self.like.path} changes its size from {size[0]}x{size[1]} to {frame.width}x{frame.height} px on the "
-                "way, must keep it. Convert it first."
-            )
+            self.picture = add_picture(self.container, self.codecs[0], self.like, frame)
+            if self.like.matrix is not None:
+                turn(self.picture, self.like.matrix)
+            self.sound = SoundTrack(self.container, self.codecs[1], self.blocks)
+        check_size(self.like, (self.picture.width, self.picture.height), (frame.width, frame.height))
         if self.held is not None:
             self._encode(self.held, self.last_s, moment_s - self.last_s)
             self.gap_s = moment_s - self.last_s
@@ -263,26 +258,8 @@ class _Writer:
         assert self.held is not None and self.picture is not None and self.sound is not None
         self._encode(self.held, self.last_s, self.gap_s)
         self._mux(self.picture.encode())
-        self.container.mux(self.sound.encode())
+        self.sound.end()
         return self.last_s + self.gap_s
-
-    def _begin(self, frame: av.VideoFrame) -> None:
-        codec = self.codecs[0]
-        stream = self.container.add_stream(codec, rate=self.like.fps, options=QUALITY[codec])
-        assert isinstance(stream, VideoStream)
-        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
-        context = stream.codec_context
-        context.time_base = self.like.stream.time_base or 1 / self.like.fps
-        context.colorspace, context.color_primaries = frame.colorspace, frame.color_primaries
-        context.color_trc, context.color_range = frame.color_trc, frame.color_range
-        if self.like.stream.sample_aspect_ratio:
-            context.sample_aspect_ratio = self.like.stream.sample_aspect_ratio
-        if self.like.matrix is not None:
-            stream.set_display_matrix(np.frombuffer(self.like.matrix, np.int32).tolist())
-        sound = self.container.add_stream(self.codecs[1], rate=SOUND_RATE, layout="mono")
-        assert isinstance(sound, AudioStream)
-        sound.bit_rate = SOUND_BITS_PER_SECOND
-        self.picture, self.sound = stream, sound
 
     def _encode(self, frame: av.VideoFrame, moment_s: float, length_s: float) -> None:
         assert self.picture is not None and self.sound is not None
@@ -290,20 +267,74 @@ class _Writer:
         frame.pts, frame.time_base = round(moment_s / base), base
         self.lengths[frame.pts] = max(1, round((moment_s + length_s) / base) - frame.pts)
         self._mux(self.picture.encode(frame))
-        until = round((moment_s + length_s) * SOUND_RATE)
-        samples = self._next_samples(until - self.written)
-        if not len(samples):
-            return
-        part = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-        part.sample_rate, part.pts, part.time_base = SOUND_RATE, self.written, Fraction(1, SOUND_RATE)
-        self.written += len(samples)
-        self.container.mux(self.sound.encode(part))
+        self.sound.play_until(moment_s + length_s)
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
             if packet.pts is not None:  # FFmpeg's own guess of how long the last picture stays is another
                 packet.duration = self.lengths.pop(packet.pts, packet.duration)
             self.container.mux(packet)
+
+
+def add_picture(container: OutputContainer, codec: str, like: Film, frame: av.VideoFrame) -> VideoStream:
+    """A stream for pictures such as this one, with rate, times, colours and shape of pixels of a film."""
+    stream = container.add_stream(codec, rate=like.fps, options=QUALITY[codec])
+    assert isinstance(stream, VideoStream)
+    stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
+    context = stream.codec_context
+    context.time_base = time_base(like)
+    context.colorspace, context.color_primaries = frame.colorspace, frame.color_primaries
+    context.color_trc, context.color_range = frame.color_trc, frame.color_range
+    if like.stream.sample_aspect_ratio:
+        context.sample_aspect_ratio = like.stream.sample_aspect_ratio
+    return stream
+
+
+def time_base(like: Film) -> Fraction:
+    """The unit of a film's times."""
+    return like.stream.time_base or 1 / like.fps
+
+
+def turn(stream: VideoStream, matrix: bytes) -> None:
+    """Give a stream the orientation of `Film.matrix`."""
+    stream.set_display_matrix(np.frombuffer(matrix, np.int32).tolist())
+
+
+def check_size(like: Film, size: tuple[int, int], now: tuple[int, int]) -> None:
+    """Refuse pictures of several sizes, each as width and height.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if size != now:
+        raise ValueError(
+            f"{like.path} changes its size from {size[0]}x{size[1]} to {now[0]}x{now[1]} px on the way, must keep it. "
+            "Convert it first."
+        )
+
+
+class SoundTrack:
+    """The sound of a film, written as far as its pictures are; silence where it has ended."""
+
+    def __init__(self, container: OutputContainer, codec: str, blocks: Iterator[Float[np.ndarray, " b"]]) -> None:
+        stream = container.add_stream(codec, rate=SOUND_RATE, layout="mono")
+        assert isinstance(stream, AudioStream)
+        stream.bit_rate = SOUND_BITS_PER_SECOND
+        self.container, self.stream, self.blocks = container, stream, blocks
+        self.waiting = np.zeros(0, np.float32)  # sound that was read and not yet written
+        self.written = 0  # samples
+
+    def play_until(self, moment_s: float) -> None:
+        samples = self._next_samples(round(moment_s * SOUND_RATE) - self.written)
+        if not len(samples):
+            return
+        part = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        part.sample_rate, part.pts, part.time_base = SOUND_RATE, self.written, Fraction(1, SOUND_RATE)
+        self.written += len(samples)
+        self.container.mux(self.stream.encode(part))
+
+    def end(self) -> None:
+        self.container.mux(self.stream.encode())
 
     def _next_samples(self, count: int) -> Float[np.ndarray, " t"]:
         """Silence where the sound has ended."""

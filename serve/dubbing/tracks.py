@@ -1,9 +1,10 @@
 """Faces of a film, followed from picture to picture: the first of two passes."""
 
 import math
+import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from gwm.autoencoders.motion.paste import square_around
+from gwm.files.outputs import whole_file
 from gwm.media.face import EYE_CORNERS, LOWER_LIP, UPPER_LIP, FaceMesh, head_yaw, square_of
 from gwm.media.framing import Box
 from gwm.media.refilm import Film
@@ -23,6 +25,8 @@ STRAY, SWELL = 0.5, 1.6  # how far a face may be from where it was, in squares, 
 EMBED_EVERY = 50  # pictures of a face between two looks at whose it is: each takes 0.1 s
 WIDE_OPEN = 5.0  # radians of a turned head that are as far from rest as lips that are as far apart as a square is wide
 NUM_LANDMARKS = 468
+POINT_BYTES = NUM_LANDMARKS * 3 * 4  # of the landmarks of one picture
+KNOWN = ("pictures", "yaws", "sizes", "middle", "embeddings", "best")  # of a track
 # Weights of the pictures around one, as landmarks shake: with a deviation of 2, the border of a mask flickers less
 # than with 1, and nods are still followed.
 WIDE = 5
@@ -81,6 +85,21 @@ class Track:
             own = (points - [square.left, square.top, 0]).astype(np.float32)
             np.savez(self.path.with_suffix(".npz"), unrest=unrest, gap=gap, picture=square.cut(rgb), points=own)
             self.unrest, self.gap = unrest, gap
+
+    def known(self) -> dict[str, np.ndarray]:
+        """All but what lies in files, for `of`."""
+        embeddings = np.array(self.embeddings, np.float32).reshape(len(self.embeddings), -1)
+        found = self.pictures, self.yaws, self.sizes, self.middle, embeddings, (self.looked, self.unrest, self.gap)
+        return {name: np.array(value) for name, value in zip(KNOWN, found, strict=True)}
+
+    @classmethod
+    def of(cls, path: Path, known: Mapping[str, np.ndarray]) -> "Track":
+        pictures, yaws, sizes, middle, embeddings, (looked, unrest, gap) = (known[name] for name in KNOWN)
+        return cls(
+            path,
+            *(array("l", pictures), array("f", yaws), array("f", sizes), (float(middle[0]), float(middle[1]))),
+            *(list(embeddings), int(looked), float(unrest), float(gap)),
+        )
 
     def calm(self) -> Calm:
         with np.load(self.path.with_suffix(".npz")) as file:
@@ -161,8 +180,12 @@ class Follower:
         self.now = kept
 
     def _new(self) -> Track:
-        self.tracks.append(Track(self.folder / f"{len(self.tracks):06d}"))
+        self.tracks.append(Track(self.path(len(self.tracks))))
         return self.tracks[-1]
+
+    def path(self, number: int) -> Path:
+        """Of a track's files, without suffix."""
+        return self.folder / f"{number:06d}"
 
     def _embed(self, track: Track, points: Float[np.ndarray, "468 3"], rgb: UInt8[np.ndarray, "h w 3"]) -> None:
         middle, size = square_of(points)
@@ -176,21 +199,89 @@ def _near(points: Float[np.ndarray, "468 3"], old: Float[np.ndarray, "468 3"]) -
     return bool(np.linalg.norm(now - then) <= STRAY * before) and max(size / before, before / size) <= SWELL
 
 
-def survey_film(film: Film, folder: Path, *, mesh: FaceMesh, embed: Embed | None, seen: Callable[[], object]) -> Survey:
+def survey_film(
+    film: Film,
+    folder: Path,
+    *,
+    mesh: FaceMesh,
+    embed: Embed | None,
+    seen: Callable[[], object],
+    keep_every: int | None = None,
+) -> Survey:
     """Play a film once; `seen` is called after every picture, `folder` takes what is large.
+
+    keep_every: pictures after which what is known so far is kept in `folder`; a later call goes on from there, and only
+        plays what was seen before. None: nothing is kept.
 
     Raises:
         ValueError: there is no picture in it, or colours that cannot be converted.
     """
-    moments, change, follower = array("d"), ChangeMeter(), Follower(folder, mesh, embed)
-    to_rgb, height, width = film.rgb_reader(), 0, 0
-    for number, (moment_s, frame) in enumerate(film):
-        moments.append(moment_s)
+    change, follower = ChangeMeter(), Follower(folder, mesh, embed)
+    state = State(folder / "survey.npz")
+    if keep_every is not None:
+        state.restore(follower)
+    to_rgb = film.rgb_reader()
+    for number, (moment_s, frame) in enumerate(() if state.finished else film):
         change.add(thumbnail(frame))
-        rgb = np.ascontiguousarray(to_rgb(frame))
-        height, width = rgb.shape[:2]
-        follower.add(number, rgb, changed=change.step[-1] >= MIN_CHANGE)
         seen()
-    if not moments:
+        if number < len(state.moments):
+            continue
+        state.moments.append(moment_s)
+        rgb = np.ascontiguousarray(to_rgb(frame))
+        state.height, state.width = rgb.shape[:2]
+        follower.add(number, rgb, changed=change.step[-1] >= MIN_CHANGE)
+        if keep_every is not None and (number + 1) % keep_every == 0:
+            state.keep(follower)
+    if not state.moments:
         raise ValueError(f"{film.path} has 0 frames, must have at least one. Record or export it again.")
-    return Survey(np.array(moments), height, width, follower.tracks)
+    if keep_every is not None and not state.finished:
+        state.finished = True
+        state.keep(follower)
+    return Survey(np.array(state.moments), state.height, state.width, follower.tracks)
+
+
+@dataclass(slots=True)
+class State:
+    """What is known of a film so far, in a file that is written whole or not at all."""
+
+    path: Path
+    moments: array = field(default_factory=lambda: array("d"))
+    height: int = 0
+    width: int = 0
+    finished: bool = False
+
+    def keep(self, follower: Follower) -> None:
+        in_view = {id(track): points for track, points in follower.now}
+        numbers = [k for k, track in enumerate(follower.tracks) if id(track) in in_view]
+        numbers.sort(key=lambda k: [id(track) for track, _ in follower.now].index(id(follower.tracks[k])))
+        parts: dict[str, np.ndarray] = {
+            "moments": np.array(self.moments),
+            "facts": np.array([self.height, self.width, self.finished, follower.wait, len(follower.tracks)]),
+            "in_view": np.array(numbers, int),
+            "landmarks": np.array([in_view[id(follower.tracks[k])] for k in numbers], np.float32),
+        }
+        for number, track in enumerate(follower.tracks):
+            parts |= {f"{number}/{name}": value for name, value in track.known().items()}
+        with whole_file(self.path) as partial:
+            np.savez(partial, allow_pickle=False, **parts)
+
+    def restore(self, follower: Follower) -> None:
+        """What was kept last; what was written into files afterwards is taken away. Nothing, where nothing is kept."""
+        tracks = list[Track]()
+        if self.path.is_file():
+            with np.load(self.path) as kept:
+                self.moments = array("d", kept["moments"])
+                self.height, self.width, finished, follower.wait, count = map(int, kept["facts"])
+                self.finished = bool(finished)
+                for number in range(count):
+                    known = {name: kept[f"{number}/{name}"] for name in KNOWN}
+                    tracks.append(Track.of(follower.path(number), known))
+                follower.tracks = tracks
+                pairs = zip(kept["in_view"].tolist(), kept["landmarks"], strict=True)
+                follower.now = [(tracks[number], points) for number, points in pairs]
+        for file in follower.folder.glob("*.points"):
+            number = int(file.stem)
+            if number < len(tracks):
+                os.truncate(file, len(tracks[number]) * POINT_BYTES)
+            else:
+                file.unlink()

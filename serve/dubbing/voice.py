@@ -1,6 +1,7 @@
 """Speech becomes codes of the mouth, by the diffusion model of a character, as they are asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gwm.autoencoders.motion.code import NAMES, from_latents
+from gwm.files.outputs import whole_file
 from serve.artifact import Artifact
 from serve.engine import Engine
 
@@ -53,3 +55,31 @@ class MouthCodes:
                 self.engine.push(block, np.zeros_like(block))
         latents = self.engine.denoise(self.engine.take())
         self.codes.extend(from_latents(latents)[0].float().cpu())
+
+
+class StoredCodes:
+    """Codes of all frames up to a moment, in a file that is made once and read as it is needed."""
+
+    def __init__(self, path: Path, fps: int) -> None:
+        self.codes, self.fps = np.load(path, mmap_mode="r"), fps
+
+    def at(self, moment_s: float) -> Float[Tensor, "57"]:
+        """As `MouthCodes.at`."""
+        place = moment_s * self.fps
+        before = min(int(place + 1e-6), len(self.codes) - 2)
+        first, second = (torch.from_numpy(np.array(self.codes[k])) for k in (before, before + 1))
+        return torch.lerp(first, second, min(max(place - before, 0.0), 1.0))
+
+
+Codes = MouthCodes | StoredCodes
+
+
+def store_codes(path: Path, codes: MouthCodes, until_s: float, *, seen: Callable[[], object]) -> None:
+    """Make the file, whole or not at all; `seen` is called after every frame of the model."""
+    count = int(until_s * codes.fps + 1e-6) + 2
+    with whole_file(path) as partial:
+        stored = np.lib.format.open_memmap(partial, "w+", np.float32, (count, len(NAMES)))
+        for number in range(count):
+            stored[number] = codes.at(number / codes.fps).numpy()
+            seen()
+        stored.flush()

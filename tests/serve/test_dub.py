@@ -1,6 +1,7 @@
 """Films with a new voice, made of photographs: whose mouth moves, and that nothing else does."""
 
 import logging
+import weakref
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -15,12 +16,14 @@ from gwm.autoencoders.motion.code import place
 from gwm.media.face import LOWER_LIP, UPPER_LIP, FaceMesh
 from gwm.media.refilm import open_film
 from gwm.media.video import read_audio, read_video, write_video
+from gwm.media.video_frames import RgbReader
 from gwm.metrics.identity import FaceEmbedding
 from serve.artifact import Artifact, load_artifact
-from serve.dub import DubRequest, chosen_faces, dub, dubbed
+from serve.dub import DubRequest, Scene, chosen_faces, dub, dubbed
 from serve.dubbing.people import Choice, Person, people_of
-from serve.dubbing.tracks import Survey, Track, survey_film
+from serve.dubbing.tracks import Follower, Survey, Track, survey_film
 from serve.dubbing.voice import MouthCodes
+from serve.dubbing.work import work_folder
 from serve.samples import sample_path
 
 ROOT = Path(__file__).parents[2]
@@ -281,3 +284,83 @@ def test_a_video_without_pictures_is_refused(tmp_path: Path, speech: str):
         container.start_encoding()
     (tmp_path / "to").mkdir()
     refused(request(str(path), speech, tmp_path / "to"), "has 0 frames|must be a video file")
+
+
+class Calls:
+    """Numbers of pictures that a method was called with; at one of them the run is killed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+        self.numbers, self.killed_at, original = list[int](), -1, getattr(owner, name)
+
+        def called(one: object, number: int, *args: object, **more: object) -> object:
+            self.numbers.append(number)
+            if number == self.killed_at:
+                raise KeyboardInterrupt
+            return original(one, number, *args, **more)
+
+        monkeypatch.setattr(owner, name, called)
+
+    def killed(self, asked: DubRequest, at: int) -> None:
+        self.killed_at = at
+        with pytest.raises(KeyboardInterrupt):
+            dub(asked)
+        self.killed_at = -1
+
+
+def test_a_run_that_was_killed_goes_on_and_makes_the_same_film_to_the_bit(
+    tmp_path: Path, speech: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Killed while faces are looked for, and again while mouths are drawn: what was finished is not made again."""
+    video = film_of(tmp_path / "a.mp4", [np.roll(HOPPER, k, axis=1) for k in range(10)])
+    whole, asked = (request(video, speech, tmp_path / name, piece=4) for name in ("whole", "killed"))
+    dub(whole)
+    assert "of 1.00 s is cut where" in caplog.text
+    looked, drawn = Calls(monkeypatch, Follower, "add"), Calls(monkeypatch, Scene, "draw")
+    looked.killed(asked, at=6)
+    assert looked.numbers == list(range(7)) and drawn.numbers == []
+    looked.numbers.clear()
+    drawn.killed(asked, at=6)
+    assert looked.numbers == [4, 5, 6, 7, 8, 9] and drawn.numbers == list(range(7))
+    assert not Path(asked.out).exists()
+    looked.numbers.clear()
+    drawn.numbers.clear()
+    monkeypatch.setattr(MouthCodes, "at", None)  # the voice is not made again
+    dub(asked)
+    assert looked.numbers == [] and drawn.numbers == [4, 5, 6, 7, 8, 9]
+    assert Path(asked.out).read_bytes() == Path(whole.out).read_bytes()
+    assert list((tmp_path / "killed").iterdir()) == [Path(asked.out)]
+
+
+def test_what_was_finished_under_other_settings_is_forgotten(tmp_path: Path):
+    """And nobody writes where another run does."""
+    out, seeds = tmp_path / "out.mp4", ({"seed": 0}, {"seed": 1})
+    for seed, resume, kept in ((0, True, False), (0, True, True), (1, True, False), (1, False, False)):
+        with pytest.raises(OSError, match="full"), work_folder(out, seeds[seed], resume=resume) as folder:
+            assert (folder / "000000.mkv").exists() == kept
+            (folder / "000000.mkv").write_text("a piece")
+            with pytest.raises(ValueError, match="is being written by another run"):
+                with work_folder(out, seeds[seed], resume=resume):
+                    pass
+            raise OSError("the disk is full")
+    with pytest.raises(ValueError, match="bad"), work_folder(out, seeds[1], resume=True):
+        raise ValueError("bad input is bad at every try")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_few_pictures_are_held_however_long_the_film(tmp_path: Path, speech: str, monkeypatch: pytest.MonkeyPatch):
+    held, most, original = 0, 0, RgbReader.__call__
+
+    def counted(reader: RgbReader, frame: av.VideoFrame) -> np.ndarray:
+        nonlocal held, most
+        rgb = np.ascontiguousarray(original(reader, frame)).copy()
+        held, most = held + 1, max(most, held + 1)
+        weakref.finalize(rgb, released)
+        return rgb
+
+    def released() -> None:
+        nonlocal held
+        held -= 1
+
+    monkeypatch.setattr(RgbReader, "__call__", counted)
+    dub(request(film_of(tmp_path / "a.mp4", [HOPPER] * 30), speech, tmp_path / "to", piece=10))
+    assert 1 <= most <= 3
