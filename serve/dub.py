@@ -20,7 +20,7 @@ the mouth rests; where it is longer, the rest is left out, which is said. In pro
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -90,7 +90,7 @@ class DubRequest:
             raise ValueError(f"out={self.out} must not be the video itself: name another file.")
         check_output(Path(self.out))
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> Mapping[str, object]:
         """All that decides the film: what was finished under others is of no use."""
         files = {"video": self.video, "audio": self.audio, "artifact": Path(self.artifact) / MANIFEST}
         settings = {name: vars(self)[name] for name in ("face", "faces", "seed", "piece")}
