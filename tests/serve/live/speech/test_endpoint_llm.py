@@ -304,7 +304,8 @@ def seen(vision: Vision, messages: list[Any]) -> list[dict[str, Any]]:
         remote = Remote(always(lambda: streamed("Red.")))
         sight = Sight(vision, on_event=lambda event: None, spawn=lambda work: work.close())
         sight.take(Picture("screen", jpeg()))
-        sight._words["screen"] = "Invoice 4711"
+        if vision.reader is not None:
+            sight._words["screen"] = "Invoice 4711"
         async with remote.serving() as url:
             caller = Caller(Endpoint(url=url, model="m", key_variable=""), "llm")
             caller.markup.has_opening_tag = True
