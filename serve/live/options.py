@@ -11,7 +11,7 @@ RECOGNISERS = ("moonshine", "whisper", "openai")
 LANGUAGE_MODELS = ("rules", "local", "openai")
 OVERLAP = ("auto", "on", "off")
 PRECISIONS = ("auto", "float32", "bfloat16")
-VOICES = ("piper", "espeak", "openai")
+VOICES = ("piper", "kokoro", "espeak", "openai")
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 
