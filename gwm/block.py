@@ -57,6 +57,10 @@ class MaskedClip:
 class Projections(nn.Module):
     """What both attentions have: four projections, and RMSNorm of queries and keys over all heads together."""
 
+    q: nn.Linear  # or of an adapter, a quantised layer, a part of one
+    k: nn.Linear
+    v: nn.Linear
+
     def __init__(self, config: DiTConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.num_heads = layer, config.num_heads

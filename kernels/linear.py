@@ -20,7 +20,7 @@ class Linear(nn.Linear):
         weight = self.weight.detach()
         if rows is not None and BY_ONEDNN and type(self.weight.data) is Tensor and weight.device.type == "cpu":
             ordered = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-            self.forward = partial(product, weight=ordered, bias=self.bias)
+            self.__dict__["forward"] = partial(product, weight=ordered, bias=self.bias)
 
 
 def product(x: Float[Tensor, "*rows i"], weight: Float[Tensor, "o i"], bias: Tensor | None = None) -> Tensor:

@@ -90,7 +90,7 @@ def choose_products(engine: Engine, *, now: Callable[[], float] = perf_counter) 
             began = now()
             engine.denoise(conditions)
             times[name].append(now() - began)
-    took = {name: float(np.median(measured[1:])) for name, measured in times.items()}  # the first warms up
+    took: dict[Products, float] = {name: float(np.median(ms[1:])) for name, ms in times.items()}  # the first warms up
     best = min(took, key=lambda name: took[name])
     chosen: Products = best if took[best] < FASTER * took["pytorch"] else "pytorch"
     ways[chosen]()
