@@ -157,6 +157,15 @@ def test_turning_right_moves_the_picture_to_the_left():
     assert world.grid[tuple(world.place.astype(int))] == 0
 
 
+def test_nobody_turns_to_both_sides_at_once():
+    """A guide that comes after keys drawn at random does not hold left and right, which would turn nothing."""
+    world, rng = Maze(8), np.random.default_rng(0)
+    for seed in range(60):
+        world.reset(seed=seed)
+        pressed = world.guide(rng, np.array([0, 0, 1, 1], np.float32))
+        assert not (pressed[2] and pressed[3])
+
+
 def test_every_room_of_a_maze_can_be_reached():
     for seed in range(5):
         free = layout(seed) == 0
