@@ -13,7 +13,6 @@ from data.worlds.episodes import EpisodePlan, make_episode, record
 from data.worlds.policies import coverage
 from data.worlds.world import Guided, Tasked
 
-
 pytest.importorskip("mujoco")
 SIDE = 64
 PLAN = EpisodePlan(key="0", seed=3, num_frames=48, env="arm", size=SIDE, policy="mixed", hold_s=0.4, warmup_s=1.0)
