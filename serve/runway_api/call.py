@@ -34,6 +34,8 @@ class Call:
     bearer: str
     key: ApiKey | None  # None: the route needs none
     places: int  # of the server, at the time
+    visitor: str  # address of whoever asks, or its IPv6 network
+    origin: str | None  # of the page that asks
 
     @property
     def id(self) -> str:

@@ -91,7 +91,16 @@ class RestApi:
             _check_ids(request)
             data = await read_body(request, route.max_bytes)
             ids = dict(request.match_info)
-            call = Call(self.desk, self._base_url(request), ids, bearer(request), key, self.places())
+            call = Call(
+                self.desk,
+                self._base_url(request),
+                ids,
+                bearer(request),
+                key,
+                self.places(),
+                self.visitor(request),
+                request.headers.get("Origin"),
+            )
             given = dict(request.query)
             answer = await self.store.run(lambda db: _work(db, route, call, given, data), writes=route.writes)
             if route.writes:
