@@ -38,9 +38,7 @@ class TakeRules:
     reference_gap: int  # frames, at least, between a clip and its reference frame
     max_enlargement: float  # of a crop: 2 means that half the resolution's px must really be there
     follow: bool = False  # each picture is framed by its own face, upright, as motion autoencoders are trained
-    actions: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # of gameplay: each name with its `Kind`
+    actions: Mapping[str, Any] = field(default_factory=dict)  # of gameplay: each name with its `Kind`
     lag_s: float | int = 0.0  # from an action to the first picture that it changed, in these recordings
 
     def __post_init__(self) -> None:
