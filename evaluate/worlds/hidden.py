@@ -106,7 +106,9 @@ def judged(found: list[tuple[int, Actions]], world: Tasked, seen: Arena, model: 
     for number, (start, actions) in enumerate(found):
         played = {side: _played(arena, start, actions) for side, arena in (("world", seen), ("model", model))}
         world.reset(seed=start)
-        before, true = world.state[part], played["world"][0][-1].true[part]
+        before, last = world.state[part], played["world"][0][-1].true
+        assert last is not None, "seen acts in the world, which knows its state"
+        true = last[part]
         for side, state in (("model", played["model"]), ("seen", played["world"])):
             errors[side].append(float(np.linalg.norm(state[0][-1].state[part] - true)))
         errors["unmoved"].append(float(np.linalg.norm(before - true)))
