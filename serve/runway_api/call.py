@@ -29,6 +29,8 @@ class Call:
     bearer: str
     key: ApiKey | None  # None: the route needs none
     places: int  # of the server, at the time
+    visitor: str  # address of whoever asks, or its IPv6 network
+    origin: str | None  # of the page that asks
     # What is done once the answer is stored, in the background.
     later: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 

@@ -93,7 +93,16 @@ class RestApi:
             _check_ids(request)
             data = await read_body(request, route.max_bytes)
             ids = dict(request.match_info)
-            call = Call(self.desk, self._base_url(request), ids, bearer(request), key, self.places())
+            call = Call(
+                self.desk,
+                self._base_url(request),
+                ids,
+                bearer(request),
+                key,
+                self.places(),
+                self.visitor(request),
+                request.headers.get("Origin"),
+            )
             given = dict(request.query)
             made = await self._prepared(route, call, data)
             answer = await self.store.run(lambda db: _work(db, route, call, given, data, *made), writes=route.writes)

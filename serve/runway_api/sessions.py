@@ -13,8 +13,9 @@ from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.presets import character_of
 from serve.runway_api.requests import AvatarChoice, NoQuery, PresetAvatar, SessionRequest
 from serve.runway_api.session_queue import max_waiting
+from serve.store.keys import digest
 from serve.store.owners import LIVE
-from serve.store.tables import Session, now_ms
+from serve.store.tables import ApiKey, Session, now_ms
 
 AnySession = (
     answers.WaitingSession
@@ -40,6 +41,8 @@ def create(db: Db, call: Call, query: NoQuery, body: SessionRequest) -> Created:
         tools=_tools(db, body),
         integration=body.integration.type if body.integration else "livekit" if body.livekit else None,
         max_s=max_s,
+        visitor=visitor_of(call),
+        origin=call.origin if call.key and call.key.origins else None,
     )
     db.add(session)
     db.flush()
@@ -111,6 +114,7 @@ def found(db: Db, call: Call) -> Session:
 def end(session: Session, *, status: str, failure: str | None = None, failure_code: str | None = None) -> None:
     session.status, session.failure, session.failure_code = status, failure, failure_code
     session.session_key, session.room, session.ended_ms = None, {}, now_ms()
+    session.visitor = None
 
 
 def duration_s(session: Session) -> int | None:
@@ -155,8 +159,35 @@ def _check_key(db: Db, call: Call, body: SessionRequest, max_s: int) -> None:
     if key.max_session_s is not None and max_s > key.max_session_s:
         raise ApiError(403, f"maxDuration must be at most {key.max_session_s} with this key.")
     live = Session.status.in_(LIVE) & (Session.key_id == key.id)
+    _check_visitor(db, call, key, live)
     if key.max_sessions is not None and _count(db, live) >= key.max_sessions:
         raise ApiError(429, f"This key has {key.max_sessions} sessions already. End one first.", retry_after_s=10)
+
+
+def visitor_of(call: Call) -> str | None:
+    """Whom the limit of one visitor counts, without an address in the store; None: it is no page that asks."""
+    if call.key is None or not call.key.origins:
+        return None
+    return digest(f"{call.key.id} {call.visitor}")
+
+
+def _check_visitor(db: Db, call: Call, key: ApiKey, live) -> None:
+    """What one visitor, and one page, may take of the sessions of a key. A page that is loaded again has its session
+    that nobody has joined yet replaced."""
+    visitor = visitor_of(call)
+    if visitor is not None and key.sessions_per_visitor is not None:
+        mine = list(db.scalars(select(Session).where(live, Session.visitor == visitor).order_by(Session.created_ms)))
+        unused = [session for session in mine if session.status != "RUNNING"]
+        for session in unused[: max(0, len(mine) - key.sessions_per_visitor + 1)]:
+            end(session, status="CANCELLED")
+        db.flush()
+        if len(mine) - len(unused) >= key.sessions_per_visitor:
+            message = f"You have {key.sessions_per_visitor} sessions on this page already. End one first."
+            raise ApiError(429, message, retry_after_s=10)
+    if key.origins and key.sessions_per_origin is not None:
+        if _count(db, live & (Session.origin == call.origin)) >= key.sessions_per_origin:
+            message = f"This page has {key.sessions_per_origin} sessions already. Try again when one has ended."
+            raise ApiError(429, message, retry_after_s=10)
 
 
 def _count(db: Db, which) -> int:

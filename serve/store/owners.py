@@ -38,7 +38,7 @@ def give_up_lost_sessions(db: Db) -> int:
     """Sessions of silent servers end; how many there were."""
     lost = update(Session).where(Session.status.in_(LIVE), Session.alive_ms < now_ms() - SILENT_MS)
     ended = lost.values(status="FAILED", failure=LOST, failure_code="SERVER.STOPPED", ended_ms=now_ms())
-    return db.execute(ended.values(session_key=None, room={})).rowcount  # pyright: ignore[reportAttributeAccessIssue]
+    return db.execute(ended.values(session_key=None, room={}, visitor=None)).rowcount  # pyright: ignore[reportAttributeAccessIssue]
 
 
 DAY_MS = 24 * 3600 * 1000
