@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,19 +10,20 @@ from jaxtyping import Float
 
 from serve.live.speech.voice_measures import MeasuredVoice, measured_voices
 
-# Words, and what they ask for: how far from the middle of its gender, in standard deviations.
+# Words, and what they ask for: how far from the middle, of the gender where one is asked for, in standard deviations.
 WORDS: tuple[tuple[str, dict[str, float]], ...] = (
     (r"deep|bass|baritone", {"pitch": -1.5}),
-    (r"low|lower", {"pitch": -1.0}),
-    (r"high|higher|squeaky|girlish|boyish", {"pitch": 1.0}),
-    (r"dark|husky|hoarse|gravelly|rough|warm|mellow|soft|smoky", {"brightness": -1.0}),
-    (r"bright|light|clear|crisp|sharp|thin", {"brightness": 1.0}),
-    (r"slow|slowly|calm|soothing|relaxed|measured|gentle|sleepy|patient|thoughtful", {"pace": -1.0}),
-    (r"fast|quick|quickly|energetic|lively|excited|hurried|upbeat|cheerful", {"pace": 1.0}),
+    (r"low|lower", {"pitch": -1.2}),
+    (r"high|higher|squeaky|girlish|boyish", {"pitch": 1.2}),
+    (r"dark|husky|hoarse|gravelly|rough|warm|mellow|soft|smoky", {"brightness": -1.2}),
+    (r"bright|light|clear|crisp|sharp|thin", {"brightness": 1.2}),
+    (r"slow|slowly|calm|soothing|relaxed|measured|gentle|sleepy|patient|thoughtful", {"pace": -1.2}),
+    (r"fast|quick|quickly|energetic|lively|excited|hurried|upbeat|cheerful", {"pace": 1.2}),
     (r"old|older|elderly|grandfather|grandmother|aged", {"pitch": -0.5, "pace": -0.5}),
+    (r"child|children|kid|girl|boy|creature|elf|puppet|tiny|small|little", {"pitch": 1.2}),
     (r"young|youthful|younger|teenager?s?", {"pitch": 0.5, "pace": 0.3}),
-    (r"expressive|melodic|sing-?song|animated|dramatic", {"liveliness": 1.0}),
-    (r"flat|monotonous|monotone|dry|sober|neutral", {"liveliness": -1.0}),
+    (r"expressive|melodic|sing-?song|animated|dramatic", {"liveliness": 1.2}),
+    (r"flat|monotonous|monotone|dry|sober|neutral", {"liveliness": -1.2}),
 )
 GENDERS = (
     ("female", r"wom[ae]n|female|lady|feminine|girl|mother|grandmother|she|her|actress|queen"),
@@ -39,6 +40,7 @@ MUCH, SLOWER, QUICKER = (
     0.92,
     1.08,
 )  # of a pace that is asked for: the voice is played slower or quicker too
+OTHER_GENDER = {"female": 2.0, "male": -2.0}  # pitch, where no voice is of the gender that is asked for
 GENDER_WEIGHT, ACCENT_WEIGHT = 6.0, 3.0  # beside standard deviations
 # How a measure is said, and its value.
 MEASURES: dict[str, tuple[str, Callable[[MeasuredVoice], float]]] = {
@@ -96,6 +98,10 @@ def ranked(description: str, tts: str) -> list[Choice]:
         ValueError: voices of this kind do not run here.
     """
     voices, asked = of_kind(tts), wanted(description)
+    if asked.gender is not None and all(voice.gender != asked.gender for voice in voices):
+        measures = dict(asked.measures)  # none is: as high or low as there is
+        measures["pitch"] = measures.get("pitch", 0.0) + OTHER_GENDER[asked.gender]
+        asked = replace(asked, measures=measures)
     choices = [_judged(voice, asked, voices) for voice in voices]
     return sorted(choices, key=lambda choice: -choice.score)
 
@@ -130,7 +136,9 @@ def described(voice: MeasuredVoice) -> str:
 
 
 def _judged(voice: MeasuredVoice, asked: Wanted, voices: list[MeasuredVoice]) -> Choice:
-    score, reasons, same = 0.0, [], [other for other in voices if other.gender == voice.gender]
+    score, reasons = 0.0, []
+    same = [other for other in voices if asked.gender is None or other.gender == voice.gender]
+    group = "voices" if asked.gender is None else {"female": "women", "male": "men"}[voice.gender]
     for name, value, weight in (("gender", asked.gender, GENDER_WEIGHT), ("accent", asked.accent, ACCENT_WEIGHT)):
         if value is not None:
             fits = getattr(voice, name) == value
@@ -142,7 +150,6 @@ def _judged(voice: MeasuredVoice, asked: Wanted, voices: list[MeasuredVoice]) ->
         place = float((of(voice) - values.mean()) / (values.std() + 1e-9))
         score -= abs(np.clip(place, -2, 2) - far) * min(abs(far), 1)
         lower = int((values < of(voice)).sum())
-        group = {"female": "women", "male": "men"}[voice.gender]
         reasons.append(f"{text.format(of(voice))}: above {lower} of {len(same)} {group}")
     wish, more = _tuned(voice, asked)
     return Choice(voice, round(score, 3), (*reasons, *more), wish)

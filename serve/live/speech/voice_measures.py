@@ -37,7 +37,7 @@ class MeasuredVoice:
     pitch_hz: float  # median
     pitch_range: float  # semitones, from the 10th to the 90th percentile of voiced frames
     syllables_per_s: float
-    brightness_hz: float  # centre of the spectrum of loud frames
+    brightness_hz: int  # centre of the spectrum of loud frames
     speaker: tuple[int, ...]  # d-vector, in thousandths
 
     @property

@@ -66,11 +66,25 @@ def test_pitch_pace_and_brightness_order_voices_that_are_alike_in_all_else():
         ("brightness_hz", "dark", "bright"),
         ("pitch_range", "monotone", "expressive"),
     ):
-        voices = [replace(base, voice=f"af_{n}", **{measure: 100.0 + 10 * n}) for n in range(5)]
+        voices = [
+            replace(base, voice=f"af_{n}", **{measure: 100 + 10 * n if measure == "brightness_hz" else 100.0 + 10 * n})
+            for n in range(5)
+        ]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("serve.live.speech.voice_choice.measured_voices", lambda voices=voices: tuple(voices))
             assert ranked(f"a {low} voice", "kokoro")[0].voice.voice == "af_0", measure
             assert ranked(f"a {high} voice", "kokoro")[0].voice.voice == "af_4", measure
+
+
+def test_a_woman_of_voices_that_are_all_mens_is_the_highest():
+    """Joe played higher, and what is said of it is true."""
+    best = ranked("a woman", "piper")[0]
+    assert best.voice.pitch_hz == max(voice.pitch_hz for voice in of_kind("piper"))
+    assert best.reasons[0] == "male, not female"
+
+
+def test_without_a_gender_a_deep_voice_is_a_mans():
+    assert ranked("a deep voice", "kokoro")[0].voice.gender == "male"
 
 
 def test_words_in_words_mean_nothing():
