@@ -88,8 +88,8 @@ async def first_pieces() -> list[str]:
 
 
 def times(kind: str) -> dict[str, float]:
-    """Medians over answers and runs, in ms: to the first sound of an answer; CPU time of that, and of a second of speech
-    in whole answers. CPU time is little changed by what else runs."""
+    """Medians over answers and runs, in ms: to the first sound of an answer; CPU time of that, and of a second of
+    speech in whole answers. CPU time is little changed by what else runs."""
     voice, pieces = LocalVoices(kind).voice(None), asyncio.run(first_pieces())
     voice.speak(pieces[0])  # the first one of all waits for memory
     found: dict[str, list[float]] = {"first_ms": [], "first_cpu_ms": [], "cpu_ms_per_s": []}

@@ -16,7 +16,7 @@ from serve.live.speech.endpoints import Caller, Endpoint, LocalLLM
 from serve.live.speech.local_voices import LocalVoices
 from serve.live.speech.recogniser import Moonshine, Recogniser, Whisper
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
-from serve.live.speech.voice_servers import Speech, VoiceServer
+from serve.live.speech.voice_servers import Speech, voice_server
 from serve.live.speech.voices import EndpointVoice, Tuning, Voice, voice_among, voice_for
 
 RECOGNISERS: dict[str, type[Moonshine] | type[Whisper]] = {"moonshine": Moonshine, "whisper": Whisper}
@@ -79,8 +79,8 @@ class Profile:
     @property
     def speech(self) -> Speech:
         """For what is spoken outside of conversations."""
-        endpoint = self.callers["tts"].endpoint if self.tts == "openai" else None
-        return Speech(self.tts, self.speak, VoiceServer(endpoint) if endpoint and endpoint.makes else None)
+        caller = self.callers.get("tts")
+        return Speech(self.tts, self.speak, caller and voice_server(self.tts, caller.endpoint))
 
     def speak(self, voice: dict[str, Any], text: str) -> tuple[Sound, int]:
         """Sound of a text in a character's `voice`, and its samples a second; takes long, for a thread.

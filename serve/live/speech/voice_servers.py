@@ -117,6 +117,11 @@ class VoiceServer:
         raise VoiceServerError(f"The voice server answered {answer.status_code} to {method} {path}: {said}")
 
 
+def voice_server(tts: str, endpoint: Endpoint) -> VoiceServer | None:
+    """Of a choice of voices; None: it makes none."""
+    return VoiceServer(endpoint) if tts == "openai" and endpoint.makes is not None else None
+
+
 @dataclass(frozen=True, slots=True)
 class Speech:
     """How a server speaks outside of conversations, in previews and films."""
