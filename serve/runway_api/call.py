@@ -22,6 +22,8 @@ class Desk:
     speak: Speak | None  # None: voices are elsewhere
     # From a session's id: token and name of the room that a program joins; None: it is not open here.
     backend_room: Callable[[str], dict[str, str] | None]
+    bots: frozenset[str] = frozenset()  # services that bring characters into meetings
+    max_meetings: int = 0  # open at once
 
 
 @dataclass(frozen=True, slots=True)

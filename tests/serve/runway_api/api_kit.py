@@ -16,6 +16,7 @@ from PIL import Image
 
 from serve.live.http.api import Api
 from serve.runway_api.films import Film
+from serve.runway_api.meeting_bots import MeetingOptions
 from serve.runway_api.mount import ApiOptions, mounted
 from serve.store.database import Store
 from serve.store.keys import Limits, add_key
@@ -98,9 +99,12 @@ def served(
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, *, capacity: int = 2, timeouts=TIMEOUTS, **more) -> AsyncIterator[Served]:
+async def running(
+    folder: Path, *, capacity: int = 2, timeouts=TIMEOUTS, meetings: MeetingOptions | None = None, **more
+) -> AsyncIterator[Served]:
     stores: list[Store] = []
-    options = ApiOptions(store=f"sqlite:///{folder}/gwm.sqlite", public_url=None, retention_days=None)
+    url = f"sqlite:///{folder}/gwm.sqlite"
+    options = ApiOptions(store=url, public_url=None, retention_days=None, meetings=meetings)
 
     @contextlib.asynccontextmanager
     async def mount(api: Api) -> AsyncIterator[None]:
