@@ -86,6 +86,7 @@ class RestApi:
         is open here, by its id."""
         self.store, self.desk, self.url, self.guard = store, desk, url, Guard(store)
         self.visitor, self.places, self.changed, self.backend = visitor, places, changed, backend
+        self._preparing = asyncio.Lock()
         self.app = web.Application(middlewares=[self._refuse])
         for route in routes:
             self.app.router.add_route(route.method, route.path, self._handler(route))
@@ -110,7 +111,8 @@ class RestApi:
                 request.headers.get("Origin"),
             )
             given = dict(request.query)
-            answer = await self.store.run(lambda db: _work(db, route, call, given, data), writes=route.writes)
+            made = await self._prepared(route, call, data)
+            answer = await self.store.run(lambda db: _work(db, route, call, given, data, *made), writes=route.writes)
             if route.writes:
                 self.changed()
             response = _response(answer)
@@ -119,6 +121,13 @@ class RestApi:
             return response
 
         return handle
+
+    async def _prepared(self, route: Route, call: Call, data: bytes) -> tuple[Any, ...]:
+        """What the route makes before it holds the store; one after the other, as each takes a core."""
+        if (prepare := route.prepare) is None:
+            return ()
+        async with self._preparing:
+            return (await asyncio.to_thread(lambda: prepare(call, _body(route, data))),)
 
     @web.middleware
     async def _refuse(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -163,10 +172,12 @@ class RestApi:
         return (self.url or f"{request.scheme}://{request.host}").rstrip("/")
 
 
-def _work(db: Db, route: Route, call: Call, given: dict[str, str], data: bytes) -> Any:
-    query = route.query.model_validate(given)
-    body = None if route.body is None else route.body.model_validate_json(data or b"{}")
-    return route.work(db, call, query, body)
+def _work(db: Db, route: Route, call: Call, given: dict[str, str], data: bytes, *made: Any) -> Any:
+    return route.work(db, call, route.query.model_validate(given), _body(route, data), *made)
+
+
+def _body(route: Route, data: bytes) -> BaseModel | None:
+    return None if route.body is None else route.body.model_validate_json(data or b"{}")
 
 
 def _check_ids(request: web.Request) -> None:

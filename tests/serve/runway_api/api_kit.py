@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient
 from PIL import Image
 
 from serve.live.http.api import Api
+from serve.runway_api.call import Speak
 from serve.runway_api.films import Film
 from serve.runway_api.meeting_bots import MeetingOptions
 from serve.runway_api.mount import ApiOptions, mounted
@@ -90,9 +91,10 @@ def served(
     capacity: int = 2,
     timeouts=TIMEOUTS,
     allows: Callable[[str], bool] = lambda address: False,
+    speak: Speak = hum,
 ) -> None:
     async def run() -> None:
-        async with running(folder, capacity=capacity, timeouts=timeouts, allows=allows) as one:
+        async with running(folder, capacity=capacity, timeouts=timeouts, allows=allows, speak=speak) as one:
             await script(one)
 
     asyncio.run(run())
@@ -100,7 +102,13 @@ def served(
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, *, capacity: int = 2, timeouts=TIMEOUTS, meetings: MeetingOptions | None = None, **more
+    folder: Path,
+    *,
+    capacity: int = 2,
+    timeouts=TIMEOUTS,
+    speak: Speak = hum,
+    meetings: MeetingOptions | None = None,
+    **more,
 ) -> AsyncIterator[Served]:
     stores: list[Store] = []
     url = f"sqlite:///{folder}/gwm.sqlite"
@@ -108,7 +116,7 @@ async def running(
 
     @contextlib.asynccontextmanager
     async def mount(api: Api) -> AsyncIterator[None]:
-        async with mounted(api, hum, options=options, make_film=film, prints_first_key=False, **more) as made:
+        async with mounted(api, speak, options=options, make_film=film, prints_first_key=False, **more) as made:
             assert made is not None
             stores.append(made.store)
             yield
