@@ -17,6 +17,8 @@ class Desk:
     speech: Speech
     # From a session's id: token and name of the room that a program joins; None: it is not open here.
     backend_room: Callable[[str], dict[str, str] | None]
+    bots: frozenset[str] = frozenset()  # services that bring characters into meetings
+    max_meetings: int = 0  # open at once
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from serve.runway_api.call import ApiError, Binary, Call, Desk, not_found
 from serve.runway_api.fetch import is_public
 from serve.runway_api.films import MakeFilm
 from serve.runway_api.guard import Guard, bearer, preflight, refusal
+from serve.runway_api.meeting_bots import Bots, MeetingOptions
 from serve.runway_api.openapi import openapi
 from serve.runway_api.rooms import Rooms
 from serve.runway_api.routes import ROUTES, Route
@@ -52,6 +53,13 @@ class ApiOptions:
     store: str | None  # URL of a database; None: there is no API
     public_url: str | None  # of this server, as clients see it; None: as they ask for it
     retention_days: int | None  # for conversations and films; None: until they are deleted
+    meetings: MeetingOptions | None = None  # None: characters join none
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "ApiOptions":
+        """values: of the file; what is read is taken out."""
+        meetings = MeetingOptions.of(values.pop("meetings"))
+        return cls(**{name: values.pop(name) for name in ("store", "public_url", "retention_days")}, meetings=meetings)
 
     def __post_init__(self) -> None:
         if self.retention_days is not None and self.retention_days < 1:
@@ -246,11 +254,15 @@ async def mounted(
     names = {key: character.name for key, character in api.characters.items()}
     tokens = Tokens(secret)
     rooms = Rooms(store, api, tokens, owner=new_id(), url=options.public_url if secret else None)
-    desk = Desk(rooms.owner, names, speech, rooms.backend_room)
+    meetings = options.meetings if secret is None else None  # a fleet's servers are not asked
+    services = meetings.services if meetings else {}
+    most = meetings.max_open if meetings else 0
+    desk = Desk(rooms.owner, names, speech, rooms.backend_room, frozenset(services), most)
+    bots = Bots(store, services, owner=rooms.owner)
     work = Background(store, api, desk, make_film=make_film, retention_days=options.retention_days, allows=allows)
 
     def changed() -> None:
-        for event in (rooms.wake, work.wake, work.wake_films):
+        for event in (rooms.wake, work.wake, work.wake_films, bots.wake):
             event.set()
 
     rest = RestApi(
@@ -266,7 +278,8 @@ async def mounted(
     api.app.add_subapp("/v1", rest.app)
     api.app.add_subapp("/rtc", Door(api.admission, tokens).app)
     api.app.router.add_get("/openapi.json", _document)
-    tasks = [asyncio.create_task(_kept_running(each)) for each in (rooms, work)]
+    parts = [rooms, work, bots] if services else [rooms, work]
+    tasks = [asyncio.create_task(_kept_running(each)) for each in parts]
     try:
         yield Mounted(store, rooms)
     finally:
@@ -277,7 +290,7 @@ async def mounted(
         store.close()
 
 
-async def _kept_running(work: Rooms | Background) -> None:
+async def _kept_running(work: Rooms | Background | Bots) -> None:
     """A store that does not answer for a moment must not end what everybody waits for."""
     while True:
         try:
@@ -288,7 +301,7 @@ async def _kept_running(work: Rooms | Background) -> None:
 
 
 async def _document(request: web.Request) -> web.Response:
-    return web.json_response(openapi())
+    return web.json_response(await asyncio.to_thread(openapi))  # the first time it takes as long as a chunk of sound
 
 
 async def print_first_key(store: Store) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from serve.live.http.api import Api
 from serve.live.speech.voice_servers import Speak, Speech, VoiceServer
 from serve.runway_api.films import Film
+from serve.runway_api.meeting_bots import MeetingOptions
 from serve.runway_api.mount import ApiOptions, mounted
 from serve.store.database import Store
 from serve.store.keys import Limits, add_key
@@ -109,10 +110,12 @@ async def running(
     speak: Speak = hum,
     tts: str = "kokoro",
     maker: VoiceServer | None = None,
+    meetings: MeetingOptions | None = None,
     **more,
 ) -> AsyncIterator[Served]:
     stores: list[Store] = []
-    options = ApiOptions(store=f"sqlite:///{folder}/gwm.sqlite", public_url=None, retention_days=None)
+    url = f"sqlite:///{folder}/gwm.sqlite"
+    options = ApiOptions(store=url, public_url=None, retention_days=None, meetings=meetings)
 
     @contextlib.asynccontextmanager
     async def mount(api: Api) -> AsyncIterator[None]:
