@@ -8,7 +8,6 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from gwm.contract import Contract
 from serve.artifact import PLACES, read_manifest
@@ -18,7 +17,6 @@ from serve.live.avatar.engine_process import ProcessFace
 from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.text_process import TextProcess
-from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import Character, manner_of, read_characters, read_places
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
@@ -37,6 +35,7 @@ from serve.live.speech.mcp_server import McpServer
 from serve.live.speech.picture_probe import takes_pictures
 from serve.live.speech.profile import Profile
 from serve.live.speech.tools import Tool
+from serve.live.speech.voice_servers import Speech
 from serve.live.vision.pictures import SOURCES
 from serve.live.vision.reader import Reader, readable
 from serve.live.vision.sight import METHODS, Vision
@@ -46,8 +45,7 @@ log = logging.getLogger(__name__)
 
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 # What makes sound of a text in a character's `voice`, with its rate; None where the voices are an endpoint's.
-Speak = Callable[[dict[str, Any], str], tuple[Sound, int]]
-Mount = Callable[[Api, Speak | None], contextlib.AbstractAsyncContextManager[object]]
+Mount = Callable[[Api, Speech], contextlib.AbstractAsyncContextManager[object]]
 
 
 def timing_of(contract: Contract, lead_ms: float, *, overlap: bool) -> StreamTiming:
@@ -169,6 +167,7 @@ def session_maker(
         size=options.size,
         overlap=options.overlap,
         decode_precision=options.decode_precision,
+        products=options.products,
     )
     return SessionMaker(
         engines=EnginePool(
@@ -257,7 +256,7 @@ async def running_app(
         if sessions.profile is None:  # others' programs ask for characters
             yield api
             return
-        async with mount(api, sessions.profile.speak if options.tts != "openai" else None):
+        async with mount(api, sessions.profile.speech):
             yield api
     finally:
         for server in servers:
