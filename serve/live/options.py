@@ -12,7 +12,7 @@ LANGUAGE_MODELS = ("rules", "local", "openai")
 OVERLAP = ("auto", "on", "off")
 PRODUCTS = ("auto", "pytorch")
 PRECISIONS = ("auto", "float32", "bfloat16")
-VOICES = ("piper", "espeak", "openai")
+VOICES = ("piper", "kokoro", "espeak", "openai")
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 

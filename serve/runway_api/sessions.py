@@ -32,7 +32,7 @@ def create(db: Db, call: Call, query: NoQuery, body: SessionRequest) -> Created:
     if _count(db, Session.status == "NOT_READY") >= (limit := max_waiting(call.places)):
         raise ApiError(429, f"{limit} sessions wait for a place.", retry_after_s=30)
     session = Session(
-        **_avatar(db, call, body.avatar),
+        **check_avatar(db, call, body.avatar),
         status="NOT_READY",
         owner=call.desk.owner,
         key_id=call.key.id if call.key else None,
@@ -84,6 +84,11 @@ def consume(db: Db, call: Call, query: NoQuery, body: None) -> answers.Room:
     right = session.session_key is not None and secrets.compare_digest(session.session_key, call.bearer)
     if not right or session.status != "READY" or (session.expires_ms or 0) < now_ms():
         raise ApiError(401, "The session key is wrong, was used before, or has expired. Create a new session.")
+    return take_room(call, session)
+
+
+def take_room(call: Call, session: Session) -> answers.Room:
+    """What opens a session that is READY; nobody has it after this."""
     room = answers.Room(**{"url": call.base_url} | session.room)
     session.session_key, session.room = None, {}
     return room
@@ -138,7 +143,12 @@ def _tools(db: Db, body: SessionRequest) -> list[dict[str, Any]]:
     return found_avatar(db, body.avatar.avatar_id).tools
 
 
-def _avatar(db: Db, call: Call, wish: AvatarChoice) -> dict[str, str]:
+def check_avatar(db: Db, call: Call, wish: AvatarChoice) -> dict[str, str]:
+    """Whom a session is with, as it is stored.
+
+    Raises:
+        ApiError: there is no such avatar.
+    """
     if isinstance(wish, PresetAvatar):
         preset = wish.preset_id
         key = character_of(preset, list(call.desk.characters))

@@ -26,7 +26,7 @@ from serve.live.http.uploads import UPLOAD_BYTES, Uploads
 log = logging.getLogger(__name__)
 
 WEB = Path(__file__).parent / "web"
-PAGES = {"/": "index.html", "/studio": "studio/index.html"} | {
+PAGES = {"/": "index.html", "/studio": "studio/index.html", "/meet": "meet/index.html"} | {
     f"/{path.relative_to(WEB).as_posix()}": path.relative_to(WEB).as_posix()
     for path in sorted(WEB.rglob("*"))
     if path.suffix in (".js", ".css", ".svg")

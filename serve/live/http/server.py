@@ -8,7 +8,6 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from gwm.contract import Contract
 from serve.artifact import PLACES, read_manifest
@@ -18,7 +17,6 @@ from serve.live.avatar.engine_process import ProcessFace
 from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.text_process import TextProcess
-from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import Character, manner_of, read_characters, read_places
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
@@ -36,14 +34,14 @@ from serve.live.speech.endpoints import Endpoint
 from serve.live.speech.mcp_server import McpServer
 from serve.live.speech.profile import Profile
 from serve.live.speech.tools import Tool
+from serve.live.speech.voice_servers import Speech
 from serve.scheduler import POLICIES
 
 log = logging.getLogger(__name__)
 
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 # What makes sound of a text in a character's `voice`, with its rate; None where the voices are an endpoint's.
-Speak = Callable[[dict[str, Any], str], tuple[Sound, int]]
-Mount = Callable[[Api, Speak | None], contextlib.AbstractAsyncContextManager[object]]
+Mount = Callable[[Api, Speech], contextlib.AbstractAsyncContextManager[object]]
 
 
 def timing_of(contract: Contract, lead_ms: float, *, overlap: bool) -> StreamTiming:
@@ -237,7 +235,7 @@ async def running_app(
         if sessions.profile is None:  # others' programs ask for characters
             yield api
             return
-        async with mount(api, sessions.profile.speak if options.tts != "openai" else None):
+        async with mount(api, sessions.profile.speech):
             yield api
     finally:
         for server in servers:
