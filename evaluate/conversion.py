@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 BROW = "browInnerUp"
 RELATIVE = ("lip_sync", "opening", "head_motion", "blinks_per_minute", "brows", "motion")  # to the renders
 MOTIONS = {"head_motion": ("head", "o"), "blinks_per_minute": ("blinks", "s"), "brows": ("brows", "^")}
+TICKS_S = (0.5, 1, 2, 5)
 BORDERS = 4  # frames of a chunk, at whose borders flicker is looked for, of all variants alike
 TIMES = ("first_frame_s", "from_sound_s", "seconds_per_second")
 
@@ -164,6 +165,8 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
     for axes, title in ((quality, "lip-sync, relative to the renders"), (motion, "motion, relative to the renders")):
         axes.axhline(1.0, color="#94a3b8", linewidth=0.8)
         axes.set_xscale("log")
+        axes.set_xticks(TICKS_S, labels=[f"{tick:g}" for tick in TICKS_S])
+        axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.set_title(title, fontsize=10)
         axes.grid(color="#e2e8f0")
