@@ -58,7 +58,9 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _parameters(route: Route):
     for name in re.findall(r"{(\w+)}", route.path):
-        schema = {"type": "string"} | ({"format": "uuid"} if name == "id" else {"minLength": 1, "maxLength": NAME_CHARS})
+        schema = {"type": "string"} | (
+            {"format": "uuid"} if name == "id" else {"minLength": 1, "maxLength": NAME_CHARS}
+        )
         yield {"name": name, "in": "path", "required": True, "schema": schema}
     if route.query is NoQuery:
         return

@@ -1,4 +1,4 @@
-"""Our own page in Firefox, which speaks WebRTC of its own: driven by the published puppeteer-core, which needs no driver."""
+"""Our own page in Firefox, which has a WebRTC of its own; puppeteer-core drives it without a driver."""
 
 import asyncio
 import os
