@@ -99,7 +99,7 @@ def test_what_is_no_sound_is_told_by_a_failed_voice(data: bytes, reason: str, tm
 
 def test_a_sample_at_an_inner_address_is_not_fetched(tmp_path: Path):
     async def script(one: Served) -> None:
-        sample = {"type": "audio", "audio": "https://169.254.169.254/latest/meta-data"}
+        sample = {"type": "audio", "audio": "https://169.254.169.254/latest/meta-data", "rights": RIGHTS}
         made = await one.ask("POST", "/voices", {"name": "Mine", "from": sample})
         failed = await one.until(f"/voices/{made['id']}", "FAILED")
         assert "not on the public internet" in failed["failureReason"]
