@@ -16,7 +16,7 @@ from gwm.media.framing import Framing
 from gwm.resolution import Resolution
 from gwm.schedule import check_sigmas
 
-Solver = Literal["ode", "renoise"]
+Solver = Literal["ode", "renoise", "unipc"]
 CommitMode = Literal["clean", "noisy"]
 NoiseMode = Literal["fresh", "held"]
 MIN_SIZE, MAX_SIZE = 64, 2160  # px along a side of what is shown
@@ -33,7 +33,8 @@ class Contract(JsonConfig):
     pattern: ChunkPattern
     resolution: Resolution  # pixels; square in the shipped character
     sigmas: tuple[float, ...]  # final noise levels of a chunk's steps, from 1 downwards
-    solver: Solver  # ode: Euler steps; renoise: predict x0, add fresh noise (consistency and DMD students)
+    # ode: Euler steps; renoise: predict x0, add fresh noise (consistency and DMD students); unipc: two steps remembered
+    solver: Solver
     context: CommitMode  # clean: one more pass at sigma 0 fixes a chunk; noisy: its last step's keys and values stay
     horizon_frames: int  # last latent frame of a training clip; the reference image counts as frame 0
     fps: int = FPS

@@ -32,11 +32,12 @@ def shift_sigma(sigma: Float[Tensor, "..."], shift: float) -> Float[Tensor, "...
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def sigma_steps(num_steps: int, *, shift: float) -> list[float]:
-    """Noise levels of a sampler with `num_steps` steps: from 1 downwards, shifted, without the final 0."""
+def sigma_steps(num_steps: int, *, shift: float, end: float = 0.0) -> list[float]:
+    """Noise levels of a sampler with `num_steps` steps: evenly from 1 towards `end`, shifted, without the last of them,
+    which is the final 0."""
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps} must be >= 1.")
-    levels = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)[:-1]
+    levels = torch.linspace(1, end, num_steps + 1, dtype=torch.float64)[:-1]
     return shift_sigma(levels, shift).tolist()
 
 

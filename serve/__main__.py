@@ -23,7 +23,7 @@ def serving(values: dict[str, Any], *, serve: ServeEngines = serve_engines) -> C
         ValueError: as `ServerSettings.of`.
     """
     log_to_stdout(as_json=values.pop("log_json"))
-    api = ApiOptions(**{name: values.pop(name) for name in ApiOptions.__slots__})
+    api = ApiOptions.of(values)
     settings = ServerSettings.of(values)
     options = settings.options
     mount = partial(

@@ -1,6 +1,6 @@
 """Models before distillation as streams, from the folder of a stage.
 
-They take many Euler steps with guidance, so that a base can be looked at before it is converted.
+They take many steps with guidance, so that a base can be looked at before it is converted.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from tqdm import tqdm
@@ -16,17 +17,20 @@ from tqdm import tqdm
 from gwm.autoencoders.families import load_autoencoder
 from gwm.chunks import whole_clip
 from gwm.config import DiTConfig
-from gwm.contract import Contract
+from gwm.contract import Contract, Solver
 from gwm.dit import DiT
 from gwm.guidance import Guidance
 from gwm.no_text import read_no_text
 from gwm.rollout import Guided
+from gwm.sampler import TIMES
 from gwm.schedule import sigma_steps
 from gwm.weights import load_weights, read_header
 from serve.artifact import Artifact
 from serve.prompts import Texts
 
 STEPS, SHIFT, TEXT_GUIDANCE = 50, 5.0, 5.0  # Wan 2.1's sample_steps, sample_shift and sample_guide_scale
+
+Sampler = Literal["euler", "unipc"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +40,16 @@ class Sampling:
     steps: int | None = None
     shift: float | int | None = None  # of noise levels towards 1
     guidance: float | int | None = None  # one scale for all conditions that can be left out; 1: none
+    sampler: Sampler | None = None
 
     def check(self) -> None:
         """Refuse values that cannot be.
 
         Raises:
-            ValueError: steps below 1, or shift or guidance that is no finite number above 0.
+            ValueError: steps below 1, shift or guidance that is no finite number above 0, or an unknown sampler.
         """
+        if self.sampler is not None and self.sampler not in get_args(Sampler):
+            raise ValueError(f"sampler={self.sampler} must be one of {', '.join(get_args(Sampler))}.")
         if self.steps is not None and not self.steps >= 1:
             raise ValueError(f"steps={self.steps} must be at least 1.")
         for name, value in (("shift", self.shift), ("guidance", self.guidance)):
@@ -62,8 +69,14 @@ class Sampling:
                     "Leave it out, or sample the teacher: artifact=runs/NAME/bidirectional/weights"
                 )
 
+    @property
+    def solver(self) -> Solver:
+        return "unipc" if self.sampler == "unipc" else "ode"
+
     def levels(self) -> tuple[float, ...]:
-        return tuple(sigma_steps(self.steps or STEPS, shift=float(self.shift or SHIFT)))
+        """Noise levels; of UniPC as diffusers has them, whose last step begins a thousandth later."""
+        end = 1 / TIMES if self.solver == "unipc" else 0.0
+        return tuple(sigma_steps(self.steps or STEPS, shift=float(self.shift or SHIFT), end=end))
 
     def guidance_of(self, config: DiTConfig) -> Guidance:
         """One scale for every condition that training dropped now and then.
@@ -104,7 +117,8 @@ def load_stage(folder: str, vae: str | None, sampling: Sampling, *, device: torc
     if contract.has_own_steps:
         sampling.check_unused(folder)
         return placed(device, Artifact(contract, model, autoencoder, read_no_text(path)))
-    made = Artifact(contract.replace(sigmas=sampling.levels()), model, autoencoder, read_no_text(path))
+    rules = contract.replace(sigmas=sampling.levels(), solver=sampling.solver)
+    made = Artifact(rules, model, autoencoder, read_no_text(path))
     return placed(device, guided_by(made, sampling))
 
 

@@ -28,7 +28,7 @@ from gwm.wan.geometry import read_geometry
 from gwm.wan.vae import WanVAE, load_wan_vae
 from gwm.wan.vae_config import read_vae_config
 from serve.artifact import Artifact
-from serve.many_steps import SHIFT, guided_by, led_away, passes_shown, placed
+from serve.many_steps import SHIFT, Sampler, guided_by, led_away, passes_shown, placed
 from serve.prompts import Texts
 from serve.request import ClipRequest, ImageUse, read_portrait
 
@@ -47,6 +47,7 @@ class Release:
     fps: int
     image: ImageUse
     steps: int = 50
+    sampler: Sampler = "unipc"  # as their diffusers folders have it
     low_shift: float = SHIFT  # of noise levels, where a frame has at most LOW_RESOLUTION pixels
 
 
@@ -132,7 +133,12 @@ def contract_of(request: ClipRequest, release: Release) -> Contract:
     resolution = release.resolution if request.resolution is None else Resolution.parse(request.resolution)
     shift = release.low_shift if resolution.height * resolution.width <= LOW_RESOLUTION else SHIFT
     asked = request.sampling
-    sampling = dataclasses.replace(asked, steps=asked.steps or release.steps, shift=asked.shift or shift)
+    sampling = dataclasses.replace(
+        asked,
+        steps=asked.steps or release.steps,
+        shift=asked.shift or shift,
+        sampler=asked.sampler or release.sampler,
+    )
     return Contract(
         dit=read_geometry(folder / "transformer" / "config.json"),
         vae=vae,
@@ -140,7 +146,7 @@ def contract_of(request: ClipRequest, release: Release) -> Contract:
         pattern=whole_clip(frames, first_frames=0),
         resolution=resolution,
         sigmas=sampling.levels(),
-        solver="ode",
+        solver=sampling.solver,
         context="noisy",  # nothing comes after the clip
         horizon_frames=frames - 1,
     )
@@ -184,7 +190,7 @@ def clip_of(
 
 @torch.no_grad()
 def sample_clip(artifact: Artifact, clip: Clip, *, seed: int) -> Float[Tensor, "1 f c h w"]:
-    """Latents of a whole clip in float32, by guided Euler steps; every frame sees every other one.
+    """Latents of a whole clip in float32, by guided steps; every frame sees every other one.
 
     A clean first frame has noise level 0 in every step and stays as it is.
 
@@ -213,7 +219,7 @@ def sample_clip(artifact: Artifact, clip: Clip, *, seed: int) -> Float[Tensor, "
 
         return guided_velocity(predict, condition, guidance)
 
-    return with_first(sample(velocity, [noise.to(weight.device)], sigmas=contract.sigmas, solver="ode"))
+    return with_first(sample(velocity, [noise.to(weight.device)], sigmas=contract.sigmas, solver=contract.solver))
 
 
 def on_device(condition: Conditions, artifact: Artifact) -> Conditions:

@@ -52,6 +52,7 @@ class ClipRequest:
     steps: int | None = None
     shift: float | int | None = None
     guidance: float | int | None = None
+    sampler: Any = None
     vae: str | None = None
     resolution: str | int | None = None
     seed: int = 0
@@ -82,7 +83,7 @@ class ClipRequest:
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(steps=self.steps, shift=self.shift, guidance=self.guidance)
+        return Sampling(steps=self.steps, shift=self.shift, guidance=self.guidance, sampler=self.sampler)
 
     def timed_prompts(self) -> list[TimedPrompt]:
         """All prompts in the order of their times.

@@ -14,9 +14,12 @@ from sqlalchemy.orm import Session as Db
 from gwm.contract import Contract
 from serve.artifact import read_manifest
 from serve.fleet.options import FleetOptions
+from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import read_characters
+from serve.live.http.admission import place_of
 from serve.live.http.port import bound_sockets, listening
 from serve.live.room.tokens import Tokens
+from serve.live.speech.voice_servers import Speech, voice_server
 from serve.runway_api.call import Desk
 from serve.runway_api.mount import ApiOptions, RestApi, print_first_key
 from serve.runway_api.rooms import NO_ROOM, set_queued
@@ -75,12 +78,13 @@ class Gateway:
         await print_first_key(self.store)
         contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
         characters = read_characters(Path(options.characters), contract.framing(options.size))
-        desk = Desk(self.owner, {key: one.name for key, one in characters.items()}, None, self._backend_room)
+        speech = Speech(options.tts, _speaks_nothing, voice_server(options.tts, self.settings.endpoints["tts"]))
+        desk = Desk(self.owner, {key: one.name for key, one in characters.items()}, speech, self._backend_room)
         rest = RestApi(
             self.store,
             desk,
             url=self.options.public_url,
-            visitor=lambda request: request.remote or "",
+            visitor=lambda request: place_of(request.remote or ""),
             places=lambda: self.fleet.places * (self.fleet.max_workers or self.fleet.workers),
             changed=self._wake.set,
             backend=lambda session_id: None,  # it is at the session's worker
@@ -183,6 +187,10 @@ class Gateway:
             return None
         seconds = self.settings.timeouts.connect_s + self.settings.timeouts.session_s
         return place | {"token": self.tokens.sign(place["room_name"], hidden=True, seconds=seconds)}
+
+
+def _speaks_nothing(voice: dict[str, Any], text: str) -> tuple[Sound, int]:
+    raise ValueError("The gateway of a fleet has no voices, so that it speaks no preview. Ask one of its workers.")
 
 
 async def _health(request: web.Request) -> web.Response:

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session as Db
 from serve.fleet.options import FleetOptions
 from serve.live.http.api import Api
 from serve.live.http.port import bound_sockets, listening
-from serve.live.http.server import Speak, running_app
+from serve.live.http.server import running_app
+from serve.live.speech.voice_servers import Speech
 from serve.runway_api.films import Generator
 from serve.runway_api.mount import ApiOptions, Mounted, mounted
 from serve.settings import ServerSettings
@@ -58,11 +59,11 @@ class Worker:
         log.info("worker of %d places: %s", self._server.admission.capacity, self.url)
 
     @contextlib.asynccontextmanager
-    async def _mount(self, server: Api, speak: Speak | None) -> AsyncIterator[None]:
+    async def _mount(self, server: Api, speech: Speech) -> AsyncIterator[None]:
         make = Generator(self.settings.options.artifact, self.settings.options.characters, self.settings.options.size)
         api = replace(self.api, public_url=self.url)
         mount = partial(mounted, options=api, make_film=make, prints_first_key=False, secret=self.secret)
-        async with mount(server, speak) as self._mounted:
+        async with mount(server, speech) as self._mounted:
             yield
 
     async def hold(self, session_id: str) -> AsyncIterator[dict[str, Any]]:

@@ -10,8 +10,10 @@ from serve.scheduler import POLICIES
 RECOGNISERS = ("moonshine", "whisper", "openai")
 LANGUAGE_MODELS = ("rules", "local", "openai")
 OVERLAP = ("auto", "on", "off")
+PRODUCTS = ("auto", "pytorch")
 PRECISIONS = ("auto", "float32", "bfloat16")
-VOICES = ("piper", "espeak", "openai")
+VISION = ("auto", "off")
+VOICES = ("piper", "kokoro", "espeak", "openai")
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 
@@ -78,6 +80,7 @@ class ServerOptions:
     requests_per_minute: int
     ice_servers: list[str]
     seed: int
+    products: str  # of matrices in the denoiser on a CPU: auto or pytorch
     decode_precision: str  # of a motion artifact on a CPU: auto, float32 or bfloat16
     overlap: str  # whether a chunk is decoded while the next is denoised: auto, on or off
     undo_chunks: int  # how far a client can rewind
@@ -85,13 +88,16 @@ class ServerOptions:
     stt: str
     llm: str
     tts: str
+    vision: str  # auto: visitors may show camera and screen, to whatever looks at them here; off: nobody looks
     mcp_servers: dict[str, McpOptions]
 
     def __post_init__(self) -> None:
         one_of("stt", self.stt, RECOGNISERS)
         one_of("llm", self.llm, LANGUAGE_MODELS)
         one_of("tts", self.tts, VOICES)
+        one_of("vision", self.vision, VISION)
         one_of("overlap", self.overlap, OVERLAP)
+        one_of("products", self.products, PRODUCTS)
         one_of("decode_precision", self.decode_precision, PRECISIONS)
         if self.device is not None and not DEVICE.fullmatch(self.device):
             raise ValueError(f"device={self.device!r} must be null, cpu, mps, cuda, or cuda: and a number.")

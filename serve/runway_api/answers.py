@@ -113,11 +113,20 @@ class Document(DocumentHead):
     content: str
 
 
+class Rights(Answer):
+    """What whoever uploaded a sample has stated."""
+
+    statement: str
+    stated_at: Time
+
+
 class Voice(Answer):
     id: str
     name: str
     description: str | None
     created_at: Time
+    basis: str | None = None  # how it was chosen or made, whatever its description says
+    rights: Rights | None = None  # of voices of a sample
     status: Literal["PROCESSING"]
 
 
@@ -181,6 +190,28 @@ class Room(Answer):
     url: str
     token: str
     room_name: str
+
+
+class Meeting(Answer):
+    id: str
+    status: Literal["PENDING", "JOINING", "RUNNING", "LEAVING", "ENDED", "FAILED"]
+    provider: str
+    meeting_url: str
+    bot_name: str
+    bot_id: str | None  # at the provider
+    session_id: str | None  # since the bot has opened its page; also the conversation's
+    created_at: Time
+    ended_at: Time | None
+    failure: str | None
+    failure_code: str | None
+
+
+class MeetingRoom(Answer):
+    """What the page of a meeting's bot is told."""
+
+    status: Literal["NOT_READY", "READY", "ENDED"]
+    room: Room | None = None  # when READY
+    failure: str | None = None
 
 
 class WidgetAvatar(Answer):

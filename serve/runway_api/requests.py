@@ -1,7 +1,7 @@
 """What clients send, with the limits of Runway's public API."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -149,9 +149,21 @@ class AudioUrl(Shape):
     url: AudioSource
 
 
+RIGHTS = "such as: I am the speaker, or the speaker has allowed me to use this recording as a voice."
+
+
 class VoiceAudio(Shape):
     type: Literal["audio"]
     audio: AudioSource | AudioUrl
+    rights: str = Field(min_length=10, max_length=1_000, description=f"Why you may use this voice, {RIGHTS}")
+    consent_id: str | None = Field(default=None, max_length=200)  # of a consent recorded at OpenAI, which clones by it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _states_rights(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("rights"):
+            raise ValueError(f"rights is missing: it must state why you may use this voice, {RIGHTS}")
+        return values
 
     @property
     def source(self) -> str:
@@ -220,6 +232,28 @@ class SessionRequest(Shape):
     tools: list[AnyTool] = Field(default_factory=list, max_length=MAX_TOOLS)
     integration: Annotated[LiveKitRoom | ElevenLabs, Field(discriminator="type")] | None = None
     livekit: LiveKitRoom | None = None
+
+
+class MeetingRequest(Shape):
+    """Of a bot that joins a meeting, and of the session that it shows there."""
+
+    provider: Literal["recall", "attendee"]
+    meeting_url: str = Field(pattern=r"^https://\S+$", max_length=URL_CHARS)
+    bot_name: str = Field(default="Character", min_length=1, max_length=100)
+    avatar: AvatarChoice
+    max_duration: int = Field(default=1800, ge=10, le=1800)
+    personality: str | None = Field(default=None, min_length=1, max_length=10_000)
+    start_script: str | None = Field(default=None, min_length=1, max_length=2_000)
+    tools: list[AnyTool] = Field(default_factory=list, max_length=MAX_TOOLS)
+
+    def session(self) -> SessionRequest:
+        """What its session is asked for with; `tools` that are not named stay unnamed: the avatar's hold."""
+        given = {name: getattr(self, name) for name in self.model_fields_set & SessionRequest.model_fields.keys()}
+        return SessionRequest(**{"model": MODEL, "max_duration": self.max_duration} | given)
+
+
+class JoinRequest(Shape):
+    fresh: bool  # the page was just loaded: it has a session of its own, and the one before is over
 
 
 class SpeechText(Shape):

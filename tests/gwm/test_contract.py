@@ -35,7 +35,7 @@ def test_unknown_key_of_a_part_is_named():
     ("change", "message"),
     [
         ({"sigmas": (0.9, 0.5)}, r"sigmas=\(0.9, 0.5\) must start at 1.0"),
-        ({"solver": "heun"}, r"solver='heun' must be one of \('ode', 'renoise'\)"),
+        ({"solver": "heun"}, r"solver='heun' must be one of \('ode', 'renoise', 'unipc'\)"),
         ({"context": "dirty"}, r"context='dirty' must be one of \('clean', 'noisy'\)"),
         ({"fps": 25}, "fps=25 [*] frame_samples=1000 must be sample_rate=24000"),
         ({"resolution": Resolution(40, 48)}, "resolution=40x48 must .* multiples of VAE stride [*] patch = 16"),

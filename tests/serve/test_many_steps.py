@@ -43,17 +43,25 @@ def shown(frames: np.ndarray, folder: Path, sound: np.ndarray | None, *, fps: in
     return read_video(folder / "expected.mp4")[0]
 
 
+@pytest.mark.parametrize(("sampler", "solver", "end"), [(None, "ode", 0.0), ("unipc", "unipc", 1 / 1000)])
 def test_a_bidirectional_stage_is_sampled_as_one_clip_of_the_wanted_length(
-    run: Path, trained: tuple[DiT, HaarAutoencoder], asked: dict[str, Any], portrait: np.ndarray, tmp_path: Path
+    run: Path,
+    trained: tuple[DiT, HaarAutoencoder],
+    asked: dict[str, Any],
+    portrait: np.ndarray,
+    sampler: Any,
+    solver: str,
+    end: float,
+    tmp_path: Path,
 ):
     """Of another length than it was trained with; its autoencoder is found beside it."""
     rules = tiny_contract(chunk_frames=1).replace(pattern=whole_clip(FRAMES + 1, first_frames=1), horizon_frames=FRAMES)
     rules = rules.replace(solver="ode", sigmas=(1.0,))
     folder = run / "bidirectional" / "weights"
     save_weights(folder, trained[0].state_dict(), dit_header(rules))
-    generate(ClipRequest(artifact=str(folder), steps=3, shift=2, guidance=2, **asked))
-    pattern, levels = whole_clip(7, first_frames=1), tuple(sigma_steps(3, shift=2.0))
-    rules = rules.replace(pattern=pattern, horizon_frames=6, sigmas=levels)
+    generate(ClipRequest(artifact=str(folder), steps=3, shift=2, guidance=2, sampler=sampler, **asked))
+    pattern, levels = whole_clip(7, first_frames=1), tuple(sigma_steps(3, shift=2.0, end=end))
+    rules = rules.replace(pattern=pattern, horizon_frames=6, sigmas=levels, solver=solver)
     artifact = Artifact(rules, *trained, guided=Guided(Guidance(agent=2.0), {}))
     agent = read_audio(asked["audio"])
     frames, times = Engine(artifact, seed=3).play(portrait, agent, np.zeros_like(agent))
@@ -64,6 +72,7 @@ def test_a_bidirectional_stage_is_sampled_as_one_clip_of_the_wanted_length(
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
+        ({"sampler": "unipc"}, r"sampler=unipc must be left out: .* is distilled"),
         ({"steps": 50}, r"steps=50 must be left out: .* is distilled"),
         ({"guidance": 2.0}, r"guidance=2\.0 must be left out: .* is distilled"),
         ({"vae": "NOWHERE"}, "vae=NOWHERE does not exist"),

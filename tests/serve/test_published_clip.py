@@ -1,4 +1,4 @@
-"""Published folders are sampled as diffusers' pipelines do it, from the same noise, at the same noise levels."""
+"""Published folders are sampled as diffusers' pipelines do it, from the same noise."""
 
 import dataclasses
 from pathlib import Path
@@ -44,9 +44,11 @@ def asked(folder: Path, **settings: Any) -> ClipRequest:
     return ClipRequest(artifact=str(folder), **({"out": "clip.mp4"} | given | settings))
 
 
-def ours(folder: Path, picture: np.ndarray | None, texts: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[float, ...]]:
+def ours(
+    folder: Path, picture: np.ndarray | None, texts: tuple[Tensor, Tensor], **settings: Any
+) -> tuple[Tensor, tuple[float, ...]]:
     """Latents under the first text and away from the second, and the noise levels."""
-    request = asked(folder)
+    request = asked(folder, **settings)
     contract = contract_of(request, release_of(request.artifact))
     model = load_published(request, contract, device=CPU)
     model = dataclasses.replace(model, guided=Guided(Guidance(text=SCALE), {"text": texts[1]}))
@@ -54,19 +56,34 @@ def ours(folder: Path, picture: np.ndarray | None, texts: tuple[Tensor, Tensor])
     return sample_clip(model, clip_of(model, texts[0], picture, encoder), seed=SEED), contract.sigmas
 
 
-def pipeline_of(folder: Path, sigmas: tuple[float, ...], *, shows_image: bool) -> Any:
-    """diffusers' pipeline with Euler steps through exactly these levels: its own are asked for by their number."""
+def euler(sigmas: tuple[float, ...]) -> Any:
+    """diffusers' Euler steps through exactly these levels: its own are asked for by their number."""
     import diffusers
-    from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
     class Given(diffusers.FlowMatchEulerDiscreteScheduler):
         def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
             super().set_timesteps(device=device, sigmas=list(sigmas))
 
+    return Given(shift=1.0)
+
+
+def unipc(shift: float) -> Any:
+    """As scheduler/ of the published folders has it."""
+    import diffusers
+
+    return diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift, num_train_timesteps=1000
+    )
+
+
+def pipeline_of(folder: Path, scheduler: Any, *, shows_image: bool) -> Any:
+    import diffusers
+    from transformers import CLIPImageProcessorPil, CLIPVisionModel
+
     parts: dict[str, Any] = {
         "transformer": diffusers.WanTransformer3DModel.from_pretrained(folder / "transformer").eval(),
         "vae": diffusers.AutoencoderKLWan.from_pretrained(folder / "vae").eval(),
-        "scheduler": Given(shift=1.0),
+        "scheduler": scheduler,
     }
     if not shows_image:
         return diffusers.WanPipeline(**parts, tokenizer=None, text_encoder=None)
@@ -78,15 +95,18 @@ def pipeline_of(folder: Path, sigmas: tuple[float, ...], *, shows_image: bool) -
     return diffusers.WanImageToVideoPipeline(**parts, tokenizer=None, text_encoder=None)
 
 
+@pytest.mark.parametrize("sampler", ["euler", "unipc"])
 @pytest.mark.parametrize("name, shows_image", [("t2v", False), ("i2v", True), ("ti2v", False), ("ti2v", True)])
 @torch.no_grad()
 def test_latents_are_those_of_diffusers_pipeline(
-    folders: dict[str, Path], name: str, shows_image: bool, picture: np.ndarray
+    folders: dict[str, Path], name: str, shows_image: bool, sampler: str, picture: np.ndarray
 ):
+    """Euler's levels are given to both; UniPC's, in whole thousandths, are those that the pipeline makes by itself."""
     folder, shown = folders[name], picture if shows_image else None
     texts = torch.randn(512, TEXT), torch.randn(512, TEXT)
-    made, sigmas = ours(folder, shown, texts)
-    pipeline = pipeline_of(folder, sigmas, shows_image=shows_image)
+    made, sigmas = ours(folder, shown, texts, sampler=sampler)
+    scheduler = euler(sigmas) if sampler == "euler" else unipc(release_of(str(folder)).low_shift)
+    pipeline = pipeline_of(folder, scheduler, shows_image=shows_image)
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(
         **({"image": Image.fromarray(picture)} if shows_image else {}),
@@ -138,7 +158,10 @@ def test_numbers_that_are_not_given_are_the_publishers(folders: dict[str, Path])
     small = contract_of(asked(folders["i2v"], **alone), I2V)
     large = contract_of(asked(folders["i2v"], **(alone | {"resolution": "720x1280"})), I2V)
     assert (str(small.resolution), small.horizon_frames, len(small.sigmas)) == ("480x832", 20, 40)
-    assert small.sigmas[20] == pytest.approx(3 * 0.5 / (1 + 2 * 0.5)) and large.sigmas[20] == pytest.approx(5 / 6)
+    half = (1 + 1 / 1000) / 2  # UniPC's levels end before 0
+    assert small.sigmas[20] == pytest.approx(3 * half / (1 + 2 * half))
+    assert large.sigmas[20] == pytest.approx(5 * half / (1 + 4 * half))
+    assert small.solver == "unipc" and contract_of(asked(folders["i2v"], sampler="euler"), I2V).solver == "ode"
     assert contract_of(asked(folders["ti2v"], **alone), TI2V).horizon_frames == 30
 
 

