@@ -46,13 +46,8 @@ log = logging.getLogger(__name__)
 
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 # What makes sound of a text in a character's `voice`, with its rate; None where the voices are an endpoint's.
-<<<<<<< HEAD
-Speak = Callable[[dict[str, Any], str], tuple[Sound, int]]
 ServeEngines = Callable[[Connection, EngineOptions], None]  # in a process of its own
-Mount = Callable[[Api, Speak | None], contextlib.AbstractAsyncContextManager[object]]
-=======
 Mount = Callable[[Api, Speech], contextlib.AbstractAsyncContextManager[object]]
->>>>>>> main
 
 
 def timing_of(contract: Contract, lead_ms: float, *, overlap: bool) -> StreamTiming:
