@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# System packages that pip cannot bring: OpenGL without a screen, for the 3-D characters; Python's own venv module, which
+# System packages that pip cannot bring: OpenGL without a screen, for 3-D characters and the arm; Python's own venv module, which
 # Debian packages apart; and beside an NVIDIA driver a C compiler and Python.h, by which Triton launches its kernels.
 # Usage: ./setup_system.sh PYTHON
 set -euo pipefail
