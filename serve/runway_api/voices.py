@@ -35,17 +35,26 @@ from serve.runway_api.requests import (
 from serve.store.pages import read_page
 from serve.store.tables import File, Voice, now_ms
 
+NO_RIGHTS = (
+    "from.rights is missing: it must state why you may use this voice, such as: I am the speaker, or the speaker has "
+    "allowed me to use this recording as a voice."
+)
 PREVIEW_MS = 24 * 3600 * 1000
 
 
 def create(db: Db, call: Call, query: NoQuery, body: VoiceRequest) -> Created:
-    made = body.from_
-    if isinstance(made, VoiceAudio):
+    """A sample without a statement of rights is never read: its voice is FAILED from the beginning."""
+    made, failure = body.from_, None
+    if isinstance(made, VoiceAudio) and made.rights is None:
+        source, failure = dict[str, Any](), NO_RIGHTS
+    elif isinstance(made, VoiceAudio):
         rights = {"statement": made.rights, "at_ms": now_ms()}
         source = {"audio": made.source, "rights": rights, "consent_id": made.consent_id}
     else:
         source = {"prompt": made.prompt}
     voice = Voice(name=body.name, description=body.description, source=source, wish={}, status="PROCESSING")
+    if failure is not None:
+        voice.status, voice.failure = "FAILED", failure
     db.add(voice)
     db.flush()
     return Created(id=voice.id)
