@@ -32,9 +32,13 @@ from serve.live.options import ServerOptions
 from serve.live.speech.agent import TurnTaking
 from serve.live.speech.endpoints import Endpoint
 from serve.live.speech.mcp_server import McpServer
+from serve.live.speech.picture_probe import takes_pictures
 from serve.live.speech.profile import Profile
 from serve.live.speech.tools import Tool
 from serve.live.speech.voice_servers import Speech
+from serve.live.vision.pictures import SOURCES
+from serve.live.vision.reader import Reader, readable
+from serve.live.vision.sight import METHODS, Vision
 from serve.scheduler import POLICIES
 
 log = logging.getLogger(__name__)
@@ -72,6 +76,7 @@ class SessionMaker:
     gauges: Gauges
     manners: dict[str, dict[str, float]]  # of characters, as far as the model has them
     tools: list[Tool] = field(default_factory=list)  # of every conversation
+    vision: Vision | None = None  # None: nobody looks at what visitors show
 
     def conversation(self, session_id: str, character: Character, on_end: Callable[[], None]) -> PageSession:
         parts = self._parts(session_id, character, on_end)
@@ -82,6 +87,7 @@ class SessionMaker:
             self.profile.services(character),
             turn_taking=self.turn_taking,
             ice_servers=self.ice_servers,
+            vision=self.vision,
         )
         conversation.agent.offer(self.tools)
         return conversation
@@ -112,6 +118,20 @@ class SessionMaker:
             self.texts.close()
         if self.profile is not None:
             self.profile.close()
+        if self.vision is not None and self.vision.reader is not None:
+            self.vision.reader.close()
+
+
+async def vision_of(options: ServerOptions, profile: Profile | None) -> Vision | None:
+    """What is done with pictures that visitors show; None: nothing, and none are taken."""
+    if options.vision == "off" or profile is None:
+        return None
+    if options.llm == "openai" and await takes_pictures(profile.callers["llm"]):
+        return Vision(SOURCES, None)
+    sources = readable()
+    for source in sources:
+        log.info("vision: a visitor's %s is looked at by %s, as no model here sees", source, METHODS[source])
+    return Vision(sources, Reader()) if sources else None
 
 
 def session_maker(
@@ -217,6 +237,7 @@ async def running_app(
     servers = [McpServer(name, there) for name, there in options.mcp_servers.items()]
     try:
         sessions = replace(sessions, tools=[tool for server in servers for tool in await server.tools()])
+        sessions = replace(sessions, vision=await vision_of(options, sessions.profile))
         sessions = await started(sessions, contract, options.lead_ms)
         engines = sessions.engines
         api = Api(
