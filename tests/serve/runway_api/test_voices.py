@@ -101,6 +101,16 @@ def test_what_is_no_sound_is_told_by_a_failed_voice(data: bytes, reason: str, tm
     served(script, tmp_path)
 
 
+def test_a_sample_at_an_inner_address_is_not_fetched(tmp_path: Path):
+    async def script(one: Served) -> None:
+        sample = {"type": "audio", "audio": "https://169.254.169.254/latest/meta-data", "rights": RIGHTS}
+        made = await one.ask("POST", "/voices", {"name": "Mine", "from": sample})
+        failed = await one.until(f"/voices/{made['id']}", "FAILED")
+        assert "not on the public internet" in failed["failureReason"]
+
+    served(script, tmp_path)
+
+
 def test_a_preview_needs_no_voice_that_is_kept(tmp_path: Path):
     async def script(one: Served) -> None:
         heard = await one.ask("POST", "/voices/preview", {"prompt": TEXT["prompt"], "model": TEXT["model"]})
