@@ -2,12 +2,13 @@
 
 python evaluate.py artifact=runs/nano/artifact shards=shards/nano runs=runs/nano [suite=full] [baseline=other_artifact]
 python evaluate.py artifact=runs/maze/artifact shards=shards/maze suite=world [minutes=10]
+python evaluate.py artifact=runs/arm/artifact shards=shards/arm suite=robot
 
 A second call goes on where the first was stopped: clips that were measured are kept under out/clips.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,6 @@ from evaluate.sections import (
     training_sections,
 )
 from evaluate.summary import compare, numbers
-from evaluate.worlds.suite import Suite
 from gwm.files.outputs import check_output
 from gwm.metrics.identity import stranger_similarity
 from gwm.metrics.judge import Judge
@@ -138,7 +138,7 @@ def summary_line(report: dict[str, Any], found: Sequence[Verdict]) -> str:
 def main(cfg: DictConfig) -> None:
     out, folder = Path(cfg.out), Path(cfg.artifact)
     if "world" in cfg:
-        suite: Suite = instantiate(cfg.world, _convert_="all")
+        suite: Callable[[Path, Path, Path], None] = instantiate(cfg.world, _convert_="all")
         return suite(folder, Path(cfg.shards), out)
     check_output(out / "report.json")
     artifact = load_artifact(folder)

@@ -16,6 +16,8 @@ from data.footage.ledger import Ledger, tally
 from data.footage.sources import Source, assign_splits, find_files, read_source
 from data.footage.takes import TakeRules
 from data.manifest import Manifest, SplitManifest, write_manifest
+from data.worlds.recorded import declaration
+from data.worlds.recorded import report as report_actions
 from gwm.clock import FPS, SAMPLE_RATE
 from gwm.files.json_text import json_text
 from gwm.files.outputs import whole_file
@@ -33,6 +35,7 @@ REASONS: dict[str, str] = {
     "changed": "it grew or changed while it was read; run again when it is complete",
     "no_picture": "no video stream",
     "bad_sidecar": "its .txt, .json or .npz cannot be read; correct it and run again",
+    "no_actions": "no actions lie beside it (actions=...)",
     "colour": "its colours are stored in a way that cannot be converted to BT.709",
     "bad_sound": "most of its sound is damaged, or its samples are no numbers in [-1, 1]",
     "scene_too_short": "between two cuts, too short for a clip and a reference frame outside it",
@@ -69,6 +72,8 @@ def ingest(
     if workers < 1:
         raise ValueError(f"workers={workers} must be at least 1: somebody has to cut.")
     settings = {**asdict(rules), "val": val, "test": test, "seed": seed}
+    if not rules.actions:  # folders of earlier releases go on
+        del settings["actions"], settings["lag_s"]
     files, others = find_files(videos)
     with closing(Ledger(out, settings)) as ledger:
         sources, closed = read_sources(files, videos)
@@ -88,7 +93,10 @@ def ingest(
         duplicates = len(sources) - len(first_of)
         report = make_report(ledger, num_duplicates=duplicates, num_others=len(others), closed=closed)
         command = f"python -m data.ingest videos={videos} out={out}"
-        write_manifest(out, make_manifest(ledger, rules, settings, report, command=command))
+        manifest = make_manifest(ledger, rules, settings, report, command=command)
+        write_manifest(out, manifest)
+        if rules.actions and manifest.splits:
+            report_actions(out, [*rules.actions], [*rules.actions.values()], [*manifest.splits])
         with whole_file(out / REPORT_NAME) as partial:
             partial.write_text(json_text(report, indent=1) + "\n", encoding="ascii")
         return report
@@ -141,6 +149,9 @@ def make_manifest(
             splits[split] = SplitManifest(shards=shards, identities=people, sentences=[])
     keys = sorted(record.key for record in ledger.records)
     dropped = {reason: entry["frames"] for reason, entry in report["dropped"].items()}
+    declared = {}
+    if rules.actions:
+        declared["conditions"] = {"action": declaration([*rules.actions], [*rules.actions.values()])}
     return Manifest(
         kind="pixels",
         fps=FPS,
@@ -150,7 +161,12 @@ def make_manifest(
         splits=splits,
         seed=settings["seed"],
         command=command,
-        generator={**settings, "sources": hashlib.sha256("".join(keys).encode()).hexdigest(), "dropped": dropped},
+        generator={
+            **settings,
+            **declared,
+            "sources": hashlib.sha256("".join(keys).encode()).hexdigest(),
+            "dropped": dropped,
+        },
     )
 
 
@@ -167,6 +183,8 @@ def main(cfg: DictConfig) -> None:
             reference_gap=cfg.reference_gap,
             max_enlargement=cfg.max_enlargement,
             follow=cfg.follow,
+            actions=dict(cfg.actions or {}),
+            lag_s=cfg.lag_s,
         ),
         val=cfg.val,
         test=cfg.test,

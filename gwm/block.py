@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from gwm.config import DiTConfig
 from gwm.rope import Rotation
-from kernels.attention import Ring, Visible, attention, qk_norm_rope
+from kernels.attention import Prefix, Ring, Visible, attention, qk_norm_rope
 from kernels.frame_mask import FrameMask
+from kernels.linear import Linear, prefix_by_products
 from kernels.residual_norm import residual_norm
 from kernels.rms_norm import rms_norm
 
@@ -56,10 +57,14 @@ class MaskedClip:
 class Projections(nn.Module):
     """What both attentions have: four projections, and RMSNorm of queries and keys over all heads together."""
 
+    q: nn.Linear  # or of an adapter, a quantised layer, a part of one
+    k: nn.Linear
+    v: nn.Linear
+
     def __init__(self, config: DiTConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.num_heads = layer, config.num_heads
-        self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in PROJECTIONS)
+        self.q, self.k, self.v, self.o = (Linear(config.dim, config.dim) for _ in PROJECTIONS)
         self.norm_q = nn.RMSNorm(config.dim, eps=config.eps)
         self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
 
@@ -68,12 +73,13 @@ class SelfAttention(Projections):
     """Multi-head attention of the tokens to themselves and to what the context shows."""
 
     packed: tuple[Tensor, Tensor] | None = None  # weight and bias of the three projections in one storage
+    by_products = False  # past chunks are attended to by oneDNN's products, one head after the other; on CPUs
 
     def pack(self) -> None:
         """Compute queries, keys and values by one matrix product instead of three from now on. The weights then lie
         together: they may change in place but must not be replaced. Quantised or adapted layers stay as they are."""
         layers = (self.q, self.k, self.v)
-        if self.packed is not None or any(type(layer) is not nn.Linear for layer in layers):
+        if self.packed is not None or any(type(layer) is not Linear for layer in layers):
             return
         if any(type(layer.weight.data) is not Tensor for layer in layers):
             return
@@ -95,6 +101,8 @@ class SelfAttention(Projections):
         ring = context.ring(self.layer)
         q, k, v = qk_norm_rope(*self.project(x), self.norm_q, self.norm_k, *turn, ring=ring)
         keys, values, visible = context.visible(self.layer, k, v)
+        if self.by_products and isinstance(visible, Prefix):
+            return self.o(prefix_by_products(q, keys, values, int(visible.length)).flatten(2)), (k, v)
         return self.o(attend(q, keys, values, visible)), (k, v)
 
 
@@ -181,7 +189,7 @@ class DiTBlock(nn.Module):
         self.text_norm = nn.LayerNorm(config.dim, eps=config.eps) if has_tokens else None
         self.text_attention = CrossAttention(config, layer) if has_tokens else None
         self.ffn = nn.Sequential(
-            nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim)
+            Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), Linear(config.ffn_dim, config.dim)
         )
         self.modulation = nn.Parameter(torch.randn(6, config.dim) / config.dim**0.5)
 

@@ -11,13 +11,14 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gwm.block import Branch, Context, DiTBlock, KeysValues, Prompt, PromptTokens
+from gwm.block import Branch, Context, DiTBlock, KeysValues, Prompt, PromptTokens, SelfAttention
 from gwm.cache import PromptCache
 from gwm.condition.inputs import Conditions
 from gwm.condition.spec import ConditionSpec
 from gwm.condition.speech_encoder import SpeechEncoder
 from gwm.config import DiTConfig
 from gwm.rope import rotation
+from kernels.linear import Linear
 from kernels.residual_norm import residual_norm
 
 MIN_SIGMA = 0.05  # of a velocity towards a predicted x0, which would else divide by zero
@@ -188,6 +189,18 @@ class DiT(nn.Module):
         for block in self.blocks:
             assert isinstance(block, DiTBlock)
             block.attention.pack()
+
+    def order(self, rows: int | None, *, attention: bool) -> None:
+        """Compute the blocks' products on a CPU by oneDNN from now on, without gradient; see `Linear.order`.
+
+        rows: tokens of a pass; None: by PyTorch's own products again.
+        attention: past chunks are attended to by such products too, which pays for many tokens.
+        """
+        for part in self.blocks.modules():
+            if isinstance(part, Linear):
+                part.order(rows)
+            if isinstance(part, SelfAttention):
+                part.by_products = attention and rows is not None
 
     def _frame_embedding(self, sigma: Float[Tensor, "b f"], condition: Conditions) -> Float[Tensor, "b f d"]:
         embedding = self.time_embedding(sinusoid(sigma, self.config.freq_dim).to(self.head.weight.dtype))

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> None:
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     log_to_stdout(as_json=values.pop("log_json"))
-    api = ApiOptions(**{name: values.pop(name) for name in ApiOptions.__slots__})
+    api = ApiOptions.of(values)
     settings = ServerSettings.of(values)
     options = settings.options
     mount = partial(

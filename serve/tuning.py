@@ -1,21 +1,26 @@
-"""Threads of an engine on a CPU and the precision of its decoder, chosen by measurement on the machine that serves."""
+"""Threads, products and the precision of the decoder of an engine on a CPU, chosen by measuring on the machine that
+serves."""
 
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
+from typing import Literal
 
 import numpy as np
 import torch
 
 from gwm.autoencoders.motion.codec import MotionAutoencoder
+from gwm.dit import DiT
 from serve.engine import Engine
 
 log = logging.getLogger(__name__)
 
+Products = Literal["pytorch", "onednn", "onednn, attention too"]
 TIMED = 3  # calls with each number of threads
 GAIN = 0.9  # more threads must bring the time below this share, or their cores are left to others
-ROUNDS, FASTER = 5, 0.95  # of decoding in both precisions, in turns; the lower one must bring the time below this share
+ROUNDS, FASTER = 5, 0.95  # of each way, in turns; another one must bring the time below this share of the usual one's
 VARIABLE = "OMP_NUM_THREADS"
 
 
@@ -57,6 +62,40 @@ def fastest(step: Callable[[], None], *, max_threads: int, now: Callable[[], flo
         best, best_s = threads, took
     torch.set_num_threads(best)
     return best
+
+
+def choose_products(engine: Engine, *, now: Callable[[], float] = perf_counter) -> Products:
+    """By what the denoiser's products are computed on a CPU, set for all engines of its artifact.
+
+    oneDNN's, with weights in its own order, where a chunk is faster so: PyTorch takes MKL's, which leave AVX-512 unused
+    on CPUs of AMD. Of many tokens, attention too. Frames may differ in the last bit. The engine has to be started anew.
+    """
+    dit = engine.rollout.model
+    if engine.device.type != "cpu" or engine.ranks is not None or not isinstance(dit, DiT):
+        return "pytorch"
+    rows = engine.contract.pattern.chunk_frames * engine.rollout.cache.patches
+    ways: dict[Products, Callable[[], None]] = {
+        "pytorch": partial(dit.order, None, attention=False),
+        "onednn": partial(dit.order, rows, attention=False),
+        "onednn, attention too": partial(dit.order, rows, attention=True),
+    }
+    engine.start(np.zeros((*engine.size, 3), np.uint8))
+    engine.push_silence(engine.lookahead_samples)
+    times: dict[Products, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, order in ways.items():
+            order()
+            engine.push_silence(engine.chunk_samples)
+            conditions = engine.take()
+            began = now()
+            engine.denoise(conditions)
+            times[name].append(now() - began)
+    took: dict[Products, float] = {name: float(np.median(ms[1:])) for name, ms in times.items()}  # the first warms up
+    best = min(took, key=lambda name: took[name])
+    chosen: Products = best if took[best] < FASTER * took["pytorch"] else "pytorch"
+    ways[chosen]()
+    log.info("products by %s: %s", chosen, ", ".join(f"{name} {1000 * s:.0f} ms" for name, s in took.items()))
+    return chosen
 
 
 def choose_decode_precision(engine: Engine, wish: str, *, now: Callable[[], float] = perf_counter) -> torch.dtype:

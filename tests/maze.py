@@ -10,7 +10,7 @@ from PIL import Image
 from data.worlds.__main__ import record_world
 from data.worlds.maze import NAMES
 from gwm.autoencoders.haar import HaarAutoencoder
-from gwm.condition.spec import ConditionSpec
+from gwm.condition.spec import ConditionSpec, Kind
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.resolution import Resolution
@@ -22,11 +22,15 @@ from train.networks import dit_header
 SIDE = 32
 
 
-def maze_contract(*, side: int = SIDE, names: tuple[str, ...] = NAMES, chunk_frames: int = 1) -> Contract:
+def maze_contract(
+    *, side: int = SIDE, names: tuple[str, ...] = NAMES, kind: Kind = "discrete", chunk_frames: int = 1
+) -> Contract:
     rules = tiny_contract(chunk_frames=chunk_frames)
     stride = rules.vae.temporal_stride
-    kinds = ("discrete",) * len(names)
-    action = ConditionSpec(name="action", rate="frame", width=stride * len(names), names=names, kinds=kinds)
+    limits = {"minimum": (-1.0,) * len(names), "maximum": (1.0,) * len(names)} if kind == "continuous" else {}
+    action = ConditionSpec(
+        name="action", rate="frame", width=stride * len(names), names=names, kinds=(kind,) * len(names), **limits
+    )
     place = (side // 16, side // 16)
     dit = dataclasses.replace(rules.dit, conditions=(action,), place_grid=place)
     return rules.replace(dit=dit, resolution=Resolution(side, side))
@@ -48,9 +52,11 @@ def maze_artifact(folder: Path, **changes: object) -> Path:
     return out
 
 
-def maze_shards(folder: Path, *, side: int = SIDE, train: int = 4, test: int = 2, num_frames: int = 24) -> Path:
+def maze_shards(
+    folder: Path, *, side: int = SIDE, train: int = 4, test: int = 2, num_frames: int = 24, env: str = "maze"
+) -> Path:
     record_world(
-        out=str(folder), workers=1, env="maze", resolution=side, num_frames=num_frames, train=train, val=0, test=test,
+        out=str(folder), workers=1, env=env, resolution=side, num_frames=num_frames, train=train, val=0, test=test,
         seed=0, policy="mixed", hold_s=0.4, warmup_s=0.5,
     )  # fmt: skip
     return folder

@@ -26,6 +26,7 @@ EXPERIMENTS = {  # and the stages they are for
     "character_s": ["bidirectional", "causal", "consistency", "dmd", "regression"],
     "dmd_single_gpu": ["dmd"],
     "nano_motion": ["bidirectional", "causal", "consistency", "dmd"],
+    "robot_nano": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "long"],
     "world_nano": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "long"],
     "world_s": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "long"],
 }

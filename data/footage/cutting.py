@@ -3,7 +3,7 @@
 import functools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from data.footage.sources import Source
 from data.footage.survey import Survey, survey_video
 from data.footage.takes import Take, TakeRules, plan_takes
 from data.footage.video_file import UnusableError, as_floats, opened, picture_stream, sound_track
-from data.shards import Clip, encode_sample
+from data.shards import CONTINUES, Clip, encode_sample
 from gwm.clock import FPS, SAMPLES_PER_FRAME
 from gwm.media.decoding import Damage
 from gwm.media.face import FaceMesh
@@ -54,6 +54,10 @@ def cut_source(source: Source, folder: Path, rules: TakeRules, record: Record) -
     path = folder / source.path
     try:
         side = read_sidecar(path)
+        if rules.actions:
+            if side.actions is None:
+                raise UnusableError("no_actions", f"{path.with_suffix('.csv').name} is not there")
+            side = replace(side, actions=side.actions.named(rules.actions))
         mesh = None if rules.face == "off" else face_mesh()
         survey = survey_video(path, look_every_s=rules.look_every_s, mesh=mesh)
         record.notes = [f"picture: {note}" for note in survey.damage.notes]
@@ -87,16 +91,18 @@ def _used(record: Record, rules: TakeRules) -> int:
 def _samples(
     source: Source, path: Path, survey: Survey, takes: list[Take], rules: TakeRules, side: SideCar, record: Record
 ) -> Iterator[dict[str, Any]]:
-    track, notes = sound_track(path, start_s=survey.start_s, num_samples=len(survey.shown) * SAMPLES_PER_FRAME)
-    record.silent = track is None
-    record.notes += [f"sound: {note}" for note in notes]
+    track = None  # a world has no sound
+    if not rules.actions:
+        track, notes = sound_track(path, start_s=survey.start_s, num_samples=len(survey.shown) * SAMPLES_PER_FRAME)
+        record.notes += [f"sound: {note}" for note in notes]
+        record.silent = track is None
     for take, frames, reference in cut_takes(path, survey, takes, rules):
         if is_blank(frames) or is_blank(reference[None]):
             record.dropped["blank"] = record.dropped.get("blank", 0) + rules.num_frames
             continue
         record.clips += 1
         record.faceless += rules.face == "prefer" and not take.with_face
-        yield encode_sample(_clip(source, survey, take, frames, reference, track, side))
+        yield encode_sample(_clip(source, survey, take, frames, reference, track, side, rules))
 
 
 def is_blank(frames: UInt8[np.ndarray, "f h w 3"]) -> bool:
@@ -157,6 +163,7 @@ def _clip(
     reference: UInt8[np.ndarray, "h w 3"],
     track: Int16[np.ndarray, " t"] | None,
     side: SideCar,
+    rules: TakeRules,
 ) -> Clip:
     stop = take.start + len(frames)
     moments = (np.arange(take.start, stop) + 0.5) / FPS
@@ -169,7 +176,7 @@ def _clip(
         user=None,
         reference=reference,
         truth=None,
-        signals={} if side.actions is None else {"action": side.actions.at(moments)},
+        signals={} if side.actions is None else {"action": side.actions.at(moments - rules.lag_s)},
         info={
             "identity": source.person,
             "style": STYLE,
@@ -180,6 +187,7 @@ def _clip(
             "reference_s": round(take.reference / FPS, 4),
             "facts": side.facts,
         }
+        | ({CONTINUES: True} if rules.actions else {})
         | _crops(take),
     )
 

@@ -1,6 +1,8 @@
-"""Files beside a video with the same name: a caption (.txt), facts (.json), actions (.npz)."""
+"""Files beside a video with the same name: a caption (.txt), facts (.json), actions (.npz or .csv)."""
 
+import csv
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,11 @@ import numpy as np
 from jaxtyping import Float
 
 from data.footage.video_file import UnusableError
+from gwm.condition.spec import Kind
 from gwm.files.texts import read_json, read_text
 
-SIDECAR_SUFFIXES = (".txt", ".json", ".npz")
+SIDECAR_SUFFIXES = (".txt", ".json", ".npz", ".csv")
+TIME = "time_s"  # column of a .csv
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +24,29 @@ class Actions:
 
     times_s: Float[np.ndarray, " n"]
     values: Float[np.ndarray, "n k"]
+    names: tuple[str, ...] = ()  # of the numbers; (): nobody says
 
     def at(self, times_s: Float[np.ndarray, " f"]) -> Float[np.ndarray, "f k"]:
         """Before the first one there is none: zeros."""
         index = np.searchsorted(self.times_s, times_s, side="right") - 1
         return np.where(index[:, None] < 0, 0, self.values[index.clip(0)]).astype(np.float32)
+
+    def named(self, kinds: Mapping[str, Kind]) -> "Actions":
+        """The same with the numbers in the order of `kinds`, each in its limits.
+
+        Raises:
+            UnusableError: one is missing, or beyond its limits.
+        """
+        if missing := [name for name in kinds if name not in self.names]:
+            raise UnusableError("bad_sidecar", f"its actions must have the columns {', '.join(missing)}")
+        values = self.values[:, [self.names.index(name) for name in kinds]]
+        for name, kind, column in zip(kinds, kinds.values(), values.T, strict=True):
+            keys = kind == "discrete"
+            wrong = ~np.isin(column, (0, 1)) if keys else np.abs(column) > 1
+            if wrong.any():
+                rule = "0 or 1" if keys else "in [-1, 1]"
+                raise UnusableError("bad_sidecar", f"{name}={column[wrong][0]:g} must be {rule}: it is {kind}")
+        return Actions(self.times_s, values, tuple(kinds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +85,7 @@ def read_sidecar(video: Path) -> SideCar:
             elif path.suffix == ".json":
                 found |= _facts(read_json(path))
             else:
-                found["actions"] = _actions(path)
+                found["actions"] = _actions(path) if path.suffix == ".npz" else _table(path)
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise UnusableError("bad_sidecar", f"{path.name} {_in_words(error, path)}") from error
     return SideCar(**found)
@@ -104,6 +126,29 @@ def _actions(path: Path) -> Actions:
             times = np.asarray(arrays["times"], np.float64)
         else:
             times = np.arange(len(values)) / float(arrays["fps"])
-    if times.shape != values.shape[:1] or not np.isfinite(values).all() or (np.diff(times) <= 0).any():
+    return _checked(times, values)
+
+
+def _table(path: Path) -> Actions:
+    """A row for each moment from which other actions are taken: its time in seconds, and a number for each name."""
+    head, *rows = [row for row in csv.reader(read_text(path).splitlines()) if row] or [[]]
+    names = [name.strip() for name in head]
+    if len(names) < 2 or names[0] != TIME or len(set(names)) < len(names):
+        raise ValueError(f"must begin with a row of names, of which the first is {TIME}, and not {','.join(names)!r}")
+    if not rows:
+        raise ValueError(f"must have a row for each moment below the names {', '.join(names)}")
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(names):
+            raise ValueError(f"must have {len(names)} numbers in each row, has {len(row)} in row {number}")
+    try:
+        table = np.array(rows, np.float64)
+    except ValueError as error:
+        raise ValueError(f"must hold numbers below its names: {error}") from error
+    return _checked(table[:, 0], table[:, 1:].astype(np.float32), tuple(names[1:]))
+
+
+def _checked(times: Float[np.ndarray, " n"], values: Float[np.ndarray, "m k"], names: tuple[str, ...] = ()) -> Actions:
+    rising = np.isfinite(times).all() and (np.diff(times) > 0).all()
+    if times.shape != values.shape[:1] or not np.isfinite(values).all() or not rising:
         raise ValueError(f"times {times.shape} must rise and be one for each of {len(values)} finite actions")
-    return Actions(times, values)
+    return Actions(times, values, names)

@@ -3,14 +3,16 @@
 import math
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Int
 
 from data.footage.survey import Square, Survey
+from gwm.condition.spec import Kind
 from gwm.media.framing import Box, framed_centre, framed_face
 from gwm.resolution import Resolution
 
@@ -36,6 +38,8 @@ class TakeRules:
     reference_gap: int  # frames, at least, between a clip and its reference frame
     max_enlargement: float  # of a crop: 2 means that half the resolution's px must really be there
     follow: bool = False  # each picture is framed by its own face, upright, as motion autoencoders are trained
+    actions: Mapping[str, Any] = field(default_factory=dict)  # of gameplay: each name with its `Kind`
+    lag_s: float | int = 0.0  # from an action to the first picture that it changed, in these recordings
 
     def __post_init__(self) -> None:
         if self.face not in get_args(FaceRule):
@@ -48,12 +52,24 @@ class TakeRules:
                 f"follow=true must have face=required, not {self.face}, and a square resolution, not "
                 f"{self.resolution}: what is followed is a face's square."
             )
+        self._check_actions()
         if self.reference_gap < 1:
             raise ValueError(f"reference_gap={self.reference_gap} must be at least 1: the reference is no clip frame.")
         if self.look_every_s <= 0 or self.max_enlargement <= 0:
             raise ValueError(
                 f"look_every_s={self.look_every_s} and max_enlargement={self.max_enlargement} must be above 0."
             )
+
+    def _check_actions(self) -> None:
+        if self.actions and self.face != "off":
+            raise ValueError(
+                f"actions={dict(self.actions)} must have face=off, not {self.face}: games are shown whole."
+            )
+        for name, kind in self.actions.items():
+            if kind not in get_args(Kind):
+                raise ValueError(f"actions.{name}={kind!r} must be one of {', '.join(get_args(Kind))}.")
+        if not 0 <= self.lag_s < 1:
+            raise ValueError(f"lag_s={self.lag_s} must be in [0, 1): seconds from an action to its picture.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +90,12 @@ def plan_takes(survey: Survey, rules: TakeRules, fps: int) -> tuple[list[Take], 
     looks = np.array(sorted(survey.faces), dtype=int)
     look_frames = np.searchsorted(survey.shown, looks)  # the frame that shows the picture, or the one right after it
     for scene in survey.scenes:
-        if len(scene) <= rules.num_frames + rules.reference_gap:
+        if len(scene) <= rules.num_frames + (0 if rules.actions else rules.reference_gap):
             dropped["scene_too_short"] += len(scene)
             continue
+        if rules.actions:  # the first picture can only be a reference
+            dropped["rest"] += 1
+            scene = range(scene.start + 1, scene.stop)
         dropped["rest"] += len(scene) % rules.num_frames
         first = survey.shown[scene.start]
         inside = [(f, p) for f, p in zip(look_frames.tolist(), looks.tolist()) if f in scene and p >= first]
@@ -105,6 +124,8 @@ def _take(survey: Survey, rules: TakeRules, start: int, looks: list[tuple[int, i
     box = _framed(survey, square if with_face else None, rules.resolution)
     if box.height * rules.max_enlargement < rules.resolution.height:
         return "too_small"
+    if rules.actions:
+        return Take(start, (box,) * rules.num_frames, start - 1, box, with_face)
     outside: list[tuple[int, Square]] = []
     for frame, picture in looks:
         away = max(start - frame, frame - stop + 1)

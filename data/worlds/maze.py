@@ -111,7 +111,7 @@ class Maze:
     def guide(self, rng: np.random.Generator, numbers: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
         """What somebody might press after `numbers` who looks around: ahead while there is room, else turn."""
         room = self._cast(np.array([self.angle]))[0][0]
-        if not numbers[0] and (numbers[2] or numbers[3]) and room < 2.5:  # on the spot, until there is room
+        if not numbers[0] and numbers[2] != numbers[3] and room < 2.5:  # on the spot, until there is room
             return np.array([0, 0, *numbers[2:]], np.float32)
         if room < 1.2:
             left = rng.random() < 0.5

@@ -1,6 +1,6 @@
-"""Environments by name, with their actions as named numbers: our own maze, presets, and any of Gymnasium's."""
+"""Environments by name, with their actions as named numbers: our own maze and arm, presets, and any of Gymnasium's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from data.worlds.arm import Arm
 from data.worlds.maze import Maze
 from gwm.clock import FPS
 from gwm.condition.spec import Kind
@@ -54,20 +55,40 @@ class Returning(World, Protocol):
     def around(self) -> Float[np.ndarray, "f k"]: ...
 
 
+@runtime_checkable
+class Tasked(World, Protocol):
+    """A world with a task, whose state says how to do it and whether it is done."""
+
+    parts: Mapping[str, slice]  # places in metres among the state's numbers, by what is there
+
+    @property
+    def state(self) -> Float[np.ndarray, " s"]: ...
+
+    def expert(self, state: Float[np.ndarray, " s"]) -> Float[np.ndarray, " k"]: ...
+
+    def solved(self, state: Float[np.ndarray, " s"]) -> bool: ...
+
+    def hidden(self, state: Float[np.ndarray, " s"]) -> bool:
+        """Whether what the task is about cannot be seen."""
+        ...
+
+
 def make_world(env: str, size: int) -> World:
     """A world by its name, with pictures of `size` px along each side.
 
     Raises:
         ValueError: there is no such world, or its actions cannot be named numbers.
-        MissingPackageError: Gymnasium, or the package of a preset, is not installed.
+        MissingPackageError: MuJoCo, Gymnasium, or the package of a preset, is not installed.
     """
     if env == "maze":
         return Maze(size)
+    if env == "arm":
+        return Arm(size)
     if env in PRESETS:
         return GymWorld(*PRESETS[env], size=size)
     if env.startswith(GYM) and env != GYM:
         return GymWorld(env.removeprefix(GYM), None, size=size)
-    raise ValueError(f"env={env!r} must be maze, {', '.join(PRESETS)}, or gym:ID with an ID of Gymnasium.")
+    raise ValueError(f"env={env!r} must be maze, arm, {', '.join(PRESETS)}, or gym:ID with an ID of Gymnasium.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,10 @@ def variants(device: torch.device, *, compile: bool) -> dict[str, Options]:
         "roll cache": Options(cache="roll", kernels=reference_only),
         "ring": Options(kernels=reference_only),
     }
+    if device.type == "cpu":
+        made["ring + oneDNN"] = Options(kernels=reference_only, onednn=True)
+        made["ring + bfloat16"] = Options(kernels=reference_only, dtype=torch.bfloat16)
+        made["ring + bfloat16 + oneDNN"] = Options(kernels=reference_only, onednn=True, dtype=torch.bfloat16)
     if device.type == "cuda":
         made["ring + kernels"] = Options()
         made["ring + kernels + packed"] = Options(packed=True)

@@ -19,7 +19,7 @@ from serve.bench.workload import Options, Workload, make
 from serve.engine import Engine
 from serve.graphs import capture_on
 from serve.pipeline import Lane
-from serve.tuning import choose_decode_precision, choose_threads
+from serve.tuning import choose_decode_precision, choose_products, choose_threads
 
 EARLY, LATE = 100, 14_400  # chunks; the later one is shown after 40 minutes
 
@@ -165,7 +165,7 @@ def measure_artifact(folder: str, *, chunks: int, size: int | None) -> dict[str,
     artifact = load_artifact(folder)
     engine = Engine(artifact, seed=0, capture=capture_on(artifact.dit.head.weight.device), size=size)
     threads = choose_threads(engine)
-    precision = choose_decode_precision(engine, "auto")
+    products, precision = choose_products(engine), choose_decode_precision(engine, "auto")
     loaded_ms = 1000 * (time.perf_counter() - begin)
     generator = np.random.default_rng(0)
     portrait = generator.integers(0, 256, (*engine.size, 3), dtype=np.uint8)
@@ -176,6 +176,7 @@ def measure_artifact(folder: str, *, chunks: int, size: int | None) -> dict[str,
         "case": f"{folder} {size or ''}".strip(),
         "size_px": list(engine.size),
         "threads": threads,
+        "products": products,
         "decode_precision": str(precision).removeprefix("torch."),
         "parameters": sum(p.numel() for p in artifact.dit.parameters()),
         "loaded_ms": loaded_ms,

@@ -30,6 +30,8 @@ class Options:
     cache: str | type[RingCache] = "ring"  # of POLICIES, or another package's
     kernels: Policy = by_device
     packed: bool = False  # queries, keys and values by one product
+    onednn: bool = False  # products of the blocks and of attention by oneDNN, on CPUs
+    dtype: torch.dtype | None = None  # of weights, cache and latents; None: the case's
     graph: bool = False
     compile: bool = False
     batch_size: int = 1  # streams that share every pass, which the engine's do not
@@ -41,9 +43,13 @@ class Workload:
     def __init__(self, case: Case, models: tuple[DiT, Autoencoder], options: Options) -> None:
         self.case, self.options, (dit, self.vae) = case, options, models
         weight, contract = dit.head.weight, case.contract()
+        if options.packed or options.onednn or options.dtype:
+            dit = copy.deepcopy(dit).to(options.dtype or weight.dtype)  # others time the same weights as they are
+            weight = dit.head.weight
         if options.packed:
-            dit = copy.deepcopy(dit)  # others time the same weights as they are
             dit.pack()
+        if options.onednn:
+            dit.order(contract.pattern.chunk_frames * case.patches, attention=True)
         cache = POLICIES[options.cache] if isinstance(options.cache, str) else options.cache
         batch_size = options.batch_size
         self.rollout = Rollout(dit, contract, batch_size=batch_size, cache=cache)

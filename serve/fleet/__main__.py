@@ -94,7 +94,7 @@ def main(cfg: DictConfig) -> None:
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     log_to_stdout(as_json=values.pop("log_json"))
     fleet = FleetOptions(**values.pop("fleet"))
-    api = ApiOptions(**{name: values.pop(name) for name in ApiOptions.__slots__})
+    api = ApiOptions.of(values)
     settings = ServerSettings.of(values)
     if api.store is None:
         raise ValueError("store=null must be a database: it is how gateway and workers know of sessions.")

@@ -15,6 +15,7 @@ from gwm.contract import Contract
 from serve.artifact import read_manifest
 from serve.fleet.options import FleetOptions
 from serve.live.characters import read_characters
+from serve.live.http.admission import place_of
 from serve.live.http.port import bound_sockets, listening
 from serve.live.room.tokens import Tokens
 from serve.runway_api.call import Desk
@@ -68,7 +69,7 @@ class Gateway:
             self.store,
             desk,
             url=self.options.public_url,
-            visitor=lambda request: request.remote or "",
+            visitor=lambda request: place_of(request.remote or ""),
             places=lambda: self.fleet.places * (self.fleet.max_workers or self.fleet.workers),
             changed=self._wake.set,
             backend=lambda session_id: None,  # it is at the session's worker

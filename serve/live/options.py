@@ -10,8 +10,9 @@ from serve.scheduler import POLICIES
 RECOGNISERS = ("moonshine", "whisper", "openai")
 LANGUAGE_MODELS = ("rules", "local", "openai")
 OVERLAP = ("auto", "on", "off")
+PRODUCTS = ("auto", "pytorch")
 PRECISIONS = ("auto", "float32", "bfloat16")
-VOICES = ("piper", "espeak", "openai")
+VOICES = ("piper", "kokoro", "espeak", "openai")
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 
@@ -78,6 +79,7 @@ class ServerOptions:
     requests_per_minute: int
     ice_servers: list[str]
     seed: int
+    products: str  # of matrices in the denoiser on a CPU: auto or pytorch
     decode_precision: str  # of a motion artifact on a CPU: auto, float32 or bfloat16
     overlap: str  # whether a chunk is decoded while the next is denoised: auto, on or off
     undo_chunks: int  # how far a client can rewind
@@ -92,6 +94,7 @@ class ServerOptions:
         one_of("llm", self.llm, LANGUAGE_MODELS)
         one_of("tts", self.tts, VOICES)
         one_of("overlap", self.overlap, OVERLAP)
+        one_of("products", self.products, PRODUCTS)
         one_of("decode_precision", self.decode_precision, PRECISIONS)
         if self.device is not None and not DEVICE.fullmatch(self.device):
             raise ValueError(f"device={self.device!r} must be null, cpu, mps, cuda, or cuda: and a number.")

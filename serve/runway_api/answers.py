@@ -183,6 +183,28 @@ class Room(Answer):
     room_name: str
 
 
+class Meeting(Answer):
+    id: str
+    status: Literal["PENDING", "JOINING", "RUNNING", "LEAVING", "ENDED", "FAILED"]
+    provider: str
+    meeting_url: str
+    bot_name: str
+    bot_id: str | None  # at the provider
+    session_id: str | None  # since the bot has opened its page; also the conversation's
+    created_at: Time
+    ended_at: Time | None
+    failure: str | None
+    failure_code: str | None
+
+
+class MeetingRoom(Answer):
+    """What the page of a meeting's bot is told."""
+
+    status: Literal["NOT_READY", "READY", "ENDED"]
+    room: Room | None = None  # when READY
+    failure: str | None = None
+
+
 class WidgetAvatar(Answer):
     """Whom a page's visitors may talk to."""
 

@@ -160,7 +160,9 @@ class Background:
         if speech["type"] == "audio":
             return await self._fetched_sound(speech["audio"])
         if self.desk.speak is None:
-            raise ValueError("Text needs a voice of this server. Send sound, or set tts=piper or tts=espeak.")
+            raise ValueError(
+                "Text needs a voice of this server. Send sound, or set tts=piper, tts=kokoro or tts=espeak."
+            )
         wish = role.voice
         if speech["voice"] is not None:
             wish = await self.store.run(lambda db: wish_for(db, speech["voice"]), writes=False)

@@ -22,6 +22,8 @@ class Desk:
     speak: Speak | None  # None: voices are elsewhere
     # From a session's id: token and name of the room that a program joins; None: it is not open here.
     backend_room: Callable[[str], dict[str, str] | None]
+    bots: frozenset[str] = frozenset()  # services that bring characters into meetings
+    max_meetings: int = 0  # open at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Call:
     bearer: str
     key: ApiKey | None  # None: the route needs none
     places: int  # of the server, at the time
+    visitor: str  # address of whoever asks, or its IPv6 network
+    origin: str | None  # of the page that asks
 
     @property
     def id(self) -> str:

@@ -22,6 +22,7 @@ from serve.runway_api.call import ApiError, Binary, Call, Desk, Speak, not_found
 from serve.runway_api.fetch import is_public
 from serve.runway_api.films import MakeFilm
 from serve.runway_api.guard import Guard, bearer, preflight, refusal
+from serve.runway_api.meeting_bots import Bots, MeetingOptions
 from serve.runway_api.openapi import openapi
 from serve.runway_api.rooms import Rooms
 from serve.runway_api.routes import ROUTES, Route
@@ -51,6 +52,13 @@ class ApiOptions:
     store: str | None  # URL of a database; None: there is no API
     public_url: str | None  # of this server, as clients see it; None: as they ask for it
     retention_days: int | None  # for conversations and films; None: until they are deleted
+    meetings: MeetingOptions | None = None  # None: characters join none
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "ApiOptions":
+        """values: of the file; what is read is taken out."""
+        meetings = MeetingOptions.of(values.pop("meetings"))
+        return cls(**{name: values.pop(name) for name in ("store", "public_url", "retention_days")}, meetings=meetings)
 
     def __post_init__(self) -> None:
         if self.retention_days is not None and self.retention_days < 1:
@@ -78,6 +86,7 @@ class RestApi:
         is open here, by its id."""
         self.store, self.desk, self.url, self.guard = store, desk, url, Guard(store)
         self.visitor, self.places, self.changed, self.backend = visitor, places, changed, backend
+        self._preparing = asyncio.Lock()
         self.app = web.Application(middlewares=[self._refuse])
         for route in routes:
             self.app.router.add_route(route.method, route.path, self._handler(route))
@@ -91,9 +100,19 @@ class RestApi:
             _check_ids(request)
             data = await read_body(request, route.max_bytes)
             ids = dict(request.match_info)
-            call = Call(self.desk, self._base_url(request), ids, bearer(request), key, self.places())
+            call = Call(
+                self.desk,
+                self._base_url(request),
+                ids,
+                bearer(request),
+                key,
+                self.places(),
+                self.visitor(request),
+                request.headers.get("Origin"),
+            )
             given = dict(request.query)
-            answer = await self.store.run(lambda db: _work(db, route, call, given, data), writes=route.writes)
+            made = await self._prepared(route, call, data)
+            answer = await self.store.run(lambda db: _work(db, route, call, given, data, *made), writes=route.writes)
             if route.writes:
                 self.changed()
             response = _response(answer)
@@ -102,6 +121,13 @@ class RestApi:
             return response
 
         return handle
+
+    async def _prepared(self, route: Route, call: Call, data: bytes) -> tuple[Any, ...]:
+        """What the route makes before it holds the store; one after the other, as each takes a core."""
+        if (prepare := route.prepare) is None:
+            return ()
+        async with self._preparing:
+            return (await asyncio.to_thread(lambda: prepare(call, _body(route, data))),)
 
     @web.middleware
     async def _refuse(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -146,10 +172,12 @@ class RestApi:
         return (self.url or f"{request.scheme}://{request.host}").rstrip("/")
 
 
-def _work(db: Db, route: Route, call: Call, given: dict[str, str], data: bytes) -> Any:
-    query = route.query.model_validate(given)
-    body = None if route.body is None else route.body.model_validate_json(data or b"{}")
-    return route.work(db, call, query, body)
+def _work(db: Db, route: Route, call: Call, given: dict[str, str], data: bytes, *made: Any) -> Any:
+    return route.work(db, call, route.query.model_validate(given), _body(route, data), *made)
+
+
+def _body(route: Route, data: bytes) -> BaseModel | None:
+    return None if route.body is None else route.body.model_validate_json(data or b"{}")
 
 
 def _check_ids(request: web.Request) -> None:
@@ -214,11 +242,15 @@ async def mounted(
     names = {key: character.name for key, character in api.characters.items()}
     tokens = Tokens(secret)
     rooms = Rooms(store, api, tokens, owner=new_id(), url=options.public_url if secret else None)
-    desk = Desk(rooms.owner, names, speak, rooms.backend_room)
+    meetings = options.meetings if secret is None else None  # a fleet's servers are not asked
+    services = meetings.services if meetings else {}
+    most = meetings.max_open if meetings else 0
+    desk = Desk(rooms.owner, names, speak, rooms.backend_room, frozenset(services), most)
+    bots = Bots(store, services, owner=rooms.owner)
     work = Background(store, api, desk, make_film=make_film, retention_days=options.retention_days, allows=allows)
 
     def changed() -> None:
-        for event in (rooms.wake, work.wake, work.wake_films):
+        for event in (rooms.wake, work.wake, work.wake_films, bots.wake):
             event.set()
 
     rest = RestApi(
@@ -234,7 +266,8 @@ async def mounted(
     api.app.add_subapp("/v1", rest.app)
     api.app.add_subapp("/rtc", Door(api.admission, tokens).app)
     api.app.router.add_get("/openapi.json", _document)
-    tasks = [asyncio.create_task(_kept_running(each)) for each in (rooms, work)]
+    parts = [rooms, work, bots] if services else [rooms, work]
+    tasks = [asyncio.create_task(_kept_running(each)) for each in parts]
     try:
         yield Mounted(store, rooms)
     finally:
@@ -245,7 +278,7 @@ async def mounted(
         store.close()
 
 
-async def _kept_running(work: Rooms | Background) -> None:
+async def _kept_running(work: Rooms | Background | Bots) -> None:
     """A store that does not answer for a moment must not end what everybody waits for."""
     while True:
         try:
@@ -256,7 +289,7 @@ async def _kept_running(work: Rooms | Background) -> None:
 
 
 async def _document(request: web.Request) -> web.Response:
-    return web.json_response(openapi())
+    return web.json_response(await asyncio.to_thread(openapi))  # the first time it takes as long as a chunk of sound
 
 
 async def print_first_key(store: Store) -> None:

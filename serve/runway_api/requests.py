@@ -222,6 +222,28 @@ class SessionRequest(Shape):
     livekit: LiveKitRoom | None = None
 
 
+class MeetingRequest(Shape):
+    """Of a bot that joins a meeting, and of the session that it shows there."""
+
+    provider: Literal["recall", "attendee"]
+    meeting_url: str = Field(pattern=r"^https://\S+$", max_length=URL_CHARS)
+    bot_name: str = Field(default="Character", min_length=1, max_length=100)
+    avatar: AvatarChoice
+    max_duration: int = Field(default=1800, ge=10, le=1800)
+    personality: str | None = Field(default=None, min_length=1, max_length=10_000)
+    start_script: str | None = Field(default=None, min_length=1, max_length=2_000)
+    tools: list[AnyTool] = Field(default_factory=list, max_length=MAX_TOOLS)
+
+    def session(self) -> SessionRequest:
+        """What its session is asked for with; `tools` that are not named stay unnamed: the avatar's hold."""
+        given = {name: getattr(self, name) for name in self.model_fields_set & SessionRequest.model_fields.keys()}
+        return SessionRequest(**{"model": MODEL, "max_duration": self.max_duration} | given)
+
+
+class JoinRequest(Shape):
+    fresh: bool  # the page was just loaded: it has a session of its own, and the one before is over
+
+
 class SpeechText(Shape):
     type: Literal["text"]
     text: str = Field(min_length=1, max_length=5_000)

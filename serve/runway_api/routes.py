@@ -11,6 +11,7 @@ from serve.runway_api import (
     avatars,
     conversations,
     documents,
+    meetings,
     organization,
     requests,
     sessions,
@@ -38,6 +39,8 @@ class Route:
     query: type[BaseModel] = NoQuery
     access: Access = "secret"
     max_bytes: int = SMALL_BYTES
+    # What takes long and is made first, of call and body: `work` is given it too, and the store is free meanwhile.
+    prepare: Callable[..., Any] | None = None
 
     @property
     def writes(self) -> bool:
@@ -62,7 +65,14 @@ ROUTES = (
     Route("DELETE", "/documents/{id}", documents.remove),
     Route("POST", "/voices", voices.create, answers.Created, requests.VoiceRequest, max_bytes=MEDIA_BYTES),
     Route("GET", "/voices", voices.list_all, LISTED, query=PageQuery),
-    Route("POST", "/voices/preview", voices.try_out, answers.VoicePreview, requests.VoicePreviewRequest),
+    Route(
+        "POST",
+        "/voices/preview",
+        voices.try_out,
+        answers.VoicePreview,
+        requests.VoicePreviewRequest,
+        prepare=voices.spoken,
+    ),
     Route("GET", "/voices/{id}", voices.read, VOICE),
     Route("PATCH", "/voices/{id}", voices.change, VOICE, requests.VoiceChange),
     Route("DELETE", "/voices/{id}", voices.remove),
@@ -71,6 +81,11 @@ ROUTES = (
     Route("DELETE", "/realtime_sessions/{id}", sessions.cancel, access="page"),
     Route("POST", "/realtime_sessions/{id}/consume", sessions.consume, answers.Room, access="session"),
     Route("POST", "/realtime_sessions/{id}/connect_backend", sessions.connect_backend, answers.Room),
+    Route("POST", "/meetings", meetings.create, answers.Created, requests.MeetingRequest),
+    Route("GET", "/meetings", meetings.list_all, LISTED, query=PageQuery),
+    Route("GET", "/meetings/{id}", meetings.read, answers.Meeting),
+    Route("DELETE", "/meetings/{id}", meetings.leave),
+    Route("POST", "/meetings/{id}/join", meetings.join, answers.MeetingRoom, requests.JoinRequest, access="session"),
     Route("GET", "/widget/{avatar}", widget.read, answers.WidgetAvatar, access="page"),
     Route("GET", "/avatar_conversations", conversations.list_all, LISTED, query=requests.ConversationQuery),
     Route("GET", "/avatar_conversations/{id}", conversations.read, CONVERSATION),

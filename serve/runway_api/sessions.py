@@ -13,8 +13,9 @@ from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.presets import character_of
 from serve.runway_api.requests import AvatarChoice, NoQuery, PresetAvatar, SessionRequest
 from serve.runway_api.session_queue import max_waiting
+from serve.store.keys import digest
 from serve.store.owners import LIVE
-from serve.store.tables import Session, now_ms
+from serve.store.tables import ApiKey, Session, now_ms
 
 AnySession = (
     answers.WaitingSession
@@ -31,7 +32,7 @@ def create(db: Db, call: Call, query: NoQuery, body: SessionRequest) -> Created:
     if _count(db, Session.status == "NOT_READY") >= (limit := max_waiting(call.places)):
         raise ApiError(429, f"{limit} sessions wait for a place.", retry_after_s=30)
     session = Session(
-        **_avatar(db, call, body.avatar),
+        **check_avatar(db, call, body.avatar),
         status="NOT_READY",
         owner=call.desk.owner,
         key_id=call.key.id if call.key else None,
@@ -40,6 +41,8 @@ def create(db: Db, call: Call, query: NoQuery, body: SessionRequest) -> Created:
         tools=_tools(db, body),
         integration=body.integration.type if body.integration else "livekit" if body.livekit else None,
         max_s=max_s,
+        visitor=visitor_of(call),
+        origin=call.origin if call.key and call.key.origins else None,
     )
     db.add(session)
     db.flush()
@@ -81,6 +84,11 @@ def consume(db: Db, call: Call, query: NoQuery, body: None) -> answers.Room:
     right = session.session_key is not None and secrets.compare_digest(session.session_key, call.bearer)
     if not right or session.status != "READY" or (session.expires_ms or 0) < now_ms():
         raise ApiError(401, "The session key is wrong, was used before, or has expired. Create a new session.")
+    return take_room(call, session)
+
+
+def take_room(call: Call, session: Session) -> answers.Room:
+    """What opens a session that is READY; nobody has it after this."""
     room = answers.Room(**{"url": call.base_url} | session.room)
     session.session_key, session.room = None, {}
     return room
@@ -111,6 +119,7 @@ def found(db: Db, call: Call) -> Session:
 def end(session: Session, *, status: str, failure: str | None = None, failure_code: str | None = None) -> None:
     session.status, session.failure, session.failure_code = status, failure, failure_code
     session.session_key, session.room, session.ended_ms = None, {}, now_ms()
+    session.visitor = None
 
 
 def duration_s(session: Session) -> int | None:
@@ -134,7 +143,12 @@ def _tools(db: Db, body: SessionRequest) -> list[dict[str, Any]]:
     return found_avatar(db, body.avatar.avatar_id).tools
 
 
-def _avatar(db: Db, call: Call, wish: AvatarChoice) -> dict[str, str]:
+def check_avatar(db: Db, call: Call, wish: AvatarChoice) -> dict[str, str]:
+    """Whom a session is with, as it is stored.
+
+    Raises:
+        ApiError: there is no such avatar.
+    """
     if isinstance(wish, PresetAvatar):
         preset = wish.preset_id
         key = character_of(preset, list(call.desk.characters))
@@ -155,8 +169,35 @@ def _check_key(db: Db, call: Call, body: SessionRequest, max_s: int) -> None:
     if key.max_session_s is not None and max_s > key.max_session_s:
         raise ApiError(403, f"maxDuration must be at most {key.max_session_s} with this key.")
     live = Session.status.in_(LIVE) & (Session.key_id == key.id)
+    _check_visitor(db, call, key, live)
     if key.max_sessions is not None and _count(db, live) >= key.max_sessions:
         raise ApiError(429, f"This key has {key.max_sessions} sessions already. End one first.", retry_after_s=10)
+
+
+def visitor_of(call: Call) -> str | None:
+    """Whom the limit of one visitor counts, without an address in the store; None: it is no page that asks."""
+    if call.key is None or not call.key.origins:
+        return None
+    return digest(f"{call.key.id} {call.visitor}")
+
+
+def _check_visitor(db: Db, call: Call, key: ApiKey, live) -> None:
+    """What one visitor, and one page, may take of the sessions of a key. A page that is loaded again has its session
+    that nobody has joined yet replaced."""
+    visitor = visitor_of(call)
+    if visitor is not None and key.sessions_per_visitor is not None:
+        mine = list(db.scalars(select(Session).where(live, Session.visitor == visitor).order_by(Session.created_ms)))
+        unused = [session for session in mine if session.status != "RUNNING"]
+        for session in unused[: max(0, len(mine) - key.sessions_per_visitor + 1)]:
+            end(session, status="CANCELLED")
+        db.flush()
+        if len(mine) - len(unused) >= key.sessions_per_visitor:
+            message = f"You have {key.sessions_per_visitor} sessions on this page already. End one first."
+            raise ApiError(429, message, retry_after_s=10)
+    if key.origins and key.sessions_per_origin is not None:
+        if _count(db, live & (Session.origin == call.origin)) >= key.sessions_per_origin:
+            message = f"This page has {key.sessions_per_origin} sessions already. Try again when one has ended."
+            raise ApiError(429, message, retry_after_s=10)
 
 
 def _count(db: Db, which) -> int:

@@ -60,11 +60,15 @@ def list_all(db: Db, call: Call, query: PageQuery, body: None) -> Listed:
     return Listed(data=data, has_more=page.next_cursor is not None, next_cursor=page.next_cursor)
 
 
-def try_out(db: Db, call: Call, query: NoQuery, body: VoicePreviewRequest) -> answers.VoicePreview:
+def spoken(call: Call, body: VoicePreviewRequest) -> "Preview":
+    """What `try_out` stores: seconds of work, during which others must be able to write."""
     if call.desk.speak is None:
-        raise ApiError(503, "Voices of an endpoint have no preview here. Set tts=piper or tts=espeak.")
+        raise ApiError(503, "Voices of an endpoint have no preview here. Set tts=piper, tts=kokoro or tts=espeak.")
     chosen = VOICE_PRESETS[body.voice.preset_id] if body.voice else designed(body.prompt or "")
-    sound = preview(call.desk.speak, chosen.wish)
+    return preview(call.desk.speak, chosen.wish)
+
+
+def try_out(db: Db, call: Call, query: NoQuery, body: VoicePreviewRequest, sound: "Preview") -> answers.VoicePreview:
     file = File(content_type="audio/mpeg", data=sound.mp3, public=True, expires_ms=now_ms() + PREVIEW_MS)
     db.add(file)
     db.flush()
@@ -121,7 +125,8 @@ class Preview:
 def _voice(semitones: float, speed: float, *, british: bool, female: bool) -> VoicePreset:
     accent, kind = "en-gb-x-rp" if british else "en-us", "f2" if female else "m3"
     name = ("fable" if british else "nova") if female else "onyx" if semitones < -1 else "echo"
-    return VoicePreset(semitones, speed, f"{accent}+{kind}", name)
+    kokoro = ("bf_emma" if british else "af_heart") if female else "bm_george" if british else "am_michael"
+    return VoicePreset(semitones, speed, kokoro, f"{accent}+{kind}", name)
 
 
 def designed(prompt: str) -> VoicePreset:

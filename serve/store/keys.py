@@ -14,6 +14,7 @@ SECRET, PUBLISHABLE = "key_", "pub_"
 PREFIX_CHARS = 12
 BYTES = 64
 PUBLISHABLE_SESSIONS, PUBLISHABLE_SESSION_S, PUBLISHABLE_REQUESTS = 2, 300, 60
+VISITOR_SESSIONS = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +29,16 @@ class Limits:
     max_sessions: int | None = None
     max_session_s: int | None = None
     requests_per_minute: int | None = None
+    sessions_per_visitor: int | None = None
+    sessions_per_origin: int | None = None
 
     def __post_init__(self) -> None:
         for origin in self.origins:
             parts = urlsplit(origin)
             if origin != f"{parts.scheme}://{parts.netloc}" or parts.scheme not in ("http", "https"):
                 raise ValueError(f"origins has {origin!r}, must have such as https://example.org, without a path.")
-        for name in ("max_sessions", "max_session_s", "requests_per_minute"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
+        for name, value in asdict(self).items():
+            if name != "origins" and value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1. Use null for no limit.")
 
 
@@ -47,6 +49,7 @@ def publishable(origins: list[str]) -> Limits:
         max_sessions=PUBLISHABLE_SESSIONS,
         max_session_s=PUBLISHABLE_SESSION_S,
         requests_per_minute=PUBLISHABLE_REQUESTS,
+        sessions_per_visitor=VISITOR_SESSIONS,
     )
 
 

@@ -7,13 +7,18 @@ from typing import TypeVar
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session as Db
 
-from serve.store.tables import Avatar, File, Session, Task, Upload, Voice, Work, now_ms
+from serve.store.tables import Avatar, File, Meeting, Session, Task, Upload, Voice, Work, now_ms
 
 SILENT_MS = 30_000
 LIVE = ("NOT_READY", "READY", "RUNNING")  # sessions that somebody waits for or talks in
-UNFINISHED = {Avatar: ("PROCESSING",), Voice: ("PROCESSING",), Task: ("PENDING", "RUNNING")}
+UNFINISHED = {
+    Avatar: ("PROCESSING",),
+    Voice: ("PROCESSING",),
+    Task: ("PENDING", "RUNNING"),
+    Meeting: ("PENDING", "JOINING", "RUNNING", "LEAVING"),
+}
 LOST = "The server that held this session has stopped."
-AnyWork = TypeVar("AnyWork", Avatar, Voice, Task)
+AnyWork = TypeVar("AnyWork", Avatar, Voice, Task, Meeting)
 
 
 def claim(db: Db, table: type[AnyWork], owner: str) -> AnyWork | None:
@@ -38,14 +43,14 @@ def give_up_lost_sessions(db: Db) -> int:
     """Sessions of silent servers end; how many there were."""
     lost = update(Session).where(Session.status.in_(LIVE), Session.alive_ms < now_ms() - SILENT_MS)
     ended = lost.values(status="FAILED", failure=LOST, failure_code="SERVER.STOPPED", ended_ms=now_ms())
-    return db.execute(ended.values(session_key=None, room={})).rowcount  # pyright: ignore[reportAttributeAccessIssue]
+    return db.execute(ended.values(session_key=None, room={}, visitor=None)).rowcount  # pyright: ignore[reportAttributeAccessIssue]
 
 
 DAY_MS = 24 * 3600 * 1000
 
 
 def delete_old(db: Db, *, retention_days: int | None) -> None:
-    """Files and uploads past their time, and conversations and films that ended more than `retention_days` ago.
+    """Files and uploads past their time; conversations, meetings and films that ended more than `retention_days` ago.
 
     retention_days: None keeps conversations and films until somebody deletes them.
     """
@@ -53,6 +58,7 @@ def delete_old(db: Db, *, retention_days: int | None) -> None:
     if retention_days is not None:
         before = now - retention_days * DAY_MS
         db.execute(delete(Session).where(Session.created_ms < before, Session.status.not_in(LIVE)))
+        db.execute(delete(Meeting).where(Meeting.ended_ms < before))
         done = (Task.created_ms < before) & Task.status.not_in(UNFINISHED[Task])
         outputs = list(db.scalars(select(Task.output_id).where(done)))
         db.execute(delete(Task).where(done))

@@ -49,6 +49,8 @@ class ApiKey(Named):
     max_sessions: Mapped[int | None]  # at once; None: as many as there is room for
     max_session_s: Mapped[int | None]
     requests_per_minute: Mapped[int | None]  # of one visitor
+    sessions_per_visitor: Mapped[int | None]  # at once, of one address
+    sessions_per_origin: Mapped[int | None]  # at once, of one page that may use the key
     revoked_ms: Mapped[int | None] = mapped_column(BigInteger)
 
 
@@ -146,6 +148,8 @@ class Session(Work):
     failure_code: Mapped[str | None] = mapped_column(String(64))
     started_ms: Mapped[int | None] = mapped_column(BigInteger)
     ended_ms: Mapped[int | None] = mapped_column(BigInteger)
+    visitor: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of key and address, until the end; of pages alone
+    origin: Mapped[str | None] = mapped_column(String(255))  # of the page that asked for it
 
 
 class Entry(Table):
@@ -171,6 +175,24 @@ class Task(Work):
     progress: Mapped[float] = mapped_column(default=0.0)
     output_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     failure_code: Mapped[str | None] = mapped_column(String(64))
+
+
+class Meeting(Work):
+    """A bot that a service sends into a meeting, where it shows our page: the character is its camera and its voice."""
+
+    __tablename__ = "meetings"
+    provider: Mapped[str] = mapped_column(String(16))
+    url: Mapped[str] = mapped_column(Text)  # of the meeting
+    bot_name: Mapped[str] = mapped_column(String(100))
+    request: Mapped[dict[str, Any]]  # for its session
+    base_url: Mapped[str] = mapped_column(Text)  # of this server, as the bot's browser sees it
+    token_sha256: Mapped[str | None] = mapped_column(String(64))  # what opens the page; None: nobody has it
+    bot_id: Mapped[str | None] = mapped_column(String(100))
+    session_id: Mapped[str | None] = mapped_column(ForeignKey("sessions.id", ondelete="SET NULL"), index=True)
+    joins: Mapped[int] = mapped_column(default=0)  # how often the page was loaded
+    open_until_ms: Mapped[int] = mapped_column(BigInteger)  # for the page
+    failure_code: Mapped[str | None] = mapped_column(String(64))
+    ended_ms: Mapped[int | None] = mapped_column(BigInteger)
 
 
 Index("sessions_by_status_and_owner", Session.status, Session.owner)

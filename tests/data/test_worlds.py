@@ -9,10 +9,11 @@ import pytest
 
 from data.shards import decode_sample, read_samples
 from data.worlds import episodes
-from data.worlds.__main__ import declaration, record_world
+from data.worlds.__main__ import record_world
 from data.worlds.episodes import EpisodePlan, make_episode
 from data.worlds.maze import NAMES, ROOMS, Maze, layout
 from data.worlds.policies import Policy, coverage
+from data.worlds.recorded import declaration
 from data.worlds.world import World, actions_of, make_world, meanings_of
 from gwm.condition.spec import Control, specs_of
 
@@ -113,7 +114,7 @@ def test_the_manifest_declares_the_actions(tmp_path: Path):
 
 def test_numbers_of_a_box_stay_within_its_bounds():
     """A model has seen nothing beyond, so that a caller who asks for more is refused."""
-    (spec,) = specs_of({"action": declaration(cast(World, Shown()))})
+    (spec,) = specs_of({"action": declaration(Shown.names, Shown.kinds)})
     assert spec.controls(4) == (Control("x", -1.0, 1.0),)
 
 
@@ -155,6 +156,15 @@ def test_turning_right_moves_the_picture_to_the_left():
     for _ in range(500):
         world.step(np.array([1.0, 0, 0, 0]))
     assert world.grid[tuple(world.place.astype(int))] == 0
+
+
+def test_nobody_turns_to_both_sides_at_once():
+    """A guide that comes after keys drawn at random does not hold left and right, which would turn nothing."""
+    world, rng = Maze(8), np.random.default_rng(0)
+    for seed in range(60):
+        world.reset(seed=seed)
+        pressed = world.guide(rng, np.array([0, 0, 1, 1], np.float32))
+        assert not (pressed[2] and pressed[3])
 
 
 def test_every_room_of_a_maze_can_be_reached():

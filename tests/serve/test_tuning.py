@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from serve.tuning import choose_decode_precision, fastest
+from serve.tuning import choose_decode_precision, choose_products, fastest
 from tests.gwm.autoencoders.kit import tiny_motion
+from tests.tiny import contract, tiny_dit
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +72,33 @@ def test_the_decoder_computes_in_what_is_faster_here_or_was_wished(wish, ms, cho
 def test_other_autoencoders_keep_their_precision():
     vae = SimpleNamespace(dtype=torch.float32, bf16=False)
     assert choose_decode_precision(engine_with(vae, {}, [0.0]), "bfloat16") == torch.float32
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "ms, chosen, ordered, attention",
+    [
+        ((60, 40, 30), "onednn, attention too", True, True),
+        ((60, 40, 41), "onednn", True, False),
+        ((60, 59, 58), "pytorch", False, False),  # not worth a bit
+        ((60, 90, 90), "pytorch", False, False),
+    ],
+)
+def test_products_are_by_what_is_faster_here(ms: tuple[int, ...], chosen: str, ordered: bool, attention: bool):
+    dit, clock = tiny_dit(), [0.0]
+
+    def way() -> tuple[bool, bool]:
+        block: Any = dit.blocks[0]
+        return "forward" in vars(block.attention.q), block.attention.by_products
+
+    def denoise(_: object) -> None:
+        clock[0] += ms[sum(way())] if clock[0] else 1000  # what is first warms up
+
+    rollout = SimpleNamespace(model=dit, cache=SimpleNamespace(patches=6))
+    engine: Any = SimpleNamespace(
+        device=torch.device("cpu"), ranks=None, size=(64, 64), rollout=rollout, contract=contract(), denoise=denoise,
+        lookahead_samples=0, chunk_samples=1, push_silence=lambda _: None, start=lambda _: None, take=lambda: None,
+    )  # fmt: skip
+    assert choose_products(engine, now=lambda: clock[0]) == chosen and way() == (ordered, attention)
+    engine.rollout = SimpleNamespace(model=object())  # compiled, or another device's
+    assert choose_products(engine) == "pytorch"

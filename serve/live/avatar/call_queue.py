@@ -1,6 +1,7 @@
 """Calls of all sessions to one engine process: each session's in its order, and between sessions the most urgent."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from typing import Any
 
 from serve.live.avatar.changes import ChangeRefusedError
 from serve.scheduler import Policy, Scheduler, least_slack
+
+log = logging.getLogger(__name__)
 
 CHANGE = "change"  # the method of `Engines`
 CHANGE_SHARE = 0.1  # of the engine's time that changes of one session may take before they wait for idle moments
@@ -124,14 +127,17 @@ class CallQueue:
         if self._sending is not None or (chosen := self.scheduler.choose()) is None:
             return
         call = self._lines[chosen.name].calls.popleft()
+        self.scheduler.served(chosen.name)  # now: whatever happens to the call, it is not chosen again
         self._sending = asyncio.create_task(self._answer(chosen.name, call))
         self._sending.add_done_callback(self._sent)
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending = None
-        if not task.cancelled():
-            task.result()  # a mistake of this class is no secret
-            self._send_next()
+        if task.cancelled():
+            return
+        if error := task.exception():  # a mistake of this class is no secret, and no reason to keep all others waiting
+            log.error("what a call took could not be counted", exc_info=error)
+        self._send_next()
 
     async def _answer(self, session: str, call: _Call) -> None:
         begin, made = _now(), False
@@ -154,16 +160,22 @@ class CallQueue:
         line = self._lines.get(session)
         if line is None:  # closed meanwhile
             return
+        try:
+            self._count(session, line, call, took_s)
+        finally:
+            self._offer(session)
+
+    def _count(self, session: str, line: _Line, call: _Call, took_s: float | None) -> None:
         if took_s is not None and call.due_s is not None:
             self.scheduler.done(session, took_s=took_s)
             self.cost_s += 0.05 * (took_s - self.cost_s)
             share = SLOW * self.cost_s / self.period_s
-            line.chunks_due_s = max(_now() - took_s, line.chunks_due_s) + took_s / share
+            over_s = took_s / share if share else 0.0  # nothing has taken any time yet
+            line.chunks_due_s = max(_now() - took_s, line.chunks_due_s) + over_s
         else:
             self.scheduler.served(session)
         if took_s is not None and call.name == CHANGE:
             line.changes_due_s = max(_now() - took_s, line.changes_due_s) + took_s / CHANGE_SHARE
-        self._offer(session)
 
 
 def _now() -> float:

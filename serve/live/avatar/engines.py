@@ -22,7 +22,7 @@ from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
 from serve.live.avatar.voice_buffers import Ahead, Sound
 from serve.memory import slots_that_fit
 from serve.pipeline import Frames, Lanes
-from serve.tuning import choose_decode_precision, choose_threads
+from serve.tuning import choose_decode_precision, choose_products, choose_threads
 
 TEXT_TOKENS = 512  # of every prompt, as in Wan
 WARMUP_STEPS, TIMED_STEPS = 4, 8
@@ -41,6 +41,7 @@ class EngineOptions:
     overlap: str = "off"
     slots: int = 1  # engines that are made before sessions come
     decode_precision: str = "float32"
+    products: str = "pytorch"
 
 
 class Engines:
@@ -143,8 +144,10 @@ class Engines:
         """Threads and precision, by what this engine needs."""
         if self.options.num_threads is None:
             choose_threads(engine)
+        products = choose_products(engine) if self.options.products == "auto" else "pytorch"
         precision = choose_decode_precision(engine, self.options.decode_precision)
-        self.computes = f"{torch.get_num_threads()} threads, decoder in {precision}".replace("torch.", "")
+        threads = f"{torch.get_num_threads()} threads, products by {products}"
+        self.computes = f"{threads}, decoder in {precision}".replace("torch.", "")
 
     def _made(self) -> Engine:
         options = self.options

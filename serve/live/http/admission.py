@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address, ip_network
 from typing import TypeVar
 
 from serve.live.gauges import Gauges
@@ -19,6 +20,15 @@ WAITING_PER_VISITOR = 2  # places without a connection; a page that is loaded ag
 EVICTED_AFTER_S = 5.0  # a client connects within a second or two of its request
 RESTARTS = "The server restarts."
 VISITORS = 1_000  # addresses whose rate is remembered
+
+
+def place_of(address: str) -> str:
+    """What one visitor cannot change at will: an address, or of IPv6 the network that a household is given."""
+    try:
+        found = ip_address(address)
+    except ValueError:  # a proxy may write a name there
+        return address
+    return str(ip_network((found, 64), strict=False)) if found.version == 6 else address
 
 
 class Rate:

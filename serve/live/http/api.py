@@ -15,7 +15,7 @@ from gwm.media.framing import Framing
 from serve.live.avatar.changes import SessionControls
 from serve.live.characters import Character, to_png
 from serve.live.gauges import Gauges
-from serve.live.http.admission import Admission, Rate
+from serve.live.http.admission import Admission, Rate, place_of
 from serve.live.http.bodies import BODY_S, TooLargeError, read_body, read_json
 from serve.live.http.page_session import PageSession
 from serve.live.http.refusals import FullError, NotHereError, WrongKeyError
@@ -26,7 +26,7 @@ from serve.live.http.uploads import UPLOAD_BYTES, Uploads
 log = logging.getLogger(__name__)
 
 WEB = Path(__file__).parent / "web"
-PAGES = {"/": "index.html", "/studio": "studio/index.html"} | {
+PAGES = {"/": "index.html", "/studio": "studio/index.html", "/meet": "meet/index.html"} | {
     f"/{path.relative_to(WEB).as_posix()}": path.relative_to(WEB).as_posix()
     for path in sorted(WEB.rglob("*"))
     if path.suffix in (".js", ".css", ".svg")
@@ -194,12 +194,12 @@ class Api:
         return web.Response(body=generate_latest(self.gauges.registry), content_type="text/plain", charset="utf-8")
 
     def visitor(self, request: web.Request) -> str:
-        """The address of whoever asks; behind trusted proxies the last one that they were asked by."""
+        """The address (IPv6: network) of whoever asks; behind trusted proxies the last one that they were asked by."""
         address = request.remote or ""
         forwarded = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",") if part.strip()]
         while forwarded and self._trusted(address):
             address = forwarded.pop()
-        return address
+        return place_of(address)
 
     def _trusted(self, address: str) -> bool:
         try:

@@ -149,6 +149,7 @@ def session_maker(
         size=options.size,
         overlap=options.overlap,
         decode_precision=options.decode_precision,
+        products=options.products,
     )
     return SessionMaker(
         engines=EnginePool(

@@ -14,6 +14,7 @@ from serve.live.speech.endpoint_llm import EndpointLLM
 from serve.live.speech.endpoint_speech import EndpointSTT, EndpointTTS
 from serve.live.speech.endpoints import Caller, Endpoint, LocalLLM
 from serve.live.speech.espeak_voice import Espeak
+from serve.live.speech.kokoro_voice import DEFAULT, Kokoro
 from serve.live.speech.recogniser import Moonshine, Recogniser, Whisper
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
 from serve.live.speech.voices import EspeakVoice, PiperVoice, Tuning, Voice, voice_among, voice_for
@@ -54,6 +55,7 @@ class Profile:
         self.recogniser: Recogniser | None = self.pool.load(RECOGNISERS[stt]) if stt != "openai" else None
         self.library = library = None if tts == "openai" else Espeak()
         self.piper = self.pool.load(lambda: PiperVoice(library)) if library and tts == "piper" else None
+        self.kokoro = self.pool.load(lambda: Kokoro(library)) if library and tts == "kokoro" else None
         if self.library:
             for wish in wishes:
                 self.voice(wish)
@@ -75,6 +77,9 @@ class Profile:
         """
         if self.piper:
             return self.piper.tuned(wish) if isinstance(wish, Tuning) else self.piper
+        if self.kokoro:
+            tuning = wish if isinstance(wish, Tuning) else Tuning(name=wish)
+            return self.kokoro.voice(tuning.name or DEFAULT, tuning)
         assert self.library is not None, "the voices are an endpoint's"
         return EspeakVoice(self.library, name=str(wish or "en-us"))
 

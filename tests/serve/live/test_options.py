@@ -33,7 +33,7 @@ def test_the_shipped_values_are_allowed():
     [
         ("stt", "ears", "stt='ears' must be one of moonshine, whisper, openai"),
         ("llm", "gpt", "llm='gpt' must be one of rules, local, openai"),
-        ("tts", "mouth", "tts='mouth' must be one of piper, espeak, openai"),
+        ("tts", "mouth", "tts='mouth' must be one of piper, kokoro, espeak, openai"),
         ("device", "gpu", "device='gpu' must be null, cpu, mps, cuda"),
         ("engines", [], r"engines=\[\] must be null, or devices such as cpu, cuda:0"),
         ("engines", ["cuda:0", "gpu"], "must be null, or devices such as cpu, cuda:0"),

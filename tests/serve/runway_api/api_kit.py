@@ -15,7 +15,9 @@ from aiohttp.test_utils import TestClient
 from PIL import Image
 
 from serve.live.http.api import Api
+from serve.runway_api.call import Speak
 from serve.runway_api.films import Film
+from serve.runway_api.meeting_bots import MeetingOptions
 from serve.runway_api.mount import ApiOptions, mounted
 from serve.store.database import Store
 from serve.store.keys import Limits, add_key
@@ -89,22 +91,32 @@ def served(
     capacity: int = 2,
     timeouts=TIMEOUTS,
     allows: Callable[[str], bool] = lambda address: False,
+    speak: Speak = hum,
 ) -> None:
     async def run() -> None:
-        async with running(folder, capacity=capacity, timeouts=timeouts, allows=allows) as one:
+        async with running(folder, capacity=capacity, timeouts=timeouts, allows=allows, speak=speak) as one:
             await script(one)
 
     asyncio.run(run())
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, *, capacity: int = 2, timeouts=TIMEOUTS, **more) -> AsyncIterator[Served]:
+async def running(
+    folder: Path,
+    *,
+    capacity: int = 2,
+    timeouts=TIMEOUTS,
+    speak: Speak = hum,
+    meetings: MeetingOptions | None = None,
+    **more,
+) -> AsyncIterator[Served]:
     stores: list[Store] = []
-    options = ApiOptions(store=f"sqlite:///{folder}/gwm.sqlite", public_url=None, retention_days=None)
+    url = f"sqlite:///{folder}/gwm.sqlite"
+    options = ApiOptions(store=url, public_url=None, retention_days=None, meetings=meetings)
 
     @contextlib.asynccontextmanager
     async def mount(api: Api) -> AsyncIterator[None]:
-        async with mounted(api, hum, options=options, make_film=film, prints_first_key=False, **more) as made:
+        async with mounted(api, speak, options=options, make_film=film, prints_first_key=False, **more) as made:
             assert made is not None
             stores.append(made.store)
             yield

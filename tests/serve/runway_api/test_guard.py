@@ -108,6 +108,43 @@ def test_a_key_has_as_many_sessions_at_once_and_requests_a_minute_as_it_allows(t
     served(script, tmp_path)
 
 
+def test_one_visitor_of_a_page_does_not_take_all_sessions_of_its_key(tmp_path: Path):
+    """One who runs away with a session that nobody joined, as by loading the page again, is given another."""
+
+    async def script(one: Served) -> None:
+        key, path = page_key(one, max_sessions=3, sessions_per_visitor=1), "/realtime_sessions"
+        mine = {"Origin": HOME, "X_Forwarded_For": "192.0.2.7"}
+        first = await one.ask("POST", path, REQUEST, key=key, **mine)
+        again = await one.ask("POST", path, REQUEST, key=key, **mine)
+        assert (await one.until(f"{path}/{first['id']}", "CANCELLED"))["status"] == "CANCELLED"
+        one.store.do(lambda db: setattr(db.get_one(Session, again["id"]), "status", "RUNNING"))
+        refused = await one.ask("POST", path, REQUEST, key=key, status=429, **mine)
+        assert "You have 1 sessions on this page" in refused["error"]
+        await one.ask("POST", path, REQUEST, key=key, Origin=HOME, X_Forwarded_For="192.0.2.8")
+        network = {"Origin": HOME, "X_Forwarded_For": "2001:db8::1"}
+        inside = await one.ask("POST", path, REQUEST, key=key, **network)
+        network["X_Forwarded_For"] = "2001:db8::ffff"  # whoever has one IPv6 address has billions
+        await one.ask("POST", path, REQUEST, key=key, **network)
+        assert (await one.until(f"{path}/{inside['id']}", "CANCELLED"))["status"] == "CANCELLED"
+        await one.ask("DELETE", f"{path}/{again['id']}", status=204)
+        row = one.store.do(lambda db: db.get_one(Session, again["id"]))
+        assert row.visitor is None  # nothing of an address stays
+
+    served(script, tmp_path)
+
+
+def test_one_page_does_not_take_the_sessions_of_the_others_of_its_key(tmp_path: Path):
+    async def script(one: Served) -> None:
+        limits = Limits(origins=[HOME, OTHER], sessions_per_origin=1)
+        key, path = one.store.do(lambda db: add_key(db, "two", limits)), "/realtime_sessions"
+        await one.ask("POST", path, REQUEST, key=key, Origin=HOME)
+        refused = await one.ask("POST", path, REQUEST, key=key, status=429, Origin=HOME)
+        assert "This page has 1 sessions" in refused["error"]
+        await one.ask("POST", path, REQUEST, key=key, Origin=OTHER)
+
+    served(script, tmp_path)
+
+
 def test_a_session_key_opens_its_session_once(tmp_path: Path):
     async def script(one: Served) -> None:
         first, second = await ready(one), await ready(one)

@@ -1,13 +1,16 @@
 """Voices that are described or shown, with a preview to listen to."""
 
+import asyncio
 import io
+import threading
 import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.serve.runway_api.api_kit import RATE, Served, inline, served
+from tests.serve.runway_api.api_kit import RATE, Served, hum, inline, served
 
 TEXT = {"type": "text", "prompt": "A deep and slow old man.", "model": "eleven_ttv_v3"}
 
@@ -92,3 +95,25 @@ def test_a_preset_voice_is_heard_before_it_is_chosen(tmp_path: Path):
         await one.ask("POST", "/voices/preview", both, status=400)
 
     served(script, tmp_path)
+
+
+def test_the_store_is_free_while_a_preview_is_spoken(tmp_path: Path):
+    """Others can write meanwhile."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(voice: dict[str, Any], text: str) -> tuple[np.ndarray, int]:
+        begun.set()
+        assert go_on.wait(30)
+        return hum(voice, text)
+
+    async def script(one: Served) -> None:
+        body = {"prompt": TEXT["prompt"], "model": TEXT["model"]}
+        waiting = asyncio.create_task(one.ask("POST", "/voices/preview", body))
+        try:
+            assert await asyncio.to_thread(begun.wait, 10)
+            await asyncio.wait_for(one.ask("POST", "/documents", {"name": "a", "content": "b"}), 10)
+        finally:
+            go_on.set()
+        assert (await waiting)["durationSecs"] > 0
+
+    served(script, tmp_path, speak=slow)

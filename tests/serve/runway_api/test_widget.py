@@ -128,9 +128,10 @@ def test_a_page_without_a_wish_stays_as_long_as_its_key_allows(tmp_path: Path):
 def test_a_key_that_a_page_needs_has_limits_of_sessions_time_and_requests(tmp_path: Path):
     async def script(one: Served) -> None:
         key = one.store.do(lambda db: add_key(db, "page", publishable([HOME])))
-        for _ in range(2):
-            await one.ask("POST", "/realtime_sessions", REQUEST, key=key, Origin=HOME)
-        full = await one.ask("POST", "/realtime_sessions", REQUEST, key=key, status=429, Origin=HOME)
+        for visitor in ("192.0.2.1", "192.0.2.2"):
+            await one.ask("POST", "/realtime_sessions", REQUEST, key=key, Origin=HOME, X_Forwarded_For=visitor)
+        third = {"Origin": HOME, "X_Forwarded_For": "192.0.2.3"}
+        full = await one.ask("POST", "/realtime_sessions", REQUEST, key=key, status=429, **third)
         assert "2 sessions already" in full["error"]
         long = await one.ask(
             "POST", "/realtime_sessions", REQUEST | {"maxDuration": 301}, key=key, status=403, Origin=HOME

