@@ -68,7 +68,7 @@ def survey_of(request: EditRequest, folder: Path) -> Survey:
             moments.append(moment_s)
     if not moments:
         raise ValueError(f"{request.video} has 0 frames, must have at least one. Record or export it again.")
-    return Survey(np.array(moments), *size, [])
+    return Survey(np.array(moments), size[0], size[1], [])
 
 
 @dataclass(frozen=True)
