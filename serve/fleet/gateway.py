@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 from sqlalchemy import select
@@ -14,10 +14,12 @@ from sqlalchemy.orm import Session as Db
 from gwm.contract import Contract
 from serve.artifact import read_manifest
 from serve.fleet.options import FleetOptions
+from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import read_characters
 from serve.live.http.admission import place_of
 from serve.live.http.port import bound_sockets, listening
 from serve.live.room.tokens import Tokens
+from serve.live.speech.voice_servers import Speech, voice_server
 from serve.runway_api.call import Desk
 from serve.runway_api.mount import ApiOptions, RestApi, print_first_key
 from serve.runway_api.rooms import NO_ROOM, set_queued
@@ -26,15 +28,27 @@ from serve.runway_api.sessions import end
 from serve.settings import ServerSettings
 from serve.store.database import Store
 from serve.store.owners import LIVE, give_up_lost_sessions, stay_alive
-from serve.store.tables import Session, new_id, now_ms
+from serve.store.tables import Session, now_ms
 
 log = logging.getLogger(__name__)
 
 LOOK_S, LIFE_S = 0.5, 5.0
 ASKING = 8  # leases that wait for a worker at a time: autoscaling sees them
+OWNER = "gateway"  # of sessions that wait: whoever follows a gateway that has gone goes on with its queue
 LOST = "The machine that held this session is gone."
-# From a session's id: the stream of its lease, see `Worker.hold`.
-Lease = Callable[[str], AsyncIterator[dict[str, Any]]]
+
+
+class LeaseStream(Protocol):
+    """What `Worker.hold` gives, from afar; such as Ray Serve's `DeploymentResponseGenerator`."""
+
+    def __aiter__(self) -> AsyncIterator[dict[str, Any]]: ...
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        ...
+
+
+Lease = Callable[[str], LeaseStream]  # from a session's id
 
 
 class Gateway:
@@ -42,7 +56,7 @@ class Gateway:
 
     def __init__(self, settings: ServerSettings, fleet: FleetOptions, api: ApiOptions, secret: bytes) -> None:
         self.settings, self.fleet, self.options = settings, fleet, api
-        self.owner, self.tokens = new_id(), Tokens(secret)
+        self.owner, self.tokens = OWNER, Tokens(secret)
         self.places: dict[str, dict[str, Any]] = {}  # of sessions that a worker has opened, by id
         self._leases: dict[str, asyncio.Task[None]] = {}
         self._open = contextlib.AsyncExitStack()
@@ -64,7 +78,8 @@ class Gateway:
         await print_first_key(self.store)
         contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
         characters = read_characters(Path(options.characters), contract.framing(options.size))
-        desk = Desk(self.owner, {key: one.name for key, one in characters.items()}, None, self._backend_room)
+        speech = Speech(options.tts, _speaks_nothing, voice_server(options.tts, self.settings.endpoints["tts"]))
+        desk = Desk(self.owner, {key: one.name for key, one in characters.items()}, speech, self._backend_room)
         rest = RestApi(
             self.store,
             desk,
@@ -133,9 +148,8 @@ class Gateway:
                 self.places[session_id] = place
                 self._wake.set()
         except asyncio.CancelledError:
-            cancel = getattr(stream, "cancel", None)  # of Ray's streams
-            if cancel is not None and session_id not in self.places:
-                cancel()
+            if session_id not in self.places:
+                stream.cancel()
             raise
         except Exception as error:  # of many kinds: the worker, its node or the way there is gone
             log.warning("lease of session %s is lost: %s", session_id, type(error).__name__)
@@ -173,6 +187,10 @@ class Gateway:
             return None
         seconds = self.settings.timeouts.connect_s + self.settings.timeouts.session_s
         return place | {"token": self.tokens.sign(place["room_name"], hidden=True, seconds=seconds)}
+
+
+def _speaks_nothing(voice: dict[str, Any], text: str) -> tuple[Sound, int]:
+    raise ValueError("The gateway of a fleet has no voices, so that it speaks no preview. Ask one of its workers.")
 
 
 async def _health(request: web.Request) -> web.Response:

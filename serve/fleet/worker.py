@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session as Db
 from serve.fleet.options import FleetOptions
 from serve.live.http.api import Api
 from serve.live.http.port import bound_sockets, listening
-from serve.live.http.server import Speak, running_app
+from serve.live.http.server import running_app
+from serve.live.speech.voice_servers import Speech
 from serve.runway_api.films import Generator
 from serve.runway_api.mount import ApiOptions, Mounted, mounted
 from serve.settings import ServerSettings
@@ -37,6 +38,7 @@ class Worker:
         self._mounted: Mounted | None = None
         self._server: Api | None = None
         self._dead_looks = 0
+        self._draining: asyncio.Task[None] | None = None
 
     async def start(self, ip: str) -> None:
         """Load everything and listen. ip: of this node.
@@ -57,18 +59,20 @@ class Worker:
         log.info("worker of %d places: %s", self._server.admission.capacity, self.url)
 
     @contextlib.asynccontextmanager
-    async def _mount(self, server: Api, speak: Speak | None) -> AsyncIterator[None]:
+    async def _mount(self, server: Api, speech: Speech) -> AsyncIterator[None]:
         make = Generator(self.settings.options.artifact, self.settings.options.characters, self.settings.options.size)
         api = replace(self.api, public_url=self.url)
         mount = partial(mounted, options=api, make_film=make, prints_first_key=False, secret=self.secret)
-        async with mount(server, speak) as self._mounted:
+        async with mount(server, speech) as self._mounted:
             yield
 
     async def hold(self, session_id: str) -> AsyncIterator[dict[str, Any]]:
         """A lease: the session is this worker's, and the stream lasts as long as it does. The first item, when it is
-        open, says where."""
+        open, says where. Nothing comes while this worker drains: it is to be asked for again."""
         assert self._mounted is not None
         store, rooms = self._mounted
+        if self._draining is not None:
+            return
         if not await store.run(lambda db: _take(db, session_id, rooms.owner)):
             return  # ended, or somebody else's
         rooms.wake.set()
@@ -96,10 +100,17 @@ class Worker:
     def _device(self) -> str:
         return self.settings.options.device or "default"
 
+    def drain(self, within_s: float) -> None:
+        """Take no sessions from now on; those that are here have so long to end. A second call changes nothing."""
+        if self._draining is None and self._server is not None:
+            log.info("draining: nobody new is let in, sessions have %.0f s to end", within_s)
+            self._draining = asyncio.create_task(self._server.admission.drain(within_s=within_s))
+
     async def stop(self) -> None:
-        """End what is left of sessions, and everything."""
-        if self._server is not None:
-            await self._server.admission.drain(within_s=0.0)
+        """Drain, and end everything."""
+        self.drain(self.fleet.drain_s)
+        if self._draining is not None:
+            await self._draining
         await self._open.aclose()
 
 

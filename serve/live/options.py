@@ -12,6 +12,7 @@ LANGUAGE_MODELS = ("rules", "local", "openai")
 OVERLAP = ("auto", "on", "off")
 PRODUCTS = ("auto", "pytorch")
 PRECISIONS = ("auto", "float32", "bfloat16")
+VISION = ("auto", "off")
 VOICES = ("piper", "kokoro", "espeak", "openai")
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
@@ -87,12 +88,14 @@ class ServerOptions:
     stt: str
     llm: str
     tts: str
+    vision: str  # auto: visitors may show camera and screen, to whatever looks at them here; off: nobody looks
     mcp_servers: dict[str, McpOptions]
 
     def __post_init__(self) -> None:
         one_of("stt", self.stt, RECOGNISERS)
         one_of("llm", self.llm, LANGUAGE_MODELS)
         one_of("tts", self.tts, VOICES)
+        one_of("vision", self.vision, VISION)
         one_of("overlap", self.overlap, OVERLAP)
         one_of("products", self.products, PRODUCTS)
         one_of("decode_precision", self.decode_precision, PRECISIONS)

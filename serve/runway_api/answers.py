@@ -113,11 +113,20 @@ class Document(DocumentHead):
     content: str
 
 
+class Rights(Answer):
+    """What whoever uploaded a sample has stated."""
+
+    statement: str
+    stated_at: Time
+
+
 class Voice(Answer):
     id: str
     name: str
     description: str | None
     created_at: Time
+    basis: str | None = None  # how it was chosen or made, whatever its description says
+    rights: Rights | None = None  # of voices of a sample
     status: Literal["PROCESSING"]
 
 

@@ -108,7 +108,7 @@ def _shown(call: Call, avatar: Avatar, voices: dict[str, Voice]) -> answers.Avat
         "name": avatar.name,
         "personality": avatar.personality,
         "start_script": avatar.start_script,
-        "voice": _shown_voice(avatar.voice, voices),
+        "voice": _shown_voice(call, avatar.voice, voices),
         "reference_image_uri": call.file_url(avatar.reference_id),
         "processed_image_uri": call.file_url(avatar.processed_id),
         "tools": [shape_of(tool) for tool in avatar.tools],
@@ -126,14 +126,14 @@ def shape_of(tool: dict[str, Any]) -> dict[str, Any]:
     return TypeAdapter(AnyTool).validate_python(tool).model_dump(by_alias=True)
 
 
-def _shown_voice(voice: dict[str, Any], voices: dict[str, Voice]) -> AvatarPresetVoice | AvatarCustomVoice:
+def _shown_voice(call: Call, voice: dict[str, Any], voices: dict[str, Voice]) -> AvatarPresetVoice | AvatarCustomVoice:
     if voice["type"] == "custom":
         if voice["id"] not in voices:
             return AvatarCustomVoice(id=voice["id"], deleted=True)
         row = voices[voice["id"]]
         return AvatarCustomVoice(id=row.id, deleted=False, name=row.name, description=row.description)
     preset = voice["preset_id"]
-    description = VOICE_PRESETS[preset].description
+    description = VOICE_PRESETS[preset].description(call.desk.speech.tts)
     return AvatarPresetVoice(preset_id=preset, name=preset.capitalize(), description=description)
 
 

@@ -13,15 +13,15 @@ from PIL import Image
 from sqlalchemy import delete
 from sqlalchemy.orm import Session as Db
 
+from gwm.optional import MissingPackageError
 from serve.live.http.api import Api
 from serve.live.http.refusals import FullError
 from serve.runway_api.call import ApiError, Desk
 from serve.runway_api.casting import NotReadyError, Role, role_of, wish_for
 from serve.runway_api.fetch import is_public
-from serve.runway_api.films import Film, FilmError, MakeFilm
+from serve.runway_api.films import Film, FilmError, MakeFilm, wav_of
 from serve.runway_api.media import AUDIO_BYTES, IMAGE_BYTES, plain_picture, portrait_from, read_source, sound_of
-from serve.runway_api.presets import VoicePreset
-from serve.runway_api.voices import designed, nearest, preview
+from serve.runway_api.voices import Design, designed, nearest_to, preview
 from serve.store.database import Store
 from serve.store.owners import claim, delete_old, give_up_lost_sessions, stay_alive
 from serve.store.tables import Avatar, File, Task, Voice
@@ -105,24 +105,40 @@ class Background:
         return await self.api.uploads.run(draw)
 
     async def _design(self, voice: Voice) -> None:
+        design: Design | None = None
         try:
-            design, description = await self._designed(voice)
-            sample = None
-            if self.desk.speak is not None:
-                sample = (await asyncio.to_thread(preview, self.desk.speak, design.wish)).mp3
-        except ValueError as error:
-            failure = str(error)
+            design = await self._designed(voice)
+            wish, text = design.wish, design.description
+            sample = (await asyncio.to_thread(preview, self.desk.speech.speak, wish)).mp3
+        except (ValueError, MissingPackageError, FileNotFoundError) as error:
+            failure, wanted = str(error), False
             await self.store.run(lambda db: _voice_done(db, voice.id, "FAILED", failure, None, None))
         else:
-            await self.store.run(lambda db: _voice_done(db, voice.id, "READY", description, design.wish, sample))
+            wanted = await self.store.run(lambda db: _voice_done(db, voice.id, "READY", text, wish, sample))
+        if design is not None and not wanted:
+            await self._delete_elsewhere(design)
 
-    async def _designed(self, voice: Voice) -> tuple[VoicePreset, str]:
+    async def _designed(self, voice: Voice) -> Design:
+        speech = self.desk.speech
         if "prompt" in voice.source:
-            design = designed(voice.source["prompt"])
-            return design, design.description
+            return await asyncio.to_thread(designed, voice.source["prompt"], speech)
         sound = await self._fetched_sound(voice.source["audio"])
-        design, pitch = await asyncio.to_thread(nearest, sound, SOUND_RATE)
-        return design, f"{design.description} It has the pitch of the sample, {pitch:.0f} Hz, and is no copy of it."
+        design = await asyncio.to_thread(nearest_to, sound, SOUND_RATE, speech)
+        if speech.maker is None:
+            return design
+        # Written anew: nothing else of the client's file goes to another server.
+        sample, name = wav_of(sound, SOUND_RATE), f"gwm-{voice.id}"
+        copy = await speech.maker.clone(name, sample, "audio/wav", consent=voice.source.get("consent_id"))
+        return Design(design.wish | {"openai": copy}, "A copy of the sample, made by the voice server.")
+
+    async def _delete_elsewhere(self, design: Design) -> None:
+        """A copy that nobody has here: its voice was deleted meanwhile, or it does not speak."""
+        maker, copy = self.desk.speech.maker, design.wish["openai"]
+        if maker is not None and isinstance(copy, dict):
+            try:
+                await maker.delete(copy)
+            except ValueError as error:
+                log.warning("%s", error)
 
     async def _next_film(self) -> bool:
         task = await self.store.run(lambda db: claim(db, Task, self.desk.owner))
@@ -159,17 +175,13 @@ class Background:
         speech = task.request["speech"]
         if speech["type"] == "audio":
             return await self._fetched_sound(speech["audio"])
-        if self.desk.speak is None:
-            raise ValueError(
-                "Text needs a voice of this server. Send sound, or set tts=piper, tts=kokoro or tts=espeak."
-            )
         wish = role.voice
         if speech["voice"] is not None:
             wish = await self.store.run(lambda db: wish_for(db, speech["voice"]), writes=False)
         elif role.builtin is not None:
             own = self.api.characters[role.builtin].voice
             wish = own if isinstance(own, dict) else None
-        sound, rate = await asyncio.to_thread(self.desk.speak, wish or {}, speech["text"])
+        sound, rate = await asyncio.to_thread(self.desk.speech.speak, wish or {}, speech["text"])
         return np.interp(np.arange(0, len(sound), rate / SOUND_RATE), np.arange(len(sound)), sound).astype(np.float32)
 
     async def _fetched_sound(self, source: str) -> Float[np.ndarray, " t"]:
@@ -203,20 +215,23 @@ def _avatar_done(db: Db, avatar: Avatar, status: str, failure: str | None, files
 
 def _voice_done(
     db: Db, voice_id: str, status: str, text: str, wish: dict[str, Any] | None, sample: bytes | None
-) -> None:
+) -> bool:
+    """Whether there is still somebody who wants it. Of what was sent only the statement of rights stays."""
     row = db.get(Voice, voice_id, with_for_update=True)
     if row is None:
-        return
-    row.status, row.source = status, {}
+        return False
+    kept = {"rights": row.source["rights"]} if "rights" in row.source else {}
+    row.status, row.source = status, kept | ({} if wish is None else {"basis": text})
     if wish is None:
         row.failure = text
-        return
+        return True
     row.wish, row.description = wish, row.description or text
     if sample is not None:
         file = File(content_type="audio/mpeg", data=sample, public=True)
         db.add(file)
         db.flush()
         row.preview_id = file.id
+    return True
 
 
 def _progress(db: Db, task_id: str, done: float) -> bool:

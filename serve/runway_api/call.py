@@ -1,16 +1,11 @@
 """What a handler is given beside the database (who asks, how, what of the live server it may use), and its refusals."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
+from serve.live.speech.voice_servers import Speech
 from serve.store.tables import ApiKey
-
-# Sound of a text in a voice (as a character's `voice`), and its samples a second.
-Speak = Callable[[dict[str, Any], str], tuple[Float[np.ndarray, " t"], int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +14,7 @@ class Desk:
 
     owner: str  # id of this server among those that share the store
     characters: dict[str, str]  # built-in ones: key and name
-    speak: Speak | None  # None: voices are elsewhere
+    speech: Speech
     # From a session's id: token and name of the room that a program joins; None: it is not open here.
     backend_room: Callable[[str], dict[str, str] | None]
     bots: frozenset[str] = frozenset()  # services that bring characters into meetings
@@ -38,6 +33,8 @@ class Call:
     places: int  # of the server, at the time
     visitor: str  # address of whoever asks, or its IPv6 network
     origin: str | None  # of the page that asks
+    # What is done once the answer is stored, in the background.
+    later: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     @property
     def id(self) -> str:

@@ -1,6 +1,7 @@
 """A film of an avatar that speaks: made by `serve.generate` in a process of its own, at low priority."""
 
 import asyncio
+import io
 import os
 import re
 import sys
@@ -51,7 +52,7 @@ class Generator:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             picture = self._picture(film, folder)
-            write_wav(folder / "speech.wav", film.sound, film.sample_rate)
+            (folder / "speech.wav").write_bytes(wav_of(film.sound, film.sample_rate))
             words = [f"artifact={Path(self.artifact).resolve()}", f"image={picture}", f"audio={folder / 'speech.wav'}"]
             words += [f"out={folder / 'film.mp4'}", f"crop={str(film.role.crops_to_face).lower()}"]
             if self.size is not None:
@@ -91,9 +92,11 @@ async def _run(words: list[str], out: Path, go_on: Callable[[float], Awaitable[b
             await process.wait()
 
 
-def write_wav(path: Path, sound: Float[np.ndarray, " t"], sample_rate: int) -> None:
-    with wave.open(str(path), "wb") as file:
+def wav_of(sound: Float[np.ndarray, " t"], sample_rate: int) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes(to_pcm(sound).tobytes())
+    return buffer.getvalue()

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,8 +17,9 @@ from serve.live.http.bodies import read_body
 from serve.live.room.door import Door
 from serve.live.room.tokens import Tokens
 from serve.live.speech.tools import BackendPlace
+from serve.live.speech.voice_servers import Speech
 from serve.runway_api.background import Background
-from serve.runway_api.call import ApiError, Binary, Call, Desk, Speak, not_found
+from serve.runway_api.call import ApiError, Binary, Call, Desk, not_found
 from serve.runway_api.fetch import is_public
 from serve.runway_api.films import MakeFilm
 from serve.runway_api.guard import Guard, bearer, preflight, refusal
@@ -86,7 +87,7 @@ class RestApi:
         is open here, by its id."""
         self.store, self.desk, self.url, self.guard = store, desk, url, Guard(store)
         self.visitor, self.places, self.changed, self.backend = visitor, places, changed, backend
-        self._preparing = asyncio.Lock()
+        self._preparing, self._later = asyncio.Lock(), set[asyncio.Task[None]]()
         self.app = web.Application(middlewares=[self._refuse])
         for route in routes:
             self.app.router.add_route(route.method, route.path, self._handler(route))
@@ -115,6 +116,10 @@ class RestApi:
             answer = await self.store.run(lambda db: _work(db, route, call, given, data, *made), writes=route.writes)
             if route.writes:
                 self.changed()
+            for work in call.later:
+                task = asyncio.create_task(_logged(work))
+                self._later.add(task)  # or it may be collected before it is done
+                task.add_done_callback(self._later.discard)
             response = _response(answer)
             if route.access in ("page", "session"):
                 allow_page(response, request)
@@ -172,6 +177,13 @@ class RestApi:
         return (self.url or f"{request.scheme}://{request.host}").rstrip("/")
 
 
+async def _logged(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except ValueError as error:
+        log.warning("%s", error)
+
+
 def _work(db: Db, route: Route, call: Call, given: dict[str, str], data: bytes, *made: Any) -> Any:
     return route.work(db, call, route.query.model_validate(given), _body(route, data), *made)
 
@@ -216,7 +228,7 @@ class Mounted(NamedTuple):
 @contextlib.asynccontextmanager
 async def mounted(
     api: Api,
-    speak: Speak | None,
+    speech: Speech,
     *,
     options: ApiOptions,
     make_film: MakeFilm,
@@ -245,7 +257,7 @@ async def mounted(
     meetings = options.meetings if secret is None else None  # a fleet's servers are not asked
     services = meetings.services if meetings else {}
     most = meetings.max_open if meetings else 0
-    desk = Desk(rooms.owner, names, speak, rooms.backend_room, frozenset(services), most)
+    desk = Desk(rooms.owner, names, speech, rooms.backend_room, frozenset(services), most)
     bots = Bots(store, services, owner=rooms.owner)
     work = Background(store, api, desk, make_film=make_film, retention_days=options.retention_days, allows=allows)
 

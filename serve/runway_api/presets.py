@@ -7,6 +7,8 @@ OpenAI-compatible servers have voices of their own.
 from dataclasses import dataclass
 from typing import Any
 
+from serve.live.speech.voice_choice import described, of_kind
+
 AVATAR_PRESETS = (
     "game-character",
     "music-superstar",
@@ -22,7 +24,7 @@ AVATAR_PRESETS = (
 
 @dataclass(frozen=True, slots=True)
 class VoicePreset:
-    """A voice, preset or designed: its pitch and speed beside the local one, and its names in the other voices."""
+    """A preset voice: its pitch and speed beside the local one, and its names in the other voices."""
 
     semitones: float
     speed: float
@@ -36,13 +38,21 @@ class VoicePreset:
         local = {"semitones": self.semitones, "speed": self.speed}
         return {"piper": local, "kokoro": self.kokoro, "espeak": self.espeak, "openai": self.openai}
 
-    @property
-    def description(self) -> str:
-        """What the voice is, not what was asked for."""
+    def description(self, tts: str) -> str:
+        """What the voice is where this kind of voices speaks."""
+        if tts == "kokoro":
+            tuned = self.kokoro if isinstance(self.kokoro, dict) else {"name": self.kokoro, "semitones": 0}
+            voice = next(one for one in of_kind("kokoro") if one.voice == tuned["name"])
+            up = f", {tuned['semitones']:+g} semitones" if tuned["semitones"] else ""
+            return f"{tuned['name']}: {described(voice)}{up}."
+        if tts != "piper":
+            return f"The voice {self.wish[tts]}."
         up, speed = self.semitones, self.speed
         height = "low" if up < -1 else "bright" if up > 5 else "higher" if up > 2 else "medium"
         pace = "slow" if speed < 0.95 else "quick" if speed > 1.05 else "even"
-        return f"A {height} voice at {'an' if pace == 'even' else 'a'} {pace} pace, made from the server's own voice."
+        return (
+            f"A {height} voice at {'an' if pace == 'even' else 'a'} {pace} pace, made from the one that is installed."
+        )
 
 
 VOICE_PRESETS = {

@@ -1,7 +1,7 @@
 """What clients send, with the limits of Runway's public API."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -149,9 +149,21 @@ class AudioUrl(Shape):
     url: AudioSource
 
 
+RIGHTS = "such as: I am the speaker, or the speaker has allowed me to use this recording as a voice."
+
+
 class VoiceAudio(Shape):
     type: Literal["audio"]
     audio: AudioSource | AudioUrl
+    rights: str = Field(min_length=10, max_length=1_000, description=f"Why you may use this voice, {RIGHTS}")
+    consent_id: str | None = Field(default=None, max_length=200)  # of a consent recorded at OpenAI, which clones by it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _states_rights(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("rights"):
+            raise ValueError(f"rights is missing: it must state why you may use this voice, {RIGHTS}")
+        return values
 
     @property
     def source(self) -> str:

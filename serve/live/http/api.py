@@ -32,7 +32,7 @@ PAGES = {"/": "index.html", "/studio": "studio/index.html", "/meet": "meet/index
     if path.suffix in (".js", ".css", ".svg")
 }
 # The widget's script, and what it loads: for pages of any site. What they open is opened by a key.
-SHARED = {"/widget.js", "/call.js", "/captions.js", "/causes.js", "/dom.js", "/server.js"} | {
+SHARED = {"/widget.js", "/call.js", "/captions.js", "/causes.js", "/dom.js", "/server.js", "/vision.js"} | {
     path for path in PAGES if path.startswith("/widget/")
 }
 SDP_BYTES = 64_000
@@ -43,7 +43,7 @@ HEADERS = {
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Permissions-Policy": "microphone=(self), camera=(self)",
+    "Permissions-Policy": "microphone=(self), camera=(self), display-capture=(self)",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }

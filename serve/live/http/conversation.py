@@ -15,6 +15,8 @@ from serve.live.http.tracks import FaceTrack, VoiceTrack
 from serve.live.speech.agent import Agent, Services, TurnTaking
 from serve.live.speech.tools import BackendPlace, Call
 from serve.live.speech.turns import Event
+from serve.live.vision.pictures import read_picture
+from serve.live.vision.sight import Sight, Vision
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,9 @@ class Conversation(PageSession):
         *,
         turn_taking: TurnTaking,
         ice_servers: list[str],
+        vision: Vision | None = None,
     ) -> None:
+        """vision: what is done with pictures that the visitor shows; None: they are refused."""
         super().__init__(parts, ice_servers=ice_servers)
         self.agent = Agent(
             services,
@@ -43,6 +47,8 @@ class Conversation(PageSession):
         )
         self.agent.on_call = self._on_call
         self.backend = BackendPlace()  # answers calls of tools
+        self.sight = None if vision is None else Sight(vision, on_event=self.on_event, spawn=self.spawn)
+        self.agent.see(self.sight)
         self._texts = Rate(TEXTS_PER_MINUTE, 60.0)
         self._greeted = False
 
@@ -57,6 +63,23 @@ class Conversation(PageSession):
         super().on_connected(transport)
         if transport is self._transport:
             self.spawn(self._greet())
+
+    def on_channel(self, transport: Transport) -> None:
+        super().on_channel(transport)
+        if transport is self._transport and self.sight is not None:
+            transport.send(self.sight.vision.offered())
+
+    async def attach(self, transport: Transport, face: FaceTrack) -> None:
+        """As `PageSession.attach`. What was shown is forgotten: who comes may be somebody else."""
+        await super().attach(transport, face)
+        if self.sight is not None:
+            self.sight.clear()
+
+    def on_picture(self, message: bytes) -> None:
+        """As `PageSession.on_picture`."""
+        if self.sight is None:
+            return super().on_picture(message)
+        self.sight.take(read_picture(message))
 
     async def _greet(self) -> None:
         """Once, when captions can be sent; a client without a channel for them hears it all the same."""
@@ -73,6 +96,8 @@ class Conversation(PageSession):
 
     def on_message(self, message: dict[str, Any]) -> None:
         text = message.get("text")
+        if message.get("type") == "vision.off" and self.sight is not None:
+            return self.sight.hide(message.get("source"))
         if not (message.get("type") == "text" and isinstance(text, str) and text.strip()):
             return super().on_message(message)
         try:

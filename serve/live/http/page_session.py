@@ -108,6 +108,7 @@ class PageSession(Session):
             ice_servers=self.ice_servers,
             on_microphone=self.on_microphone,
             on_message=self.on_message,
+            on_picture=self.on_picture,
             on_connected=lambda: self.on_connected(peer),
             on_channel=lambda: self.on_channel(peer),
             on_gone=lambda: self.on_gone(peer),
@@ -176,6 +177,14 @@ class PageSession(Session):
 
     async def on_microphone(self, narrow: bytes, wide: Sound) -> None:
         """Sound of the visitor, at 16 kHz and at the engine's rate: not heard, unless a session listens."""
+
+    def on_picture(self, message: bytes) -> None:
+        """A picture that the visitor shows.
+
+        Raises:
+            ValueError: nobody looks at it.
+        """
+        raise ValueError("Pictures are not looked at here.")
 
     def send(self, message: dict[str, Any]) -> None:
         if self._transport:

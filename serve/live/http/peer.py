@@ -40,8 +40,9 @@ Heard = Callable[[bytes, Sound], Awaitable[None]]
 
 
 class Peer:
-    """Callbacks: `on_microphone` for sound, `on_message` for JSON objects, `on_connected` when sound and picture flow,
-    `on_channel` when messages can be sent, `on_gone` when the connection is over."""
+    """Callbacks: `on_microphone` for sound, `on_message` for JSON objects, `on_picture` for binary messages,
+    `on_connected` when sound and picture flow, `on_channel` when messages can be sent, `on_gone` when the connection is
+    over."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class Peer:
         ice_servers: list[str],
         on_microphone: Heard,
         on_message: Callable[[dict[str, Any]], None],
+        on_picture: Callable[[bytes], None],
         on_connected: Callable[[], None],
         on_channel: Callable[[], None],
         on_gone: Callable[[], None],
@@ -58,7 +60,7 @@ class Peer:
         servers = [RTCIceServer(urls=url) for url in ice_servers]
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self.tracks, self.on_microphone, self.on_message, self.on_gone = tracks, on_microphone, on_message, on_gone
-        self.on_connected, self.on_channel = on_connected, on_channel
+        self.on_connected, self.on_channel, self.on_picture = on_connected, on_channel, on_picture
         self._microphone = Microphone(engine_rate, self._on_sound)
         self._heard_s = math.inf  # a microphone that is switched off sends silence; one that sends nothing is gone
         self._channel: RTCDataChannel | None = None
@@ -116,13 +118,16 @@ class Peer:
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         self._channel = channel
-        channel.on("message", self._on_text)
+        channel.on("message", self._on_data)
         self._channel_open.set()
         self.on_channel()
 
-    def _on_text(self, text: object) -> None:
+    def _on_data(self, data: str | bytes) -> None:
         try:
-            self.on_message(read_message(text))
+            if isinstance(data, bytes):
+                self.on_picture(data)
+            else:
+                self.on_message(read_message(data))
         except ValueError as error:
             self.send({"type": "error", "message": str(error)})
 

@@ -7,18 +7,17 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from gwm.contract import Contract
 from serve.artifact import PLACES, read_manifest
 from serve.live.avatar.changes import SessionControls
 from serve.live.avatar.engine_pool import EnginePool
 from serve.live.avatar.engine_process import ProcessFace
-from serve.live.avatar.engines import EngineOptions
+from serve.live.avatar.engines import EngineOptions, serve_engines
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.text_process import TextProcess
-from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import Character, manner_of, read_characters, read_places
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
@@ -34,16 +33,21 @@ from serve.live.options import ServerOptions
 from serve.live.speech.agent import TurnTaking
 from serve.live.speech.endpoints import Endpoint
 from serve.live.speech.mcp_server import McpServer
+from serve.live.speech.picture_probe import takes_pictures
 from serve.live.speech.profile import Profile
 from serve.live.speech.tools import Tool
+from serve.live.speech.voice_servers import Speech
+from serve.live.vision.pictures import SOURCES
+from serve.live.vision.reader import Reader, readable
+from serve.live.vision.sight import METHODS, Vision
 from serve.scheduler import POLICIES
 
 log = logging.getLogger(__name__)
 
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 # What makes sound of a text in a character's `voice`, with its rate; None where the voices are an endpoint's.
-Speak = Callable[[dict[str, Any], str], tuple[Sound, int]]
-Mount = Callable[[Api, Speak | None], contextlib.AbstractAsyncContextManager[object]]
+ServeEngines = Callable[[Connection, EngineOptions], None]  # in a process of its own
+Mount = Callable[[Api, Speech], contextlib.AbstractAsyncContextManager[object]]
 
 
 def timing_of(contract: Contract, lead_ms: float, *, overlap: bool) -> StreamTiming:
@@ -74,6 +78,7 @@ class SessionMaker:
     gauges: Gauges
     manners: dict[str, dict[str, float]]  # of characters, as far as the model has them
     tools: list[Tool] = field(default_factory=list)  # of every conversation
+    vision: Vision | None = None  # None: nobody looks at what visitors show
 
     def conversation(self, session_id: str, character: Character, on_end: Callable[[], None]) -> PageSession:
         parts = self._parts(session_id, character, on_end)
@@ -84,6 +89,7 @@ class SessionMaker:
             self.profile.services(character),
             turn_taking=self.turn_taking,
             ice_servers=self.ice_servers,
+            vision=self.vision,
         )
         conversation.agent.offer(self.tools)
         return conversation
@@ -114,6 +120,20 @@ class SessionMaker:
             self.texts.close()
         if self.profile is not None:
             self.profile.close()
+        if self.vision is not None and self.vision.reader is not None:
+            self.vision.reader.close()
+
+
+async def vision_of(options: ServerOptions, profile: Profile | None) -> Vision | None:
+    """What is done with pictures that visitors show; None: nothing, and none are taken."""
+    if options.vision == "off" or profile is None:
+        return None
+    if options.llm == "openai" and await takes_pictures(profile.callers["llm"]):
+        return Vision(SOURCES, None)
+    sources = readable()
+    for source in sources:
+        log.info("vision: a visitor's %s is looked at by %s, as no model here sees", source, METHODS[source])
+    return Vision(sources, Reader()) if sources else None
 
 
 def session_maker(
@@ -124,6 +144,7 @@ def session_maker(
     timeouts: Timeouts,
     turn_taking: TurnTaking,
     endpoints: dict[str, Endpoint],
+    serve: ServeEngines = serve_engines,
 ) -> SessionMaker:
     """What the options choose; the engine process is not started yet.
 
@@ -158,6 +179,7 @@ def session_maker(
             capacity=options.capacity,
             policy=POLICIES[options.sessions.policy],
             max_load=options.sessions.max_load,
+            serve=serve,
             on_wait=gauges.wait_ms.observe,
         ),
         texts=TextProcess(options.text_encoder, options.artifact) if contract.dit.width("text") else None,
@@ -198,8 +220,9 @@ async def running_app(
     turn_taking: TurnTaking,
     endpoints: dict[str, Endpoint],
     mount: Mount,
+    serve: ServeEngines = serve_engines,
 ) -> AsyncIterator[Api]:
-    """Everything behind the port; `mount` adds routes to it.
+    """Everything behind the port; `mount` adds routes to it. serve: what engine processes run.
 
     Raises:
         FileNotFoundError, ValueError: artifact, characters or a choice cannot be used.
@@ -214,11 +237,12 @@ async def running_app(
     else:
         characters = read_places(Path(options.artifact) / PLACES, framing)
     sessions = session_maker(
-        options, contract, characters, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints
+        options, contract, characters, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints, serve=serve
     )
     servers = [McpServer(name, there) for name, there in options.mcp_servers.items()]
     try:
         sessions = replace(sessions, tools=[tool for server in servers for tool in await server.tools()])
+        sessions = replace(sessions, vision=await vision_of(options, sessions.profile))
         sessions = await started(sessions, contract, options.lead_ms)
         engines = sessions.engines
         api = Api(
@@ -237,7 +261,7 @@ async def running_app(
         if sessions.profile is None:  # others' programs ask for characters
             yield api
             return
-        async with mount(api, sessions.profile.speak if options.tts != "openai" else None):
+        async with mount(api, sessions.profile.speech):
             yield api
     finally:
         for server in servers:
@@ -253,8 +277,9 @@ async def serve_until_signal(
     turn_taking: TurnTaking,
     endpoints: dict[str, Endpoint],
     mount: Mount,
+    serve: ServeEngines = serve_engines,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then drain; a second signal stops at once.
+    """Serve until SIGTERM or Ctrl-C, then drain; a second signal stops at once. serve: as for `running_app`.
 
     Raises:
         ValueError: the port is taken; known before anything is loaded.
@@ -264,7 +289,8 @@ async def serve_until_signal(
     with contextlib.ExitStack() as held:
         for each in sockets:
             held.callback(each.close)
-        app = running_app(options, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints, mount=mount)
+        parts = {"timeouts": timeouts, "turn_taking": turn_taking, "endpoints": endpoints}
+        app = running_app(options, **parts, mount=mount, serve=serve)
         async with app as api:
             stop = _stop_signal()
             exempt_from_collection()

@@ -2,8 +2,9 @@
 Of a long conversation it is given the end, cut where a turn begins."""
 
 import asyncio
+import base64
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,10 @@ from pipecat.utils.types import is_given
 
 from serve.live.speech.endpoint_failures import explained, unexpected
 from serve.live.speech.endpoints import Caller, WarmUp
-from serve.live.speech.knowledge import GIVEN_CHARS, Knowledge, fitting, new_mark, quoted
+from serve.live.speech.knowledge import GIVEN_CHARS, Knowledge, Passage, fitting, new_mark, quoted
 from serve.live.speech.spoken import SpokenText
+from serve.live.vision.pictures import Picture
+from serve.live.vision.sight import Sight
 
 ANSWER_TOKENS = 400  # two minutes of speech
 ANSWER_CHARS = 8_000  # where a server does not obey the number of tokens
@@ -62,6 +65,7 @@ class EndpointLLM(OpenAILLMService):
         self.caller, self.instruction, self.memory_chars = caller, instruction, memory_chars
         self.tokens, self.reads_first, self.calls_tools = tokens, reads_first, calls_tools
         self.knowledge, self.known_chars, self._mark = knowledge, known_chars, new_mark()
+        self.sight: Sight | None = None
         super().__init__(api_key=caller.endpoint.key, base_url=caller.endpoint.url, settings=settings)
         self._warm_up = WarmUp(self, caller)
 
@@ -98,17 +102,26 @@ class EndpointLLM(OpenAILLMService):
         return self._answer(parameters | {"messages": await self._with_passages(parameters["messages"])})
 
     async def _with_passages(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Messages whose last question begins with what documents say to it; the memory keeps the question alone."""
+        """Messages whose last question begins with what documents say to it and what the visitor shows.
+
+        The memory keeps the question alone: a picture is sent with questions that are asked while it is shown.
+        """
         places = [
             place
             for place, message in enumerate(messages)
             if message["role"] == "user" and isinstance(message["content"], str)
         ]
-        if self.knowledge is None or not places:
+        if not places:
             return messages
-        found = await self.knowledge([messages[place]["content"] for place in places[-2:]])
-        last = messages[places[-1]]
-        content = quoted(list(fitting(found, self.known_chars)), last["content"], mark=self._mark)
+        passages, last = list[Passage](), messages[places[-1]]
+        if self.knowledge is not None:
+            found = await self.knowledge([messages[place]["content"] for place in places[-2:]])
+            passages += fitting(found, self.known_chars)
+        if self.sight is not None:
+            passages += [Passage(seen.title, seen.text) for seen in self.sight.sightings()]
+        content: Any = quoted(passages, last["content"], mark=self._mark)
+        if self.sight is not None and (pictures := self.sight.pictures()):
+            content = [{"type": "text", "text": content}, *_image_parts(pictures)]
         return [*messages[: places[-1]], last | {"content": content}, *messages[places[-1] + 1 :]]
 
     async def _first_request(self) -> None:
@@ -144,6 +157,14 @@ class EndpointLLM(OpenAILLMService):
 
     def _notify(self, message: str) -> None:
         self.create_task(self.push_frame(NoticeFrame(message), FrameDirection.UPSTREAM))
+
+
+def _image_parts(pictures: list[Picture]) -> Iterator[dict[str, Any]]:
+    """Each with a line that says what it is; the JPEG as it came."""
+    for picture in pictures:
+        yield {"type": "text", "text": f"The visitor's {picture.source}, as it is now:"}
+        url = f"data:image/jpeg;base64,{base64.b64encode(picture.jpeg).decode()}"
+        yield {"type": "image_url", "image_url": {"url": url}}
 
 
 class _Reader:

@@ -3,6 +3,7 @@
 Whatever goes wrong is raised: pipecat makes an error frame of it, and the session goes on.
 """
 
+import asyncio
 import contextlib
 import io
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import httpx2
 import numpy as np
 from jaxtyping import Float
-from openai import OpenAIError
+from openai import AsyncOpenAI, OpenAIError
 from pipecat.frames.frames import Frame, StartFrame, TranscriptionFrame, TTSAudioRawFrame
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.settings import STTSettings, TTSSettings
@@ -23,11 +24,12 @@ from pipecat.services.tts_service import TTSService
 from pipecat.utils.time import time_now_iso8601
 
 from gwm.media.sound import to_pcm
-from serve.live.speech.endpoint_failures import Place, explained, unexpected
+from serve.live.speech.endpoint_failures import EndpointError, Place, explained, unexpected
 from serve.live.speech.endpoint_llm import NoticeFrame
-from serve.live.speech.endpoints import Caller, WarmUp
+from serve.live.speech.endpoints import Caller, Endpoint, WarmUp
 from serve.live.speech.recogniser import SAMPLE_RATE
 from serve.live.speech.speech_bytes import decoded
+from serve.live.speech.voices import EndpointVoice
 
 PART_BYTES = 9_600  # 200 ms: passed on as they arrive
 BETWEEN_S = 10.0  # two sentences of an answer, after the first byte
@@ -99,11 +101,57 @@ def transcribed(body: str, content_type: str, place: Place) -> str:
     return "" if NOT_SPEECH.fullmatch(text) else text.strip()
 
 
+async def speech(
+    caller: Caller,
+    client: AsyncOpenAI,
+    text: str,
+    voice: EndpointVoice,
+    *,
+    sample_rate: int,
+    on_slow: Callable[[str], None] = lambda message: None,
+) -> AsyncIterator[Float[np.ndarray, " t"]]:
+    """A text in a voice of an endpoint, as the sound arrives.
+
+    Raises:
+        EndpointError, OpenAIError, HTTPError, OSError: there is no sound, or it ends too early.
+    """
+    parameters = {"input": text, "model": caller.endpoint.model, "response_format": "pcm", **voice.parameters}
+    speak = client.audio.speech.with_streaming_response.create
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def request(**sent: Any) -> Any:
+            return await stack.enter_async_context(speak(**sent))
+
+        answer = await caller.send(request, parameters, on_slow=on_slow)
+        kind, parts = answer.headers.get("content-type", ""), aiter(answer.iter_bytes(PART_BYTES))
+        async for samples in decoded(parts, kind, sample_rate=sample_rate, place=caller.place):
+            yield samples
+
+
+def spoken(endpoint: Endpoint, voice: EndpointVoice, text: str, sample_rate: int) -> Float[np.ndarray, " t"]:
+    """A text whole, outside of a conversation; takes long, for a thread.
+
+    Raises:
+        ValueError: there is no sound; the message says why.
+    """
+
+    async def whole() -> Float[np.ndarray, " t"]:
+        caller = Caller(endpoint, "tts")
+        async with endpoint.client() as client:
+            parts = [part async for part in speech(caller, client, text, voice, sample_rate=sample_rate)]
+        return np.concatenate([np.zeros(0, np.float32), *parts])
+
+    try:
+        return asyncio.run(whole())
+    except (EndpointError, OpenAIError, httpx2.HTTPError, OSError) as error:
+        raise ValueError(str(explained(error, Caller(endpoint, "tts").place))) from error
+
+
 class EndpointTTS(TTSService):
     """Speaks sentence by sentence, as the sound arrives."""
 
-    def __init__(self, caller: Caller, *, voice: str, sample_rate: int) -> None:
-        settings = TTSSettings(model=caller.endpoint.model, voice=voice, language=None)
+    def __init__(self, caller: Caller, *, voice: EndpointVoice, sample_rate: int) -> None:
+        settings = TTSSettings(model=caller.endpoint.model, voice=voice.name or voice.id, language=None)
         super().__init__(
             push_start_frame=True,
             push_stop_frames=True,
@@ -125,24 +173,11 @@ class EndpointTTS(TTSService):
             EndpointError: there is no sound, or it ends too early; the message says why.
         """
         try:
-            async for voice in self._speech(text):
-                samples = to_pcm(voice).tobytes()
-                yield TTSAudioRawFrame(samples, self.rate, 1, context_id)
+            sound = speech(self.caller, self.client, text, self.voice, sample_rate=self.rate, on_slow=_notifier(self))
+            async for part in sound:
+                yield TTSAudioRawFrame(to_pcm(part).tobytes(), self.rate, 1, context_id)
         except (OpenAIError, httpx2.HTTPError, OSError) as error:
             raise explained(error, self.caller.place) from error
-
-    async def _speech(self, text: str) -> AsyncIterator[Float[np.ndarray, " t"]]:
-        parameters = {"input": text, "model": self.caller.endpoint.model, "voice": self.voice, "response_format": "pcm"}
-        speak = self.client.audio.speech.with_streaming_response.create
-        async with contextlib.AsyncExitStack() as stack:
-
-            async def request(**sent: Any) -> Any:
-                return await stack.enter_async_context(speak(**sent))
-
-            answer = await self.caller.send(request, parameters, on_slow=_notifier(self))
-            kind, parts = answer.headers.get("content-type", ""), aiter(answer.iter_bytes(PART_BYTES))
-            async for voice in decoded(parts, kind, sample_rate=self.rate, place=self.caller.place):
-                yield voice
 
 
 def _notifier(service: SegmentedSTTService | TTSService) -> Callable[[str], None]:

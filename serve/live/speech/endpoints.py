@@ -14,12 +14,13 @@ from openai import AsyncOpenAI, OpenAIError
 from pipecat.processors.frame_processor import FrameProcessor
 
 from gwm.optional import optional_file, optional_module
-from serve.live.options import at_least
+from serve.live.options import at_least, one_of
 from serve.live.speech.endpoint_failures import PARTS, EndpointError, Place, explained, rejected_parameter
 from serve.live.speech.thoughts import ThoughtMarkup
 
 log = logging.getLogger(__name__)
 
+MAKERS = ("openai", "chatterbox", "vllm_omni")
 CONNECT_S = 5.0
 SLOW_S = 3.0  # without a first byte; then a notice says why nothing happens
 LOADING_PAUSE_S = 1.0  # between requests to a server that says that it is loading
@@ -50,11 +51,14 @@ class Endpoint:
     key_variable: str
     first_byte_s: float = 60.0  # until an answer begins; a server that loads its model on demand needs them
     voice: str | None = None  # of tts, for every character; None: each character's own
+    makes: str | None = None  # how voices are made on a server for tts, one of `MAKERS`; None: it makes none
 
     def __post_init__(self) -> None:
         if self.url is not None and not self.url.startswith(("http://", "https://")):
             raise ValueError(f"url={self.url!r} of an endpoint must begin with http:// or https://.")
         at_least("first_byte_s of an endpoint", self.first_byte_s, 1)
+        if self.makes is not None:
+            one_of("makes of an endpoint", self.makes, MAKERS)
 
     def check_key(self, part: str) -> None:
         """Check that the key is in the environment where one is needed.

@@ -125,14 +125,14 @@ def quoted(passages: list[Passage], question: str, *, mark: str) -> str:
 
 def best_sentence(passages: list[Passage], question: str) -> Passage | None:
     """The sentence that shares the most words with a question; None where none shares most of them."""
-    asked = {word[:STEM_CHARS] for word in _content_words(question)}
+    asked = {word[:STEM_CHARS] for word in content_words(question)}
     sentences = [
         Passage(each.document, sentence.strip())
         for each in passages
         for line in each.text.splitlines()
         for sentence in SENTENCE_END.split(line)
     ]
-    shared = [len(asked & {word[:STEM_CHARS] for word in _content_words(each.text)}) for each in sentences]
+    shared = [len(asked & {word[:STEM_CHARS] for word in content_words(each.text)}) for each in sentences]
     most = max(shared, default=0)
     return sentences[shared.index(most)] if most and 2 * most >= len(asked) else None
 
@@ -150,9 +150,9 @@ def _pieces(paragraph: str) -> Iterator[str]:
 
 
 def _searched(questions: list[str]) -> list[str]:
-    words = _content_words(questions[-1]) if questions else []
-    return words if len(words) >= MIN_WORDS or len(questions) < 2 else [*words, *_content_words(questions[-2])]
+    words = content_words(questions[-1]) if questions else []
+    return words if len(words) >= MIN_WORDS or len(questions) < 2 else [*words, *content_words(questions[-2])]
 
 
-def _content_words(text: str) -> list[str]:
+def content_words(text: str) -> list[str]:
     return [word for word in WORD.findall(text.lower()) if word not in STOP_WORDS]

@@ -11,13 +11,13 @@ from serve.live.characters import Character
 from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services
 from serve.live.speech.endpoint_llm import EndpointLLM
-from serve.live.speech.endpoint_speech import EndpointSTT, EndpointTTS
+from serve.live.speech.endpoint_speech import EndpointSTT, EndpointTTS, spoken
 from serve.live.speech.endpoints import Caller, Endpoint, LocalLLM
-from serve.live.speech.espeak_voice import Espeak
-from serve.live.speech.kokoro_voice import DEFAULT, Kokoro
+from serve.live.speech.local_voices import LocalVoices
 from serve.live.speech.recogniser import Moonshine, Recogniser, Whisper
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
-from serve.live.speech.voices import EspeakVoice, PiperVoice, Tuning, Voice, voice_among, voice_for
+from serve.live.speech.voice_servers import Speech, voice_server
+from serve.live.speech.voices import EndpointVoice, Tuning, Voice, voice_among, voice_for
 
 RECOGNISERS: dict[str, type[Moonshine] | type[Whisper]] = {"moonshine": Moonshine, "whisper": Whisper}
 OPENAI_VOICE = "alloy"  # of a character that names none
@@ -53,10 +53,8 @@ class Profile:
         wishes = [voice_for(character, tts) for character in characters.values()]  # before anything is loaded
         self.pool = LowPriority()
         self.recogniser: Recogniser | None = self.pool.load(RECOGNISERS[stt]) if stt != "openai" else None
-        self.library = library = None if tts == "openai" else Espeak()
-        self.piper = self.pool.load(lambda: PiperVoice(library)) if library and tts == "piper" else None
-        self.kokoro = self.pool.load(lambda: Kokoro(library)) if library and tts == "kokoro" else None
-        if self.library:
+        self.voices = self.pool.load(lambda: LocalVoices(tts)) if tts != "openai" else None
+        if self.voices:
             for wish in wishes:
                 self.voice(wish)
         self.local = self.pool.load(LocalLLM) if llm == "local" else None
@@ -69,22 +67,31 @@ class Profile:
     def services(self, character: Character) -> Services:
         return Services(stt=self._stt(), llm=self._llm(character), tts=self._tts(character))
 
-    def voice(self, wish: str | Tuning | None) -> Voice:
+    def voice(self, wish: str | Tuning | EndpointVoice | None) -> Voice:
         """One of the voices that run here.
 
         Raises:
             ValueError: there is no such voice.
         """
-        if self.piper:
-            return self.piper.tuned(wish) if isinstance(wish, Tuning) else self.piper
-        if self.kokoro:
-            tuning = wish if isinstance(wish, Tuning) else Tuning(name=wish)
-            return self.kokoro.voice(tuning.name or DEFAULT, tuning)
-        assert self.library is not None, "the voices are an endpoint's"
-        return EspeakVoice(self.library, name=str(wish or "en-us"))
+        assert self.voices is not None, "the voices are an endpoint's"
+        return self.voices.voice(wish)
+
+    @property
+    def speech(self) -> Speech:
+        """For what is spoken outside of conversations."""
+        caller = self.callers.get("tts")
+        return Speech(self.tts, self.speak, caller and voice_server(self.tts, caller.endpoint))
 
     def speak(self, voice: dict[str, Any], text: str) -> tuple[Sound, int]:
-        """Sound of a text in a character's `voice`, and its samples a second; takes long, for a thread."""
+        """Sound of a text in a character's `voice`, and its samples a second; takes long, for a thread.
+
+        Raises:
+            ValueError: there is no such voice, or the endpoint does not speak; the message says why.
+        """
+        if self.tts == "openai":
+            endpoint = self.callers["tts"].endpoint
+            chosen = endpoint_voice(endpoint, voice_among(voice or None, self.tts))
+            return spoken(endpoint, chosen, text, self.sample_rate), self.sample_rate
         chosen = self.voice(voice_among(voice or None, self.tts))
         parts = [chosen.speak(sentence) for sentence in SENTENCE_END.split(text.strip())]
         return np.concatenate(parts), chosen.sample_rate
@@ -113,5 +120,12 @@ class Profile:
         if self.tts != "openai":
             return LocalTTS(self.voice(voice_for(character, self.tts)), self.pool, sample_rate=self.sample_rate)
         caller = self.callers["tts"]
-        name = caller.endpoint.voice or str(voice_for(character, self.tts) or OPENAI_VOICE)
-        return EndpointTTS(caller, voice=name, sample_rate=self.sample_rate)
+        voice = endpoint_voice(caller.endpoint, voice_for(character, self.tts))
+        return EndpointTTS(caller, voice=voice, sample_rate=self.sample_rate)
+
+
+def endpoint_voice(endpoint: Endpoint, wish: str | Tuning | EndpointVoice | None) -> EndpointVoice:
+    """A voice that was made there or is described; else the endpoint's for all characters, or the one that is named."""
+    if isinstance(wish, EndpointVoice):
+        return wish
+    return EndpointVoice(name=endpoint.voice or str(wish or OPENAI_VOICE))

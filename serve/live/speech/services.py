@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+import secrets
+from collections.abc import AsyncGenerator, Callable
 
 import numpy as np
 import soxr
@@ -24,9 +25,12 @@ from pipecat.utils.time import time_now_iso8601
 
 from gwm.media.sound import from_pcm, to_pcm
 from serve.live.low_priority import LowPriority
-from serve.live.speech.knowledge import Knowledge, best_sentence
+from serve.live.speech.call_rules import chosen_call, spoken_result
+from serve.live.speech.knowledge import Knowledge, Passage, best_sentence
 from serve.live.speech.recogniser import SAMPLE_RATE, Recogniser
+from serve.live.speech.tools import Call, Tool, perform
 from serve.live.speech.voices import Voice
+from serve.live.vision.sight import Sight
 
 # pipecat takes a voice that says nothing for so long for one that has finished, and loses what it says after that.
 SPEECH_TIMEOUT_S = 30.0
@@ -98,11 +102,17 @@ class LocalTTS(TTSService):
 
 
 class RuleLLM(FrameProcessor):
-    """`small_talk` in the place of a language model; it quotes the sentence of a document that a question is about."""
+    """`small_talk` in the place of a language model. It calls the tool whose words a question has, and quotes the
+    sentence of a document, or of what the visitor shows, that a question is about."""
+
+    calls_tools = True
 
     def __init__(self, *, name: str, knowledge: Knowledge | None = None) -> None:
         super().__init__()
         self.character, self.knowledge = name, knowledge
+        self.tools = list[Tool]()
+        self.on_call: Callable[[Call], None] = nothing_of
+        self.sight: Sight | None = None
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
@@ -114,8 +124,42 @@ class RuleLLM(FrameProcessor):
         await self.push_frame(LLMFullResponseEndFrame())
 
     async def _reply(self, heard: str) -> str:
+        if call := chosen_call(heard, self.tools):
+            tool, arguments = call
+            return spoken_result(tool, await perform(tool, secrets.token_hex(4), arguments, self.on_call))
+        if self.sight is not None and (seen := about_sight(heard, self.sight)):
+            return seen
         found = best_sentence(await self.knowledge([heard]), heard) if self.knowledge else None
         return f"{found.document} says: {found.text}" if found else small_talk(heard, name=self.character)
+
+
+def nothing_of(call: Call) -> None:
+    """Nobody keeps account of calls."""
+
+
+SCREEN = re.compile(
+    r"\b(my (screen|window)|on (the|this) screen|read (this|that|it)|(do|can) you see)\b", re.IGNORECASE
+)
+FACE = re.compile(r"\b(my (camera|face)|see me|look at me|do i (look|seem))\b", re.IGNORECASE)
+SPOKEN_CHARS = 200  # of a screen
+
+
+def about_sight(heard: str, sight: Sight) -> str:
+    """What a question about the visitor's screen or face is answered; empty where it is about neither."""
+    source = "camera" if FACE.search(heard) else "screen" if SCREEN.search(heard) else ""
+    if not source:
+        return ""
+    words = {each.source: each.text for each in sight.sightings()}
+    if source not in words:
+        waiting = f"I have not read your {source} yet." if source in sight.shown else f"I do not see your {source}."
+        return f"{waiting} {'Ask again in a moment.' if source in sight.shown else 'You can switch it on below.'}"
+    if source == "camera":
+        return words[source]
+    if not words[source]:
+        return "I can read nothing on your screen."
+    line = best_sentence([Passage("", words[source])], SCREEN.sub("", heard))
+    text = line.text if line else words[source].replace("\n", ", ")
+    return f"On your screen I read: {text[:SPOKEN_CHARS]}."
 
 
 def last_heard(context: LLMContext) -> str:

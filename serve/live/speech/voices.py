@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from openai import omit
 
 from gwm.optional import optional_file, optional_module
 from serve.live.avatar.voice_buffers import Sound
@@ -21,6 +22,7 @@ START, END, PAUSE = "^", "$", "_"
 RULES = {
     "piper": "{semitones: -12..12, speed: 0.5..2}",
     "kokoro": "a name, or {name: NAME, semitones: -12..12, speed: 0.5..2}",
+    "openai": "a name, or {name: NAME, instructions: TEXT}",
 }
 
 
@@ -52,7 +54,36 @@ class Tuning:
             raise ValueError(f"speed={self.speed} must be in 0.5..2.")
 
 
-def voice_for(character: Character, tts: str) -> str | Tuning | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointVoice:
+    """A voice of a server with OpenAI's speech API.
+
+    Raises:
+        ValueError: it says neither who speaks nor how.
+    """
+
+    name: str | None = None
+    id: str | None = None  # of a custom voice of OpenAI's
+    instructions: str | None = None  # how it sounds, for models that are told so
+    task_type: str | None = None  # of vLLM-Omni: CustomVoice, VoiceDesign or Base
+
+    def __post_init__(self) -> None:
+        if self.name is None and self.id is None and self.instructions is None:
+            raise ValueError("a voice of an endpoint must have name, id or instructions.")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Of a request for speech, beside model and text."""
+        voice = {"id": self.id} if self.id is not None else omit if self.name is None else self.name
+        found: dict[str, Any] = {"voice": voice}
+        if self.instructions is not None:
+            found["instructions"] = self.instructions
+        if self.task_type is not None:
+            found["extra_body"] = {"task_type": self.task_type}
+        return found
+
+
+def voice_for(character: Character, tts: str) -> str | Tuning | EndpointVoice | None:
     """What a character's `voice:` asks of these voices; None: their own default.
 
     Raises:
@@ -64,7 +95,7 @@ def voice_for(character: Character, tts: str) -> str | Tuning | None:
         raise ValueError(f"character {character.key}: {error}") from error
 
 
-def voice_among(voice: str | dict[str, Any] | None, tts: str) -> str | Tuning | None:
+def voice_among(voice: str | dict[str, Any] | None, tts: str) -> str | Tuning | EndpointVoice | None:
     """As `voice_for`, of the field alone.
 
     Raises:
@@ -79,6 +110,8 @@ def voice_among(voice: str | dict[str, Any] | None, tts: str) -> str | Tuning | 
     tunings = {"piper": {"semitones", "speed"}, "kokoro": set(Tuning.__slots__)}
     if isinstance(wish, dict) and set(wish) <= tunings.get(tts, set()):
         return Tuning(**wish)
+    if tts == "openai" and isinstance(wish, dict) and set(wish) <= set(EndpointVoice.__slots__):
+        return EndpointVoice(**wish)
     rule = RULES.get(tts, "a name")
     raise ValueError(
         f"voice={wish!r} must be {rule} for tts={tts}. One for each: "

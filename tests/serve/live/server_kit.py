@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaStreamError
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
+from PIL import Image
 from pipecat.processors.frame_processor import FrameProcessor
 
 from gwm.condition.spec import Control
@@ -29,6 +31,9 @@ from serve.live.http.session import SessionParts, Timeouts
 from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services, TurnTaking
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
+from serve.live.vision.pictures import SOURCES, Picture
+from serve.live.vision.reader import Words
+from serve.live.vision.sight import Vision
 from tests.serve.live.level_face import TIMING, LevelFace
 from tests.serve.live.speech.test_agent import Deaf, Hum
 
@@ -44,6 +49,16 @@ CONTROLS = SessionControls(
 GREETING = "Good to see you."
 
 
+class RedReader:
+    """Puts a picture into words by how red it is; a network would take seconds."""
+
+    async def words(self, picture: Picture, before: np.ndarray | None) -> Words:
+        red = np.asarray(Image.open(io.BytesIO(picture.jpeg)))[..., 0].mean()
+        return Words(f"{picture.source} of red {10 * round(red / 10)}", None)
+
+    def close(self) -> None: ...
+
+
 class Kit:
     """What a test looks at."""
 
@@ -54,6 +69,7 @@ class Kit:
         self.make_llm: Callable[[Character], FrameProcessor] = lambda character: RuleLLM(
             name=character.name, knowledge=character.knowledge
         )
+        self.vision: Vision | None = Vision(SOURCES, RedReader())
         portrait = np.zeros((32, 48, 3), np.uint8)
         self.character = Character("noa", "Noa", portrait, "Be kind.", start_script=GREETING)
         self.admission = Admission(capacity=lambda: self.capacity, retry_after_s=30, gauges=self.gauges)
@@ -93,6 +109,7 @@ class Kit:
             Services(stt, self.make_llm(character), tts),
             turn_taking=TurnTaking(),
             ice_servers=[],
+            vision=self.vision,
         )
 
 

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient
 from PIL import Image
 
 from serve.live.http.api import Api
-from serve.runway_api.call import Speak
+from serve.live.speech.voice_servers import Speak, Speech, VoiceServer
 from serve.runway_api.films import Film
 from serve.runway_api.meeting_bots import MeetingOptions
 from serve.runway_api.mount import ApiOptions, mounted
@@ -92,9 +92,10 @@ def served(
     timeouts=TIMEOUTS,
     allows: Callable[[str], bool] = lambda address: False,
     speak: Speak = hum,
+    **more: Any,
 ) -> None:
     async def run() -> None:
-        async with running(folder, capacity=capacity, timeouts=timeouts, allows=allows, speak=speak) as one:
+        async with running(folder, capacity=capacity, timeouts=timeouts, allows=allows, speak=speak, **more) as one:
             await script(one)
 
     asyncio.run(run())
@@ -107,6 +108,8 @@ async def running(
     capacity: int = 2,
     timeouts=TIMEOUTS,
     speak: Speak = hum,
+    tts: str = "kokoro",
+    maker: VoiceServer | None = None,
     meetings: MeetingOptions | None = None,
     **more,
 ) -> AsyncIterator[Served]:
@@ -116,7 +119,9 @@ async def running(
 
     @contextlib.asynccontextmanager
     async def mount(api: Api) -> AsyncIterator[None]:
-        async with mounted(api, speak, options=options, make_film=film, prints_first_key=False, **more) as made:
+        async with mounted(
+            api, Speech(tts, speak, maker), options=options, make_film=film, prints_first_key=False, **more
+        ) as made:
             assert made is not None
             stores.append(made.store)
             yield

@@ -25,7 +25,7 @@ def until(retrieve, object_id: str, *statuses: str):
 
 upload = client.uploads.create_ephemeral(file=picture)
 sample = client.uploads.create_ephemeral(file=sound)
-voice = client.voices.create(name="Mine", from_={"type": "audio", "audio": sample.uri})
+voice = client.voices.create(name="Mine", from_={"type": "audio", "audio": sample.uri, "rights": "I am the speaker."})
 heard = until(client.voices.retrieve, voice.id, "READY")
 document = client.documents.create(name="Hours", content="Nine to five.")
 avatar = client.avatars.create(

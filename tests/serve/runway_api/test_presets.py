@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from serve.live.speech.espeak_voice import Espeak
-from serve.live.speech.voices import EspeakVoice, voice_among
+from serve.live.speech.voice_choice import ranked
+from serve.live.speech.voice_measures import measured_voices, median_pitch
+from serve.live.speech.voices import EspeakVoice, Tuning, voice_among
 from serve.runway_api.presets import VOICE_PRESETS
-from serve.runway_api.voices import designed, median_pitch
 
 TEXT = "Hello there, how are you?"
 
@@ -37,5 +38,15 @@ def test_women_are_heard_higher_than_men(spoken: dict[str, tuple[np.ndarray, flo
 
 @pytest.mark.parametrize("who", ["An American man", "An American woman", "A British man", "A British woman"])
 def test_every_designed_voice_can_be_spoken(who: str):
-    wish = designed(f"{who} of forty years").wish
-    assert len(EspeakVoice(Espeak(), name=wish["espeak"]).speak(TEXT)) > 1_000
+    wish = ranked(f"{who} of forty years", "espeak")[0].wish
+    assert len(EspeakVoice(Espeak(), name=str(wish)).speak(TEXT)) > 1_000
+
+
+def test_kokoros_presets_are_thirty_voices_of_the_gender_of_their_names():
+    measured = {voice.label: voice for voice in measured_voices() if voice.tts == "kokoro"}
+    chosen = {name: voice_among(preset.wish, "kokoro") for name, preset in VOICE_PRESETS.items()}
+    assert len({str(voice) for voice in chosen.values()}) == 30
+    names = {name: str(voice.name if isinstance(voice, Tuning) else voice) for name, voice in chosen.items()}
+    women = {name for name, voice in names.items() if measured[voice].gender == "female"}
+    assert {"clara", "mia", "luna", "victoria", "emma"} <= women and not {"vincent", "david", "roman", "leo"} & women
+    assert "British woman" in VOICE_PRESETS["emma"].description("kokoro")

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.serve.runway_api.api_kit import AVATAR, Served, inline, picture
 from tests.serve.runway_api.test_session_tools import CARD, LAMP
+from tests.serve.runway_api.test_voices import recording
 from tests.serve.runway_api.test_widget_page import in_a_browser, part, pytestmark, state, until, visited
 
 __all__ = ["pytestmark"]
@@ -108,6 +109,23 @@ async def voices(page: Any) -> None:
     await page.click("dialog .primary")
     await until(page, "document.querySelector('.voice :checked')?.dataset.custom === 'true'")
     await page.check("input[value=max]")
+    await recorded(page)
+    await page.check("input[value=max]")
+
+
+async def recorded(page: Any) -> None:
+    """A voice of a recording, for which the statement of rights must be ticked."""
+    await page.click("text=From a recording")
+    await page.fill("dialog input:not([type])", "Somebody")
+    wav = {"name": "me.wav", "mimeType": "audio/wav", "buffer": recording(150)}
+    await page.set_input_files("dialog input[type=file]", wav)
+    await page.click("dialog .primary")
+    assert await page.is_visible("dialog") and not await page.is_checked("dialog [type=checkbox]")
+    await page.check("dialog [type=checkbox]")
+    await page.click("dialog .primary")
+    await until(
+        page, "document.querySelector('.voice :checked ~ span small')?.title.startsWith('Nearest built-in voice')"
+    )
 
 
 async def documents(one: Served, page: Any) -> None:

@@ -1,4 +1,4 @@
-"""A voice is chosen by the words of a description, or by the pitch of a sample."""
+"""A voice is chosen by the words of a description, or by the speaker of a sample; a preview is an MP3."""
 
 import io
 
@@ -6,7 +6,11 @@ import av
 import numpy as np
 import pytest
 
-from serve.runway_api.voices import LOCAL_HZ, designed, median_pitch, nearest, to_mp3
+from gwm.media.mp3 import to_mp3
+from serve.live.speech.voice_measures import median_pitch
+from serve.live.speech.voice_servers import Speech
+from serve.runway_api.voices import designed, nearest_to
+from tests.serve.runway_api.api_kit import hum
 
 RATE = 24_000
 
@@ -22,23 +26,19 @@ def test_the_pitch_of_a_known_tone_is_found_within_a_half_semitone(hertz: float)
     assert abs(12 * np.log2(median_pitch(buzz(hertz), RATE) / hertz)) < 0.5
 
 
-def test_the_nearest_voice_is_as_many_semitones_away_as_the_sample():
-    design, pitch = nearest(buzz(LOCAL_HZ * 2 ** (5 / 12)), RATE)
-    assert abs(design.semitones - 5) < 0.5 and abs(pitch - LOCAL_HZ * 2 ** (5 / 12)) < 4
-
-
 @pytest.mark.parametrize("sound", [np.zeros(RATE), np.random.default_rng(0).normal(0, 0.1, RATE), np.zeros(10)])
 def test_nobody_is_heard_in_silence_and_noise(sound: np.ndarray):
     with pytest.raises(ValueError, match="sample"):
-        nearest(sound.astype(np.float32), RATE)
+        nearest_to(sound.astype(np.float32), RATE, Speech("kokoro", hum))
 
 
-def test_words_say_how_high_and_how_fast():
-    old, child = designed("A deep voice of an old man, slow and calm."), designed("An excited young girl")
-    assert old.semitones < 0 < child.semitones and old.speed < 1 < child.speed
-    assert "low" in old.description and "slow" in old.description
-    assert designed("A British woman of forty years").wish["espeak"] == "en-gb-x-rp+f2"
-    assert designed("Somebody who sounds like anybody") == designed("A person without any quality")
+def test_a_design_has_a_voice_of_every_kind_and_says_why():
+    design = designed("A British woman of forty years", Speech("kokoro", hum))
+    assert set(design.wish) == {"piper", "kokoro", "espeak", "openai"}
+    assert str(design.wish["kokoro"]).startswith("bf_") and "en-gb-x-rp+f" in design.wish["espeak"]
+    assert "fits best: female; British" in design.description
+    assert designed("Somebody who sounds like anybody", Speech("piper", hum)).description.endswith("or gender.")
+    assert "nothing more is known" in designed("A deep old man", Speech("openai", hum)).description
 
 
 def test_a_preview_is_an_mp3_of_the_same_length_and_pitch():

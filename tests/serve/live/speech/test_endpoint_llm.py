@@ -1,7 +1,9 @@
 """What a language model streams, and what is said of it."""
 
 import asyncio
+import base64
 import itertools
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,12 @@ from serve.live.speech.endpoint_failures import EndpointError
 from serve.live.speech.endpoint_llm import EndpointLLM
 from serve.live.speech.endpoints import Caller, Endpoint
 from serve.live.speech.knowledge import Passage
+from serve.live.speech.picture_probe import takes_pictures
+from serve.live.vision.pictures import SOURCES, Picture
+from serve.live.vision.sight import Sight, Vision
 from tests.serve.live.remote_kit import Remote, Reply, always, refusal, streamed
+from tests.serve.live.server_kit import RedReader
+from tests.serve.live.vision.test_sight import jpeg
 
 TOOL = {"type": "function", "function": {"name": "lamp", "parameters": {}}}
 
@@ -288,3 +295,73 @@ def test_a_hostile_document_changes_no_instruction_leaves_no_quotation_and_calls
     mark = begin.removeprefix("[quotations ").removesuffix("]")
     assert (end, question) == (f"[end of quotations {mark}]", "And on Sunday?")
     assert len(mark) == 16 and sent["messages"][3]["content"].count(mark) == 2
+
+
+def seen(vision: Vision, messages: list[Any]) -> list[dict[str, Any]]:
+    """What a server is sent of a conversation whose visitor shows a screen."""
+
+    async def run() -> list[dict[str, Any]]:
+        remote = Remote(always(lambda: streamed("Red.")))
+        sight = Sight(vision, on_event=lambda event: None, spawn=lambda work: work.close())
+        sight.take(Picture("screen", jpeg()))
+        if vision.reader is not None:
+            sight._words["screen"] = "Invoice 4711"
+        async with remote.serving() as url:
+            caller = Caller(Endpoint(url=url, model="m", key_variable=""), "llm")
+            caller.markup.has_opening_tag = True
+            model = EndpointLLM(caller, instruction="Be kind.")
+            for _ in range(2):
+                model.sight = sight
+                async for _ in await model.get_chat_completions(LLMContext(messages)):
+                    pass
+                sight.clear()
+            await model._client.close()
+        return remote.asked
+
+    return asyncio.run(run())
+
+
+def test_a_picture_is_sent_as_it_came_with_the_question_asked_while_it_is_shown_and_never_remembered():
+    messages = json.loads(json.dumps(QUESTIONS))
+    while_shown, after = seen(Vision(SOURCES, None), messages)
+    text, label, picture = while_shown["messages"][-1]["content"]
+    assert text["text"] == "And on Sunday?" and "screen" in label["text"]
+    assert picture["image_url"]["url"] == f"data:image/jpeg;base64,{base64.b64encode(jpeg()).decode()}"
+    assert while_shown["messages"][:-1] == after["messages"][:-1] == messages[:-1] == QUESTIONS[:-1]
+    assert after["messages"][-1] == messages[-1] == QUESTIONS[-1]
+
+
+def test_where_the_model_takes_no_pictures_what_a_program_read_comes_as_a_quotation():
+    while_shown, after = seen(Vision(SOURCES, RedReader()), list(QUESTIONS))
+    content = while_shown["messages"][-1]["content"]
+    assert 'Document "the visitor\'s screen, by text recognition":\nInvoice 4711' in content
+    assert content.startswith("[quotations ") and content.endswith("And on Sunday?")
+    assert after["messages"][-1] == QUESTIONS[-1]
+
+
+async def probed(reply: Reply) -> tuple[bool, list[dict[str, Any]]]:
+    remote = Remote(reply)
+    async with remote.serving() as url:
+        return await takes_pictures(Caller(Endpoint(url=url, model="m", key_variable=""), "llm")), remote.asked
+
+
+def test_a_model_is_asked_once_whether_it_takes_pictures():
+    whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+    choices = [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Red"}}]
+    takes, asked = asyncio.run(probed(always(lambda: web.json_response(whole | {"choices": choices}))))
+    assert takes and len(asked) == 1
+    kinds = [part["type"] for part in asked[0]["messages"][0]["content"]]
+    assert kinds == ["text", "image_url"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        always(lambda: refusal(400, "image_url is not supported by this model")),
+        always(lambda: web.Response(text="<html>", content_type="text/html")),
+        always(lambda: web.json_response({"error": {"message": "no images"}})),
+    ],
+)
+def test_a_model_that_refuses_or_answers_with_something_else_is_given_no_pictures(reply: Reply):
+    takes, _ = asyncio.run(probed(reply))
+    assert not takes

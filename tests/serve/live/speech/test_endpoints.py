@@ -20,6 +20,7 @@ from serve.live.speech.endpoint_speech import EndpointSTT, EndpointTTS
 from serve.live.speech.endpoints import Caller, Endpoint
 from serve.live.speech.profile import Profile
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM
+from serve.live.speech.voices import EndpointVoice
 from tests.serve.live.remote_kit import Remote, Reply, always, refusal, streamed
 from tests.serve.live.server_kit import nothing_left_behind
 from tests.serve.live.speech.test_agent import Conversation, Deaf, Hum
@@ -48,7 +49,7 @@ def services(url: str, part: str) -> Services:
         llm=EndpointLLM(Caller(there, "llm"), instruction="Be kind.")
         if everything or part == "llm"
         else RuleLLM(name="Noa"),
-        tts=EndpointTTS(Caller(there, "tts"), voice="af_heart", sample_rate=24_000)
+        tts=EndpointTTS(Caller(there, "tts"), voice=EndpointVoice(name="af_heart"), sample_rate=24_000)
         if everything or part == "tts"
         else LocalTTS(Hum(), pool, sample_rate=24_000),
     )

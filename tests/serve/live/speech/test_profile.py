@@ -72,7 +72,7 @@ def test_a_characters_openai_voice_is_asked_for_unless_the_endpoint_has_one_for_
         (one_for_all, wish, "af_heart"),
     ):
         tts = chosen._tts(Character("noa", "Noa", np.zeros((4, 4, 3), np.uint8), "", voice=voice))
-        assert isinstance(tts, EndpointTTS) and tts.voice == expected
+        assert isinstance(tts, EndpointTTS) and tts.voice.name == expected
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_characters_openai_voice_is_asked_for_unless_the_endpoint_has_one_for_
         ("kokoro", {"kokoro": {"pitch": 3}}, "must be a name, or {name: NAME, semitones"),
         ("kokoro", {"kokoro": "af_nobody"}, "voice='af_nobody' must be one of Kokoro's: af_alloy"),
         ("espeak", "nobody", "voice='nobody' must be one of espeak-ng's"),
-        ("openai", {"openai": 7}, "must be a name for tts=openai"),
+        ("openai", {"openai": 7}, "must be a name, or {name: NAME, instructions: TEXT} for tts=openai"),
     ],
 )
 def test_a_voice_that_the_chosen_ones_do_not_have_is_refused_at_the_start(tts: str, voice: Any, rule: str):

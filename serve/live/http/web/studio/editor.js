@@ -28,7 +28,7 @@ export async function editor(id, current) {
 
   const form = h("form", { className: "fields", onsubmit: doing(store) },
     section("Character", "", field("Name", name), field("Personality", personality, PERSONALITY), field("Greeting", greeting, "What it says when somebody comes. Empty: it waits to be spoken to.")),
-    section("Voice", "All of them are made from the server's own voice.", voices),
+    section("Voice", "Press play to hear one.", voices),
     section("Documents", "What it answers from. Plain text or Markdown.", documents),
     section("Tools", "What it may do: act on the page that it is on, or ask a program of yours. A language model that calls tools is needed (llm=openai).", tools),
     h("div", { className: "save" }, h("span", { className: "hint", textContent: isNew ? "The picture is read when you press Create." : "Changes hold for the next conversation." }), save));

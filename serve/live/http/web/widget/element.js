@@ -5,6 +5,7 @@ import { Captions } from "../captions.js";
 import { cause, media, userError } from "../causes.js";
 import { h, icon } from "../dom.js";
 import { ask } from "../server.js";
+import { Vision, canShowScreen, seeing } from "../vision.js";
 import { act } from "./actions.js";
 import { opened } from "./session.js";
 
@@ -24,6 +25,8 @@ const ICONS = {
   chat: "M4 5h16v11H9l-5 4V5z",
   close: "M6 6l12 12M18 6L6 18",
   microphone: "M12 4a3 3 0 0 1 3 3v4a3 3 0 0 1-6 0V7a3 3 0 0 1 3-3zM6 11a6 6 0 0 0 12 0M12 17v3",
+  camera: "M3 7h11v10H3zM14 11l6-3v8l-6-3",
+  screen: "M3 5h18v11H3zM9 20h6M12 16v4",
   end: "M4 15c5-5 11-5 16 0l-2.5 2.5-3.5-2V13a8 8 0 0 0-4 0v2.5l-3.5 2z",
   send: "M4 12l16-8-6 16-3-6z",
 };
@@ -42,6 +45,8 @@ export class AvatarElement extends HTMLElement {
   #starting = null; // an AbortController, from the click until the connection
   #root = this.attachShadow({ mode: "open" });
   #parts = {};
+  #offer = null; // what the server looks at
+  #vision = new Vision({ send: (message) => this.#call?.send(message), changed: (shown) => this.#seen(shown), failed: (message) => this.#notice(message) });
 
   connectedCallback() {
     if (this.#parts.panel) return;
@@ -111,11 +116,13 @@ export class AvatarElement extends HTMLElement {
     p.words = h("input", { type: "text", maxLength: 500, placeholder: "Write instead of speaking", "aria-label": "Write instead of speaking", autocomplete: "off", enterKeyHint: "send" });
     p.write = h("form", { className: "write", onsubmit: (event) => this.#write(event) }, p.words, h("button", { type: "submit", className: "icon-button", "aria-label": "Send" }, icon(ICONS.send)));
     p.microphone = h("button", { type: "button", className: "switch", "aria-pressed": "true", onclick: () => this.#mute() }, icon(ICONS.microphone), h("span", { textContent: "Microphone" }));
+    for (const source of ["camera", "screen"]) p[source] = h("button", { type: "button", className: `switch ${source}`, hidden: true, "aria-pressed": "false", onclick: () => this.#vision.toggle(source) }, icon(ICONS[source]), h("span", { textContent: source === "camera" ? "Camera" : "Screen" }));
+    p.seeing = h("p", { className: "seeing", role: "status", hidden: true });
     p.leave = h("button", { type: "button", className: "switch danger", onclick: () => this.end() }, icon(ICONS.end), h("span", { textContent: "End" }));
-    p.switches = h("div", { className: "switches", role: "group", "aria-label": "Call" }, p.microphone, p.leave);
+    p.switches = h("div", { className: "switches", role: "group", "aria-label": "Call" }, p.microphone, p.camera, p.screen, p.leave);
     p.live = h("div", { className: "live" }, p.captions, p.write, p.switches);
     p.notice = h("p", { className: "notice", role: "alert", hidden: true });
-    p.picture = h("div", { className: "picture" }, p.portrait, p.video, p.cover);
+    p.picture = h("div", { className: "picture" }, p.portrait, p.video, p.seeing, p.cover);
     const body = [h("header", {}, p.title, p.status, p.close), p.picture, p.notice, p.live];
     p.panel = h("section", { id: "panel", className: "panel", role: inline ? "region" : "dialog", "aria-label": "Talk to a character", hidden: !inline }, body);
     p.frame = h("div", { className: `frame ${inline ? "inline" : "corner"}`, hidden: true, onkeydown: (event) => this.#onKey(event) }, p.panel, p.launcher);
@@ -201,8 +208,23 @@ export class AvatarElement extends HTMLElement {
     }
   }
 
+  // What may be shown; null: nothing.
+  #offered(offer) {
+    this.#offer = offer;
+    this.#parts.camera.hidden = !offer?.sources.includes("camera");
+    this.#parts.screen.hidden = !offer?.sources.includes("screen") || !canShowScreen();
+  }
+
+  #seen(shown) {
+    for (const source of ["camera", "screen"]) this.#parts[source].setAttribute("aria-pressed", shown.includes(source));
+    this.#parts.seeing.hidden = !shown.length;
+    this.#parts.seeing.textContent = seeing(this.#name, shown, this.#offer?.by);
+  }
+
   #hangUp() {
     this.#starting?.abort();
+    this.#vision.end();
+    this.#offered(null);
     this.#call?.end();
     this.#call = this.#starting = null;
     this.#parts.video.srcObject = null;
@@ -230,6 +252,7 @@ export class AvatarElement extends HTMLElement {
     else if (event.type === "interrupted") this.captions.cut();
     else if (event.type === "error" || event.type === "notice") this.#notice(event.message);
     else if (event.type === "client_event") this.#act(event);
+    else if (event.type === "vision") this.#offered(event);
     else if (event.type === "ended") {
       this.#hangUp();
       this.#enter("ended", event.message);

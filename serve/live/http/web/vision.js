@@ -1,0 +1,97 @@
+// What the visitor shows the character: camera and screen, a picture a second each, from the click until the next one.
+
+import { cause, media, userError } from "./causes.js";
+
+const EVERY_MS = 1000;
+const SOURCES = { camera: { number: 0, longest: 640 }, screen: { number: 1, longest: 1280 } };
+const PICTURE_BYTES = 190000; // of one message; the server takes 200,000
+const QUALITIES = [0.75, 0.5, 0.3];
+
+export const canShowScreen = () => Boolean(navigator.mediaDevices?.getDisplayMedia);
+
+export class Vision {
+  #shown = {}; // source: {stream, video, timer}
+
+  // send: puts a message or bytes on the call. changed: called with the names of what is shown. failed: with a sentence.
+  constructor({ send, changed, failed }) {
+    Object.assign(this, { send, changed, failed });
+  }
+
+  get shown() {
+    return Object.keys(this.#shown);
+  }
+
+  stream(source) {
+    return this.#shown[source]?.stream;
+  }
+
+  async toggle(source) {
+    if (this.#shown[source]) return this.hide(source);
+    try {
+      await this.#show(source);
+    } catch (error) {
+      if (error.name === "NotAllowedError" && source === "screen") return; // the visitor has closed the question
+      this.failed(cause(error));
+    }
+  }
+
+  hide(source) {
+    const shown = this.#shown[source];
+    if (!shown) return;
+    delete this.#shown[source];
+    clearInterval(shown.timer);
+    shown.stream.getTracks().forEach((track) => track.stop());
+    shown.video.srcObject = null;
+    this.send({ type: "vision.off", source });
+    this.changed(this.shown);
+  }
+
+  end() {
+    for (const source of this.shown) this.hide(source);
+  }
+
+  async #show(source) {
+    const stream = source === "camera" ? await media("camera", { video: { width: { ideal: SOURCES.camera.longest } } }) : await screen();
+    const video = Object.assign(document.createElement("video"), { srcObject: stream, muted: true, playsInline: true });
+    stream.getVideoTracks()[0].onended = () => this.hide(source); // by the browser's own button
+    this.#shown[source] = { stream, video, timer: setInterval(() => this.#send(source), EVERY_MS) };
+    this.changed(this.shown);
+    await video.play().catch(() => {});
+    this.#send(source);
+  }
+
+  async #send(source) {
+    const shown = this.#shown[source];
+    if (!shown?.video.videoWidth || shown.busy) return;
+    shown.busy = true;
+    const blob = await compressed(shown.video, SOURCES[source].longest);
+    shown.busy = false;
+    if (blob && this.#shown[source] === shown) this.send(new Blob([new Uint8Array([SOURCES[source].number]), blob]));
+  }
+}
+
+async function screen() {
+  if (!canShowScreen()) throw userError("This browser cannot share a screen. Use it on a computer.");
+  return navigator.mediaDevices.getDisplayMedia({ video: { frameRate: { max: 5 } }, audio: false });
+}
+
+// A JPEG that fits a message, or null.
+async function compressed(video, longest) {
+  const scale = Math.min(1, longest / Math.max(video.videoWidth, video.videoHeight));
+  const canvas = Object.assign(document.createElement("canvas"), { width: Math.round(scale * video.videoWidth), height: Math.round(scale * video.videoHeight) });
+  const brush = canvas.getContext("2d");
+  brush.imageSmoothingQuality = "high"; // small letters stay readable
+  brush.drawImage(video, 0, 0, canvas.width, canvas.height);
+  for (const quality of QUALITIES) {
+    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", quality));
+    if (blob && blob.size <= PICTURE_BYTES) return blob;
+  }
+  return null;
+}
+
+// What the page says while something is shown.
+export function seeing(name, shown, by) {
+  if (!shown.length) return "";
+  const how = by === "model" ? "" : ` (${shown.map((source) => (source === "screen" ? "reads its text" : "reads your expression")).join(", ")}: no vision model here)`;
+  return `${name} sees your ${shown.join(" and your ")}${how}`;
+}

@@ -1,0 +1,164 @@
+"""What one session sees of its visitor, while it is shown."""
+
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from serve.live.vision.pictures import SOURCES, Picture, check_jpeg
+from serve.live.vision.reader import Words
+
+FRESH_S = 10.0  # after which a picture is no longer what is shown: its sender has gone, or sends none
+PER_S, BURST = 2.0, 4  # pictures of one session
+MODEL, FALLBACK = "model", "fallback"
+METHODS = {"camera": "face landmarks", "screen": "text recognition"}  # of the fallback, as visitors are told
+
+
+@runtime_checkable
+class PictureReader(Protocol):
+    """Puts pictures into words, for all sessions."""
+
+    async def words(self, picture: Picture, before: UInt8[np.ndarray, "h w"] | None) -> Words:
+        """
+        before: the thumbnail of the last screen that was read.
+
+        Raises:
+            ValueError: the picture cannot be decoded.
+            RuntimeError: reading it was interrupted.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Vision:
+    """What a server can do with pictures: the language model is given them, or a reader puts them into words."""
+
+    sources: tuple[str, ...]
+    reader: PictureReader | None  # None: the language model takes pictures itself
+
+    @property
+    def by(self) -> str:
+        return MODEL if self.reader is None else FALLBACK
+
+    def offered(self) -> dict[str, Any]:
+        """The message that tells a client what it may show, and who looks at it."""
+        return {"type": "vision", "sources": list(self.sources), "by": self.by}
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What is shown, in words of the fallback."""
+
+    source: str
+    text: str
+
+    @property
+    def title(self) -> str:
+        whose = "the visitor's screen" if self.source == "screen" else "the visitor's camera"
+        return f"{whose}, by {METHODS[self.source]}"
+
+
+class Sight:
+    """`take` pictures; the latest of each source is kept in memory until it is old, hidden, or the session ends.
+
+    on_event: is told the words of the fallback, so that the visitor knows them too.
+    """
+
+    def __init__(
+        self,
+        vision: Vision,
+        *,
+        on_event: Callable[[dict[str, Any]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.vision, self.on_event, self.spawn, self.clock = vision, on_event, spawn, clock
+        self._shown: dict[str, tuple[Picture, float]] = {}
+        self._words: dict[str, str] = {}
+        self._thumbnails: dict[str, UInt8[np.ndarray, "h w"] | None] = {}
+        self._waiting: dict[str, Picture] = {}  # the latest of each source that nobody has read
+        self._reading = False
+        self._due_s = -1e9
+
+    def take(self, picture: Picture) -> None:
+        """The latest picture of a source; while too many come, the rest is left out.
+
+        Raises:
+            ValueError: it cannot be used, or this source is not looked at.
+        """
+        if picture.source not in self.vision.sources:
+            raise ValueError(f"The {picture.source} is not looked at here: {self._offer()}.")
+        check_jpeg(picture)
+        now = self.clock()
+        self._due_s = max(self._due_s, now - BURST / PER_S)
+        if self._due_s > now:
+            return
+        self._due_s += 1 / PER_S
+        self._shown[picture.source] = picture, now
+        if self.vision.reader is not None:
+            self._waiting[picture.source] = picture
+            if not self._reading:
+                self._reading = True
+                self.spawn(self._read(self.vision.reader))
+
+    def hide(self, source: object) -> None:
+        """Forget what a source has shown.
+
+        Raises:
+            ValueError: there is no such source.
+        """
+        if not isinstance(source, str) or source not in SOURCES:
+            raise ValueError(f"source must be one of {', '.join(SOURCES)}.")
+        for kept in (self._shown, self._words, self._thumbnails, self._waiting):
+            kept.pop(source, None)
+
+    def clear(self) -> None:
+        """Forget everything, as when another client takes the visitor's place."""
+        for source in SOURCES:
+            self.hide(source)
+
+    def pictures(self) -> list[Picture]:
+        """For a model that takes them: what is shown now, one of each source."""
+        return [picture for picture, _ in self._fresh()] if self.vision.reader is None else []
+
+    def sightings(self) -> list[Sighting]:
+        """What is shown now, in words of the fallback."""
+        return [Sighting(source, self._words[source]) for source in self.shown if source in self._words]
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Sources that are shown now."""
+        return tuple(picture.source for picture, _ in self._fresh())
+
+    def _fresh(self) -> list[tuple[Picture, float]]:
+        since = self.clock() - FRESH_S
+        return [each for each in self._shown.values() if each[1] >= since]
+
+    def _offer(self) -> str:
+        return f"only {' and '.join(self.vision.sources)}" if self.vision.sources else "nothing is"
+
+    async def _read(self, reader: PictureReader) -> None:
+        try:
+            while self._waiting:
+                source = next(iter(self._waiting))
+                await self._read_one(reader, self._waiting.pop(source))
+        finally:
+            self._reading = False
+
+    async def _read_one(self, reader: PictureReader, picture: Picture) -> None:
+        source = picture.source
+        try:
+            words = await reader.words(picture, self._thumbnails.get(source))
+        except (ValueError, RuntimeError) as error:
+            return self.on_event({"type": "error", "message": str(error)})
+        if source not in self._shown:  # hidden meanwhile
+            return
+        self._thumbnails[source] = words.thumbnail
+        if words.text is not None and words.text != self._words.get(source):
+            self._words[source] = words.text
+            self.on_event({"type": "vision.seen", "source": source, "text": words.text, "by": METHODS[source]})

@@ -1,0 +1,168 @@
+"""What a session sees: which pictures are taken, how long they hold, and what a reader makes of them."""
+
+import asyncio
+import io
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve.live.vision.pictures import MAX_PIXELS, PICTURE_BYTES, SOURCES, Picture, read_picture
+from serve.live.vision.reader import Words
+from serve.live.vision.sight import BURST, FRESH_S, PER_S, Sight, Vision
+
+
+def jpeg(width: int = 64, height: int = 48, colour: int = 90, form: str = "JPEG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), (colour, 120, 200)).save(buffer, form)
+    return buffer.getvalue()
+
+
+class FakeReader:
+    """Says the average red of a picture, when it is let."""
+
+    def __init__(self) -> None:
+        self.asked: list[Picture] = []
+        self.go = asyncio.Event()
+        self.wrong: Exception | None = None
+
+    async def words(self, picture: Picture, before: np.ndarray | None) -> Words:
+        self.asked.append(picture)
+        await self.go.wait()
+        if self.wrong:
+            raise self.wrong
+        red = round(float(np.asarray(Image.open(io.BytesIO(picture.jpeg)))[..., 0].mean()) / 10)
+        return Words(f"red {red}", np.zeros((1, 1), np.uint8))
+
+    def close(self) -> None: ...
+
+
+class Setting:
+    def __init__(self, reader: FakeReader | None = None, sources: tuple[str, ...] = SOURCES) -> None:
+        self.now = 100.0
+        self.events: list[dict[str, Any]] = []
+        self.works: list[Coroutine[Any, Any, None]] = []
+        self.sight = Sight(
+            Vision(sources, reader),
+            on_event=self.events.append,
+            spawn=self.works.append,
+            clock=lambda: self.now,
+        )
+
+    def show(self, source: str = "screen", colour: int = 90) -> None:
+        self.sight.take(Picture(source, jpeg(colour=colour)))
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        (b"", "byte for its source"),
+        (b"\x07" + jpeg(), "byte for its source"),
+        (b"\x01" + b"not a picture", "cannot be read"),
+        (b"\x01" + jpeg(form="PNG"), "cannot be read"),
+        (b"\x01" + jpeg()[:-20], "cut off"),
+        (b"\x01" + jpeg(4_000, 3_000), "4000 x 3000 pixels"),
+        (b"\x01" + jpeg()[:-2] + bytes(PICTURE_BYTES) + b"\xff\xd9", "bytes, must be"),
+    ],
+)
+def test_what_is_no_picture_of_a_size_that_is_taken_is_refused_with_the_rule(message: bytes, cause: str):
+    with pytest.raises(ValueError, match=cause):
+        read_picture(message)
+
+
+def test_a_picture_is_taken_by_its_source_and_as_it_came():
+    assert read_picture(b"\x01" + jpeg()) == Picture("screen", jpeg())
+    assert read_picture(b"\x00" + jpeg(1_900, 1_200)).source == "camera"
+    assert 1_900 * 1_200 <= MAX_PIXELS
+
+
+def test_the_latest_picture_of_each_source_is_seen_until_it_is_old_or_hidden():
+    setting = Setting()
+    for colour in (10, 60):
+        setting.show("screen", colour)
+        setting.now += 1
+    setting.show("camera")
+    assert [each.source for each in setting.sight.pictures()] == ["screen", "camera"]
+    assert setting.sight.pictures()[0].jpeg == jpeg(colour=60)
+    setting.sight.hide("camera")
+    assert setting.sight.shown == ("screen",)
+    setting.now += FRESH_S
+    assert setting.sight.pictures() == [] and setting.sight.shown == ()
+
+
+def test_a_source_that_is_not_looked_at_is_refused():
+    with pytest.raises(ValueError, match="The camera is not looked at here: only screen"):
+        Setting(sources=("screen",)).show("camera")
+    for source in ("door", 7, None):
+        with pytest.raises(ValueError, match="source must be one of camera, screen"):
+            Setting().sight.hide(source)
+
+
+def test_pictures_beyond_two_a_second_are_left_out():
+    setting = Setting()
+    for _ in range(20):
+        setting.show(colour=10)
+    setting.show(colour=200)
+    assert setting.sight.pictures()[0].jpeg == jpeg(colour=10)
+    setting.now += BURST / PER_S
+    setting.show(colour=200)
+    assert setting.sight.pictures()[0].jpeg == jpeg(colour=200)
+
+
+def ran(script: Callable[[Setting, FakeReader], Coroutine[Any, Any, None]]) -> Setting:
+    async def run() -> Setting:
+        reader = FakeReader()
+        setting = Setting(reader)
+        await script(setting, reader)
+        return setting
+
+    return asyncio.run(run())
+
+
+def test_while_one_picture_is_read_only_the_latest_waits():
+    async def script(setting: Setting, reader: FakeReader) -> None:
+        for colour in (10, 60, 200):
+            setting.show(colour=colour)
+            setting.now += 1
+        assert len(setting.works) == 1
+        reader.go.set()
+        await setting.works.pop()
+        assert [each.jpeg for each in reader.asked] == [jpeg(colour=200)]
+        setting.show(colour=60)
+        await setting.works.pop()
+
+    setting = ran(script)
+    said = [(event["type"], event["source"], event["text"], event["by"]) for event in setting.events]
+    assert said == [("vision.seen", "screen", words, "text recognition") for words in ("red 20", "red 6")]
+    assert [(each.title, each.text) for each in setting.sight.sightings()] == [
+        ("the visitor's screen, by text recognition", "red 6")
+    ]
+    assert setting.sight.pictures() == []
+
+
+def test_what_is_hidden_while_it_is_read_is_forgotten():
+    async def script(setting: Setting, reader: FakeReader) -> None:
+        setting.show()
+        reading = asyncio.create_task(setting.works.pop())
+        await asyncio.sleep(0)
+        setting.sight.clear()
+        reader.go.set()
+        await reading
+
+    setting = ran(script)
+    assert setting.events == [] and setting.sight.sightings() == []
+
+
+def test_a_picture_that_cannot_be_read_is_told_and_the_next_one_is_read():
+    async def script(setting: Setting, reader: FakeReader) -> None:
+        reader.go.set()
+        reader.wrong = ValueError("The picture of the screen cannot be decoded.")
+        setting.show()
+        await setting.works.pop()
+        reader.wrong = None
+        setting.show()
+        await setting.works.pop()
+
+    assert [event["type"] for event in ran(script).events] == ["error", "vision.seen"]
