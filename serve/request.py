@@ -127,17 +127,7 @@ class ClipRequest:
         Raises:
             ValueError: an entry is no mapping, or its `at` is no time.
         """
-        entries = [self.act] if isinstance(self.act, Mapping) else self.act or []
-        found = []
-        for entry in entries:
-            at_s: Any = entry.get("at", 0) if isinstance(entry, Mapping) else None
-            if not (_is_number(at_s) and 0 <= at_s < math.inf):
-                raise ValueError(
-                    f"act has {entry}, must have numbers by name and may have at, a time of at least 0 seconds, such "
-                    "as act='[{joy: 0.5}, {at: 3, joy: null}]'."
-                )
-            found.append(TimedNumbers(float(at_s), {name: value for name, value in entry.items() if name != "at"}))
-        return sorted(found, key=lambda one: one.at_s)
+        return timed_numbers(self.act)
 
     def timed_pictures(self) -> list[TimedPicture]:
         """All keyframes in the order of their times.
@@ -295,6 +285,25 @@ class ClipRequest:
             return max(1, round(self.seconds * contract.fps))
         assert voices is not None, "`voices` has refused a clip without a length"
         return -(-len(voices.agent) // contract.audio.frame_samples)
+
+
+def timed_numbers(act: Any) -> list[TimedNumbers]:
+    """Numbers by name, or several such mappings with `at` in seconds, in the order of their times.
+
+    Raises:
+        ValueError: an entry is no mapping, or its `at` is no time.
+    """
+    entries = [act] if isinstance(act, Mapping) else act or []
+    found = []
+    for entry in entries:
+        at_s: Any = entry.get("at", 0) if isinstance(entry, Mapping) else None
+        if not (_is_number(at_s) and 0 <= at_s < math.inf):
+            raise ValueError(
+                f"act has {entry}, must have numbers by name and may have at, a time of at least 0 seconds, such "
+                "as act='[{joy: 0.5}, {at: 3, joy: null}]'."
+            )
+        found.append(TimedNumbers(float(at_s), {name: value for name, value in entry.items() if name != "at"}))
+    return sorted(found, key=lambda one: one.at_s)
 
 
 def read_portrait(path: str | Path, framing: Framing, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from serve.runway_api.casting import wish_for
+from serve.store.database import THREADS
 from serve.store.tables import Voice
 from tests.serve.runway_api.api_kit import AVATAR, RATE, Served, hum, inline, served
 
@@ -139,7 +140,7 @@ def test_a_preset_voice_is_heard_before_it_is_chosen(tmp_path: Path):
 
 
 def test_the_store_is_free_while_a_preview_is_spoken(tmp_path: Path):
-    """Others can write meanwhile."""
+    """Others can write while as many are asked for as the store has threads."""
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(voice: dict[str, Any], text: str) -> tuple[np.ndarray, int]:
@@ -149,13 +150,14 @@ def test_the_store_is_free_while_a_preview_is_spoken(tmp_path: Path):
 
     async def script(one: Served) -> None:
         body = {"prompt": TEXT["prompt"], "model": TEXT["model"]}
-        waiting = asyncio.create_task(one.ask("POST", "/voices/preview", body))
+        waiting = [asyncio.create_task(one.ask("POST", "/voices/preview", body)) for _ in range(THREADS)]
         try:
             assert await asyncio.to_thread(begun.wait, 10)
+            await asyncio.sleep(0.5)  # all of them are at work, or wait for one that is
             await asyncio.wait_for(one.ask("POST", "/documents", {"name": "a", "content": "b"}), 10)
         finally:
             go_on.set()
-        assert (await waiting)["durationSecs"] > 0
+        assert all(made["durationSecs"] > 0 for made in await asyncio.gather(*waiting))
 
     served(script, tmp_path, speak=slow)
 

@@ -7,7 +7,7 @@ import { dialog, field, iconButton, ICONS } from "./parts.js";
 const MOST_TARGETS = 20;
 const KINDS = { client_event: "Acts on the page", backend_rpc: "Asks a program" };
 const SCALARS = ["string", "integer", "number", "boolean"];
-const TYPES = { string: "text", integer: "whole number", number: "number", boolean: "yes or no", array: "list", object: "group of fields" };
+const TYPES = { string: "text", integer: "whole number", number: "number", boolean: "yes or no", array: "list", object: "group" };
 const ACTIONS = {
   click: "Click an element of the page",
   scroll_to: "Scroll to an element of the page",
