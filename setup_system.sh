@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# System packages that pip cannot bring: OpenGL without a screen, for the 3-D characters; Python's own venv module, which
-# Debian packages apart; and beside an NVIDIA driver a C compiler and Python.h, by which Triton launches its kernels.
+# System packages that pip cannot bring: OpenGL without a screen, for 3-D characters and the arm; the own venv module of
+# Python, which Debian packages apart; and beside an NVIDIA driver a C compiler and Python.h, by which Triton launches its kernels.
 # Usage: ./setup_system.sh PYTHON
 set -euo pipefail
 python=${1:-python3}

@@ -182,8 +182,8 @@ def _check_stream(contract: Contract, stream_frames: int, num_frames: int) -> No
     ending = [spec.name for spec in contract.dit.conditions if spec.rate == "channels" or spec.encoder == "image"]
     if ending:
         raise ValueError(
-            f"the model must have no conditions {ending}: what an image-to-video model is given ends with its image's "
-            "clip, and streams go on. Use stage/windows=reference."
+            f"the model must have no conditions {ending}: keyframes and what an image-to-video model is given end with "
+            "their clip, and streams go on. Use stage/windows=reference."
         )
     if stream_frames < num_frames:
         raise ValueError(f"stream_frames={stream_frames} must be >= num_frames={num_frames}, a window's length.")

@@ -73,6 +73,11 @@ class DiTConfig(JsonConfig):
             )
         if len({spec.width for spec in self.conditions if spec.encoder == "speech"}) > 1:
             raise ValueError("all conditions with encoder=speech must have one width: they share the encoder.")
+        if "keyframes" in [spec.encoder for spec in self.of_rate("channels")[:-1]]:
+            raise ValueError(
+                "encoder=keyframes must be that of one condition at most, the last of rate=channels: it is added "
+                "behind what a published model has."
+            )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "DiTConfig":
@@ -89,6 +94,11 @@ class DiTConfig(JsonConfig):
     def condition(self, name: str) -> ConditionSpec | None:
         """The declaration of a condition; None: the model does not have it."""
         return next((spec for spec in self.conditions if spec.name == name), None)
+
+    @property
+    def keyframes(self) -> ConditionSpec | None:
+        """The declaration of known frames (`gwm.condition.keyframes`); None: the model takes none."""
+        return next((spec for spec in self.conditions if spec.encoder == "keyframes"), None)
 
     def width(self, name: str) -> int:
         """Width of a condition; 0 of one that the model does not have."""

@@ -86,6 +86,12 @@ class Contract(JsonConfig):
                 f"in_channels={self.dit.in_channels} must be the autoencoder's latent_channels="
                 f"{self.vae.latent_channels}: the model was made for other latents. Choose another of the two."
             )
+        known = self.dit.keyframes
+        if known is not None and known.width != self.dit.in_channels + 1:
+            raise ValueError(
+                f"condition {known.name}: width={known.width} must be {self.dit.in_channels + 1}, the latents of a "
+                "known frame and how near it is. Leave width out: it follows from the autoencoder."
+            )
         for spec in self.dit.conditions:
             numbers = self.vae.temporal_stride * len(spec.names)
             if spec.names and spec.width != numbers:

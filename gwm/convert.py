@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gwm.condition.inputs import nothing_given
@@ -21,6 +22,7 @@ from gwm.wan.geometry import read_geometry, to_diffusers
 from gwm.wan.tensor_names import expected_tensors, layout_of
 from gwm.weights import check_keys, write_json
 
+PATCHES = "patch_embedding.weight"
 ADDED = ("speech_encoder", "frame_embeddings")  # parts that Wan does not have
 UNUSED = "norm_added_q"  # in some published I2V folders; diffusers leaves it out as well, nothing computes with it
 
@@ -56,24 +58,31 @@ def load_wan(path: Path, *, config: DiTConfig | None = None, dtype: torch.dtype 
 def without_added(config: DiTConfig) -> DiTConfig:
     """The shape without what Wan does not have."""
     theirs = tuple(
-        dataclasses.replace(spec, drop_rate=0.0, names=()) for spec in config.conditions if spec.rate != "frame"
+        dataclasses.replace(spec, drop_rate=0.0, names=())
+        for spec in config.conditions
+        if spec.rate != "frame" and spec.encoder != "keyframes"
     )
     return dataclasses.replace(config, conditions=theirs, speech_mels=DiTConfig().speech_mels)
 
 
 def with_conditions(model: DiT, config: DiTConfig) -> DiT:
-    """The same tensors in a model of shape `config`, with the frame conditions that it adds. Their last layers are
-    zero: until they are trained, every velocity is that of `model`.
+    """The same tensors in a model of shape `config`, with the frame conditions and keyframes that it adds. Their last
+    layers, and the columns of keyframes, are zero: until they are trained, every velocity is that of `model`.
 
     Raises:
         ValueError: the shapes differ in anything else.
     """
     differing = _differing(without_added(model.config), without_added(config))
     if differing:
-        raise ValueError(f"config must differ from the model's in frame conditions alone, and differs in {differing}.")
+        raise ValueError(
+            f"config must differ from the model's in frame conditions and keyframes alone, and differs in {differing}."
+        )
     with torch.device("meta"):
         extended = DiT(config)
-    extended.load_state_dict(model.state_dict(), assign=True, strict=False)  # what is left out is made below
+    weights = model.state_dict()
+    if wider := config.input_features - weights[PATCHES].shape[1]:  # keyframes, behind all other channels
+        weights[PATCHES] = F.pad(weights[PATCHES], (0, wider))
+    extended.load_state_dict(weights, assign=True, strict=False)  # what is left out is made below
     fresh = DiT(dataclasses.replace(config, num_layers=0))  # what is added lies outside the blocks
     for name, module in fresh.named_children():
         if name in ADDED:
@@ -83,7 +92,7 @@ def with_conditions(model: DiT, config: DiTConfig) -> DiT:
 
 @torch.no_grad()
 def without_conditions(model: DiT) -> DiT:
-    """A Wan transformer that does what `model` does when no frame condition is given.
+    """A Wan transformer that does what `model` does when no frame condition and no keyframe is given.
 
     What zeros add to the time embedding is the same at every noise level: it becomes part of a bias.
     """
@@ -93,7 +102,8 @@ def without_conditions(model: DiT) -> DiT:
         bias = bias + part[0, 0]
     with torch.device("meta"):
         plain = DiT(without_added(model.config))
-    kept = {key: weights[key] for key in plain.state_dict()} | {"time_embedding.2.bias": bias}
+    narrow = weights[PATCHES][:, : plain.config.input_features]  # no keyframes
+    kept = {key: weights[key] for key in plain.state_dict()} | {"time_embedding.2.bias": bias, PATCHES: narrow}
     plain.load_state_dict(kept, assign=True)
     return plain
 

@@ -13,7 +13,7 @@ from gwm.condition.inputs import Conditions
 from gwm.contract import Contract
 from gwm.dit import DiT, num_patches
 from gwm.guidance import Guidance, with_guidance
-from gwm.sampler import frame_noise, sample
+from gwm.sampler import Sampler, frame_noise, sample
 from gwm.transfer import to_device
 
 Emit = Callable[[Float[Tensor, "b f c h w"]], None]
@@ -44,6 +44,7 @@ class Rollout:
         rows, columns = grid or contract.latent_grid
         self.chunk_shape = (batch_size, contract.pattern.chunk_frames, contract.dit.in_channels, rows, columns)
         self.picture_shape = self.chunk_shape
+        self.sampler: Sampler = sample  # another one edits what is known (`gwm.editing`)
         self.cache = cache(
             contract.dit,
             contract.pattern,
@@ -126,7 +127,7 @@ class Rollout:
         def velocity(x: Tensor, sigma: float) -> Tensor:
             return self.velocity(x, sigma, condition)
 
-        x = sample(velocity, noises, sigmas=contract.sigmas, solver=contract.solver)
+        x = self.sampler(velocity, noises, sigmas=contract.sigmas, solver=contract.solver)
         if condition.override:
             x = self._overridden(x, condition.override)
         emit(x)

@@ -14,6 +14,7 @@ from kernels.step_update import step_update
 COMMAND = "pip install 'gwm[wan]'"  # diffusers
 TIMES = 1000  # whole noise levels of Wan's training, which diffusers rounds down to
 Velocity = Callable[[Float[Tensor, "b f c h w"], float], Float[Tensor, "b f c h w"]]  # of latents at a noise level
+Sampler = Callable[..., Float[Tensor, "b f c h w"]]  # with the arguments of `sample`
 
 
 def frame_noise(shape: Sequence[int], *, seed: int, frame: int, step: int) -> Float[Tensor, "b f c h w"]:

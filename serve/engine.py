@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from gwm.autoencoders.protocol import Reference
 from gwm.condition.inputs import Conditions
 from gwm.media.pixels import to_tensor
 from gwm.rollout import Emit, keep
@@ -18,6 +19,7 @@ from serve.decoder import StreamDecoder
 from serve.driver import Driver
 from serve.graphs import Capture, GraphedChunk
 from serve.history import History, UndoLog
+from serve.keyframes import KnownFrames, check_keyframes
 from serve.memory import check_memory
 from serve.parallel.parallelize import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of
@@ -80,6 +82,7 @@ class Engine:
         self.undo = UndoLog(self.rollout, self.decoder.memory.moving, undo_chunks)
         alone = self.prompt.text is not None and ranks is None  # of several processes each has a part of the memory
         self.history = History(artifact.dit, self.rollout, undo_chunks) if alone else None
+        self.reference: Reference | None = None
 
     @torch.no_grad()
     def start(self, portrait: UInt8[np.ndarray, "height width 3"], text: Float[Tensor, "1 s t"] | None = None) -> None:
@@ -99,6 +102,7 @@ class Engine:
             self.prompt.set(text)
         reference = self.vae.encode_reference(to_tensor(portrait)[None], margin=margin, pasted=self.pasted)
         self.timeline.start(seed=self.seed)
+        self.reference = None if self.contract.dit.keyframes is None else reference  # keyframes are relative to it
         # Before the copy below: where the decoder has a device of its own, who reads that copy has waited for this too.
         self.decoder.start(reference)
         self.begin(reference.latent.to(self.rollout.cache.k))
@@ -201,6 +205,35 @@ class Engine:
         self.timeline.acts.set(numbers, chunk=applied.chunk, now=self.timeline.num_chunks)
         return applied
 
+    @torch.no_grad()
+    def keyframe(self, pixel_frames: UInt8[np.ndarray, "*t h w 3"], *, at_s: float, exact: bool = False) -> Applied:
+        """A picture that the stream should show at a media time, and that it goes towards before: of one latent frame,
+        in which it stands still. With more pixel frames, those of the latent frames from then on. The chunk that shows
+        it, and the media time at which that latent frame begins.
+
+        exact: what is shown and remembered then are its latents; else what the model makes of them.
+
+        Raises:
+            ValueError: the model takes no keyframes, the time is over or known already, or the pictures have another
+                size or number.
+            RuntimeError: the engine was not started.
+        """
+        check_keyframes(self.contract, exact=exact)
+        if self.reference is None:
+            raise RuntimeError("the engine must be started before a keyframe is set: call start with a portrait.")
+        stride, is_picture = self.vae.config.temporal_stride, pixel_frames.ndim == 3
+        frames = np.stack([pixel_frames] * 2 * stride) if is_picture else pixel_frames  # the first half leads in
+        if self.framing.margin_of(frames[0]):
+            frames = np.stack([self.framing.shown(frame) for frame in frames])
+        if not len(frames) or len(frames) % stride:
+            raise ValueError(f"pixel_frames has {len(frames)} pictures, must be one, or a multiple of {stride}.")
+        count = 1 if is_picture else len(frames) // stride
+        place = self.timeline.keyframes.place
+        applied = place(at_s, count, taken=self.timeline.num_chunks, end=self.timeline.end_chunk)
+        latents = self.vae.encode(to_tensor(frames)[None].to(self.vae.device), self.reference)[0, -count:]
+        self.timeline.keyframes.put(latents, at_s=at_s, exact=exact)
+        return applied
+
     def rewind(self, chunks: int, *, keep_sound: bool = True) -> Applied:
         """Go back by the latest `chunks`, as if they had never been. Their sound waits again, or is lost; prompts stay.
 
@@ -246,6 +279,7 @@ class Engine:
         num_frames: int | None = None,
         prompts: Mapping[float, Float[Tensor, "1 s t"]] | None = None,
         acts: Sequence[TimedNumbers] = (),
+        keyframes: Sequence[KnownFrames] = (),
         driver: Driver | None = None,
     ) -> Iterator[tuple[UInt8[np.ndarray, "f h w 3"], float]]:
         """Frames of a whole stream chunk by chunk, with the milliseconds each took; the portrait counts in the first.
@@ -253,6 +287,7 @@ class Engine:
         agent, user: a recording of both sides; None: silence. A model that takes no sound takes its length alone.
         num_frames: pixel frames of the stream; None: up to the frame in which the sound ends.
         prompts, acts: what is set from a media time on: tokens of texts as `set_prompt`, numbers as `act`.
+        keyframes: pictures at their times, as `keyframe`.
         driver: what works through the chunks, as `serve.pipeline.Pipeline`; None: the engine itself, one by one.
 
         Raises:
@@ -268,6 +303,8 @@ class Engine:
             self.set_prompt(text, at_s=at_s)
         for one in acts:
             self.act(one.numbers, at_s=one.at_s)
+        for known in keyframes:
+            self.keyframe(known.pixel_frames, at_s=known.at_s, exact=known.exact)
         if agent is not None and self.contract.takes_sound:
             self.push(agent, np.zeros_like(agent) if user is None else user)
         self.finish(num_frames)

@@ -8,6 +8,8 @@ python -m serve.generate ... prompts='[{at: 0, text: "a calm sea"}, {at: 5, text
 python -m serve.generate ... size=720 whole=true        a face of 720 px moves in the whole picture
 python -m serve.generate ... act='{liveliness: 0.8, joy: 0.5}'          numbers that the model names, such as a mood
 python -m serve.generate ... act='[{joy: 0.5}, {at: 3, joy: null, jawOpen: [0.2, 0.5, 0.8]}]'
+python -m serve.generate ... keyframes=[a.png@0,b.png@2.5]              pictures that are seen at these times
+python -m serve.generate ... video=before.mp4 seconds=4                 a clip that begins with the end of another
 torchrun --nproc-per-node=4 -m serve.generate ...       one stream on four GPUs
 """
 
@@ -34,6 +36,7 @@ from serve.artifact import Artifact, load_artifact
 from serve.driver import Driver
 from serve.engine import Engine
 from serve.graphs import capture_cuda
+from serve.keyframes import KnownFrames
 from serve.many_steps import led_away, load_stage, passes_shown, with_length
 from serve.parallel.follow import follow
 from serve.parallel.parallelize import join
@@ -93,15 +96,19 @@ def _write(artifact: Artifact, request: ClipRequest, ranks: Ranks | None, *, dis
     made = Engine(artifact, seed=request.seed, ranks=ranks, capture=capture, size=request.size, pasted=request.whole)
     with closing(made) as engine:
         given = {one.at_s: padded_text(texts.tokens(one.text), engine.text_tokens)[None] for one in prompts}
-        picture, square = request.picture(engine.framing)
+        end = request.video_end(engine.contract, engine.framing)
+        picture, square = request.picture(engine.framing, end)
         portrait = picture if square is None else square.cut(picture)
-        _log_receipts(engine, prompts, acts)
+        known = request.known(engine.contract, engine.framing, num_frames=num_frames, end=end)
+        _log_receipts(engine, prompts, acts, known)
         chunks = -(-num_frames // engine.contract.chunk_pixel_frames)
         if distilled:
             choose_threads(engine)
         with _driver(engine) as driver, nullcontext() if distilled else passes_shown(artifact, chunks=chunks):
             agent, user = (None, None) if voices is None else (voices.agent, voices.user)
-            made = engine.stream(portrait, agent, user, num_frames=num_frames, prompts=given, acts=acts, driver=driver)
+            made = engine.stream(
+                portrait, agent, user, num_frames=num_frames, prompts=given, acts=acts, keyframes=known, driver=driver
+            )
             bar = tqdm(made, desc="generate", total=chunks, unit="chunk", disable=not distilled)
             paste = None if square is None else partial(square.paste, picture=picture)
             _film(request, artifact.contract, bar, voices, num_frames=num_frames, paste=paste)
@@ -134,8 +141,17 @@ def _film(
     )
 
 
-def _log_receipts(engine: Engine, prompts: Sequence[TimedPrompt], acts: Sequence[TimedNumbers]) -> None:
-    """Log from which chunk on each prompt and number holds."""
+def _log_receipts(
+    engine: Engine, prompts: Sequence[TimedPrompt], acts: Sequence[TimedNumbers], known: Sequence[KnownFrames]
+) -> None:
+    """Log from which chunk on each prompt and number holds, and which shows each keyframe."""
+    for one in known:
+        frames = 1 if one.pixel_frames.ndim == 3 else len(one.pixel_frames) // engine.contract.vae.temporal_stride
+        applied = engine.timeline.keyframes.place(one.at_s, frames, taken=0, end=None)
+        log.info(
+            "%d latent frames, known from %.2f s on, are seen from chunk %d at %.2f s; exact: %s",
+            *(frames, one.at_s, applied.chunk, applied.media_s, "yes" if one.exact else "no"),
+        )
     for act in acts:
         applied = applied_at(engine.contract, act.at_s)
         log.info(
@@ -156,10 +172,11 @@ def _driver(engine: Engine) -> AbstractContextManager[Driver]:
     return Pipeline(engine) if engine.device.type == "cuda" else nullcontext(engine)
 
 
-PATHS_AND_TEXTS = ("artifact", "image", "audio", "user", "out", "prompt", "negative_prompt", "text_encoder", "vae")
+PATHS = ("artifact", "image", "audio", "user", "out", "text_encoder", "vae", "video", "keyframes")
+TEXTS = ("prompt", "negative_prompt")
 
 
-@command("generate", verbatim=PATHS_AND_TEXTS)
+@command("generate", verbatim=PATHS + TEXTS)
 def main(cfg: DictConfig) -> None:
     values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     generate(ClipRequest(**values))

@@ -84,7 +84,8 @@ class Sampling:
         Raises:
             ValueError: there is no such condition.
         """
-        names = [spec.name for spec in config.conditions if spec.encoder == "text" or spec.drop_rate > 0]
+        droppable = [spec for spec in config.conditions if spec.rate != "channels"]
+        names = [spec.name for spec in droppable if spec.encoder == "text" or spec.drop_rate > 0]
         default = TEXT_GUIDANCE if config.width("text") else 1.0
         scale = float(self.guidance or default)
         if scale != 1 and not names:

@@ -22,7 +22,7 @@ from gwm.media.pixels import to_float, to_uint8
 from gwm.media.video import write_video
 from gwm.no_text import padded_text
 from gwm.resolution import Resolution
-from gwm.sampler import frame_noise, sample
+from gwm.sampler import Velocity, frame_noise, sample
 from gwm.wan.encoders import MAX_TOKENS, CLIPImage, image_channels
 from gwm.wan.geometry import read_geometry
 from gwm.wan.vae import WanVAE, load_wan_vae
@@ -190,36 +190,45 @@ def clip_of(
 
 @torch.no_grad()
 def sample_clip(artifact: Artifact, clip: Clip, *, seed: int) -> Float[Tensor, "1 f c h w"]:
-    """Latents of a whole clip in float32, by guided steps; every frame sees every other one.
+    """Latents of a whole clip in float32, by guided steps."""
+    contract = artifact.contract
+    shape = (1, contract.horizon_frames + 1, contract.dit.in_channels, *contract.latent_grid)
+    noise = frame_noise(shape, seed=seed, frame=0, step=0).to(artifact.dit.head.weight.device)
+    x = sample(clip_velocity(artifact, clip), [noise], sigmas=contract.sigmas, solver=contract.solver)
+    return with_first(clip, x)
+
+
+def with_first(clip: Clip, x: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "1 f c h w"]:
+    """Latents with the clean first frame, where there is one."""
+    return x if clip.first is None else torch.cat([clip.first.to(x), x[:, 1:]], dim=1)
+
+
+def clip_velocity(artifact: Artifact, clip: Clip) -> Velocity:
+    """Guided velocity of a whole clip, in float32; every frame sees every other one.
 
     A clean first frame has noise level 0 in every step and stays as it is.
 
     Source: Wan2.2 wan/textimage2video.py, i2v.
     """
-    contract, weight = artifact.contract, artifact.dit.head.weight
-    frames = contract.horizon_frames + 1
-    noise = frame_noise((1, frames, contract.dit.in_channels, *contract.latent_grid), seed=seed, frame=0, step=0)
-    positions, whole = torch.arange(frames, device=weight.device), MaskedClip(None)
+    weight, whole = artifact.dit.head.weight, MaskedClip(None)
     guidance, condition = Guidance(), clip.condition
     if artifact.guided is not None:
         guidance = artifact.guided.guidance
         condition = dataclasses.replace(condition, nothing=artifact.guided.nothing)
 
-    def with_first(x: Tensor) -> Tensor:
-        return x if clip.first is None else torch.cat([clip.first.to(x), x[:, 1:]], dim=1)
-
     def velocity(x: Tensor, sigma: float) -> Tensor:
         levels = x.new_full(x.shape[:2], sigma)
         if clip.first is not None:
             levels[:, 0] = 0
-        seen = with_first(x).to(weight.dtype)
+        seen = with_first(clip, x).to(weight.dtype)
+        positions = torch.arange(x.shape[1], device=weight.device)
 
         def predict(condition: Conditions) -> Tensor:
             return artifact.dit(seen, levels, condition, positions=positions, context=whole).velocity.float()
 
         return guided_velocity(predict, condition, guidance)
 
-    return with_first(sample(velocity, [noise.to(weight.device)], sigmas=contract.sigmas, solver=contract.solver))
+    return velocity
 
 
 def on_device(condition: Conditions, artifact: Artifact) -> Conditions:

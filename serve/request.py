@@ -20,6 +20,15 @@ from gwm.media.video import container_of, read_audio
 from gwm.resolution import Resolution
 from serve.acts import TimedNumbers
 from serve.face_crop import framed
+from serve.keyframes import (
+    KnownFrames,
+    TimedPicture,
+    VideoEnd,
+    check_keyframes,
+    check_times,
+    video_end,
+    within,
+)
 from serve.many_steps import Sampling
 from serve.prompts import TimedPrompt
 
@@ -47,6 +56,10 @@ class ClipRequest:
     prompt: str | None = None
     prompts: Sequence[Mapping[str, Any]] = ()  # each with `at` in seconds, and `text`
     act: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None  # numbers by name; several with `at` in seconds
+    keyframes: Sequence[str] = ()  # each PICTURE@SECONDS
+    video: str | None = None  # whose end the clip begins with
+    known_seconds: float | int = 1  # of it
+    exact: bool = False  # latents of keyframes are copied
     negative_prompt: str | None = None
     text_encoder: str | None = None
     steps: int | None = None
@@ -69,7 +82,7 @@ class ClipRequest:
                 f"prompt={self.prompt!r} and prompts=... exclude each other: write it as the first of prompts, with "
                 "at: 0."
             )
-        for name, allowed in (("whole", (True, False)), ("crop", (True, False, None))):
+        for name, allowed in (("whole", (True, False)), ("exact", (True, False)), ("crop", (True, False, None))):
             if vars(self)[name] not in allowed:
                 words = "true or false" if None not in allowed else "true, false or null"
                 raise ValueError(f"{name}={vars(self)[name]} must be {words}, such as {name}=true.")
@@ -77,8 +90,13 @@ class ClipRequest:
             raise ValueError("whole=true must be false with crop=false: the square that moves is the face's.")
         if self.resolution is not None:
             Resolution.parse(self.resolution)
+        if not (_is_number(self.known_seconds) and 0 < self.known_seconds < math.inf):
+            raise ValueError(f"known_seconds={self.known_seconds} must be a finite number above 0.")
+        if self.whole and self.video is not None:
+            raise ValueError(f"video={self.video} must be left out with whole=true: frames around the face differ.")
         self.timed_prompts()
         self.timed_numbers()
+        self.timed_pictures()
         self.sampling.check()
 
     @property
@@ -109,17 +127,15 @@ class ClipRequest:
         Raises:
             ValueError: an entry is no mapping, or its `at` is no time.
         """
-        entries = [self.act] if isinstance(self.act, Mapping) else self.act or []
-        found = []
-        for entry in entries:
-            at_s: Any = entry.get("at", 0) if isinstance(entry, Mapping) else None
-            if not (_is_number(at_s) and 0 <= at_s < math.inf):
-                raise ValueError(
-                    f"act has {entry}, must have numbers by name and may have at, a time of at least 0 seconds, such "
-                    "as act='[{joy: 0.5}, {at: 3, joy: null}]'."
-                )
-            found.append(TimedNumbers(float(at_s), {name: value for name, value in entry.items() if name != "at"}))
-        return sorted(found, key=lambda one: one.at_s)
+        return timed_numbers(self.act)
+
+    def timed_pictures(self) -> list[TimedPicture]:
+        """All keyframes in the order of their times.
+
+        Raises:
+            ValueError: an entry is no PICTURE@SECONDS.
+        """
+        return sorted((TimedPicture.parse(text) for text in self.keyframes), key=lambda picture: picture.at_s)
 
     def check_out(self) -> None:
         """Refuse an output before anything is computed.
@@ -149,7 +165,12 @@ class ClipRequest:
         Raises:
             ValueError: there is no prompt, no image for a model that needs one, or something that it does not take.
         """
-        unused = ("audio", "user", "vae", "size", "act", *(["image"] if image == "refused" else []))
+        for name in ("keyframes", "exact"):
+            if vars(self)[name]:
+                raise ValueError(
+                    f"{name}={vars(self)[name]} must be left out: {self.artifact} was not trained with it."
+                )
+        unused = ("audio", "user", "vae", "size", "act", "video", *(["image"] if image == "refused" else []))
         for name in unused:
             if (value := vars(self)[name]) is not None:
                 raise ValueError(
@@ -179,20 +200,64 @@ class ClipRequest:
                 "Leave it out; size= is for artifacts with a motion autoencoder."
             )
 
-    def picture(self, framing: Framing) -> tuple[UInt8[np.ndarray, "h w 3"], Square | None]:
+    def picture(
+        self, framing: Framing, end: VideoEnd | None = None
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], Square | None]:
         """A portrait as it is kept; or, with `whole`, what is shown and the square in it that is kept and moves.
+        Without an image it is that of the video's end, or of the first keyframe.
 
         Raises:
             ValueError: there is no image, or as `read_portrait` and `framed`.
         """
-        if self.image is None:
+        if self.image is None and end is not None:
+            return end.portrait, None
+        pictures = self.timed_pictures()
+        image = self.image or (pictures[0].path if pictures else None)
+        if image is None:
             raise ValueError(
                 f"image=... must be given: every stream of {self.artifact} follows a reference image. Name a picture; "
                 "crop=false takes its centre, for pictures without a face."
             )
         if self.whole:
-            return framed(read_image(self.image), framing, whole=True)
-        return read_portrait(self.image, framing, crop=self.crop is not False), None
+            return framed(read_image(image), framing, whole=True)
+        return read_portrait(image, framing, crop=self.crop is not False), None
+
+    def video_end(self, contract: Contract, framing: Framing) -> VideoEnd | None:
+        """What the clip begins with.
+
+        Raises:
+            ValueError: the model takes no keyframes, or as `serve.keyframes.video_end`.
+        """
+        if self.video is None:
+            return None
+        check_keyframes(contract, exact=True)
+        crop = self.crop is not False
+        return video_end(self.video, contract, framing, seconds=float(self.known_seconds), crop=crop)
+
+    def known(
+        self, contract: Contract, framing: Framing, *, num_frames: int, end: VideoEnd | None
+    ) -> list[KnownFrames]:
+        """Frames of a video, and pictures of all keyframes.
+
+        Raises:
+            ValueError: the model takes no keyframes, a time is not in the clip or known already, or a picture cannot be
+                read or shows no face; nothing has been computed then.
+        """
+        pictures, found = self.timed_pictures(), [] if end is None else [KnownFrames(0.0, end.frames, exact=True)]
+        if pictures:
+            check_keyframes(contract, exact=self.exact)
+        num_known = 0 if end is None else len(end.frames)
+        if num_known >= num_frames:
+            raise ValueError(
+                f"video={self.video} fills the clip of {num_frames / contract.fps:.2f} s with the "
+                f"{num_known / contract.fps:.2f} s that are known of it, must leave some. Raise seconds, or lower "
+                "known_seconds."
+            )
+        check_times(pictures, contract, num_frames=num_frames, num_known=num_known)
+        for one in pictures:
+            portrait = framing.shown(read_portrait(one.path, framing, crop=self.crop is not False))
+            found.append(KnownFrames(within(one.at_s, contract, num_frames), portrait, self.exact))
+        return found
 
     def voices(self, contract: Contract) -> Voices | None:
         """The sound of a model that takes sound: what was recorded, and otherwise silence for `seconds`.
@@ -220,6 +285,25 @@ class ClipRequest:
             return max(1, round(self.seconds * contract.fps))
         assert voices is not None, "`voices` has refused a clip without a length"
         return -(-len(voices.agent) // contract.audio.frame_samples)
+
+
+def timed_numbers(act: Any) -> list[TimedNumbers]:
+    """Numbers by name, or several such mappings with `at` in seconds, in the order of their times.
+
+    Raises:
+        ValueError: an entry is no mapping, or its `at` is no time.
+    """
+    entries = [act] if isinstance(act, Mapping) else act or []
+    found = []
+    for entry in entries:
+        at_s: Any = entry.get("at", 0) if isinstance(entry, Mapping) else None
+        if not (_is_number(at_s) and 0 <= at_s < math.inf):
+            raise ValueError(
+                f"act has {entry}, must have numbers by name and may have at, a time of at least 0 seconds, such "
+                "as act='[{joy: 0.5}, {at: 3, joy: null}]'."
+            )
+        found.append(TimedNumbers(float(at_s), {name: value for name, value in entry.items() if name != "at"}))
+    return sorted(found, key=lambda one: one.at_s)
 
 
 def read_portrait(path: str | Path, framing: Framing, *, crop: bool) -> UInt8[np.ndarray, "h w 3"]:

@@ -121,6 +121,18 @@ class Stream:
         """
         return self.engine.act(numbers, at_s=at_s)
 
+    def keyframe(self, image: str | Path | Picture, *, at_s: float, exact: bool = False, crop: bool = True) -> Applied:
+        """A picture that the stream goes towards and shows at a media time, for a latent frame (`fps` / 4 of them a
+        second): the chunk that shows it, and when that begins. exact: its latents are copied and not made.
+
+        Raises:
+            ValueError: the model takes no keyframes, that time is over or has one already, or the image cannot be used.
+            RuntimeError: the stream was not started.
+        """
+        framing = self.engine.framing
+        picture = image if isinstance(image, np.ndarray) else read_portrait(image, framing, crop=crop)
+        return self.engine.keyframe(picture, at_s=at_s, exact=exact)
+
     def rewind(self, chunks: int) -> Applied:
         """Go back by the latest chunks, as if they had never been; their sound waits again.
 

@@ -14,6 +14,7 @@ from gwm.condition.inputs import Conditions, nothing_given
 from gwm.contract import Contract
 from gwm.transfer import to_device
 from serve.acts import Acts, Applied, applied_at
+from serve.keyframes import Keyframes
 
 VOICES: tuple[str, ...] = ("agent", "user")  # the conditions that sound becomes, in the order of its streams
 
@@ -24,7 +25,8 @@ def check_conditions(contract: Contract) -> None:
     Raises:
         ValueError: it is given an image as tokens or as channels.
     """
-    names = [spec.name for spec in contract.dit.conditions if spec.encoder == "image" or spec.rate == "channels"]
+    refused = ("image", "linear")  # not keyframes, which streams have
+    names = [s.name for s in contract.dit.conditions if s.rate in ("tokens", "channels") and s.encoder in refused]
     if names:
         raise ValueError(
             f"conditions {names} must not be there: streams give a model its image as the first latent frame alone, "
@@ -50,6 +52,7 @@ class Timeline:
         self.lookahead_samples = contract.lookahead_samples
         self.taken: deque[Float[Tensor, "2 t"]] = deque(maxlen=depth)
         self.acts = Acts(contract, like=like)
+        self.keyframes = Keyframes(contract, like=like)
         self.start(seed=0)
 
     def start(self, *, seed: int) -> None:
@@ -57,6 +60,7 @@ class Timeline:
         self.samples = torch.zeros(2, self.past_samples)
         self.taken.clear()
         self.acts.start(seed=seed)
+        self.keyframes.start()
         self.num_chunks = 0  # that were taken
         self.end_chunk: int | None = None  # the first after the stream
 
@@ -130,12 +134,13 @@ class Timeline:
         self.acts.reach(self.num_chunks)
         frame = dict(self.nothing().frame) | (self._voices() if self.contract.takes_sound else {})
         frame |= self.acts.conditions(self.num_chunks)
-        override = self.acts.override(self.num_chunks)
+        known = self.keyframes.conditions(self.num_chunks)
+        override = self.keyframes.override(self.num_chunks, self.acts.override(self.num_chunks))
         used = self.chunk_samples if self.contract.takes_sound else 0
         self.taken.append(self.samples[:, :used])
         self.samples = self.samples[:, used:]
         self.num_chunks += 1
-        return Conditions(frame=frame, override=override)
+        return dataclasses.replace(known, frame=frame, override=override)
 
     def rewind(self, chunks: int, *, keep_sound: bool) -> None:
         """Put back the latest `chunks`: their sound waits again, or is dropped."""
@@ -150,7 +155,9 @@ class Timeline:
     def nothing(self) -> Conditions:
         """Conditions in the shape of a chunk's, of which none is given."""
         nothing = nothing_given(self.contract.dit, self.contract.pattern.chunk_frames, like=self.like)
-        return dataclasses.replace(nothing, override=Acts(self.contract, like=self.like).override(0))
+        keyframes = Keyframes(self.contract, like=self.like)
+        override = keyframes.override(0, Acts(self.contract, like=self.like).override(0))
+        return dataclasses.replace(keyframes.conditions(0), frame=nothing.frame, override=override)
 
     def _voices(self) -> dict[str, Float[Tensor, "1 f k"]]:
         """Windows of the next chunk's sound by the conditions that they are."""

@@ -25,6 +25,7 @@ EXPERIMENTS = {  # and the stages they are for
     "character_motion": ["bidirectional", "causal", "consistency", "dmd", "long"],
     "character_s": ["bidirectional", "causal", "consistency", "dmd", "regression"],
     "dmd_single_gpu": ["dmd"],
+    "keyframes": ["bidirectional", "causal", "consistency", "dmd"],
     "nano_motion": ["bidirectional", "causal", "consistency", "dmd"],
     "robot_nano": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "long"],
     "world_nano": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "long"],

@@ -42,6 +42,14 @@ def declared(
     return dataclasses.replace(config, conditions=in_order([*config.conditions, *more]))
 
 
+def keyframed(config: DiTConfig) -> DiTConfig:
+    """The config with known frames as a condition."""
+    spec = ConditionSpec(
+        name="keyframes", rate="channels", width=config.in_channels + 1, encoder="keyframes", drop_rate=0.1
+    )
+    return dataclasses.replace(config, conditions=in_order([*config.conditions, spec]))
+
+
 DIT = DiTConfig(
     in_channels=4,
     dim=32,

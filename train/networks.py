@@ -154,10 +154,11 @@ def dit_header(contract: Contract) -> WeightsHeader:
 def dit_config(vae: AutoencoderConfig, audio: AudioConfig, model: Mapping[str, Any]) -> DiTConfig:
     """The shape of a DiT for an autoencoder and its audio features; fields of `model` override it.
 
-    model: fields of `DiTConfig`, its conditions as fields of `ConditionSpec` by name; the width of a speech condition
-    may be left out.
+    model: fields of `DiTConfig`, its conditions as fields of `ConditionSpec` by name; the widths of speech
+    and keyframes may be left out.
     """
-    specs = specs_of(model.get("conditions") or {}, speech=audio.window_features(vae.temporal_stride))
+    widths = {"speech": audio.window_features(vae.temporal_stride), "keyframes": vae.latent_channels + 1}
+    specs = specs_of(model.get("conditions") or {}, **widths)
     fitting = {"in_channels": vae.latent_channels, "speech_mels": audio.num_mels}
     lists = {"conditions": [spec.to_json() for spec in specs], "place_grid": tuple(model.get("place_grid", ()))}
     return DiTConfig.from_json({**fitting, **model, **lists})

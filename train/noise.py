@@ -5,7 +5,7 @@ share the batch.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -17,9 +17,11 @@ from torch import Tensor
 from data.batch import LatentBatch, PixelBatch
 from gwm.chunks import ChunkPattern
 from gwm.condition.inputs import Conditions
+from gwm.condition.keyframes import with_keyframes
 from gwm.config import DiTConfig
 from gwm.schedule import shift_sigma
 
+KEYFRAMES = 1  # stream of draws
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]  # of a whole batch, or of each of its samples
 
 
@@ -29,11 +31,13 @@ def step_generator(seed: int, step: int, device: torch.device) -> torch.Generato
     return torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
-def sample_generators(seed: int, batch: PixelBatch | LatentBatch, device: torch.device) -> list[torch.Generator]:
-    """A generator for each sample of a part of a batch."""
+def sample_generators(
+    seed: int, batch: PixelBatch | LatentBatch, device: torch.device, *stream: int
+) -> list[torch.Generator]:
+    """A generator for each sample of a part of a batch. stream: numbers above 0, for draws that others do not shift."""
     slots = range(batch.first_slot, batch.first_slot + len(batch))
     # Hashed: torch's generator for CPUs looks at 32 bits of a seed, and neighbouring seeds start alike.
-    keys = [np.random.SeedSequence((seed, batch.step, slot)).generate_state(1, np.uint64) for slot in slots]
+    keys = [np.random.SeedSequence((seed, batch.step, slot, *stream)).generate_state(1, np.uint64) for slot in slots]
     return [torch.Generator(device).manual_seed(int(key[0]) >> 1) for key in keys]
 
 
@@ -81,6 +85,27 @@ def without_some(
         if spec.drop_rate:
             condition = condition.dropped(spec.name, dropped(x0, spec.drop_rate, generator))
     return condition
+
+
+BEGINNINGS = 0.25  # of the samples: known from the first frame on, as clips that go on from a video
+
+
+def drawn_known(x0: Float[Tensor, "b f c h w"], generator: Generators) -> Bool[Tensor, "b f"]:
+    """Which frames of each sample are known: each with the sample's own chance, which is mostly small, so that two in
+    five samples have at most two such frames and some have nearly all; or the beginning of any length."""
+    num_frames = x0.shape[1]
+    share, kind = uniform((len(x0), 2), generator, x0.device).split(1, dim=1)
+    scattered = uniform(x0.shape[:2], generator, x0.device) < share**3
+    beginning = torch.arange(num_frames, device=x0.device) < share * num_frames
+    return torch.where(kind < BEGINNINGS, beginning, scattered)
+
+
+def with_drawn_keyframes(batch: LatentBatch, *, config: DiTConfig, seed: int) -> LatentBatch:
+    """The batch with keyframes among its conditions, where the model takes them. Other draws stay as they are."""
+    if config.keyframes is None:
+        return batch
+    known = drawn_known(batch.x0, sample_generators(seed, batch, batch.x0.device, KEYFRAMES))
+    return replace(batch, conditions=with_keyframes(batch.condition, config, batch.x0, known).flat())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from data.encoding import ImageEncoder, TextEncoder, encode_clip
 from data.latents import with_windows
 from data.shards import Clip
 from gwm.autoencoders.protocol import Autoencoder
+from gwm.condition.keyframes import with_keyframes
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.media.pixels import to_tensor
@@ -43,13 +44,16 @@ def clip_batch(
 def stream(
     model: DiT, contract: Contract, batch: LatentBatch, *, num_frames: int, seed: int
 ) -> Float[Tensor, "b f c h w"]:
-    """As many whole chunks as fit into `num_frames` latent frames, each generated from the past alone."""
+    """As many whole chunks as fit into `num_frames` latent frames, each generated from the past alone, without
+    keyframes unless the batch has some."""
+    condition, known = batch.condition, contract.dit.keyframes
+    if known is not None and known.name not in condition.channels:
+        condition = with_keyframes(condition, contract.dit, batch.x0)
     rollout = Rollout(model, contract, batch_size=len(batch.x0))
-    rollout.start(batch.reference, batch.condition, seed=seed)
+    rollout.start(batch.reference, condition, seed=seed)
     size = contract.pattern.chunk_frames
     chunks = [
-        rollout.step(batch.condition.frames(slice(start, start + size)))
-        for start in range(0, num_frames - size + 1, size)
+        rollout.step(condition.frames(slice(start, start + size))) for start in range(0, num_frames - size + 1, size)
     ]
     return torch.cat(chunks, dim=1)
 

@@ -5,13 +5,14 @@ from typing import Any
 import lightning as L
 from torch import nn
 
-from data.batch import LatentData, latent_data
+from data.batch import LatentBatch, LatentData, latent_data
 from data.shards import Clip
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.weights import WeightsHeader
 from train.learner import Learner
 from train.networks import dit_header
+from train.noise import with_drawn_keyframes
 from train.played import Played, play_clips
 
 
@@ -32,6 +33,9 @@ class DiTStage(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.contract.dit.check_declared(latent_data(self).declared)
+
+    def on_train_batch_start(self, batch: LatentBatch, batch_idx: int) -> None:
+        batch.conditions = with_drawn_keyframes(batch, config=self.contract.dit, seed=self.seed).conditions
 
     def configure_optimizers(self) -> Any:  # Lightning's own union of a dozen types
         return self.network.optimizers()

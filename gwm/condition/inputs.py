@@ -79,8 +79,9 @@ class Conditions:
         return self.per_frame(lambda stream: torch.cat([stream, stream[:, first_frames:]], dim=1))
 
     def dropped(self, name: str, where: Bool[Tensor, "b"] | None = None) -> "Conditions":
-        """Without a condition where `where`, or everywhere: zeros of a frame condition, and `nothing` with zeros behind
-        it of tokens, as a clip without a caption has. Zeros alone would be a text that no training saw.
+        """Without a condition where `where`, or everywhere: zeros of a frame condition or of channels, and `nothing`
+        with zeros behind it of tokens, as a clip without a caption has. Zeros alone would be a text that no training
+        saw.
 
         Raises:
             ValueError: there are tokens of this name, but nothing to put in their place.
@@ -89,6 +90,10 @@ class Conditions:
             stream = self.frame[name]
             keep = 0.0 if where is None else (~where)[:, None, None].to(stream.dtype)
             return dataclasses.replace(self, frame={**self.frame, name: stream * keep})
+        if name in self.channels:
+            planes = self.channels[name]
+            keep = 0.0 if where is None else (~where)[:, None, None, None, None].to(planes.dtype)
+            return dataclasses.replace(self, channels={**self.channels, name: planes * keep})
         if name not in self.tokens:
             return self
         tokens = self.tokens[name]

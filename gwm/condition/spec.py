@@ -25,10 +25,10 @@ class Control:
 
 
 Rate = Literal["tokens", "channels", "frame"]
-Encoder = Literal["text", "image", "linear", "speech"]
+Encoder = Literal["text", "image", "linear", "speech", "keyframes"]
 ENCODERS: Mapping[Rate, tuple[Encoder, ...]] = {
     "tokens": ("text", "image"),
-    "channels": ("linear",),
+    "channels": ("linear", "keyframes"),
     "frame": ("linear", "speech"),
 }
 LIMITS: Mapping[Kind, tuple[float, float]] = {
@@ -49,7 +49,8 @@ class ConditionSpec(JsonConfig):
     name: str
     rate: Rate  # tokens: of the whole clip, by cross-attention; channels: beside the noised ones; frame: a vector each
     width: int  # numbers of a token, of a latent frame; or channels
-    encoder: Encoder = "linear"  # what comes before the embedding; speech: the frozen speech encoder
+    # What comes before the embedding. speech: the frozen speech encoder; keyframes: `gwm.condition.keyframes`.
+    encoder: Encoder = "linear"
     drop_rate: float = 0.0  # chance that a training sample loses the condition, so that guidance can leave it out
     names: tuple[str, ...] = ()  # of the numbers of one pixel frame, for callers who set them; (): by their places
     kinds: tuple[Kind, ...] = ()  # of each name, as `Kind`; (): continuous

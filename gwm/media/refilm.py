@@ -5,7 +5,7 @@ added to them as a difference, so that what is not drawn stays equal to the bit 
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -42,6 +42,11 @@ SHARES = {1: BT709, 4: (0.30, 0.11), 5: BT601, 6: BT601, 7: (0.212, 0.087), 9: B
 QUALITY = {
     "libx264": {"crf": "10", "preset": "veryfast", "bf": "0"} | EVERY_CPU,
     "libvpx-vp9": VP9_OPTIONS | {"crf": "12"},
+}
+# Where the rest must stay within 45 dB of what it was, also in small pictures of many colours.
+FINEST = {
+    "libx264": QUALITY["libx264"] | {"crf": "4"},
+    "libvpx-vp9": QUALITY["libvpx-vp9"] | {"crf": "5"},
 }
 SOUND_RATE = 48_000
 SOUND_BITS_PER_SECOND = 160_000
@@ -147,6 +152,32 @@ def _copied(frame: av.VideoFrame) -> av.VideoFrame:
     return made
 
 
+def on_canvas(frame: av.VideoFrame, height: int, width: int) -> av.VideoFrame:
+    """The stored picture in the middle of a larger one, at an even place, equal to the bit; its edges are repeated
+    around it. The new picture has lost what says that it is turned.
+
+    frame: of a format that `writable` gives. height, width: even, and at least the frame's.
+    """
+    made = av.VideoFrame(width, height, frame.format.name)
+    top, left = canvas_place((frame.height, frame.width), (height, width))
+    for number, (new, old) in enumerate(zip(made.planes, frame.planes, strict=True)):
+        deep = np.uint8 if frame.format.components[number].bits <= 8 else np.uint16
+        rows, stored = (np.frombuffer(memoryview(p), deep).reshape(p.height, -1)[:, : p.width] for p in (new, old))
+        above, before = top * old.height // frame.height, left * old.width // frame.width
+        sides = [(above, new.height - old.height - above), (before, new.width - old.width - before)]
+        rows[:] = np.pad(stored, sides, mode="edge")
+    made.pts, made.time_base = frame.pts, frame.time_base
+    made.colorspace, made.color_range = frame.colorspace, frame.color_range
+    made.color_primaries, made.color_trc = frame.color_primaries, frame.color_trc
+    return made
+
+
+def canvas_place(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
+    """Even row and column at which a picture of (height, width) begins in the middle of a canvas."""
+    top, left = ((whole - own) // 4 * 2 for whole, own in zip(canvas, size, strict=True))
+    return top, left
+
+
 def _even_range(places: np.ndarray) -> slice:
     """From the first to the last, begun and ended with whole pairs: pixels that share their colours."""
     return slice(int(places[0]) // 2 * 2, (int(places[-1]) // 2 + 1) * 2)
@@ -200,11 +231,17 @@ def writable(frame: av.VideoFrame, codec: str) -> av.VideoFrame:
 
 
 def refilm(
-    path: str | Path, like: Film, made: Iterator[tuple[float, av.VideoFrame]], sound: Iterator[Float[np.ndarray, " b"]]
+    path: str | Path,
+    like: Film,
+    made: Iterator[tuple[float, av.VideoFrame]],
+    sound: Iterator[Float[np.ndarray, " b"]] | None,
+    *,
+    quality: Mapping[str, dict[str, str]] = QUALITY,
 ) -> float:
     """Write pictures at their moments, with sound at `SOUND_RATE`, in the container of the path's suffix; the length in
     seconds. Rate, depth, colours, shape of pixels and orientation are those of the film that they are `like`. Sound is
-    cut, or continued with silence, where the last picture ends.
+    cut, or continued with silence, where the last picture ends; None: the film has none. quality: of each codec, as
+    QUALITY or FINEST.
 
     Pictures may come from a generator, and are encoded as they come. The file appears only when it is complete.
 
@@ -215,7 +252,7 @@ def refilm(
     kind = container_of(path)
     with whole_file(Path(path).absolute()) as partial:
         with av.open(str(partial), "w", format=kind.name, options=kind.options) as container:
-            writer = _Writer(container, kind.picture, kind.sound, like, sound)
+            writer = _Writer(container, (kind.picture, kind.sound), quality[kind.picture], like, sound)
             for moment_s, frame in made:
                 writer.add(moment_s, frame)
             if writer.picture is None:
@@ -229,12 +266,12 @@ class _Writer:
     def __init__(
         self,
         container: OutputContainer,
-        picture_codec: str,
-        sound_codec: str,
+        codecs: tuple[str, str],
+        options: dict[str, str],
         like: Film,
-        sound: Iterator[Float[np.ndarray, " b"]],
+        sound: Iterator[Float[np.ndarray, " b"]] | None,
     ) -> None:
-        self.container, self.codecs, self.like, self.blocks = container, (picture_codec, sound_codec), like, sound
+        self.container, self.codecs, self.options, self.like, self.blocks = container, codecs, options, like, sound
         self.picture: VideoStream | None = None
         self.sound: SoundTrack | None = None
         self.last_s, self.gap_s = 0.0, 1 / float(like.fps)
@@ -243,10 +280,11 @@ class _Writer:
 
     def add(self, moment_s: float, frame: av.VideoFrame) -> None:
         if self.picture is None:
-            self.picture = add_picture(self.container, self.codecs[0], self.like, frame)
+            self.picture = add_picture(self.container, self.codecs[0], self.like, frame, self.options)
             if self.like.matrix is not None:
                 turn(self.picture, self.like.matrix)
-            self.sound = SoundTrack(self.container, self.codecs[1], self.blocks)
+            if self.blocks is not None:
+                self.sound = SoundTrack(self.container, self.codecs[1], self.blocks)
         check_size(self.like, (self.picture.width, self.picture.height), (frame.width, frame.height))
         if self.held is not None:
             self._encode(self.held, self.last_s, moment_s - self.last_s)
@@ -255,19 +293,21 @@ class _Writer:
 
     def end(self) -> float:
         """Write what is held; the length in seconds."""
-        assert self.held is not None and self.picture is not None and self.sound is not None
+        assert self.held is not None and self.picture is not None
         self._encode(self.held, self.last_s, self.gap_s)
         self._mux(self.picture.encode())
-        self.sound.end()
+        if self.sound is not None:
+            self.sound.end()
         return self.last_s + self.gap_s
 
     def _encode(self, frame: av.VideoFrame, moment_s: float, length_s: float) -> None:
-        assert self.picture is not None and self.sound is not None
+        assert self.picture is not None
         base = self.picture.codec_context.time_base
         frame.pts, frame.time_base = round(moment_s / base), base
         self.lengths[frame.pts] = max(1, round((moment_s + length_s) / base) - frame.pts)
         self._mux(self.picture.encode(frame))
-        self.sound.play_until(moment_s + length_s)
+        if self.sound is not None:
+            self.sound.play_until(moment_s + length_s)
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
@@ -276,9 +316,13 @@ class _Writer:
             self.container.mux(packet)
 
 
-def add_picture(container: OutputContainer, codec: str, like: Film, frame: av.VideoFrame) -> VideoStream:
-    """A stream for pictures such as this one, with rate, times, colours and shape of pixels of a film."""
-    stream = container.add_stream(codec, rate=like.fps, options=QUALITY[codec])
+def add_picture(
+    container: OutputContainer, codec: str, like: Film, frame: av.VideoFrame, options: dict[str, str] | None = None
+) -> VideoStream:
+    """A stream for pictures such as this one, with rate, times, colours and shape of pixels of a film.
+
+    options: of the codec; None: as QUALITY has them."""
+    stream = container.add_stream(codec, rate=like.fps, options=QUALITY[codec] if options is None else options)
     assert isinstance(stream, VideoStream)
     stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
     context = stream.codec_context
@@ -339,7 +383,7 @@ class SoundTrack:
     def _next_samples(self, count: int) -> Float[np.ndarray, " t"]:
         """Silence where the sound has ended."""
         parts, have = [self.waiting], len(self.waiting)
-        while have < count and (block := next(self.blocks, None)) is not None:
+        while have < count and self.blocks is not None and (block := next(self.blocks, None)) is not None:
             parts.append(block)
             have += len(block)
         joined = np.concatenate(parts).astype(np.float32)

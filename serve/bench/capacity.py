@@ -3,7 +3,6 @@
 python -m serve.bench.capacity
 """
 
-import csv
 import json
 import logging
 import time
@@ -25,7 +24,7 @@ from gwm.weights import write_json
 from serve.bench.capacity_plan import Device, Plan, Point, Use, plan
 from serve.bench.fleet_simulation import SAMPLE_S, Demand, Failures, Machine, simulate
 from serve.bench.report import machine as this_machine
-from serve.bench.report import table
+from serve.bench.report import table, write_csv
 from serve.runway_api.session_queue import MAX_WAITING, QUEUE_S, max_waiting
 from serve.store.database import Store
 from serve.store.tables import Session
@@ -223,11 +222,6 @@ def _of_device(machine: Machine) -> dict[str, float]:
     return {"period_s": machine.period_s, "chunk_s": machine.chunk_s, "max_load": machine.max_load}
 
 
-def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    with whole_file(path) as partial, partial.open("w", newline="") as stream:
-        csv.writer(stream, lineterminator="\n").writerows(rows)
-
-
 def simulated(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Curves of all fleets, the incident in the largest, and what the store does."""
     device, _ = measured(cfg)
@@ -251,8 +245,8 @@ def main(cfg: DictConfig) -> None:
     plans = planned(values, found)
     found["plans"] = [asdict(one) for one in plans]
     write_json(out.with_suffix(".json"), found)
-    _write_csv(out.with_name(f"{out.name}_curves.csv"), curve_rows(found["curves"]))
-    _write_csv(out.with_name(f"{out.name}_plan.csv"), plan_rows(plans))
+    write_csv(out.with_name(f"{out.name}_curves.csv"), curve_rows(found["curves"]))
+    write_csv(out.with_name(f"{out.name}_plan.csv"), plan_rows(plans))
     draw(out.with_suffix(".svg"), found)
     log.info("\n%s\n\n%s\n%s", table(curve_rows(found["curves"])), table(plan_rows(plans)), out.with_suffix(".json"))
 

@@ -3,7 +3,8 @@
 Starts the server, opens its page in a headless Chromium whose microphone is a recording of questions, talks for a
 while, and ends with JSON and a table: frames per second, freezes, the clock of the picture, sound against picture,
 memory of each process, how soon an interruption is silent, and where the time between a question and its answer went,
-each beside what is asked for. With `sessions=3` others knock meanwhile. Needs playwright and a Chromium of the system.
+each beside what is asked for. With `sessions=3` others knock meanwhile. With `stages=[151,119]` denoising and
+decoding a chunk each take so many milliseconds. Needs playwright and a Chromium of the system.
 """
 
 import asyncio
@@ -15,11 +16,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import aiohttp
 import numpy as np
 import soundfile
 import soxr
 import torch
 from omegaconf import DictConfig
+from prometheus_client.parser import text_string_to_metric_families
 
 from configs.command.main import command
 from gwm.files.outputs import check_output
@@ -27,6 +30,7 @@ from serve.bench.browser import knock, open_browser, open_page, start_talking
 from serve.bench.flash_and_beep import flash_minus_beep
 from serve.bench.live_numbers import SETTLE_S, drift, growth, keep, picture, spread, verdict, verdict_table
 from serve.bench.report import machine
+from serve.bench.stages import check_stages
 from serve.live.avatar.voice_buffers import Sound
 from serve.live.log_lines import log_to_stdout
 from serve.live.speech.espeak_voice import Espeak
@@ -38,18 +42,22 @@ ENGINES = b"spawn_main"  # in the command line of the process that multiprocessi
 
 
 @contextlib.asynccontextmanager
-async def running_server(overrides: list[str]) -> AsyncIterator[tuple[str, int]]:
+async def running_server(
+    overrides: list[str], *, module: str = "serve", said: list[str] | None = None
+) -> AsyncIterator[tuple[str, int]]:
     """Its URL and process id; stopped as an operator would, by SIGTERM.
+
+    said: what it logs at its start is appended.
 
     Raises:
         RuntimeError: it ended before it was ready; its last lines are in the message.
     """
-    command = [sys.executable, "-m", "serve", *overrides, "drain_s=0"]
+    command = [sys.executable, "-m", module, *overrides, "drain_s=0"]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     assert process.stdout is not None
-    lines: list[str] = []
+    lines = [] if said is None else said
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             while not (lines and any(begin in lines[-1] for begin in READY)):
@@ -158,10 +166,20 @@ def conversation(events: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-async def bench(artifact: str, *, seconds: float, sessions: int, overrides: list[str]) -> dict[str, Any]:
+async def engine_chunk_ms(url: str) -> float:
+    """What a chunk of the first engine process takes, from one to the next."""
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as answer:
+        families = text_string_to_metric_families(await answer.text())
+        return next(family.samples[0].value for family in families if family.name == "gwm_engine_chunk_ms")
+
+
+async def bench(
+    artifact: str, *, seconds: float, sessions: int, overrides: list[str], stages: list[float] | None = None
+) -> dict[str, Any]:
     """The report of a conversation.
 
     sessions: with more than one the server has a single place, and the others knock one after the other.
+    stages: milliseconds that denoising and decoding a chunk take at least; None: as long as they take.
 
     Raises:
         MissingPackageError, RuntimeError: playwright or a browser is not installed, or the server does not start.
@@ -169,13 +187,19 @@ async def bench(artifact: str, *, seconds: float, sessions: int, overrides: list
     if sessions > 1:
         overrides = [*overrides, "capacity=1"]
     report: dict[str, Any] = {"machine": machine(torch.device("cpu")), "artifact": artifact, "server": overrides}
+    said, module, told = list[str](), "serve", list[str]()
+    if stages is not None:
+        module, told = "serve.bench.stages", [f"+stages=[{stages[0]},{stages[1]}]"]
+        report["stages_ms"] = {"denoise": stages[0], "decode": stages[1]}
     with TemporaryDirectory() as folder:
         microphone = Path(folder) / "questions.wav"
         soundfile.write(microphone, questions(), MICROPHONE_RATE)
         async with (
-            running_server([f"artifact={artifact}", *overrides]) as (url, pid),
+            running_server([f"artifact={artifact}", *told, *overrides], module=module, said=said) as (url, pid),
             open_browser(microphone) as browser,
         ):
+            report["chunk_ms"] = {"start": await engine_chunk_ms(url)}
+            report["said"] = [line.rstrip() for line in said if "a chunk" in line]
             page = await open_page(browser, url)
             await start_talking(page)
             report["alone"] = await watch(page, pid, seconds)
@@ -183,6 +207,7 @@ async def bench(artifact: str, *, seconds: float, sessions: int, overrides: list
                 watching = asyncio.create_task(watch(page, pid, seconds))
                 report["others"] = [await knock(browser, url) for _ in range(sessions - 1)]
                 report["with_others_knocking"] = await watching
+            report["chunk_ms"]["end"] = await engine_chunk_ms(url)
     return report
 
 
@@ -191,11 +216,13 @@ def main(cfg: DictConfig) -> None:
     log_to_stdout(as_json=False)
     if cfg.minutes <= 0:
         raise ValueError(f"minutes={cfg.minutes} must be above 0: that long somebody talks.")
+    stages = None if cfg.stages is None else list(cfg.stages)
+    if stages is not None:
+        check_stages(stages)
     if cfg.out:
         check_output(Path(cfg.out))
-    report = asyncio.run(
-        bench(cfg.artifact, seconds=60 * cfg.minutes, sessions=cfg.sessions, overrides=list(cfg.serve))
-    )
+    more = {"sessions": cfg.sessions, "overrides": list(cfg.serve), "stages": stages}
+    report = asyncio.run(bench(cfg.artifact, seconds=60 * cfg.minutes, **more))
     text = keep(report, cfg.out)  # what took minutes is safe
     if cfg.flash_seconds:
         report["flash_minus_beep_ms"] = asyncio.run(flash_minus_beep(cfg.flash_seconds))

@@ -90,6 +90,7 @@ FPS, FPS_OFF = 24.0, 0.5
 CLOCK_OFF = 0.005
 MOVED_MS, OFFSET_MS = 20.0, 45.0
 GROWTH_PERCENT = 5.0
+STAGES_OFF = 0.05  # of the slower stage: what a chunk may take, from one to the next
 ANSWER_MS, SILENT_MS, LEAD_MS = 1750.0, 150.0, 300.0
 PARTS = ("turn", "stt", "llm", "tts", "chunk", "pacing")
 
@@ -107,7 +108,8 @@ class Row:
 def verdict(report: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each requirement, in the order of importance to somebody who talks."""
     alone = report["alone"]
-    rows = [*_picture(alone), *_sound_against_picture(report), *_memory(alone["memory_mb"]), *_conversation(alone)]
+    rows = [*_stages(report), *_picture(alone), *_sound_against_picture(report)]
+    rows += [*_memory(alone["memory_mb"]), *_conversation(alone)]
     if "others" in report:
         rows += _others(report)
     return [asdict(row) for row in rows]
@@ -127,6 +129,14 @@ def keep(report: dict[str, Any], out: str | None) -> str:
         with whole_file(Path(out)) as partial:
             partial.write_text(text + "\n")
     return text
+
+
+def _stages(report: dict[str, Any]) -> Iterator[Row]:
+    """Where the stages were told how long they take: overlapped, a chunk takes as long as the slower one."""
+    if "stages_ms" in report:
+        slower, found = max(report["stages_ms"].values()), report["chunk_ms"]["start"]
+        required = f"{slower:.0f} ms +- {100 * STAGES_OFF:.0f} %"
+        yield Row("from chunk to chunk", required, f"{found:.1f} ms", abs(found - slower) <= STAGES_OFF * slower)
 
 
 def _picture(seen: dict[str, Any], when: str = "") -> Iterator[Row]:

@@ -1,5 +1,6 @@
 """Results on disk after every part, and as a table."""
 
+import csv
 import datetime
 import logging
 import platform
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gwm.files.outputs import whole_file
 from gwm.report.machine import processor
 from gwm.weights import write_json
 
@@ -34,6 +36,12 @@ def machine(device: torch.device) -> dict[str, Any]:
             "driver": _driver(),
         }
     return facts
+
+
+def write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    """A table of a page, in a file that is whole or not there."""
+    with whole_file(path) as partial, partial.open("w", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows(rows)
 
 
 class Results:

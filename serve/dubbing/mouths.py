@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gwm.autoencoders.motion.basis import GRID
@@ -83,6 +83,14 @@ def region_of(box: Box, picture: tuple[int, int]) -> Region:
     left, top = (max(0, math.floor(side)) for side in px.min(axis=0))
     right, bottom = (min(math.ceil(end), size) for end, size in zip(px.max(axis=0), picture[::-1], strict=True))
     return Region(left, top, max(0, right - left), max(0, bottom - top))
+
+
+def mouth_mask(points: Float[np.ndarray, "468 3"], picture: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """Where the mouth of a face with these landmarks may be drawn, in a picture of (height, width) px."""
+    made, region = np.zeros(picture, bool), region_of(box_of(points), picture)
+    if region.width and region.height:
+        made[region.slices] = _on_region(MASK, box_of(points), region) > 0
+    return made
 
 
 def _grid_to_picture(box: Box, cells: int = GRID) -> Float[np.ndarray, "2 3"]:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 from sqlalchemy import select
@@ -28,15 +28,27 @@ from serve.runway_api.sessions import end
 from serve.settings import ServerSettings
 from serve.store.database import Store
 from serve.store.owners import LIVE, give_up_lost_sessions, stay_alive
-from serve.store.tables import Session, new_id, now_ms
+from serve.store.tables import Session, now_ms
 
 log = logging.getLogger(__name__)
 
 LOOK_S, LIFE_S = 0.5, 5.0
 ASKING = 8  # leases that wait for a worker at a time: autoscaling sees them
+OWNER = "gateway"  # of sessions that wait: whoever follows a gateway that has gone goes on with its queue
 LOST = "The machine that held this session is gone."
-# From a session's id: the stream of its lease, see `Worker.hold`.
-Lease = Callable[[str], AsyncIterator[dict[str, Any]]]
+
+
+class LeaseStream(Protocol):
+    """What `Worker.hold` gives, from afar; such as Ray Serve's `DeploymentResponseGenerator`."""
+
+    def __aiter__(self) -> AsyncIterator[dict[str, Any]]: ...
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        ...
+
+
+Lease = Callable[[str], LeaseStream]  # from a session's id
 
 
 class Gateway:
@@ -44,7 +56,7 @@ class Gateway:
 
     def __init__(self, settings: ServerSettings, fleet: FleetOptions, api: ApiOptions, secret: bytes) -> None:
         self.settings, self.fleet, self.options = settings, fleet, api
-        self.owner, self.tokens = new_id(), Tokens(secret)
+        self.owner, self.tokens = OWNER, Tokens(secret)
         self.places: dict[str, dict[str, Any]] = {}  # of sessions that a worker has opened, by id
         self._leases: dict[str, asyncio.Task[None]] = {}
         self._open = contextlib.AsyncExitStack()
@@ -136,9 +148,8 @@ class Gateway:
                 self.places[session_id] = place
                 self._wake.set()
         except asyncio.CancelledError:
-            cancel = getattr(stream, "cancel", None)  # of Ray's streams
-            if cancel is not None and session_id not in self.places:
-                cancel()
+            if session_id not in self.places:
+                stream.cancel()
             raise
         except Exception as error:  # of many kinds: the worker, its node or the way there is gone
             log.warning("lease of session %s is lost: %s", session_id, type(error).__name__)

@@ -38,6 +38,7 @@ class Worker:
         self._mounted: Mounted | None = None
         self._server: Api | None = None
         self._dead_looks = 0
+        self._draining: asyncio.Task[None] | None = None
 
     async def start(self, ip: str) -> None:
         """Load everything and listen. ip: of this node.
@@ -67,9 +68,11 @@ class Worker:
 
     async def hold(self, session_id: str) -> AsyncIterator[dict[str, Any]]:
         """A lease: the session is this worker's, and the stream lasts as long as it does. The first item, when it is
-        open, says where."""
+        open, says where. Nothing comes while this worker drains: it is to be asked for again."""
         assert self._mounted is not None
         store, rooms = self._mounted
+        if self._draining is not None:
+            return
         if not await store.run(lambda db: _take(db, session_id, rooms.owner)):
             return  # ended, or somebody else's
         rooms.wake.set()
@@ -97,10 +100,17 @@ class Worker:
     def _device(self) -> str:
         return self.settings.options.device or "default"
 
+    def drain(self, within_s: float) -> None:
+        """Take no sessions from now on; those that are here have so long to end. A second call changes nothing."""
+        if self._draining is None and self._server is not None:
+            log.info("draining: nobody new is let in, sessions have %.0f s to end", within_s)
+            self._draining = asyncio.create_task(self._server.admission.drain(within_s=within_s))
+
     async def stop(self) -> None:
-        """End what is left of sessions, and everything."""
-        if self._server is not None:
-            await self._server.admission.drain(within_s=0.0)
+        """Drain, and end everything."""
+        self.drain(self.fleet.drain_s)
+        if self._draining is not None:
+            await self._draining
         await self._open.aclose()
 
 

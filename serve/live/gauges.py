@@ -23,6 +23,7 @@ class EngineNumbers:
     sessions: int  # that are placed there
     slots: int  # engines that are made
     load: float  # share of its time that is promised
+    chunk_ms: float  # that a chunk takes, from one to the next
 
 
 class Gauges:
@@ -80,6 +81,7 @@ class _EngineCollector(Collector):
         slots = GaugeMetricFamily("gwm_engine_slots", "Engines that are made", labels=["engine", "device"])
         sessions = GaugeMetricFamily("gwm_engine_sessions", "Sessions placed there", labels=["engine", "device"])
         load = GaugeMetricFamily("gwm_engine_load", "Share of its time that is promised", labels=["engine", "device"])
+        chunk_ms = GaugeMetricFamily("gwm_engine_chunk_ms", "That a chunk takes", labels=["engine", "device"])
         restarts = CounterMetricFamily("gwm_engine_restarts", "Times it was started anew", labels=["engine", "device"])
         for index, numbers in enumerate(self.numbers()):
             place = [str(index), numbers.device]
@@ -87,5 +89,6 @@ class _EngineCollector(Collector):
             slots.add_metric(place, numbers.slots)
             sessions.add_metric(place, numbers.sessions)
             load.add_metric(place, numbers.load)
+            chunk_ms.add_metric(place, numbers.chunk_ms)
             restarts.add_metric(place, numbers.restarts)
-        return up, slots, sessions, load, restarts
+        return up, slots, sessions, load, chunk_ms, restarts

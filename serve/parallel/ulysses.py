@@ -6,6 +6,7 @@ Source: Jacobs et al. 2023, arXiv:2309.14509 (DeepSpeed-Ulysses), with strips of
 """
 
 import copy
+import dataclasses
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from gwm.block import Context, DiTBlock, KeysValues, SelfAttention, attend
 from gwm.cache import RingCache
+from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
@@ -88,6 +90,12 @@ class StripRollout(Rollout):
 
     def own(self, x: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b f c _ w"]:
         return x.chunk(self.ranks.size, dim=-2)[self.ranks.rank]
+
+    def velocity(
+        self, x: Float[Tensor, "b f c _ w"], sigma: float, condition: Conditions
+    ) -> Float[Tensor, "b f c _ w"]:
+        channels = {name: self.own(planes) for name, planes in condition.channels.items()}
+        return super().velocity(x, sigma, dataclasses.replace(condition, channels=channels))
 
     @torch.no_grad()
     def generate(self, noises: Any, condition: Any, emit: Emit = keep) -> Float[Tensor, "b f c h w"]:

@@ -50,6 +50,26 @@ class AvatarPresetVoice(Answer):
     description: str
 
 
+class AvatarBuiltInVoice(Answer):
+    type: Literal["built-in"] = "built-in"
+    name: str
+    description: str
+
+
+class BuiltInVoice(Answer):
+    """A voice that runs here, and why it fits what was asked for."""
+
+    name: str
+    tts: str
+    accent: str
+    gender: str
+    pitch_hz: float
+    syllables_per_s: float
+    brightness_hz: int
+    score: float
+    reasons: list[str]
+
+
 class AvatarCustomVoice(Answer):
     type: Literal["custom"] = "custom"
     id: str
@@ -63,7 +83,7 @@ class Avatar(Answer):
     name: str
     personality: str
     start_script: str | None
-    voice: AvatarPresetVoice | AvatarCustomVoice
+    voice: AvatarPresetVoice | AvatarBuiltInVoice | AvatarCustomVoice
     reference_image_uri: str | None
     processed_image_uri: str | None
     document_ids: list[str]

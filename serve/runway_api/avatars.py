@@ -6,8 +6,16 @@ from pydantic import TypeAdapter
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session as Db
 
+from serve.live.speech.voice_choice import built_in, described
 from serve.runway_api import answers
-from serve.runway_api.answers import AvatarCustomVoice, AvatarPresetVoice, Listed, by_status, time_of
+from serve.runway_api.answers import (
+    AvatarBuiltInVoice,
+    AvatarCustomVoice,
+    AvatarPresetVoice,
+    Listed,
+    by_status,
+    time_of,
+)
 from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.presets import VOICE_PRESETS
 from serve.runway_api.requests import (
@@ -126,12 +134,16 @@ def shape_of(tool: dict[str, Any]) -> dict[str, Any]:
     return TypeAdapter(AnyTool).validate_python(tool).model_dump(by_alias=True)
 
 
-def _shown_voice(call: Call, voice: dict[str, Any], voices: dict[str, Voice]) -> AvatarPresetVoice | AvatarCustomVoice:
+def _shown_voice(
+    call: Call, voice: dict[str, Any], voices: dict[str, Voice]
+) -> AvatarPresetVoice | AvatarBuiltInVoice | AvatarCustomVoice:
     if voice["type"] == "custom":
         if voice["id"] not in voices:
             return AvatarCustomVoice(id=voice["id"], deleted=True)
         row = voices[voice["id"]]
         return AvatarCustomVoice(id=row.id, deleted=False, name=row.name, description=row.description)
+    if voice["type"] == "built-in":
+        return AvatarBuiltInVoice(name=voice["name"], description=described(built_in(voice["name"])))
     preset = voice["preset_id"]
     description = VOICE_PRESETS[preset].description(call.desk.speech.tts)
     return AvatarPresetVoice(preset_id=preset, name=preset.capitalize(), description=description)

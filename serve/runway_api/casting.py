@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy.orm import Session as Db
 from sqlalchemy.orm import undefer
 
+from serve.live.speech.voice_choice import built_in, wish_of
 from serve.runway_api.call import ApiError, not_found
 from serve.runway_api.presets import VOICE_PRESETS, character_of
 from serve.store.tables import Avatar, File, Voice
@@ -60,6 +61,8 @@ def role_of(db: Db, *, preset: str | None, avatar_id: str | None, characters: li
 
 def wish_for(db: Db, voice: dict[str, Any]) -> dict[str, Any] | None:
     """As a character's `voice`; None, the server's own, for a custom voice that is gone or not ready."""
+    if voice["type"] == "built-in":
+        return wish_of(built_in(voice["name"]))
     if voice["type"] != "custom":
         return VOICE_PRESETS[voice["preset_id"]].wish
     row = db.get(Voice, voice["id"])

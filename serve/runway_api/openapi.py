@@ -12,6 +12,7 @@ from serve.runway_api.requests import NoQuery
 from serve.runway_api.routes import ROUTES, Route
 
 REFERENCE = "#/components/schemas/{model}"
+NAME_CHARS = 100
 ERROR = {
     "type": "object",
     "required": ["error"],
@@ -57,7 +58,9 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _parameters(route: Route):
     for name in re.findall(r"{(\w+)}", route.path):
-        schema = {"type": "string", "format": "uuid"} if name == "id" else {"type": "string"}
+        schema = {"type": "string"} | (
+            {"format": "uuid"} if name == "id" else {"minLength": 1, "maxLength": NAME_CHARS}
+        )
         yield {"name": name, "in": "path", "required": True, "schema": schema}
     if route.query is NoQuery:
         return

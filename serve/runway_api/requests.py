@@ -1,11 +1,12 @@
 """What clients send, with the limits of Runway's public API."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from serve.live.speech.voice_choice import built_in
 from serve.runway_api.presets import VOICE_PRESETS
 
 INLINE_CHARS, UPLOADED_CHARS, URL_CHARS = 5_242_880, 5_000, 2_048
@@ -68,7 +69,19 @@ class CustomVoice(Shape):
     id: Uuid
 
 
-VoiceChoice = Annotated[PresetVoice | CustomVoice, Field(discriminator="type")]
+class BuiltInVoice(Shape):
+    """One of this server's own, by the name that `/v1/built_in_voices` gives it."""
+
+    type: Literal["built-in"]
+    name: str = Field(max_length=100)
+
+    @field_validator("name")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        return built_in(value).label
+
+
+VoiceChoice = Annotated[PresetVoice | CustomVoice | BuiltInVoice, Field(discriminator="type")]
 
 
 class ScalarItems(Shape):
@@ -149,21 +162,12 @@ class AudioUrl(Shape):
     url: AudioSource
 
 
-RIGHTS = "such as: I am the speaker, or the speaker has allowed me to use this recording as a voice."
-
-
 class VoiceAudio(Shape):
     type: Literal["audio"]
     audio: AudioSource | AudioUrl
-    rights: str = Field(min_length=10, max_length=1_000, description=f"Why you may use this voice, {RIGHTS}")
+    # Why this voice may be used. Clients that know no such field may ask too: their voice is FAILED and says why.
+    rights: str | None = Field(default=None, min_length=10, max_length=1_000)
     consent_id: str | None = Field(default=None, max_length=200)  # of a consent recorded at OpenAI, which clones by it
-
-    @model_validator(mode="before")
-    @classmethod
-    def _states_rights(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("rights"):
-            raise ValueError(f"rights is missing: it must state why you may use this voice, {RIGHTS}")
-        return values
 
     @property
     def source(self) -> str:
@@ -186,7 +190,7 @@ class VoicePreviewRequest(Shape):
 
     model: VoiceModel | None = None
     prompt: str | None = Field(default=None, min_length=20, max_length=10_000)
-    voice: PresetVoice | None = None
+    voice: Annotated[PresetVoice | BuiltInVoice, Field(discriminator="type")] | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> "VoicePreviewRequest":
@@ -304,6 +308,11 @@ class ConversationQuery(PageQuery):
     avatar: str | None = Field(default=None, max_length=100)  # id of an avatar, or of a preset
     start_date: Moment | None = None
     end_date: Moment | None = None
+
+
+class BuiltInQuery(Shape):
+    describe: str | None = Field(default=None, min_length=1, max_length=1_000)  # who should speak; None: all of them
+    tts: Literal["piper", "kokoro", "espeak"] | None = None  # None: those that the server speaks with
 
 
 class DaysQuery(Shape):

@@ -73,6 +73,7 @@ ROUTES = (
         requests.VoicePreviewRequest,
         prepare=voices.spoken,
     ),
+    Route("GET", "/built_in_voices", voices.built_ins, LISTED, query=requests.BuiltInQuery),
     Route("GET", "/voices/{id}", voices.read, VOICE),
     Route("PATCH", "/voices/{id}", voices.change, VOICE, requests.VoiceChange),
     Route("DELETE", "/voices/{id}", voices.remove),

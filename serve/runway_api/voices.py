@@ -15,28 +15,46 @@ from sqlalchemy.orm import Session as Db
 from gwm.media.mp3 import to_mp3
 from serve.live.speech.local_voices import LOCAL_VOICES
 from serve.live.speech.speaker import SpeakerEncoder
-from serve.live.speech.voice_choice import best_wishes, described, nearest, ranked
+from serve.live.speech.voice_choice import best_wishes, built_in, described, nearest, ranked, wish_of
 from serve.live.speech.voice_measures import FEMALE_HZ, median_pitch
 from serve.live.speech.voice_servers import Speak, Speech, base_voice
 from serve.runway_api import answers
 from serve.runway_api.answers import Created, Listed, by_status, time_of
 from serve.runway_api.call import ApiError, Call, not_found
 from serve.runway_api.presets import VOICE_PRESETS
-from serve.runway_api.requests import NoQuery, PageQuery, VoiceAudio, VoiceChange, VoicePreviewRequest, VoiceRequest
+from serve.runway_api.requests import (
+    BuiltInQuery,
+    BuiltInVoice,
+    NoQuery,
+    PageQuery,
+    VoiceAudio,
+    VoiceChange,
+    VoicePreviewRequest,
+    VoiceRequest,
+)
 from serve.store.pages import read_page
 from serve.store.tables import File, Voice, now_ms
 
+NO_RIGHTS = (
+    "from.rights is missing: it must state why you may use this voice, such as: I am the speaker, or the speaker has "
+    "allowed me to use this recording as a voice."
+)
 PREVIEW_MS = 24 * 3600 * 1000
 
 
 def create(db: Db, call: Call, query: NoQuery, body: VoiceRequest) -> Created:
-    made = body.from_
-    if isinstance(made, VoiceAudio):
+    """A sample without a statement of rights is never read: its voice is FAILED from the beginning."""
+    made, failure = body.from_, None
+    if isinstance(made, VoiceAudio) and made.rights is None:
+        source, failure = dict[str, Any](), NO_RIGHTS
+    elif isinstance(made, VoiceAudio):
         rights = {"statement": made.rights, "at_ms": now_ms()}
         source = {"audio": made.source, "rights": rights, "consent_id": made.consent_id}
     else:
         source = {"prompt": made.prompt}
     voice = Voice(name=body.name, description=body.description, source=source, wish={}, status="PROCESSING")
+    if failure is not None:
+        voice.status, voice.failure = "FAILED", failure
     db.add(voice)
     db.flush()
     return Created(id=voice.id)
@@ -80,8 +98,13 @@ def spoken(call: Call, body: VoicePreviewRequest) -> "Preview":
     """
     speech = call.desk.speech
     try:
-        chosen = VOICE_PRESETS[body.voice.preset_id] if body.voice else designed(body.prompt or "", speech)
-        return preview(speech.speak, chosen.wish)
+        if isinstance(body.voice, BuiltInVoice):
+            wish = wish_of(built_in(body.voice.name))
+        elif body.voice is not None:
+            wish = VOICE_PRESETS[body.voice.preset_id].wish
+        else:
+            wish = designed(body.prompt or "", speech).wish
+        return preview(speech.speak, wish)
     except ValueError as error:
         raise ApiError(503, str(error)) from error
 
@@ -91,6 +114,30 @@ def try_out(db: Db, call: Call, query: NoQuery, body: VoicePreviewRequest, sound
     db.add(file)
     db.flush()
     return answers.VoicePreview(url=call.file_url(file.id) or "", duration_secs=round(sound.seconds, 2))
+
+
+def built_ins(db: Db, call: Call, query: BuiltInQuery, body: None) -> Listed:
+    """The voices that run here, those that fit a description best first."""
+    tts = query.tts or call.desk.speech.tts
+    try:
+        choices = ranked(query.describe or "", tts)
+    except ValueError as error:
+        raise ApiError(400, str(error)) from error
+    shown = [
+        answers.BuiltInVoice(
+            name=one.voice.label,
+            tts=one.voice.tts,
+            accent=one.voice.accent,
+            gender=one.voice.gender,
+            pitch_hz=one.voice.pitch_hz,
+            syllables_per_s=one.voice.syllables_per_s,
+            brightness_hz=one.voice.brightness_hz,
+            score=one.score,
+            reasons=list(one.reasons),
+        )
+        for one in choices
+    ]
+    return Listed(data=shown, has_more=False, next_cursor=None)
 
 
 def found(db: Db, voice_id: str) -> Voice:

@@ -22,7 +22,7 @@ def exported() -> dict[str, str]:
     gauges = Gauges()
     gauges.refused.labels("full").inc()
     gauges.count_turn({"type": "latency", "total_ms": 900, "stt_ms": 300})
-    numbers = EngineNumbers(device="cpu", alive=True, restarts=1, sessions=2, slots=3, load=0.5)
+    numbers = EngineNumbers(device="cpu", alive=True, restarts=1, sessions=2, slots=3, load=0.5, chunk_ms=40.0)
     gauges.watch(lambda: [numbers])
     found = {}
     for family in text_string_to_metric_families(generate_latest(gauges.registry).decode()):

@@ -59,14 +59,18 @@ class CallQueue:
     ) -> None:
         """on_wait: milliseconds that a chunk has waited for other sessions."""
         self.send, self.on_wait = send, on_wait
-        self.period_s, self.cost_s = 1.0, 0.0  # of a chunk, until `measured`
+        self.period_s, self.cost_s, self.least_s = 1.0, 0.0, 0.0  # of a chunk, until `measured`
         self.scheduler = Scheduler(_now, policy=policy, max_load=max_load)
         self._lines: dict[str, _Line] = {}
         self._sending: asyncio.Task[None] | None = None
 
-    def measured(self, *, period_s: float, cost_s: float) -> None:
-        """A chunk plays for `period_s`, and takes `cost_s` of the engine."""
-        self.period_s, self.cost_s = period_s, cost_s
+    def measured(self, *, period_s: float, cost_s: float, least_s: float = 0.0) -> None:
+        """A chunk plays for `period_s`, and takes `cost_s` of the engine.
+
+        least_s: that a chunk counts as, however soon its call is answered: where chunks overlap, it is answered by the
+            chunk before, which was made between two calls.
+        """
+        self.period_s, self.cost_s, self.least_s = period_s, cost_s, least_s
 
     @property
     def room(self) -> int:
@@ -167,6 +171,7 @@ class CallQueue:
 
     def _count(self, session: str, line: _Line, call: _Call, took_s: float | None) -> None:
         if took_s is not None and call.due_s is not None:
+            took_s = max(took_s, self.least_s)
             self.scheduler.done(session, took_s=took_s)
             self.cost_s += 0.05 * (took_s - self.cost_s)
             share = SLOW * self.cost_s / self.period_s

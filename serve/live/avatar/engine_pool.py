@@ -86,6 +86,7 @@ class EnginePool:
                 sessions=process.sessions,
                 slots=process.options.slots,
                 load=process.queue.scheduler.load,
+                chunk_ms=1000 * process.queue.cost_s,
             )
             for process in self.processes
         ]

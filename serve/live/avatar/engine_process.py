@@ -123,7 +123,8 @@ class EngineProcess:
         """
         found: Measured = await self._submit("measure", (), START_TIMEOUT_S)
         self.options = replace(self.options, overlap="on" if found.overlap else "off")
-        self.queue.measured(period_s=found.chunk_ms / 1000, cost_s=found.step_ms / 1000)
+        step_s = found.step_ms / 1000
+        self.queue.measured(period_s=found.chunk_ms / 1000, cost_s=step_s, least_s=step_s if found.overlap else 0.0)
         return found
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from operator import methodcaller
@@ -48,7 +49,9 @@ class Engines:
     """One engine per session, called by name. Those of sessions that have ended are kept for later ones, with their
     storage and graphs. Where chunks overlap, all of them share two workers, one that denoises and one that decodes."""
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: EngineOptions, make: Callable[..., Engine] = Engine) -> None:
+        """make: an engine, with the arguments of `Engine`."""
+        self.make = make
         if options.num_threads is not None:
             torch.set_num_threads(options.num_threads)
         self.options, self.artifact = options, load_artifact(Path(options.artifact), device=options.device)
@@ -151,7 +154,7 @@ class Engines:
 
     def _made(self) -> Engine:
         options = self.options
-        return Engine(
+        return self.make(
             self.artifact,
             seed=0,
             capture=self.capture,
@@ -177,10 +180,13 @@ class Engines:
         return float(np.median(times[WARMUP_STEPS:]))
 
 
-def serve_engines(connection: Connection, options: EngineOptions) -> None:
-    """Say how chunks are computed, then answer calls with (result, error) until the other end closes."""
+def serve_engines(connection: Connection, options: EngineOptions, make: Callable[..., Engine] = Engine) -> None:
+    """Say how chunks are computed, then answer calls with (result, error) until the other end closes.
+
+    make: as for `Engines`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, also after Ctrl-C
-    engines = Engines(options)
+    engines = Engines(options, make)
     connection.send((engines.computes, None))
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:

@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from gwm.contract import Contract
@@ -14,7 +15,7 @@ from serve.artifact import PLACES, read_manifest
 from serve.live.avatar.changes import SessionControls
 from serve.live.avatar.engine_pool import EnginePool
 from serve.live.avatar.engine_process import ProcessFace
-from serve.live.avatar.engines import EngineOptions
+from serve.live.avatar.engines import EngineOptions, serve_engines
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.text_process import TextProcess
 from serve.live.characters import Character, manner_of, read_characters, read_places
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 # What makes sound of a text in a character's `voice`, with its rate; None where the voices are an endpoint's.
+ServeEngines = Callable[[Connection, EngineOptions], None]  # in a process of its own
 Mount = Callable[[Api, Speech], contextlib.AbstractAsyncContextManager[object]]
 
 
@@ -142,6 +144,7 @@ def session_maker(
     timeouts: Timeouts,
     turn_taking: TurnTaking,
     endpoints: dict[str, Endpoint],
+    serve: ServeEngines = serve_engines,
 ) -> SessionMaker:
     """What the options choose; the engine process is not started yet.
 
@@ -176,6 +179,7 @@ def session_maker(
             capacity=options.capacity,
             policy=POLICIES[options.sessions.policy],
             max_load=options.sessions.max_load,
+            serve=serve,
             on_wait=gauges.wait_ms.observe,
         ),
         texts=TextProcess(options.text_encoder, options.artifact) if contract.dit.width("text") else None,
@@ -216,8 +220,9 @@ async def running_app(
     turn_taking: TurnTaking,
     endpoints: dict[str, Endpoint],
     mount: Mount,
+    serve: ServeEngines = serve_engines,
 ) -> AsyncIterator[Api]:
-    """Everything behind the port; `mount` adds routes to it.
+    """Everything behind the port; `mount` adds routes to it. serve: what engine processes run.
 
     Raises:
         FileNotFoundError, ValueError: artifact, characters or a choice cannot be used.
@@ -232,7 +237,7 @@ async def running_app(
     else:
         characters = read_places(Path(options.artifact) / PLACES, framing)
     sessions = session_maker(
-        options, contract, characters, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints
+        options, contract, characters, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints, serve=serve
     )
     servers = [McpServer(name, there) for name, there in options.mcp_servers.items()]
     try:
@@ -272,8 +277,9 @@ async def serve_until_signal(
     turn_taking: TurnTaking,
     endpoints: dict[str, Endpoint],
     mount: Mount,
+    serve: ServeEngines = serve_engines,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then drain; a second signal stops at once.
+    """Serve until SIGTERM or Ctrl-C, then drain; a second signal stops at once. serve: as for `running_app`.
 
     Raises:
         ValueError: the port is taken; known before anything is loaded.
@@ -283,7 +289,8 @@ async def serve_until_signal(
     with contextlib.ExitStack() as held:
         for each in sockets:
             held.callback(each.close)
-        app = running_app(options, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints, mount=mount)
+        parts = {"timeouts": timeouts, "turn_taking": turn_taking, "endpoints": endpoints}
+        app = running_app(options, **parts, mount=mount, serve=serve)
         async with app as api:
             stop = _stop_signal()
             exempt_from_collection()

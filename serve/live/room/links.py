@@ -14,6 +14,7 @@ from aiortc import (
     RTCIceCandidate,
     RTCIceServer,
     RTCPeerConnection,
+    RTCRtpReceiver,
     RTCSessionDescription,
 )
 from aiortc.codecs import HEADER_EXTENSIONS
@@ -48,6 +49,7 @@ class LinkEvents:
 
     packet: Callable[[models.DataPacket], None]
     audio: Callable[[MediaStreamTrack], bool]  # whether it is listened to from now on, in place of the one before
+    video: Callable[[MediaStreamTrack, RTCRtpReceiver], bool]  # whether it is looked at from now on
     channel: Callable[[], None]  # packets can be sent
     state: Callable[[str], None]  # of the connection that carries what the server sends
 
@@ -68,6 +70,7 @@ class Links:
     _channel: RTCDataChannel | None = None
     _placed: dict[str, str] = field(default_factory=dict)  # track ids by the section that carries them
     _heard: MediaStreamTrack | None = None
+    _seen: set[MediaStreamTrack] = field(default_factory=set)
     _addresses: set[tuple[str, int]] = field(default_factory=set)  # of the client, to which packets are sent
     _closed: bool = False
     _negotiating: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -128,8 +131,9 @@ class Links:
                 self._place(connection, media)
             for transceiver in connection.getTransceivers():
                 if transceiver.sender.track is None:  # what nobody looks at or listens to would fill the memory
-                    heard = self._heard is not None and transceiver.receiver.track is self._heard
-                    transceiver.direction = "recvonly" if heard else "inactive"
+                    track = transceiver.receiver.track
+                    taken = track is not None and (track is self._heard or track in self._seen)
+                    transceiver.direction = "recvonly" if taken else "inactive"
             await connection.setLocalDescription(await connection.createAnswer())
         except Exception as error:  # what aiortc raises depends on which line of the offer it cannot use
             raise ValueError(f"sdp must be a WebRTC offer that can be answered ({cause_of(error)}).") from error
@@ -193,7 +197,7 @@ class Links:
     def _connection(self, *, sends: bool) -> RTCPeerConnection:
         servers = [RTCIceServer(urls=url) for url in self.ice_servers]
         connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
-        connection.on("track", self._on_track)
+        connection.on("track", lambda track: self._on_track(connection, track))
         connection.on("datachannel", lambda channel: self._watch(channel, sends=sends))
         if sends:
             connection.on("connectionstatechange", lambda: self.events.state(connection.connectionState))
@@ -213,9 +217,14 @@ class Links:
                     self._placed[transceiver.mid] = sid
                     break
 
-    def _on_track(self, track: MediaStreamTrack) -> None:
+    def _on_track(self, connection: RTCPeerConnection, track: MediaStreamTrack) -> None:
         if track.kind == "audio" and self.events.audio(track):
             self._heard = track
+        if track.kind == "video":
+            receivers = (each.receiver for each in connection.getTransceivers())
+            receiver = next(each for each in receivers if each.track is track)
+            if self.events.video(track, receiver):
+                self._seen.add(track)
 
     def _watch(self, channel: RTCDataChannel, *, sends: bool) -> None:
         channel.on("message", self._on_bytes)

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 
 from aiohttp import WSMsgType, web
-from aiortc import MediaStreamTrack
+from aiortc import MediaStreamTrack, RTCRtpReceiver
 from google.protobuf.message import DecodeError
 from livekit.protocol import models, rtc
 
@@ -32,7 +32,13 @@ class Participant(ABC):
         self.grant, self.wish, self.sid = grant, wish, new_sid("PA")
         self.ice_servers = ice_servers
         self.published: list[models.TrackInfo] = []
-        events = LinkEvents(packet=self.on_packet, audio=self.on_audio, channel=self.on_channel, state=self.on_state)
+        events = LinkEvents(
+            packet=self.on_packet,
+            audio=self.on_audio,
+            video=self.on_video,
+            channel=self.on_channel,
+            state=self.on_state,
+        )
         self.links = Links(wish.one_connection, tracks, ice_servers, events)
         self._outgoing: asyncio.Queue[rtc.SignalResponse | None] = asyncio.Queue(WAITING_MESSAGES)
         self._socket: web.WebSocketResponse | None = None
@@ -57,6 +63,14 @@ class Participant(ABC):
 
     @abstractmethod
     def on_audio(self, track: MediaStreamTrack) -> bool: ...
+
+    def on_video(self, track: MediaStreamTrack, receiver: RTCRtpReceiver) -> bool:
+        """Whether it is looked at."""
+        return False
+
+    def on_mute(self, track: models.TrackInfo) -> None:
+        """A published track shows nothing for now, or again."""
+        log.debug("%s %s", track.name, "muted" if track.muted else "unmuted")
 
     @abstractmethod
     def on_channel(self) -> None: ...
@@ -173,6 +187,11 @@ class Participant(ABC):
             self.signal(rtc.SignalResponse(pong_resp=pong))
         elif kind == "add_track":
             self._publish(request.add_track)
+        elif kind == "mute":
+            for track in self.published:
+                if track.sid == request.mute.sid:
+                    track.muted = request.mute.muted
+                    self.on_mute(track)
         elif kind == "update_metadata":
             self._refuse(rtc.RequestResponse(request_id=request.update_metadata.request_id))
         elif kind == "publish_data_track_request":

@@ -5,11 +5,12 @@ import contextlib
 import logging
 from typing import Any
 
-from aiortc import MediaStreamTrack
+from aiortc import MediaStreamTrack, RTCRtpReceiver
 from livekit.protocol import models, rtc
 
 from serve.live.http.conversation import Conversation
 from serve.live.http.peer import Microphone, read_message
+from serve.live.room.cameras import Camera
 from serve.live.room.descriptions import CHARACTER_SID, FACE_SID, VOICE_SID, Wish, character_info
 from serve.live.room.packets import Captions, TextStreams, from_character, user_packet
 from serve.live.room.participant import Participant
@@ -20,6 +21,11 @@ log = logging.getLogger(__name__)
 UNSUPPORTED_METHOD = 1400  # of LiveKit's calls
 AGENT_STATES = {"talking": "speaking"}  # as LiveKit's own agents name it; the others have our names
 TALKING_LEVEL = 0.5
+
+
+def source_of(track: models.TrackInfo) -> str:
+    """What a video shows; of programs that do not say, a camera."""
+    return "screen" if track.source == models.SCREEN_SHARE else "camera"
 
 
 class Visitor(Participant):
@@ -33,7 +39,8 @@ class Visitor(Participant):
         self._microphone = Microphone(conversation.timing.sample_rate, conversation.on_microphone)
         self._captions, self._texts = Captions(grant.identity), TextStreams()
         self._channel_open, self._state = asyncio.Event(), "listening"
-        self._num_sounds, self._ended = 0, False
+        self._num_sounds, self._num_videos, self._ended = 0, 0, False
+        self._cameras: dict[str, Camera] = {}
 
     def others(self) -> list[models.ParticipantInfo]:
         return [self._character()]
@@ -52,6 +59,23 @@ class Visitor(Participant):
             self._captions.microphone_sid = sounds[0].sid
             self.signal(rtc.SignalResponse(track_subscribed=rtc.TrackSubscribed(track_sid=sounds[0].sid)))
         return True
+
+    def on_video(self, track: MediaStreamTrack, receiver: RTCRtpReceiver) -> bool:
+        """Where the server looks at it; in the order in which they were published."""
+        videos = [each for each in self.published if each.type == models.VIDEO][self._num_videos :]
+        self._num_videos += 1
+        sight = self.conversation.sight
+        if not videos or sight is None or (source := source_of(videos[0])) not in sight.vision.sources:
+            return False
+        if source in self._cameras:
+            self._cameras[source].close()
+        self._cameras[source] = Camera(source, track, receiver, sight)
+        self.signal(rtc.SignalResponse(track_subscribed=rtc.TrackSubscribed(track_sid=videos[0].sid)))
+        return True
+
+    def on_mute(self, track: models.TrackInfo) -> None:
+        if track.type == models.VIDEO and track.muted and self.conversation.sight is not None:
+            self.conversation.sight.hide(source_of(track))
 
     def on_channel(self) -> None:
         self._channel_open.set()
@@ -107,6 +131,8 @@ class Visitor(Participant):
 
     async def _leave(self, reason: str) -> None:
         self._microphone.close()
+        for camera in self._cameras.values():
+            camera.close()
         await super()._leave(reason)
         self.conversation.on_gone(self)
 

@@ -119,6 +119,24 @@ def nearest(embedding: Float[np.ndarray, "256"], tts: str) -> list[Choice]:
     return sorted(choices, key=lambda choice: -choice.score)
 
 
+def built_in(name: str) -> MeasuredVoice:
+    """The voice of this label, of any kind.
+
+    Raises:
+        ValueError: there is none.
+    """
+    known = {voice.label: voice for voice in measured_voices()}
+    if name not in known:
+        raise ValueError(f"name={name!r} must be one of {', '.join(known)}")
+    return known[name]
+
+
+def wish_of(voice: MeasuredVoice) -> dict[str, Any]:
+    """As a character's `voice:`: this one, and of the other kinds those that are nearest to it."""
+    kinds = sorted({other.tts for other in measured_voices()})
+    return best_wishes({tts: nearest(voice.embedding, tts) for tts in kinds}) | {voice.tts: voice.voice}
+
+
 def of_kind(tts: str) -> list[MeasuredVoice]:
     """Raises: ValueError: as `ranked`."""
     found = [voice for voice in measured_voices() if voice.tts == tts]

@@ -18,7 +18,7 @@ CHANGED_LEVELS, CHANGED_PIXELS = 40, 12  # of the thumbnail: less is noise of th
 class TextReader:
     """Lines from top to bottom.
 
-    1280 x 720 takes 2 to 5 s of one core: read what has changed, and nothing else.
+    1280 x 720 takes several seconds of one core: read what has changed, and nothing else.
 
     Raises:
         MissingPackageError: the package is not installed.

@@ -10,6 +10,8 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +59,16 @@ def settings(artifact: str) -> tuple[ServerSettings, FleetOptions]:
     values |= {"stt": "openai", "tts": "openai", "capacity": 2, "lead_ms": 300.0, "device": "cpu"}
     values |= {"endpoints": {"stt": nowhere, "llm": nowhere, "tts": nowhere | {"voice": "alloy"}}}
     values |= {"timeouts": {"connect_s": 900.0, "reconnect_s": 900.0, "session_s": 1800.0}, "drain_s": 0.0}
-    fleet |= {"worker_host": "127.0.0.1", "worker_url": "http://127.0.0.1:{port}", "drain_s": 40.0, "num_cpus": 2.0}
+    fleet |= {"worker_host": "127.0.0.1", "worker_url": "http://127.0.0.1:{port}", "drain_s": 400.0, "num_cpus": 2.0}
     return ServerSettings.of(values | {"port": port}), FleetOptions(**fleet)
 
 
 class Client:
     """A program with a secret key."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str, key: str) -> None:
+    def __init__(self, http: aiohttp.ClientSession, url: str, key: str, restart: Callable[[], None]) -> None:
+        """restart: deploys the fleet anew, and returns when it is there."""
+        self.restart = restart
         self.http, self.url, self.headers = http, url, {"Authorization": f"Bearer {key}"}
 
     async def ask(self, method: str, path: str, body: Any = None, *, key: str | None = None) -> Any:
@@ -85,13 +89,25 @@ class Client:
                 await asyncio.sleep(0.1)
         return found
 
+    async def ready(self, url: str) -> tuple[int, dict[str, Any]]:
+        """What a worker says to whoever asks whether it has room."""
+        async with self.http.get(f"{url}/ready") as answer:
+            return answer.status, await answer.json()
+
+    async def listens(self, url: str) -> bool:
+        try:
+            async with self.http.get(f"{url}/health"):
+                return True
+        except aiohttp.ClientConnectorError:
+            return False
+
     async def place(self, session: str) -> str:
         """URL of the worker of a session that is READY."""
         ready = await self.until(session, "READY")
         return (await self.ask("POST", f"/realtime_sessions/{session}/consume", key=ready["sessionKey"]))["url"]
 
 
-async def script(client: Client, cluster: Cluster, nodes: list[Any]) -> dict[str, Any]:
+async def answers(client: Client) -> None:
     async with asyncio.timeout(60):
         while True:
             try:
@@ -100,6 +116,10 @@ async def script(client: Client, cluster: Cluster, nodes: list[Any]) -> dict[str
             except aiohttp.ClientConnectorError:
                 await asyncio.sleep(0.2)
     say("gateway answers")
+
+
+async def script(client: Client, cluster: Cluster, nodes: list[Any]) -> dict[str, Any]:
+    await answers(client)
     first = [await client.open() for _ in range(4)]
     places = {session: await client.place(session) for session in first}
     say("four are open", places)
@@ -140,11 +160,74 @@ async def script(client: Client, cluster: Cluster, nodes: list[Any]) -> dict[str
     result["lost"] = all(states[session] == "FAILED" for session in there)
     result["others_go_on"] = all(states[session] != "FAILED" for session in first[1:] if session not in there)
     begin, again = time.time(), await client.open()
-    cluster.add_node(num_cpus=2, object_store_memory=MEMORY_BYTES)
+    nodes.remove(node)
+    nodes.append(cluster.add_node(num_cpus=2, object_store_memory=MEMORY_BYTES))
     await client.until(again, "READY", within_s=150)
     result["new_node_s"] = round(time.time() - begin, 1)
     say("a new node serves")
-    return result
+    live = [session for session in (*first[1:], fifth) if states[session] != "FAILED"]
+    for session in live:
+        await client.ask("DELETE", f"/realtime_sessions/{session}")
+    return result | await drained(client, cluster, nodes, again)
+
+
+async def drained(client: Client, cluster: Cluster, nodes: list[Any], first: str) -> dict[str, Any]:
+    """A node is taken out of service while a session is there: others are let in elsewhere, and it has time to end."""
+    url = await client.place(first)
+    node = node_of(int(url.rsplit(":", 1)[1]), nodes)
+    words = ["drain-node", "--address", cluster.address, "--node-id", node.node_id]
+    words += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
+    words += ["--deadline-remaining-seconds", "600"]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "ray.scripts.scripts", *words)
+    assert await process.wait() == 0
+    say("a node drains")
+    async with asyncio.timeout(60):
+        while (await client.ready(url))[0] != 503:
+            await asyncio.sleep(0.2)
+    status, told = await client.ready(url)
+    more = [await client.open() for _ in range(2)]
+    places = [await client.place(session) for session in more]
+    result = {"drained_ready": [status, told["draining"]], "drained_gets_new": places.count(url)}
+    result["drained_goes_on"] = (await client.read(first))["status"]
+    nodes.append(cluster.add_node(num_cpus=2, object_store_memory=MEMORY_BYTES))
+    await client.ask("DELETE", f"/realtime_sessions/{first}")
+    async with asyncio.timeout(240):
+        while await client.listens(url):
+            await asyncio.sleep(0.5)
+    say("the drained worker has ended")
+    nodes.remove(node)
+    cluster.remove_node(node, allow_graceful=False)
+    result["others_of_the_drain"] = [(await client.read(session))["status"] for session in more]
+    return result | await restarted(client, more, places)
+
+
+async def restarted(client: Client, live: list[str], before: list[str]) -> dict[str, Any]:
+    """Every worker and the gateway are replaced, one after the other, while sessions are open and others wait."""
+    asked = [await client.open() for _ in range(3)]  # one more than there are places
+    restart = asyncio.create_task(asyncio.to_thread(client.restart))
+    say("a rolling restart begins")
+    await asyncio.sleep(8)
+    await answers(client)
+    during = [(await client.read(session))["status"] for session in live]
+    for session in live:  # its owner leaves, as sooner or later everybody does
+        await client.ask("DELETE", f"/realtime_sessions/{session}")
+    async with asyncio.timeout(240):
+        while (states := [(await client.read(session))["status"] for session in asked]).count("READY") < 2:
+            assert "FAILED" not in states, states
+            await asyncio.sleep(0.3)
+    for session, status in zip(asked, states, strict=True):
+        if status == "READY":
+            await client.ask("DELETE", f"/realtime_sessions/{session}")
+    last = asked[states.index("NOT_READY")] if "NOT_READY" in states else None
+    if last is not None:
+        await client.until(last, "READY", within_s=170)
+        await client.ask("DELETE", f"/realtime_sessions/{last}")
+    await restart
+    say("the restart is over")
+    new = await client.open()
+    place = await client.place(new)
+    ends = [(await client.read(session))["status"] for session in (*live, *asked)]
+    return {"during": during, "restart_ends": ends, "replaced": place not in before}
 
 
 def node_of(port: int, nodes: list[Any]) -> Any:
@@ -185,12 +268,14 @@ def main(artifact: str, folder: str) -> None:
     ray.init(address=cluster.address, log_to_driver="GWM_RAY_LOG" in os.environ, logging_level=logging.ERROR)
     say("three nodes are up")
     try:
-        run(chosen, fleet, ApiOptions(store=url, public_url=None, retention_days=None))
+        deploy = partial(run, chosen, fleet, ApiOptions(store=url, public_url=None, retention_days=None))
+        deploy()
         say("the fleet is up")
 
         async def talk() -> dict[str, Any]:
             async with aiohttp.ClientSession() as http:
-                return await script(Client(http, f"http://127.0.0.1:{chosen.options.port}", key), cluster, nodes)
+                client = Client(http, f"http://127.0.0.1:{chosen.options.port}", key, deploy)
+                return await script(client, cluster, nodes)
 
         print(json.dumps(asyncio.run(talk())), flush=True)
     finally:

@@ -31,7 +31,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.acceptance
 @pytest.mark.parametrize("contract", [1], ids=["chunk_of_1"], indirect=True)  # one cluster is enough
 @pytest.mark.timeout(1800)
-def test_leases_spread_wait_and_are_lost_with_their_node_alone(python: Path, folder: Path, tmp_path: Path):
+def test_sessions_outlast_drains_and_restarts_and_are_lost_with_their_node_alone(
+    python: Path, folder: Path, tmp_path: Path
+):
     environment = os.environ | {"RAY_raylet_start_wait_time_s": "240"}
     words = [python, PROGRAM, folder, tmp_path]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=1500, cwd=tmp_path)
@@ -41,3 +43,7 @@ def test_leases_spread_wait_and_are_lost_with_their_node_alone(python: Path, fol
     assert found["fifth"] == "let in" and found["backend"]
     assert found["lost"] and found["others_go_on"] and found["failed_s"] < LOST_S
     assert found["new_node_s"] > 0
+    assert found["drained_ready"] == [503, True] and found["drained_gets_new"] == 0
+    assert found["drained_goes_on"] == "READY" and found["others_of_the_drain"] == ["READY", "READY"]
+    assert found["during"] == ["READY", "READY"] and found["replaced"]
+    assert found["restart_ends"] == ["CANCELLED"] * 5  # by their clients: none has failed, open or waiting

@@ -1,14 +1,24 @@
 """The gateway without Ray: its workers are a stream that the test opens, breaks and ends."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from serve.fleet.gateway import LOST, Gateway
+from serve.fleet.gateway import LOST, OWNER, Gateway
 from serve.runway_api.session_queue import SessionQueue
 from serve.store.database import Store
 from serve.store.tables import Session, now_ms
+
+
+class Stream:
+    """A lease as Ray gives it."""
+
+    def __init__(self, items: AsyncIterator[dict[str, Any]], cancel: Callable[[], None]) -> None:
+        self.items, self.cancel = items, cancel
+
+    def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
+        return self.items
 
 
 class Workers:
@@ -18,6 +28,10 @@ class Workers:
         self.store, self.places = store, places
         self.ends: dict[str, asyncio.Event] = {}
         self.breaks: set[str] = set()
+        self.cancelled: list[str] = []
+
+    def lease(self, session_id: str) -> "Stream":
+        return Stream(self.hold(session_id), lambda: self.cancelled.append(session_id))
 
     async def hold(self, session_id: str) -> AsyncIterator[dict[str, Any]]:
         while len(self.ends) >= self.places:
@@ -49,14 +63,14 @@ async def until(holds) -> None:
 def bare(store: Store, workers: Workers) -> Gateway:
     """One without a port."""
     gateway = Gateway.__new__(Gateway)
-    gateway.store, gateway.owner, gateway.lease = store, "gateway", workers.hold
+    gateway.store, gateway.owner, gateway.lease = store, OWNER, workers.lease
     gateway.places, gateway._leases, gateway._wake = {}, {}, asyncio.Event()
     gateway.queue = SessionQueue(gateway._let_in, give_up=gateway._give_up, tell=gateway._tell, now_ms=now_ms)
     return gateway
 
 
 def ask(store: Store, name: str) -> str:
-    row = Session(id=name, status="NOT_READY", owner="gateway", avatar_name="Noa", tools=[], max_s=60)
+    row = Session(id=name, status="NOT_READY", owner=OWNER, avatar_name="Noa", tools=[], max_s=60)
     store.do(lambda db: db.add(row))
     return name
 
@@ -77,11 +91,40 @@ def test_sessions_wait_are_let_in_in_turn_and_fail_with_their_worker(tmp_path: P
             await until(lambda: status(store, first).status == "FAILED")
             assert status(store, first).failure == LOST
             await until(lambda: status(store, second).status == "READY")
-            assert set(gateway.places) == {second}
+            await until(lambda: set(gateway.places) == {second})
             store.do(lambda db: _set(db, second, "COMPLETED", "worker"))
             workers.ends[second].set()
             await until(lambda: not gateway._leases)
             assert status(store, second).status == "COMPLETED"
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+            store.close()
+
+    asyncio.run(run())
+
+
+def test_whoever_gives_up_while_it_waits_asks_no_worker_any_more_and_a_new_gateway_goes_on_with_the_queue(
+    tmp_path: Path,
+):
+    async def run() -> None:
+        store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
+        workers = Workers(store, places=0)
+        gateway = bare(store, workers)
+        serving = asyncio.create_task(gateway._serve())
+        try:
+            first, second = ask(store, "first"), ask(store, "second")
+            await until(lambda: set(gateway._leases) == {first, second})
+            store.do(lambda db: _set(db, first, "CANCELLED", OWNER))
+            await until(lambda: workers.cancelled == [first])
+            serving.cancel()
+            for task in gateway._leases.values():
+                task.cancel()
+            await until(lambda: set(workers.cancelled) == {first, second})
+            workers.places = 1
+            gateway = bare(store, workers)
+            serving = asyncio.create_task(gateway._serve())
+            await until(lambda: status(store, second).status == "READY")
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)

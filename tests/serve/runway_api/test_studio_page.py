@@ -55,6 +55,7 @@ def test_a_character_is_made_changed_talked_to_read_about_and_deleted(tmp_path: 
             await voices(page)
             await documents(one, page)
             await tools(page)
+            await arguments(page)
             await page.click(".save .primary")
             await until(
                 page,
@@ -63,7 +64,11 @@ def test_a_character_is_made_changed_talked_to_read_about_and_deleted(tmp_path: 
             (made,) = (await one.ask("GET", "/avatars"))["data"]
             assert (made["name"], made["startScript"], made["status"]) == (NAME, "Hi!", "READY")
             assert made["voice"]["presetId"] == "max" and len(made["documentIds"]) == 1
-            assert [tool["name"] for tool in made["tools"]] == ["click", "highlight"]
+            assert [tool["name"] for tool in made["tools"]] == ["click", "highlight", "order"]
+            sizes, address = made["tools"][2]["parameters"]
+            assert (sizes["type"], sizes["items"]) == ("array", {"type": "integer"})
+            (city,) = address["properties"]
+            assert (address["type"], city["name"], city["type"]) == ("object", "city", "string")
             assert made["tools"][0]["parameters"][0]["enum"] == ["buy", "hours"]
             await changed(one, page, made["id"])
             await talked(one, page)
@@ -155,6 +160,29 @@ async def tools(page: Any) -> None:
     await page.click("dialog .primary")
     await until(page, "document.querySelector('dialog .failure')?.textContent?.includes('named click already')")
     await page.keyboard.press("Escape")
+
+
+async def arguments(page: Any) -> None:
+    """A tool with a list and a group of fields; they are there when it is opened again."""
+    await page.click("text=Own tool")
+    await page.select_option("dialog select", "backend_rpc")
+    await page.fill("dialog [placeholder=show_product]", "order")
+    await page.fill("dialog textarea", "Orders.")
+    for number, (name, kind) in enumerate((("sizes", "array"), ("address", "object"))):
+        await page.click("dialog >> text=Argument")
+        row = page.locator("dialog .parameter").nth(number)
+        await row.locator("[aria-label='Name of the argument']").first.fill(name)
+        await row.locator("[aria-label='Description of the argument']").first.fill("Which.")
+        await row.locator("[aria-label='Type of the argument']").first.select_option(kind)
+    await page.select_option("dialog [aria-label='Type of what is in the list'] >> nth=0", "integer")
+    await page.click("dialog .group:visible >> text=Field")
+    field = page.locator("dialog .group .parameter").last
+    await field.locator("[aria-label='Name of the argument']").fill("city")
+    await field.locator("[aria-label='Description of the argument']").fill("Where.")
+    await page.click("dialog .primary")
+    await page.click("[aria-label='Change order']")
+    assert await page.input_value("dialog .group .parameter [aria-label='Name of the argument']") == "city"
+    await page.click("dialog .primary")
 
 
 async def changed(one: Served, page: Any, avatar: str) -> None:

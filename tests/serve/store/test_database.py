@@ -1,5 +1,7 @@
 """Tables are what the migrations make, survive a restart, and are shared by two processes."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from sqlalchemy import create_engine, select, text
 
 from serve.store.database import MIGRATIONS, Store
 from serve.store.tables import Avatar, Document, Table
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_migrations_make_the_tables_that_the_code_declares(store: Store):
@@ -54,6 +58,22 @@ def test_two_stores_on_one_file_lose_no_writes(store: Store, url: str):
         thread.join()
     assert store.do(lambda db: db.get_one(Document, "1").name) == "50"
     other.close()
+
+
+COUNTING = """import sys
+from serve.store.database import Store
+from serve.store.tables import Document
+store = Store(sys.argv[1])
+for _ in range(25):
+    store.do(lambda db: setattr(row := db.get_one(Document, "1"), "name", str(int(row.name) + 1)))
+store.close()"""
+
+
+def test_two_processes_on_one_store_lose_no_writes(store: Store, url: str):
+    store.do(lambda db: db.add(Document(id="1", name="0", content="")))
+    processes = [subprocess.Popen([sys.executable, "-c", COUNTING, url], cwd=ROOT) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert store.do(lambda db: db.get_one(Document, "1").name) == "50"
 
 
 def test_readers_do_not_wait_for_the_one_who_writes(store: Store):

@@ -13,10 +13,11 @@ def test_a_key_is_found_by_its_text_and_no_other(store: Store):
     assert store.do(lambda db: find_key(db, key[:-1])) is None
 
 
-def test_the_database_file_does_not_hold_the_key(store: Store, url: str):
+def test_the_database_file_does_not_hold_the_key(sqlite_url: str):
+    store = Store(sqlite_url)
     key = store.do(lambda db: add_key(db, "site", publishable(["https://a.example"])))
     store.close()
-    with open(url.removeprefix("sqlite:///"), "rb") as file:
+    with open(sqlite_url.removeprefix("sqlite:///"), "rb") as file:
         assert key[13:].encode() not in file.read()
 
 

@@ -43,6 +43,7 @@ def test_nothing_comes_after_a_cursor_that_nobody_gave_out(store: Store, cursor:
     assert page.rows == [] and page.next_cursor is None
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # which says how in its own words
 def test_a_page_of_ten_thousand_documents_is_read_by_the_index(store: Store):
     store.do(lambda db: db.execute(insert(Document), rows(10_000)))
     query = select(Document).order_by(Document.created_ms.desc(), Document.id.desc()).limit(50)

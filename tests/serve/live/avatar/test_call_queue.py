@@ -9,10 +9,10 @@ import pytest
 
 from serve.acts import Applied
 from serve.bench import turned_clock
+from serve.bench.sessions import CHUNK_S, FRAMES, Viewer
 from serve.live.avatar.call_queue import WAITING_CHANGES, CallQueue
 from serve.live.avatar.changes import Change, ChangeRefusedError
 from serve.scheduler import POLICIES
-from tests.serve.live.sleeping_engines import CHUNK_S, FRAMES, Viewer
 
 CHANGE_S = 0.02
 

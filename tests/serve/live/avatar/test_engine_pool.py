@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from serve.bench import turned_clock
+from serve.bench.sessions import CHUNK_S, PACKET, TIMING, Viewer
 from serve.live.avatar import overlap
 from serve.live.avatar.engine_pool import EnginePool
 from serve.live.avatar.engine_process import EngineProcess, ProcessFace
@@ -17,7 +18,7 @@ from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.refusals import FullError
 from tests.serve.live.http.test_admission import Visit
-from tests.serve.live.sleeping_engines import CHUNK_S, PACKET, STEP_S, TIMING, Viewer, serve_sleeping
+from tests.serve.live.sleeping_engines import STEP_S, serve_sleeping
 
 PORTRAIT = np.zeros((2, 2, 3), np.uint8)
 LIMIT_S = 600.0

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import ClientWebSocketResponse, WSMsgType
 from aiohttp.test_utils import TestClient
 from aiortc import RTCPeerConnection, RTCSessionDescription
-from aiortc.mediastreams import AudioStreamTrack, MediaStreamError
+from aiortc.mediastreams import AudioStreamTrack, MediaStreamError, MediaStreamTrack
 from livekit.protocol import models, rtc
 
 from serve.live.http.peer import close_connection
@@ -39,8 +39,10 @@ def join_query(offer: str = "", **more: Any) -> str:
 class RoomClient:
     """`join` and look at what came; one connection for both directions, or two."""
 
-    def __init__(self, *, two: bool = False, listens: bool = True, speaks: bool = True) -> None:
-        self.two, self.listens, self.speaks = two, listens, speaks
+    def __init__(
+        self, *, two: bool = False, listens: bool = True, speaks: bool = True, screen: MediaStreamTrack | None = None
+    ) -> None:
+        self.two, self.listens, self.speaks, self.screen = two, listens, speaks, screen
         self.publisher = RTCPeerConnection()
         self.subscriber = RTCPeerConnection() if two else self.publisher
         self.signals: list[rtc.SignalResponse] = []
@@ -55,6 +57,8 @@ class RoomClient:
             connection.on("datachannel", lambda channel: channel.on("message", self._on_bytes))
         if speaks:
             self.publisher.addTrack(AudioStreamTrack())
+        if screen is not None:
+            self.publisher.addTransceiver(screen, direction="sendonly")
         if listens and not two:
             for kind in ("audio", "video"):
                 self.publisher.addTransceiver(kind, direction="recvonly")
@@ -62,7 +66,9 @@ class RoomClient:
     async def join(self, client: TestClient, room: Room) -> rtc.JoinResponse:
         offer = await self._offer()
         mic = rtc.AddTrackRequest(cid="mic", type=models.AUDIO, source=models.MICROPHONE)
-        query = {} if self.two else {"join_request": join_query(offer, add_track_requests=[mic] * self.speaks)}
+        screen = rtc.AddTrackRequest(cid="screen", type=models.VIDEO, source=models.SCREEN_SHARE)
+        wishes = [mic] * self.speaks + [screen] * (self.screen is not None)
+        query = {} if self.two else {"join_request": join_query(offer, add_track_requests=wishes)}
         path = "/rtc" if self.two else "/rtc/v1"
         self.socket: ClientWebSocketResponse = await client.ws_connect(
             path, params=query, headers={"Authorization": f"Bearer {room['token']}"}

@@ -21,7 +21,9 @@ STEPS = 60  # of the event loop, after each of which a client goes away
 def links(*, one_connection: bool, hears: Iterable[bool] = ()) -> Links:
     tracks: dict[str, MediaStreamTrack] = {} if one_connection else {"voice": AudioStreamTrack()}
     heard, ignored = iter(hears), lambda *event: None
-    events = LinkEvents(packet=ignored, audio=lambda track: next(heard), channel=ignored, state=ignored)
+    events = LinkEvents(
+        packet=ignored, audio=lambda track: next(heard), video=lambda *_: False, channel=ignored, state=ignored
+    )
     return Links(one_connection, tracks, [], events)
 
 

@@ -6,7 +6,8 @@ import { dialog, field, iconButton, ICONS } from "./parts.js";
 
 const MOST_TARGETS = 20;
 const KINDS = { client_event: "Acts on the page", backend_rpc: "Asks a program" };
-const TYPES = ["string", "integer", "number", "boolean"];
+const SCALARS = ["string", "integer", "number", "boolean"];
+const TYPES = { string: "text", integer: "whole number", number: "number", boolean: "yes or no", array: "list", object: "group" };
 const ACTIONS = {
   click: "Click an element of the page",
   scroll_to: "Scroll to an element of the page",
@@ -66,17 +67,36 @@ export function toolsPart(stored) {
   }
 }
 
-// One argument; lists and objects, which are not made here, stay as they are.
+const typed = (label, names, chosen) => h("select", { "aria-label": label }, names.map((each) => h("option", { value: each, textContent: TYPES[each], selected: each === chosen })));
+
+// One argument, or one field of an argument that is a group of them.
 function parameter(old = {}) {
-  const types = TYPES.includes(old.type ?? "string") ? TYPES : [old.type];
   const name = h("input", { required: true, maxLength: 64, "aria-label": "Name of the argument", placeholder: "Name", value: old.name ?? "" });
-  const type = h("select", { "aria-label": "Type of the argument" }, types.map((each) => h("option", { value: each, textContent: each, selected: each === old.type })));
+  const type = typed("Type of the argument", Object.keys(TYPES), old.type ?? "string");
   const description = h("input", { required: true, maxLength: 1024, "aria-label": "Description of the argument", placeholder: "What it means", value: old.description ?? "" });
   const choices = h("input", { "aria-label": "Choices of the argument, with commas between", placeholder: "Choices (optional)", value: (old.enum ?? []).join(", ") });
-  const row = h("div", { className: "parameter" }, name, type, description, choices, iconButton("remove", "Remove the argument", () => row.remove()));
+  const items = typed("Type of what is in the list", SCALARS, old.items?.type ?? "string");
+  const fields = h("div", { className: "parameters" }, (old.properties ?? []).map((each) => parameter(each)));
+  const group = h("div", { className: "group" }, fields, h("button", { type: "button", className: "quiet", onclick: () => fields.append(parameter()) }, icon(ICONS.plus), "Field"));
+  const row = h("div", { className: "parameter" }, name, type, description, choices, items, iconButton("remove", "Remove the argument", () => row.remove()), group);
+  const fit = () => {
+    choices.hidden = type.value !== "string";
+    items.hidden = type.value !== "array";
+    group.hidden = type.value !== "object";
+  };
+  type.onchange = fit;
+  fit();
   row.read = () => {
     const names = type.value === "string" ? lines(choices.value) : [];
-    return { ...old, name: name.value.trim(), type: type.value, description: description.value.trim(), required: old.required ?? true, enum: names.length ? names : null };
+    return {
+      name: name.value.trim(),
+      type: type.value,
+      description: description.value.trim(),
+      required: old.required ?? true,
+      enum: names.length ? names : null,
+      items: type.value === "array" ? { type: items.value } : null,
+      properties: type.value === "object" ? [...fields.children].map((each) => each.read()) : null,
+    };
   };
   return row;
 }
