@@ -126,8 +126,8 @@ def figure(curves: dict[str, dict[str, Any]], clips: dict[str, list[int]]) -> Fi
 def main(cfg: DictConfig) -> None:
     start, out, report, curves = time.time(), Path(cfg.out), dict[str, Any](), dict[str, dict[str, Any]]()
     clips = {name: list(frames) for name, frames in cfg.clips.items()}
-    models = {stage: load_stage(Path(cfg.runs), stage, steps=cfg.steps) for stage in cfg.stages}
-    _, rules = models[cfg.stages[0]]
+    models = {stage: load_stage(Path(cfg.runs), stage, steps=cfg.steps) for stage in cfg.models}
+    _, rules = models[cfg.models[0]]
     acting = Acting(seconds=float(cfg.seconds), head_motion=1.0, manners=True, reference_spread=0.25)
     pool = Performances(acting, rules.audio, split="val", seed=cfg.seed, pool=cfg.people)
     whole = latent_batch([pool[number] | {"step": 0, "slot": 0} for number in range(cfg.people)])

@@ -34,8 +34,9 @@ class DiTStage(L.LightningModule):
     def on_fit_start(self) -> None:
         self.contract.dit.check_declared(latent_data(self).declared)
 
-    def on_train_batch_start(self, batch: LatentBatch, batch_idx: int) -> None:
-        batch.conditions = with_drawn_keyframes(batch, config=self.contract.dit, seed=self.seed).conditions
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if isinstance(batch, LatentBatch):  # else pairs of noise and clip, whose conditions the teacher had
+            batch.conditions = with_drawn_keyframes(batch, config=self.contract.dit, seed=self.seed).conditions
 
     def configure_optimizers(self) -> Any:  # Lightning's own union of a dozen types
         return self.network.optimizers()

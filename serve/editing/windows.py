@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from gwm.files.outputs import write_tensors
-from gwm.files.tensors import read_json
+from gwm.files.tensors import read_json, read_tensor_file
 from gwm.weights import write_json
 from serve.editing.editors import Editor
 from serve.editing.request import EditRequest
@@ -21,6 +20,7 @@ from serve.editing.request import EditRequest
 log = logging.getLogger(__name__)
 
 KEY = "edit.json"
+AGAIN = "Delete the folder, and edit again."
 UNUSED = ("out",)  # settings that change no picture
 Seen = tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]  # a picture and its mask, in the model's size
 
@@ -53,7 +53,7 @@ class Kept:
 
     def read(self, first: int) -> UInt8[np.ndarray, "t h w 3"] | None:
         path = self.path(first)
-        return load_file(path)["pictures"].numpy() if path.exists() else None
+        return read_tensor_file(path, remedy=AGAIN)["pictures"].numpy() if path.exists() else None
 
     def write(self, first: int, pictures: UInt8[np.ndarray, "t h w 3"]) -> None:
         if not self.place.exists():
@@ -64,7 +64,7 @@ class Kept:
     def pictures(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """All of the film's, in order."""
         for path in sorted(self.folder.glob("*.safetensors")):
-            yield from load_file(path)["pictures"].numpy()
+            yield from read_tensor_file(path, remedy=AGAIN)["pictures"].numpy()
 
     def remove(self) -> None:
         for path in [*self.folder.glob("*.safetensors"), self.folder / KEY]:

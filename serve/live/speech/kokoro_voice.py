@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import safe_open
 
+from gwm.files.tensors import read_tensor_file
 from gwm.optional import optional_file, optional_module
 from serve.live.avatar.voice_buffers import Sound
 from serve.live.speech.espeak_voice import Espeak
@@ -60,13 +60,12 @@ class Styles:
 
 def read_styles(path: Path = STYLES) -> Styles:
     """Raises: FileNotFoundError: the checkout is not whole."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing. Get it with: git checkout {path.parent.name}")
-    with safe_open(path, "numpy") as file:
-        names = sorted({key.partition("/")[0] for key in file.keys()})
-        parts = ("mean", "scores", "axes")
-        factors = {name: tuple(file.get_tensor(f"{name}/{part}") for part in parts) for name in names}
-        return Styles(json.loads(file.metadata()["symbols"]), factors)
+    tensors = read_tensor_file(path, remedy=f"Get it with: git checkout {path.parent.name}")
+    names, parts = sorted({key.partition("/")[0] for key in tensors}), ("mean", "scores", "axes")
+    factors = {name: tuple(tensors[f"{name}/{part}"].numpy() for part in parts) for name in names}
+    with path.open("rb") as file:  # the format's header, whose length comes first
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return Styles(json.loads(header["__metadata__"]["symbols"]), factors)
 
 
 class Kokoro:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from serve.live.speech.voice_servers import Speech
 from serve.runway_api.mount import ApiOptions, mounted
 from serve.store.database import Store
 from serve.store.keys import find_key, list_keys
@@ -19,7 +20,7 @@ def started(folder: Path, *, store: bool = True, prints: bool) -> Kit:
         kit = Kit(capacity=1, timeouts=TIMEOUTS)
         url = f"sqlite:///{folder}/gwm.sqlite" if store else None
         options = ApiOptions(store=url, public_url=None, retention_days=None)
-        async with mounted(kit.api, hum, options=options, make_film=film, prints_first_key=prints):
+        async with mounted(kit.api, Speech("piper", hum), options=options, make_film=film, prints_first_key=prints):
             pass
         kit.api.uploads.close()
         kit.pool.close()

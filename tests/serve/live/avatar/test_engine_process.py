@@ -61,7 +61,9 @@ def test_process_draws_what_the_engine_draws_and_comes_back_when_killed(
             await process.close()
 
     asyncio.run(run())
-    assert sum("1 threads, decoder in float32" in line for line in said) == 2  # as each life of the process computes
+    assert (
+        sum("1 threads, products by pytorch, decoder in float32" in line for line in said) == 2
+    )  # as each life of the process computes
 
 
 @pytest.mark.slow
