@@ -61,8 +61,9 @@ class Styles:
 def read_styles(path: Path = STYLES) -> Styles:
     """Raises: FileNotFoundError: the checkout is not whole."""
     tensors = read_tensor_file(path, remedy=f"Get it with: git checkout {path.parent.name}")
-    names, parts = sorted({key.partition("/")[0] for key in tensors}), ("mean", "scores", "axes")
-    factors = {name: tuple(tensors[f"{name}/{part}"].numpy() for part in parts) for name in names}
+    arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
+    names = sorted({key.partition("/")[0] for key in arrays})
+    factors = {name: (arrays[f"{name}/mean"], arrays[f"{name}/scores"], arrays[f"{name}/axes"]) for name in names}
     with path.open("rb") as file:  # the format's header, whose length comes first
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return Styles(json.loads(header["__metadata__"]["symbols"]), factors)
