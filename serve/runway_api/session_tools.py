@@ -64,7 +64,7 @@ def _tool(stored: dict[str, Any], send: Callable[[dict[str, Any]], None], backen
         name=name,
         description=stored["description"],
         parameters=schema_of(stored["parameters"]),
-        timeout_s=EVENT_S if shows else stored["timeout_seconds"],
+        timeout_s=float(EVENT_S if shows else stored["timeout_seconds"]),
         run=show if shows else ask,
     )
 

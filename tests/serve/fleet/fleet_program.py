@@ -161,7 +161,7 @@ async def script(client: Client, cluster: Cluster, nodes: list[Any]) -> dict[str
     result["others_go_on"] = all(states[session] != "FAILED" for session in first[1:] if session not in there)
     begin, again = time.time(), await client.open()
     nodes.remove(node)
-    nodes.append(cluster.add_node(num_cpus=2, object_store_memory=MEMORY_BYTES))
+    nodes.append(added(cluster))
     await client.until(again, "READY", within_s=150)
     result["new_node_s"] = round(time.time() - begin, 1)
     say("a new node serves")
@@ -189,7 +189,7 @@ async def drained(client: Client, cluster: Cluster, nodes: list[Any], first: str
     places = [await client.place(session) for session in more]
     result = {"drained_ready": [status, told["draining"]], "drained_gets_new": places.count(url)}
     result["drained_goes_on"] = (await client.read(first))["status"]
-    nodes.append(cluster.add_node(num_cpus=2, object_store_memory=MEMORY_BYTES))
+    nodes.append(added(cluster))
     await client.ask("DELETE", f"/realtime_sessions/{first}")
     async with asyncio.timeout(240):
         while await client.listens(url):
@@ -230,6 +230,18 @@ async def restarted(client: Client, live: list[str], before: list[str]) -> dict[
     return {"during": during, "restart_ends": ends, "replaced": place not in before}
 
 
+def added(cluster: Cluster) -> Any:
+    """One more node of the cluster. Ray waits half a minute for its start, which a busy machine may need more than."""
+    for left in reversed(range(3)):
+        try:
+            return cluster.add_node(num_cpus=2, object_store_memory=MEMORY_BYTES)
+        except Exception as error:  # of no kind of its own
+            if left == 0 or "timed out during startup" not in str(error):
+                raise
+            say("a node did not start in time")
+    raise AssertionError("one of them returned or raised")
+
+
 def node_of(port: int, nodes: list[Any]) -> Any:
     """The node whose worker listens on the port."""
     import psutil
@@ -264,7 +276,7 @@ def main(artifact: str, folder: str) -> None:
     store.close()
     head = {"num_cpus": 1, "object_store_memory": MEMORY_BYTES, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    nodes = [cluster.add_node(num_cpus=2, object_store_memory=MEMORY_BYTES) for _ in range(2)]
+    nodes = [added(cluster) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver="GWM_RAY_LOG" in os.environ, logging_level=logging.ERROR)
     say("three nodes are up")
     try:
