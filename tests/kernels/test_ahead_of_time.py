@@ -26,7 +26,8 @@ def test_every_kernel_compiles_for_ampere_hopper_and_blackwell(tmp_path: Path):
     assert (
         {row["kernel"].split()[0] for row in rows}
         == KERNELS
-        == {path.stem for path in (ROOT / "kernels").glob("*.py")} - {"__init__", "dispatch", "frame_mask", "attention", "linear"}
+        == {path.stem for path in (ROOT / "kernels").glob("*.py")}
+        - {"__init__", "dispatch", "frame_mask", "attention", "linear"}
         | {"qk_norm_rope"}
     )
     assert [row for row in rows if row["spilled"] or row["stack"] or not row["cubin"]] == []
