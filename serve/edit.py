@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from configs.command.main import command
 from gwm.media.images import read_image
-from gwm.media.refilm import FINEST, SOUND_RATE, open_film, redrawn, refilm
+from gwm.media.refilm import FINEST, SOUND_RATE, open_film, refilm
+from gwm.media.stored_picture import redrawn
 from gwm.media.video import sound_blocks
 from serve.artifact import Artifact
 from serve.editing.editors import ClipEditor, Editor, StreamEditor
