@@ -28,7 +28,7 @@ from gwm.wan.geometry import read_geometry
 from gwm.wan.vae import WanVAE, load_wan_vae
 from gwm.wan.vae_config import read_vae_config
 from serve.artifact import Artifact
-from serve.many_steps import SHIFT, Sampler, guided_by, led_away, passes_shown, placed
+from serve.many_steps import SHIFT, SamplerName, guided_by, led_away, passes_shown, placed
 from serve.prompts import Texts
 from serve.request import ClipRequest, ImageUse, read_portrait
 
@@ -47,7 +47,7 @@ class Release:
     fps: int
     image: ImageUse
     steps: int = 50
-    sampler: Sampler = "unipc"  # as their diffusers folders have it
+    sampler: SamplerName = "unipc"  # as their diffusers folders have it
     low_shift: float = SHIFT  # of noise levels, where a frame has at most LOW_RESOLUTION pixels
 
 
