@@ -26,7 +26,7 @@ from serve.artifact import Artifact, load_artifact
 from serve.editing.request import EditRequest
 from serve.engine import Engine
 from serve.many_steps import guided_by, led_away, load_stage, with_length
-from serve.memory import check_window_memory
+from serve.memory import check_clip_memory
 from serve.prompts import Texts
 from serve.published_clip import (
     Clip,
@@ -87,7 +87,7 @@ class ClipEditor:
         texts = Texts(request.text_encoder, request.artifact)
         tokens = [texts.tokens(text) for text in (request.prompt or "", request.source or "")]
         self.artifact = load_published(request.clip(self.seen, seconds=None), contract, device=device)
-        check_window_memory(self.artifact, num_frames=self.frames)
+        check_clip_memory(self.artifact, "window=", lower="window")
         before = guided_by(self.artifact, request.source_sampling)
         if self.artifact.guided is not None or request.negative_prompt is not None:
             self.artifact = led_away(self.artifact, texts, request.negative_prompt or "")
