@@ -10,7 +10,7 @@ from serve.live.speech.tools import Tool
 
 SHOWN = "I have put it on your page."
 SPOKEN_CHARS = 300  # of a result
-NUMBER_WORDS: list[str] = "zero one two three four five six seven eight nine ten eleven twelve".split()
+NUMBER_WORDS: Sequence[str] = "zero one two three four five six seven eight nine ten eleven twelve".split()
 NUMBER = re.compile(rf"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)|\b(?:{'|'.join(NUMBER_WORDS)})\b", re.IGNORECASE)
 NO = re.compile(r"\b(?:no|not|off|stop|without|disable)\b", re.IGNORECASE)
 REFUSAL = re.compile(r"\b(?:do not|don't|never)\b", re.IGNORECASE)
