@@ -39,7 +39,8 @@ from gwm.files.checks import check_file
 from gwm.files.outputs import check_output
 from gwm.media.face import FaceMesh
 from gwm.media.pieces import join_pieces, write_piece
-from gwm.media.refilm import SOUND_RATE, Film, open_film, redrawn, writable
+from gwm.media.refilm import SOUND_RATE, Film, open_film
+from gwm.media.stored_picture import redrawn, writable
 from gwm.media.video import container_of, sound_blocks
 from gwm.metrics.identity import FaceEmbedding
 from serve.artifact import MANIFEST, Artifact, load_artifact

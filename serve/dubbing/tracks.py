@@ -88,7 +88,7 @@ class Track:
 
     def known(self) -> dict[str, np.ndarray]:
         """All but what lies in files, for `of`."""
-        embeddings = np.array(self.embeddings, np.float32).reshape(len(self.embeddings), -1)
+        embeddings = np.array(self.embeddings, np.float32)  # there may be none: whose a face is may never be seen
         found = self.pictures, self.yaws, self.sizes, self.middle, embeddings, (self.looked, self.unrest, self.gap)
         return {name: np.array(value) for name, value in zip(KNOWN, found, strict=True)}
 
