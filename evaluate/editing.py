@@ -69,7 +69,7 @@ def settings_of(kind: str, side: int, frames: int) -> dict[str, Any]:
     return {"between": [frames // 3 / FPS, 2 * frames // 3 / FPS]}
 
 
-def simple(kind: str, film: Frames, drawn: np.ndarray, margin: int) -> Frames:
+def simple(kind: str, film: Frames, drawn: np.ndarray, margin: int) -> UInt8[np.ndarray, "f i j 3"]:
     """The same edit without a model."""
     if kind == "canvas":
         return np.pad(film, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")

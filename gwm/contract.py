@@ -61,6 +61,11 @@ class Contract(JsonConfig):
                 f"fps={self.fps} * frame_samples={self.audio.frame_samples} must be sample_rate="
                 f"{self.audio.sample_rate}: picture and sound share one clock."
             )
+        self._check_size()
+        self._check_conditions()
+        self.pattern.num_chunks(self.horizon_frames + 1)
+
+    def _check_size(self) -> None:
         multiple = self.vae.spatial_stride * self.dit.patch
         self.resolution.check_multiple(multiple, of="VAE stride * patch")
         side = self.vae.working_side
@@ -75,6 +80,8 @@ class Contract(JsonConfig):
                 f"{list(self.resolution.cells(multiple))} of resolution={self.resolution}, or [] for none. Set "
                 "model.place_grid."
             )
+
+    def _check_conditions(self) -> None:
         window, heard = self.audio.window_features(self.vae.temporal_stride), self.dit.speech_width
         if heard and (heard, self.dit.speech_mels) != (window, self.audio.num_mels):
             raise ValueError(
@@ -106,7 +113,6 @@ class Contract(JsonConfig):
                 f"names={twice} must be of one condition each, and not of the latents' codes: callers set numbers by "
                 "name. Rename those of the condition."
             )
-        self.pattern.num_chunks(self.horizon_frames + 1)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Contract":

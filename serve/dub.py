@@ -4,8 +4,8 @@ python -m serve.dub video=talk.mp4 audio=other.wav out=dubbed.mp4
 python -m serve.dub video=two.mp4 audio=other.wav out=dubbed.mp4 face=1           the second most visible face
 python -m serve.dub video=two.mp4 audio=other.wav out=dubbed.mp4 'face=[640,360]' the face at this point
 
-Two passes. The first finds all faces, follows them from picture to picture, and tells by their faces who is whom
-beyond cuts and absences. The second draws: the calmest picture of the face in each shot speaks, with codes that the
+Two passes. The first finds all faces, follows them from picture to picture, and knows each person again by their
+face after cuts and absences. The second draws: the calmest picture of the face in each shot speaks, with codes that the
 character's model makes of the voice, and its mouth is put into every picture, with head, light and border of that
 picture (`serve.dubbing.mouths` says why). Outside of the mask, pictures are equal to the bit until they are encoded.
 
@@ -39,7 +39,8 @@ from gwm.files.checks import check_file
 from gwm.files.outputs import check_output
 from gwm.media.face import FaceMesh
 from gwm.media.pieces import join_pieces, write_piece
-from gwm.media.refilm import SOUND_RATE, Film, open_film, redrawn, writable
+from gwm.media.refilm import SOUND_RATE, Film, open_film
+from gwm.media.stored_picture import redrawn, writable
 from gwm.media.video import container_of, sound_blocks
 from gwm.metrics.identity import FaceEmbedding
 from serve.artifact import MANIFEST, Artifact, load_artifact

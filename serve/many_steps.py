@@ -30,7 +30,7 @@ from serve.prompts import Texts
 
 STEPS, SHIFT, TEXT_GUIDANCE = 50, 5.0, 5.0  # Wan 2.1's sample_steps, sample_shift and sample_guide_scale
 
-Sampler = Literal["euler", "unipc"]
+SamplerName = Literal["euler", "unipc"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Sampling:
     steps: int | None = None
     shift: float | int | None = None  # of noise levels towards 1
     guidance: float | int | None = None  # one scale for all conditions that can be left out; 1: none
-    sampler: Sampler | None = None
+    sampler: SamplerName | None = None
 
     def check(self) -> None:
         """Refuse values that cannot be.
@@ -48,8 +48,8 @@ class Sampling:
         Raises:
             ValueError: steps below 1, shift or guidance that is no finite number above 0, or an unknown sampler.
         """
-        if self.sampler is not None and self.sampler not in get_args(Sampler):
-            raise ValueError(f"sampler={self.sampler} must be one of {', '.join(get_args(Sampler))}.")
+        if self.sampler is not None and self.sampler not in get_args(SamplerName):
+            raise ValueError(f"sampler={self.sampler} must be one of {', '.join(get_args(SamplerName))}.")
         if self.steps is not None and not self.steps >= 1:
             raise ValueError(f"steps={self.steps} must be at least 1.")
         for name, value in (("shift", self.shift), ("guidance", self.guidance)):

@@ -68,20 +68,23 @@ def _free_bytes(artifact: Artifact) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_bytes()
 
 
-def check_window_memory(artifact: Artifact, *, num_frames: int) -> None:
-    """Refuse a clip of so many pixel frames that surely does not fit: counted are its pictures in float32, before and
-    after, and of one pass of the network what a single block holds. More is needed, this much is certain.
+def check_clip_memory(artifact: Artifact, what: str, *, lower: str) -> None:
+    """Refuse a whole clip of a published model that surely does not fit: counted are its pictures in float32, before
+    and after, and of one pass of the network what a single block holds. More is needed, this much is certain.
+
+    what, lower: of the message: what so many pictures are, and the setting by which they become fewer.
 
     Raises:
         RuntimeError: the device has not so much free memory.
     """
     contract, weight = artifact.contract, artifact.dit.head.weight
     resolution, frames = contract.resolution, contract.horizon_frames + 1
+    num_frames = 1 + contract.vae.temporal_stride * contract.horizon_frames
     pictures = 2 * num_frames * resolution.height * resolution.width * 3 * 4
     tokens = frames * contract.num_patches
     network = tokens * (6 * contract.dit.dim + contract.dit.ffn_dim) * weight.element_size()
     if (needed := max(pictures, network)) > (available := _free_bytes(artifact)):
         raise RuntimeError(
-            f"window={num_frames} pictures of {resolution} px need at least {needed} bytes, {available} are free on "
-            f"{weight.device}. Lower window or resolution."
+            f"{what}{num_frames} pictures of {resolution} px need at least {needed} bytes, {available} are free on "
+            f"{weight.device}. Lower {lower} or resolution."
         )

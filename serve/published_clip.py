@@ -25,10 +25,12 @@ from gwm.resolution import Resolution
 from gwm.sampler import Velocity, frame_noise, sample
 from gwm.wan.encoders import MAX_TOKENS, CLIPImage, image_channels
 from gwm.wan.geometry import read_geometry
+from gwm.wan.tiles import check_tile, decode_tiled
 from gwm.wan.vae import WanVAE, load_wan_vae
 from gwm.wan.vae_config import read_vae_config
 from serve.artifact import Artifact
-from serve.many_steps import SHIFT, Sampler, guided_by, led_away, passes_shown, placed
+from serve.many_steps import SHIFT, SamplerName, guided_by, led_away, passes_shown, placed
+from serve.memory import check_clip_memory
 from serve.prompts import Texts
 from serve.request import ClipRequest, ImageUse, read_portrait
 
@@ -47,7 +49,7 @@ class Release:
     fps: int
     image: ImageUse
     steps: int = 50
-    sampler: Sampler = "unipc"  # as their diffusers folders have it
+    sampler: SamplerName = "unipc"  # as their diffusers folders have it
     low_shift: float = SHIFT  # of noise levels, where a frame has at most LOW_RESOLUTION pixels
 
 
@@ -76,10 +78,13 @@ def write_published(request: ClipRequest, *, device: torch.device) -> None:
     Raises:
         FileNotFoundError: a part of the pipeline is missing.
         ValueError: what the model needs is not given, or there is what it does not take.
+        RuntimeError: the clip does not fit into memory.
     """
     release = release_of(request.artifact)
     request.check_published(release.image)
     contract = contract_of(request, release)
+    if request.tile is not None:
+        check_tile(request.tile, stride=contract.vae.spatial_stride)
     picture = None
     if request.image is not None:
         picture = read_portrait(request.image, Framing(contract.resolution), crop=bool(request.crop))
@@ -87,14 +92,23 @@ def write_published(request: ClipRequest, *, device: torch.device) -> None:
     texts = Texts(request.text_encoder, request.artifact)
     text = texts.tokens(request.prompt or "")
     model = load_published(request, contract, device=device)
+    check_clip_memory(model, "a clip of ", lower="seconds")
     if model.guided is not None or request.negative_prompt is not None:
         model = led_away(model, texts, request.negative_prompt or "")
     clip = clip_of(model, text, picture, encoder)
     with passes_shown(model, chunks=1):
         latents = sample_clip(model, clip, seed=request.seed)
-    frames = to_uint8(wan_vae(model).decode_pixels(latents.to(wan_vae(model).mean))[0][0])
+    frames = to_uint8(_decoded(wan_vae(model), latents, tile=request.tile)[0])
     write_video(request.out, frames, None, fps=release.fps)
     log.info("%s: %d frames of %dx%d px", request.out, *frames.shape[:3])
+
+
+def _decoded(vae: WanVAE, latents: Float[Tensor, "1 f c h w"], *, tile: int | None) -> Float[Tensor, "1 t 3 _ _"]:
+    """Pixel frames of a clip, in tiles of so many px; None: whole."""
+    x = latents.to(vae.mean)
+    if tile is None:
+        return vae.decode_pixels(x)[0]
+    return decode_tiled(lambda part: vae.decode_pixels(part)[0], x, tile=tile, stride=vae.config.spatial_stride)
 
 
 def release_of(folder: str) -> Release:

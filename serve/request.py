@@ -68,6 +68,7 @@ class ClipRequest:
     sampler: Any = None
     vae: str | None = None
     resolution: str | int | None = None
+    tile: int | None = None  # px along each side of the parts in which a published model's frames are decoded
     seed: int = 0
     size: int | None = None  # px along each side of the portrait
     whole: bool = False  # the picture around the portrait is shown too
@@ -90,6 +91,8 @@ class ClipRequest:
             raise ValueError("whole=true must be false with crop=false: the square that moves is the face's.")
         if self.resolution is not None:
             Resolution.parse(self.resolution)
+        if self.tile is not None and not (isinstance(self.tile, int) and self.tile > 0):
+            raise ValueError(f"tile={self.tile} must be a whole number of px, or null: frames are decoded whole.")
         if not (_is_number(self.known_seconds) and 0 < self.known_seconds < math.inf):
             raise ValueError(f"known_seconds={self.known_seconds} must be a finite number above 0.")
         if self.whole and self.video is not None:
@@ -189,11 +192,13 @@ class ClipRequest:
             raise ValueError("prompt=... must be given, and no prompts=: a whole clip has one text.")
 
     def check_own_size(self) -> None:
-        """Refuse a resolution for a model that has its own.
+        """Refuse a resolution for a model that has its own, and tiles for what only published models decode.
 
         Raises:
-            ValueError: one is given.
+            ValueError: one of them is given.
         """
+        if self.tile is not None:
+            raise ValueError(f"tile={self.tile} must be left out: {self.artifact} is no published model of Wan.")
         if self.resolution is not None:
             raise ValueError(
                 f"resolution={self.resolution} must be left out: {self.artifact} has the resolution of its training. "

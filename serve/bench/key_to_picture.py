@@ -19,12 +19,11 @@ import torch
 from omegaconf import DictConfig
 
 from configs.command.main import command
-from gwm.files.json_text import json_text
-from gwm.files.outputs import check_output, whole_file
+from gwm.files.outputs import check_output
 from serve.bench.browser import open_browser, open_page, start_talking
 from serve.bench.live import MICROPHONE_RATE, running_server
 from serve.bench.live_numbers import picture, spread
-from serve.bench.report import machine
+from serve.bench.report import keep_json, machine
 from serve.live.log_lines import log_to_stdout
 
 log = logging.getLogger(__name__)
@@ -110,11 +109,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.out:
         check_output(Path(cfg.out))
     report = asyncio.run(bench(cfg.artifact, presses=cfg.presses, overrides=list(cfg.serve)))
-    text = json_text(report, indent=1)
-    if cfg.out:
-        with whole_file(Path(cfg.out)) as partial:
-            partial.write_text(text + "\n")
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{keep_json(report, cfg.out)}\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -115,10 +115,14 @@ QUESTIONS = (
 
 
 def questions() -> Sound:
-    """The recording at 48 kHz; a browser plays it again and again."""
+    return recorded(QUESTIONS, quiet_s=QUIET_S)
+
+
+def recorded(asked: Sequence[tuple[str, float]], *, quiet_s: float) -> Sound:
+    """Texts, each with the seconds of silence after it, at 48 kHz; a browser plays it again and again."""
     voice = PiperVoice(Espeak())
-    parts = [np.zeros(round(QUIET_S * MICROPHONE_RATE), np.float32)]
-    for text, silence_s in QUESTIONS:
+    parts = [np.zeros(round(quiet_s * MICROPHONE_RATE), np.float32)]
+    for text, silence_s in asked:
         parts.append(soxr.resample(voice.speak(text), voice.sample_rate, MICROPHONE_RATE))
         parts.append(np.zeros(round(silence_s * MICROPHONE_RATE), np.float32))
     sound = np.concatenate(parts)

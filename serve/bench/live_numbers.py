@@ -2,14 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gwm.files.json_text import json_text
-from gwm.files.outputs import whole_file
-from serve.bench.report import table
+from serve.bench.report import keep_json, table
 
 FREEZE_MS = 200.0  # a gap that a viewer notices
 # A browser aligns sound and picture when it knows both clocks, which takes reports of the sender, in steps of at most
@@ -124,11 +121,7 @@ def verdict_table(rows: list[dict[str, Any]]) -> str:
 
 def keep(report: dict[str, Any], out: str | None) -> str:
     """The report and what it reaches, as JSON; into the file too, where there is one."""
-    text = json_text(report | {"verdict": verdict(report)}, indent=1)
-    if out:
-        with whole_file(Path(out)) as partial:
-            partial.write_text(text + "\n")
-    return text
+    return keep_json(report | {"verdict": verdict(report)}, out)
 
 
 def _stages(report: dict[str, Any]) -> Iterator[Row]:

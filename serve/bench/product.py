@@ -18,23 +18,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
-import numpy as np
 import soundfile
-import soxr
 import torch
 from aiohttp import web
 from omegaconf import DictConfig
 
 from configs.command.main import command
 from gwm.files.json_text import json_text
-from gwm.files.outputs import check_output, whole_file
+from gwm.files.outputs import check_output
 from serve.bench.browser import WATCH, open_browser
-from serve.bench.live import MICROPHONE_RATE, conversation, running_server
-from serve.bench.report import machine
-from serve.live.avatar.voice_buffers import Sound
+from serve.bench.live import MICROPHONE_RATE, conversation, recorded, running_server
+from serve.bench.report import keep_json, machine
 from serve.live.log_lines import log_to_stdout
-from serve.live.speech.espeak_voice import Espeak
-from serve.live.speech.voices import PiperVoice
 from serve.store.database import Store
 from serve.store.keys import Limits, add_key, publishable
 
@@ -84,17 +79,6 @@ addEventListener("avatar-event", ({ detail }) => {
 </script><script src="%SERVER%/widget.js" data-key="%KEY%" data-avatar="%AVATAR%" data-place="inline"></script>"""
 IN_WIDGET = "document.querySelector('gwm-avatar').shadowRoot"
 CAPTIONS = f"[...{IN_WIDGET}.querySelectorAll('.captions li')].map(line => line.className + ': ' + line.textContent)"
-
-
-def spoken_questions() -> Sound:
-    """The recording at 48 kHz; a browser plays it again and again."""
-    voice = PiperVoice(Espeak())
-    parts = [np.zeros(round(QUIET_S * MICROPHONE_RATE), np.float32)]
-    for text, silence_s in QUESTIONS:
-        parts.append(soxr.resample(voice.speak(text), voice.sample_rate, MICROPHONE_RATE))
-        parts.append(np.zeros(round(silence_s * MICROPHONE_RATE), np.float32))
-    sound = np.concatenate(parts)
-    return sound + np.random.default_rng(0).normal(0, 1e-4, len(sound)).astype(np.float32)  # no room is silent
 
 
 class Client:
@@ -174,7 +158,7 @@ async def shown(port: int, overrides: list[str]) -> dict[str, Any]:
     """
     with TemporaryDirectory() as folder:
         microphone, url = Path(folder) / "questions.wav", f"sqlite:///{folder}/store.sqlite"
-        soundfile.write(microphone, spoken_questions(), MICROPHONE_RATE)
+        soundfile.write(microphone, recorded(QUESTIONS, quiet_s=QUIET_S), MICROPHONE_RATE)
         store, origin = Store(url), f"http://127.0.0.1:{port + 1}"
         secret, public = store.do(
             lambda db: (add_key(db, "all", Limits(origins=[])), add_key(db, "shop", publishable([origin])))
@@ -226,11 +210,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.out:
         check_output(Path(cfg.out))
     report = {"machine": machine(torch.device("cpu"))} | asyncio.run(shown(cfg.port, list(cfg.serve)))
-    text = json_text(report, indent=1)
-    if cfg.out:
-        with whole_file(Path(cfg.out)) as partial:
-            partial.write_text(f"{text}\n")
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{keep_json(report, cfg.out)}\n")
 
 
 if __name__ == "__main__":

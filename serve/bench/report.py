@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gwm.files.json_text import json_text
 from gwm.files.outputs import whole_file
 from gwm.report.machine import processor
 from gwm.weights import write_json
@@ -36,6 +37,13 @@ def machine(device: torch.device) -> dict[str, Any]:
             "driver": _driver(),
         }
     return facts
+
+
+def keep_json(report: Mapping[str, Any], out: str | None) -> str:
+    """The report as JSON; in the file `out` too, where there is one."""
+    if out:
+        write_json(Path(out), report)
+    return json_text(report, indent=1)
 
 
 def write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:

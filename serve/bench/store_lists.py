@@ -21,10 +21,9 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session as Db
 
 from configs.command.main import command
-from gwm.files.json_text import json_text
-from gwm.files.outputs import check_output, whole_file
+from gwm.files.outputs import check_output
 from serve.bench.live_numbers import spread
-from serve.bench.report import machine
+from serve.bench.report import keep_json, machine
 from serve.live.http.port import bound_sockets, listening
 from serve.live.log_lines import log_to_stdout
 from serve.live.speech.voice_servers import Speech
@@ -139,13 +138,10 @@ def main(cfg: DictConfig) -> None:
     with TemporaryDirectory() as folder:
         store = Store(cfg.store or f"sqlite:///{folder}/gwm.sqlite")
         try:
-            text = json_text(asyncio.run(bench(store, cfg)), indent=1)
+            report = asyncio.run(bench(store, cfg))
         finally:
             store.close()
-    if cfg.out:
-        with whole_file(Path(cfg.out)) as partial:
-            partial.write_text(text + "\n")
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{keep_json(report, cfg.out)}\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ window.RTCPeerConnection = class extends Peer {
 
 window.addEventListener("DOMContentLoaded", () => {
   const video = document.getElementById("face");
+  if (!video) return; // another page's: what it shows is inside of the widget
   const watch = (now, frame) => {
     window.seen.times.push(frame.presentationTime);
     window.seen.clock.push(frame.rtpTimestamp);

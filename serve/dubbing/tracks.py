@@ -88,7 +88,7 @@ class Track:
 
     def known(self) -> dict[str, np.ndarray]:
         """All but what lies in files, for `of`."""
-        embeddings = np.array(self.embeddings, np.float32).reshape(len(self.embeddings), -1)
+        embeddings = np.array(self.embeddings, np.float32)  # there may be none: whose a face is may never be seen
         found = self.pictures, self.yaws, self.sizes, self.middle, embeddings, (self.looked, self.unrest, self.gap)
         return {name: np.array(value) for name, value in zip(KNOWN, found, strict=True)}
 
@@ -251,14 +251,12 @@ class State:
     finished: bool = False
 
     def keep(self, follower: Follower) -> None:
-        in_view = {id(track): points for track, points in follower.now}
-        numbers = [k for k, track in enumerate(follower.tracks) if id(track) in in_view]
-        numbers.sort(key=lambda k: [id(track) for track, _ in follower.now].index(id(follower.tracks[k])))
+        numbers = {id(track): number for number, track in enumerate(follower.tracks)}
         parts: dict[str, np.ndarray] = {
             "moments": np.array(self.moments),
             "facts": np.array([self.height, self.width, self.finished, follower.wait, len(follower.tracks)]),
-            "in_view": np.array(numbers, int),
-            "landmarks": np.array([in_view[id(follower.tracks[k])] for k in numbers], np.float32),
+            "in_view": np.array([numbers[id(track)] for track, _ in follower.now], int),
+            "landmarks": np.array([points for _, points in follower.now], np.float32),
         }
         for number, track in enumerate(follower.tracks):
             parts |= {f"{number}/{name}": value for name, value in track.known().items()}

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gwm.contract import Contract
@@ -21,11 +21,12 @@ from gwm.no_text import padded_text
 from gwm.resolution import Resolution
 from gwm.sampler import Velocity, frame_noise
 from gwm.weights import is_written_here
+from serve.acts import Numbers, check_numbers
 from serve.artifact import Artifact, load_artifact
 from serve.editing.request import EditRequest
 from serve.engine import Engine
 from serve.many_steps import guided_by, led_away, load_stage, with_length
-from serve.memory import check_window_memory
+from serve.memory import check_clip_memory
 from serve.prompts import Texts
 from serve.published_clip import (
     Clip,
@@ -86,7 +87,7 @@ class ClipEditor:
         texts = Texts(request.text_encoder, request.artifact)
         tokens = [texts.tokens(text) for text in (request.prompt or "", request.source or "")]
         self.artifact = load_published(request.clip(self.seen, seconds=None), contract, device=device)
-        check_window_memory(self.artifact, num_frames=self.frames)
+        check_clip_memory(self.artifact, "window=", lower="window")
         before = guided_by(self.artifact, request.source_sampling)
         if self.artifact.guided is not None or request.negative_prompt is not None:
             self.artifact = led_away(self.artifact, texts, request.negative_prompt or "")
@@ -161,7 +162,8 @@ class StreamEditor:
             None if text is None else padded_text(texts.tokens(text), 512)[None]
             for text in (request.prompt, request.source)
         ]
-        self.reference: UInt8[np.ndarray, "h w 3"] | None = None  # None: the first picture of each film
+        self.reference: UInt8[np.ndarray, "h w 3"] | None = None  # None: the first picture of each window
+        self.acts = list[tuple[int, Numbers]]()  # the picture of the film from which on numbers hold
 
     def _loaded(self, device: torch.device) -> Artifact:
         request = self.request
@@ -198,15 +200,34 @@ class StreamEditor:
             made.append(self._chunk(target, source, latents, where))
         return np.concatenate(made)
 
-    def _act(self, engine: Engine, first: int) -> None:
-        """Set the numbers of a window that begins with picture `first`; times are the film's."""
+    def follow(self, moments_s: Float[np.ndarray, " n"]) -> None:
+        """Take numbers at their times in a film with pictures at these moments.
+
+        Raises:
+            ValueError: the film is over then, or as `serve.acts.check_numbers`.
+        """
         for one in self.request.timed_numbers():
-            gone = max(0, first - round(one.at_s * self.fps))
+            check_numbers(one.numbers, self.artifact.contract)
+            picture = int(np.searchsorted(moments_s, one.at_s - 1e-6))
+            if picture == len(moments_s):
+                raise ValueError(
+                    f"act at={one.at_s:g} must not be after {moments_s[-1]:.2f} s, where {self.request.video} shows "
+                    "its last picture."
+                )
+            self.acts.append((picture, one.numbers))
+
+    def _act(self, engine: Engine, first: int) -> None:
+        """Set the numbers of a window that begins with picture `first`, each from a chunk's first picture on. Of
+        several values each is of its own picture, wherever windows and chunks begin."""
+        frames = engine.contract.chunk_pixel_frames
+        for picture, given in self.acts:
+            begin = max(0, -(-(picture - first) // frames) * frames)
+            gone = first + begin - picture
             numbers = {
                 name: value[min(gone, len(value) - 1) :] if isinstance(value, Sequence) else value
-                for name, value in one.numbers.items()
+                for name, value in given.items()
             }
-            engine.act(numbers, at_s=max(0.0, one.at_s - first / self.fps))
+            engine.act(numbers, at_s=begin / self.fps)
 
     def _chunk(self, target: Engine, source: Engine | None, x0: Tensor, cells: Tensor) -> Pictures:
         """The next chunk. With a source, two streams: one remembers the film, the other what it has become."""

@@ -12,7 +12,8 @@ from jaxtyping import Bool, UInt8
 
 from gwm.media.face import FaceMesh
 from gwm.media.images import read_image
-from gwm.media.refilm import Film, canvas_place, on_canvas, open_film, writable
+from gwm.media.refilm import Film, open_film
+from gwm.media.stored_picture import canvas_place, on_canvas, writable
 from gwm.media.video import container_of
 from gwm.metrics.identity import FaceEmbedding
 from serve.dubbing.mouths import mouth_mask

@@ -77,10 +77,10 @@ def edit_windows(seen: Iterable[Seen], editor: Editor, kept: Kept, *, num_frames
     adds. The last `overlap` pictures of a window are known to the next; a window with nothing to draw stays.
 
     Raises:
-        ValueError: an overlap as long as a window.
+        ValueError: an overlap as long as a window, of a film of several.
     """
     length = editor.length(num_frames)
-    if overlap >= length:
+    if overlap >= length < num_frames:
         raise ValueError(f"overlap={overlap} must be below window={length}, both in pictures: a window must add some.")
     count = 1 if num_frames <= length else 1 + -(-(num_frames - length) // (length - overlap))
     passes, source, first = 0, iter(seen), 0

@@ -23,7 +23,7 @@ from serve.store.tables import Meeting, Session, now_ms
 log = logging.getLogger(__name__)
 
 LOOK_S = 2.0
-ASK_S, ANSWER_BYTES, TOLD_CHARS = 20.0, 1_000_000, 300
+ASK_S, ANSWER_BYTES, SHOWN_CHARS = 20.0, 1_000_000, 300
 TRIES, PAUSE_S, MAX_PAUSE_S = 3, 1.0, 60.0
 BUSY = (409, 429, 502, 503, 504, 507)  # both services say so of what may succeed a moment later
 BOT_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -225,7 +225,7 @@ class Bots:
                 if status not in BUSY or attempt == TRIES - 1:
                     break
                 await asyncio.sleep(min(after_s or PAUSE_S * 2**attempt, MAX_PAUSE_S))
-        raise BotError(f"{provider} answers {status}: {text[:TOLD_CHARS]}")
+        raise BotError(f"{provider} answers {status}: {text[:SHOWN_CHARS]}")
 
     async def _end(self, meeting_id: str, status: str, failure: str | None, code: str | None) -> None:
         def end(db: Db) -> None:

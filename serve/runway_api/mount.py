@@ -255,8 +255,7 @@ async def mounted(
     tokens = Tokens(secret)
     rooms = Rooms(store, api, tokens, owner=new_id(), url=options.public_url if secret else None)
     meetings = options.meetings if secret is None else None  # a fleet's servers are not asked
-    services = meetings.services if meetings else {}
-    most = meetings.max_open if meetings else 0
+    services, most = (meetings.services, meetings.max_open) if meetings else ({}, 0)
     desk = Desk(rooms.owner, names, speech, rooms.backend_room, frozenset(services), most)
     bots = Bots(store, services, owner=rooms.owner)
     work = Background(store, api, desk, make_film=make_film, retention_days=options.retention_days, allows=allows)
@@ -278,16 +277,23 @@ async def mounted(
     api.app.add_subapp("/v1", rest.app)
     api.app.add_subapp("/rtc", Door(api.admission, tokens).app)
     api.app.router.add_get("/openapi.json", _document)
-    parts = [rooms, work, bots] if services else [rooms, work]
+    try:
+        async with _running([rooms, work, bots] if services else [rooms, work]):
+            yield Mounted(store, rooms)
+    finally:
+        await rooms.finish()
+        store.close()
+
+
+@contextlib.asynccontextmanager
+async def _running(parts: list[Rooms | Background | Bots]) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(_kept_running(each)) for each in parts]
     try:
-        yield Mounted(store, rooms)
+        yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await rooms.finish()
-        store.close()
 
 
 async def _kept_running(work: Rooms | Background | Bots) -> None:

@@ -21,7 +21,7 @@ from gwm.metrics.identity import FaceEmbedding
 from serve.artifact import Artifact, load_artifact
 from serve.dub import DubRequest, Scene, chosen_faces, dub, dubbed
 from serve.dubbing.people import Choice, Person, people_of
-from serve.dubbing.tracks import Follower, Survey, Track, survey_film
+from serve.dubbing.tracks import Follower, State, Survey, Track, survey_film
 from serve.dubbing.voice import MouthCodes
 from serve.dubbing.work import work_folder
 from serve.samples import sample_path
@@ -329,6 +329,23 @@ def test_a_run_that_was_killed_goes_on_and_makes_the_same_film_to_the_bit(
     assert looked.numbers == [] and drawn.numbers == [4, 5, 6, 7, 8, 9]
     assert Path(asked.out).read_bytes() == Path(whole.out).read_bytes()
     assert list((tmp_path / "killed").iterdir()) == [Path(asked.out)]
+
+
+def test_faces_that_were_followed_after_the_last_keeping_are_followed_anew(tmp_path: Path):
+    """Nothing of them stays in files, to which the next run would append."""
+    points = FaceMesh().landmarks(HOPPER)
+    assert points is not None
+    before, after = (Follower(tmp_path, FaceMesh(), None) for _ in range(2))
+    for number in range(2):
+        before.tracks.append(Track(before.path(number)))
+        before.tracks[0].add(number, points, HOPPER)
+        if number == 0:
+            State(tmp_path / "survey.npz").keep(before)
+    before.tracks[1].add(1, points, HOPPER)
+    State(tmp_path / "survey.npz").restore(after)
+    assert [list(track.pictures) for track in after.tracks] == [[0]]
+    assert [path.name for path in tmp_path.glob("*.points")] == ["000000.points"]
+    assert np.array_equal(np.fromfile(tmp_path / "000000.points", np.float32), points.astype(np.float32).ravel())
 
 
 def test_what_was_finished_under_other_settings_is_forgotten(tmp_path: Path):

@@ -147,6 +147,40 @@ def test_the_command_writes_the_clip_of_its_prompt_and_the_middle_of_its_image(
     assert np.abs(frames.astype(int) - read_video(tmp_path / "expected.mp4")[0]).mean() < 0.5
 
 
+@pytest.mark.parametrize(("tile", "differ"), [(64, False), (32, True)])
+def test_large_frames_are_decoded_in_tiles(folders: dict[str, Path], tmp_path: Path, tile: int, differ: bool):
+    """A frame of 32x64 px is two tiles of 32, which the decoder's attention sees one at a time, or one of 64."""
+    made = []
+    for name, size in (("whole", None), ("tiled", tile)):
+        out = tmp_path / f"{name}.mp4"
+        generate(asked(folders["t2v"], out=str(out), prompt="a woman smiles", tile=size))
+        made.append(read_video(out)[0].astype(int))
+    error = np.abs(made[0] - made[1]).mean()
+    assert made[0].std() > 5 and (error > 0) == differ and error < 0.5 * made[0].std()
+
+
+@pytest.mark.parametrize(("tile", "rule"), [(20, "tile=20 must be a multiple of 8 px"), (0, "tile=0 must be a whole")])
+def test_tiles_that_cannot_be_are_refused_before_the_model_is_loaded(
+    folders: dict[str, Path], tile: int, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("serve.published_clip.load_published", None)
+    with pytest.raises(ValueError, match=rule):
+        generate(asked(folders["t2v"], out=str(tmp_path / "clip.mp4"), prompt="a woman smiles", tile=tile))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"tile=64 must be left out: weights/world is no published model"):
+        ClipRequest(artifact="weights/world", out="clip.mp4", tile=64).check_own_size()
+
+
+def test_a_clip_that_does_not_fit_into_memory_is_refused_before_it_is_sampled(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("serve.memory.host_bytes", lambda: 10_000)
+    rule = r"a clip of 5 pictures of 32x64 px need at least \d+ bytes, 10000 are free on cpu\. Lower seconds"
+    with pytest.raises(RuntimeError, match=rule):
+        generate(asked(folders["t2v"], out=str(tmp_path / "clip.mp4"), prompt="a woman smiles"))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("name", "release"), [("t2v", T2V), ("i2v", I2V), ("ti2v", TI2V)])
 def test_a_folder_is_sampled_as_its_publishers_do(folders: dict[str, Path], name: str, release: Any):
     assert release_of(str(folders[name])) is release

@@ -56,7 +56,7 @@ class Camera:
 
     def __init__(self, source: str, track: MediaStreamTrack, receiver: RTCRtpReceiver, sight: Sight) -> None:
         self.source, self.track, self.receiver, self.sight = source, track, receiver, sight
-        self._told = False
+        self._reported = False
         # Before the receiver starts its decoder. aiortc has no public way to decode less than everything.
         receiver._RTCRtpReceiver__decoder_queue = KeyFrames(self._on_large)  # pyright: ignore
         self._tasks = [asyncio.create_task(work) for work in (self._watch(), self._ask())]
@@ -80,8 +80,8 @@ class Camera:
                 await self.receiver._send_rtcp_pli(each.source)
 
     def _on_large(self, width: int, height: int) -> None:
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             rule = f"must have at most {MAX_PIXELS / 1e6:g} million"
             self.sight.on_event(
                 {"type": "error", "message": f"The {self.source} has {width} x {height} pixels, {rule}."}

@@ -29,7 +29,7 @@ from serve.live.avatar.playout import nothing
 from serve.live.options import at_least
 from serve.live.speech.endpoint_llm import EndpointLLM
 from serve.live.speech.recogniser import SAMPLE_RATE
-from serve.live.speech.services import LocalSTT, RuleLLM
+from serve.live.speech.services import LocalSTT, RuleCalls, RuleLLM
 from serve.live.speech.tools import Call, Tool, perform
 from serve.live.speech.turns import Event, TurnObserver
 from serve.live.vision.sight import Sight
@@ -86,7 +86,8 @@ class Agent:
         self.avatar = Avatar(performer, on_rendered=observer.rendered, on_silent=observer.silent)
         self.received_bytes = self.dropped_bytes = 0
         phrases = LLMTextProcessor(text_aggregator=Phrases())
-        parts = [services.stt, user, services.llm, phrases, services.tts, self.avatar, assistant]
+        self.calls = RuleCalls(lambda call: self.on_call(call))
+        parts = [services.stt, user, self.calls, services.llm, phrases, services.tts, self.avatar, assistant]
         self.worker = PipelineWorker(
             Pipeline(parts),
             params=PipelineParams(audio_in_sample_rate=SAMPLE_RATE, audio_out_sample_rate=performer.timing.sample_rate),
@@ -98,13 +99,14 @@ class Agent:
         self.worker.add_event_handler("on_pipeline_started", self._on_started)
 
     def offer(self, tools: Sequence[Tool]) -> None:
-        """Let the language model call these too, where it can; `on_call` is called with each call that has ended."""
-        if not tools or not isinstance(self.llm, (EndpointLLM, RuleLLM)) or not self.llm.calls_tools:
+        """Let the language model call these too, or rules where it calls none; `on_call` is called with each call that
+        has ended."""
+        if not tools:
             return
         names = {tool.name for tool in tools}
         self.tools = [*(tool for tool in self.tools if tool.name not in names), *tools]
-        if isinstance(self.llm, RuleLLM):
-            self.llm.tools, self.llm.on_call = self.tools, lambda call: self.on_call(call)
+        if not isinstance(self.llm, EndpointLLM) or not self.llm.calls_tools:
+            self.calls.tools = self.tools
             return
         self.context.set_tools([_declared(tool) for tool in self.tools])
         for tool in tools:

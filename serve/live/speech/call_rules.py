@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from serve.live.speech.knowledge import STEM_CHARS, content_words
@@ -10,18 +10,22 @@ from serve.live.speech.tools import Tool
 
 SHOWN = "I have put it on your page."
 SPOKEN_CHARS = 300  # of a result
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+NUMBER_WORDS: Sequence[str] = "zero one two three four five six seven eight nine ten eleven twelve".split()
+NUMBER = re.compile(rf"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)|\b(?:{'|'.join(NUMBER_WORDS)})\b", re.IGNORECASE)
+NO = re.compile(r"\b(?:no|not|off|stop|without|disable)\b", re.IGNORECASE)
+REFUSAL = re.compile(r"\b(?:do not|don't|never)\b", re.IGNORECASE)
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|[_\W]+")
 
 
 def chosen_call(heard: str, tools: Sequence[Tool]) -> tuple[Tool, dict[str, Any]] | None:
     """The tool of whose name a question has every word, or one of it and two of its description, with its arguments.
 
-    Arguments are read off the question: an `enum` by the value that it names, a number by the first number, a boolean
-    as true, a text as the words that are not the tool's own. None: there is no such tool, or an argument that it needs
-    is not in the question.
+    Arguments are read off the question: an `enum` by the value that it names, numbers in their order, a boolean as true
+    unless the question says no or off, the first text as the words that are not the tool's own. None: there is no such
+    tool, an argument that it needs is not in the question, or the question says not to.
     """
+    if REFUSAL.search(heard):
+        return None
     asked = _stems(content_words(heard))
     best: tuple[int, Tool, dict[str, Any]] | None = None
     for tool in tools:
@@ -60,9 +64,14 @@ def _said(result: Any, name: str = "") -> Iterable[str]:
 
 
 def _arguments(heard: str, tool: Tool, own: set[str]) -> dict[str, Any] | None:
-    found, needed = dict[str, Any](), tool.parameters.get("required", [])
+    found, needed, asked = dict[str, Any](), tool.parameters.get("required", []), _stems(content_words(heard))
+    numbers = iter(NUMBER.findall(heard))
+    texts = iter([heard])  # nothing says which words belong to a second one
     for name, schema in tool.parameters.get("properties", {}).items():
-        value = _value(heard, schema, own | _stems(content_words(_spaced(name))))
+        named = _stems(content_words(_spaced(name)))
+        if schema.get("type") == "boolean" and name not in needed and not named & asked:
+            continue  # nobody spoke of it
+        value = _value(heard, schema, own | named, numbers, texts)
         if value is not None:
             found[name] = value
         elif name in needed:
@@ -70,26 +79,32 @@ def _arguments(heard: str, tool: Tool, own: set[str]) -> dict[str, Any] | None:
     return found
 
 
-def _value(heard: str, schema: dict[str, Any], own: set[str]) -> Any:
+def _value(heard: str, schema: dict[str, Any], own: set[str], numbers: Iterator[str], texts: Iterator[str]) -> Any:
     kind, choices = schema.get("type"), schema.get("enum")
     if choices:
-        return next((each for each in choices if str(each).lower() in heard.lower()), None)
+        return next((each for each in choices if _names(heard, str(each))), None)
     if kind in ("integer", "number"):
-        return _number(heard, whole=kind == "integer")
+        return _number(next(numbers, None), whole=kind == "integer")
     if kind == "boolean":
-        return True
+        return NO.search(heard) is None
     if kind != "string":
         return None
-    words = [word for word in content_words(heard) if word[:STEM_CHARS] not in own]
+    words = [word for word in content_words(next(texts, "")) if word[:STEM_CHARS] not in own]
     return " ".join(words) or None
 
 
-def _number(heard: str, *, whole: bool) -> float | int | None:
-    found = [float(text) for text in NUMBER.findall(heard)]
-    found += [NUMBER_WORDS.index(word) for word in re.findall(r"\w+", heard.lower()) if word in NUMBER_WORDS]
-    if not found or (whole and found[0] != int(found[0])):
+def _names(heard: str, choice: str) -> bool:
+    """Whole words alone: "shall" is no hall."""
+    return any(re.search(rf"\b{re.escape(form)}\b", heard, re.IGNORECASE) for form in (choice, _spaced(choice)) if form)
+
+
+def _number(text: str | None, *, whole: bool) -> float | int | None:
+    if text is None:
         return None
-    return int(found[0]) if whole else found[0]
+    number = NUMBER_WORDS.index(text.lower()) if text.lower() in NUMBER_WORDS else float(text)
+    if whole:
+        return int(number) if number == int(number) else None
+    return number
 
 
 def _spaced(name: str) -> str:

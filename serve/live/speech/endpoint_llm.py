@@ -1,5 +1,4 @@
-"""A language model behind OpenAI's API: what it streams is checked, and only what a person would say is passed on.
-Of a long conversation it is given the end, cut where a turn begins."""
+"""A language model behind OpenAI's API: what it streams is checked, and only what a person would say is passed on."""
 
 import asyncio
 import base64
@@ -12,7 +11,7 @@ import httpx2
 from openai import OpenAIError
 from openai.types.chat import ChatCompletionChunk
 from pipecat.frames.frames import Frame, LLMContextFrame, StartFrame, SystemFrame
-from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMessage
+from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.types import is_given
@@ -20,6 +19,7 @@ from pipecat.utils.types import is_given
 from serve.live.speech.endpoint_failures import explained, unexpected
 from serve.live.speech.endpoints import Caller, WarmUp
 from serve.live.speech.knowledge import GIVEN_CHARS, Knowledge, Passage, fitting, new_mark, quoted
+from serve.live.speech.recent_messages import recent, tool_rounds
 from serve.live.speech.spoken import SpokenText
 from serve.live.vision.pictures import Picture
 from serve.live.vision.sight import Sight
@@ -276,42 +276,3 @@ def _given(value: Any) -> bool:
 
 def _tool_names(parameters: dict[str, Any]) -> set[str]:
     return {tool["function"]["name"] for tool in parameters.get("tools") or []}
-
-
-def tool_rounds(messages: list[LLMContextMessage]) -> int:
-    """Answers since the last question that called tools."""
-    rounds = 0
-    for message in reversed(messages):
-        if not isinstance(message, dict) or message["role"] == "user":
-            break
-        rounds += bool(message.get("tool_calls"))
-    return rounds
-
-
-def recent(messages: list[LLMContextMessage], chars: int) -> list[LLMContextMessage]:
-    """All messages while they have at most `chars` characters, else the instruction and the latest of half as many.
-
-    Half: a server that keeps what it has read must read everything again after a cut, so cuts must be rare. The last
-    question stays with what followed it, however long, and so do calls of tools with their results: servers refuse one
-    without the other.
-    """
-    if sum(map(_chars, messages[1:])) <= chars:
-        return messages
-    begin, room = len(messages), chars // 2
-    for place in range(len(messages) - 1, 0, -1):
-        room -= _chars(messages[place])
-        if room < 0 and begin < len(messages):
-            break
-        if _is_user(messages[place]):
-            begin = place
-    return [messages[0], *messages[begin:]] if begin < len(messages) else messages
-
-
-def _is_user(message: LLMContextMessage) -> bool:
-    return isinstance(message, dict) and message["role"] == "user"
-
-
-def _chars(message: LLMContextMessage) -> int:
-    if not isinstance(message, dict):
-        return 0
-    return len(str(message.get("content") or "")) + len(str(message.get("tool_calls") or ""))

@@ -6,6 +6,7 @@ import io
 import logging
 from typing import Any
 
+from openai.types.chat import ChatCompletion
 from PIL import Image
 
 from serve.live.speech.endpoint_failures import EndpointError, explained
@@ -41,7 +42,8 @@ async def _ask(caller: Caller) -> None:
     create: Any = client.chat.completions.create
     try:
         answer: Any = await caller.send(create, parameters)
-        if not getattr(answer, "choices", None):  # a page of a proxy, or an error that came as success
+        # Otherwise it is a page of a proxy, or an error that came as success.
+        if not isinstance(answer, ChatCompletion) or not answer.choices:
             raise caller.place.error("does not answer as OpenAI's API does.")
     except (TypeError, ValueError, AttributeError) as error:
         raise explained(error, caller.place) from error

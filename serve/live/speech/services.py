@@ -3,6 +3,7 @@
 import asyncio
 import re
 import secrets
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable
 
 import numpy as np
@@ -101,40 +102,52 @@ class LocalTTS(TTSService):
         return soxr.resample(self.voice.speak(text), self.voice.sample_rate, self.sample_rate).clip(-1, 1)
 
 
-class RuleLLM(FrameProcessor):
-    """`small_talk` in the place of a language model. It calls the tool whose words a question has, and quotes the
-    sentence of a document, or of what the visitor shows, that a question is about."""
+class Answers(FrameProcessor):
+    """Answers questions in the place of a language model; what `_reply` answers with None is passed on."""
 
-    calls_tools = True
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        reply = await self._reply(last_heard(frame.context)) if isinstance(frame, LLMContextFrame) else None
+        if reply is None:
+            await self.push_frame(frame, direction)
+            return
+        await self.push_frame(LLMFullResponseStartFrame())
+        await self.push_frame(LLMTextFrame(reply))
+        await self.push_frame(LLMFullResponseEndFrame())
+
+    @abstractmethod
+    async def _reply(self, heard: str) -> str | None: ...
+
+
+class RuleCalls(Answers):
+    """Calls the tool whose words a question has, and says the result: before a language model that calls none."""
+
+    def __init__(self, on_call: Callable[[Call], None]) -> None:
+        super().__init__()
+        self.tools, self.on_call = list[Tool](), on_call
+
+    async def _reply(self, heard: str) -> str | None:
+        call = chosen_call(heard, self.tools)
+        if call is None:
+            return None
+        tool, arguments = call
+        return spoken_result(tool, await perform(tool, secrets.token_hex(4), arguments, self.on_call))
+
+
+class RuleLLM(Answers):
+    """`small_talk` in the place of a language model. It quotes the sentence of a document, or of what the visitor
+    shows, that a question is about."""
 
     def __init__(self, *, name: str, knowledge: Knowledge | None = None) -> None:
         super().__init__()
         self.character, self.knowledge = name, knowledge
-        self.tools = list[Tool]()
-        self.on_call: Callable[[Call], None] = nothing_of
         self.sight: Sight | None = None
 
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        await super().process_frame(frame, direction)
-        if not isinstance(frame, LLMContextFrame):
-            await self.push_frame(frame, direction)
-            return
-        await self.push_frame(LLMFullResponseStartFrame())
-        await self.push_frame(LLMTextFrame(await self._reply(last_heard(frame.context))))
-        await self.push_frame(LLMFullResponseEndFrame())
-
     async def _reply(self, heard: str) -> str:
-        if call := chosen_call(heard, self.tools):
-            tool, arguments = call
-            return spoken_result(tool, await perform(tool, secrets.token_hex(4), arguments, self.on_call))
         if self.sight is not None and (seen := about_sight(heard, self.sight)):
             return seen
         found = best_sentence(await self.knowledge([heard]), heard) if self.knowledge else None
         return f"{found.document} says: {found.text}" if found else small_talk(heard, name=self.character)
-
-
-def nothing_of(call: Call) -> None:
-    """Nobody keeps account of calls."""
 
 
 SCREEN = re.compile(

@@ -35,11 +35,7 @@ ACCENTS = (
 )
 CHILD = re.compile(r"\b(child|children|kid|girl|boy|cartoon|creature|elf|puppet)\b", re.IGNORECASE)
 CHILD_SEMITONES = 3.0  # higher than the voice of an adult: none here is a child's
-MUCH, SLOWER, QUICKER = (
-    0.9,
-    0.92,
-    1.08,
-)  # of a pace that is asked for: the voice is played slower or quicker too
+MUCH, SLOWER, QUICKER = 0.9, 0.92, 1.08  # from so far a pace that is asked for, the voice is played slower or quicker
 OTHER_GENDER = {"female": 2.0, "male": -2.0}  # pitch, where no voice is of the gender that is asked for
 GENDER_WEIGHT, ACCENT_WEIGHT = 6.0, 3.0  # beside standard deviations
 # How a measure is said, and its value.

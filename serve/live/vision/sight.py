@@ -63,10 +63,20 @@ class Sighting:
         return f"{whose}, by {METHODS[self.source]}"
 
 
+@dataclass(slots=True)
+class _Showing:
+    """One source, from its first picture until it is old or hidden."""
+
+    picture: Picture
+    at_s: float
+    words: str | None = None  # of the fallback; None: nothing was read yet
+    thumbnail: UInt8[np.ndarray, "h w"] | None = None  # of the last screen that was read
+
+
 class Sight:
     """`take` pictures; the latest of each source is kept in memory until it is old, hidden, or the session ends.
 
-    on_event: is told the words of the fallback, so that the visitor knows them too.
+    on_event: is given the words of the fallback, so that the visitor knows them too.
     """
 
     def __init__(
@@ -78,10 +88,8 @@ class Sight:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.vision, self.on_event, self.spawn, self.clock = vision, on_event, spawn, clock
-        self._shown: dict[str, tuple[Picture, float]] = {}
-        self._words: dict[str, str] = {}
-        self._thumbnails: dict[str, UInt8[np.ndarray, "h w"] | None] = {}
-        self._waiting: dict[str, Picture] = {}  # the latest of each source that nobody has read
+        self._showing: dict[str, _Showing] = {}  # by source
+        self._waiting: dict[str, _Showing] = {}  # those whose latest picture nobody has read, the longest first
         self._reading = False
         self._due_s = -1e9
 
@@ -99,9 +107,12 @@ class Sight:
         if self._due_s > now:
             return
         self._due_s += 1 / PER_S
-        self._shown[picture.source] = picture, now
+        showing = self._showing.get(picture.source)
+        if showing is None or not self._is_fresh(showing):
+            showing = self._showing[picture.source] = _Showing(picture, now)
+        showing.picture, showing.at_s = picture, now
         if self.vision.reader is not None:
-            self._waiting[picture.source] = picture
+            self._waiting[picture.source] = showing
             if not self._reading:
                 self._reading = True
                 self.spawn(self._read(self.vision.reader))
@@ -114,7 +125,7 @@ class Sight:
         """
         if not isinstance(source, str) or source not in SOURCES:
             raise ValueError(f"source must be one of {', '.join(SOURCES)}.")
-        for kept in (self._shown, self._words, self._thumbnails, self._waiting):
+        for kept in (self._showing, self._waiting):
             kept.pop(source, None)
 
     def clear(self) -> None:
@@ -124,20 +135,22 @@ class Sight:
 
     def pictures(self) -> list[Picture]:
         """For a model that takes them: what is shown now, one of each source."""
-        return [picture for picture, _ in self._fresh()] if self.vision.reader is None else []
+        return [showing.picture for showing in self._fresh()] if self.vision.reader is None else []
 
     def sightings(self) -> list[Sighting]:
         """What is shown now, in words of the fallback."""
-        return [Sighting(source, self._words[source]) for source in self.shown if source in self._words]
+        return [Sighting(each.picture.source, each.words) for each in self._fresh() if each.words is not None]
 
     @property
     def shown(self) -> tuple[str, ...]:
         """Sources that are shown now."""
-        return tuple(picture.source for picture, _ in self._fresh())
+        return tuple(showing.picture.source for showing in self._fresh())
 
-    def _fresh(self) -> list[tuple[Picture, float]]:
-        since = self.clock() - FRESH_S
-        return [each for each in self._shown.values() if each[1] >= since]
+    def _fresh(self) -> list[_Showing]:
+        return [each for each in self._showing.values() if self._is_fresh(each)]
+
+    def _is_fresh(self, showing: _Showing) -> bool:
+        return showing.at_s >= self.clock() - FRESH_S
 
     def _offer(self) -> str:
         return f"only {' and '.join(self.vision.sources)}" if self.vision.sources else "nothing is"
@@ -150,15 +163,15 @@ class Sight:
         finally:
             self._reading = False
 
-    async def _read_one(self, reader: PictureReader, picture: Picture) -> None:
-        source = picture.source
+    async def _read_one(self, reader: PictureReader, showing: _Showing) -> None:
+        source = showing.picture.source
         try:
-            words = await reader.words(picture, self._thumbnails.get(source))
+            words = await reader.words(showing.picture, showing.thumbnail)
         except (ValueError, RuntimeError) as error:
             return self.on_event({"type": "error", "message": str(error)})
-        if source not in self._shown:  # hidden meanwhile
+        if self._showing.get(source) is not showing:  # hidden meanwhile, perhaps to show something else
             return
-        self._thumbnails[source] = words.thumbnail
-        if words.text is not None and words.text != self._words.get(source):
-            self._words[source] = words.text
+        showing.thumbnail = words.thumbnail
+        if words.text is not None and words.text != showing.words:
+            showing.words = words.text
             self.on_event({"type": "vision.seen", "source": source, "text": words.text, "by": METHODS[source]})

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-from gwm.media.refilm import SOUND_RATE, open_film, redrawn, refilm, writable
+from gwm.media.refilm import SOUND_RATE, open_film, refilm
+from gwm.media.stored_picture import redrawn, writable
 from gwm.media.video import read_audio
 
 SIZE = (96, 64)

@@ -230,6 +230,20 @@ def test_a_bot_whose_page_never_opens_is_called_back(tmp_path: Path):
     scripted(script, tmp_path, Service())
 
 
+def test_a_page_opens_nothing_while_its_bot_is_called_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(meeting_bots, "PAUSE_S", 60.0)
+
+    async def script(one: Served, service: Service) -> None:
+        path = await sent(one)
+        await one.until(path, "JOINING")
+        service.refusals = [web.json_response({}, status=503)]
+        await one.ask("DELETE", path, status=204)
+        await one.ask("POST", f"{path}/join", {"fresh": True}, key=secret_of(service.page("recall")), status=401)
+        assert (await one.ask("GET", path))["status"] == "LEAVING"
+
+    scripted(script, tmp_path, Service())
+
+
 def test_a_bot_that_cannot_be_called_back_is_told_about(tmp_path: Path):
     async def script(one: Served, service: Service) -> None:
         path = await sent(one)

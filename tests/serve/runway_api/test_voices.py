@@ -42,6 +42,9 @@ def test_a_described_voice_becomes_ready_with_a_preview_and_says_what_it_is(tmp_
             assert preview.content_type == "audio/mpeg" and len(await preview.read()) > 1_000
         renamed = await one.ask("PATCH", f"/voices/{made['id']}", {"name": "Deeper", "description": "Mine."})
         assert (renamed["name"], renamed["description"], renamed["status"]) == ("Deeper", "Mine.", "READY")
+        await one.ask("DELETE", f"/voices/{made['id']}", status=204)
+        async with one.http.session.get(ready["previewUrl"]) as preview:
+            assert preview.status == 404
 
     served(script, tmp_path)
 

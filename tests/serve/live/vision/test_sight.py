@@ -155,6 +155,32 @@ def test_what_is_hidden_while_it_is_read_is_forgotten():
     assert setting.events == [] and setting.sight.sightings() == []
 
 
+def test_what_was_hidden_while_it_was_read_says_nothing_of_what_is_shown_after_it():
+    async def script(setting: Setting, reader: FakeReader) -> None:
+        setting.show(colour=10)
+        reading = asyncio.create_task(setting.works.pop())
+        await asyncio.sleep(0)
+        setting.sight.hide("screen")
+        setting.show(colour=200)
+        reader.go.set()
+        await reading
+
+    assert [event["text"] for event in ran(script).events] == ["red 20"]
+
+
+def test_the_words_of_a_screen_that_grew_old_are_not_those_of_the_next_one():
+    async def script(setting: Setting, reader: FakeReader) -> None:
+        reader.go.set()
+        setting.show(colour=10)
+        await setting.works.pop()
+        setting.now += 2 * FRESH_S
+        setting.show(colour=200)
+        assert setting.sight.shown == ("screen",) and setting.sight.sightings() == []
+        await setting.works.pop()
+
+    assert [each.text for each in ran(script).sight.sightings()] == ["red 20"]
+
+
 def test_a_picture_that_cannot_be_read_is_told_and_the_next_one_is_read():
     async def script(setting: Setting, reader: FakeReader) -> None:
         reader.go.set()
