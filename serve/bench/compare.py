@@ -24,10 +24,10 @@ def variants(device: torch.device, *, compile: bool) -> dict[str, Options]:
         "roll cache": Options(cache="roll", kernels=reference_only),
         "ring": Options(kernels=reference_only),
     }
-    if device.type == "cpu":
-        made["ring + bfloat16"] = Options(kernels=reference_only, dtype=torch.bfloat16)
     if device.type == "cpu" and onednn_computes(torch.float32):
         made["ring + oneDNN"] = Options(kernels=reference_only, onednn=True)
+    if device.type == "cpu":
+        made["ring + bfloat16"] = Options(kernels=reference_only, dtype=torch.bfloat16)
     if device.type == "cpu" and onednn_computes(torch.bfloat16):
         made["ring + bfloat16 + oneDNN"] = Options(kernels=reference_only, onednn=True, dtype=torch.bfloat16)
     if device.type == "cuda":
