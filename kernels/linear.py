@@ -10,15 +10,24 @@ from torch import Tensor, nn
 BY_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def onednn_computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has products in this precision, on this CPU."""
+    if dtype == torch.bfloat16:
+        return BY_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return BY_ONEDNN and dtype == torch.float32
+
+
 class Linear(nn.Linear):
     """A linear layer whose weight may also lie in oneDNN's order, for products without gradient."""
 
     def order(self, rows: int | None) -> None:
         """Compute by oneDNN from now on, fastest for so many rows; None: by PyTorch's own products again. The weight
-        is there twice then, and must not change. Quantised weights, and those on GPUs, stay as they are."""
+        is there twice then, and must not change. Quantised weights, those on GPUs, and precisions that oneDNN
+        does not compute in, stay as they are."""
         self.__dict__.pop("forward", None)
         weight = self.weight.detach()
-        if rows is not None and BY_ONEDNN and type(self.weight.data) is Tensor and weight.device.type == "cpu":
+        plain = type(self.weight.data) is Tensor and weight.device.type == "cpu"
+        if rows is not None and plain and onednn_computes(weight.dtype):
             ordered = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
             self.__dict__["forward"] = partial(product, weight=ordered, bias=self.bias)
 

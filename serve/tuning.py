@@ -14,6 +14,7 @@ import torch
 
 from gwm.autoencoders.motion.codec import MotionAutoencoder
 from gwm.dit import DiT
+from kernels.linear import onednn_computes
 from serve.artifact import Artifact
 from serve.engine import Engine
 
@@ -84,6 +85,8 @@ def choose_products(engine: Engine, *, now: Callable[[], float] = perf_counter) 
     """
     dit = engine.rollout.model
     if engine.device.type != "cpu" or engine.ranks is not None or not isinstance(dit, DiT):
+        return "pytorch"
+    if not onednn_computes(dit.head.weight.dtype):
         return "pytorch"
     rows = engine.contract.pattern.chunk_frames * engine.rollout.cache.patches
     ways: dict[Products, Callable[[], None]] = {

@@ -1,6 +1,6 @@
 """A robot arm that pushes a puck onto a target, seen from above: MuJoCo, primitive shapes, a `World` without Gymnasium.
 
-What the arm hides and what it touches can be told from a picture of 64 px, in which a pixel is a centimetre.
+What the arm hides and what it touches is seen in a picture of 64 px, in which a pixel is a centimetre.
 """
 
 import logging

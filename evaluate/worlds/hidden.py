@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def judge_cases(
 ) -> dict[str, Kept]:
     """`contact`: the expert pushes; `hidden`: the arm passes over what it does not touch. Open loop."""
     chunks = round(seconds * FPS / frames)
-    kinds = {"contact": (expert, was_pushed), "hidden": (anybody, was_hidden)}
+    kinds = {"contact": (expert, was_pushed), "hidden": (anybody, partial(was_hidden, step_s=frames / FPS))}
     return {
         name: judged(cases(name, world, frames, chunks, count, seed, *parts), world, seen, model)
         for name, parts in kinds.items()
@@ -61,8 +62,8 @@ def was_pushed(world: Tasked, states: Float[np.ndarray, "c s"]) -> bool:
     return bool(np.linalg.norm(way) >= MOVED)
 
 
-def was_hidden(world: Tasked, states: Float[np.ndarray, "c s"], *, step_s: float = 1 / 6) -> bool:
-    """It lay still, and was hidden for a while, but at neither end."""
+def was_hidden(world: Tasked, states: Float[np.ndarray, "c s"], *, step_s: float) -> bool:
+    """It lay still, and was hidden for a while, but at neither end. step_s: from a state to the next."""
     away = np.linalg.norm(states[:, thing(world)] - states[0, thing(world)], axis=1)
     hidden = [world.hidden(state) for state in states]
     ends = any(hidden[:2]) or any(hidden[-2:])

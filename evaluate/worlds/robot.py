@@ -109,7 +109,8 @@ class RobotSuite:
 
     def _work_folder(self, folder: Path, shards: Path, out: Path) -> Path:
         digest = hashlib.sha256((folder / MANIFEST).read_bytes() + (shards / "manifest.json").read_bytes())
-        digest.update((folder / FOLDER / "config.json").read_bytes())
+        for path in sorted((folder / FOLDER).iterdir()):  # the head may be trained again
+            digest.update(path.read_bytes())
         settings = [VERSION, self.starts, str(self.seconds), self.seed, self.shown]
         digest.update(json.dumps(settings, sort_keys=True).encode())
         return out / "robot" / digest.hexdigest()[:12]

@@ -15,7 +15,7 @@ COLUMNS = 12  # pictures of a strip
 EXPLAINED = (
     "Return: rewards, summed over an episode; success: the share of episodes at whose end the task is done. World: the "
     "robot's simulator, whose state the policy sees. Seen: the same, but state and reward are read from its pictures "
-    "by the head that reads the model's, which is the ceiling. Deaf: the model, which is told that nothing is done."
+    "by the head that reads the model's, which is the ceiling. Deaf: the model, given rest in place of every action."
 )
 
 

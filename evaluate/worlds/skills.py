@@ -1,5 +1,5 @@
 """Policies of different skill, and the places where they act: the world, the world seen through the model's
-autoencoder, the model, and the model when it is not told what they do."""
+autoencoder, the model, and the model when it is not given their actions."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -136,7 +136,7 @@ class Simulated:
 
 
 class Deaf(Simulated):
-    """The model, which is told that nothing is done: a control."""
+    """The model, given rest in place of every action: a control."""
 
     def step(self, numbers: Numbers) -> Step:
         return super().step(np.zeros_like(numbers))

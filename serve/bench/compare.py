@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from kernels.dispatch import reference_only
+from kernels.linear import onednn_computes
 from serve.bench.caches import POLICIES
 from serve.bench.case import DTYPES, Case, random_models
 from serve.bench.counters import counting
@@ -23,9 +24,11 @@ def variants(device: torch.device, *, compile: bool) -> dict[str, Options]:
         "roll cache": Options(cache="roll", kernels=reference_only),
         "ring": Options(kernels=reference_only),
     }
-    if device.type == "cpu":
+    if device.type == "cpu" and onednn_computes(torch.float32):
         made["ring + oneDNN"] = Options(kernels=reference_only, onednn=True)
+    if device.type == "cpu":
         made["ring + bfloat16"] = Options(kernels=reference_only, dtype=torch.bfloat16)
+    if device.type == "cpu" and onednn_computes(torch.bfloat16):
         made["ring + bfloat16 + oneDNN"] = Options(kernels=reference_only, onednn=True, dtype=torch.bfloat16)
     if device.type == "cuda":
         made["ring + kernels"] = Options()

@@ -191,15 +191,15 @@ async def bench(
     if sessions > 1:
         overrides = [*overrides, "capacity=1"]
     report: dict[str, Any] = {"machine": machine(torch.device("cpu")), "artifact": artifact, "server": overrides}
-    said, module, told = list[str](), "serve", list[str]()
+    said, module, added = list[str](), "serve", list[str]()
     if stages is not None:
-        module, told = "serve.bench.stages", [f"+stages=[{stages[0]},{stages[1]}]"]
+        module, added = "serve.bench.stages", [f"+stages=[{stages[0]},{stages[1]}]"]
         report["stages_ms"] = {"denoise": stages[0], "decode": stages[1]}
     with TemporaryDirectory() as folder:
         microphone = Path(folder) / "questions.wav"
         soundfile.write(microphone, questions(), MICROPHONE_RATE)
         async with (
-            running_server([f"artifact={artifact}", *told, *overrides], module=module, said=said) as (url, pid),
+            running_server([f"artifact={artifact}", *added, *overrides], module=module, said=said) as (url, pid),
             open_browser(microphone) as browser,
         ):
             report["chunk_ms"] = {"start": await engine_chunk_ms(url)}

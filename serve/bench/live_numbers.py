@@ -125,7 +125,7 @@ def keep(report: dict[str, Any], out: str | None) -> str:
 
 
 def _stages(report: dict[str, Any]) -> Iterator[Row]:
-    """Where the stages were told how long they take: overlapped, a chunk takes as long as the slower one."""
+    """Where `stages` says how long each takes: overlapped, a chunk takes as long as the slower one."""
     if "stages_ms" in report:
         slower, found = max(report["stages_ms"].values()), report["chunk_ms"]["start"]
         required = f"{slower:.0f} ms +- {100 * STAGES_OFF:.0f} %"

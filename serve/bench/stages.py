@@ -2,7 +2,7 @@
 
 `python -m serve.bench.live stages=[151,119]` starts it: python -m serve.bench.stages '+stages=[151,119]' port=8090
 
-Everything is that of `python -m serve`, but denoising and decoding each last as long as they are told, asleep for what
+Everything is that of `python -m serve`, but denoising and decoding each last as long as `stages` says, asleep for what
 is left of it.
 """
 

@@ -90,15 +90,11 @@ class Worker:
             RuntimeError: no engine process has run for a while, so that nobody can be served here.
         """
         assert self._server is not None
-        alive = self._server.gauges.registry.get_sample_value(
-            "gwm_engine_up", {"engine": "0", "device": self._device()}
-        )
+        families = (family for family in self._server.gauges.registry.collect() if family.name == "gwm_engine_up")
+        alive = any(sample.value for family in families for sample in family.samples)
         self._dead_looks = 0 if alive else self._dead_looks + 1
         if self._dead_looks > DEAD_LOOKS:
-            raise RuntimeError("the engine process of this worker has ended and is not started anew.")
-
-    def _device(self) -> str:
-        return self.settings.options.device or "default"
+            raise RuntimeError("the engine processes of this worker have ended and are not started anew.")
 
     def drain(self, within_s: float) -> None:
         """Take no sessions from now on; those that are here have so long to end. A second call changes nothing."""

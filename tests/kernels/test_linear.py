@@ -1,6 +1,10 @@
 """Products by oneDNN are those of the definition, on CPUs alone, and can be given up again."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,11 +12,13 @@ import torch
 from gwm.chunks import ChunkPattern
 from gwm.rollout import Rollout
 from kernels.attention import Prefix, sdpa_prefix
-from kernels.linear import BY_ONEDNN, Linear, prefix_by_products
+from kernels.linear import BY_ONEDNN, Linear, onednn_computes, prefix_by_products
 from tests.tiny import contract, latents, speech, tiny_dit
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not BY_ONEDNN, reason="this PyTorch has no oneDNN")
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+PRECISION = {dtype: off for dtype, off in PRECISION.items() if onednn_computes(dtype)}
 
 
 @pytest.mark.parametrize("dtype", PRECISION)
@@ -37,6 +43,21 @@ def test_quantised_weights_stay_as_they_are():
     layer.weight = torch.nn.Parameter(layer.weight.data.as_subclass(Quantised))
     layer.order(rows=4)
     assert "forward" not in vars(layer)
+
+
+PAST = """import torch
+from kernels.linear import Linear, onednn_computes
+layer = Linear(8, 8).to(torch.bfloat16)
+layer.order(rows=4)
+assert "forward" not in vars(layer) and not onednn_computes(torch.bfloat16)
+layer(torch.zeros(4, 8, dtype=torch.bfloat16))"""
+
+
+def test_precisions_that_this_cpu_has_no_products_in_stay_as_they_are():
+    """As on a CPU without AVX-512, where oneDNN would refuse."""
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    subprocess.run([sys.executable, "-c", PAST], check=True, cwd=ROOT, env=environment)
+    assert not onednn_computes(torch.float64)
 
 
 @pytest.mark.parametrize("dtype", PRECISION)

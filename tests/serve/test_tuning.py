@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from serve.artifact import Artifact
+from serve.bench.compare import variants
 from serve.engine import Engine
 from serve.tuning import choose_decode_precision, choose_products, choose_threads, fastest, one_step
 from tests.gwm.autoencoders.kit import tiny_motion
@@ -115,3 +116,14 @@ def test_products_are_by_what_is_faster_here(ms: tuple[int, ...], chosen: str, o
     assert choose_products(engine, now=lambda: clock[0]) == chosen and way() == (ordered, attention)
     engine.rollout = SimpleNamespace(model=object())  # compiled, or another device's
     assert choose_products(engine) == "pytorch"
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_pytorch_without_onednn_is_not_asked_for_its_products(monkeypatch: pytest.MonkeyPatch):
+    """Nothing is timed, as nothing could be computed."""
+    monkeypatch.setattr("kernels.linear.BY_ONEDNN", False)
+    engine: Any = SimpleNamespace(
+        device=torch.device("cpu"), ranks=None, rollout=SimpleNamespace(model=tiny_dit()), contract=None
+    )
+    assert choose_products(engine) == "pytorch"
+    assert "ring + oneDNN" not in variants(torch.device("cpu"), compile=False)

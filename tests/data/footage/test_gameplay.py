@@ -110,14 +110,14 @@ def test_clips_follow_one_another_without_sound_and_declare_their_actions(tmp_pa
         ("time_s,turn,jump\n", "must have a row for each moment"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_told_in_words(tmp_path: Path, table: str | None, words: str):
+def test_a_table_that_cannot_be_used_is_reported_in_words(tmp_path: Path, table: str | None, words: str):
     record_game(tmp_path / "game", seconds=1)
     path = tmp_path / "game" / "play.csv"
     path.unlink() if table is None else path.write_text(table)
     _, report = made(tmp_path / "game")
     assert report["clips"] == 0
-    told = report["files_without_clip"]["play.mp4"]
-    assert words in (told if words != "no_actions" else report["dropped"])
+    reason = report["files_without_clip"]["play.mp4"]
+    assert words in (reason if words != "no_actions" else report["dropped"])
 
 
 def test_settings_that_make_no_gameplay_are_refused():

@@ -107,7 +107,7 @@ def test_others_must_be_refused_and_told_when_to_come_back(status: int, retry_af
     assert judged(report, "frames per second while others knock") is False
 
 
-def test_a_chunk_must_take_as_long_as_the_slower_stage_where_stages_were_told():
+def test_a_chunk_must_take_as_long_as_the_slower_stage_where_stages_are_set():
     stages = {"stages_ms": {"denoise": 151.0, "decode": 119.0}}
     for chunk_ms, reached in ((151.5, True), (160.0, False), (270.0, False)):
         assert judged(GOOD | stages | {"chunk_ms": {"start": chunk_ms}}, "from chunk to chunk") is reached

@@ -1,4 +1,4 @@
-"""Stages that last as long as they are told: in the engine, in the queue's reckoning, and before a real browser."""
+"""Stages that last as long as the settings say: in the engine, in the queue's reckoning, and before a real browser."""
 
 import asyncio
 import shutil
@@ -21,7 +21,7 @@ CHARACTER = Path(__file__).parents[3] / "weights" / "character"
 DENOISE_MS, DECODE_MS = 151.0, 119.0  # as Runway describes its own
 
 
-def test_frames_are_the_engines_and_each_stage_lasts_as_long_as_it_is_told(
+def test_frames_are_the_engines_and_each_stage_lasts_as_long_as_it_is_set_to(
     artifact: Artifact, portrait: np.ndarray, voices
 ):
     plain = started(artifact, portrait, voices, seed=3)

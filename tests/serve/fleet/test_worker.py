@@ -1,11 +1,14 @@
 """A worker without Ray: what becomes of its sessions when it has to go."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
-from serve.fleet.worker import Worker
-from serve.live.gauges import Gauges
+import pytest
+
+from serve.fleet.worker import DEAD_LOOKS, Worker
+from serve.live.gauges import EngineNumbers, Gauges
 from serve.live.http.admission import RESTARTS, Admission
 from serve.store.database import Store
 from serve.store.tables import Session
@@ -22,6 +25,18 @@ def bare(store: Store, admission: Admission) -> Worker:
     return worker
 
 
+async def ended(lease: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a lease that is refused gives; one that is taken would last as long as its session."""
+
+    async def items() -> list[dict[str, Any]]:
+        return [item async for item in lease]
+
+    task = asyncio.create_task(items())
+    await asyncio.wait([task], timeout=10)
+    assert task.done(), "the lease is held: the worker has taken a session that it must leave"
+    return task.result()
+
+
 def test_a_worker_that_drains_takes_no_session_and_its_own_have_time_to_end(tmp_path):
     async def run() -> None:
         store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
@@ -33,7 +48,7 @@ def test_a_worker_that_drains_takes_no_session_and_its_own_have_time_to_end(tmp_
         assert places.draining and not places.free and len(places.sessions) == 2
         row = Session(id="new", status="NOT_READY", owner="gateway", avatar_name="Noa", tools=[], max_s=60)
         store.do(lambda db: db.add(row))
-        assert [place async for place in worker.hold("new")] == []
+        assert await ended(worker.hold("new")) == []
         kept = store.do(lambda db: db.get_one(Session, "new"), writes=False)
         assert (kept.status, kept.owner) == ("NOT_READY", "gateway")  # another worker's, then
         await visits[0].close("left")
@@ -42,6 +57,21 @@ def test_a_worker_that_drains_takes_no_session_and_its_own_have_time_to_end(tmp_
         assert list(places.sessions.values()) == [visits[1]]
         await visits[1].close("left")
         await worker.stop()
+        store.close()
+
+    asyncio.run(run())
+
+
+def test_a_session_that_has_ended_or_is_another_workers_is_not_taken(tmp_path):
+    async def run() -> None:
+        store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
+        worker = bare(store, Admission(capacity=lambda: 2, retry_after_s=30, gauges=Gauges()))
+        for status in ("CANCELLED", "READY"):
+            row = Session(id=status, status=status, owner="other", avatar_name="Noa", tools=[], max_s=60)
+            store.do(lambda db, row=row: db.add(row))
+            assert await ended(worker.hold(status)) == []
+            kept = store.do(lambda db, name=status: db.get_one(Session, name), writes=False)
+            assert (kept.status, kept.owner) == (status, "other")
         store.close()
 
     asyncio.run(run())
@@ -58,3 +88,33 @@ def test_sessions_that_do_not_end_in_time_are_ended(tmp_path):
         return visit.reason
 
     assert asyncio.run(run()) == RESTARTS
+
+
+def test_a_worker_is_ill_when_none_of_its_engine_processes_comes_back():
+    """On whatever devices they are; one look that finds one alive is enough."""
+    alive = [False, True]
+    gauges = Gauges()
+    gauges.watch(
+        lambda: [
+            EngineNumbers(device=f"cuda:{k}", alive=up, restarts=0, sessions=0, slots=1, load=0.0, chunk_ms=1.0)
+            for k, up in enumerate(alive)
+        ]
+    )
+
+    async def run() -> None:
+        worker: Any = Worker.__new__(Worker)
+        worker._server, worker._dead_looks = SimpleNamespace(gauges=gauges), 0
+        for _ in range(2 * DEAD_LOOKS):
+            await worker.check()
+        alive[1] = False
+        for _ in range(DEAD_LOOKS):
+            await worker.check()
+        alive[0] = True
+        await worker.check()
+        alive[0] = False
+        for _ in range(DEAD_LOOKS):
+            await worker.check()
+        with pytest.raises(RuntimeError, match="engine processes of this worker have ended"):
+            await worker.check()
+
+    asyncio.run(run())
