@@ -99,7 +99,7 @@ def _write(artifact: Artifact, request: ClipRequest, ranks: Ranks | None, *, dis
     with closing(made) as engine:
         given = {one.at_s: padded_text(texts.tokens(one.text), engine.text_tokens)[None] for one in prompts}
         end = request.video_end(engine.contract, engine.framing)
-        picture, square = request.picture(engine.framing, end)
+        picture, square = request.picture(engine.contract, engine.framing, end)
         portrait = picture if square is None else square.cut(picture)
         known = request.known(engine.contract, engine.framing, num_frames=num_frames, end=end)
         _log_receipts(engine, prompts, acts, known)

@@ -205,8 +205,12 @@ class ClipRequest:
                 "Leave it out; size= is for artifacts with a motion autoencoder."
             )
 
+    def cuts_face(self, contract: Contract) -> bool:
+        """Whether pictures are cut around the face: as wished, and else for models that speak."""
+        return contract.takes_sound if self.crop is None else self.crop
+
     def picture(
-        self, framing: Framing, end: VideoEnd | None = None
+        self, contract: Contract, framing: Framing, end: VideoEnd | None = None
     ) -> tuple[UInt8[np.ndarray, "h w 3"], Square | None]:
         """A portrait as it is kept; or, with `whole`, what is shown and the square in it that is kept and moves.
         Without an image it is that of the video's end, or of the first keyframe.
@@ -225,7 +229,7 @@ class ClipRequest:
             )
         if self.whole:
             return framed(read_image(image), framing, whole=True)
-        return read_portrait(image, framing, crop=self.crop is not False), None
+        return read_portrait(image, framing, crop=self.cuts_face(contract)), None
 
     def video_end(self, contract: Contract, framing: Framing) -> VideoEnd | None:
         """What the clip begins with.
@@ -236,7 +240,7 @@ class ClipRequest:
         if self.video is None:
             return None
         check_keyframes(contract, exact=True)
-        crop = self.crop is not False
+        crop = self.cuts_face(contract)
         return video_end(self.video, contract, framing, seconds=float(self.known_seconds), crop=crop)
 
     def known(
@@ -260,7 +264,7 @@ class ClipRequest:
             )
         check_times(pictures, contract, num_frames=num_frames, num_known=num_known)
         for one in pictures:
-            portrait = framing.shown(read_portrait(one.path, framing, crop=self.crop is not False))
+            portrait = framing.shown(read_portrait(one.path, framing, crop=self.cuts_face(contract)))
             found.append(KnownFrames(within(one.at_s, contract, num_frames), portrait, self.exact))
         return found
 

@@ -33,7 +33,7 @@ from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.kokoro_voice import STYLES, Kokoro, read_styles
 from serve.live.speech.local_voices import LOCAL_VOICES, LocalVoices
 from serve.live.speech.speaker import SAMPLE_RATE, SpeakerEncoder
-from serve.live.speech.voice_choice import as_text, described, nearest, of_kind, ranked
+from serve.live.speech.voice_choice import as_text, described, nearest, of_kind, ranked, wanted
 from serve.live.speech.voice_measures import MeasuredVoice, measure, write_measured
 from serve.live.speech.voices import EspeakVoice, PiperVoice, Tuning, Voice, voice_among
 
@@ -129,18 +129,38 @@ def factor_styles(folder: Path, symbols: dict[str, int]) -> float:
     return error
 
 
+def check_spoken(cfg: DictConfig) -> None:
+    """
+    Raises:
+        ValueError: what should be spoken is no text, has nowhere to go, or goes into no MP3.
+    """
+    if not str(cfg.say).strip():
+        raise ValueError(f"say={cfg.say!r} must be a text that can be spoken.")
+    if cfg.voice is not None and cfg.out is None:
+        raise ValueError(f"voice={cfg.voice} speaks into a file, and out= is missing. Add out=VOICE.mp3")
+    if cfg.out is not None and Path(cfg.out).suffix != ".mp3":
+        raise ValueError(f"out={cfg.out} must end in .mp3: nothing else is written.")
+
+
 def found(cfg: DictConfig) -> tuple[list[str], Any]:
     """Lines that say which voices there are or fit, and the voice that is best; None where nothing was asked.
 
     Raises:
-        ValueError: the sample holds no voice, or both are asked.
+        ValueError: the sample holds no voice, no word of the description is known, or both are asked.
     """
     if cfg.describe is not None and cfg.sample is not None:
         raise ValueError(f"describe={cfg.describe} and sample={cfg.sample} exclude each other. Use one of them.")
+    if cfg.voice is not None:
+        return [], None
     if cfg.sample is not None:
         sound = read_audio(Path(cfg.sample), sample_rate=SAMPLE_RATE)
         choices = nearest(SpeakerEncoder().embed(sound, SAMPLE_RATE), cfg.tts)
     elif cfg.describe is not None:
+        if not wanted(cfg.describe).anything:
+            raise ValueError(
+                f"describe={cfg.describe!r} must say who speaks or how, such as 'a calm low British man': none of its "
+                "words is known here."
+            )
         choices = ranked(cfg.describe, cfg.tts)
     else:
         return [f"{voice.label}: {described(voice)}" for voice in of_kind(cfg.tts)], None
@@ -149,6 +169,7 @@ def found(cfg: DictConfig) -> tuple[list[str], Any]:
 
 @command("voices", verbatim=("describe", "sample", "say", "out", "times", "styles"))
 def main(cfg: DictConfig) -> None:
+    check_spoken(cfg)
     if cfg.styles is not None:
         log.info("%s: the largest error is %.1e", STYLES, factor_styles(Path(cfg.styles), read_styles().symbols))
     if cfg.measure:

@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from serve.engine import Engine
 from serve.generate import generate
 from serve.request import ClipRequest, read_portrait, read_voices
 from serve.samples import sample_path
+from tests.tiny import DIT, contract
 
 
 @pytest.fixture
@@ -84,6 +86,14 @@ def test_image_without_a_face_says_so_and_how_to_go_on(tmp_path: Path):
     Image.new("RGB", (200, 160), (90, 120, 150)).save(tmp_path / "sky.png")
     with pytest.raises(ValueError, match=r"sky\.png: .* must show a face.*crop=false"):
         read_portrait(tmp_path / "sky.png", Framing(Resolution(32, 32)), crop=True)
+
+
+@pytest.mark.parametrize(("crop", "speaks", "cut"), [(None, True, True), (None, False, False), (True, False, True)])
+def test_only_who_speaks_needs_a_face(crop: bool | None, speaks: bool, cut: bool):
+    """A world begins with any picture."""
+    dit = DIT if speaks else dataclasses.replace(DIT, conditions=())
+    request = ClipRequest(artifact="a", out="b.mp4", image="c.png", crop=crop)
+    assert request.cuts_face(contract(dit=dit)) is cut
 
 
 def test_face_of_a_photograph_fills_the_portrait():

@@ -158,7 +158,8 @@ def test_a_film_has_the_portrait_or_the_whole_picture_around_it(folder: Path, tm
     request = ClipRequest(artifact=str(folder), out=str(out), image=image, seconds=0.5, size=SIZE, whole=whole)
     generate(request)
     frames, fps = read_video(out)
-    picture, square = request.picture(load_artifact(folder, device="cpu").contract.framing(SIZE))
+    contract = load_artifact(folder, device="cpu").contract
+    picture, square = request.picture(contract, contract.framing(SIZE))
     assert fps == 24 and frames.shape == (12, *(picture.shape if whole else (SIZE, SIZE, 3)))
     assert (square is not None) == whole
     if square is not None:

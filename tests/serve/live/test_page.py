@@ -95,9 +95,8 @@ async def talk(page: Any) -> None:
     await until(page, f"{captions}.includes('character: {answer}')")
     assert "user: What is your name?" in await page.evaluate(captions)
     await page.keyboard.press("Tab")  # out of the text, where letters are letters
-    await page.keyboard.press("c")
+    assert await page.is_hidden("#controls")  # until they are asked for: what is said is seen in their place
     await fits(page, "face", "captions", "words", "mic", "camera", "leave")
-    await page.keyboard.press("c")
 
 
 async def switches(page: Any) -> None:
@@ -113,6 +112,7 @@ async def switches(page: Any) -> None:
 
 async def changes(page: Any, face: LevelFace) -> None:
     """A prompt, an action and steps back, each by keyboard: the face gets what was asked for, the page its receipt."""
+    await page.keyboard.press("c")
     await tab_to(page, "prompt")
     await page.keyboard.type("a storm")
     await page.keyboard.press("Enter")

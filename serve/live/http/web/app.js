@@ -53,7 +53,7 @@ async function start() {
     $("face").poster = document.querySelector("#characters input:checked + .card img").src;
     $("choose").hidden = true;
     $("stage").hidden = $("numbers-switch").hidden = false;
-    controls.offer(session.controls, send);
+    controls.offer(session.controls, send, { opened: !sounds() });
     if (!sounds()) keys.offer(session.controls.actions, send);
     $("numbers").hidden = sounds();
     $("numbers-switch").setAttribute("aria-expanded", !sounds());

@@ -12,8 +12,9 @@ let waiting = null; // the timer of the next state of the sliders
 const asked = {}; // the id of the latest change of each type; receipts of older ones are not shown
 let count = 0;
 
-// What this session can do; controls for the rest stay hidden.
-export function offer(controls, sender) {
+// What this session can do; controls for the rest stay hidden, and all of them until they are asked for where `opened` is false:
+// they would cover what is said.
+export function offer(controls, sender, { opened }) {
   [limits, send, values] = [controls, sender, {}];
   sliding = limits.actions.filter(({ kind }) => kind === "continuous");
   $("prompt-form").hidden = !limits.prompt;
@@ -28,7 +29,7 @@ export function offer(controls, sender) {
   $("back").hidden = !limits.rewind_chunks;
   const some = limits.prompt || sliding.length || limits.code.length || limits.rewind_chunks;
   $("controls-switch").hidden = !some;
-  show(Boolean(limits.prompt || sliding.length));
+  show(Boolean(opened && (limits.prompt || sliding.length)));
 }
 
 // By about so many seconds, or as far as the server can.

@@ -17,6 +17,8 @@ from serve.live.speech.voice_measures import (
     spoken_s,
     write_measured,
 )
+from serve.voices import check_spoken, found
+from tests.test_configs import composed
 
 RATE = 24_000
 
@@ -151,3 +153,24 @@ def test_a_label_names_voice_and_tuning():
     assert isinstance(base, MeasuredVoice)
     assert replace(base, voice="af_sky").label == "af_sky"
     assert replace(base, voice={"semitones": -2}).label == "joe -2 semitones"
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        (["say=' '"], "say=' ' must be a text"),
+        (["voice=bm_george"], "out= is missing"),
+        (["voice=bm_george", "out=voice.wav"], r"out=voice\.wav must end in \.mp3"),
+        (["describe=''"], "describe='' must say who speaks"),
+        (["describe=zxcv"], "none of its words is known"),
+    ],
+)
+def test_what_cannot_be_spoken_or_chosen_is_refused(settings: list[str], rule: str):
+    cfg = composed("voices", settings)
+    with pytest.raises(ValueError, match=rule):
+        check_spoken(cfg)
+        found(cfg)
+
+
+def test_a_named_voice_is_spoken_without_a_list_of_others():
+    assert found(composed("voices", ["voice=bm_george", "out=voice.mp3"])) == ([], None)

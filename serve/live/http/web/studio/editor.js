@@ -30,7 +30,7 @@ export async function editor(id, current) {
     section("Character", "", field("Name", name), field("Personality", personality, PERSONALITY), field("Greeting", greeting, "What it says when somebody comes. Empty: it waits to be spoken to.")),
     section("Voice", "Press play to hear one.", voices),
     section("Documents", "What it answers from. Plain text or Markdown.", documents),
-    section("Tools", "What it may do: act on the page that it is on, or ask a program of yours. A language model that calls tools is needed (llm=openai).", tools),
+    section("Tools", "What it may do: act on the page that it is on, or ask a program of yours. Offline, rules call a tool whose words a question has; a language model (llm=openai) calls it by what is meant.", tools),
     h("div", { className: "save" }, h("span", { className: "hint", textContent: isNew ? "The picture is read when you press Create." : "Changes hold for the next conversation." }), save));
   const side = h("div", { className: "side" }, picture);
   if (!isNew) {

@@ -81,9 +81,14 @@ export class AvatarElement extends HTMLElement {
       this.#introduce(name, imageUrl);
       this.#tools = tools;
     } catch (error) {
-      this.#enter("error", cause(error));
-      console.error(`The talking character ${this.avatar}: ${cause(error)}`);
+      this.#enter("error", this.#reason(error));
     }
+  }
+
+  // What a visitor can do about it; what the page's owner can do is in the console.
+  #reason(error) {
+    console.error(`The talking character ${this.avatar}: ${cause(error)}`);
+    return [401, 403].includes(error.status) ? "This character cannot be talked to from this page." : cause(error);
   }
 
   #introduce(name, image) {
@@ -204,7 +209,7 @@ export class AvatarElement extends HTMLElement {
       await call.connect();
     } catch (error) {
       microphone?.getTracks().forEach((track) => track.stop());
-      if (!error.left && this.#starting === starting) this.#fail(cause(error));
+      if (!error.left && this.#starting === starting) this.#fail(this.#reason(error));
     }
   }
 
