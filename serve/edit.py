@@ -12,7 +12,6 @@ is edited in windows that overlap. They are kept in OUT.parts until the film is 
 it was interrupted.
 """
 
-import dataclasses
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -30,15 +29,13 @@ from gwm.media.images import read_image
 from gwm.media.refilm import FINEST, SOUND_RATE, open_film, refilm
 from gwm.media.stored_picture import redrawn
 from gwm.media.video import sound_blocks
-from serve.artifact import Artifact
 from serve.editing.editors import ClipEditor, Editor, StreamEditor
 from serve.editing.regions import Drawn, Pictures, Regions, pictures_of, survey_of
 from serve.editing.request import EditRequest
 from serve.editing.view import View, view_of
 from serve.editing.windows import Kept, Seen, edit_windows
-from serve.engine import Engine
 from serve.published_clip import is_published
-from serve.tuning import choose_threads
+from serve.tuning import choose_threads, one_step
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +65,7 @@ def edit(request: EditRequest) -> None:
         if isinstance(editor, StreamEditor):
             editor.reference = _reference(request, view, regions.size)
             editor.follow(survey.moments_s)
-            choose_threads(_one_step(editor.artifact))
+            choose_threads(one_step(editor.artifact), decoded=False)
         kept, num_frames = Kept(request), len(survey.moments_s)
         with open_film(request.video) as film:
             if abs(float(film.fps) - editor.fps) > 1:
@@ -84,12 +81,6 @@ def edit(request: EditRequest) -> None:
                 log.warning("%s: %s", request.video, note)
         kept.remove()
     log.info("%s: %.2f s, %d pictures; the model saw %s", request.out, length_s, num_frames, view)
-
-
-def _one_step(artifact: Artifact) -> Engine:
-    """A stream of which a chunk takes one step: as fast with other threads, by ratio, as one of many steps."""
-    contract = artifact.contract.replace(sigmas=(1.0,), solver="ode")
-    return Engine(dataclasses.replace(artifact, contract=contract), seed=0)
 
 
 def _seen(pictures: Pictures, regions: Regions, view: View) -> Iterator[Seen]:

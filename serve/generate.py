@@ -45,7 +45,7 @@ from serve.pipeline import Pipeline, second_device
 from serve.prompts import Texts, TimedPrompt, check_prompts
 from serve.published_clip import is_published, write_published
 from serve.request import ClipRequest, Voices
-from serve.tuning import choose_threads
+from serve.tuning import choose_threads, one_step
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,8 @@ def _write(artifact: Artifact, request: ClipRequest, ranks: Ranks | None, *, dis
         artifact = led_away(artifact, texts, request.negative_prompt)
     on_gpu = artifact.dit.head.weight.is_cuda and ranks is None
     capture = capture_cuda if on_gpu and distilled else None
+    if not distilled:
+        choose_threads(one_step(artifact), decoded=False)
     made = Engine(artifact, seed=request.seed, ranks=ranks, capture=capture, size=request.size, pasted=request.whole)
     with closing(made) as engine:
         given = {one.at_s: padded_text(texts.tokens(one.text), engine.text_tokens)[None] for one in prompts}

@@ -1,6 +1,7 @@
 """Threads, products and the precision of the decoder of an engine on a CPU, chosen by measuring on the machine that
 serves."""
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from gwm.autoencoders.motion.codec import MotionAutoencoder
 from gwm.dit import DiT
 from kernels.linear import onednn_computes
+from serve.artifact import Artifact
 from serve.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -25,8 +27,10 @@ ROUNDS, FASTER = 5, 0.95  # of each way, in turns; another one must bring the ti
 VARIABLE = "OMP_NUM_THREADS"
 
 
-def choose_threads(engine: Engine) -> int:
+def choose_threads(engine: Engine, *, decoded: bool = True) -> int:
     """Threads with which a chunk of this engine is fastest now, set for the process; the engine has to be started anew.
+
+    decoded: decoding counts; False where many steps take nearly all of the time.
 
     More threads than free cores wait for each other at every operation: on two cores that others use, two threads took
     672 ms for what one did in 33. `OMP_NUM_THREADS` decides where it is set, and on a GPU nothing changes. Frames may
@@ -39,11 +43,19 @@ def choose_threads(engine: Engine) -> int:
 
     def step() -> None:
         engine.push_silence(engine.chunk_samples)
-        engine.step()
+        latents = engine.denoise(engine.take())
+        if decoded:
+            engine.decode(latents)
 
     chosen = fastest(step, max_threads=len(os.sched_getaffinity(0)))
     log.info("%d of %d threads: fastest for a chunk now", chosen, len(os.sched_getaffinity(0)))
     return chosen
+
+
+def one_step(artifact: Artifact) -> Engine:
+    """A stream whose chunks take one step, for `choose_threads` of a model of many."""
+    contract = artifact.contract.replace(sigmas=(1.0,), solver="ode")
+    return Engine(dataclasses.replace(artifact, contract=contract), seed=0)
 
 
 def fastest(step: Callable[[], None], *, max_threads: int, now: Callable[[], float] = perf_counter) -> int:

@@ -158,7 +158,7 @@ def test_a_film_of_one_window_needs_no_overlap_and_the_fastest_threads(
 ):
     """It is as short as the overlap. Threads are chosen by a stream of the same model."""
     timed = list[Engine]()
-    monkeypatch.setattr(command, "choose_threads", timed.append)
+    monkeypatch.setattr(command, "choose_threads", lambda engine, *, decoded: timed.append(engine))
     write_video(tmp_path / "film.mp4", pictures, None)
     asked = {"video": str(tmp_path / "film.mp4"), "artifact": str(world(tmp_path)), "out": str(tmp_path / "out.mp4")}
     edit(EditRequest(**asked, box=[0, 0, 8, 8], overlap=PICTURES))

@@ -69,6 +69,22 @@ def test_a_bidirectional_stage_is_sampled_as_one_clip_of_the_wanted_length(
     assert np.array_equal(read_video(asked["out"])[0], shown(frames, tmp_path, agent))
 
 
+def test_threads_are_chosen_by_one_step_of_many(
+    run: Path, trained: tuple[DiT, HaarAutoencoder], asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Of the clip in its own length; decoding it again and again would take longer than its steps."""
+    rules = tiny_contract(chunk_frames=1).replace(pattern=whole_clip(FRAMES + 1, first_frames=1), horizon_frames=FRAMES)
+    folder, timed = run / "bidirectional" / "weights", list[Any]()
+    save_weights(folder, trained[0].state_dict(), dit_header(rules.replace(solver="ode", sigmas=(1.0,))))
+
+    def chosen(engine: Engine, *, decoded: bool) -> None:
+        timed.append((engine.contract.sigmas, engine.contract.pattern, decoded))
+
+    monkeypatch.setattr("serve.generate.choose_threads", chosen)
+    generate(ClipRequest(artifact=str(folder), steps=3, **asked))
+    assert timed == [((1.0,), whole_clip(7, first_frames=1), False)]
+
+
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from serve.artifact import Artifact
 from serve.bench.compare import variants
-from serve.tuning import choose_decode_precision, choose_products, fastest
+from serve.engine import Engine
+from serve.tuning import choose_decode_precision, choose_products, choose_threads, fastest, one_step
 from tests.gwm.autoencoders.kit import tiny_motion
 from tests.tiny import contract, tiny_dit
 
@@ -38,6 +40,17 @@ def test_the_fastest_number_of_threads_is_set(ms: dict[int, float], max_threads:
 
     assert fastest(step, max_threads=max_threads, now=lambda: clock[0]) == chosen == torch.get_num_threads()
     assert used <= set(ms)
+
+
+@pytest.mark.parametrize("decoded", [True, False])
+def test_decoding_counts_where_it_is_not_left_out(artifact: Artifact, monkeypatch: pytest.MonkeyPatch, decoded: bool):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    steps, decodes = list[int](), list[int]()
+    for name, calls in (("denoise", steps), ("decode", decodes)):
+        own = getattr(Engine, name)
+        monkeypatch.setattr(Engine, name, lambda *values, own=own, calls=calls: calls.append(1) or own(*values))
+    choose_threads(one_step(artifact), decoded=decoded)
+    assert len(steps) >= 4 and len(decodes) == (len(steps) if decoded else 0)
 
 
 def engine_with(vae: Any, ms: dict[bool, float], clock: list[float]) -> Any:
