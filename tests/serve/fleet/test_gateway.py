@@ -131,3 +131,18 @@ def test_whoever_gives_up_while_it_waits_asks_no_worker_any_more_and_a_new_gatew
             store.close()
 
     asyncio.run(run())
+
+
+def test_a_lost_lease_fails_what_was_open_places_anew_what_was_not_and_leaves_what_has_ended(tmp_path: Path):
+    store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
+    gateway = bare(store, Workers(store, places=0))
+    found = {}
+    for before in ("NOT_READY", "READY", "COMPLETED"):
+        name = ask(store, before)
+        store.do(lambda db, name=name, before=before: _set(db, name, before, "worker"))
+        store.do(lambda db, name=name: gateway._lost(db, name))
+        row = status(store, name)
+        found[before] = row.status, row.owner
+    store.close()
+    assert found["NOT_READY"] == ("NOT_READY", OWNER)
+    assert found["READY"][0] == "FAILED" and found["COMPLETED"] == ("COMPLETED", "worker")

@@ -221,13 +221,14 @@ async def at_once(name: str, arguments: tuple[Any, ...]) -> str:
     return name
 
 
-def test_a_chunk_that_takes_no_time_is_counted():
+def test_a_chunk_that_takes_no_time_is_counted(caplog: pytest.LogCaptureFixture):
     async def run() -> None:
         queue = CallQueue(at_once)
         for _ in range(3):
             assert await queue.call("a", "step", within_s=1.0) == "step"
 
     turned_clock.run(run())
+    assert "could not be counted" not in caplog.text
 
 
 def test_a_call_that_cannot_be_counted_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch, caplog):
