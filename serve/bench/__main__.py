@@ -18,6 +18,7 @@ from configs.command.main import command
 from serve.bench.case import Case
 from serve.bench.compare import compare_batches, compare_blocks, compare_caches, compare_variants
 from serve.bench.kernels import compare_kernels
+from serve.bench.live_path import LiveCase, live_table, measure_live
 from serve.bench.peers import absent
 from serve.bench.report import Results, case_table, count_table, kernel_table, policy_table, ratio_table
 from serve.bench.simulation import compare
@@ -38,6 +39,7 @@ def bench(
     cases: list[Case],
     variants: list[Case],
     soaks: list[Soak],
+    live: list[LiveCase],
     artifact: str | None,
     sizes: list[int | None],
     stopwatch: Stopwatch,
@@ -69,6 +71,8 @@ def bench(
             run = partial(measure_artifact, artifact, chunks=chunks, size=size)
             add("artifacts", f"{artifact} {size or ''}".strip(), run, alone)
     rows = [add("cases", case.name, partial(measure, case, stopwatch, chunks=chunks), alone) for case in cases]
+    for one in live:
+        add("live", one.name, partial(measure_live, one), live_table)
     done = [row for row in rows if "failed" not in row]
     for row in done[:1]:
         add("sessions", row["case"], partial(_simulated, row, streams), policy_table)
@@ -117,8 +121,9 @@ def main(cfg: DictConfig) -> None:
     soaks = [
         Soak(case=Case(**({"dtype": dtype} | plan["case"])), chunks=plan["chunks"]) for plan in values.pop("soaks")
     ]
+    live = [LiveCase.of(line, dtype=dtype) for line in values.pop("live")]
     with torch.no_grad():
-        bench(**shapes, soaks=soaks, **(values | {"stopwatch": stopwatch, "out": Path(values["out"])}))
+        bench(**shapes, soaks=soaks, live=live, **(values | {"stopwatch": stopwatch, "out": Path(values["out"])}))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from serve.bench import turned_clock
 from serve.live.avatar.engine_pool import EnginePool
 from serve.live.avatar.engine_process import ProcessFace
 from serve.live.avatar.engines import EngineOptions
-from serve.live.avatar.performer import StreamTiming
+from serve.live.avatar.pace import StreamTiming
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission

@@ -79,18 +79,18 @@ class Results:
 def case_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Milliseconds of cases, one line each."""
     head = (
-        "case, ms", "pass p50", "floor", "roofline", "denoise p50", "decode p50", "chunk p50", "p95", "p99", "max",
-        "first cold", "warm", "of", "in time", "stalls", "overlap", "late/early",
+        "case, ms", "pass p50", "floor", "roofline", "of a chunk", "denoise p50", "decode p50",
+        "chunk p50", "p95", "p99", "max", "first cold", "warm", "of", "in time", "stalls", "overlap", "late/early",
     )  # fmt: skip
     return table([head, *map(_case_line, rows)])
 
 
 def _case_line(row: Mapping[str, Any]) -> tuple[str, ...]:
     """An artifact has no line of its own for passes; what was not measured is a dash."""
-    passes = ("-", "-", "-")
+    passes = ("-", "-", "-", "-")
     if "pass_ms" in row:
         numbers = (f"{x:.1f}" for x in (row["pass_ms"]["p50"], row["floor_ms_per_pass"]))
-        passes = (*numbers, f"{row['roofline_fraction']:.0%}")
+        passes = (*numbers, f"{row['roofline_fraction']:.0%}", f"{row['chunk_roofline_fraction']:.0%}")
     stages = (f"{row[name]['p50']:.1f}" if name in row else "-" for name in ("denoise_ms", "decode_ms"))
     return (
         row["case"],

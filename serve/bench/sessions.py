@@ -34,7 +34,8 @@ from serve.live.avatar.engine_pool import EnginePool
 from serve.live.avatar.engine_process import EngineProcess, ProcessFace
 from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.overlap import Measured
-from serve.live.avatar.performer import Performer, StreamTiming
+from serve.live.avatar.pace import StreamTiming
+from serve.live.avatar.performer import Performer
 from serve.scheduler import POLICIES
 
 log = logging.getLogger(__name__)
@@ -118,9 +119,10 @@ class ProcessAsleep(EngineProcess):
 class Viewer:
     """A performer, and a player that plays it in real time of the loop from its first chunk on."""
 
-    def __init__(self, face: Any) -> None:
-        self.outcomes = Counter[str]()
-        self.performer = Performer(face, TIMING, on_chunk=lambda outcome: self.outcomes.update([outcome]))
+    def __init__(self, face: Any, timing: StreamTiming = TIMING) -> None:
+        self.outcomes, self.steps_ms = Counter[str](), list[float]()
+        count = lambda outcome: self.outcomes.update([outcome])  # noqa: E731
+        self.performer = Performer(face, timing, on_step=self.steps_ms.append, on_chunk=count)
 
     @property
     def in_time(self) -> float:
@@ -130,7 +132,7 @@ class Viewer:
     async def watch(self, seconds: float, *, after_s: float = 0.0) -> None:
         await asyncio.sleep(after_s)
         performing = asyncio.create_task(self.performer.run())
-        await self.performer.playout.wait_until_ready(TIMING.chunk_samples)
+        await self.performer.playout.wait_until_ready(self.performer.timing.chunk_samples)
         loop = asyncio.get_running_loop()
         try:
             for due_s in packets(loop.time(), seconds):

@@ -44,6 +44,7 @@ def measure(case: Case, stopwatch: Stopwatch, *, chunks: int) -> dict[str, Any]:
         "pass_ms": pass_ms,
         "floor_ms_per_pass": floor_ms,
         "roofline_fraction": floor_ms / pass_ms["p50"],
+        "chunk_roofline_fraction": (len(case.contract().sigmas) + 1) * floor_ms / steady["denoise_ms"]["p50"],
         "first_frame_ms": {"cold": first_cold, "warm": first_warm},
         **steady,
         **live(steady["chunk_times_ms"], period_ms=4000 * case.chunk_frames / FPS),

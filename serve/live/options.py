@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from ipaddress import ip_network
+from typing import Any
 from urllib.parse import urlsplit
 
 from serve.scheduler import POLICIES
@@ -11,7 +12,9 @@ RECOGNISERS = ("moonshine", "whisper", "openai")
 LANGUAGE_MODELS = ("rules", "local", "openai")
 OVERLAP = ("auto", "on", "off")
 PRODUCTS = ("auto", "pytorch")
+DTYPES = ("float32", "bfloat16")
 PRECISIONS = ("auto", "float32", "bfloat16")
+WAYS = ("ulysses", "tensor")  # as in serve/parallel
 VISION = ("auto", "off")
 VOICES = ("piper", "kokoro", "espeak", "openai")
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
@@ -53,6 +56,51 @@ class SessionOptions:
             raise ValueError(f"sessions.max_load={self.max_load} must be above 0 and at most 1: a share of time.")
 
 
+Entry = str | list[str] | dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineDevices:
+    """Where an engine process computes.
+
+    Raises:
+        ValueError: a device or a way to divide that does not exist.
+    """
+
+    denoise: tuple[str | None, ...] = (None,)  # with several, a process each, that denoise every stream together
+    decode: str | None = None  # None: where the first denoises
+    parallel: str = "ulysses"  # how they divide a stream: ulysses or tensor
+
+    @classmethod
+    def of(cls, entry: Entry | None) -> "EngineDevices":
+        """Of an entry of `engines` in configs/serve.yaml: a device, several, or these fields by their names; None: the
+        device that is found.
+
+        Raises:
+            ValueError: as the class, or a field that it does not have.
+        """
+        fields = entry if isinstance(entry, dict) else {"denoise": entry if isinstance(entry, list) else [entry]}
+        if foreign := sorted(set(fields) - {"denoise", "decode", "parallel"}):
+            raise ValueError(f"engines has {foreign}, must have denoise, decode and parallel alone.")
+        return cls(**fields | {"denoise": tuple(fields.get("denoise", ()))})
+
+    def __post_init__(self) -> None:
+        named = [name for name in (*self.denoise, self.decode) if name is not None]
+        if not self.denoise or not all(DEVICE.fullmatch(name) for name in named):
+            raise ValueError(
+                f"engines has {', '.join(named) or 'nothing'}, must be devices such as cpu, cuda:0, cuda:1."
+            )
+        if len(set(self.denoise)) < len(self.denoise) and set(self.denoise) != {"cpu"}:
+            raise ValueError(f"engines has {named} for one stream, must be a card each.")
+        one_of("parallel of engines", self.parallel, WAYS)
+
+    @property
+    def name(self) -> str:
+        """For operators."""
+        devices = "+".join(device or "default" for device in self.denoise)
+        return devices if self.decode is None else f"{devices}>{self.decode}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """What a server is started with.
@@ -69,7 +117,7 @@ class ServerOptions:
     origins: list[str]  # of other sites whose pages may use it
     trusted_proxies: list[str]  # addresses or networks whose X-Forwarded-For says who the visitor is
     device: str | None
-    engines: list[str] | None  # devices, each with an engine process; None: one, on `device`
+    engines: list[Entry] | None  # of each engine process, as for `EngineDevices.of`; None: one, on `device`
     sessions: SessionOptions
     num_threads: int | None
     size: int | None  # px along each side of what visitors see; None: the artifact's resolution
@@ -80,6 +128,7 @@ class ServerOptions:
     requests_per_minute: int
     ice_servers: list[str]
     seed: int
+    dtype: str  # of the models, as they are computed: float32 or bfloat16
     products: str  # of matrices in the denoiser on a CPU: auto or pytorch
     decode_precision: str  # of a motion artifact on a CPU: auto, float32 or bfloat16
     overlap: str  # whether a chunk is decoded while the next is denoised: auto, on or off
@@ -97,14 +146,16 @@ class ServerOptions:
         one_of("tts", self.tts, VOICES)
         one_of("vision", self.vision, VISION)
         one_of("overlap", self.overlap, OVERLAP)
+        one_of("dtype", self.dtype, DTYPES)
         one_of("products", self.products, PRODUCTS)
         one_of("decode_precision", self.decode_precision, PRECISIONS)
         if self.device is not None and not DEVICE.fullmatch(self.device):
             raise ValueError(f"device={self.device!r} must be null, cpu, mps, cuda, or cuda: and a number.")
         if self.engines is not None:
-            wrong = [device for device in self.engines if not DEVICE.fullmatch(device)]
-            if wrong or not self.engines:
-                raise ValueError(f"engines={self.engines} must be null, or devices such as cpu, cuda:0 and cuda:1.")
+            if not self.engines:
+                raise ValueError("engines=[] must be null, or devices such as cpu, cuda:0 and cuda:1.")
+            for entry in self.engines:
+                EngineDevices.of(entry)
             if self.device is not None:
                 raise ValueError(f"device={self.device!r} must be null where engines={self.engines} names devices.")
         at_least("num_threads", 1 if self.num_threads is None else self.num_threads, 1)

@@ -3,6 +3,7 @@
 import logging
 import os
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,13 +11,13 @@ import torch.distributed as dist
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.rollout import Guided, GuidedRollout, Rollout
-from serve.parallel.ranks import WAYS, Ranks
-from serve.parallel.tensor_parallel import tensor_rollout
-from serve.parallel.ulysses import StripRollout
+from serve.parallel.ranks import WAYS, Ranks, local_config
+from serve.parallel.tensor_parallel import check_width, tensor_rollout
+from serve.parallel.ulysses import StripRollout, check_rows
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = timedelta(seconds=60)  # after which a process that does not answer counts as dead
+TIMEOUT = timedelta(seconds=60)  # after which a process that does not answer within a chunk counts as dead
 
 
 def rollout_of(
@@ -54,8 +55,36 @@ def join(way: str) -> Ranks | None:
         raise ValueError(f"parallel={way!r} must be one of {WAYS}.")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    return _meet(device, way)
+
+
+def meet(file: str, device: torch.device | str, *, rank: int, size: int, way: str) -> Ranks:
+    """The processes of this machine that meet at a file, which must not exist before the first of them comes.
+
+    Raises:
+        RuntimeError: they do not meet.
+    """
+    return _meet(torch.device(device), way, init_method=f"file://{file}", rank=rank, world_size=size)
+
+
+def check_division(contract: Contract, size: int, way: str) -> None:
+    """Refuse a number of processes that cannot divide this model, before they are started.
+
+    Raises:
+        ValueError: heads, inner width or rows do not divide; the message says which.
+    """
+    local_config(contract.dit, size)
+    if way == "ulysses":
+        check_rows(contract, size)
+    else:
+        check_width(contract.dit, size)
+
+
+def _meet(device: torch.device, way: str, **where: Any) -> Ranks:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        where["device_id"] = device
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT, **where)
     return Ranks(device, way=way)

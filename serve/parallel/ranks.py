@@ -1,7 +1,9 @@
 """Several processes that denoise one stream together: the first one sends orders, the others carry them out."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from enum import IntEnum
 
 import torch
@@ -13,6 +15,7 @@ from gwm.cache import RingCache
 from gwm.condition.inputs import Conditions
 from gwm.config import DiTConfig
 
+IDLE = timedelta(days=365)  # that the others may wait for an order: a live stream may pause, or not have begun
 WAYS = ("ulysses", "tensor")  # strips of rows outside of attention, or all tokens and parts of the weights
 
 
@@ -24,6 +27,7 @@ class Order(IntEnum):
     CHUNK = 2
     REWIND = 3
     STOP = 4
+    MAKE = 5  # an engine of one more stream
 
 
 class Ranks:
@@ -35,23 +39,31 @@ class Ranks:
     """
 
     def __init__(self, device: torch.device | str = "cpu", *, way: str = "ulysses") -> None:
-        """way: one of `WAYS`. The process group must have been initialised (`serve.parallel.parallelize.join`)."""
+        """way: one of `WAYS`. All processes make this together, behind `serve.parallel.parallelize.join` or `meet`."""
         self.device, self.way = torch.device(device), way
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.orders = dist.new_group(backend="gloo", timeout=IDLE)
+        self.stream = 0  # which of several, each with an engine in every process
+
+    def of_stream(self, number: int) -> "Ranks":
+        """The same processes, with orders for the engine of another stream."""
+        other = copy.copy(self)
+        other.stream = number
+        return other
 
     def send_order(self, order: Order, *tensors: Tensor, value: int = 0) -> None:
         """The first process: send an order and what belongs to it. The others carry it out already."""
         if self.rank == 0:
-            dist.broadcast(torch.tensor([order, value], device=self.device), src=0)
+            dist.broadcast(torch.tensor([order, self.stream, value]), src=0, group=self.orders)
             for tensor in tensors:
                 dist.broadcast(tensor.contiguous(), src=0)  # the others receive into contiguous storage
 
-    def next_order(self) -> tuple[Order, int]:
-        """The others: wait for the next order."""
-        received = torch.zeros(2, dtype=torch.long, device=self.device)
-        dist.broadcast(received, src=0)
-        order, value = received.tolist()
-        return Order(order), value
+    def next_order(self) -> tuple[Order, int, int]:
+        """The others: wait for the next order; it, its stream and its value."""
+        received = torch.zeros(3, dtype=torch.long)
+        dist.broadcast(received, src=0, group=self.orders)
+        order, stream, value = received.tolist()
+        return Order(order), stream, value
 
     def receive(self, like: Sequence[Tensor]) -> list[Tensor]:
         """The others: the tensors of an order, shaped like these."""
@@ -59,6 +71,10 @@ class Ranks:
         for tensor in made:
             dist.broadcast(tensor, src=0)
         return made
+
+    def wait_for_all(self) -> None:
+        """Wait until all processes are here, however long one of them takes."""
+        dist.barrier(group=self.orders)
 
     def sum(self, x: Tensor) -> Tensor:
         """Sum over all processes, in place."""

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gwm.block import CrossAttention, DiTBlock, SelfAttention
+from gwm.config import DiTConfig
 from gwm.contract import Contract
 from gwm.dit import DiT
 from gwm.rollout import Rollout
@@ -52,8 +53,7 @@ def split_weights(model: DiT, ranks: Ranks) -> DiT:
         ValueError: heads or inner width do not divide.
     """
     local_config(model.config, ranks.size)
-    if model.config.ffn_dim % ranks.size:
-        raise ValueError(f"ffn_dim={model.config.ffn_dim} must be a multiple of the {ranks.size} processes.")
+    check_width(model.config, ranks.size)
     split = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
     for block in split.blocks:
         assert isinstance(block, DiTBlock)
@@ -69,6 +69,15 @@ def split_weights(model: DiT, ranks: Ranks) -> DiT:
 def tensor_rollout(model: DiT, contract: Contract, ranks: Ranks) -> Rollout:
     """A rollout of which this process computes some of the heads."""
     return Rollout(split_weights(model, ranks), contract, cache=local_cache(ranks))
+
+
+def check_width(dit: DiTConfig, size: int) -> None:
+    """
+    Raises:
+        ValueError: the inner width does not divide.
+    """
+    if dit.ffn_dim % size:
+        raise ValueError(f"ffn_dim={dit.ffn_dim} must be a multiple of the {size} processes.")
 
 
 def _split_attention(attention: SelfAttention | CrossAttention, ranks: Ranks) -> None:

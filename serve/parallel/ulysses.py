@@ -76,7 +76,7 @@ class StripRollout(Rollout):
             ValueError: they cannot be.
         """
         rows, columns = contract.latent_grid
-        _check_rows(rows, contract.dit, ranks.size)
+        check_rows(contract, ranks.size)
         self.ranks, strip = ranks, rows // ranks.size
 
         def cache(config: DiTConfig, pattern: Any, *, patches: int, **rest: Any) -> RingCache:
@@ -118,9 +118,14 @@ def split_heads(model: DiT, ranks: Ranks, *, patches: int) -> DiT:
     return split
 
 
-def _check_rows(rows: int, dit: DiTConfig, size: int) -> None:
-    if rows % (size * dit.patch):
+def check_rows(contract: Contract, size: int) -> None:
+    """
+    Raises:
+        ValueError: the rows do not divide.
+    """
+    rows, patch = contract.latent_grid[0], contract.dit.patch
+    if rows % (size * patch):
         raise ValueError(
-            f"{rows // dit.patch} rows of patches must be a multiple of the {size} processes: each has as many. Take "
+            f"{rows // patch} rows of patches must be a multiple of the {size} processes: each has as many. Take "
             "another number of processes, or parallel=tensor, which divides heads alone."
         )

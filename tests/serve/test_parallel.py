@@ -18,7 +18,7 @@ from gwm.rollout import Rollout
 from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.parallel.follow import follow
-from serve.parallel.parallelize import TIMEOUT, join, rollout_of
+from serve.parallel.parallelize import TIMEOUT, check_division, join, rollout_of
 from serve.parallel.ranks import WAYS, Order, Ranks
 from tests.serve.conftest import randomised, tiny_contract
 from tests.serve.test_memory import text_model
@@ -180,6 +180,20 @@ def test_what_does_not_divide_is_an_error():
     ):
         with pytest.raises(ValueError, match=message):
             rollout_of(tiny_dit(), contract(), Alone(size, way))
+
+
+@pytest.mark.parametrize(("size", "way"), [(3, "ulysses"), (3, "tensor"), (2, "ulysses")])
+def test_what_does_not_divide_is_refused_before_processes_are_started(size: int, way: str):
+    """As a rollout would refuse it."""
+    rules = contract()
+    if size == 3:
+        with pytest.raises(ValueError, match="must be a multiple of the 3 processes"):
+            check_division(rules, size, way)
+    else:
+        check_division(rules, size, way)
+    wide = dataclasses.replace(rules, dit=dataclasses.replace(rules.dit, ffn_dim=rules.dit.ffn_dim + 1))
+    with pytest.raises(ValueError, match="ffn_dim="):
+        check_division(wide, 2, "tensor")
 
 
 def test_a_process_that_was_started_alone_is_alone(monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,8 @@ from serve.acts import Applied
 from serve.artifact import load_artifact
 from serve.engine import Engine
 from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Redo, Rewind
-from serve.live.avatar.performer import REDONE, Performer, StreamTiming
+from serve.live.avatar.pace import StreamTiming
+from serve.live.avatar.performer import REDONE, Performer
 from tests.serve.world import world
 
 TIMING = StreamTiming(

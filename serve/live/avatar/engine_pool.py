@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from typing import Any
 
 from serve.live.avatar.engine_process import EngineProcess
 from serve.live.avatar.engines import EngineOptions, serve_engines
 from serve.live.avatar.overlap import Measured
 from serve.live.gauges import EngineNumbers
+from serve.live.options import EngineDevices, Entry
 from serve.scheduler import Policy, least_slack
 
 log = logging.getLogger(__name__)
@@ -21,7 +23,7 @@ class EnginePool:
     def __init__(
         self,
         options: EngineOptions,
-        devices: list[str] | list[str | None],
+        devices: Sequence[Entry | None],
         *,
         capacity: int | None = None,
         policy: Policy = least_slack,
@@ -29,15 +31,12 @@ class EnginePool:
         serve: Callable[[Connection, EngineOptions], None] = serve_engines,
         on_wait: Callable[[float], None] = lambda ms: None,
     ) -> None:
-        """devices: with a process each. capacity: sessions at once, whatever chunks take; None: as many as fit, by what
-        chunks take. policy, max_load, serve, on_wait: as for `EngineProcess`."""
+        """devices: of each process, as for `EngineDevices.of`. capacity: sessions at once, whatever chunks take; None:
+        as many as fit, by what chunks take. policy, max_load, serve, on_wait: as for `EngineProcess`."""
         self.fixed_capacity = capacity
-        self.processes = [
-            EngineProcess(
-                replace(options, device=device), policy=policy, max_load=max_load, serve=serve, on_wait=on_wait
-            )
-            for device in devices
-        ]
+        more: dict[str, Any] = {"policy": policy, "max_load": max_load, "serve": serve, "on_wait": on_wait}
+        self.devices = [EngineDevices.of(entry) for entry in devices]
+        self.processes = [EngineProcess(_placed(options, there), **more) for there in self.devices]
 
     @property
     def capacity(self) -> int:
@@ -80,7 +79,7 @@ class EnginePool:
         """Of every process."""
         return [
             EngineNumbers(
-                device=process.options.device or "default",
+                device=there.name,
                 alive=process.alive,
                 restarts=max(0, process.restarts),
                 sessions=process.sessions,
@@ -88,7 +87,7 @@ class EnginePool:
                 load=process.queue.scheduler.load,
                 chunk_ms=1000 * process.queue.cost_s,
             )
-            for process in self.processes
+            for process, there in zip(self.processes, self.devices, strict=True)
         ]
 
     async def close(self) -> None:
@@ -114,3 +113,14 @@ class EnginePool:
                 limit_ms,
                 stutters,
             )
+
+
+def _placed(options: EngineOptions, there: EngineDevices) -> EngineOptions:
+    first, *others = there.denoise
+    return replace(
+        options,
+        device=first,
+        others=tuple(device for device in others if device is not None),
+        parallel=there.parallel,
+        decode_device=there.decode,
+    )

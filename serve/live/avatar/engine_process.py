@@ -7,8 +7,10 @@ import multiprocessing
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from jaxtyping import UInt8
 from serve.acts import Applied
 from serve.live.avatar.call_queue import CallQueue
 from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Redo, Reset, Rewind, SetPrompt
-from serve.live.avatar.engines import EngineOptions, Portrait, serve_engines
+from serve.live.avatar.engines import EngineOptions, Portrait, help_denoise, serve_engines
 from serve.live.avatar.overlap import Measured
 from serve.live.avatar.performer import FaceLostError
 from serve.live.avatar.text_process import TextProcess
@@ -33,12 +35,40 @@ STEP_TIMEOUT_S = 10.0  # an engine that says nothing for so long counts as lost
 
 @dataclass(frozen=True, slots=True)
 class _Child:
-    process: BaseProcess
+    """The process that answers, first, and those that denoise with it."""
+
+    processes: list[BaseProcess]
     connection: Connection
+    meeting: Path | None  # of all of them
+
+    @property
+    def alive(self) -> bool:
+        return all(process.is_alive() for process in self.processes)
+
+    def answered(self, timeout_s: float) -> bool:
+        """Wait for an answer; whether there is one.
+
+        Raises:
+            EOFError: one of the others has ended.
+        """
+        ready = wait([self.connection, *(other.sentinel for other in self.processes[1:])], timeout_s)
+        if ready and self.connection not in ready:
+            raise EOFError("a process that denoises with it has ended")
+        return bool(ready)
+
+    def end(self) -> None:
+        self.connection.close()
+        for process in self.processes:
+            process.kill()
+            process.join()
+        if self.meeting is not None:
+            self.meeting.unlink(missing_ok=True)
+            self.meeting.parent.rmdir()
 
 
 class EngineProcess:
-    """The parent's end: one call at a time, the most urgent first; a lost process is replaced by `start`."""
+    """The parent's end: one call at a time, the most urgent first; a lost process is replaced by `start`. Where several
+    denoise together, they are lost together."""
 
     def __init__(
         self,
@@ -61,12 +91,12 @@ class EngineProcess:
     @property
     def pid(self) -> int | None:
         child = self._child  # the thread may end it between two looks
-        return child.process.pid if child else None
+        return child.processes[0].pid if child else None
 
     @property
     def alive(self) -> bool:
         child = self._child
-        return child is not None and child.process.is_alive()
+        return child is not None and child.alive
 
     @property
     def sessions(self) -> int:
@@ -143,12 +173,17 @@ class EngineProcess:
         self._end()
         context = multiprocessing.get_context("spawn")  # fork would copy the server's sockets and locks
         ours, theirs = context.Pipe()
-        process = context.Process(target=self.serve, args=(theirs, self.options), name="engines", daemon=True)
-        process.start()
+        meeting = Path(mkdtemp(prefix="gwm-engines-")) / "meeting" if self.options.others else None
+        options = replace(self.options, meeting=None if meeting is None else str(meeting))
+        work = [(self.serve, (theirs, options))]
+        work += [(help_denoise, (options, rank)) for rank in range(1, 1 + len(options.others))]
+        processes = [context.Process(target=each, args=given, name="engines", daemon=True) for each, given in work]
+        self._child = _Child(processes, ours, meeting)
+        for process in processes:
+            process.start()
         theirs.close()
-        self._child = _Child(process, ours)
         computes = self._receive(START_TIMEOUT_S)  # this process has the log
-        log.info("engines run in process %s: %s", process.pid, computes)
+        log.info("engines run in process %s: %s", ", ".join(str(each.pid) for each in processes), computes)
 
     def _call(self, name: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
         if not self._child:
@@ -163,21 +198,21 @@ class EngineProcess:
     def _receive(self, timeout_s: float) -> Any:
         assert self._child is not None
         try:
-            if not self._child.connection.poll(timeout_s):
+            if not self._child.answered(timeout_s):
                 raise TimeoutError(f"no answer within {timeout_s:.0f} s")
             result, error = self._child.connection.recv()
         except (EOFError, OSError) as cause:  # TimeoutError is an OSError
             self._end()
             raise FaceLostError(f"the engine process is gone ({cause or 'it ended'}).") from cause
         if error:
+            if not self._child.alive:  # the reason, where several denoise together
+                self._end()
             raise FaceLostError(f"the engine process refused: {error}")
         return result
 
     def _end(self) -> None:
         if self._child:
-            self._child.connection.close()
-            self._child.process.kill()
-            self._child.process.join()
+            self._child.end()
             self._child = None
 
 
@@ -245,6 +280,10 @@ class ProcessFace:
 
     async def step(self, agent: Ahead, user: Sound, *, within_s: float = 0.0) -> UInt8[np.ndarray, "f h w 3"] | None:
         return await self.process.call("step", self.session, agent, user, within_s=within_s)
+
+    async def step_again(self, agent: Ahead, *, within_s: float) -> UInt8[np.ndarray, "f h w 3"] | None:
+        """As `serve.live.avatar.performer.Rehearsing.step_again`."""
+        return await self.process.call("step_again", self.session, agent, within_s=within_s)
 
     async def stop(self) -> None:
         try:

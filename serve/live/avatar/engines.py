@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from operator import methodcaller
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,13 +14,16 @@ from jaxtyping import UInt8
 
 from gwm.no_text import padded_text
 from serve.acts import Applied
-from serve.artifact import load_artifact
+from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
-from serve.graphs import capture_cuda, capture_on
+from serve.graphs import Capture, capture_cuda, capture_on
 from serve.live.avatar.changes import Act, Change, Redo, Rewind, SetPrompt
 from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
 from serve.live.avatar.voice_buffers import Ahead, Sound
 from serve.memory import slots_that_fit
+from serve.parallel.follow import follow_streams
+from serve.parallel.parallelize import meet
+from serve.parallel.ranks import Order, Ranks
 from serve.pipeline import Frames, Lanes
 from serve.tuning import choose_decode_precision, choose_products, choose_threads
 
@@ -36,11 +38,16 @@ class EngineOptions:
 
     artifact: str
     device: str | None = None
+    others: tuple[str, ...] = ()  # devices of further processes that denoise every stream with this one,
+    meeting: str | None = None  # the file where they meet,
+    parallel: str = "ulysses"  # and how they divide a stream
+    decode_device: str | None = None  # None: `device`
     num_threads: int | None = 1
     undo_chunks: int = 0
     size: int | None = None
     overlap: str = "off"
     slots: int = 1  # engines that are made before sessions come
+    dtype: str = "float32"
     decode_precision: str = "float32"
     products: str = "pytorch"
 
@@ -54,7 +61,10 @@ class Engines:
         self.make = make
         if options.num_threads is not None:
             torch.set_num_threads(options.num_threads)
-        self.options, self.artifact = options, load_artifact(Path(options.artifact), device=options.device)
+        self.options, self.ranks = options, joined(options, 0)
+        self.artifact = loaded(options, options.device)
+        if self.ranks is not None:
+            self.ranks.wait_for_all()
         device = self.artifact.dit.head.weight.device
         self.computes = str(device)  # in what, for the server's log
         if device.type == "cpu":  # a GPU has nothing to choose, and keeps memory that an engine has had
@@ -62,7 +72,7 @@ class Engines:
         # Graphs that may run at the same time share no memory.
         self.capture = capture_cuda if device.type == "cuda" and options.overlap != "off" else capture_on(device)
         self.overlap, self.lanes = options.overlap == "on", Lanes.on(device, self.artifact.vae.device)
-        self.engines = dict[str, Engine]()
+        self.engines, self.num_made = dict[str, Engine](), 0
         self.free = list[Engine]()
         self.overlapped = dict[Engine, OverlappedEngine]()  # those that have been used so
         self.reserve(options.slots)
@@ -92,6 +102,15 @@ class Engines:
             engine.push(np.zeros_like(user), user)
             engine.say(agent)
         return self._driver(engine).step()
+
+    def step_again(self, session: str, agent: Ahead) -> Frames | None:
+        """As `serve.live.avatar.performer.Rehearsing.step_again`."""
+        engine = self.engines[session]
+        if self.overlap or not engine.undo.num_kept:
+            return None
+        engine.rewind(1)
+        engine.say(agent)
+        return engine.step()
 
     def change(self, session: str, change: Change) -> Applied | tuple[Applied, Frames] | str:
         """From when on it holds, with the frames of a chunk that was made again; or why it cannot."""
@@ -147,21 +166,19 @@ class Engines:
         """Threads and precision, by what this engine needs."""
         if self.options.num_threads is None:
             choose_threads(engine)
-        products = choose_products(engine) if self.options.products == "auto" else "pytorch"
+        by_measure = self.options.products == "auto" and self.ranks is None  # parts are cut from weights in order
+        products = choose_products(engine) if by_measure else "pytorch"
         precision = choose_decode_precision(engine, self.options.decode_precision)
         threads = f"{torch.get_num_threads()} threads, products by {products}"
         self.computes = f"{threads}, decoder in {precision}".replace("torch.", "")
 
     def _made(self) -> Engine:
-        options = self.options
-        return self.make(
-            self.artifact,
-            seed=0,
-            capture=self.capture,
-            undo_chunks=options.undo_chunks,
-            text_tokens=TEXT_TOKENS,
-            size=options.size,
-        )
+        if self.ranks is None:
+            return made_engine(self.artifact, self.options, capture=self.capture, make=self.make)
+        ranks = self.ranks.of_stream(self.num_made)
+        self.num_made += 1
+        ranks.send_order(Order.MAKE)
+        return made_engine(self.artifact, self.options, ranks=ranks, make=self.make)
 
     def _driver(self, engine: Engine) -> Engine | OverlappedEngine:
         return self.overlapped[engine] if self.overlap else engine
@@ -178,6 +195,52 @@ class Engines:
                 times.append(1000 * (time.perf_counter() - begin))
         self.stop("measure")
         return float(np.median(times[WARMUP_STEPS:]))
+
+
+def loaded(options: EngineOptions, device: torch.device | str | None) -> Artifact:
+    """The models, denoiser and decoder where the options say."""
+    dtype = getattr(torch, options.dtype)
+    return load_artifact(options.artifact, device=device, decode_device=options.decode_device, dtype=dtype)
+
+
+def joined(options: EngineOptions, rank: int) -> Ranks | None:
+    """The processes that denoise together, of which this is one; None: it is alone."""
+    if not options.others:
+        return None
+    assert options.meeting is not None, "several processes meet somewhere"
+    devices = [options.device or "cpu", *options.others]
+    return meet(options.meeting, devices[rank], rank=rank, size=len(devices), way=options.parallel)
+
+
+def made_engine(
+    artifact: Artifact,
+    options: EngineOptions,
+    *,
+    capture: Capture | None = None,
+    ranks: Ranks | None = None,
+    make: Callable[..., Engine] = Engine,
+) -> Engine:
+    """The engine of one more stream; make: as for `Engines`."""
+    return make(
+        artifact,
+        seed=0,
+        capture=capture,
+        undo_chunks=options.undo_chunks,
+        text_tokens=TEXT_TOKENS,
+        size=options.size,
+        ranks=ranks,
+    )
+
+
+def help_denoise(options: EngineOptions, rank: int) -> None:
+    """One of the other processes that denoise with the first, until that one ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in `serve_engines`
+    torch.set_num_threads(options.num_threads or 1)
+    ranks = joined(options, rank)
+    assert ranks is not None, "one of several"
+    artifact = loaded(options, ranks.device)
+    ranks.wait_for_all()
+    follow_streams(ranks, lambda each: made_engine(artifact, options, ranks=each))
 
 
 def serve_engines(connection: Connection, options: EngineOptions, make: Callable[..., Engine] = Engine) -> None:

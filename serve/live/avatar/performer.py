@@ -3,9 +3,9 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from gwm.media.sound import to_pcm
 from serve.acts import Applied
 from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Redo
+from serve.live.avatar.pace import Pace, StreamTiming
 from serve.live.avatar.playout import Chunk, Cue, Playout, nothing
 from serve.live.avatar.voice_buffers import Ahead, MicBuffer, Sound, SpeechQueue
 
@@ -20,8 +21,7 @@ log = logging.getLogger(__name__)
 
 REDONE = 2  # times a chunk is made again at most: two keys, and no flood
 RETRY_S = 1.0  # between attempts to get a lost engine back
-WATCHED_STEPS = 180  # the latest, half a minute of them, of which the slowest counts
-HEADROOM = 1.3  # times the slowest, to be ahead by
+Frames = UInt8[np.ndarray, "f h w 3"]
 
 
 class FaceLostError(RuntimeError):
@@ -36,7 +36,7 @@ class Face(Protocol):
         """Show the portrait and forget everything else; brings a lost engine back."""
         ...
 
-    async def step(self, agent: Ahead, user: Sound, *, within_s: float = 0.0) -> UInt8[np.ndarray, "f h w 3"] | None:
+    async def step(self, agent: Ahead, user: Sound, *, within_s: float = 0.0) -> Frames | None:
         """Frames of the next chunk, or of the one that was begun before where chunks overlap: None behind the first.
 
         agent: the character's voice from the start of that chunk to the end of its lookahead. What it says of the
@@ -66,7 +66,7 @@ class Face(Protocol):
 class Redoing(Protocol):
     """A face that can make its latest chunk again."""
 
-    async def redo(self, change: Redo) -> tuple[Applied, UInt8[np.ndarray, "f h w 3"]]:
+    async def redo(self, change: Redo) -> tuple[Applied, Frames]:
         """From when on the numbers hold, and all frames of the chunk.
 
         Raises:
@@ -76,28 +76,20 @@ class Redoing(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class StreamTiming:
-    """Samples of a chunk and of its lookahead, and how far the engine may be ahead of what is heard (the lead)."""
+@runtime_checkable
+class Rehearsing(Protocol):
+    """A face that can make its latest chunk again with other sound of the character."""
 
-    chunk_samples: int
-    lookahead_samples: int  # of the character's voice, which is known before it is heard: nobody waits for it
-    frame_samples: int
-    sample_rate: int
-    lead_samples: int
-    in_flight_chunks: int = 0  # that the engine has begun when it returns a chunk: one where chunks overlap
+    async def step_again(self, agent: Ahead, *, within_s: float) -> Frames | None:
+        """All frames of the chunk; None where it cannot be made again, and the stream is as before.
 
-    def __post_init__(self) -> None:
-        if self.lead_samples < self.chunk_samples:
-            raise ValueError(
-                f"lead of {self.lead_samples} samples must be at least a chunk's {self.chunk_samples}: otherwise "
-                "nothing could be played. Raise lead_ms."
-            )
+        agent: as for `Face.step`.
+        within_s: when it must be there.
 
-    @property
-    def delay_ms(self) -> float:
-        """From when speech is taken to when it is heard and seen, at most."""
-        return 1000 * (self.in_flight_chunks * self.chunk_samples + self.lead_samples) / self.sample_rate
+        Raises:
+            FaceLostError: there is no engine any more.
+        """
+        ...
 
 
 @dataclass(slots=True)
@@ -134,12 +126,15 @@ class Performer:
         self.generation = self.losses = 0
         self._turn, self._redone = asyncio.Lock(), 0  # one call of the face at a time; times its chunk was made again
         self._begun: deque[Begun] = deque()
-        self._steps_s = deque[float](maxlen=WATCHED_STEPS)
+        self._pace = Pace(timing)
+        self._retakes = isinstance(face, Rehearsing) and not timing.in_flight_chunks
+        self._silent = False  # nothing is said in the latest chunk, which the engine can make again
         self._revival: asyncio.Task[None] | None = None
 
     def say(self, voice: Sound, *, generation: int) -> None:
         if generation == self.generation:
             self.speech_queue.say(voice)
+            self.playout.wake()
 
     def cue(
         self,
@@ -175,7 +170,7 @@ class Performer:
             ChangeRefusedError, FaceLostError: as `Face.change`.
         """
         if not (isinstance(self.face, Redoing) and isinstance(change, Act) and change.action):
-            self._redone = REDONE  # what is shown is no longer the latest chunk of a stream that went back
+            self._redone, self._silent = REDONE, False  # what is shown may be no longer the engine's latest chunk
             return await self.face.change(change)
         async with self._turn:
             frame, numbers = self.playout.begun_frames, change.action
@@ -194,53 +189,79 @@ class Performer:
         try:
             await self.face.start()
             while True:
-                await self.playout.wait_for_room(self._room_samples())
+                await self.playout.wait_until(lambda: self._onset() is not None or self._has_room())
                 async with self._turn:
-                    await self._perform()
+                    if (onset := self._onset()) is not None:
+                        await self._speak_within(onset)
+                    elif self._has_room():  # still, after a change that was waited for
+                        await self._perform()
         finally:
             if self._revival:
                 self._revival.cancel()
 
-    def _room_samples(self) -> int:
-        """The room in the playout for which a chunk waits before it is begun: its own length, or less where chunks have
-        lately been slow. It ends up within the lead, as at least so much is played while it is made."""
-        rate, timing = self.timing.sample_rate, self.timing
-        if not self._steps_s:
-            return timing.chunk_samples
-        early_s = HEADROOM * max(self._steps_s) - (timing.lead_samples - timing.chunk_samples) / rate
-        return timing.chunk_samples - max(0, int(rate * min(early_s, min(self._steps_s))))
+    def _has_room(self) -> bool:
+        waits = self._silent and self.speech_queue.waiting_samples > 0
+        return self.playout.has_room(self._pace.room_samples(silent=self._silent, waits=waits))
+
+    def _onset(self) -> int | None:
+        """The sample of the latest chunk, a silent one, from which on speech can be heard that has come since; None: it
+        waits for the next chunk, or for more of it."""
+        known = self.speech_queue.waiting_samples
+        if not (self._silent and known):
+            return None
+        sample = self._pace.onset_sample(queued_samples=self.playout.queued_samples)
+        return None if sample is None or known < self.timing.chunk_samples - sample else sample
+
+    async def _speak_within(self, onset: int) -> None:
+        """Make the latest chunk again, with the speech from a sample of it on; a little later in its sound where that
+        takes longer than it should."""
+        timing, self._silent = self.timing, False
+        agent = np.zeros(timing.chunk_samples + timing.lookahead_samples, np.float32)
+        agent[onset:] = self.speech_queue.peek(len(agent) - onset)
+        ahead = self.playout.queued_samples - timing.chunk_samples + onset
+        assert isinstance(self.face, Rehearsing)
+        frames = await self._made(self.face.step_again(agent, within_s=ahead / timing.sample_rate))
+        if frames is None:
+            self._retakes = self._revival is not None  # an engine that keeps no chunk never will
+        elif left := min(self.playout.queued_samples, timing.chunk_samples - onset):
+            voice, cues = self.speech_queue.take(left)
+            self.playout.replace_end(Chunk(to_pcm(voice), frames, cues))
 
     async def _perform(self) -> None:
-        timing = self.timing
+        timing, said = self.timing, self.speech_queue.waiting_samples
         voice, cues = self.speech_queue.take(timing.chunk_samples)
         self._begun.append(Begun(voice, cues))
         ahead = self.speech_queue.peek(timing.lookahead_samples)
-        frames = await self._frames(np.concatenate([voice, ahead]), self.mic_buffer.take(timing.chunk_samples))
+        agent, user = np.concatenate([voice, ahead]), self.mic_buffer.take(timing.chunk_samples)
+        within_s = self.playout.queued_samples / timing.sample_rate
+        frames = await self._made(self.face.step(agent, user, within_s=within_s))
         if len(self._begun) > timing.in_flight_chunks:
             shown = self._begun.popleft()
             self.on_chunk(self._outcome(frames))
             self.playout.put(Chunk(to_pcm(shown.voice), frames, shown.cues))
-            self._redone = 0
+            self._redone, self._silent = 0, self._retakes and not said and frames is not None
 
-    def _outcome(self, frames: UInt8[np.ndarray, "f h w 3"] | None) -> str:
+    def _outcome(self, frames: Frames | None) -> str:
         if frames is None:
             return "no_picture"
         return "late" if self.playout.stalled else "in_time"
 
-    async def _frames(self, agent: Ahead, user: Sound) -> UInt8[np.ndarray, "f h w 3"] | None:
+    async def _made(self, step: Coroutine[Any, Any, Frames | None]) -> Frames | None:
+        """Frames of a call of the face; None where there are none, or no face."""
         begin = asyncio.get_running_loop().time()
         try:
             if not self._there():
+                step.close()
                 return None
-            within_s = self.playout.queued_samples / self.timing.sample_rate
-            frames = await self.face.step(agent, user, within_s=within_s)
+            frames = await step
         except FaceLostError as error:
             log.error("the picture is lost and the voice goes on: %s", error)
             self.losses += 1
             self._revival = asyncio.create_task(self._start_again())
             return None
-        self._steps_s.append(asyncio.get_running_loop().time() - begin)
-        self.on_step(1000 * self._steps_s[-1])
+        took_s = asyncio.get_running_loop().time() - begin
+        self._pace.count(took_s)
+        self.on_step(1000 * took_s)
         return frames
 
     def _there(self) -> bool:

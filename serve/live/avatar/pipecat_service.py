@@ -126,7 +126,7 @@ class AvatarService(Avatar):
             return
         queue, said = self.performer.speech_queue, asyncio.Event()
         self.performer.cue(said.set, generation=self.performer.generation)
-        rest_s = (queue.said_samples - queue.taken_samples) / self.performer.timing.sample_rate
+        rest_s = queue.waiting_samples / self.performer.timing.sample_rate
         try:
             await asyncio.wait_for(said.wait(), rest_s + DRAIN_S)
         except TimeoutError:

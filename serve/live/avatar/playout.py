@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Int16, UInt8
@@ -85,17 +85,34 @@ class Playout:
         if self._chunks:
             self._chunks[-1].frames = frames
 
-    async def wait_for_room(self, samples: int) -> None:
-        """Wait until so many samples more are within the limit."""
-        while self.queued_samples + samples > self.limit_samples:
+    def replace_end(self, chunk: Chunk) -> None:
+        """Other sound of the latest chunk, at its end where it was not played yet, with its cues; and other frames, of
+        all of it."""
+        last = self._chunks[-1]
+        begin = len(last.voice) - len(chunk.voice)
+        last.voice, last.frames = np.concatenate([last.voice[:begin], chunk.voice]), chunk.frames
+        cues = [replace(cue, sample=begin + cue.sample) for cue in chunk.cues]
+        last.cues = sorted([*last.cues, *cues], key=lambda cue: cue.sample)
+        for cue in cues:
+            cue.rendered()
+
+    def has_room(self, samples: int) -> bool:
+        """Whether so many samples more are within the limit."""
+        return self.queued_samples + samples <= self.limit_samples
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so, which is looked at whenever something moves."""
+        while not condition():
             self._moved.clear()
             await self._moved.wait()
 
     async def wait_until_ready(self, samples: int) -> None:
         """Wait until so many samples lie ready."""
-        while self.queued_samples < samples:
-            self._moved.clear()
-            await self._moved.wait()
+        await self.wait_until(lambda: self.queued_samples >= samples)
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        self._moved.set()
 
     def advance(self, samples: int) -> Slice:
         """The next samples; silence, and no frame, where the chunks do not suffice."""

@@ -23,6 +23,11 @@ class SpeechQueue:
         self._parts: deque[Sound] = deque()
         self._cues: list[Cue] = []
 
+    @property
+    def waiting_samples(self) -> int:
+        """That were said and not taken yet."""
+        return self.said_samples - self.taken_samples
+
     def say(self, voice: Sound) -> None:
         self._parts.append(voice.astype(np.float32))
         self.said_samples += len(voice)

@@ -124,7 +124,7 @@ class Renderer(Session):
 
     def _speak(self, voice: Sound) -> str:
         queue = self.performer.speech_queue
-        if queue.said_samples - queue.taken_samples + len(voice) > SPEECH_S * self.timing.sample_rate:
+        if queue.waiting_samples + len(voice) > SPEECH_S * self.timing.sample_rate:
             return f"More than {SPEECH_S:.0f} s of speech lie ready: send the rest when some of it has been said."
         self.performer.say(voice, generation=self.performer.generation)
         return ""

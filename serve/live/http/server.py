@@ -16,7 +16,7 @@ from serve.live.avatar.changes import SessionControls
 from serve.live.avatar.engine_pool import EnginePool
 from serve.live.avatar.engine_process import ProcessFace
 from serve.live.avatar.engines import EngineOptions, serve_engines
-from serve.live.avatar.performer import StreamTiming
+from serve.live.avatar.pace import StreamTiming
 from serve.live.avatar.text_process import TextProcess
 from serve.live.characters import Character, manner_of, read_characters, read_places
 from serve.live.gauges import Gauges
@@ -29,7 +29,7 @@ from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import SessionParts, Timeouts
 from serve.live.http.tracks import set_video_bitrate
 from serve.live.http.walk import Walk
-from serve.live.options import ServerOptions
+from serve.live.options import EngineDevices, ServerOptions
 from serve.live.speech.agent import TurnTaking
 from serve.live.speech.endpoints import Endpoint
 from serve.live.speech.mcp_server import McpServer
@@ -40,6 +40,7 @@ from serve.live.speech.voice_servers import Speech
 from serve.live.vision.pictures import SOURCES
 from serve.live.vision.reader import Reader, readable
 from serve.live.vision.sight import METHODS, Vision
+from serve.parallel.parallelize import check_division
 from serve.scheduler import POLICIES
 
 log = logging.getLogger(__name__)
@@ -169,6 +170,7 @@ def session_maker(
         undo_chunks=options.undo_chunks,
         size=options.size,
         overlap=options.overlap,
+        dtype=options.dtype,
         decode_precision=options.decode_precision,
         products=options.products,
     )
@@ -230,6 +232,8 @@ async def running_app(
         MissingPackageError: what a choice needs is not installed.
     """
     contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
+    for there in map(EngineDevices.of, options.engines or ()):
+        check_division(contract, len(there.denoise), there.parallel)
     framing = contract.framing(options.size)
     set_video_bitrate(framing.frame)
     if contract.takes_sound:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serve.live.avatar.performer import Face, Performer, StreamTiming
+from serve.live.avatar.pace import StreamTiming
+from serve.live.avatar.performer import Face, Performer
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.http.refusals import NotHereError, WrongKeyError

@@ -4,11 +4,11 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
-from pipecat.audio.vad.silero import SileroVADAnalyzer
-from pipecat.audio.vad.vad_analyzer import VADParams, VADState
+from pipecat.audio.vad.vad_analyzer import VADParams
 from pipecat.frames.frames import InputAudioRawFrame, InterruptionFrame, LLMMessagesAppendFrame, TTSSpeakFrame
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
@@ -17,7 +17,6 @@ from pipecat.processors.aggregators.llm_response_universal import LLMContextAggr
 from pipecat.processors.aggregators.llm_text_processor import LLMTextProcessor
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.services.llm_service import FunctionCallParams
-from pipecat.turns.user_stop import TurnAnalyzerUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.utils.text.base_text_aggregator import Aggregation, TextType
 from pipecat.utils.text.simple_text_aggregator import SimpleTextAggregator
@@ -27,9 +26,11 @@ from serve.live.avatar.avatar import Avatar
 from serve.live.avatar.performer import Performer
 from serve.live.avatar.playout import nothing
 from serve.live.options import at_least
+from serve.live.speech.call_rules import chosen_call
 from serve.live.speech.endpoint_llm import EndpointLLM
+from serve.live.speech.pauses import PauseDetector, SecondLook
 from serve.live.speech.recogniser import SAMPLE_RATE
-from serve.live.speech.services import LocalSTT, RuleCalls, RuleLLM
+from serve.live.speech.services import LocalSTT, LocalTTS, RuleCalls, RuleLLM, ignore_error
 from serve.live.speech.tools import Call, Tool, perform
 from serve.live.speech.turns import Event, TurnObserver
 from serve.live.vision.sight import Sight
@@ -58,6 +59,7 @@ class TurnTaking:
 
     start_s: float = 0.2  # of voice, before it counts as speech and interrupts
     stop_s: float = 0.2  # of silence, before the turn model is asked
+    second_look_s: float = 0.2  # after that, in silence, before it is asked again where it said that more will come
     max_silence_s: float = 1.5  # of silence, after which a turn ends whatever the model says
 
     def __post_init__(self) -> None:
@@ -87,7 +89,11 @@ class Agent:
         self.received_bytes = self.dropped_bytes = 0
         phrases = LLMTextProcessor(text_aggregator=Phrases())
         self.calls = RuleCalls(lambda call: self.on_call(call))
-        parts = [services.stt, user, self.calls, services.llm, phrases, services.tts, self.avatar, assistant]
+        stt, llm, tts = services.stt, services.llm, services.tts
+        if isinstance(stt, LocalSTT) and isinstance(llm, RuleLLM) and isinstance(tts, LocalTTS):
+            stt.on_guess = partial(self._prepare, llm, tts)
+        self._preparing: asyncio.Future[None] | None = None
+        parts = [stt, user, self.calls, llm, phrases, tts, self.avatar, assistant]
         self.worker = PipelineWorker(
             Pipeline(parts),
             params=PipelineParams(audio_in_sample_rate=SAMPLE_RATE, audio_out_sample_rate=performer.timing.sample_rate),
@@ -159,29 +165,23 @@ class Agent:
         await self.started.wait()
         await self.worker.queue_frame(TTSSpeakFrame(text))
 
+    def _prepare(self, llm: RuleLLM, tts: LocalTTS, heard: str) -> None:
+        """Begin to speak what is said first if this was all; tools are not called before it was."""
+        if chosen_call(heard, self.calls.tools) is None:
+            self._preparing = asyncio.ensure_future(_speak_first(llm, tts, heard))
+            self._preparing.add_done_callback(ignore_error)
+
     async def _on_started(self, worker: PipelineWorker, frame: object) -> None:
         self.started.set()
+
+
+async def _speak_first(llm: RuleLLM, tts: LocalTTS, heard: str) -> None:
+    tts.prepare(await first_phrase(await llm.reply(heard)))
 
 
 def _declared(tool: Tool) -> FunctionSchema:
     schema = tool.parameters
     return FunctionSchema(tool.name, tool.description, schema.get("properties", {}), schema.get("required", []))
-
-
-class PauseDetector(SileroVADAnalyzer):
-    """Also calls `on_pause`, when speech has paused for half of the silence that ends it."""
-
-    def __init__(self, params: VADParams, on_pause: Callable[[], None]) -> None:
-        super().__init__(params=params)
-        self.on_pause = on_pause
-        self._pause_s = 0.0
-
-    async def analyze_audio(self, buffer: bytes) -> VADState:
-        state, before = await super().analyze_audio(buffer), self._pause_s
-        self._pause_s = before + len(buffer) / (2 * self.sample_rate) if state is VADState.STOPPING else 0.0
-        if before < self.params.stop_secs / 2 <= self._pause_s:
-            self.on_pause()
-        return state
 
 
 def _turn_params(turn: TurnTaking, on_pause: Callable[[], None]) -> LLMUserAggregatorParams:
@@ -190,7 +190,7 @@ def _turn_params(turn: TurnTaking, on_pause: Callable[[], None]) -> LLMUserAggre
     analyzer = LocalSmartTurnAnalyzerV3(params=SmartTurnParams(stop_secs=turn.max_silence_s))
     return LLMUserAggregatorParams(
         vad_analyzer=PauseDetector(VADParams(start_secs=turn.start_s, stop_secs=turn.stop_s), on_pause),
-        user_turn_strategies=UserTurnStrategies(stop=[TurnAnalyzerUserTurnStopStrategy(turn_analyzer=analyzer)]),
+        user_turn_strategies=UserTurnStrategies(stop=[SecondLook(analyzer, after_s=turn.second_look_s)]),
     )
 
 
@@ -203,6 +203,15 @@ OPENERS = frozenset(
     "and but or so because since although while when where which who that if unless until before after than as "
     "with without about from for in on at by into through".split()
 )
+
+
+async def first_phrase(text: str) -> str:
+    """Of an answer, as `Phrases` cuts it."""
+    phrases = Phrases()
+    async for phrase in phrases.aggregate(text):
+        return phrase.text
+    rest = await phrases.flush()
+    return rest.text if rest else ""
 
 
 class Phrases(SimpleTextAggregator):

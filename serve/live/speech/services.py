@@ -5,6 +5,7 @@ import re
 import secrets
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
 import numpy as np
 import soxr
@@ -37,6 +38,12 @@ from serve.live.vision.sight import Sight
 SPEECH_TIMEOUT_S = 30.0
 
 
+def ignore_error(done: asyncio.Future[Any]) -> None:
+    """Of what was begun before it was asked for: whoever asks for it gets the error."""
+    if not done.cancelled():
+        done.exception()
+
+
 class LocalSTT(SegmentedSTTService):
     """A `Recogniser` shared by all sessions."""
 
@@ -44,6 +51,7 @@ class LocalSTT(SegmentedSTTService):
         # The time-out only matters where a recogniser says nothing at all: it bounds the wait after the last word.
         super().__init__(sample_rate=SAMPLE_RATE, ttfs_p99_latency=1.0, settings=STTSettings(model=None, language=None))
         self.recogniser, self.pool = recogniser, pool
+        self.on_guess: Callable[[str], None] = lambda text: None  # what was said, if it ends here
         self._guess: tuple[bytes, asyncio.Future[str]] | None = None  # of what was said before the latest pause
 
     @property
@@ -55,7 +63,9 @@ class LocalSTT(SegmentedSTTService):
         self._forget()
         audio = bytes(self._audio_buffer)
         # No task of pipecat's, which would log an exception and answer None: the visitor would wait for nothing.
-        self._guess = audio, asyncio.ensure_future(self._transcribe(audio + self._trailing_silence()))
+        recognising = asyncio.ensure_future(self._transcribe(audio + self._trailing_silence()))
+        recognising.add_done_callback(self._guessed)
+        self._guess = audio, recognising
 
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame, None]:
         if self._guess and audio.startswith(self._guess[0]):  # after the latest pause of an utterance nothing is said
@@ -69,6 +79,10 @@ class LocalSTT(SegmentedSTTService):
     async def cleanup(self) -> None:
         self._forget()
         await super().cleanup()
+
+    def _guessed(self, recognising: asyncio.Future[str]) -> None:
+        if not (recognising.cancelled() or recognising.exception()) and recognising.result():
+            self.on_guess(recognising.result())
 
     def _forget(self) -> None:
         """A guess that somebody has spoken past; one that no thread has begun yet is never made."""
@@ -93,21 +107,42 @@ class LocalTTS(TTSService):
             settings=TTSSettings(model=None, voice=None, language=None),
         )
         self.voice, self.pool = voice, pool
+        self._prepared: tuple[str, asyncio.Future[np.ndarray]] | None = None
+
+    def prepare(self, text: str) -> None:
+        """Begin to speak what will probably be said next; it is thrown away when something else is."""
+        self._forget()
+        speaking = asyncio.ensure_future(self.pool.run(self._speak, text))
+        speaking.add_done_callback(ignore_error)
+        self._prepared = text, speaking
 
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame, None]:
-        sound = await self.pool.run(self._speak, text)
+        if self._prepared and self._prepared[0] == text:
+            (_, speaking), self._prepared = self._prepared, None
+            sound = await speaking
+        else:
+            sound = await self.pool.run(self._speak, text)
         yield TTSAudioRawFrame(to_pcm(sound).tobytes(), self.sample_rate, 1, context_id)
+
+    async def cleanup(self) -> None:
+        self._forget()
+        await super().cleanup()
+
+    def _forget(self) -> None:
+        if self._prepared:
+            (_, speaking), self._prepared = self._prepared, None
+            speaking.cancel()
 
     def _speak(self, text: str) -> np.ndarray:
         return soxr.resample(self.voice.speak(text), self.voice.sample_rate, self.sample_rate).clip(-1, 1)
 
 
 class Answers(FrameProcessor):
-    """Answers questions in the place of a language model; what `_reply` answers with None is passed on."""
+    """Answers questions in the place of a language model; what `reply` answers with None is passed on."""
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
-        reply = await self._reply(last_heard(frame.context)) if isinstance(frame, LLMContextFrame) else None
+        reply = await self.reply(last_heard(frame.context)) if isinstance(frame, LLMContextFrame) else None
         if reply is None:
             await self.push_frame(frame, direction)
             return
@@ -116,7 +151,8 @@ class Answers(FrameProcessor):
         await self.push_frame(LLMFullResponseEndFrame())
 
     @abstractmethod
-    async def _reply(self, heard: str) -> str | None: ...
+    async def reply(self, heard: str) -> str | None:
+        """The answer."""
 
 
 class RuleCalls(Answers):
@@ -126,7 +162,7 @@ class RuleCalls(Answers):
         super().__init__()
         self.tools, self.on_call = list[Tool](), on_call
 
-    async def _reply(self, heard: str) -> str | None:
+    async def reply(self, heard: str) -> str | None:
         call = chosen_call(heard, self.tools)
         if call is None:
             return None
@@ -143,7 +179,7 @@ class RuleLLM(Answers):
         self.character, self.knowledge = name, knowledge
         self.sight: Sight | None = None
 
-    async def _reply(self, heard: str) -> str:
+    async def reply(self, heard: str) -> str:
         if self.sight is not None and (seen := about_sight(heard, self.sight)):
             return seen
         found = best_sentence(await self.knowledge([heard]), heard) if self.knowledge else None

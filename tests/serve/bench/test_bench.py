@@ -13,6 +13,7 @@ from gwm.dit import DiT
 from serve.bench import __main__ as entry
 from serve.bench.__main__ import bench
 from serve.bench.case import SHAPES, Case
+from serve.bench.live_path import LiveCase
 from serve.bench.report import case_table, count_table, policy_table
 from serve.bench.soak import Soak
 from serve.bench.speed import live
@@ -31,6 +32,7 @@ def run(out: Path, **changes: object) -> dict:
         "cases": [TINY],
         "variants": [TINY],
         "soaks": [],
+        "live": [],
         "artifact": None,
         "sizes": [None],
         "stopwatch": Stopwatch(CPU),
@@ -53,6 +55,8 @@ def test_a_run_leaves_every_number_that_was_promised(results: dict):
     assert row["kernel_calls_per_pass"] > 14 * 4
     assert 0 < row["denoise_ms"]["p50"] <= row["denoise_ms"]["max"] and 0 < row["chunk_ms"]["p50"]
     assert row["roofline_fraction"] == pytest.approx(row["floor_ms_per_pass"] / row["pass_ms"]["p50"])
+    chunk_floor_ms = 3 * row["floor_ms_per_pass"]  # two steps and the commit
+    assert row["chunk_roofline_fraction"] == pytest.approx(chunk_floor_ms / row["denoise_ms"]["p50"])
     assert row["first_frame_ms"]["cold"] > 0 and row["first_frame_ms"]["warm"] > 0
     compared, caches = results["variants"][0], results["caches"][0]
     assert list(results["batches"][0]["chunk_ms"]) == ["batch of 1", "batch of 2", "batch of 4"]
@@ -71,6 +75,7 @@ def test_tables_show_what_the_file_holds(results: dict):
     times, counts = (table([row]).splitlines()[1] for table in (case_table, count_table))
     for number in (row["pass_ms"]["p50"], row["floor_ms_per_pass"], row["chunk_ms"]["p95"], row["chunk_ms"]["max"]):
         assert f"{number:.1f}" in times.split()
+    assert f"{row['chunk_roofline_fraction']:.0%}" in times.split()
     assert f"{row['late']['median']:.3f}" in times.split() and f"{row['overlap']['efficiency']:.2f}" in times.split()
     assert str(row["kernel_calls_per_chunk"]) in counts.split()
     assert f"{row['cache_bytes_per_chunk'] / 1e6:.2f}" in counts.split()
@@ -155,6 +160,30 @@ def test_chunks_slower_than_their_playing_time_stall_a_viewer():
     assert (quick["viewer"]["stalls"], quick["deadline_attainment"], quick["fps"]) == (0, 1.0, 48.0)
 
 
+@pytest.mark.slow
+def test_the_live_path_on_one_and_on_two_devices(tmp_path: Path):
+    """As `make bench-gpu` does it; a card that is not there says so in its place, and the others go on."""
+    lines = [["cpu"], [["cpu", "cpu"]], [{"denoise": ["cpu"], "decode": "cpu"}], ["cuda:7"]]
+    live = [LiveCase(case=TINY, engines=engines, sessions=2, seconds=2) for engines in lines]
+    *rows, missing = run(tmp_path, cases=[], variants=[], live=live)["live"]
+    assert [row["engines"] for row in rows] == [["cpu"], ["cpu+cpu"], ["cpu>cpu"]]
+    for row in rows:
+        assert row["chunk_ms"]["p50"] > 0 and row["ready_s"] > 0 and 0 < row["in_time"] <= 1 and row["restarts"] == [0]
+    assert "cuda:7 is not there" in missing["failed"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"engines": ["cpu"]}, "must have one of them"),
+        ({"engines": [], "artifact": "a"}, "must have engines"),
+    ],
+)
+def test_a_live_case_names_a_model_and_devices(values: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        LiveCase.of(values, dtype="float32")
+
+
 def test_an_unknown_shape_is_an_error():
     with pytest.raises(ValueError, match="shape='wan9' must be one of"):
         Case(shape="wan9", height=64, width=64)
@@ -166,6 +195,9 @@ def test_every_case_of_the_configs_can_be_made(name: str):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         values: Any = OmegaConf.to_container(compose(name))
     cases = [*values["cases"], *values["variants"], *(plan["case"] for plan in values["soaks"])]
+    live = [LiveCase.of(line, dtype="bfloat16") for line in values["live"]]
+    cases += [line["case"] for line in values["live"] if "case" in line]
+    assert all(one.devices for one in live) and bool(live) == (name == "bench_gpu")
     assert cases and all(Case(**case).contract().pattern.ring_frames > 0 for case in cases)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from serve.acts import Applied
 from serve.bench import turned_clock
 from serve.live.avatar.changes import Change, ChangeRefusedError, Rewind
-from serve.live.avatar.performer import FaceLostError, Performer, StreamTiming
+from serve.live.avatar.pace import StreamTiming
+from serve.live.avatar.performer import FaceLostError, Performer
 
 TIMING = StreamTiming(
     chunk_samples=4_000, lookahead_samples=4_000, frame_samples=1_000, sample_rate=24_000, lead_samples=7_200
@@ -60,6 +61,28 @@ class LevelFace:
             raise ChangeRefusedError("chunks must be at most 3.")
         self.changes.append(change)
         return Applied(len(self.users), len(self.users) / 6)
+
+
+class SlowFace(LevelFace):
+    """A chunk takes so many seconds."""
+
+    def __init__(self, *, step_s: float) -> None:
+        super().__init__()
+        self.step_s = step_s
+
+    async def step(self, agent: np.ndarray, user: np.ndarray, *, within_s: float = 0.0) -> np.ndarray | None:
+        await asyncio.sleep(self.step_s)
+        return await super().step(agent, user, within_s=within_s)
+
+
+class RetakingFace(SlowFace):
+    """And can be made again."""
+
+    again = 0
+
+    async def step_again(self, agent: np.ndarray, *, within_s: float) -> np.ndarray | None:
+        self.again += 1
+        return await self.step(agent, self.users.pop(), within_s=within_s)
 
 
 def played(

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from serve.live.http.session import Timeouts
-from serve.live.options import ServerOptions, SessionOptions
+from serve.live.options import EngineDevices, ServerOptions, SessionOptions
 from serve.live.speech.agent import TurnTaking
 from serve.live.speech.endpoints import Endpoint
 
@@ -36,10 +36,17 @@ def test_the_shipped_values_are_allowed():
         ("tts", "mouth", "tts='mouth' must be one of piper, kokoro, espeak, openai"),
         ("device", "gpu", "device='gpu' must be null, cpu, mps, cuda"),
         ("engines", [], r"engines=\[\] must be null, or devices such as cpu, cuda:0"),
-        ("engines", ["cuda:0", "gpu"], "must be null, or devices such as cpu, cuda:0"),
+        ("engines", ["cuda:0", "gpu"], "must be devices such as cpu, cuda:0"),
+        ("engines", [["cuda:0", "gpu"]], "must be devices such as cpu, cuda:0"),
+        ("engines", [[]], r"engines has \[\], must be devices"),
+        ("engines", [["cuda:0", "cuda:0"]], "for one stream, must be a card each"),
+        ("engines", [{"denoise": ["cuda:0"], "decode": "gpu"}], "must be devices such as cpu, cuda:0"),
+        ("engines", [{"denoise": ["cuda:0"], "decoder": "cuda:1"}], r"engines has \['decoder'\], must have denoise"),
+        ("engines", [{"denoise": ["cpu", "cpu"], "parallel": "rows"}], "must be one of ulysses, tensor"),
         ("capacity", 0, "capacity=0 must be at least 1"),
         ("undo_chunks", -1, "undo_chunks=-1 must be at least 0"),
         ("decode_precision", "int8", "decode_precision='int8' must be one of auto, float32, bfloat16"),
+        ("dtype", "float16", "dtype='float16' must be one of float32, bfloat16"),
         ("num_threads", 0, "num_threads=0 must be at least 1"),
         ("requests_per_minute", 0, "requests_per_minute=0 must be at least 1"),
         ("drain_s", float("nan"), "drain_s=nan must be at least 0"),
@@ -55,6 +62,10 @@ def test_others_are_refused_with_those_that_are_allowed(name: str, value: Any, r
 
 def test_engines_name_their_devices_alone_and_share_their_time_by_a_policy_that_exists():
     assert options(engines=["cuda:0", "cuda:1"]).engines == ["cuda:0", "cuda:1"]
+    entries = ["cuda:0", ["cuda:1", "cuda:2"], {"denoise": ["cuda:3"], "decode": "cuda:4", "parallel": "tensor"}]
+    placed = [EngineDevices.of(entry) for entry in options(engines=entries).engines or ()]
+    assert [there.name for there in placed] == ["cuda:0", "cuda:1+cuda:2", "cuda:3>cuda:4"]
+    assert [there.parallel for there in placed] == ["ulysses", "ulysses", "tensor"]
     with pytest.raises(ValueError, match="device='cpu' must be null where engines="):
         options(engines=["cuda:0"], device="cpu")
     with pytest.raises(ValueError, match=r"sessions.policy='luck' must be one of least_slack, first_come, round_robin"):

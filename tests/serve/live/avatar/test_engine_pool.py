@@ -92,6 +92,24 @@ def test_why_chunks_overlap_is_what_the_first_device_found(monkeypatch: pytest.M
     assert modes == ["auto", "on", "on"]
 
 
+@pytest.mark.parametrize(("step_ms", "said"), [(180.0, "will stutter"), (150.0, "may stutter"), (60.0, "")])
+def test_the_log_says_at_the_start_that_chunks_take_too_long(
+    step_ms: float, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """As for stages of 100 and 80 ms one after the other, for chunks of 167."""
+
+    async def ready(process: EngineProcess) -> None: ...
+
+    async def submit(process: EngineProcess, name: str, arguments: tuple, timeout_s: float) -> Measured | int:
+        return arguments[0] if name == "reserve" else overlap.measured("off", chunk_ms=167.0, time=lambda both: step_ms)
+
+    monkeypatch.setattr(EngineProcess, "start", ready)
+    monkeypatch.setattr(EngineProcess, "_submit", submit)
+    asyncio.run(EnginePool(EngineOptions(artifact="none", overlap="off"), ["cpu"]).start())
+    warned = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+    assert len(warned) == bool(said) and all(said in line for line in warned)
+
+
 @pytest.mark.slow
 def test_eight_sessions_come_back_when_their_process_is_killed_and_their_voices_go_on():
     """The voice goes on: what is lost is the picture alone. On a turned clock, which stands while a process works: how

@@ -13,6 +13,7 @@ from serve.acts import Applied
 from serve.artifact import Artifact
 from serve.live.avatar import engine_process
 from serve.live.avatar.changes import Act, ChangeRefusedError, SetPrompt
+from serve.live.avatar.engine_pool import EnginePool
 from serve.live.avatar.engine_process import EngineProcess, ProcessFace
 from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.performer import FaceLostError
@@ -79,6 +80,47 @@ def test_an_engine_that_says_nothing_is_lost(contract_of_one: None, folder: Path
                 await process.count()
         finally:
             await process.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "dies"), [("ulysses", 1), ("tensor", 0)])
+def test_two_processes_draw_what_one_draws_and_both_come_back_when_one_is_killed(
+    contract_of_one: None, folder: Path, artifact: Artifact, portrait: np.ndarray, voices, way: str, dies: int
+):
+    """Two sessions take turns, and go on together in the new processes."""
+    expected = [played(artifact, portrait, voices, seed=seed).astype(int) for seed in (3, 4)]
+
+    async def run() -> None:
+        engines = EnginePool(
+            EngineOptions(artifact=str(folder), undo_chunks=1),
+            [{"denoise": ["cpu", "cpu"], "decode": "cpu", "parallel": way}],
+            capacity=2,
+            max_load=1.0,
+        )
+        try:
+            await engines.start()
+            process = engines.processes[0]
+            faces = [ProcessFace(engines.place(name), name, portrait, seed=seed) for name, seed in (("a", 3), ("b", 4))]
+            for life in range(2):
+                for face in faces:
+                    await face.start()
+                made = [[await face.step(agent, user) for face in faces] for agent, user in chunks(voices)]
+                for frames, alone in zip(zip(*made, strict=True), expected, strict=True):
+                    shown = np.concatenate([part for part in frames if part is not None]).astype(int)
+                    assert np.abs(shown - alone[: len(shown)]).max() <= 1 and len(shown) > 8
+                (numbers,) = engines.numbers()
+                assert (numbers.device, numbers.alive, numbers.restarts) == ("cpu+cpu>cpu", True, life)
+                again = await faces[0].step_again(chunks(voices)[-1][0], within_s=1.0)
+                assert np.abs(again.astype(int) - made[-1][0]).max() <= 1  # all processes go back by a chunk
+                killed = process._child.processes[dies]
+                os.kill(killed.pid, signal.SIGKILL)
+                with pytest.raises(FaceLostError, match="the engine process is gone"):
+                    await faces[0].step(*chunks(voices)[0])
+                assert not engines.numbers()[0].alive
+        finally:
+            await engines.close()
 
     asyncio.run(run())
 

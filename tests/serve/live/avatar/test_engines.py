@@ -111,6 +111,49 @@ def test_a_conversation_that_goes_back_goes_on_with_the_sound_of_now(
         assert rest[0] is not None and np.array_equal(*rest)
 
 
+def test_engines_in_bfloat16_show_what_those_in_float32_do(
+    contract_of_one: None, folder: Path, portrait: np.ndarray, voices
+):
+    """But for what its eight bits leave out."""
+    made = []
+    for dtype in ("float32", "bfloat16"):
+        engines = Engines(EngineOptions(artifact=str(folder), device="cpu", dtype=dtype))
+        assert engines.artifact.dit.head.weight.dtype == getattr(torch, dtype)
+        engines.start("a", portrait, 3)
+        made.append(np.concatenate([engines.step("a", agent, user) for agent, user in chunks(voices)]))
+    error = np.abs(made[0].astype(int) - made[1].astype(int))
+    assert 0 < error.mean() < 4 and made[0].std() > 10
+
+
+def test_a_chunk_made_again_with_speech_is_the_chunk_of_who_knew(
+    contract_of_one: None, folder: Path, portrait: np.ndarray, voices
+):
+    """Somebody begins to speak within a chunk that was made silent; also of what follows."""
+    engines, knew = (Engines(EngineOptions(artifact=str(folder), device="cpu", undo_chunks=1)) for _ in range(2))
+    (first, heard), (second, more) = chunks(voices)[:2]
+    silent, within = np.zeros_like(first), np.where(np.arange(len(first)) < CHUNK // 3, 0, first)
+    for each in (engines, knew):
+        each.start("a", portrait, 3)
+        each.step("a", silent, more)
+    before, expected = engines.step("a", silent, heard), knew.step("a", within, heard)
+    again = engines.step_again("a", within)
+    assert again is not None and expected is not None and np.array_equal(again, expected)
+    assert not np.array_equal(again, before)
+    rest = engines.step("a", second, more), knew.step("a", second, more)
+    assert rest[0] is not None and np.array_equal(*rest)
+
+
+def test_a_chunk_that_is_not_kept_or_is_under_way_is_not_made_again(
+    contract_of_one: None, folder: Path, portrait: np.ndarray, voices
+):
+    agent, user = chunks(voices)[0]
+    for options in ({"undo_chunks": 0}, {"undo_chunks": 1, "overlap": "on"}):
+        engines = Engines(EngineOptions(artifact=str(folder), device="cpu", **options))
+        engines.start("a", portrait, 3)
+        engines.step("a", agent, user)
+        assert engines.step_again("a", agent) is None
+
+
 def test_an_engine_that_does_not_fit_into_memory_names_its_bytes(
     contract_of_one: None, folder: Path, portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ):

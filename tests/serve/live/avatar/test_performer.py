@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from serve.bench import turned_clock
+from serve.live.avatar.changes import Rewind
 from serve.live.avatar.performer import Performer
-from tests.serve.live.level_face import TIMING, LevelFace, played
+from tests.serve.live.level_face import TIMING, LevelFace, RetakingFace, SlowFace, played
 
 
 def speech(seconds: float, level: float = 0.5) -> np.ndarray:
@@ -174,3 +175,103 @@ def test_overlapped_chunks_keep_sound_and_picture_together_and_an_interruption_a
                 assert level == (50 if begin <= sample else 0)
         assert [level for _, level in frames][-4:] == [0] * 4
     assert len(silences) == 2 and max(silences) <= 0.15 * 24_000
+
+
+def begun_after(face: LevelFace, *, wait_s: float, said: np.ndarray) -> tuple[float, np.ndarray, list[tuple[int, int]]]:
+    """Seconds from when speech comes, so long into a conversation, to when it is heard; and all sound and frames."""
+    voice, frames, begin = list[np.ndarray](), list[tuple[int, int]](), list[float]()
+
+    async def run() -> None:
+        performer, loop = Performer(face, TIMING), asyncio.get_running_loop()
+        task = asyncio.create_task(performer.run())
+        await performer.playout.wait_until_ready(TIMING.chunk_samples)
+        start = loop.time()
+
+        def say() -> None:
+            begin.append((loop.time() - start) * TIMING.sample_rate)
+            performer.say(said, generation=0)
+
+        loop.call_later(wait_s, say)
+        for number in range(round(50 * (wait_s + 2))):
+            part = performer.playout.advance(480)
+            frames.extend((480 * number + offset, int(pixels[0, 0, 0])) for offset, pixels in part.frames)
+            voice.append(part.voice)
+            assert performer.playout.queued_samples <= TIMING.lead_samples
+            await asyncio.sleep(start + (number + 1) / 50 - loop.time())
+        assert not performer.playout.stalls
+        task.cancel()
+
+    turned_clock.run(run())
+    sound = np.concatenate(voice)
+    return (np.flatnonzero(sound)[0] - begin[0]) / TIMING.sample_rate, sound, frames
+
+
+# Of a chunk's time, so that speech comes at every moment between two chunks.
+MOMENTS = np.arange(2, 2 + 1 / 6, 0.013)
+
+
+def test_speech_begins_within_the_chunk_that_is_played_where_the_engine_can_make_it_again():
+    """In 120 ms and not in 250, with chunks that take 50; with its frames, and without a stall."""
+    waits, before = list[float](), list[float]()
+    for wait_s in MOMENTS:
+        face = RetakingFace(step_s=0.05)
+        wait, sound, frames = begun_after(face, wait_s=wait_s, said=speech(1.0))
+        waits.append(wait)
+        assert face.again == 1 and (sound != 0).sum() == 24_000
+        onset = np.flatnonzero(sound)[0]
+        for sample, level in frames:
+            if not onset - TIMING.frame_samples < sample < onset:  # the frame that is shown when it begins
+                assert level == (50 if sound[sample] else 0)
+        assert np.diff([sample for sample, _ in frames]).max() == TIMING.frame_samples
+        before.append(begun_after(SlowFace(step_s=0.05), wait_s=wait_s, said=speech(1.0))[0])
+    assert max(waits) < 0.17 and np.mean(waits) < 0.12 and np.mean(before) > 0.2
+
+
+def test_speech_of_which_too_little_is_known_waits_for_the_next_chunk():
+    """It would be heard in two parts."""
+    face = RetakingFace(step_s=0.05)
+    begun_after(face, wait_s=2.0, said=speech(0.02))
+    assert not face.again
+
+
+def test_an_engine_that_keeps_no_chunk_is_asked_once_and_speech_is_heard_whole():
+    class Forgetful(RetakingFace):
+        async def step_again(self, agent: np.ndarray, *, within_s: float) -> np.ndarray | None:
+            self.again += 1
+            return None
+
+    face = Forgetful(step_s=0.05)
+    _, sound, _ = begun_after(face, wait_s=2.0, said=np.concatenate([speech(0.5), speech(0.7, 0.0), speech(0.5)]))
+    assert face.again == 1 and (sound != 0).sum() == 24_000
+
+
+def test_a_chunk_that_is_made_again_too_late_is_heard_from_where_it_is():
+    """Nothing of the speech is lost, and nothing waits for it."""
+
+    class Late(RetakingFace):
+        async def step_again(self, agent: np.ndarray, *, within_s: float) -> np.ndarray | None:
+            await asyncio.sleep(0.03)
+            return await super().step_again(agent, within_s=within_s)
+
+    _, sound, _ = begun_after(Late(step_s=0.04), wait_s=2.0, said=speech(1.0))
+    assert (sound != 0).sum() == 24_000 and np.diff(np.flatnonzero(sound)).max() == 1
+
+
+def test_after_a_change_no_chunk_is_made_again_before_the_next():
+    """The engine's latest chunk may be another one than what is played."""
+    face = RetakingFace(step_s=0.05)
+
+    async def run() -> None:
+        performer = Performer(face, TIMING)
+        task = asyncio.create_task(performer.run())
+        await performer.playout.wait_until_ready(TIMING.chunk_samples)
+        for number in range(100):
+            performer.playout.advance(480)
+            if number == 50:
+                await performer.change(Rewind(1))
+                performer.say(speech(1.0), generation=0)
+            await asyncio.sleep(0.02)
+        task.cancel()
+
+    turned_clock.run(run())
+    assert not face.again and face.changes

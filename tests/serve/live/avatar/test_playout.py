@@ -119,7 +119,7 @@ def test_cues_act_when_their_sample_has_been_heard_and_not_after_fading_out():
 def test_room_is_given_only_below_the_limit():
     async def run() -> None:
         playout = filled(1)
-        waiting = asyncio.create_task(playout.wait_for_room(CHUNK))
+        waiting = asyncio.create_task(playout.wait_until(lambda: playout.has_room(CHUNK)))
         await asyncio.sleep(0)
         assert not waiting.done()  # 8000 would be more than 7200
         playout.advance(799)

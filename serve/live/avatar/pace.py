@@ -1,0 +1,78 @@
+"""When chunks are begun: lengths of the stream, how long chunks have lately taken, and where speech may begin."""
+
+from collections import deque
+from dataclasses import dataclass
+from statistics import median
+
+WATCHED_STEPS = 180  # the latest, half a minute of them, of which the slowest counts
+HEADROOM = 1.3  # times what a chunk may take, to be ahead by
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTiming:
+    """Samples of a chunk and of its lookahead, and how far the engine may be ahead of what is heard (the lead)."""
+
+    chunk_samples: int
+    lookahead_samples: int  # of the character's voice, which is known before it is heard: nobody waits for it
+    frame_samples: int
+    sample_rate: int
+    lead_samples: int
+    in_flight_chunks: int = 0  # that the engine has begun when it returns a chunk: one where chunks overlap
+
+    def __post_init__(self) -> None:
+        if self.lead_samples < self.chunk_samples:
+            raise ValueError(
+                f"lead of {self.lead_samples} samples must be at least a chunk's {self.chunk_samples}: otherwise "
+                "nothing could be played. Raise lead_ms."
+            )
+
+    @property
+    def delay_ms(self) -> float:
+        """From when speech is taken to when it is heard and seen, at most."""
+        return 1000 * (self.in_flight_chunks * self.chunk_samples + self.lead_samples) / self.sample_rate
+
+
+class Pace:
+    """Follows how long chunks take."""
+
+    def __init__(self, timing: StreamTiming) -> None:
+        self.timing = timing
+        self._steps_s = deque[float](maxlen=WATCHED_STEPS)
+
+    def count(self, seconds: float) -> None:
+        """That a chunk has taken."""
+        self._steps_s.append(seconds)
+
+    def room_samples(self, *, silent: bool, waits: bool) -> int:
+        """The room in the playout for which a chunk waits before it is begun: its own length, or less where chunks have
+        lately been slow. It ends up within the lead, as at least so much is played while it is made.
+
+        silent: the latest chunk can be made again when speech begins, and the next one must be in time after that.
+        waits: speech has begun, and it is too late for that: the next chunk is begun as early as the lead allows.
+        """
+        timing, steps = self.timing, self._steps_s
+        if not steps:
+            return timing.chunk_samples
+        within_s = HEADROOM * max(steps)
+        if silent:
+            within_s = max(within_s, self._twice_s())
+        early_s = within_s - (timing.lead_samples - timing.chunk_samples) / timing.sample_rate
+        most_s = min(steps)
+        return timing.chunk_samples - max(0, int(timing.sample_rate * (most_s if waits else min(early_s, most_s))))
+
+    def onset_sample(self, *, queued_samples: int) -> int | None:
+        """The sample of the latest chunk from which on it can have another sound, made again before that is heard; None
+        where the next chunk might then be late, or would be there as soon.
+
+        queued_samples: that wait to be played, the rest of the latest chunk at their end.
+        """
+        timing = self.timing
+        if not self._steps_s or queued_samples < timing.sample_rate * self._twice_s():
+            return None
+        begin = queued_samples - timing.chunk_samples  # of the latest chunk, from what is played now
+        sample = max(0, int(HEADROOM * timing.sample_rate * median(self._steps_s)) - begin)
+        return sample if sample < timing.chunk_samples else None
+
+    def _twice_s(self) -> float:
+        """In which a chunk is made again, and then another one."""
+        return max(self._steps_s) + median(self._steps_s)

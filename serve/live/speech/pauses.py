@@ -1,0 +1,68 @@
+"""What a pause of somebody who speaks means: that their words may be recognised, or that their turn is over."""
+
+import asyncio
+from collections.abc import Callable
+
+from pipecat.audio.turn.base_turn_analyzer import BaseTurnAnalyzer, EndOfTurnState
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.audio.vad.vad_analyzer import VADParams, VADState
+from pipecat.frames.frames import VADUserStoppedSpeakingFrame
+from pipecat.turns.user_stop import TurnAnalyzerUserTurnStopStrategy
+
+
+class PauseDetector(SileroVADAnalyzer):
+    """Also calls `on_pause`, when speech has paused for half of the silence that ends it."""
+
+    def __init__(self, params: VADParams, on_pause: Callable[[], None]) -> None:
+        super().__init__(params=params)
+        self.on_pause = on_pause
+        self._pause_s = 0.0
+
+    async def analyze_audio(self, buffer: bytes) -> VADState:
+        state, before = await super().analyze_audio(buffer), self._pause_s
+        self._pause_s = before + len(buffer) / (2 * self.sample_rate) if state is VADState.STOPPING else 0.0
+        if before < self.params.stop_secs / 2 <= self._pause_s:
+            self.on_pause()
+        return state
+
+
+class SecondLook(TurnAnalyzerUserTurnStopStrategy):
+    """Asks the turn model once more where it took a pause for none at the end of a turn, and the silence goes on.
+
+    Its first answer is of the silence that ends speech; without a second one such a turn ends when the longest silence
+    does. Of 16 sentences spoken by Piper, Smart Turn 3 took 14 for ended after 0.2 s and all after 0.4 s; of 12 that go
+    on, 4 and 5, and after 0.6 s 7 (2026-11-29).
+    """
+
+    def __init__(self, analyzer: BaseTurnAnalyzer, *, after_s: float) -> None:
+        """after_s: of the first look."""
+        super().__init__(turn_analyzer=analyzer)
+        self.after_s = after_s
+        self._look: asyncio.Task[None] | None = None
+
+    async def cleanup(self) -> None:
+        await self._look_away()
+        await super().cleanup()
+
+    async def _handle_vad_user_stopped_speaking(self, frame: VADUserStoppedSpeakingFrame) -> None:
+        await super()._handle_vad_user_stopped_speaking(frame)
+        if self._vad_stopped and not self._turn_complete:
+            self._look = self.task_manager.create_task(self._look_again(), f"{self}::look_again")
+
+    async def _discard_pending_end_of_turn(self) -> None:
+        await self._look_away()
+        await super()._discard_pending_end_of_turn()
+
+    async def _look_again(self) -> None:
+        await asyncio.sleep(self.after_s)
+        self._look = None  # what follows may end the turn, which looks away
+        state, prediction = await self._turn_analyzer.analyze_end_of_turn()
+        await self._handle_prediction_result(prediction)
+        if state is EndOfTurnState.COMPLETE and self._vad_stopped:  # nobody has gone on speaking meanwhile
+            self._turn_complete = True
+            await self._maybe_trigger_user_turn_stopped()
+
+    async def _look_away(self) -> None:
+        if self._look is not None:
+            look, self._look = self._look, None
+            await self.task_manager.cancel_task(look)
