@@ -94,7 +94,7 @@ async def _measured(live: LiveCase, artifact: str, contract: Contract) -> dict[s
         portrait = np.zeros((*contract.picture_size(None), 3), np.uint8)
         names = [str(number) for number in range(live.sessions)]
         viewers = [Viewer(ProcessFace(pool.place(name), name, portrait, seed=0), timing) for name in names]
-        watching = (viewer.watch(live.seconds, after_s=APART_S * at) for at, viewer in enumerate(viewers))
+        watching = (viewer.watch(float(live.seconds), after_s=APART_S * at) for at, viewer in enumerate(viewers))
         await asyncio.gather(*watching)
         shares = [viewer.in_time for viewer in viewers]
         return {
