@@ -62,8 +62,10 @@ class LiveCase:
     @classmethod
     def of(cls, values: dict[str, Any], *, dtype: str) -> "LiveCase":
         """From an entry of `live` in configs/bench.yaml; dtype: of what names none."""
-        case = values.get("case")
-        return cls(**{"dtype": dtype} | values | {"case": None if case is None else Case(**{"dtype": dtype} | case)})
+        case: dict[str, Any] | None = values.get("case")
+        made: dict[str, Any] = {"dtype": dtype, **values}
+        made["case"] = None if case is None else Case(**{"dtype": dtype, **case})
+        return cls(**made)
 
 
 def measure_live(live: LiveCase) -> dict[str, Any]:

@@ -79,10 +79,12 @@ class EngineDevices:
         Raises:
             ValueError: as the class, or a field that it does not have.
         """
-        fields = entry if isinstance(entry, dict) else {"denoise": entry if isinstance(entry, list) else [entry]}
+        named = {"denoise": entry if isinstance(entry, list) else [entry]}
+        fields: dict[str, Any] = entry if isinstance(entry, dict) else named
         if foreign := sorted(set(fields) - {"denoise", "decode", "parallel"}):
             raise ValueError(f"engines has {foreign}, must have denoise, decode and parallel alone.")
-        return cls(**fields | {"denoise": tuple(fields.get("denoise", ()))})
+        given: dict[str, Any] = {**fields, "denoise": tuple(fields.get("denoise", ()))}
+        return cls(**given)
 
     def __post_init__(self) -> None:
         named = [name for name in (*self.denoise, self.decode) if name is not None]

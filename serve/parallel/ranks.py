@@ -42,7 +42,9 @@ class Ranks:
         """way: one of `WAYS`. All processes make this together, behind `serve.parallel.parallelize.join` or `meet`."""
         self.device, self.way = torch.device(device), way
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.orders = dist.new_group(backend="gloo", timeout=IDLE)
+        orders = dist.new_group(backend="gloo", timeout=IDLE)
+        assert isinstance(orders, dist.ProcessGroup), "all processes are in it"
+        self.orders = orders
         self.stream = 0  # which of several, each with an engine in every process
 
     def of_stream(self, number: int) -> "Ranks":

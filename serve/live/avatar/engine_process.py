@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -37,7 +37,7 @@ STEP_TIMEOUT_S = 10.0  # an engine that says nothing for so long counts as lost
 class _Child:
     """The process that answers, first, and those that denoise with it."""
 
-    processes: list[BaseProcess]
+    processes: Sequence[BaseProcess]
     connection: Connection
     meeting: Path | None  # of all of them
 

@@ -240,9 +240,41 @@ def test_an_engine_that_keeps_no_chunk_is_asked_once_and_speech_is_heard_whole()
             self.again += 1
             return None
 
-    face = Forgetful(step_s=0.05)
-    _, sound, _ = begun_after(face, wait_s=2.0, said=np.concatenate([speech(0.5), speech(0.7, 0.0), speech(0.5)]))
-    assert face.again == 1 and (sound != 0).sum() == 24_000
+    face, heard = Forgetful(step_s=0.05), list[np.ndarray]()
+
+    async def run() -> None:
+        performer = Performer(face, TIMING)
+        task = asyncio.create_task(performer.run())
+        await performer.playout.wait_until_ready(TIMING.chunk_samples)
+        for number in range(200):
+            heard.append(performer.playout.advance(480).voice)
+            if number in (50, 120):
+                performer.say(speech(0.5), generation=0)
+            await asyncio.sleep(0.02)
+        task.cancel()
+
+    turned_clock.run(run())
+    assert face.again == 1 and (np.concatenate(heard) != 0).sum() == 24_000
+
+
+def test_the_engine_is_asked_as_soon_as_speech_comes_and_not_with_the_next_packet():
+    face = RetakingFace(step_s=0.05)
+
+    async def run() -> None:
+        performer = Performer(face, TIMING)
+        task = asyncio.create_task(performer.run())
+        await performer.playout.wait_until_ready(TIMING.chunk_samples)
+        for _ in range(50):
+            performer.playout.advance(480)
+            await asyncio.sleep(0.02)
+        while performer.playout.queued_samples < 0.2 * TIMING.sample_rate:
+            await asyncio.sleep(0.01)
+        performer.say(speech(1.0), generation=0)
+        await asyncio.sleep(0.001)
+        assert face.again == 1
+        task.cancel()
+
+    turned_clock.run(run())
 
 
 def test_a_chunk_that_is_made_again_too_late_is_heard_from_where_it_is():
