@@ -105,6 +105,11 @@ class DiTConfig(JsonConfig):
         spec = self.condition(name)
         return 0 if spec is None else spec.width
 
+    @property
+    def places(self) -> int:
+        """Image tokens that have numbers of their own, of a model that takes a first and a last picture; else 0."""
+        return sum(spec.places for spec in self.conditions)
+
     def names(self, name: str) -> tuple[str, ...]:
         """What a condition calls the numbers of a pixel frame; () where it has no names or is none."""
         spec = self.condition(name)

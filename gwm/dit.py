@@ -70,17 +70,35 @@ class FrameEmbedding(nn.Module):
         return self.layers(condition)
 
 
+class ImageEmbedding(nn.Sequential):
+    """Tokens of an image encoder to the width of the model, as Wan 2.1 has them. Where the spec has `places`, each
+    token is given its own numbers first: those of a first picture, then those of a last one (Wan 2.1 FLF2V)."""
+
+    def __init__(self, spec: ConditionSpec, dim: int) -> None:
+        super().__init__(  # the exact GELU here, its approximation everywhere else
+            nn.LayerNorm(spec.width),
+            nn.Linear(spec.width, spec.width),
+            nn.GELU(),
+            nn.Linear(spec.width, dim),
+            nn.LayerNorm(dim),
+        )
+        self.place = nn.Parameter(torch.zeros(spec.places, spec.width)) if spec.places else None
+
+    def forward(self, input: Float[Tensor, "b j i"]) -> Float[Tensor, "b j d"]:
+        if self.place is None:
+            return super().forward(input)
+        if input.shape[1] != len(self.place):
+            raise ValueError(
+                f"image has {input.shape[1]} tokens, must have {len(self.place)}: those of a first, then of a last one."
+            )
+        return super().forward(input + self.place)
+
+
 def token_embedding(spec: ConditionSpec, dim: int) -> nn.Sequential:
-    """Tokens of a text or of an image encoder to the width of the model, as Wan 2.1 has them."""
+    """Tokens of a text or of an image encoder to the width of the model."""
     if spec.encoder == "text":
         return nn.Sequential(nn.Linear(spec.width, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
-    return nn.Sequential(  # the exact GELU here, its approximation everywhere else
-        nn.LayerNorm(spec.width),
-        nn.Linear(spec.width, spec.width),
-        nn.GELU(),
-        nn.Linear(spec.width, dim),
-        nn.LayerNorm(dim),
-    )
+    return ImageEmbedding(spec, dim)
 
 
 def velocity_towards(

@@ -49,11 +49,13 @@ from serve.dubbing.people import Choice, Person, people_of, report
 from serve.dubbing.tracks import Survey, Track, survey_film
 from serve.dubbing.voice import Codes, MouthCodes, StoredCodes, store_codes
 from serve.dubbing.work import digest, work_folder
+from serve.workers import beside, check_workers, device_of
 
 log = logging.getLogger(__name__)
 
 Mask = Float[np.ndarray, "h w"]
 VERSION = 1  # of what is kept between runs: what another version has finished is made again
+CODES = "codes.npy"
 NEARLY_S = 0.1  # lengths that differ by less are not worth a word
 
 
@@ -69,11 +71,13 @@ class DubRequest:
     artifact: str = "weights/character"
     seed: int = 0
     piece: int = 240
+    workers: int = 1
     resume: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.piece, bool) or not isinstance(self.piece, int) or self.piece < 1:
             raise ValueError(f"piece={self.piece} must be a whole number of pictures, at least 1.")
+        check_workers(self.workers)
         if not isinstance(self.resume, bool):
             raise ValueError(f"resume={self.resume} must be true or false.")
 
@@ -114,9 +118,11 @@ def dub(request: DubRequest) -> None:
     with work_folder(Path(request.out), request.facts(), resume=request.resume) as folder:
         survey, people = chosen_faces(request, folder, keep_every=request.piece)
         _compare_lengths(request, sound_s, survey.length_s)
-        codes = _codes(request, artifact, folder, survey)
+        _codes(request, artifact, folder, survey)
         pieces = [folder / f"{number:06d}.mkv" for number in range(-(-len(survey.moments_s) // request.piece))]
-        _draw_all(request, artifact, survey, people, codes, pieces)
+        given = request, survey, people, pieces
+        with beside(_draw_part, *given, workers=min(request.workers, len(pieces))):
+            _draw_all(0, artifact, *given)
         with open_film(request.video) as film:
             sound = sound_blocks(request.audio, sample_rate=SOUND_RATE)
             join_pieces(request.out, pieces, film, survey.moments_s, survey.length_s, sound)
@@ -150,25 +156,31 @@ def _survey(film: Film, folder: Path, keep_every: int | None) -> Survey:
         return survey_film(film, folder, mesh=mesh, embed=embed, seen=bar.update, keep_every=keep_every)
 
 
-def _codes(request: DubRequest, artifact: Artifact, folder: Path, survey: Survey) -> StoredCodes:
-    """What the new voice does to the mouth, of the whole film."""
-    path, fps, until_s = folder / "codes.npy", artifact.contract.fps, float(survey.moments_s[-1])
+def _codes(request: DubRequest, artifact: Artifact, folder: Path, survey: Survey) -> None:
+    """Write what the new voice does to the mouth, of the whole film."""
+    path, fps, until_s = folder / CODES, artifact.contract.fps, float(survey.moments_s[-1])
     if not path.is_file():
         voice = sound_blocks(request.audio, sample_rate=artifact.contract.audio.sample_rate)
         with tqdm(desc="voice", total=int(until_s * fps) + 2, unit="frame") as bar:
             store_codes(path, MouthCodes(artifact, voice, seed=request.seed), until_s, seen=bar.update)
-    return StoredCodes(path, fps)
+
+
+def _draw_part(rank: int, request: DubRequest, survey: Survey, people: list[Person], pieces: list[Path]) -> None:
+    _draw_all(rank, load_artifact(request.artifact, device=device_of(rank)), request, survey, people, pieces)
 
 
 def _draw_all(
-    request: DubRequest, artifact: Artifact, survey: Survey, people: list[Person], codes: Codes, pieces: list[Path]
+    rank: int, artifact: Artifact, request: DubRequest, survey: Survey, people: list[Person], pieces: list[Path]
 ) -> None:
-    """Make the pieces that are missing, in one pass through the film; pictures of the others are only decoded."""
+    """Make the pieces that are missing and this worker's, in one pass through the film; pictures of the others are only
+    decoded."""
     codec, place = container_of(request.out).picture, 0
-    with open_film(request.video) as film, tqdm(desc="dub", total=len(survey.moments_s), unit="picture") as bar:
+    codes = StoredCodes(pieces[0].with_name(CODES), artifact.contract.fps)
+    bar = tqdm(desc="dub", total=len(survey.moments_s), unit="picture", disable=rank > 0)
+    with open_film(request.video) as film, bar:
         pictures = _counted(film, bar)
         for number, path in enumerate(pieces):
-            if path.is_file():
+            if path.is_file() or number % request.workers != rank:
                 continue
             first = number * request.piece
             deque(islice(pictures, first - place), maxlen=0)

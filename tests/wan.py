@@ -183,11 +183,14 @@ def save_image_encoder(folder: Path, *, width: int) -> Path:
     return folder
 
 
-def published_folder(folder: Path, family: str) -> Path:
-    """A pipeline as diffusers writes it: random weights, one layer, encoders of width TEXT."""
+def published_folder(folder: Path, family: str, **more: Any) -> Path:
+    """A pipeline as diffusers writes it: random weights, one layer, encoders of width TEXT.
+
+    more: of the transformer's config.
+    """
     torch.manual_seed(0)
     shape: dict[str, Any] = {"text_dim": TEXT, "num_layers": 1, "ffn_dim": 64}
-    shape |= {"image_dim": TEXT} if family == "wan2_1_i2v_14b" else {}
+    shape |= more | ({"image_dim": TEXT} if family == "wan2_1_i2v_14b" else {})
     in_diffusers(reduced(family), **shape).save_pretrained(folder / "transformer")
     published = WAN2_2_VAE if family == "wan2_2_ti2v_5b" else WAN2_1_VAE
     thin = WanVAE(dataclasses.replace(published, base_dim=4, decoder_base_dim=4))

@@ -122,13 +122,18 @@ MASK_CHANNELS = 4  # one for each pixel frame of a latent frame: 1 where it is g
 
 @torch.no_grad()
 def image_channels(
-    vae: WanVAE, image: Float[Tensor, "b 3 h w"], num_frames: int
+    vae: WanVAE, image: Float[Tensor, "b 3 h w"], num_frames: int, last: Float[Tensor, "b 3 h w"] | None = None
 ) -> tuple[Float[Tensor, "b 1 g _ _"], Float[Tensor, "b f g _ _"]]:
-    """Mask and latents of a clip that shows the image and then nothing: of its own frame, and of `num_frames` latent
-    frames after it."""
-    nothing = image.new_zeros(len(image), num_frames * vae.config.temporal_stride, *image.shape[1:])
-    own, after = vae.encode_pixels(image[:, None]), vae.encode_pixels(torch.cat([image[:, None], nothing], 1))[:, 1:]
-    return _behind_mask(own, given=True), _behind_mask(after, given=False)
+    """Mask and latents of a clip that shows the image and then nothing, but for the `last` picture where it is given:
+    of its own frame, and of `num_frames` latent frames after it."""
+    rest = image.new_zeros(len(image), num_frames * vae.config.temporal_stride, *image.shape[1:])
+    if last is not None:
+        rest[:, -1] = last
+    own, after = vae.encode_pixels(image[:, None]), vae.encode_pixels(torch.cat([image[:, None], rest], 1))[:, 1:]
+    after = _behind_mask(after, given=False)
+    if last is not None:
+        after[:, -1, MASK_CHANNELS - 1] = 1
+    return _behind_mask(own, given=True), after
 
 
 def _behind_mask(latents: Float[Tensor, "b f c h w"], *, given: bool) -> Float[Tensor, "b f g h w"]:

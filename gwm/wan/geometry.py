@@ -9,13 +9,13 @@ from gwm.config import DiTConfig
 from gwm.files.tensors import read_json
 
 CLIP_DIM = 1280  # of the image encoder in Wan 2.1 I2V; its original config leaves it out
+FLF_TOKENS = 2 * 257  # of CLIP, of a first and a last picture
 CLIP_LAYER = "img_emb.proj."  # in the original release; only models that attend to CLIP have it
 # What Wan has fixed and some config.json repeat: another value is another architecture.
 DIFFUSERS_FIXED = {
     "patch_size": [1, 2, 2],
     "qk_norm": "rms_norm_across_heads",
     "cross_attn_norm": True,
-    "pos_embed_seq_len": None,
 }
 ORIGINAL_FIXED = {
     "patch_size": [1, 2, 2],
@@ -27,7 +27,7 @@ ORIGINAL_FIXED = {
 }
 DIFFUSERS_FREE = (
     "attention_head_dim ffn_dim num_attention_heads num_layers in_channels out_channels text_dim freq_dim eps "
-    "image_dim added_kv_proj_dim rope_max_seq_len"
+    "image_dim added_kv_proj_dim pos_embed_seq_len rope_max_seq_len"
 ).split()
 ORIGINAL_FREE = "model_type dim ffn_dim num_heads num_layers in_dim out_dim freq_dim eps".split()
 
@@ -77,15 +77,16 @@ def to_diffusers(config: DiTConfig) -> dict[str, Any]:
         "eps": config.eps,
         "image_dim": config.width("image") or None,
         "added_kv_proj_dim": config.dim if config.width("image") else None,
+        "pos_embed_seq_len": config.places or None,
         "rope_max_seq_len": 1024,
     }
 
 
-def wan_conditions(*, text: int, image: int, channels: int) -> tuple[ConditionSpec, ...]:
-    """What Wan declares, by width; 0: the model does not have it."""
+def wan_conditions(*, text: int, image: int, channels: int, places: int = 0) -> tuple[ConditionSpec, ...]:
+    """What Wan declares, by width; 0: the model does not have it. places: as `ConditionSpec.places`, of the image."""
     specs = [ConditionSpec(name="text", rate="tokens", width=text, encoder="text")]
     if image:
-        specs.append(ConditionSpec(name="image", rate="tokens", width=image, encoder="image"))
+        specs.append(ConditionSpec(name="image", rate="tokens", width=image, encoder="image", places=places))
     if channels:
         specs.append(ConditionSpec(name="given", rate="channels", width=channels))
     return tuple(specs)
@@ -102,7 +103,10 @@ def _from_diffusers(values: Mapping[str, Any], *, source: str) -> DiTConfig:
     return DiTConfig(
         in_channels=values["out_channels"],
         conditions=wan_conditions(
-            text=values["text_dim"], image=image_dim, channels=values["in_channels"] - values["out_channels"]
+            text=values["text_dim"],
+            image=image_dim,
+            channels=values["in_channels"] - values["out_channels"],
+            places=values.get("pos_embed_seq_len") or 0,
         ),
         dim=dim,
         ffn_dim=values["ffn_dim"],
@@ -115,14 +119,15 @@ def _from_diffusers(values: Mapping[str, Any], *, source: str) -> DiTConfig:
 
 def _from_original(values: Mapping[str, Any], *, image_dim: int, source: str) -> DiTConfig:
     _check(values, ORIGINAL_FIXED, ORIGINAL_FREE, source=source)
-    if values["model_type"] not in ("t2v", "i2v", "ti2v"):
-        raise ValueError(f"{source} has model_type={values['model_type']!r}, must be t2v, i2v or ti2v.")
+    if values["model_type"] not in ("t2v", "i2v", "ti2v", "flf2v"):
+        raise ValueError(f"{source} has model_type={values['model_type']!r}, must be t2v, i2v, ti2v or flf2v.")
     return DiTConfig(
         in_channels=values["out_dim"],
         conditions=wan_conditions(
             text=ORIGINAL_FIXED["text_dim"],
             image=image_dim,
             channels=values["in_dim"] - values["out_dim"],
+            places=FLF_TOKENS if values["model_type"] == "flf2v" else 0,
         ),
         dim=values["dim"],
         ffn_dim=values["ffn_dim"],
@@ -134,7 +139,7 @@ def _from_original(values: Mapping[str, Any], *, image_dim: int, source: str) ->
 
 
 def _check(values: Mapping[str, Any], fixed: Mapping[str, Any], free: Sequence[str], *, source: str) -> None:
-    optional = {"image_dim", "added_kv_proj_dim", "rope_max_seq_len"}
+    optional = {"image_dim", "added_kv_proj_dim", "pos_embed_seq_len", "rope_max_seq_len"}
     given = {key: value for key, value in values.items() if not key.startswith("_")}
     other = {key: given[key] for key in fixed if key in given and given[key] != fixed[key]}
     unknown = sorted(set(given) - set(fixed) - set(free))

@@ -32,6 +32,7 @@ OUTER = (
     Name("token_embeddings.image.1", "img_emb.proj.1", "condition_embedder.image_embedder.ff.net.0.proj"),
     Name("token_embeddings.image.3", "img_emb.proj.3", "condition_embedder.image_embedder.ff.net.2"),
     Name("token_embeddings.image.4", "img_emb.proj.4", "condition_embedder.image_embedder.norm2"),
+    Name("token_embeddings.image.place", "img_emb.emb_pos", "condition_embedder.image_embedder.pos_embed"),
     Name("modulation_out", "head.modulation", "scale_shift_table"),
     Name("head", "head.head", "proj_out"),
 )
@@ -71,7 +72,7 @@ def foreign_shape(key: str, shape: torch.Size, config: DiTConfig) -> torch.Size:
     """The shape that gwm's tensor `key` has in both layouts: the same numbers in the same order."""
     if key == "patch_embedding.weight":
         return torch.Size((config.dim, config.in_channels + config.given_channels, 1, config.patch, config.patch))
-    if key.rpartition(".")[2] in ("modulation", "modulation_out"):
+    if key.rpartition(".")[2] in ("modulation", "modulation_out", "place"):
         return torch.Size((1, *shape))
     return shape
 

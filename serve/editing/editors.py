@@ -74,7 +74,7 @@ class ClipEditor:
             if (value := vars(request)[name]) is not None:
                 raise ValueError(f"{name}={value} must be left out: {request.artifact} is a published model.")
         release = release_of(request.artifact)
-        if release.image == "required":
+        if release.image in ("required", "first_and_last"):
             raise ValueError(
                 f"artifact={request.artifact} must be a text-to-video model: an image-to-video model expects its image "
                 "as the first picture of every clip. Take Wan 2.1 T2V or Wan 2.2 TI2V."
@@ -93,7 +93,7 @@ class ClipEditor:
             self.artifact = led_away(self.artifact, texts, request.negative_prompt or "")
         if before.guided is not None:
             before = led_away(before, texts, "")
-        clips: list[Clip] = [clip_of(model, text, None, None) for model, text in zip((self.artifact, before), tokens)]
+        clips: list[Clip] = [clip_of(model, text, (), None) for model, text in zip((self.artifact, before), tokens)]
         self.target, self.source = (clip_velocity(*pair) for pair in zip((self.artifact, before), clips))
 
     def _resolution(self, release: Release, canvas: tuple[int, int]) -> Resolution:

@@ -126,6 +126,8 @@ def test_of_two_faces_the_chosen_one_speaks(tmp_path: Path, speech: str, artifac
     assert Choice(faces="all").of(people_of(found), found, "a.mp4") == [0, 1]
     with pytest.raises(ValueError, match=r"face 2 must be one of 0 to 1: a.mp4 shows 2 faces"):
         Choice(face=2).of(people_of(found), found, "a.mp4")
+    with pytest.raises(ValueError, match=r"face 2 must be 0: a.mp4 shows one face\."):
+        Choice(face=2).of(people_of(found)[:1], found, "a.mp4")
     with pytest.raises(ValueError, match=r"must be a point on a face: none is near \(1000, 10\)"):
         Choice(face=[1000, 10]).of(people_of(found), found, "a.mp4")
 
@@ -329,6 +331,19 @@ def test_a_run_that_was_killed_goes_on_and_makes_the_same_film_to_the_bit(
     assert looked.numbers == [] and drawn.numbers == [4, 5, 6, 7, 8, 9]
     assert Path(asked.out).read_bytes() == Path(whole.out).read_bytes()
     assert list((tmp_path / "killed").iterdir()) == [Path(asked.out)]
+
+
+def test_several_workers_make_the_film_of_one(tmp_path: Path, speech: str):
+    """Pieces of 4 pictures: the first, third and fifth are the other process's."""
+    video = film_of(tmp_path / "a.mp4", [np.roll(HOPPER, k, axis=1) for k in range(18)])
+    made = []
+    for workers in (1, 2):
+        asked = request(video, speech, tmp_path, piece=4, workers=workers)
+        dub(asked)
+        made.append(Path(asked.out).read_bytes())
+    assert made[0] == made[1]
+    with pytest.raises(ValueError, match="workers=0 must be a whole number of processes"):
+        request(video, speech, tmp_path, workers=0)
 
 
 def test_faces_that_were_followed_after_the_last_keeping_are_followed_anew(tmp_path: Path):

@@ -142,6 +142,38 @@ def test_an_edit_goes_on_where_it_was_interrupted(
     assert np.array_equal(read_video(request.out)[0], read_video(whole.out)[0])
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"box": BOX, "overlap": 0}, {"box": BOX, "overlap": 4, "between": [0.3, 0.6]}],
+    ids=["no overlap", "times"],
+)
+def test_several_workers_make_the_film_of_one(film: str, folder: Path, tmp_path: Path, settings: dict[str, Any]):
+    """Windows of 8 that do not depend on each other; a third worker has nothing to do."""
+    made = []
+    for workers in (1, 3):
+        request = asked(film, str(folder), tmp_path, **settings, window=8, workers=workers, out=str(tmp_path / "a.mp4"))
+        edit(request)
+        made.append(Path(request.out).read_bytes())
+    assert made[0] == made[1]
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.mp4"]
+
+
+def test_windows_are_parted_where_no_drawn_picture_joins_them():
+    drawn = [number in (2, 9, 10, 21) for number in range(30)]
+    assert windows.Windows.of(drawn, length=8, overlap=2).chains == [0, 1, 2, 3, 4]  # from 6, 12, 18 and 24 on
+    assert windows.Windows.of([True] * 30, length=8, overlap=2).chains == [0] * 5
+    assert windows.Windows.of([True] * 30, length=8, overlap=0).chains == [0, 1, 2, 3]
+    assert windows.Windows.of([number == 7 for number in range(14)], length=8, overlap=2).chains == [0, 0]
+
+
+def test_what_a_worker_refuses_ends_the_edit(film: str, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with pytest.raises(ValueError, match=r"workers=0 must be a whole number of processes"):
+        asked(film, str(folder), tmp_path, box=BOX, workers=0)
+    request = asked(film, str(folder), tmp_path, box=BOX, window=8, overlap=4, workers=2)
+    edit(request)
+    assert "workers=2: 1 here, as a window begins with what the one before has drawn" in caplog.text
+
+
 def test_pictures_outside_of_the_times_are_not_generated(film: str, folder: Path, tmp_path: Path):
     request = asked(film, str(folder), tmp_path, between=[0.2, 0.4], out=str(tmp_path / "b.mp4"))
     edit(request)
@@ -319,7 +351,8 @@ def test_windows_overlap_and_add_every_picture_once(tmp_path: Path, film: str):
     seen: list[tuple[int, list[int], list[bool]]] = []
     kept = windows.Kept(asked(film, "A", tmp_path, box=BOX))
     pairs = [(np.full((2, 2, 3), k, np.uint8), np.ones((2, 2), bool)) for k in range(14)]
-    windows.edit_windows(iter(pairs), Counting(), kept, num_frames=14, overlap=4)  # type: ignore[arg-type]
+    parts = windows.Windows.of([True] * 14, length=8, overlap=4)
+    windows.edit_windows(iter(pairs), Counting(), kept, parts, mine=range(3), shown=False)  # type: ignore[arg-type]
     assert [first for first, _, _ in seen] == [0, 4, 8]
     assert seen[1][1] == [104, 105, 106, 107, 8, 9, 10, 11] and seen[1][2] == [False] * 4 + [True] * 4
     assert seen[2][1] == [108, 109, 110, 111, 12, 13, 13, 13]

@@ -18,7 +18,7 @@ from gwm.sampler import frame_noise
 from gwm.wan.encoders import UMT5, CLIPImage
 from gwm.wan.vae import load_wan_vae
 from serve.generate import generate
-from serve.published_clip import I2V, T2V, TI2V, clip_of, contract_of, load_published, release_of, sample_clip
+from serve.published_clip import FLF2V, I2V, T2V, TI2V, clip_of, contract_of, load_published, release_of, sample_clip
 from serve.request import ClipRequest
 from tests.wan import TEXT, published_folder
 
@@ -31,12 +31,19 @@ FOLDERS = {"t2v": "wan2_1_1_3b", "i2v": "wan2_1_i2v_14b", "ti2v": "wan2_2_ti2v_5
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: published_folder(tmp_path_factory.mktemp(name), family) for name, family in FOLDERS.items()}
+    made = {name: published_folder(tmp_path_factory.mktemp(name), family) for name, family in FOLDERS.items()}
+    folder = tmp_path_factory.mktemp("flf2v")
+    return made | {"flf2v": published_folder(folder, "wan2_1_i2v_14b", pos_embed_seq_len=10)}  # 514 in earnest
 
 
 @pytest.fixture
 def picture() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+@pytest.fixture
+def last_picture() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 
 
 def asked(folder: Path, **settings: Any) -> ClipRequest:
@@ -45,7 +52,7 @@ def asked(folder: Path, **settings: Any) -> ClipRequest:
 
 
 def ours(
-    folder: Path, picture: np.ndarray | None, texts: tuple[Tensor, Tensor], **settings: Any
+    folder: Path, pictures: list[np.ndarray], texts: tuple[Tensor, Tensor], **settings: Any
 ) -> tuple[Tensor, tuple[float, ...]]:
     """Latents under the first text and away from the second, and the noise levels."""
     request = asked(folder, **settings)
@@ -53,7 +60,7 @@ def ours(
     model = load_published(request, contract, device=CPU)
     model = dataclasses.replace(model, guided=Guided(Guidance(text=SCALE), {"text": texts[1]}))
     encoder = CLIPImage(str(folder)) if contract.dit.width("image") else None
-    return sample_clip(model, clip_of(model, texts[0], picture, encoder), seed=SEED), contract.sigmas
+    return sample_clip(model, clip_of(model, texts[0], pictures, encoder), seed=SEED), contract.sigmas
 
 
 def euler(sigmas: tuple[float, ...]) -> Any:
@@ -96,20 +103,20 @@ def pipeline_of(folder: Path, scheduler: Any, *, shows_image: bool) -> Any:
 
 
 @pytest.mark.parametrize("sampler", ["euler", "unipc"])
-@pytest.mark.parametrize("name, shows_image", [("t2v", False), ("i2v", True), ("ti2v", False), ("ti2v", True)])
+@pytest.mark.parametrize("name, shown", [("t2v", 0), ("i2v", 1), ("ti2v", 0), ("ti2v", 1), ("flf2v", 2)])
 @torch.no_grad()
 def test_latents_are_those_of_diffusers_pipeline(
-    folders: dict[str, Path], name: str, shows_image: bool, sampler: str, picture: np.ndarray
+    folders: dict[str, Path], name: str, shown: int, sampler: str, picture: np.ndarray, last_picture: np.ndarray
 ):
     """Euler's levels are given to both; UniPC's, in whole thousandths, are those that the pipeline makes by itself."""
-    folder, shown = folders[name], picture if shows_image else None
+    folder, pictures = folders[name], [picture, last_picture][:shown]
     texts = torch.randn(512, TEXT), torch.randn(512, TEXT)
-    made, sigmas = ours(folder, shown, texts, sampler=sampler)
+    made, sigmas = ours(folder, pictures, texts, sampler=sampler)
     scheduler = euler(sigmas) if sampler == "euler" else unipc(release_of(str(folder)).low_shift)
-    pipeline = pipeline_of(folder, scheduler, shows_image=shows_image)
+    pipeline = pipeline_of(folder, scheduler, shows_image=bool(shown))
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(
-        **({"image": Image.fromarray(picture)} if shows_image else {}),
+        **dict(zip(("image", "last_image"), map(Image.fromarray, pictures))),
         prompt_embeds=texts[0][None],
         negative_prompt_embeds=texts[1][None],
         height=HEIGHT,
@@ -125,7 +132,7 @@ def test_latents_are_those_of_diffusers_pipeline(
 
 
 def test_a_clean_first_frame_is_the_image(folders: dict[str, Path], picture: np.ndarray):
-    made, _ = ours(folders["ti2v"], picture, (torch.randn(4, TEXT), torch.randn(4, TEXT)))
+    made, _ = ours(folders["ti2v"], [picture], (torch.randn(4, TEXT), torch.randn(4, TEXT)))
     shown = torch.from_numpy(picture).permute(2, 0, 1)[None, None].float() / 127.5 - 1
     assert torch.equal(made[:, :1], load_wan_vae(folders["ti2v"]).encode_pixels(shown))
 
@@ -140,11 +147,31 @@ def test_the_command_writes_the_clip_of_its_prompt_and_the_middle_of_its_image(
     words = {"prompt": "a woman smiles", "negative_prompt": "talks", "image": str(tmp_path / "wide.png")}
     generate(asked(folder, out=str(out), **words))
     texts = [UMT5(str(folder))(text).half().float() for text in ("a woman smiles", "talks")]
-    latents, _ = ours(folder, picture, (texts[0], texts[1]))
+    latents, _ = ours(folder, [picture], (texts[0], texts[1]))
     write_video(tmp_path / "expected.mp4", to_uint8(load_wan_vae(folder).decode_pixels(latents)[0][0]), None, fps=16)
     frames, fps = read_video(out)
     assert fps == 16 and len(frames) == 5  # 1 + 4 k, of three that were asked for
     assert np.abs(frames.astype(int) - read_video(tmp_path / "expected.mp4")[0]).mean() < 0.5
+
+
+@torch.no_grad()
+def test_the_command_goes_from_the_first_picture_to_the_last(
+    folders: dict[str, Path], picture: np.ndarray, last_picture: np.ndarray, tmp_path: Path
+):
+    folder, out = folders["flf2v"], tmp_path / "clip.mp4"
+    for name, shown in (("a", picture), ("b", last_picture)):
+        Image.fromarray(shown).save(tmp_path / f"{name}.png")
+    a, b = (str(tmp_path / f"{name}.png") for name in "ab")
+    words = {"prompt": "a woman smiles", "negative_prompt": "talks", "seconds": 5 / 16}
+    films = []
+    for shown in ({"keyframes": [f"{b}@0.3125", f"{a}@0"]}, {"image": a, "keyframes": [f"{b}@0.26"]}):
+        generate(asked(folder, out=str(out), **(words | shown)))
+        films.append(read_video(out)[0])
+    assert np.array_equal(*films)
+    texts = [UMT5(str(folder))(text).half().float() for text in ("a woman smiles", "talks")]
+    latents, _ = ours(folder, [picture, last_picture], (texts[0], texts[1]))
+    write_video(tmp_path / "expected.mp4", to_uint8(load_wan_vae(folder).decode_pixels(latents)[0][0]), None, fps=16)
+    assert np.abs(films[0].astype(int) - read_video(tmp_path / "expected.mp4")[0]).mean() < 0.5
 
 
 @pytest.mark.parametrize(("tile", "differ"), [(64, False), (32, True)])
@@ -181,7 +208,7 @@ def test_a_clip_that_does_not_fit_into_memory_is_refused_before_it_is_sampled(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("name", "release"), [("t2v", T2V), ("i2v", I2V), ("ti2v", TI2V)])
+@pytest.mark.parametrize(("name", "release"), [("t2v", T2V), ("i2v", I2V), ("ti2v", TI2V), ("flf2v", FLF2V)])
 def test_a_folder_is_sampled_as_its_publishers_do(folders: dict[str, Path], name: str, release: Any):
     assert release_of(str(folders[name])) is release
 
@@ -207,6 +234,18 @@ def test_numbers_that_are_not_given_are_the_publishers(folders: dict[str, Path])
         ("i2v", {"prompt": "a"}, r"image=\.\.\. must be given: .* is an image-to-video model"),
         ("ti2v", {"prompt": "a", "audio": "a.wav"}, r"audio=a\.wav must be left out: .* of a text and an image alone"),
         ("ti2v", {"prompt": "a", "whole": True}, "whole=true must be false"),
+        ("flf2v", {"prompt": "a", "image": "a.png"}, r"must be the first and the last picture of the clip"),
+        (
+            "flf2v",
+            {"prompt": "a", "keyframes": ["a.png@0", "b.png@0.1"]},
+            r"such as keyframes=\[A.png@0,B.png@0.1875\]",
+        ),
+        ("flf2v", {"prompt": "a", "keyframes": ["a@0", "b@0.1", "c@0.19"]}, r"with both, and with no other"),
+        (
+            "i2v",
+            {"prompt": "a", "keyframes": ["a.png@0"]},
+            r"keyframes=.* must be left out: .* was not trained with it",
+        ),
         ("t2v", {"prompt": "a", "resolution": "30x48"}, "resolution=30x48 must have .* multiples of .* = 16"),
         ("t2v", {"prompt": "a", "guidance": 1, "negative_prompt": "s"}, "negative_prompt=... must be left out"),
     ],
