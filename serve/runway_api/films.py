@@ -11,7 +11,7 @@ import wave
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -50,8 +50,8 @@ class FilmOptions:
     """
 
     folder: str = "store/films"  # what is under way
-    max_upload_mb: float = 16.0  # of every upload
-    longest_s: float = 600.0  # of a film that is sent
+    max_upload_mb: float | int = 16  # of every upload
+    longest_s: float | int = 600  # of a film that is sent
     max_pixels: int = 8_900_000  # of one of its pictures
     edit_artifact: str | None = None  # a model for edits; None: there are none
     text_encoder: str | None = None  # for their prompts; None: the artifact's own
@@ -87,6 +87,7 @@ class Refilm:
 GoOn = Callable[[float], Awaitable[bool]]
 
 
+@runtime_checkable
 class MakeFilm(Protocol):
     def refuses(self, command: Command) -> str | None:
         """Why no film is made by this command here; None: some are."""

@@ -78,7 +78,7 @@ def test_an_edit_is_given_mask_and_picture_by_names_that_say_what_they_are(tmp_p
     ("path", "body", "said"),
     [
         ("/video_dubs", {"face": 0, "faces": "all"}, "exclude each other"),
-        ("/video_dubs", {"face": [1.0]}, "at least 2 items"),
+        ("/video_dubs", {"face": [1.0]}, "face."),
         ("/video_dubs", {"video": "file:///etc/passwd"}, "must begin with data:video/, runway://, https://"),
         ("/video_edits", {"speech": None}, "one of mask, box, between, canvas or source must be given"),
         ("/video_edits", {"box": [1, 2, 0, 4]}, "must be whole px"),
