@@ -61,7 +61,7 @@ def edit(request: EditRequest) -> None:
         workers = min(request.workers, 1 + max(_windows(request, regions, editor).chains))
         if workers < request.workers:
             log.warning(
-                "workers=%d: %d here, as a window begins with what the one before has drawn; overlap=0 parts them",
+                "workers=%d: %d here, as no more windows are independent of each other; with overlap=0 each is",
                 *(request.workers, workers),
             )
         with beside(_edit_part, request, survey, workers, workers=workers):

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -134,6 +136,22 @@ def image_channels(
     if last is not None:
         after[:, -1, MASK_CHANNELS - 1] = 1
     return _behind_mask(own, given=True), after
+
+
+@torch.no_grad()
+def control_channels(
+    vae: WanVAE, pixel_frames: Float[Tensor, "b t 3 h w"], drawn: Bool[Tensor, "b t h w"]
+) -> Float[Tensor, "b f g _ _"]:
+    """What VACE is told of a film: latents of what is kept, latents of what is to be drawn anew, each grey elsewhere,
+    and the mask, of whose px each latent cell has all 8 x 8.
+
+    Source: Jiang et al. 2025, arXiv:2503.07598, Sec. 3.2; diffusers' `WanVACEPipeline`.
+    """
+    there, side = drawn[:, :, None], vae.config.spatial_stride
+    kept, changed = (vae.encode_pixels(pixel_frames * part) for part in (~there, there))
+    mask = rearrange(drawn.to(kept), "b t (h i) (w j) -> b (i j) t h w", i=side, j=side)
+    mask = F.interpolate(mask, size=(kept.shape[1], *mask.shape[3:]), mode="nearest-exact")
+    return torch.cat([kept, changed, mask.transpose(1, 2)], dim=2)
 
 
 def _behind_mask(latents: Float[Tensor, "b f c h w"], *, given: bool) -> Float[Tensor, "b f g h w"]:

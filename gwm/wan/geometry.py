@@ -11,6 +11,8 @@ from gwm.files.tensors import read_json
 CLIP_DIM = 1280  # of the image encoder in Wan 2.1 I2V; its original config leaves it out
 FLF_TOKENS = 2 * 257  # of CLIP, of a first and a last picture
 CLIP_LAYER = "img_emb.proj."  # in the original release; only models that attend to CLIP have it
+PLAIN, VACE = "WanTransformer3DModel", "WanVACETransformer3DModel"  # classes of diffusers
+VACE_LAYERS, VACE_CHANNELS = "vace_layers", "vace_in_channels"
 # What Wan has fixed and some config.json repeat: another value is another architecture.
 DIFFUSERS_FIXED = {
     "patch_size": [1, 2, 2],
@@ -48,7 +50,7 @@ def read_geometry(path: Path, *, names: Collection[str] = ()) -> DiTConfig:
             f"{path} has a quantization_config: the weights beside it are quantised. Take the release in bfloat16."
         )
     kind = values.get("_class_name")
-    if kind == "WanTransformer3DModel":
+    if kind in (PLAIN, VACE):
         return _from_diffusers(values, source=str(path))
     if kind == "WanModel":
         image_dim = CLIP_DIM if any(CLIP_LAYER in name for name in names) else 0
@@ -56,15 +58,16 @@ def read_geometry(path: Path, *, names: Collection[str] = ()) -> DiTConfig:
     name = "model_type" if kind is None and "model_type" in values else "_class_name"
     remedy = "It is an autoencoder: pass it as vae=." if kind == "AutoencoderKLWan" else "Only Wan's are loaded."
     raise ValueError(
-        f"{path} has {name}={values.get(name)!r}, must have _class_name WanTransformer3DModel (diffusers) or WanModel "
+        f"{path} has {name}={values.get(name)!r}, must have _class_name {PLAIN} or {VACE} (diffusers), or WanModel "
         f"(original). {remedy}"
     )
 
 
 def to_diffusers(config: DiTConfig) -> dict[str, Any]:
     """The `config.json` from which diffusers builds the same transformer."""
+    layers = config.control_layers
     return {
-        "_class_name": "WanTransformer3DModel",
+        "_class_name": VACE if config.control_layers else PLAIN,
         **DIFFUSERS_FIXED,
         "attention_head_dim": config.head_dim,
         "ffn_dim": config.ffn_dim,
@@ -79,6 +82,7 @@ def to_diffusers(config: DiTConfig) -> dict[str, Any]:
         "added_kv_proj_dim": config.dim if config.width("image") else None,
         "pos_embed_seq_len": config.places or None,
         "rope_max_seq_len": 1024,
+        **({VACE_LAYERS: list(layers), VACE_CHANNELS: config.control_channels} if layers else {}),
     }
 
 
@@ -93,7 +97,8 @@ def wan_conditions(*, text: int, image: int, channels: int, places: int = 0) -> 
 
 
 def _from_diffusers(values: Mapping[str, Any], *, source: str) -> DiTConfig:
-    _check(values, DIFFUSERS_FIXED, DIFFUSERS_FREE, source=source)
+    vace = values["_class_name"] == VACE
+    _check(values, DIFFUSERS_FIXED, [*DIFFUSERS_FREE, *([VACE_LAYERS, VACE_CHANNELS] if vace else [])], source=source)
     dim, image_dim = values["num_attention_heads"] * values["attention_head_dim"], values.get("image_dim") or 0
     if (values.get("added_kv_proj_dim") or 0) != (dim if image_dim else 0):
         raise ValueError(
@@ -114,6 +119,7 @@ def _from_diffusers(values: Mapping[str, Any], *, source: str) -> DiTConfig:
         num_layers=values["num_layers"],
         freq_dim=values["freq_dim"],
         eps=values["eps"],
+        **({"control_layers": tuple(values[VACE_LAYERS]), "control_channels": values[VACE_CHANNELS]} if vace else {}),
     )
 
 

@@ -18,7 +18,19 @@ from gwm.sampler import frame_noise
 from gwm.wan.encoders import UMT5, CLIPImage
 from gwm.wan.vae import load_wan_vae
 from serve.generate import generate
-from serve.published_clip import FLF2V, I2V, T2V, TI2V, clip_of, contract_of, load_published, release_of, sample_clip
+from serve.published_clip import (
+    FLF2V,
+    I2V,
+    T2V,
+    TI2V,
+    VACE,
+    clip_of,
+    contract_of,
+    load_published,
+    release_of,
+    sample_clip,
+    with_control,
+)
 from serve.request import ClipRequest
 from tests.wan import TEXT, published_folder
 
@@ -33,7 +45,9 @@ FOLDERS = {"t2v": "wan2_1_1_3b", "i2v": "wan2_1_i2v_14b", "ti2v": "wan2_2_ti2v_5
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {name: published_folder(tmp_path_factory.mktemp(name), family) for name, family in FOLDERS.items()}
     folder = tmp_path_factory.mktemp("flf2v")
-    return made | {"flf2v": published_folder(folder, "wan2_1_i2v_14b", pos_embed_seq_len=10)}  # 514 in earnest
+    made["flf2v"] = published_folder(folder, "wan2_1_i2v_14b", pos_embed_seq_len=10)  # 514 in earnest
+    vace = {"vace_layers": [0], "vace_in_channels": 96}
+    return made | {"vace": published_folder(tmp_path_factory.mktemp("vace"), "wan2_1_1_3b", **vace)}
 
 
 @pytest.fixture
@@ -131,6 +145,43 @@ def test_latents_are_those_of_diffusers_pipeline(
     torch.testing.assert_close(made, expected, rtol=0, atol=FP32)
 
 
+@pytest.mark.parametrize("sampler", ["euler", "unipc"])
+@torch.no_grad()
+def test_an_edit_by_vace_is_that_of_diffusers_pipeline(folders: dict[str, Path], sampler: str):
+    import diffusers
+
+    folder, rng = folders["vace"], np.random.default_rng(0)
+    film, drawn = rng.integers(0, 256, (5, HEIGHT, WIDTH, 3), np.uint8), rng.random((5, HEIGHT, WIDTH)) < 0.3
+    request, texts = asked(folder, sampler=sampler), (torch.randn(512, TEXT), torch.randn(512, TEXT))
+    contract = contract_of(request, release_of(request.artifact))
+    model = load_published(request, contract, device=CPU)
+    model = dataclasses.replace(model, guided=Guided(Guidance(text=SCALE), {"text": texts[1]}))
+    made = sample_clip(model, with_control(clip_of(model, texts[0], [], None), model, film, drawn), seed=SEED)
+    pipeline = diffusers.WanVACEPipeline(
+        transformer=diffusers.WanVACETransformer3DModel.from_pretrained(folder / "transformer").eval(),
+        vae=diffusers.AutoencoderKLWan.from_pretrained(folder / "vae").eval(),
+        scheduler=euler(contract.sigmas) if sampler == "euler" else unipc(VACE.shift),
+        tokenizer=None,
+        text_encoder=None,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        video=[Image.fromarray(picture) for picture in film],
+        mask=[Image.fromarray(np.uint8(255 * mask)) for mask in drawn],
+        prompt_embeds=texts[0][None],
+        negative_prompt_embeds=texts[1][None],
+        height=HEIGHT,
+        width=WIDTH,
+        num_frames=5,
+        num_inference_steps=STEPS,
+        guidance_scale=SCALE,
+        latents=frame_noise(made.shape, seed=SEED, frame=0, step=0).transpose(1, 2),
+        output_type="latent",
+    ).frames.transpose(1, 2)
+    assert expected.std() > 0.3
+    torch.testing.assert_close(made, expected, rtol=0, atol=FP32)
+
+
 def test_a_clean_first_frame_is_the_image(folders: dict[str, Path], picture: np.ndarray):
     made, _ = ours(folders["ti2v"], [picture], (torch.randn(4, TEXT), torch.randn(4, TEXT)))
     shown = torch.from_numpy(picture).permute(2, 0, 1)[None, None].float() / 127.5 - 1
@@ -208,7 +259,9 @@ def test_a_clip_that_does_not_fit_into_memory_is_refused_before_it_is_sampled(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("name", "release"), [("t2v", T2V), ("i2v", I2V), ("ti2v", TI2V), ("flf2v", FLF2V)])
+@pytest.mark.parametrize(
+    ("name", "release"), [("t2v", T2V), ("i2v", I2V), ("ti2v", TI2V), ("flf2v", FLF2V), ("vace", VACE)]
+)
 def test_a_folder_is_sampled_as_its_publishers_do(folders: dict[str, Path], name: str, release: Any):
     assert release_of(str(folders[name])) is release
 

@@ -44,18 +44,18 @@ class Films:
         return f"No {command}." if command in self.refused else None
 
     async def __call__(
-        self, asked: Film | Refilm, folder: Path, go_on: Callable[[float], Awaitable[bool]]
+        self, film: Film | Refilm, folder: Path, go_on: Callable[[float], Awaitable[bool]]
     ) -> Path | None:
-        if isinstance(asked, Film):
-            while len(asked.sound) > 5 * RATE:
+        if isinstance(film, Film):
+            while len(film.sound) > 5 * RATE:
                 if not await go_on(0.5):
                     return None
                 await asyncio.sleep(0.02)
         path = folder / "film.mp4"
-        if isinstance(asked, Film):
-            path.write_bytes(b"film of %d samples" % len(asked.sound))
+        if isinstance(film, Film):
+            path.write_bytes(b"film of %d samples" % len(film.sound))
         else:
-            path.write_text(json.dumps(dict(asked.settings)))
+            path.write_text(json.dumps(dict(film.settings)))
         return path
 
 

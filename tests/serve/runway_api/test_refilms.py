@@ -149,14 +149,14 @@ def test_a_picture_with_too_many_pixels_is_refused_by_its_header(tmp_path: Path)
 class Slow(Films):
     """Begins a film, and ends it only where an earlier run has begun it."""
 
-    async def __call__(self, asked: Any, folder: Path, go_on: Any) -> Path | None:
+    async def __call__(self, film: Any, folder: Path, go_on: Any) -> Path | None:
         begun = folder / "begun"
-        while not begun.exists() or asked.settings["seed"] == 1:
+        while not begun.exists() or film.settings["seed"] == 1:
             if not await go_on(0.25):
                 return None
             (folder / "under way").touch()
             await asyncio.sleep(0.02)
-        return await super().__call__(asked, folder, go_on)
+        return await super().__call__(film, folder, go_on)
 
 
 def test_a_film_that_is_made_can_be_cancelled_and_leaves_nothing(tmp_path: Path):
