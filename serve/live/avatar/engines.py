@@ -104,7 +104,7 @@ class Engines:
                     return self._driver(engine).set_prompt(text)
                 case Act(action=action):
                     return engine.act(action)
-                case SetKeyframe() if len(engine.timeline.keyframes.known) >= MAX_KEYFRAMES:
+                case SetKeyframe() if engine.timeline.keyframes.ahead(engine.timeline.num_chunks) >= MAX_KEYFRAMES:
                     return f"{MAX_KEYFRAMES} keyframes lie ahead already. Wait until some of them were seen."
                 case SetKeyframe(picture=picture, in_s=in_s) if picture is not None:
                     at_s = engine.timeline.next_chunk().media_s + in_s

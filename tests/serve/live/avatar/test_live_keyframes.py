@@ -93,21 +93,21 @@ def test_only_so_many_pictures_lie_ahead_and_those_that_were_seen_are_forgotten(
     assert isinstance(said, str) and "must not be the time of another keyframe" in said
 
 
-class Heard:
-    """An engine process that is told of changes."""
+class Heard(EngineProcess):
+    """Is told of changes, and runs nothing."""
 
     def __init__(self) -> None:
         self.changes: list[Any] = []
 
-    async def call(self, name: str, session: str, change: Any) -> Applied:
-        self.changes.append(change)
+    async def call(self, name: str, session: str, *arguments: Any, within_s: float | None = None) -> Any:
+        self.changes += arguments
         return Applied(4, 0.7)
 
 
 def test_a_model_without_the_condition_refuses_before_the_picture_is_read():
     async def run() -> None:
         heard = Heard()
-        face = ProcessFace(heard, "a", np.zeros((8, 8, 3), np.uint8), seed=0)  # type: ignore[arg-type]
+        face = ProcessFace(heard, "a", np.zeros((8, 8, 3), np.uint8), seed=0)
         with pytest.raises(ChangeRefusedError, match="keyframes must be left out: the model has no condition"):
             await face.change(SetKeyframe("data:image/png;base64,!", 1.0))
         assert heard.changes == []
