@@ -56,6 +56,8 @@ log = logging.getLogger(__name__)
 Mask = Float[np.ndarray, "h w"]
 VERSION = 1  # of what is kept between runs: what another version has finished is made again
 CODES = "codes.npy"
+# Of one core, of an EPYC (serve/results/dub_time_cpu.json): each film, each picture, and each million px of it.
+START_CPU_S, PICTURE_CPU_S, MEGAPIXEL_CPU_S = 5.5, 0.102, 0.015
 NEARLY_S = 0.1  # lengths that differ by less are not worth a word
 
 
@@ -112,9 +114,10 @@ def dub(request: DubRequest) -> None:
         OSError: the film cannot be written; what is finished lies beside it, for the next run.
     """
     request.check()
+    check_file(request.video, "a video file, such as mp4")
+    _announce(request)
     artifact = _speaker(request)
     sound_s = sum(map(len, sound_blocks(request.audio, sample_rate=SOUND_RATE))) / SOUND_RATE
-    check_file(request.video, "a video file, such as mp4")
     with work_folder(Path(request.out), request.facts(), resume=request.resume) as folder:
         survey, people = chosen_faces(request, folder, keep_every=request.piece)
         _compare_lengths(request, sound_s, survey.length_s)
@@ -127,6 +130,18 @@ def dub(request: DubRequest) -> None:
             sound = sound_blocks(request.audio, sample_rate=SOUND_RATE)
             join_pieces(request.out, pieces, film, survey.moments_s, survey.length_s, sound)
     log.info("%s: %.2f s, %d pictures", request.out, survey.length_s, len(survey.moments_s))
+
+
+def _announce(request: DubRequest) -> None:
+    """Log how large the film is, and how long it takes."""
+    with open_film(request.video) as film:
+        length_s, fps, size = film.declared_s, float(film.fps), (film.stream.width, film.stream.height)
+    if length_s is not None:
+        cost_s = START_CPU_S + length_s * fps * (PICTURE_CPU_S + MEGAPIXEL_CPU_S * size[0] * size[1] / 1e6)
+        log.info(
+            "%s: %.1f s of %dx%d px: about %.0f s of one core, for one face; more on a busy machine",
+            *(request.video, length_s, *size, cost_s),
+        )
 
 
 def _speaker(request: DubRequest) -> Artifact:

@@ -23,7 +23,7 @@ from serve.runway_api.call import Command
 from serve.runway_api.casting import Role
 
 PERCENT = re.compile(rb"([a-z][a-z ]*):\s+(\d+)%")
-# Bars of each command, and the part of its time that each takes: of a dub as measured (docs/dubbing.md).
+# Bars of each command, and the part of its time that each takes, nearly.
 BARS: dict[Command, dict[str, tuple[float, float]]] = {
     "generate": {"generate": (0.0, 1.0)},
     "dub": {"find faces": (0.0, 0.5), "voice": (0.5, 0.6), "dub": (0.6, 1.0)},

@@ -1,6 +1,8 @@
 """Films with a new voice, made of photographs: whose mouth moves, and that nothing else does."""
 
+import json
 import logging
+import re
 import weakref
 from collections.abc import Iterator
 from fractions import Fraction
@@ -331,6 +333,20 @@ def test_a_run_that_was_killed_goes_on_and_makes_the_same_film_to_the_bit(
     assert looked.numbers == [] and drawn.numbers == [4, 5, 6, 7, 8, 9]
     assert Path(asked.out).read_bytes() == Path(whole.out).read_bytes()
     assert list((tmp_path / "killed").iterdir()) == [Path(asked.out)]
+
+
+@pytest.mark.parametrize(("height", "width"), [(720, 1280), (1080, 1920)])
+def test_a_film_is_said_to_take_what_was_measured(
+    height: int, width: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """In the first line, to a tenth."""
+    measured = json.loads((ROOT / "serve" / "results" / "dub_time_cpu.json").read_text())["sizes"][f"{height} px"]
+    video = film_of(tmp_path / "a.mp4", [np.zeros((height, width, 3), np.uint8)] * 96)
+    with caplog.at_level("INFO"), pytest.raises(ValueError, match="n.wav"):
+        dub(request(video, "n.wav", tmp_path))
+    first = caplog.records[0].getMessage()
+    said = re.search(rf": 4.0 s of {width}x{height} px: about (\d+) s of one core", first)
+    assert said is not None and int(said[1]) == pytest.approx(measured["many_cpu_s"], rel=0.1)
 
 
 def test_several_workers_make_the_film_of_one(tmp_path: Path, speech: str):
