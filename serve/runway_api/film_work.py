@@ -47,7 +47,7 @@ class FilmWork:
     ) -> None:
         """allows: addresses from which files may be fetched."""
         self.store, self.api, self.desk, self.make_film = store, api, desk, make_film
-        self.options, self.allows, self.folder = options, allows, Path(options.folder)
+        self.options, self.allows, self.folder = options, allows, Path(options.work)
 
     async def next(self) -> bool:
         """Make one film, or say that there is none to make."""

@@ -49,7 +49,7 @@ class FilmOptions:
         ValueError: a value that cannot be.
     """
 
-    folder: str = "store/films"  # what is under way
+    work: str = "store/films"  # the folder of what is under way
     max_upload_mb: float | int = 16  # of every upload
     longest_s: float | int = 600  # of a film that is sent
     max_pixels: int = 8_900_000  # of one of its pictures

@@ -342,7 +342,7 @@ def test_a_film_is_said_to_take_what_was_measured(
     """In the first line, to a tenth."""
     measured = json.loads((ROOT / "serve" / "results" / "dub_time_cpu.json").read_text())["sizes"][f"{height} px"]
     video = film_of(tmp_path / "a.mp4", [np.zeros((height, width, 3), np.uint8)] * 96)
-    with caplog.at_level("INFO"), pytest.raises(ValueError, match="n.wav"):
+    with caplog.at_level("INFO"), pytest.raises(ValueError, match=r"n\.wav"):
         dub(request(video, "n.wav", tmp_path))
     first = caplog.records[0].getMessage()
     said = re.search(rf": 4.0 s of {width}x{height} px: about (\d+) s of one core", first)

@@ -134,7 +134,7 @@ async def running(
 ) -> AsyncIterator[Served]:
     stores: list[Store] = []
     url = f"sqlite:///{folder}/gwm.sqlite"
-    made_in = FilmOptions(folder=f"{folder}/films", max_upload_mb=upload_mb)
+    made_in = FilmOptions(work=f"{folder}/films", max_upload_mb=upload_mb)
     options = ApiOptions(store=url, public_url=None, retention_days=None, meetings=meetings, films=made_in)
 
     @contextlib.asynccontextmanager
