@@ -80,7 +80,8 @@ def help_text(config: str, *, about: str) -> str:
     """What a command is about, its settings as their file has them, and the choices of the groups that it names."""
     path = CONFIGS / f"{config}.yaml"
     rows = [about.strip(), "", HYDRAS.sub("", path.read_text()).strip()]
-    for entry in OmegaConf.to_container(OmegaConf.load(path)["defaults"]):
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(path))
+    for entry in defaults["defaults"]:
         if entry != "_self_" and isinstance(entry, str):
             rows += ["", help_text(entry, about=f"And what configs/{entry}.yaml has:")]
         for group, choice in entry.items() if isinstance(entry, dict) else ():
