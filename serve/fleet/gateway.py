@@ -13,13 +13,15 @@ from sqlalchemy.orm import Session as Db
 
 from gwm.contract import Contract
 from serve.artifact import read_manifest
-from serve.fleet.options import FleetOptions
+from serve.fleet.options import OWNER, FleetOptions
 from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import read_characters
 from serve.live.http.admission import place_of
-from serve.live.http.port import bound_sockets, listening
+from serve.live.http.port import bound_sockets, encryption, listening
+from serve.live.http.traced import tracing
 from serve.live.room.tokens import Tokens
 from serve.live.speech.voice_servers import Speech, voice_server
+from serve.live.traces import Traces
 from serve.runway_api.call import Desk
 from serve.runway_api.mount import ApiOptions, RestApi, print_first_key
 from serve.runway_api.rooms import NO_ROOM, set_queued
@@ -34,7 +36,6 @@ log = logging.getLogger(__name__)
 
 LOOK_S, LIFE_S = 0.5, 5.0
 ASKING = 8  # leases that wait for a worker at a time: autoscaling sees them
-OWNER = "gateway"  # of sessions that wait: whoever follows a gateway that has gone goes on with its queue
 LOST = "The machine that held this session is gone."
 
 
@@ -66,11 +67,11 @@ class Gateway:
         """Listen, and let in whoever waits.
 
         Raises:
-            ValueError: the port is taken, or the store cannot be opened.
+            ValueError: the port is taken, or certificate or store cannot be opened.
         """
         assert self.options.store is not None
         self.lease, options = lease, self.settings.options
-        sockets = bound_sockets(options.host, options.port)
+        sockets, tls = bound_sockets(options.host, options.port), encryption(options.certificate)
         for each in sockets:
             self._open.callback(each.close)
         self.store = Store(self.options.store)
@@ -89,10 +90,12 @@ class Gateway:
             changed=self._wake.set,
             backend=lambda session_id: None,  # it is at the session's worker
         )
-        app = web.Application()
+        if traces := Traces.to(options.trace):
+            self._open.push_async_callback(asyncio.to_thread, traces.close)
+        app = web.Application(middlewares=tracing(traces))
         app.router.add_get("/health", _health)
         app.add_subapp("/v1", rest.app)
-        await self._open.enter_async_context(listening(app, sockets))
+        await self._open.enter_async_context(listening(app, sockets, tls))
         self.queue = SessionQueue(self._let_in, give_up=self._give_up, tell=self._tell, now_ms=now_ms)
         self._tasks = [asyncio.create_task(work) for work in (self._serve(), self._live())]
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from serve.live.options import at_least
 
+OWNER = "gateway"  # of sessions that wait: whoever follows a gateway that has gone goes on with its queue
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetOptions:
@@ -23,7 +25,7 @@ class FleetOptions:
     num_gpus: float | int
     worker_host: str  # where workers listen
     worker_port: int  # 0: any that is free
-    worker_url: str | None  # as clients reach one; {ip} and {port} are its own; None: http://{ip}:{port}
+    worker_url: str | None  # as clients reach one; {ip} and {port} are its own; None: {ip}:{port}
     drain_s: float | int  # that sessions have to end when their worker has to go
 
     def __post_init__(self) -> None:
@@ -39,6 +41,6 @@ class FleetOptions:
                 f"fleet.worker_url={self.worker_url!r} must be such as https://{{ip}}.example.org:{{port}}."
             )
 
-    def url_of(self, ip: str, port: int) -> str:
+    def url_of(self, scheme: str, ip: str, port: int) -> str:
         """As clients reach a worker."""
-        return (self.worker_url or "http://{ip}:{port}").format(ip=ip, port=port)
+        return (self.worker_url or "{scheme}://{ip}:{port}").format(scheme=scheme, ip=ip, port=port)

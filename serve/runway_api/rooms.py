@@ -146,6 +146,8 @@ class Rooms:
             assert isinstance(session, Conversation), "this API is mounted where characters talk"
             session.witness, session.evictable = Record(self, row.id, row.max_s, session), False
             session.open_to = pages
+            if session.trace is not None:
+                session.trace.attributes["gwm.id"] = row.id
             session.agent.offer(session_tools(row.tools, send=session.send, backend=session.backend))
             return session
 

@@ -1,10 +1,11 @@
-"""The port: bound before anything is loaded, and open to a bounded number of connections."""
+"""The port: bound before anything is loaded, and open to a bounded number of connections; with encryption, if asked."""
 
 import asyncio
 import contextlib
 import errno
 import resource
 import socket
+import ssl
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -50,6 +51,24 @@ def _why(host: str, port: int, error: OSError) -> str:
     return f"host={host} port={port} cannot be used ({error.strerror}). Use an address of this machine."
 
 
+def encryption(certificate: list[str] | None) -> ssl.SSLContext | None:
+    """Of files in PEM: the chain of certificates, and the key; None: there is none, or a proxy has it.
+
+    Raises:
+        ValueError: they cannot be read, or do not belong to each other.
+    """
+    if certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(*certificate)
+    except OSError as error:  # an SSLError is one
+        raise ValueError(
+            f"certificate={certificate} must be files in PEM, of the chain and its key ({error})."
+        ) from error
+    return context
+
+
 class Refused(asyncio.Protocol):
     """A connection beyond the limit."""
 
@@ -58,7 +77,9 @@ class Refused(asyncio.Protocol):
 
 
 @contextlib.asynccontextmanager
-async def listening(app: web.Application, sockets: list[socket.socket]) -> AsyncIterator[None]:
+async def listening(
+    app: web.Application, sockets: list[socket.socket], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[None]:
     """Serve the application on these sockets; closing waits only shortly for whoever is slow."""
     runner = web.AppRunner(
         app, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=HEADERS_S, lingering_time=LINGER_S, access_log=None
@@ -72,7 +93,8 @@ async def listening(app: web.Application, sockets: list[socket.socket]) -> Async
         return server() if len(server.connections) < limit else Refused()
 
     loop = asyncio.get_running_loop()
-    servers = [await loop.create_server(protocol, sock=each, backlog=128) for each in sockets]
+    secured = {} if tls is None else {"ssl": tls, "ssl_handshake_timeout": HEADERS_S}
+    servers = [await loop.create_server(protocol, sock=each, backlog=128, **secured) for each in sockets]
     try:
         yield
     finally:

@@ -5,7 +5,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from serve.fleet.gateway import LOST, OWNER, Gateway
+import pytest
+
+from serve.fleet.gateway import ASKING, LOST, Gateway
+from serve.fleet.options import OWNER
 from serve.runway_api.session_queue import SessionQueue
 from serve.store.database import Store
 from serve.store.tables import Session, now_ms
@@ -69,8 +72,8 @@ def bare(store: Store, workers: Workers) -> Gateway:
     return gateway
 
 
-def ask(store: Store, name: str) -> str:
-    row = Session(id=name, status="NOT_READY", owner=OWNER, avatar_name="Noa", tools=[], max_s=60)
+def ask(store: Store, name: str, **more: Any) -> str:
+    row = Session(id=name, status="NOT_READY", owner=OWNER, avatar_name="Noa", tools=[], max_s=60, **more)
     store.do(lambda db: db.add(row))
     return name
 
@@ -128,6 +131,35 @@ def test_whoever_gives_up_while_it_waits_asks_no_worker_any_more_and_a_new_gatew
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
+            store.close()
+
+    asyncio.run(run())
+
+
+def test_only_so_many_ask_at_a_time_and_they_are_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Workers see those as their load; the others are told that they wait, and are asked for in their turn."""
+    monkeypatch.setattr("serve.fleet.gateway.LOOK_S", 0.02)
+
+    async def run() -> None:
+        store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
+        workers = Workers(store, places=0)
+        gateway = bare(store, workers)
+        names = [f"{number:02}" for number in range(ASKING + 3)]
+        for position, name in enumerate(names):
+            ask(store, name, created_ms=now_ms() + position)
+        serving = asyncio.create_task(gateway._serve())
+        try:
+            await until(lambda: all(status(store, name).queued for name in names))
+            await asyncio.sleep(0.5)  # many looks
+            assert sorted(gateway._leases) == names[:ASKING]
+            workers.places = 2
+            await until(lambda: set(names[ASKING : ASKING + 2]) <= set(gateway._leases))
+            assert sorted(workers.ends) == names[:2] and names[-1] not in gateway._leases
+        finally:
+            serving.cancel()
+            for task in gateway._leases.values():
+                task.cancel()
+            await asyncio.gather(serving, *gateway._leases.values(), return_exceptions=True)
             store.close()
 
     asyncio.run(run())

@@ -26,8 +26,8 @@ def test_what_cannot_be_is_refused(change: dict[str, object], rule: str):
 
 def test_a_worker_is_reached_at_its_own_address_or_by_the_name_that_is_given():
     named = dataclasses.replace(OPTIONS, worker_url="https://{ip}.example.org:{port}")
-    assert OPTIONS.url_of("10.0.0.7", 81) == "http://10.0.0.7:81"
-    assert named.url_of("10.0.0.7", 81) == "https://10.0.0.7.example.org:81"
+    assert OPTIONS.url_of("http", "10.0.0.7", 81) == "http://10.0.0.7:81"
+    assert named.url_of("http", "10.0.0.7", 81) == "https://10.0.0.7.example.org:81"
 
 
 def test_a_worker_lasts_as_long_as_the_longest_session():
