@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from serve.live.options import at_least
 
-OWNER = "gateway"  # of sessions that wait: whoever follows a gateway that has gone goes on with its queue
+OWNER = "gateway"  # of sessions that wait and that no gateway has: the next one that looks goes on with them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +19,11 @@ class FleetOptions:
     workers: int  # replicas, one a device
     max_workers: int | None  # that autoscaling may add up to; None: it does not
     workers_per_node: int
+    gateways: int  # each on a node of its own; one: on the head
     places: int  # sessions of a worker at a time, as it was measured
     target: float | int  # sessions of a worker on the average, at which autoscaling adds another
+    up_s: float | int  # that more were asked for, until it does
+    down_s: float | int  # that fewer were needed, until one goes
     num_cpus: float | int  # of a node, for each worker
     num_gpus: float | int
     worker_host: str  # where workers listen
@@ -29,9 +32,10 @@ class FleetOptions:
     drain_s: float | int  # that sessions have to end when their worker has to go
 
     def __post_init__(self) -> None:
-        for name in ("workers", "workers_per_node", "places"):
+        for name in ("workers", "workers_per_node", "gateways", "places"):
             at_least(f"fleet.{name}", getattr(self, name), 1)
-        at_least("fleet.drain_s", self.drain_s, 0)
+        for name in ("up_s", "down_s", "drain_s"):
+            at_least(f"fleet.{name}", getattr(self, name), 0)
         if self.max_workers is not None:
             at_least("fleet.max_workers", self.max_workers, self.workers)
         if not 0 < self.target <= self.places:

@@ -17,8 +17,8 @@ MAX_CONNECTIONS = 1_000
 SHARE_OF_FILES = 0.5  # of the files that the process may open; the others are for media, models and logs
 
 
-def bound_sockets(host: str, port: int) -> list[socket.socket]:
-    """Sockets that hold the port and do not listen yet.
+def bound_sockets(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
+    """Sockets that hold the port and do not listen yet; shared: with others of this user that share it too.
 
     Raises:
         ValueError: the port is taken or not allowed, or the host is none of this machine's.
@@ -30,7 +30,7 @@ def bound_sockets(host: str, port: int) -> list[socket.socket]:
         kinds = {"family": socket.AF_UNSPEC, "type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}
         for family, kind, protocol, _, address in dict.fromkeys(socket.getaddrinfo(host, port, **kinds)):
             found.append(socket.socket(family, kind, protocol))
-            found[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 found[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             found[-1].bind(address)

@@ -14,6 +14,8 @@ OPTIONS = FleetOptions(**SHIPPED)
     ("change", "rule"),
     [
         ({"workers": 0}, "fleet.workers=0 must be at least 1"),
+        ({"gateways": 0}, "fleet.gateways=0 must be at least 1"),
+        ({"down_s": -1}, "fleet.down_s=-1 must be at least 0"),
         ({"max_workers": 1}, "fleet.max_workers=1 must be at least 2"),
         ({"target": 3.0}, "fleet.target=3.0 must be above 0 and at most fleet.places=2"),
         ({"worker_url": "example.org"}, "must be such as https://"),
