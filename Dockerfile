@@ -21,7 +21,7 @@ RUN packages=(ca-certificates); \
 
 WORKDIR /gwm
 COPY requirements.txt ./
-RUN pip install --no-cache-dir --no-compile ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0; \
+RUN PIP_INDEX_URL="$TORCH_INDEX" pip install --no-cache-dir --no-compile torch==2.13.0; \
     pip install --no-cache-dir --no-compile --no-deps -r requirements.txt
 RUN if [[ -n $FLEET ]]; then \
     pip install --no-cache-dir --no-compile -c requirements.txt "ray[serve]==2.60.0" "psycopg[binary]==3.3.9"; fi
@@ -30,7 +30,7 @@ COPY . .
 RUN useradd --uid 1000 --create-home gwm; \
     mkdir store; \
     chown gwm store
-USER gwm
+USER 1000
 VOLUME /gwm/store
 
 # Freed memory is kept, as by the Makefile.

@@ -58,8 +58,8 @@ def test_pins_are_those_of_the_project():
 
 def test_the_server_is_nobody_of_importance_and_knows_no_secret():
     users = [line.split()[1] for line in STEPS.splitlines() if line.startswith("USER ")]
-    assert users == ["gwm"] and "useradd --uid 1000" in DOCKERFILE
-    after = DOCKERFILE[DOCKERFILE.index("USER gwm") :]
+    assert users == ["1000"] and "useradd --uid 1000" in DOCKERFILE
+    after = DOCKERFILE[DOCKERFILE.index("USER 1000") :]
     assert "RUN" not in after and "COPY" not in after
     assert not re.search(r"(?i)secret|password|token|_key", DOCKERFILE)
     kept = context()

@@ -63,9 +63,7 @@ def encryption(certificate: list[str] | None) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(*certificate)
     except OSError as error:  # an SSLError is one
-        raise ValueError(
-            f"certificate={certificate} must be files in PEM, of the chain and its key ({error})."
-        ) from error
+        raise ValueError(f"certificate={certificate} must be files in PEM, the chain and its key ({error}).") from error
     return context
 
 

@@ -157,7 +157,7 @@ def test_only_so_many_ask_at_a_time_and_they_are_the_first(tmp_path: Path, monke
             assert sorted(gateway._leases) == names[:ASKING]
             workers.places = 2
             await until(lambda: set(names[ASKING : ASKING + 2]) <= set(gateway._leases))
-            assert sorted(workers.ends) == names[:2] and names[-1] not in gateway._leases
+            assert set(workers.ends) <= set(names[:ASKING]) and names[-1] not in gateway._leases
         finally:
             serving.cancel()
             for task in gateway._leases.values():
@@ -227,7 +227,7 @@ def test_gateways_that_share_a_store_go_on_with_the_queue_of_one_that_has_gone(t
 def test_every_gateway_says_where_a_backend_joins_a_session_and_none_before_it_is_open(tmp_path: Path):
     tokens = Tokens(b"s" * 32)
     gateway: Any = Gateway.__new__(Gateway)
-    gateway.tokens, gateway.settings = tokens, SimpleNamespace(timeouts=SimpleNamespace(connect_s=1, session_s=9))
+    gateway.tokens, gateway.settings = tokens, SimpleNamespace(timeouts=SimpleNamespace(connect_s=1.0, session_s=9.0))
     row = Session(room={"url": "http://worker", "room_name": "room", "token": "the visitor's"})
     for _ in range(2):
         found = gateway._backend_room(row)

@@ -1,18 +1,18 @@
 """configs/kuberay.yaml: a fleet as configs/fleet.yaml has it, on pods that are large and patient enough."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 
-from serve.fleet import __main__ as fleet_main
 from serve.fleet.__main__ import RAY, built
 from serve.fleet.options import FleetOptions
 from serve.live.http.ice import SECRET_VARIABLE
-from serve.runway_api.mount import ApiOptions
-from serve.settings import ServerSettings
 
 MANIFEST = yaml.safe_load((Path(__file__).parents[3] / "configs" / "kuberay.yaml").read_text())
 SPEC = MANIFEST["spec"]
@@ -22,13 +22,16 @@ CLUSTER = SPEC["rayClusterConfig"]
 STORE = "postgresql+psycopg://gwm:p%40ss@db.example.org/gwm"
 
 
-@pytest.fixture
-def deployed(monkeypatch: pytest.MonkeyPatch) -> tuple[ServerSettings, FleetOptions, ApiOptions]:
-    """What Ray Serve would be given."""
-    monkeypatch.setenv("GWM_STORE", STORE)
-    monkeypatch.setattr(fleet_main, "application", lambda *parts: parts)
-    GlobalHydra.instance().clear()
-    return built(APPLICATION["args"])
+@pytest.fixture(scope="module")
+def deployed() -> dict[str, Any]:
+    """What Ray Serve would be given, in a process that has what is secret in its environment."""
+    words = "import json, sys; from dataclasses import asdict; from serve.fleet import __main__ as fleet; "
+    words += "fleet.application = lambda *parts: [asdict(part) for part in parts]; "
+    words += "print(json.dumps(fleet.built(json.loads(sys.argv[1]))))"
+    told = [sys.executable, "-c", words, json.dumps(APPLICATION["args"])]
+    done = subprocess.run(told, env=os.environ | {"GWM_STORE": STORE}, capture_output=True, text=True, check=True)
+    settings, fleet, api = json.loads(done.stdout.splitlines()[-1])
+    return settings | {"fleet": fleet, "api": api}
 
 
 def pod(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -38,19 +41,18 @@ def pod(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return spec, container
 
 
-def test_it_is_deployed_by_the_function_that_reads_its_settings(deployed):
-    settings, _, api = deployed
+def test_it_is_deployed_by_the_function_that_reads_its_settings(deployed: dict[str, Any]):
+    options, api = deployed["options"], deployed["api"]
     module, _, name = APPLICATION["import_path"].partition(":")
     assert (module, name) == (built.__module__, built.__name__)
-    assert api.store == STORE and api.public_url in {f"https://{host}" for host in settings.options.hosts}
-    assert settings.options.host == "0.0.0.0" and Path(settings.options.artifact).is_absolute()
-    for path in (settings.options.artifact, settings.options.characters):
+    assert api["store"] == STORE and api["public_url"] in {f"https://{host}" for host in options["hosts"]}
+    assert options["host"] == "0.0.0.0" and options["ice_servers"][0].startswith("turn:")
+    for path in (options["artifact"], options["characters"]):  # absolute: whoever starts Ray chooses its folder
         assert (Path(__file__).parents[3] / Path(path).relative_to("/gwm")).is_dir()
-    assert settings.options.ice_servers[0].startswith("turn:")
 
 
-def test_a_worker_fits_into_its_pod_and_there_are_as_many_pods_as_workers(deployed):
-    settings, fleet, _ = deployed
+def test_a_worker_fits_into_its_pod_and_there_are_as_many_pods_as_workers(deployed: dict[str, Any]):
+    fleet = FleetOptions(**deployed["fleet"])
     assert (WORKERS["replicas"], WORKERS["minReplicas"]) == (fleet.workers, fleet.workers)
     assert WORKERS["maxReplicas"] == fleet.max_workers and CLUSTER["enableInTreeAutoscaling"]
     spec, container = pod(WORKERS)
@@ -58,10 +60,10 @@ def test_a_worker_fits_into_its_pod_and_there_are_as_many_pods_as_workers(deploy
     assert limits["nvidia.com/gpu"] == int(started["num-gpus"]) == fleet.num_gpus * fleet.workers_per_node
     assert limits["cpu"] == int(started["num-cpus"]) == fleet.num_cpus * fleet.workers_per_node
     assert container["ports"][0]["containerPort"] == fleet.worker_port and spec["hostNetwork"]
-    assert spec["terminationGracePeriodSeconds"] > fleet.drain_s >= settings.timeouts.session_s
+    assert spec["terminationGracePeriodSeconds"] > fleet.drain_s >= deployed["timeouts"]["session_s"]
     assert CLUSTER["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"  # no worker comes there
     gateway = {each["name"]: each["containerPort"] for each in pod(CLUSTER["headGroupSpec"])[1]["ports"]}["gateway"]
-    assert gateway == settings.options.port
+    assert gateway == deployed["options"]["port"]
 
 
 def test_pods_have_what_is_secret_from_kubernetes_and_are_not_root():

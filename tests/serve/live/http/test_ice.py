@@ -30,10 +30,10 @@ SECRET = "north"
 def test_credentials_are_what_the_relay_computes_from_its_secret(monkeypatch: pytest.MonkeyPatch):
     """printf 1800000000:abc | openssl dgst -sha1 -hmac north -binary | base64"""
     monkeypatch.setattr(time, "time", lambda: 1_799_996_400.0)
-    open_to_all, relay = IceServers(URLS, SECRET).servers("abc", seconds=3600)
+    open_to_all, relay = IceServers(URLS, SECRET).servers("abc", seconds=3600.0)
     assert open_to_all == RTCIceServer(URLS[:1])
     assert relay == RTCIceServer(URLS[1:], "1800000000:abc", "8mE1mCdEjNur0DF8ID/k1yDKnFY=")
-    assert IceServers([]).servers("abc", seconds=3600) == []
+    assert IceServers([]).servers("abc", seconds=3600.0) == []
 
 
 def test_a_relay_needs_the_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch):
@@ -65,7 +65,7 @@ def test_a_page_is_told_them_for_its_sessions_key_as_often_as_it_connects():
 
 
 def test_clients_of_rooms_are_told_them_when_they_join():
-    servers = IceServers(URLS, SECRET).servers("abc", seconds=60)
+    servers = IceServers(URLS, SECRET).servers("abc", seconds=60.0)
     joined = join_response(Grant(identity="a", room="r", hidden=False), "PA", [], servers, one_connection=True)
     stun, turn = joined.join.ice_servers
     assert stun == rtc.ICEServer(urls=URLS[:1])
@@ -109,8 +109,8 @@ def test_sound_and_picture_come_by_a_real_relay_to_whoever_has_no_other_way(tmp_
         for wrong in (replace(relay, credential="guessed"), stale):
             connection = RTCPeerConnection(RTCConfiguration([wrong]))
             connection.createDataChannel("events")
-            with pytest.raises(Exception, match=r"401|Unauthorized|Wrong"):
-                await connection.setLocalDescription(await connection.createOffer())
+            await connection.setLocalDescription(await connection.createOffer())
+            assert " typ relay " not in connection.localDescription.sdp
             await close_connection(connection)
 
     with coturn(tmp_path) as url:
