@@ -31,7 +31,8 @@ from serve.tuning import choose_decode_precision, choose_products, choose_thread
 TEXT_TOKENS = 512  # of every prompt, as in Wan
 WARMUP_STEPS, TIMED_STEPS = 4, 8
 Portrait = UInt8[np.ndarray, "h w 3"]
-Given, Made = ParamSpec("Given"), TypeVar("Made")
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
