@@ -153,7 +153,7 @@ class Session(Work):
     queued: Mapped[bool] = mapped_column(default=False)
     session_key: Mapped[str | None] = mapped_column(String(100))  # while READY alone
     expires_ms: Mapped[int | None] = mapped_column(BigInteger)
-    room: Mapped[dict[str, Any]] = mapped_column(default=dict)  # what `consume` answers; while READY alone
+    room: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of `consume`, while READY; in a fleet then its place
     failure_code: Mapped[str | None] = mapped_column(String(64))
     started_ms: Mapped[int | None] = mapped_column(BigInteger)
     ended_ms: Mapped[int | None] = mapped_column(BigInteger)

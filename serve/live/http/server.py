@@ -24,8 +24,9 @@ from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
+from serve.live.http.ice import IceServers
 from serve.live.http.page_session import PageSession
-from serve.live.http.port import bound_sockets, listening
+from serve.live.http.port import bound_sockets, encryption, listening
 from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import SessionParts, Timeouts
 from serve.live.http.tracks import set_video_bitrate
@@ -39,6 +40,7 @@ from serve.live.speech.picture_probe import takes_pictures
 from serve.live.speech.profile import Profile
 from serve.live.speech.tools import Tool
 from serve.live.speech.voice_servers import Speech
+from serve.live.traces import SessionTrace, Traces
 from serve.live.vision.pictures import SOURCES
 from serve.live.vision.reader import Reader, readable
 from serve.live.vision.sight import METHODS, Vision
@@ -75,13 +77,14 @@ class SessionMaker:
     profile: Profile | None  # None: a world, without sound
     timing: StreamTiming
     seed: int
-    ice_servers: list[str]
+    ice_servers: IceServers
     turn_taking: TurnTaking
     timeouts: Timeouts
     gauges: Gauges
     manners: dict[str, dict[str, float]]  # of characters, as far as the model has them
     tools: list[Tool] = field(default_factory=list)  # of every conversation
     vision: Vision | None = None  # None: nobody looks at what visitors show
+    traces: Traces | None = None
 
     def conversation(self, session_id: str, character: Character, on_end: Callable[[], None]) -> PageSession:
         parts = self._parts(session_id, character, on_end)
@@ -117,6 +120,7 @@ class SessionMaker:
             timeouts=self.timeouts,
             gauges=self.gauges,
             on_end=on_end,
+            trace=None if self.traces is None else SessionTrace(self.traces, session_id),
         )
 
     def close(self) -> None:
@@ -177,6 +181,7 @@ def session_maker(
         overlap=options.overlap,
         decode_precision=options.decode_precision,
         products=options.products,
+        trace=options.trace,
     )
     return SessionMaker(
         engines=EnginePool(
@@ -193,11 +198,12 @@ def session_maker(
         profile=profile,
         timing=timing,
         seed=options.seed,
-        ice_servers=options.ice_servers,
+        ice_servers=IceServers.of(options.ice_servers),
         turn_taking=turn_taking,
         timeouts=timeouts,
         gauges=gauges,
         manners={key: manner_of(character, contract) for key, character in characters.items()},
+        traces=Traces.to(options.trace),
     )
 
 
@@ -264,6 +270,7 @@ async def running_app(
             requests_per_minute=options.requests_per_minute,
             gauges=sessions.gauges,
             uploads=uploads,
+            traces=sessions.traces,
         )
         if sessions.profile is None:  # others' programs ask for characters
             yield api
@@ -275,6 +282,8 @@ async def running_app(
             await server.close()
         await sessions.engines.close()
         sessions.close()
+        if sessions.traces is not None:
+            await asyncio.to_thread(sessions.traces.close)
 
 
 async def serve_until_signal(
@@ -289,10 +298,10 @@ async def serve_until_signal(
     """Serve until SIGTERM or Ctrl-C, then drain; a second signal stops at once. serve: as for `running_app`.
 
     Raises:
-        ValueError: the port is taken; known before anything is loaded.
+        ValueError: the port is taken, or the certificate cannot be used; known before anything is loaded.
         FileNotFoundError, ValueError, FaceLostError, MissingPackageError: as `running_app`.
     """
-    sockets = bound_sockets(options.host, options.port)
+    sockets, tls = bound_sockets(options.host, options.port), encryption(options.certificate)
     with contextlib.ExitStack() as held:
         for each in sockets:
             held.callback(each.close)
@@ -301,11 +310,12 @@ async def serve_until_signal(
         async with app as api:
             stop = _stop_signal()
             exempt_from_collection()
-            async with listening(api.app, sockets):
+            async with listening(api.app, sockets, tls):
                 try:
                     names = ", ".join(character.name for character in api.characters.values())
                     begin = "talk to" if api.controls.sound else "walk from"
-                    log.info("%s %s: http://%s:%d", begin, names, options.host, sockets[0].getsockname()[1])
+                    address = options.scheme, options.host, sockets[0].getsockname()[1]
+                    log.info("%s %s: %s://%s:%d", begin, names, *address)
                     await stop.wait()
                     log.info("stopping: nobody new is let in; a second signal stops at once")
                 finally:
