@@ -3,10 +3,12 @@
 import contextlib
 import signal
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from operator import methodcaller
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +19,10 @@ from serve.acts import Applied
 from serve.artifact import Artifact, load_artifact
 from serve.engine import Engine
 from serve.graphs import Capture, capture_cuda, capture_on
-from serve.live.avatar.changes import Act, Change, Redo, Rewind, SetPrompt
+from serve.live.avatar.changes import Act, Change, Redo, Rewind, SetKeyframe, SetPrompt
 from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
 from serve.live.avatar.voice_buffers import Ahead, Sound
+from serve.live.traces import Traces
 from serve.memory import slots_that_fit
 from serve.parallel.follow import follow_streams
 from serve.parallel.parallelize import meet
@@ -29,7 +32,10 @@ from serve.tuning import choose_decode_precision, choose_products, choose_thread
 
 TEXT_TOKENS = 512  # of every prompt, as in Wan
 WARMUP_STEPS, TIMED_STEPS = 4, 8
+MAX_KEYFRAMES = 64  # of a session that are still to be seen
 Portrait = UInt8[np.ndarray, "h w 3"]
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +56,38 @@ class EngineOptions:
     dtype: str = "float32"
     decode_precision: str = "float32"
     products: str = "pytorch"
+    trace: str | None = None
+
+
+class StageSpans:
+    """Lets denoising and decoding a chunk be spans of that chunk, in the threads that do it. On a GPU a stage then ends
+    when the device has done it."""
+
+    def __init__(self, engine: Engine, traces: Traces) -> None:
+        self.traces, self.chunks = traces, defaultdict[str, deque[Any]](deque)
+        self.cuda = engine.device.type == "cuda"
+        engine.denoise = self._spanned("denoise", engine.denoise)
+        engine.decode = self._spanned("decode", engine.decode)
+
+    def expect(self, carrier: dict[str, str]) -> None:
+        """The next chunk belongs to what the carrier holds; those of an engine are made in their order."""
+        for name in ("denoise", "decode"):
+            self.chunks[name].append(self.traces.carried(carrier))
+
+    def _spanned(self, name: str, stage: Callable[Given, Made]) -> Callable[Given, Made]:
+        def run(*given: Given.args, **more: Given.kwargs) -> Made:
+            if not self.chunks[name]:  # such as a chunk that is made again
+                return stage(*given, **more)
+            span = self.traces.begin(name, under=self.chunks[name].popleft())
+            try:
+                made = stage(*given, **more)
+                if self.cuda:
+                    torch.cuda.current_stream().synchronize()
+                return made
+            finally:
+                span.end()
+
+        return run
 
 
 class Engines:
@@ -75,6 +113,8 @@ class Engines:
         self.engines, self.num_made = dict[str, Engine](), 0
         self.free = list[Engine]()
         self.overlapped = dict[Engine, OverlappedEngine]()  # those that have been used so
+        self.traces = Traces.to(options.trace)
+        self.spans = dict[Engine, StageSpans]()
         self.reserve(options.slots)
 
     def start(self, session: str, portrait: Portrait, seed: int) -> None:
@@ -89,6 +129,8 @@ class Engines:
             self.free.append(self._made())
         engine = self.free[-1]
         engine.seed = seed
+        if engine in self.spans:
+            self.spans[engine].chunks.clear()
         if self.overlap:
             self.overlapped.setdefault(engine, OverlappedEngine(engine, self.lanes))
         self._driver(engine).start(portrait)
@@ -112,6 +154,11 @@ class Engines:
         engine.say(agent)
         return engine.step()
 
+    def traced_step(self, carrier: dict[str, str], session: str, agent: Ahead, user: Sound) -> Frames | None:
+        """As `step`, of a chunk that is a span of the server's."""
+        self.spans[self.engines[session]].expect(carrier)
+        return self.step(session, agent, user)
+
     def change(self, session: str, change: Change) -> Applied | tuple[Applied, Frames] | str:
         """From when on it holds, with the frames of a chunk that was made again; or why it cannot."""
         engine = self.engines[session]
@@ -122,6 +169,11 @@ class Engines:
                     return self._driver(engine).set_prompt(text)
                 case Act(action=action):
                     return engine.act(action)
+                case SetKeyframe() if engine.timeline.keyframes.ahead(engine.timeline.num_chunks) >= MAX_KEYFRAMES:
+                    return f"{MAX_KEYFRAMES} keyframes lie ahead already. Wait until some of them were seen."
+                case SetKeyframe(picture=picture, in_s=in_s) if picture is not None:
+                    at_s = engine.timeline.next_chunk().media_s + in_s
+                    return self._driver(engine).keyframe(picture, at_s=at_s)
                 case Redo() if self.overlap:
                     return "a chunk must not be made again while the next is begun: overlap is on."
                 case Redo(action=action, frame=frame):
@@ -174,11 +226,15 @@ class Engines:
 
     def _made(self) -> Engine:
         if self.ranks is None:
-            return made_engine(self.artifact, self.options, capture=self.capture, make=self.make)
-        ranks = self.ranks.of_stream(self.num_made)
-        self.num_made += 1
-        ranks.send_order(Order.MAKE)
-        return made_engine(self.artifact, self.options, ranks=ranks, make=self.make)
+            engine = made_engine(self.artifact, self.options, capture=self.capture, make=self.make)
+        else:
+            ranks = self.ranks.of_stream(self.num_made)
+            self.num_made += 1
+            ranks.send_order(Order.MAKE)
+            engine = made_engine(self.artifact, self.options, ranks=ranks, make=self.make)
+        if self.traces is not None:
+            self.spans[engine] = StageSpans(engine, self.traces)
+        return engine
 
     def _driver(self, engine: Engine) -> Engine | OverlappedEngine:
         return self.overlapped[engine] if self.overlap else engine
