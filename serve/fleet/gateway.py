@@ -24,6 +24,7 @@ from serve.live.room.tokens import Tokens
 from serve.live.speech.voice_servers import Speech, voice_server
 from serve.live.traces import Traces
 from serve.runway_api.call import Desk
+from serve.runway_api.films import Generator
 from serve.runway_api.mount import ApiOptions, RestApi, print_first_key
 from serve.runway_api.rooms import NO_ROOM, set_queued
 from serve.runway_api.session_queue import SEEN, SessionQueue
@@ -83,7 +84,9 @@ class Gateway:
         contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
         characters = read_characters(Path(options.characters), contract.framing(options.size))
         speech = Speech(options.tts, _speaks_nothing, voice_server(options.tts, self.settings.endpoints["tts"]))
-        desk = Desk(self.owner, {key: one.name for key, one in characters.items()}, speech, self._backend_room)
+        names = {key: one.name for key, one in characters.items()}
+        films = Generator(options.artifact, options.characters, options.size, self.options.films)  # workers make them
+        desk = Desk(self.owner, names, speech, self._backend_room, films.refuses)
         rest = RestApi(
             self.store,
             desk,
@@ -92,6 +95,7 @@ class Gateway:
             places=lambda: self.fleet.places * (self.fleet.max_workers or self.fleet.workers),
             changed=self._wake.set,
             backend=lambda session_id: None,  # it is at the session's worker
+            upload_bytes=self.options.films.max_bytes,
         )
         if traces := Traces.to(options.trace):
             self._open.push_async_callback(asyncio.to_thread, traces.close)

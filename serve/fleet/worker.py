@@ -61,7 +61,8 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _mount(self, server: Api, speech: Speech) -> AsyncIterator[None]:
-        make = Generator(self.settings.options.artifact, self.settings.options.characters, self.settings.options.size)
+        options = self.settings.options
+        make = Generator(options.artifact, options.characters, options.size, self.api.films)
         api = replace(self.api, public_url=self.url)
         mount = partial(mounted, options=api, make_film=make, prints_first_key=False, secret=self.secret)
         async with mount(server, speech) as self._mounted:

@@ -20,7 +20,7 @@ from serve.acts import Applied
 from serve.artifact import load_artifact
 from serve.engine import Engine
 from serve.graphs import capture_cuda, capture_on
-from serve.live.avatar.changes import Act, Change, Redo, Rewind, SetPrompt
+from serve.live.avatar.changes import Act, Change, Redo, Rewind, SetKeyframe, SetPrompt
 from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
 from serve.live.avatar.voice_buffers import Ahead, Sound
 from serve.live.traces import Traces
@@ -30,6 +30,7 @@ from serve.tuning import choose_decode_precision, choose_products, choose_thread
 
 TEXT_TOKENS = 512  # of every prompt, as in Wan
 WARMUP_STEPS, TIMED_STEPS = 4, 8
+MAX_KEYFRAMES = 64  # of a session that are still to be seen
 Portrait = UInt8[np.ndarray, "h w 3"]
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -149,6 +150,11 @@ class Engines:
                     return self._driver(engine).set_prompt(text)
                 case Act(action=action):
                     return engine.act(action)
+                case SetKeyframe() if engine.timeline.keyframes.ahead(engine.timeline.num_chunks) >= MAX_KEYFRAMES:
+                    return f"{MAX_KEYFRAMES} keyframes lie ahead already. Wait until some of them were seen."
+                case SetKeyframe(picture=picture, in_s=in_s) if picture is not None:
+                    at_s = engine.timeline.next_chunk().media_s + in_s
+                    return self._driver(engine).keyframe(picture, at_s=at_s)
                 case Redo() if self.overlap:
                     return "a chunk must not be made again while the next is begun: overlap is on."
                 case Redo(action=action, frame=frame):

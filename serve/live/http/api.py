@@ -100,13 +100,15 @@ class Api:
         trusted_proxies: list[str],
         requests_per_minute: int,
         gauges: Gauges,
+        uploads: Uploads | None = None,
         traces: Traces | None = None,
     ) -> None:
+        """uploads: None: nobody else uses them."""
         self.admission, self.characters, self.framing, self.gauges = admission, characters, framing, gauges
         self.make_conversation, self.make_renderer, self.controls = make_conversation, make_renderer, controls
         self.hosts, self.origins = hosts, origins
         self.proxies = [ip_network(proxy) for proxy in trusted_proxies]
-        self.uploads, self.rate = Uploads(), Rate(requests_per_minute, 60.0)
+        self.uploads, self.rate = uploads or Uploads(), Rate(requests_per_minute, 60.0)
         self.app = web.Application(middlewares=[*tracing(traces), self._guard])
         self.app.on_cleanup.append(self._close)
         self.app.router.add_routes(

@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from gwm.contract import Contract
 from serve.artifact import PLACES, read_manifest
 from serve.live.avatar.changes import SessionControls
 from serve.live.avatar.engine_pool import EnginePool
-from serve.live.avatar.engine_process import ProcessFace
+from serve.live.avatar.engine_process import ProcessFace, ReadPicture
 from serve.live.avatar.engines import EngineOptions, serve_engines
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.text_process import TextProcess
@@ -29,6 +30,7 @@ from serve.live.http.port import bound_sockets, encryption, listening
 from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import SessionParts, Timeouts
 from serve.live.http.tracks import set_video_bitrate
+from serve.live.http.uploads import Uploads
 from serve.live.http.walk import Walk
 from serve.live.options import ServerOptions
 from serve.live.speech.agent import TurnTaking
@@ -71,6 +73,7 @@ class SessionMaker:
 
     engines: EnginePool
     texts: TextProcess | None
+    pictures: ReadPicture | None  # of keyframes; None: the model takes none
     profile: Profile | None  # None: a world, without sound
     timing: StreamTiming
     seed: int
@@ -110,6 +113,7 @@ class SessionMaker:
                 character.portrait,
                 seed=self.seed,
                 texts=self.texts,
+                pictures=self.pictures,
                 manner=self.manners.get(character.key, {}),  # avatars have none
             ),
             timing=self.timing,
@@ -148,6 +152,7 @@ def session_maker(
     timeouts: Timeouts,
     turn_taking: TurnTaking,
     endpoints: dict[str, Endpoint],
+    uploads: Uploads,
     serve: ServeEngines = serve_engines,
 ) -> SessionMaker:
     """What the options choose; the engine process is not started yet.
@@ -166,7 +171,8 @@ def session_maker(
             characters=characters,
             sample_rate=timing.sample_rate,
         )
-    gauges = Gauges()
+    gauges, framing = Gauges(), contract.framing(options.size)
+    pictures = partial(uploads.named, framing=framing, face=contract.takes_sound)
     engines = EngineOptions(
         artifact=options.artifact,
         num_threads=options.num_threads,
@@ -188,6 +194,7 @@ def session_maker(
             on_wait=gauges.wait_ms.observe,
         ),
         texts=TextProcess(options.text_encoder, options.artifact) if contract.dit.width("text") else None,
+        pictures=None if contract.dit.keyframes is None else pictures,
         profile=profile,
         timing=timing,
         seed=options.seed,
@@ -242,9 +249,8 @@ async def running_app(
         characters = read_characters(Path(options.characters), framing)
     else:
         characters = read_places(Path(options.artifact) / PLACES, framing)
-    sessions = session_maker(
-        options, contract, characters, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints, serve=serve
-    )
+    parts, uploads = {"timeouts": timeouts, "turn_taking": turn_taking, "endpoints": endpoints}, Uploads()
+    sessions = session_maker(options, contract, characters, **parts, uploads=uploads, serve=serve)
     servers = [McpServer(name, there) for name, there in options.mcp_servers.items()]
     try:
         sessions = replace(sessions, tools=[tool for server in servers for tool in await server.tools()])
@@ -263,6 +269,7 @@ async def running_app(
             trusted_proxies=options.trusted_proxies,
             requests_per_minute=options.requests_per_minute,
             gauges=sessions.gauges,
+            uploads=uploads,
             traces=sessions.traces,
         )
         if sessions.profile is None:  # others' programs ask for characters

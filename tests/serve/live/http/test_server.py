@@ -103,7 +103,8 @@ def test_a_character_that_came_after_the_start_has_no_manner_of_its_own(monkeypa
     kit = Kit(capacity=1, timeouts=TIMEOUTS)
     monkeypatch.setattr(EnginePool, "place", lambda pool, session_id: object.__new__(EngineProcess))
     engines = object.__new__(EnginePool)  # none runs
-    shared: dict[str, Any] = {"engines": engines, "texts": None, "profile": None, "timing": TIMING, "seed": 0}
+    shared: dict[str, Any] = {"engines": engines, "texts": None, "pictures": None}
+    shared |= {"profile": None, "timing": TIMING, "seed": 0}
     shared |= {"ice_servers": IceServers([]), "turn_taking": TurnTaking(), "timeouts": TIMEOUTS, "gauges": kit.gauges}
     maker = SessionMaker(**shared, manners={"noa": {"joy": 0.3}})
     manners = {}
