@@ -1,4 +1,4 @@
-"""What takes long: pictures of avatars, voices, films; and what is done from time to time."""
+"""What takes long: pictures of avatars, voices, vectors of documents, films; and what is done from time to time."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,10 @@ from sqlalchemy.orm import Session as Db
 from gwm.optional import MissingPackageError
 from serve.live.http.api import Api
 from serve.live.http.refusals import FullError
+from serve.live.speech.sentence_vectors import TextVectors
 from serve.runway_api.call import ApiError, Desk
 from serve.runway_api.casting import NotReadyError, Role, role_of, wish_for
+from serve.runway_api.document_search import PassageWork
 from serve.runway_api.fetch import is_public
 from serve.runway_api.films import Film, FilmError, MakeFilm, wav_of
 from serve.runway_api.media import AUDIO_BYTES, IMAGE_BYTES, plain_picture, portrait_from, read_source, sound_of
@@ -45,16 +47,21 @@ class Background:
         make_film: MakeFilm,
         retention_days: int | None,
         allows: Callable[[str], bool] = is_public,
+        vectors: TextVectors | None = None,
     ) -> None:
-        """allows: addresses from which files may be fetched."""
+        """allows: addresses from which files may be fetched. vectors: of documents; None: they get none."""
         self.store, self.api, self.desk, self.make_film = store, api, desk, make_film
         self.retention_days, self.allows = retention_days, allows
-        self.wake, self.wake_films = asyncio.Event(), asyncio.Event()
+        self.wake, self.wake_films, self.wake_documents = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.passages = None if vectors is None else PassageWork(store, vectors)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._work(self.wake, self._next_small))
             group.create_task(self._work(self.wake_films, self._next_film))
+            if self.passages is not None:
+                await self.passages.begin()
+                group.create_task(self._work(self.wake_documents, self.passages.step))
             group.create_task(self._every(LIFE_S, lambda db: stay_alive(db, self.desk.owner)))
             group.create_task(self._every(LIFE_S, give_up_lost_sessions))
             group.create_task(self._every(TIDY_S, lambda db: delete_old(db, retention_days=self.retention_days)))

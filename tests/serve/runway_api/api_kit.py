@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient
 from PIL import Image
 
 from serve.live.http.api import Api
+from serve.live.speech.sentence_vectors import TextVectors
 from serve.live.speech.voice_servers import Speak, Speech, VoiceServer
 from serve.runway_api.films import Film
 from serve.runway_api.meeting_bots import MeetingOptions
@@ -111,6 +112,7 @@ async def running(
     tts: str = "kokoro",
     maker: VoiceServer | None = None,
     meetings: MeetingOptions | None = None,
+    make_vectors: Callable[[], TextVectors | None] = lambda: None,
     **more,
 ) -> AsyncIterator[Served]:
     stores: list[Store] = []
@@ -120,7 +122,13 @@ async def running(
     @contextlib.asynccontextmanager
     async def mount(api: Api) -> AsyncIterator[None]:
         async with mounted(
-            api, Speech(tts, speak, maker), options=options, make_film=film, prints_first_key=False, **more
+            api,
+            Speech(tts, speak, maker),
+            options=options,
+            make_film=film,
+            prints_first_key=False,
+            make_vectors=make_vectors,
+            **more,
         ) as made:
             assert made is not None
             stores.append(made.store)
