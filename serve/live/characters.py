@@ -94,10 +94,11 @@ def read_character(path: Path, framing: Framing) -> Character:
     portrait, found = portrait_of(read_image(path.parent / values["image"]), framing)
     if not found:
         log.warning("%s: no face is found in image %s; its middle is used", path, values["image"])
-    rest = {name: values.get(name) for name in ("voice", "start_script")} | {"vision": _vision(path, values)}
+    rest = {name: values.get(name) for name in ("voice", "start_script")}
     manner = _manner(path, values)
     name, personality = values["name"], values["personality"]
-    return Character(path.stem, name, portrait, personality, **rest, manner=manner, margin=framing.margin)
+    more = {"manner": manner, "margin": framing.margin}
+    return Character(path.stem, name, portrait, personality, vision=_vision(path, values), **rest, **more)
 
 
 def read_places(folder: Path, framing: Framing) -> dict[str, Character]:

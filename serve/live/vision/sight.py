@@ -31,7 +31,7 @@ class PictureReader(Protocol):
 
     async def words(self, picture: Picture, before: UInt8[np.ndarray, "h w"] | None) -> Words:
         """
-        before: the thumbnail of the last screen that was read.
+        before: what was kept of the last picture that was read of this source.
 
         Raises:
             ValueError: the picture cannot be decoded.
@@ -84,7 +84,7 @@ class _Showing:
     picture: Picture
     at_s: float
     words: str | None = None  # of the fallback; None: nothing was read yet
-    thumbnail: UInt8[np.ndarray, "h w"] | None = None  # of the last screen that was read
+    kept: UInt8[np.ndarray, "h w"] | None = None  # of the last picture that was read
 
 
 @dataclass(slots=True)
@@ -254,14 +254,14 @@ class Sight:
     async def _read_one(self, reader: PictureReader, showing: _Showing) -> None:
         source = showing.picture.source
         try:
-            words = await reader.words(showing.picture, showing.thumbnail)
+            words = await reader.words(showing.picture, showing.kept)
         except (ValueError, RuntimeError) as error:
             if look := self._looks.get(source):
                 _fail(look, str(error))
             return self.on_event({"type": "error", "message": str(error)})
         if self._showing.get(source) is not showing:  # hidden meanwhile, perhaps to show something else
             return
-        showing.thumbnail = words.thumbnail
+        showing.kept = words.kept
         if words.text is not None and words.text != showing.words:
             showing.words = words.text
             self.on_event({"type": "vision.seen", "source": source, "text": words.text, "by": METHODS[source]})

@@ -250,7 +250,8 @@ def asked_with_documents(passages: list[Passage], messages: list[Any], *, known_
                 questions.append(asked)
                 return passages
 
-            async def sentence(self, question: str) -> Passage | None: ...
+            async def sentence(self, question: str) -> Passage | None:
+                return None
 
         async with remote.serving() as url:
             caller = Caller(Endpoint(url=url, model="m", key_variable=""), "llm")
