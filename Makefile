@@ -36,7 +36,7 @@ help:
 	@echo "make setup  the environment alone: .venv (TORCH_INDEX=https://... for another build of torch)"
 	@echo "make setup-dev  and what tests, linters, Wan checkpoints and the Optuna sweeper need"
 	@echo "make bench-gpu  every case that a GPU is rented for, most wanted first; JSON in serve/results/"
-	@echo "make lint   ruff, pyright, import-linter"
+	@echo "make lint   ruff, pyright, import-linter, hadolint"
 	@echo "make clean  delete runs, shards and the environment"
 
 setup: $(READY)
@@ -113,7 +113,7 @@ acceptance: setup-dev
 	else echo "no test has the marker acceptance"; fi
 
 lint: setup-dev
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright && PYTHONPATH=. $(VENV)/bin/lint-imports
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright && PYTHONPATH=. $(VENV)/bin/lint-imports && $(VENV)/bin/hadolint Dockerfile
 
 clean:
 	rm -rf runs shards $(VENV)

@@ -18,13 +18,13 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import DictConfig
 
-from configs.command.main import command
+from configs.command.main import HELP, command
 from train.accumulation import Accumulation
 from train.checkpoint import AtomicCheckpointIO, read_checkpoint, remember_config
 from train.finite import FiniteNumbers
 from train.measure import checkpoint_blocks
 from train.plan import show
-from train.recipe import HELP, check_recipe, guide, wants_guide
+from train.recipe import check_recipe, guide, wants_guide
 
 # Advertising and notices about Lightning's own insides: nothing that a user could act on.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -142,14 +142,14 @@ def training_sections(runs: Path) -> list[Section]:
     """Gates, losses and, of those that watch it, health of the stages under `runs`."""
     found = read_gates(runs)
     outcomes = [
-        [stage, not gate.get("failed"), *("; ".join(gate.get(outcome, ())) for outcome in OUTCOMES)]
+        [stage, _verdict(gate), *("; ".join(gate.get(outcome, ())) for outcome in OUTCOMES)]
         for stage, gate in found.items()
     ]
     measures = dict.fromkeys(name for gate in found.values() for name, value in gate.items() if _is_number(value))
     rows = [[name, *(gate.get(name) for gate in found.values())] for name in measures]
     curves = {stage: part for stage in found if (part := logged(runs / stage))}
     sections: list[Section] = [
-        Table(title="Gates of the stages", columns=["stage", "passed", *OUTCOMES], rows=outcomes),
+        Table(title="Gates of the stages", columns=["stage", "gate", *OUTCOMES], rows=outcomes),
         Table(title="What the gates measured", columns=["measure", *found], rows=rows),
         Curves(title="Losses", charts={stage: losses(part) for stage, part in curves.items()}, x_label="step"),
     ]
@@ -157,7 +157,13 @@ def training_sections(runs: Path) -> list[Section]:
     health = {
         name.removeprefix(HEALTH): {s: part[name] for s, part in curves.items() if name in part} for name in names
     }
-    return [*sections, Curves(title="Health", charts=health, x_label="batch")] if health else sections
+    return [*sections, Curves(title="Health", charts=health, x_label="batch", folded=True)] if health else sections
+
+
+def _verdict(gate: Mapping[str, Any]) -> str | bool:
+    """False: a rule was broken; True: all were kept; else the first reason why that is not known."""
+    unknown = [outcome.replace("_", " ") for outcome in OUTCOMES if outcome != "failed" and gate.get(outcome)]
+    return False if gate.get("failed") else unknown[0] if unknown else True
 
 
 def _is_number(value: Any) -> bool:

@@ -51,6 +51,9 @@ class DiTConfig(JsonConfig):
     conditions: tuple[ConditionSpec, ...] = ()  # tokens, channels, frame; in this order
     around_reference: bool = False  # the reference latent beside every frame, and its difference to x0 as the output
     place_grid: tuple[int, ...] = ()  # rows and columns of a learned embedding of each patch's place; (): rotary alone
+    # Behind which layers what a second stack of blocks makes of `control_channels` is added (`gwm.control`); (): none.
+    control_layers: tuple[int, ...] = ()
+    control_channels: int = 0
     speech_mels: int = 40  # mel bands per hop of the speech encoder's input
     freq_dim: int = 256
     eps: float = 1e-6
@@ -62,6 +65,13 @@ class DiTConfig(JsonConfig):
             )
         if self.head_dim < 6:
             raise ValueError(f"dim / num_heads = {self.head_dim} must be >= 6: one RoPE pair for each of t, h and w.")
+        layers = self.control_layers
+        if list(layers) != sorted(set(layers)) or any(not 0 <= layer < self.num_layers for layer in layers):
+            raise ValueError(f"control_layers={list(layers)} must be different layers of {self.num_layers}, in order.")
+        if bool(layers) != bool(self.control_channels):
+            raise ValueError(
+                f"control_layers={list(layers)} and control_channels={self.control_channels} go together: give both."
+            )
         names = [spec.name for spec in self.conditions]
         if len(set(names)) < len(names) or self.conditions != in_order(self.conditions):
             raise ValueError(f"conditions={names} must have different names, with tokens first, then channels, frame.")
@@ -104,6 +114,11 @@ class DiTConfig(JsonConfig):
         """Width of a condition; 0 of one that the model does not have."""
         spec = self.condition(name)
         return 0 if spec is None else spec.width
+
+    @property
+    def places(self) -> int:
+        """Image tokens that have numbers of their own, of a model that takes a first and a last picture; else 0."""
+        return sum(spec.places for spec in self.conditions)
 
     def names(self, name: str) -> tuple[str, ...]:
         """What a condition calls the numbers of a pixel frame; () where it has no names or is none."""

@@ -83,7 +83,8 @@ def with_conditions(model: DiT, config: DiTConfig) -> DiT:
     if wider := config.input_features - weights[PATCHES].shape[1]:  # keyframes, behind all other channels
         weights[PATCHES] = F.pad(weights[PATCHES], (0, wider))
     extended.load_state_dict(weights, assign=True, strict=False)  # what is left out is made below
-    fresh = DiT(dataclasses.replace(config, num_layers=0))  # what is added lies outside the blocks
+    # What is added lies outside the blocks.
+    fresh = DiT(dataclasses.replace(config, num_layers=0, control_layers=(), control_channels=0))
     for name, module in fresh.named_children():
         if name in ADDED:
             extended.add_module(name, module.to(model.head.weight))

@@ -17,6 +17,7 @@ from gwm.condition.inputs import Conditions
 from gwm.condition.spec import ConditionSpec
 from gwm.condition.speech_encoder import SpeechEncoder
 from gwm.config import DiTConfig
+from gwm.control import CONTROL, ControlBlocks
 from gwm.rope import rotation
 from kernels.linear import Linear
 from kernels.residual_norm import residual_norm
@@ -70,17 +71,35 @@ class FrameEmbedding(nn.Module):
         return self.layers(condition)
 
 
+class ImageEmbedding(nn.Sequential):
+    """Tokens of an image encoder to the width of the model, as Wan 2.1 has them. Where the spec has `places`, each
+    token is given its own numbers first: those of a first picture, then those of a last one (Wan 2.1 FLF2V)."""
+
+    def __init__(self, spec: ConditionSpec, dim: int) -> None:
+        super().__init__(  # the exact GELU here, its approximation everywhere else
+            nn.LayerNorm(spec.width),
+            nn.Linear(spec.width, spec.width),
+            nn.GELU(),
+            nn.Linear(spec.width, dim),
+            nn.LayerNorm(dim),
+        )
+        self.place = nn.Parameter(torch.zeros(spec.places, spec.width)) if spec.places else None
+
+    def forward(self, input: Float[Tensor, "b j i"]) -> Float[Tensor, "b j d"]:
+        if self.place is None:
+            return super().forward(input)
+        if input.shape[1] != len(self.place):
+            raise ValueError(
+                f"image has {input.shape[1]} tokens, must have {len(self.place)}: those of a first, then of a last one."
+            )
+        return super().forward(input + self.place)
+
+
 def token_embedding(spec: ConditionSpec, dim: int) -> nn.Sequential:
-    """Tokens of a text or of an image encoder to the width of the model, as Wan 2.1 has them."""
+    """Tokens of a text or of an image encoder to the width of the model."""
     if spec.encoder == "text":
         return nn.Sequential(nn.Linear(spec.width, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
-    return nn.Sequential(  # the exact GELU here, its approximation everywhere else
-        nn.LayerNorm(spec.width),
-        nn.Linear(spec.width, spec.width),
-        nn.GELU(),
-        nn.Linear(spec.width, dim),
-        nn.LayerNorm(dim),
-    )
+    return ImageEmbedding(spec, dim)
 
 
 def velocity_towards(
@@ -121,6 +140,7 @@ class DiT(nn.Module):
             {spec.name: FrameEmbedding(self._features(spec), config.dim) for spec in frame}
         )
         self.blocks = nn.ModuleList(DiTBlock(config, layer) for layer in range(config.num_layers))
+        self.control = ControlBlocks(config) if config.control_layers else None
         self.norm_out = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
         self.modulation_out = nn.Parameter(torch.randn(2, config.dim) / config.dim**0.5)
         self.head = nn.Linear(config.dim, config.patch_features)
@@ -152,13 +172,7 @@ class DiT(nn.Module):
                 raise ValueError("reference is None, must be the reference's latent: the model predicts around it.")
             inputs.append(reference.to(x.dtype).expand_as(x))
         inputs += [condition[spec.name] for spec in self.config.of_rate("channels")]
-        patches = rearrange(
-            torch.cat(inputs, dim=2),
-            "b f c (h i) (w j) -> b f (h w) (c i j)",
-            i=self.config.patch,
-            j=self.config.patch,
-        )
-        tokens = self.patch_embedding(patches)
+        tokens = self.patch_embedding(patched(torch.cat(inputs, dim=2), self.config.patch))
         if self.place_embedding is not None:
             tokens = tokens + self.place_embedding[self.first_row * columns :][: rows * columns]
         turn = rotation(positions, rows, columns, self.config.head_dim, first_row=self.first_row)
@@ -166,10 +180,16 @@ class DiT(nn.Module):
         modulation = self.time_projection(embedding).unflatten(-1, (6, self.config.dim))
         prompt = self._prompt(condition, prompt_cache)
         branch: Branch = Branch()
-        keys_values = []
-        for block in self.blocks:
+        keys_values, added = [], dict[int, Tensor]()
+        if self.control is not None:
+            controls = patched(condition[CONTROL], self.config.patch)
+            said = self.control(controls, tokens, modulation, turn, context, prompt)
+            added = dict(zip(self.config.control_layers, said, strict=True))
+        for layer, block in enumerate(self.blocks):
             tokens, branch, new = block(tokens, branch, modulation, turn, context, prompt)
             keys_values.append(new)
+            if layer in added:
+                tokens = tokens + added[layer]
         shift, scale = (self.modulation_out + embedding[:, :, None])[:, :, :, None].unbind(2)
         _, h = residual_norm(tokens, *branch, self.norm_out, scale, shift)
         patches = self.head(h)
@@ -236,6 +256,11 @@ class DiT(nn.Module):
         text, *image = (embedding(condition[name]) for name, embedding in self.token_embeddings.items())
         tokens = PromptTokens(text, image[0] if image else None)
         return tokens if cache is None else cache.recompute(tokens)
+
+
+def patched(x: Float[Tensor, "b f c h w"], side: int) -> Float[Tensor, "b f p k"]:
+    """Latents as patches."""
+    return rearrange(x, "b f c (h i) (w j) -> b f (h w) (c i j)", i=side, j=side)
 
 
 def num_patches(x: Float[Tensor, "b f c h w"], config: DiTConfig) -> int:

@@ -29,7 +29,7 @@ def serving(values: dict[str, Any], *, serve: ServeEngines = serve_engines) -> C
     mount = partial(
         mounted,
         options=api,
-        make_film=Generator(options.artifact, options.characters, options.size),
+        make_film=Generator(options.artifact, options.characters, options.size, api.films),
         prints_first_key=options.host in LOCAL_HOSTS,
     )
     parts = {"timeouts": settings.timeouts, "turn_taking": settings.turn_taking, "endpoints": settings.endpoints}

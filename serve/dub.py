@@ -49,11 +49,15 @@ from serve.dubbing.people import Choice, Person, people_of, report
 from serve.dubbing.tracks import Survey, Track, survey_film
 from serve.dubbing.voice import Codes, MouthCodes, StoredCodes, store_codes
 from serve.dubbing.work import digest, work_folder
+from serve.workers import beside, check_workers, device_of
 
 log = logging.getLogger(__name__)
 
 Mask = Float[np.ndarray, "h w"]
 VERSION = 1  # of what is kept between runs: what another version has finished is made again
+CODES = "codes.npy"
+# Of one core, of an EPYC (serve/results/dub_time_cpu.json): each film, each picture, and each million px of it.
+START_CPU_S, PICTURE_CPU_S, MEGAPIXEL_CPU_S = 5.5, 0.102, 0.015
 NEARLY_S = 0.1  # lengths that differ by less are not worth a word
 
 
@@ -69,11 +73,13 @@ class DubRequest:
     artifact: str = "weights/character"
     seed: int = 0
     piece: int = 240
+    workers: int = 1
     resume: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.piece, bool) or not isinstance(self.piece, int) or self.piece < 1:
             raise ValueError(f"piece={self.piece} must be a whole number of pictures, at least 1.")
+        check_workers(self.workers)
         if not isinstance(self.resume, bool):
             raise ValueError(f"resume={self.resume} must be true or false.")
 
@@ -108,19 +114,34 @@ def dub(request: DubRequest) -> None:
         OSError: the film cannot be written; what is finished lies beside it, for the next run.
     """
     request.check()
+    check_file(request.video, "a video file, such as mp4")
+    _announce(request)
     artifact = _speaker(request)
     sound_s = sum(map(len, sound_blocks(request.audio, sample_rate=SOUND_RATE))) / SOUND_RATE
-    check_file(request.video, "a video file, such as mp4")
     with work_folder(Path(request.out), request.facts(), resume=request.resume) as folder:
         survey, people = chosen_faces(request, folder, keep_every=request.piece)
         _compare_lengths(request, sound_s, survey.length_s)
-        codes = _codes(request, artifact, folder, survey)
+        _codes(request, artifact, folder, survey)
         pieces = [folder / f"{number:06d}.mkv" for number in range(-(-len(survey.moments_s) // request.piece))]
-        _draw_all(request, artifact, survey, people, codes, pieces)
+        given = request, survey, people, pieces
+        with beside(_draw_part, *given, workers=min(request.workers, len(pieces))):
+            _draw_all(0, artifact, *given)
         with open_film(request.video) as film:
             sound = sound_blocks(request.audio, sample_rate=SOUND_RATE)
             join_pieces(request.out, pieces, film, survey.moments_s, survey.length_s, sound)
     log.info("%s: %.2f s, %d pictures", request.out, survey.length_s, len(survey.moments_s))
+
+
+def _announce(request: DubRequest) -> None:
+    """Log how large the film is, and how long it takes."""
+    with open_film(request.video) as film:
+        length_s, fps, size = film.declared_s, float(film.fps), (film.stream.width, film.stream.height)
+    if length_s is not None:
+        cost_s = START_CPU_S + length_s * fps * (PICTURE_CPU_S + MEGAPIXEL_CPU_S * size[0] * size[1] / 1e6)
+        log.info(
+            "%s: %.1f s of %dx%d px: about %.0f s of one core, for one face; more on a busy machine",
+            *(request.video, length_s, *size, cost_s),
+        )
 
 
 def _speaker(request: DubRequest) -> Artifact:
@@ -150,25 +171,31 @@ def _survey(film: Film, folder: Path, keep_every: int | None) -> Survey:
         return survey_film(film, folder, mesh=mesh, embed=embed, seen=bar.update, keep_every=keep_every)
 
 
-def _codes(request: DubRequest, artifact: Artifact, folder: Path, survey: Survey) -> StoredCodes:
-    """What the new voice does to the mouth, of the whole film."""
-    path, fps, until_s = folder / "codes.npy", artifact.contract.fps, float(survey.moments_s[-1])
+def _codes(request: DubRequest, artifact: Artifact, folder: Path, survey: Survey) -> None:
+    """Write what the new voice does to the mouth, of the whole film."""
+    path, fps, until_s = folder / CODES, artifact.contract.fps, float(survey.moments_s[-1])
     if not path.is_file():
         voice = sound_blocks(request.audio, sample_rate=artifact.contract.audio.sample_rate)
         with tqdm(desc="voice", total=int(until_s * fps) + 2, unit="frame") as bar:
             store_codes(path, MouthCodes(artifact, voice, seed=request.seed), until_s, seen=bar.update)
-    return StoredCodes(path, fps)
+
+
+def _draw_part(rank: int, request: DubRequest, survey: Survey, people: list[Person], pieces: list[Path]) -> None:
+    _draw_all(rank, load_artifact(request.artifact, device=device_of(rank)), request, survey, people, pieces)
 
 
 def _draw_all(
-    request: DubRequest, artifact: Artifact, survey: Survey, people: list[Person], codes: Codes, pieces: list[Path]
+    rank: int, artifact: Artifact, request: DubRequest, survey: Survey, people: list[Person], pieces: list[Path]
 ) -> None:
-    """Make the pieces that are missing, in one pass through the film; pictures of the others are only decoded."""
+    """Make the pieces that are missing and this worker's, in one pass through the film; pictures of the others are only
+    decoded."""
     codec, place = container_of(request.out).picture, 0
-    with open_film(request.video) as film, tqdm(desc="dub", total=len(survey.moments_s), unit="picture") as bar:
+    codes = StoredCodes(pieces[0].with_name(CODES), artifact.contract.fps)
+    bar = tqdm(desc="dub", total=len(survey.moments_s), unit="picture", disable=rank > 0)
+    with open_film(request.video) as film, bar:
         pictures = _counted(film, bar)
         for number, path in enumerate(pieces):
-            if path.is_file():
+            if path.is_file() or number % request.workers != rank:
                 continue
             first = number * request.piece
             deque(islice(pictures, first - place), maxlen=0)

@@ -29,13 +29,15 @@ from gwm.media.images import read_image
 from gwm.media.refilm import FINEST, SOUND_RATE, open_film, refilm
 from gwm.media.stored_picture import redrawn
 from gwm.media.video import sound_blocks
+from serve.dubbing.tracks import Survey
 from serve.editing.editors import ClipEditor, Editor, StreamEditor
 from serve.editing.regions import Drawn, Pictures, Regions, pictures_of, survey_of
 from serve.editing.request import EditRequest
 from serve.editing.view import View, view_of
-from serve.editing.windows import Kept, Seen, edit_windows
+from serve.editing.windows import Kept, Seen, Windows, edit_windows
 from serve.published_clip import is_published
 from serve.tuning import choose_threads, one_step
+from serve.workers import beside, device_of
 
 log = logging.getLogger(__name__)
 
@@ -54,24 +56,16 @@ def edit(request: EditRequest) -> None:
         survey = survey_of(request, Path(folder))
         regions = Regions(request, survey)
         regions.check()
-        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-        published = is_published(request.artifact)
-        editor: Editor = (
-            ClipEditor(request, regions.size, device=device) if published else StreamEditor(request, device=device)
-        )
-        view = view_of(request, regions.size, editor.seen)
-        for drawn in regions:
-            view.check(drawn)
-        if isinstance(editor, StreamEditor):
-            editor.reference = _reference(request, view, regions.size)
-            editor.follow(survey.moments_s)
-            choose_threads(one_step(editor.artifact), decoded=False)
+        editor, view = _model(request, regions, device_of(0))
         kept, num_frames = Kept(request), len(survey.moments_s)
-        with open_film(request.video) as film:
-            if abs(float(film.fps) - editor.fps) > 1:
-                log.warning("%s has %.2f fps, the model knows motion at %d", request.video, film.fps, editor.fps)
-            seen = _seen(pictures_of(film, request), regions, view)
-            edit_windows(seen, editor, kept, num_frames=num_frames, overlap=request.overlap)
+        workers = min(request.workers, 1 + max(_windows(request, regions, editor).chains))
+        if workers < request.workers:
+            log.warning(
+                "workers=%d: %d here, as no more windows are independent of each other; with overlap=0 each is",
+                *(request.workers, workers),
+            )
+        with beside(_edit_part, request, survey, workers, workers=workers):
+            _edit_all(0, workers, request, regions, editor, view)
         with open_film(request.video) as film:
             made = written(pictures_of(film, request), regions, view, kept.pictures())
             bar = tqdm(made, desc="write", total=num_frames, unit="picture")
@@ -81,6 +75,45 @@ def edit(request: EditRequest) -> None:
                 log.warning("%s: %s", request.video, note)
         kept.remove()
     log.info("%s: %.2f s, %d pictures; the model saw %s", request.out, length_s, num_frames, view)
+
+
+def _model(request: EditRequest, regions: Regions, device: torch.device) -> tuple[Editor, View]:
+    """The editor, and what it sees of the film."""
+    published = is_published(request.artifact)
+    editor: Editor = (
+        ClipEditor(request, regions.size, device=device) if published else StreamEditor(request, device=device)
+    )
+    view = view_of(request, regions.size, editor.seen)
+    for drawn in regions:
+        view.check(drawn)
+    if isinstance(editor, StreamEditor):
+        editor.reference = _reference(request, view, regions.size)
+        editor.follow(regions.survey.moments_s)
+    return editor, view
+
+
+def _windows(request: EditRequest, regions: Regions, editor: Editor) -> Windows:
+    drawn = [bool(one.any()) for one in regions]
+    return Windows.of(drawn, length=editor.length(len(drawn)), overlap=request.overlap)
+
+
+def _edit_part(rank: int, request: EditRequest, survey: Survey, workers: int) -> None:
+    regions = Regions(request, survey)
+    editor, view = _model(request, regions, device_of(rank))
+    _edit_all(rank, workers, request, regions, editor, view)
+
+
+def _edit_all(rank: int, workers: int, request: EditRequest, regions: Regions, editor: Editor, view: View) -> None:
+    """This worker's windows: those of every chain whose number is its own."""
+    if isinstance(editor, StreamEditor) and workers == 1:
+        choose_threads(one_step(editor.artifact), decoded=False)
+    windows = _windows(request, regions, editor)
+    with open_film(request.video) as film:
+        if not rank and abs(float(film.fps) - editor.fps) > 1:
+            log.warning("%s has %.2f fps, the model knows motion at %d", request.video, film.fps, editor.fps)
+        seen = _seen(pictures_of(film, request), regions, view)
+        mine = {number for number, chain in enumerate(windows.chains) if chain % workers == rank}
+        edit_windows(seen, editor, Kept(request), windows, mine=mine, shown=not rank)
 
 
 def _seen(pictures: Pictures, regions: Regions, view: View) -> Iterator[Seen]:

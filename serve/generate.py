@@ -37,7 +37,7 @@ from serve.driver import Driver
 from serve.engine import Engine
 from serve.graphs import capture_cuda
 from serve.keyframes import KnownFrames
-from serve.many_steps import led_away, load_stage, passes_shown, with_length
+from serve.many_steps import contract_at, led_away, load_stage, passes_shown, with_length
 from serve.parallel.follow import follow
 from serve.parallel.parallelize import join
 from serve.parallel.ranks import Ranks
@@ -63,6 +63,7 @@ def generate(request: ClipRequest) -> None:
         request.check_out()
     if not is_published(request.artifact):
         request.check_own_size()
+        request.check_known(contract_at(request.artifact))
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     if ranks is not None:
         request.check_distilled()

@@ -204,6 +204,17 @@ class Keyframes:
         self.known |= dict(zip(frames, latents.to(self.like), strict=True))
         self.exact |= set(frames) if exact else set()
 
+    def ahead(self, chunk: int) -> int:
+        """How many known frames a chunk and those after it will show."""
+        return sum(frame >= chunk * self.contract.pattern.chunk_frames for frame in self.known)
+
+    def forget(self, chunk: int) -> None:
+        """What lies before a chunk is never asked for again."""
+        first = chunk * self.contract.pattern.chunk_frames
+        for frame in [frame for frame in self.known if frame < first]:
+            del self.known[frame]
+            self.exact.discard(frame)
+
     def conditions(self, chunk: int) -> Conditions:
         """What is known at and after a chunk; as in training, nothing that lies farther ahead than a clip is long."""
         if self.spec is None:

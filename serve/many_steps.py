@@ -24,8 +24,8 @@ from gwm.no_text import read_no_text
 from gwm.rollout import Guided
 from gwm.sampler import TIMES
 from gwm.schedule import sigma_steps
-from gwm.weights import load_weights, read_header
-from serve.artifact import Artifact
+from gwm.weights import is_written_here, load_weights, read_header
+from serve.artifact import Artifact, read_manifest
 from serve.prompts import Texts
 
 STEPS, SHIFT, TEXT_GUIDANCE = 50, 5.0, 5.0  # Wan 2.1's sample_steps, sample_shift and sample_guide_scale
@@ -93,6 +93,17 @@ class Sampling:
                 f"guidance={scale:g} must be 1: the model has no condition that training left out. Leave it out."
             )
         return Guidance(**dict.fromkeys(names, scale))
+
+
+def contract_at(folder: str) -> Contract:
+    """The contract of weights of a stage, or of an artifact; without loading them.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_header` and `read_manifest`.
+    """
+    if is_written_here(Path(folder)):
+        return Contract.from_json(read_header(Path(folder), kind="dit").contract)
+    return Contract.from_json(read_manifest(Path(folder))["contract"])
 
 
 def load_stage(folder: str, vae: str | None, sampling: Sampling, *, device: torch.device) -> Artifact:

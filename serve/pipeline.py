@@ -121,6 +121,11 @@ class Pipeline:
         with torch.cuda.stream(self.denoiser.stream):
             return self.engine.set_prompt(text)
 
+    def keyframe(self, picture: UInt8[np.ndarray, "h w 3"], *, at_s: float) -> Applied:
+        """As `Engine.keyframe`."""
+        with torch.cuda.stream(self.denoiser.stream):
+            return self.engine.keyframe(picture, at_s=at_s)
+
     def rewind(self, chunks: int, *, keep_sound: bool = True) -> Applied:
         """As `Engine.rewind`, once all that was under way has ended; frames of begun chunks stay in their results."""
         self.drain()

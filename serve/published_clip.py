@@ -2,12 +2,13 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gwm.block import MaskedClip
@@ -15,6 +16,7 @@ from gwm.chunks import whole_clip
 from gwm.condition.inputs import Conditions
 from gwm.config import AudioConfig
 from gwm.contract import Contract
+from gwm.control import CONTROL
 from gwm.convert import load_wan
 from gwm.guidance import Guidance, guided_velocity
 from gwm.media.framing import Framing
@@ -23,7 +25,7 @@ from gwm.media.video import write_video
 from gwm.no_text import padded_text
 from gwm.resolution import Resolution
 from gwm.sampler import Velocity, frame_noise, sample
-from gwm.wan.encoders import MAX_TOKENS, CLIPImage, image_channels
+from gwm.wan.encoders import MAX_TOKENS, CLIPImage, control_channels, image_channels
 from gwm.wan.geometry import read_geometry
 from gwm.wan.tiles import check_tile, decode_tiled
 from gwm.wan.vae import WanVAE, load_wan_vae
@@ -50,11 +52,16 @@ class Release:
     image: ImageUse
     steps: int = 50
     sampler: SamplerName = "unipc"  # as their diffusers folders have it
-    low_shift: float = SHIFT  # of noise levels, where a frame has at most LOW_RESOLUTION pixels
+    shift: float = SHIFT  # of noise levels
+    low_shift: float = SHIFT  # likewise, where a frame has at most LOW_RESOLUTION pixels
 
 
 T2V = Release(resolution=Resolution(480, 832), num_frames=81, fps=16, image="refused")  # Wan 2.1
 I2V = Release(resolution=Resolution(480, 832), num_frames=81, fps=16, image="required", steps=40, low_shift=3.0)
+FLF2V = Release(
+    resolution=Resolution(720, 1280), num_frames=81, fps=16, image="first_and_last", shift=16.0, low_shift=16.0
+)
+VACE = Release(resolution=Resolution(480, 832), num_frames=81, fps=16, image="refused", shift=16.0, low_shift=16.0)
 TI2V = Release(resolution=Resolution(704, 1280), num_frames=121, fps=24, image="optional")  # Wan 2.2
 TI2V_CHANNELS = 48  # latent channels, which only this model has
 
@@ -85,9 +92,10 @@ def write_published(request: ClipRequest, *, device: torch.device) -> None:
     contract = contract_of(request, release)
     if request.tile is not None:
         check_tile(request.tile, stride=contract.vae.spatial_stride)
-    picture = None
-    if request.image is not None:
-        picture = read_portrait(request.image, Framing(contract.resolution), crop=bool(request.crop))
+    pictures = [
+        read_portrait(path, Framing(contract.resolution), crop=bool(request.crop))
+        for path in pictures_of(request, release)
+    ]
     encoder = CLIPImage(request.artifact) if contract.dit.width("image") else None
     texts = Texts(request.text_encoder, request.artifact)
     text = texts.tokens(request.prompt or "")
@@ -95,7 +103,9 @@ def write_published(request: ClipRequest, *, device: torch.device) -> None:
     check_clip_memory(model, "a clip of ", lower="seconds")
     if model.guided is not None or request.negative_prompt is not None:
         model = led_away(model, texts, request.negative_prompt or "")
-    clip = clip_of(model, text, picture, encoder)
+    clip = clip_of(model, text, pictures, encoder)
+    if contract.dit.control_layers:
+        clip = with_control(clip, model)
     with passes_shown(model, chunks=1):
         latents = sample_clip(model, clip, seed=request.seed)
     frames = to_uint8(_decoded(wan_vae(model), latents, tile=request.tile)[0])
@@ -109,6 +119,18 @@ def _decoded(vae: WanVAE, latents: Float[Tensor, "1 f c h w"], *, tile: int | No
     if tile is None:
         return vae.decode_pixels(x)[0]
     return decode_tiled(lambda part: vae.decode_pixels(part)[0], x, tile=tile, stride=vae.config.spatial_stride)
+
+
+def pictures_of(request: ClipRequest, release: Release) -> list[str]:
+    """Paths of the pictures that the model is given: none, the first, or the first and the last.
+
+    Raises:
+        ValueError: as `ClipRequest.first_and_last`.
+    """
+    if release.image == "first_and_last":
+        num_frames = release.num_frames if request.seconds is None else max(1, round(request.seconds * release.fps))
+        return request.first_and_last(num_frames, release.fps)
+    return [] if request.image is None else [request.image]
 
 
 def release_of(folder: str) -> Release:
@@ -125,12 +147,14 @@ def release_of(folder: str) -> Release:
     config = read_geometry(Path(folder) / "transformer" / "config.json")
     names = [spec.name for spec in config.conditions]
     if names == IMAGE:
-        return I2V
+        return FLF2V if config.places else I2V
     if names != TEXT:
         raise ValueError(
             f"artifact={folder} has conditions {names}, must have {TEXT} (text to video) or {IMAGE} (image to video, "
             "Wan 2.1). Take such a folder."
         )
+    if config.control_layers:
+        return VACE
     return TI2V if config.in_channels == TI2V_CHANNELS else T2V
 
 
@@ -145,7 +169,7 @@ def contract_of(request: ClipRequest, release: Release) -> Contract:
     num_frames = release.num_frames if request.seconds is None else max(1, round(request.seconds * release.fps))
     frames = 1 + -(-(num_frames - 1) // vae.temporal_stride)
     resolution = release.resolution if request.resolution is None else Resolution.parse(request.resolution)
-    shift = release.low_shift if resolution.height * resolution.width <= LOW_RESOLUTION else SHIFT
+    shift = release.low_shift if resolution.height * resolution.width <= LOW_RESOLUTION else release.shift
     asked = request.sampling
     sampling = dataclasses.replace(
         asked,
@@ -185,21 +209,41 @@ def load_published(request: ClipRequest, contract: Contract, *, device: torch.de
 def clip_of(
     artifact: Artifact,
     text: Float[Tensor, "s t"],
-    picture: UInt8[np.ndarray, "h w 3"] | None,
+    pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
     encoder: CLIPImage | None,
 ) -> Clip:
-    """Conditions of a clip: the text, and of an image what the model takes. Wan 2.1 I2V: tokens of CLIP, and a mask and
-    latents beside the noised channels. Wan 2.2 TI2V: latents of the first frame."""
-    tokens = {"text": padded_text(text, MAX_TOKENS)[None]}
-    if picture is None:
+    """Conditions of a clip: the text, and of pictures what the model takes. Wan 2.1 I2V and FLF2V: tokens of CLIP, and
+    a mask and latents beside the noised channels. Wan 2.2 TI2V: latents of the first frame."""
+    tokens, vae = {"text": padded_text(text, MAX_TOKENS)[None]}, wan_vae(artifact)
+    if not pictures:
         return Clip(on_device(Conditions(tokens=tokens), artifact))
-    vae = wan_vae(artifact)
-    shown = to_float(picture)[None].to(vae.mean)
+    shown = [to_float(picture)[None].to(vae.mean) for picture in pictures]
     if encoder is None:
-        return Clip(on_device(Conditions(tokens=tokens), artifact), first=vae.encode_pixels(shown[:, None]))
-    tokens["image"] = encoder(picture)[None]
-    given = torch.cat(image_channels(vae, shown, artifact.contract.horizon_frames), dim=1)
+        return Clip(on_device(Conditions(tokens=tokens), artifact), first=vae.encode_pixels(shown[0][:, None]))
+    tokens["image"] = torch.cat([encoder(picture) for picture in pictures])[None]
+    given = torch.cat(image_channels(vae, shown[0], artifact.contract.horizon_frames, *shown[1:]), dim=1)
     return Clip(on_device(Conditions(tokens=tokens, channels={"given": given}), artifact))
+
+
+@torch.no_grad()
+def with_control(
+    clip: Clip,
+    artifact: Artifact,
+    pictures: UInt8[np.ndarray, "t h w 3"] | None = None,
+    drawn: Bool[np.ndarray, "t h w"] | None = None,
+) -> Clip:
+    """The clip with what VACE is told: a film, and which of its px are drawn anew; None: all of a grey one."""
+    contract, vae = artifact.contract, wan_vae(artifact)
+    if pictures is None or drawn is None:
+        num_frames = 1 + vae.config.temporal_stride * contract.horizon_frames
+        shown = vae.mean.new_zeros(num_frames, 3, *contract.resolution.shape)
+        where = torch.ones(num_frames, *contract.resolution.shape, dtype=torch.bool, device=shown.device)
+    else:
+        shown = to_float(pictures).to(vae.mean)
+        where = torch.from_numpy(drawn).to(shown.device)
+    channels = {CONTROL: control_channels(vae, shown[None], where[None])}
+    given = on_device(Conditions(channels=channels), artifact).channels
+    return dataclasses.replace(clip, condition=dataclasses.replace(clip.condition, channels=given))
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from serve.keyframes import (
 from serve.many_steps import Sampling
 from serve.prompts import TimedPrompt
 
-ImageUse = Literal["refused", "optional", "required"]
+ImageUse = Literal["refused", "optional", "required", "first_and_last"]
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class ClipRequest:
             ValueError: there is no prompt, no image for a model that needs one, or something that it does not take.
         """
         for name in ("keyframes", "exact"):
-            if vars(self)[name]:
+            if vars(self)[name] and not (name == "keyframes" and image == "first_and_last"):
                 raise ValueError(
                     f"{name}={vars(self)[name]} must be left out: {self.artifact} was not trained with it."
                 )
@@ -190,6 +190,23 @@ class ClipRequest:
             )
         if self.prompt is None or self.prompts:
             raise ValueError("prompt=... must be given, and no prompts=: a whole clip has one text.")
+
+    def first_and_last(self, num_frames: int, fps: int) -> list[str]:
+        """The pictures with which a clip of so many pixel frames begins and ends, of a model that takes both: `image`
+        or a keyframe at 0, and a keyframe in the last pixel frame or at the end.
+
+        Raises:
+            ValueError: one is missing, or there are others.
+        """
+        end_s, pictures = num_frames / fps, self.timed_pictures()
+        first = [one.path for one in pictures if one.at_s < 1 / fps] + ([] if self.image is None else [self.image])
+        last = [one.path for one in pictures if end_s - 1 / fps - 1e-6 <= one.at_s <= end_s + 1e-6]
+        if len(first) != 1 or len(last) != 1 or len(pictures) + (self.image is not None) != 2:
+            raise ValueError(
+                f"keyframes={list(self.keyframes)} must be the first and the last picture of the clip, such as "
+                f"keyframes=[A.png@0,B.png@{end_s:g}]: {self.artifact} was trained with both, and with no other."
+            )
+        return first + last
 
     def check_own_size(self) -> None:
         """Refuse a resolution for a model that has its own, and tiles for what only published models decode.
@@ -242,6 +259,18 @@ class ClipRequest:
         check_keyframes(contract, exact=True)
         crop = self.cuts_face(contract)
         return video_end(self.video, contract, framing, seconds=float(self.known_seconds), crop=crop)
+
+    def check_known(self, contract: Contract) -> None:
+        """Refuse keyframes before a model is loaded.
+
+        Raises:
+            ValueError: the model takes none, a time is outside of the clip, or two lie in one latent frame.
+        """
+        if self.keyframes or self.video is not None:
+            check_keyframes(contract, exact=self.exact or self.video is not None)
+        if self.keyframes:
+            num_frames = self.num_frames(contract, self.voices(contract))
+            check_times(self.timed_pictures(), contract, num_frames=num_frames, num_known=0)
 
     def known(
         self, contract: Contract, framing: Framing, *, num_frames: int, end: VideoEnd | None

@@ -134,6 +134,7 @@ class Timeline:
         self.acts.reach(self.num_chunks)
         frame = dict(self.nothing().frame) | (self._voices() if self.contract.takes_sound else {})
         frame |= self.acts.conditions(self.num_chunks)
+        self.keyframes.forget(self.num_chunks - (self.taken.maxlen or 0))
         known = self.keyframes.conditions(self.num_chunks)
         override = self.keyframes.override(self.num_chunks, self.acts.override(self.num_chunks))
         used = self.chunk_samples if self.contract.takes_sound else 0

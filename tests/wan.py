@@ -53,7 +53,9 @@ def reduced(family: str) -> DiTConfig:
 
 def diffusers_config(config: DiTConfig) -> dict[str, Any]:
     """The published config.json of the family, written down independently of `gwm.wan.geometry`."""
-    image = {"image_dim": 1280, "added_kv_proj_dim": config.dim} if config.width("image") else {}
+    more: dict[str, Any] = {"image_dim": 1280, "added_kv_proj_dim": config.dim} if config.width("image") else {}
+    if config.control_layers:
+        more |= {"vace_layers": list(config.control_layers), "vace_in_channels": config.control_channels}
     return {
         "patch_size": (1, 2, 2),
         "num_attention_heads": config.num_heads,
@@ -68,16 +70,18 @@ def diffusers_config(config: DiTConfig) -> dict[str, Any]:
         "qk_norm": "rms_norm_across_heads",
         "eps": 1e-6,
         "rope_max_seq_len": 1024,
-        **image,
+        **more,
     }
 
 
 def in_diffusers(config: DiTConfig, **changes: Any) -> Any:
-    """A randomly initialised WanTransformer3DModel in which nothing is zero or one any more."""
-    from diffusers import WanTransformer3DModel
+    """A randomly initialised transformer, VACE's where there are such layers, in which nothing is zero or one any
+    more."""
+    from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 
     torch.manual_seed(1)
-    model = lively(WanTransformer3DModel(**(diffusers_config(config) | changes)).eval())
+    shape = diffusers_config(config) | changes
+    model = lively((WanVACETransformer3DModel if "vace_layers" in shape else WanTransformer3DModel)(**shape).eval())
     for parameter in model.parameters():
         if (parameter == 1).all():
             torch.nn.init.normal_(parameter, mean=1, std=0.3)
@@ -183,11 +187,14 @@ def save_image_encoder(folder: Path, *, width: int) -> Path:
     return folder
 
 
-def published_folder(folder: Path, family: str) -> Path:
-    """A pipeline as diffusers writes it: random weights, one layer, encoders of width TEXT."""
+def published_folder(folder: Path, family: str, **more: Any) -> Path:
+    """A pipeline as diffusers writes it: random weights, one layer, encoders of width TEXT.
+
+    more: of the transformer's config.
+    """
     torch.manual_seed(0)
     shape: dict[str, Any] = {"text_dim": TEXT, "num_layers": 1, "ffn_dim": 64}
-    shape |= {"image_dim": TEXT} if family == "wan2_1_i2v_14b" else {}
+    shape |= more | ({"image_dim": TEXT} if family == "wan2_1_i2v_14b" else {})
     in_diffusers(reduced(family), **shape).save_pretrained(folder / "transformer")
     published = WAN2_2_VAE if family == "wan2_2_ti2v_5b" else WAN2_1_VAE
     thin = WanVAE(dataclasses.replace(published, base_dim=4, decoder_base_dim=4))

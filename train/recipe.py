@@ -4,8 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-HELP = ("--help", "-h")
+from configs.command.main import CONFIGS, HELP
 
 
 def check_recipe(cfg: DictConfig, *, stage: str, model: str) -> None:

@@ -89,7 +89,7 @@ def random_conditions(
     config: DiTConfig, *, batch_size: int, num_frames: int, height: int, width: int, text_tokens: int = TEXT_TOKENS
 ) -> Conditions:
     """Every condition that the config declares."""
-    counts = {"text": text_tokens, "image": IMAGE_TOKENS}
+    counts = {"text": text_tokens, "image": config.places or IMAGE_TOKENS}
     flat = {}
     for spec in config.conditions:
         if spec.rate == "frame":

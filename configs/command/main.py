@@ -24,6 +24,8 @@ SEVERAL = re.compile(r"Ambiguous value for argument '(.+?)'\n")
 NEGATIVE = re.compile(r"([\w.]+)=(-[\d.]+(?:e[+-]?\d+)?)")
 NO_CHOICE = re.compile(r"You must specify '(.+?)'.*Available options:\s+(.*)", re.DOTALL)
 GROUP = re.compile(r"[\w/]+=\w+")
+HELP = ("--help", "-h")
+HYDRAS = re.compile(r"^(?:defaults|hydra):\n(?:[ -].*\n|\n)*", re.MULTILINE)  # settings of Hydra itself
 KINDS = {bool: "true or false", int: "a number", float: "a number"}
 
 Task = Callable[[DictConfig], Any]
@@ -43,6 +45,9 @@ def command(
         @functools.wraps(task)
         def main() -> None:
             given, reported = sys.argv[1:], []
+            if not set(HELP).isdisjoint(given):
+                print(help_text(config, about=sys.modules[task.__module__].__doc__ or ""))
+                return print("\nSettings are given as key=value. --cfg job shows those of groups too.")
             several = not {"-m", "--multirun"}.isdisjoint(given)
             arguments = quoted(given, verbatim, multirun=several)
             explain = functools.partial(explained, config=config, arguments=arguments)
@@ -69,6 +74,20 @@ def command(
         return main
 
     return decorate
+
+
+def help_text(config: str, *, about: str) -> str:
+    """What a command is about, its settings as their file has them, and the choices of the groups that it names."""
+    path = CONFIGS / f"{config}.yaml"
+    rows = [about.strip(), "", HYDRAS.sub("", path.read_text()).strip()]
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(path))
+    for entry in defaults["defaults"]:
+        if entry != "_self_" and isinstance(entry, str):
+            rows += ["", help_text(entry, about=f"And what configs/{entry}.yaml has:")]
+        for group, choice in entry.items() if isinstance(entry, dict) else ():
+            choices = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+            rows += [f"{group}: {choice}  # one of {', '.join(choices)}"] if choices else []
+    return "\n".join(rows)
 
 
 def _sweeps(argument: str, key: str | None) -> bool:

@@ -51,6 +51,7 @@ class ConditionSpec(JsonConfig):
     width: int  # numbers of a token, of a latent frame; or channels
     # What comes before the embedding. speech: the frozen speech encoder; keyframes: `gwm.condition.keyframes`.
     encoder: Encoder = "linear"
+    places: int = 0  # of image tokens, each with numbers of its own (first and last picture, Wan 2.1 FLF2V); 0: none
     drop_rate: float = 0.0  # chance that a training sample loses the condition, so that guidance can leave it out
     names: tuple[str, ...] = ()  # of the numbers of one pixel frame, for callers who set them; (): by their places
     kinds: tuple[Kind, ...] = ()  # of each name, as `Kind`; (): continuous
@@ -68,6 +69,10 @@ class ConditionSpec(JsonConfig):
             )
         if self.width < 1:
             raise ValueError(f"condition {self.name}: width={self.width} must be at least 1.")
+        if self.places < 0 or (self.places and self.encoder != "image"):
+            raise ValueError(
+                f"condition {self.name}: places={self.places} must be 0, or a number of tokens with encoder=image."
+            )
         if not 0 <= self.drop_rate < 1:
             raise ValueError(f"condition {self.name}: drop_rate={self.drop_rate} must be in [0, 1).")
         if self.names and self.width % len(self.names):

@@ -43,6 +43,7 @@ svg { display: block; width: 100%; } svg text { font-size: 11px; fill: var(--sof
 .grid { stroke: var(--rule); } .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
 .legend span { margin-right: 1rem; white-space: nowrap; }
 .legend i { display: inline-block; width: .8rem; height: .2rem; margin-right: .35rem; vertical-align: middle; }
+summary { cursor: pointer; }
 video { display: block; max-width: 100%; min-width: min(100%, 360px); border-radius: 6px; }
 """
 
@@ -77,12 +78,13 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curves:
-    """Charts side by side, each with one or more named lines."""
+    """Charts side by side, each with one or more named lines. Folded: they are shown when their number is clicked."""
 
     title: str
     charts: Mapping[str, Mapping[str, Line]]
     x_label: str = ""
     note: str = ""
+    folded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +141,9 @@ def _html(section: Section) -> str:
                 f"<figure><figcaption>{escape(name)}</figcaption>{line_chart(lines, x_label=section.x_label)}</figure>"
                 for name, lines in section.charts.items()
             ]
-            return f'<div class="charts">{"".join(charts)}</div>' + _note(section.note)
+            shown = f'<div class="charts">{"".join(charts)}</div>' + _note(section.note)
+            fold = f"<details><summary>{len(charts)} charts</summary>{shown}</details>"
+            return fold if section.folded else shown
         case Video():
             source = _data_uri(section.path.read_bytes(), "video/mp4")
             return f'<video controls playsinline src="{source}"></video>' + _note(section.note)

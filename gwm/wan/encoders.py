@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -122,13 +124,34 @@ MASK_CHANNELS = 4  # one for each pixel frame of a latent frame: 1 where it is g
 
 @torch.no_grad()
 def image_channels(
-    vae: WanVAE, image: Float[Tensor, "b 3 h w"], num_frames: int
+    vae: WanVAE, image: Float[Tensor, "b 3 h w"], num_frames: int, last: Float[Tensor, "b 3 h w"] | None = None
 ) -> tuple[Float[Tensor, "b 1 g _ _"], Float[Tensor, "b f g _ _"]]:
-    """Mask and latents of a clip that shows the image and then nothing: of its own frame, and of `num_frames` latent
-    frames after it."""
-    nothing = image.new_zeros(len(image), num_frames * vae.config.temporal_stride, *image.shape[1:])
-    own, after = vae.encode_pixels(image[:, None]), vae.encode_pixels(torch.cat([image[:, None], nothing], 1))[:, 1:]
-    return _behind_mask(own, given=True), _behind_mask(after, given=False)
+    """Mask and latents of a clip that shows the image and then nothing, but for the `last` picture where it is given:
+    of its own frame, and of `num_frames` latent frames after it."""
+    rest = image.new_zeros(len(image), num_frames * vae.config.temporal_stride, *image.shape[1:])
+    if last is not None:
+        rest[:, -1] = last
+    own, after = vae.encode_pixels(image[:, None]), vae.encode_pixels(torch.cat([image[:, None], rest], 1))[:, 1:]
+    after = _behind_mask(after, given=False)
+    if last is not None:
+        after[:, -1, MASK_CHANNELS - 1] = 1
+    return _behind_mask(own, given=True), after
+
+
+@torch.no_grad()
+def control_channels(
+    vae: WanVAE, pixel_frames: Float[Tensor, "b t 3 h w"], drawn: Bool[Tensor, "b t h w"]
+) -> Float[Tensor, "b f g _ _"]:
+    """What VACE is told of a film: latents of what is kept, latents of what is to be drawn anew, each grey elsewhere,
+    and the mask, of whose px each latent cell has all 8 x 8.
+
+    Source: Jiang et al. 2025, arXiv:2503.07598, Sec. 3.2; diffusers' `WanVACEPipeline`.
+    """
+    there, side = drawn[:, :, None], vae.config.spatial_stride
+    kept, changed = (vae.encode_pixels(pixel_frames * part) for part in (~there, there))
+    mask = rearrange(drawn.to(kept), "b t (h i) (w j) -> b (i j) t h w", i=side, j=side)
+    mask = F.interpolate(mask, size=(kept.shape[1], *mask.shape[3:]), mode="nearest-exact")
+    return torch.cat([kept, changed, mask.transpose(1, 2)], dim=2)
 
 
 def _behind_mask(latents: Float[Tensor, "b f c h w"], *, given: bool) -> Float[Tensor, "b f g h w"]:

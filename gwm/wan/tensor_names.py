@@ -32,6 +32,7 @@ OUTER = (
     Name("token_embeddings.image.1", "img_emb.proj.1", "condition_embedder.image_embedder.ff.net.0.proj"),
     Name("token_embeddings.image.3", "img_emb.proj.3", "condition_embedder.image_embedder.ff.net.2"),
     Name("token_embeddings.image.4", "img_emb.proj.4", "condition_embedder.image_embedder.norm2"),
+    Name("token_embeddings.image.place", "img_emb.emb_pos", "condition_embedder.image_embedder.pos_embed"),
     Name("modulation_out", "head.modulation", "scale_shift_table"),
     Name("head", "head.head", "proj_out"),
 )
@@ -39,6 +40,10 @@ ATTENTION = (
     *(Name(name, name, "to_out.0" if name == "o" else f"to_{name}") for name in PROJECTIONS),
     Name("norm_q", "norm_q", "norm_q"),
     Name("norm_k", "norm_k", "norm_k"),
+)
+CONTROL = (  # of VACE
+    Name("patch_embedding", "vace_patch_embedding", "vace_patch_embedding"),
+    Name("before", "vace_blocks.0.before_proj", "vace_blocks.0.proj_in"),
 )
 IMAGE = (
     Name("image.k", "k_img", "add_k_proj"),
@@ -57,6 +62,8 @@ BLOCK = (
 def foreign_key(key: str, layout: Layout) -> str | None:
     """The name that gwm's tensor `key` has in `layout`; None: Wan has no such tensor."""
     prefix, table = "", OUTER
+    if key.startswith("control."):
+        return _control_key(key.removeprefix("control."), layout)
     if key.startswith("blocks."):
         _, block, key = key.split(".", 2)
         prefix, table = f"blocks.{block}.", BLOCK
@@ -67,11 +74,24 @@ def foreign_key(key: str, layout: Layout) -> str | None:
     return None
 
 
+def _control_key(key: str, layout: Layout) -> str | None:
+    for name in CONTROL:
+        if key.startswith(name.gwm + "."):
+            return (name.original if layout == "original" else name.diffusers) + key.removeprefix(name.gwm)
+    if key.startswith("after."):
+        _, block, rest = key.split(".", 2)
+        return f"vace_blocks.{block}.{'after_proj' if layout == 'original' else 'proj_out'}.{rest}"
+    own = foreign_key(key, layout)
+    return None if own is None else f"vace_{own}"
+
+
 def foreign_shape(key: str, shape: torch.Size, config: DiTConfig) -> torch.Size:
     """The shape that gwm's tensor `key` has in both layouts: the same numbers in the same order."""
     if key == "patch_embedding.weight":
         return torch.Size((config.dim, config.in_channels + config.given_channels, 1, config.patch, config.patch))
-    if key.rpartition(".")[2] in ("modulation", "modulation_out"):
+    if key == "control.patch_embedding.weight":
+        return torch.Size((config.dim, config.control_channels, 1, config.patch, config.patch))
+    if key.rpartition(".")[2] in ("modulation", "modulation_out", "place"):
         return torch.Size((1, *shape))
     return shape
 

@@ -31,6 +31,7 @@ from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
+from serve.live.http.ice import IceServers
 from serve.live.http.refusals import NotHereError
 from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import SessionParts, Timeouts
@@ -100,7 +101,7 @@ async def flashing_server(seconds: float) -> AsyncIterator[str]:
             on_end=on_end,
         )
         services = Services(LocalSTT(Deaf(), pool), RuleLLM(name=character.name), tts)
-        return Conversation(parts, services, turn_taking=TurnTaking(), ice_servers=[])
+        return Conversation(parts, services, turn_taking=TurnTaking(), ice_servers=IceServers([]))
 
     def renderer(session_id: str, character: Character, on_end: Callable[[], None]) -> Renderer:
         raise NotHereError("This server only flashes and beeps.")

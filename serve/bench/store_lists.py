@@ -97,7 +97,7 @@ async def bench(store: Store, cfg: DictConfig) -> dict[str, Any]:
     sizes = {"documents": cfg.documents, "conversations": cfg.conversations, "lines": cfg.lines}
     load = round(os.getloadavg()[0], 2)
     key = await store.run(lambda db: fill(db, **sizes))
-    desk = Desk("bench", {"noa": "Noa"}, Speech("espeak", _says_nothing), lambda session_id: None)
+    desk = Desk("bench", {"noa": "Noa"}, Speech("espeak", _says_nothing), lambda session_id: None, lambda command: None)
     rest = RestApi(
         store,
         desk,
@@ -106,6 +106,7 @@ async def bench(store: Store, cfg: DictConfig) -> dict[str, Any]:
         places=lambda: 1,
         changed=lambda: None,
         backend=lambda session_id: None,
+        upload_bytes=0,
     )
     app = web.Application()
     app.add_subapp("/v1", rest.app)

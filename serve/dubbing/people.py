@@ -103,6 +103,10 @@ class Choice:
         if self.face is None or _is_whole(self.face):
             numbers = [self.face or 0] if numbers is None else numbers
             if missing := [number for number in numbers if number >= len(people)]:
+                if len(people) == 1:
+                    raise ValueError(
+                        f"face {missing[0]} must be 0: {name} shows one face. Leave it out, or give face=0."
+                    )
                 raise ValueError(
                     f"face {missing[0]} must be one of 0 to {len(people) - 1}: {name} shows {len(people)} faces, the "
                     "most visible first. The log says where each is."

@@ -15,11 +15,12 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gwm.contract import Contract
+from gwm.control import CONTROL
 from gwm.editing import drawn_cells, flow_edit, inpaint
 from gwm.media.pixels import to_float, to_tensor, to_uint8
 from gwm.no_text import padded_text
 from gwm.resolution import Resolution
-from gwm.sampler import Velocity, frame_noise
+from gwm.sampler import Velocity, frame_noise, sample
 from gwm.weights import is_written_here
 from serve.acts import Numbers, check_numbers
 from serve.artifact import Artifact, load_artifact
@@ -37,6 +38,7 @@ from serve.published_clip import (
     load_published,
     release_of,
     wan_vae,
+    with_control,
 )
 
 Pictures = UInt8[np.ndarray, "t h w 3"]
@@ -74,7 +76,7 @@ class ClipEditor:
             if (value := vars(request)[name]) is not None:
                 raise ValueError(f"{name}={value} must be left out: {request.artifact} is a published model.")
         release = release_of(request.artifact)
-        if release.image == "required":
+        if release.image in ("required", "first_and_last"):
             raise ValueError(
                 f"artifact={request.artifact} must be a text-to-video model: an image-to-video model expects its image "
                 "as the first picture of every clip. Take Wan 2.1 T2V or Wan 2.2 TI2V."
@@ -83,6 +85,8 @@ class ClipEditor:
         self.seen = self._resolution(release, canvas)
         frames = release.num_frames if request.window is None else request.window
         contract = contract_of(request.clip(self.seen, seconds=frames / release.fps), release)
+        if contract.dit.control_layers and (request.source is not None or request.rounds > 1):
+            raise ValueError(f"source and rounds must be left out: {request.artifact} is VACE, which is told the mask.")
         self.frames = 1 + contract.vae.temporal_stride * contract.horizon_frames
         texts = Texts(request.text_encoder, request.artifact)
         tokens = [texts.tokens(text) for text in (request.prompt or "", request.source or "")]
@@ -93,7 +97,8 @@ class ClipEditor:
             self.artifact = led_away(self.artifact, texts, request.negative_prompt or "")
         if before.guided is not None:
             before = led_away(before, texts, "")
-        clips: list[Clip] = [clip_of(model, text, None, None) for model, text in zip((self.artifact, before), tokens)]
+        clips: list[Clip] = [clip_of(model, text, (), None) for model, text in zip((self.artifact, before), tokens)]
+        self.clip = clips[0]
         self.target, self.source = (clip_velocity(*pair) for pair in zip((self.artifact, before), clips))
 
     def _resolution(self, release: Release, canvas: tuple[int, int]) -> Resolution:
@@ -112,6 +117,12 @@ class ClipEditor:
     @torch.no_grad()
     def __call__(self, pictures: Pictures, drawn: Drawn, *, first: int) -> Pictures:
         vae, contract = wan_vae(self.artifact), self.artifact.contract
+        if contract.dit.control_layers:
+            clip = with_control(self.clip, self.artifact, pictures, drawn)
+            shape = (1, clip.condition[CONTROL].shape[1], contract.dit.in_channels, *contract.latent_grid)
+            noise = frame_noise(shape, seed=self.request.seed, frame=first, step=0).to(vae.mean)
+            x = sample(clip_velocity(self.artifact, clip), [noise], sigmas=contract.sigmas, solver=contract.solver)
+            return to_uint8(vae.decode_pixels(x.to(vae.mean))[0][0])
         x0 = vae.encode_pixels(to_float(pictures)[None].to(vae.mean)).float()
         cells = cells_of(drawn, contract, single=True).to(x0.device)
         if self.request.source is not None:

@@ -11,6 +11,7 @@ from gwm.resolution import Resolution
 from serve.acts import TimedNumbers
 from serve.many_steps import Sampling
 from serve.request import ClipRequest, timed_numbers
+from serve.workers import check_workers
 
 MOUTH = "mouth"
 
@@ -46,8 +47,10 @@ class EditRequest:
     text_encoder: str | None = None
     vae: str | None = None
     seed: int = 0
+    workers: int = 1
 
     def __post_init__(self) -> None:
+        check_workers(self.workers)
         self.sampling.check()
         self.source_sampling.check()
         self.timed_numbers()

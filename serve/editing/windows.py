@@ -3,7 +3,8 @@ that an edit which is interrupted goes on where it was."""
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 KEY = "edit.json"
 AGAIN = "Delete the folder, and edit again."
-UNUSED = ("out",)  # settings that change no picture
+UNUSED = ("out", "workers")  # settings that change no picture
 Seen = tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]  # a picture and its mask, in the model's size
 
 
@@ -72,20 +73,44 @@ class Kept:
         self.folder.rmdir()
 
 
-def edit_windows(seen: Iterable[Seen], editor: Editor, kept: Kept, *, num_frames: int, overlap: int) -> None:
-    """Edit a film of `num_frames` pictures, window by window, into `kept`: each file has the pictures that its window
-    adds. The last `overlap` pictures of a window are known to the next; a window with nothing to draw stays.
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a film: all of one length, each the pictures behind those that the one before has made."""
 
-    Raises:
-        ValueError: an overlap as long as a window, of a film of several.
+    length: int
+    overlap: int
+    chains: list[int]  # of each window; those of one chain depend on each other, in their order
+
+    @classmethod
+    def of(cls, drawn: Sequence[bool], *, length: int, overlap: int) -> "Windows":
+        """drawn: whether anything of each picture is. A window that begins with pictures of which nothing is drawn
+        begins a chain: they are as in the film, whatever became of the window before.
+
+        Raises:
+            ValueError: an overlap as long as a window, of a film of several.
+        """
+        if overlap >= length < len(drawn):
+            raise ValueError(
+                f"overlap={overlap} must be below window={length}, both in pictures: a window must add some."
+            )
+        count = 1 if len(drawn) <= length else 1 + -(-(len(drawn) - length) // (length - overlap))
+        chains = [0]
+        for first in range(length - overlap, count * (length - overlap), length - overlap)[: count - 1]:
+            chains.append(chains[-1] + (not any(drawn[first : first + overlap])))
+        return cls(length, overlap, chains)
+
+
+def edit_windows(
+    seen: Iterable[Seen], editor: Editor, kept: Kept, windows: Windows, *, mine: Collection[int], shown: bool
+) -> None:
+    """Edit a film window by window into `kept`: each file has the pictures that its window adds. The last `overlap`
+    pictures of a window are known to the next; a window with nothing to draw stays.
+
+    mine: the windows that are edited, whole chains; of the others only the pictures are played. shown: a bar.
     """
-    length = editor.length(num_frames)
-    if overlap >= length < num_frames:
-        raise ValueError(f"overlap={overlap} must be below window={length}, both in pictures: a window must add some.")
-    count = 1 if num_frames <= length else 1 + -(-(num_frames - length) // (length - overlap))
     passes, source, first = 0, iter(seen), 0
     before: list[Seen] = []
-    with tqdm(desc="edit", total=count, unit="window") as bar:
+    with tqdm(desc="edit", total=len(mine), unit="window", disable=not shown) as bar:
 
         def counted(*_: object) -> None:  # what a hook returns would take the place of the prediction
             nonlocal passes
@@ -94,12 +119,16 @@ def edit_windows(seen: Iterable[Seen], editor: Editor, kept: Kept, *, num_frames
 
         hook = editor.artifact.dit.register_forward_hook(counted)
         try:
-            for _ in range(count):
-                window = before + [pair for _, pair in zip(range(length - len(before)), source)]
-                made = _window(window, editor, kept, first=first, known=len(before), length=length)
-                first += len(made) - overlap
-                before = [(picture, np.zeros(picture.shape[:2], bool)) for picture in made[len(made) - overlap :]]
-                bar.update()
+            for number in range(len(windows.chains)):
+                window = before + [pair for _, pair in zip(range(windows.length - len(before)), source)]
+                if number in mine:
+                    made = _window(window, editor, kept, first=first, known=len(before), length=windows.length)
+                    bar.update()
+                else:
+                    made = np.stack([picture for picture, _ in window])
+                first += len(made) - windows.overlap
+                last = made[len(made) - windows.overlap :]
+                before = [(picture, np.zeros(picture.shape[:2], bool)) for picture in last]
         finally:
             hook.remove()
 

@@ -8,9 +8,10 @@ import threading
 import time
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from configs.command.main import command
+from configs.command.main import CONFIGS, command
 from gwm.optional import optional_module
 from serve.fleet.gateway import Gateway
 from serve.fleet.options import FleetOptions
@@ -25,6 +26,7 @@ APP = "gwm"
 RAY = "ray[serve]==2.60.0"
 INSTALL = f"pip install '{RAY}'"
 GATEWAY_STOPS_S = 5.0
+LOOK_BACK_S = 10.0  # over which autoscaling counts sessions
 HEAD = {"node:__internal_head__": 0.001}  # the gateway's place: its address is known and stays
 
 
@@ -68,7 +70,8 @@ def application(settings: ServerSettings, fleet: FleetOptions, api: ApiOptions) 
     scaling: dict[str, Any] = {"num_replicas": fleet.workers}
     if fleet.max_workers is not None:
         limits = {"min_replicas": fleet.workers, "max_replicas": fleet.max_workers}
-        scaling = {"autoscaling_config": limits | {"target_ongoing_requests": fleet.target}}
+        delays = {"upscale_delay_s": fleet.up_s, "downscale_delay_s": fleet.down_s, "look_back_period_s": LOOK_BACK_S}
+        scaling = {"autoscaling_config": limits | delays | {"target_ongoing_requests": fleet.target}}
     health = {"health_check_period_s": 2.0, "health_check_timeout_s": 10.0}
     workers = serve.deployment(
         name="Worker",
@@ -82,8 +85,9 @@ def application(settings: ServerSettings, fleet: FleetOptions, api: ApiOptions) 
     )(ServedWorker)
     gateway = serve.deployment(
         name="Gateway",
-        num_replicas=1,
-        ray_actor_options={"num_cpus": 0, "resources": HEAD},
+        num_replicas=fleet.gateways,
+        max_replicas_per_node=1 if fleet.gateways > 1 else None,
+        ray_actor_options={"num_cpus": 0, "resources": HEAD if fleet.gateways == 1 else {}},
         graceful_shutdown_timeout_s=GATEWAY_STOPS_S,
         **health,
     )(ServedGateway)
@@ -101,21 +105,43 @@ def run(settings: ServerSettings, fleet: FleetOptions, api: ApiOptions) -> None:
     serve.run(application(settings, fleet, api), name=APP, route_prefix=None)
 
 
-@command("fleet", verbatim=("artifact", "characters", "text_encoder", "store", "public_url"))
-def main(cfg: DictConfig) -> None:
+def parts_of(cfg: DictConfig) -> tuple[ServerSettings, FleetOptions, ApiOptions]:
+    """Read and check configs/fleet.yaml.
+
+    Raises:
+        ValueError: as the parts, or there is no store.
+    """
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     log_to_stdout(as_json=values.pop("log_json"))
     fleet = FleetOptions(**values.pop("fleet"))
     api = ApiOptions.of(values)
-    settings = ServerSettings.of(values)
     if api.store is None:
         raise ValueError("store=null must be a database: it is how gateway and workers know of sessions.")
+    return ServerSettings.of(values), fleet, api
+
+
+def built(args: dict[str, Any]) -> Any:
+    """What Ray Serve runs, as its own configuration files name it (configs/kuberay.yaml): args are settings by their
+    names.
+
+    Raises:
+        ValueError: as `parts_of`.
+    """
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("fleet", [f"{name}={'null' if value is None else value}" for name, value in args.items()])
+    return application(*parts_of(cfg))
+
+
+@command("fleet", verbatim=("artifact", "characters", "text_encoder", "store", "public_url"))
+def main(cfg: DictConfig) -> None:
+    settings, fleet, api = parts_of(cfg)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would put its processes behind all others
     ray = optional_module("ray", INSTALL)
     ray.init(address=fleet.address, include_dashboard=False, logging_level=logging.ERROR)
     run(settings, fleet, api)
-    log.info("fleet of %d workers: http://%s:%d", fleet.workers, settings.options.host, settings.options.port)
+    options = settings.options
+    log.info("fleet of %d workers: %s://%s:%d", fleet.workers, options.scheme, options.host, options.port)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -3,28 +3,32 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from aiohttp import web
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session as Db
 
 from gwm.contract import Contract
 from serve.artifact import read_manifest
-from serve.fleet.options import FleetOptions
+from serve.fleet.options import OWNER, FleetOptions
 from serve.live.avatar.voice_buffers import Sound
 from serve.live.characters import read_characters
 from serve.live.http.admission import place_of
-from serve.live.http.port import bound_sockets, listening
+from serve.live.http.port import bound_sockets, encryption, listening
+from serve.live.http.traced import tracing
 from serve.live.room.tokens import Tokens
 from serve.live.speech.voice_servers import Speech, voice_server
+from serve.live.traces import Traces
 from serve.runway_api.call import Desk
+from serve.runway_api.films import Generator
 from serve.runway_api.mount import ApiOptions, RestApi, print_first_key
 from serve.runway_api.rooms import NO_ROOM, set_queued
 from serve.runway_api.session_queue import SEEN, SessionQueue
-from serve.runway_api.sessions import end
+from serve.runway_api.sessions import end, without_token
 from serve.settings import ServerSettings
 from serve.store.database import Store
 from serve.store.owners import LIVE, give_up_lost_sessions, stay_alive
@@ -32,9 +36,8 @@ from serve.store.tables import Session, now_ms
 
 log = logging.getLogger(__name__)
 
-LOOK_S, LIFE_S = 0.5, 5.0
+LOOK_S, LIFE_S, GONE_MS = 0.5, 5.0, 15_000  # a gateway that gives no sign of life for so long has gone
 ASKING = 8  # leases that wait for a worker at a time: autoscaling sees them
-OWNER = "gateway"  # of sessions that wait: whoever follows a gateway that has gone goes on with its queue
 LOST = "The machine that held this session is gone."
 
 
@@ -52,11 +55,12 @@ Lease = Callable[[str], LeaseStream]  # from a session's id
 
 
 class Gateway:
-    """`start` it with what opens leases; `stop` it. It keeps nothing that is not in the store, but its leases."""
+    """`start` it with what opens leases; `stop` it. It keeps nothing that is not in the store, but its leases. Several
+    share a store: each goes on with the queue of one that has stopped, or is silent."""
 
     def __init__(self, settings: ServerSettings, fleet: FleetOptions, api: ApiOptions, secret: bytes) -> None:
         self.settings, self.fleet, self.options = settings, fleet, api
-        self.owner, self.tokens = OWNER, Tokens(secret)
+        self.owner, self.tokens = f"{OWNER}-{secrets.token_hex(8)}", Tokens(secret)
         self.places: dict[str, dict[str, Any]] = {}  # of sessions that a worker has opened, by id
         self._leases: dict[str, asyncio.Task[None]] = {}
         self._open = contextlib.AsyncExitStack()
@@ -66,11 +70,12 @@ class Gateway:
         """Listen, and let in whoever waits.
 
         Raises:
-            ValueError: the port is taken, or the store cannot be opened.
+            ValueError: the port is taken, or certificate or store cannot be opened.
         """
         assert self.options.store is not None
         self.lease, options = lease, self.settings.options
-        sockets = bound_sockets(options.host, options.port)
+        sockets = bound_sockets(options.host, options.port, shared=self.fleet.gateways > 1)
+        tls = encryption(options.certificate)
         for each in sockets:
             self._open.callback(each.close)
         self.store = Store(self.options.store)
@@ -79,7 +84,9 @@ class Gateway:
         contract = Contract.from_json(read_manifest(Path(options.artifact))["contract"])
         characters = read_characters(Path(options.characters), contract.framing(options.size))
         speech = Speech(options.tts, _speaks_nothing, voice_server(options.tts, self.settings.endpoints["tts"]))
-        desk = Desk(self.owner, {key: one.name for key, one in characters.items()}, speech, self._backend_room)
+        names = {key: one.name for key, one in characters.items()}
+        films = Generator(options.artifact, options.characters, options.size, self.options.films)  # workers make them
+        desk = Desk(self.owner, names, speech, self._backend_room, films.refuses)
         rest = RestApi(
             self.store,
             desk,
@@ -88,19 +95,23 @@ class Gateway:
             places=lambda: self.fleet.places * (self.fleet.max_workers or self.fleet.workers),
             changed=self._wake.set,
             backend=lambda session_id: None,  # it is at the session's worker
+            upload_bytes=self.options.films.max_bytes,
         )
-        app = web.Application()
+        if traces := Traces.to(options.trace):
+            self._open.push_async_callback(asyncio.to_thread, traces.close)
+        app = web.Application(middlewares=tracing(traces))
         app.router.add_get("/health", _health)
         app.add_subapp("/v1", rest.app)
-        await self._open.enter_async_context(listening(app, sockets))
+        await self._open.enter_async_context(listening(app, sockets, tls))
         self.queue = SessionQueue(self._let_in, give_up=self._give_up, tell=self._tell, now_ms=now_ms)
         self._tasks = [asyncio.create_task(work) for work in (self._serve(), self._live())]
 
     async def stop(self) -> None:
-        """Sessions go on at their workers."""
+        """Sessions go on at their workers; those that wait are the next gateway's."""
         for task in (*self._tasks, *self._leases.values()):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._leases.values(), return_exceptions=True)
+        await self.store.run(self._let_go)
         await self._open.aclose()
 
     async def _serve(self) -> None:
@@ -118,8 +129,19 @@ class Gateway:
     async def _live(self) -> None:
         while True:
             await self.store.run(lambda db: stay_alive(db, self.owner))
+            await self.store.run(self._adopt)
             await self.store.run(give_up_lost_sessions)
             await asyncio.sleep(LIFE_S)
+
+    def _let_go(self, db: Db) -> None:
+        waiting = update(Session).where(Session.owner == self.owner, Session.status == "NOT_READY")
+        db.execute(waiting.values(owner=OWNER, alive_ms=now_ms()))
+
+    def _adopt(self, db: Db) -> None:
+        """Go on with what waits and no gateway has, or one that says nothing any more."""
+        silent = Session.owner.startswith(f"{OWNER}-") & (Session.alive_ms < now_ms() - GONE_MS)
+        waiting = update(Session).where(Session.status == "NOT_READY", (Session.owner == OWNER) | silent)
+        db.execute(waiting.values(owner=self.owner, alive_ms=now_ms()))
 
     def _waiting(self, db: Db) -> list[Session]:
         line = (Session.owner == self.owner) & (Session.status == "NOT_READY")
@@ -147,6 +169,7 @@ class Gateway:
             async for place in stream:
                 self.places[session_id] = place
                 self._wake.set()
+            await self.store.run(lambda db: self._take_back(db, session_id))
         except asyncio.CancelledError:
             if session_id not in self.places:
                 stream.cancel()
@@ -154,6 +177,12 @@ class Gateway:
         except Exception as error:  # of many kinds: the worker, its node or the way there is gone
             log.warning("lease of session %s is lost: %s", session_id, type(error).__name__)
             await self.store.run(lambda db: self._lost(db, session_id))
+
+    def _take_back(self, db: Db, session_id: str) -> None:
+        """One that a worker has given back, as it must go."""
+        row = db.get(Session, session_id, with_for_update=True)
+        if row is not None and row.status == "NOT_READY" and row.owner == OWNER:
+            row.owner, row.alive_ms = self.owner, now_ms()
 
     def _lost(self, db: Db, session_id: str) -> None:
         """One that nobody has opened yet is placed anew; one that was open has failed."""
@@ -181,9 +210,10 @@ class Gateway:
     async def _tell(self) -> None:
         await self.store.run(lambda db: set_queued(db, self.owner))
 
-    def _backend_room(self, session_id: str) -> dict[str, str] | None:
-        place = self.places.get(session_id)
-        if place is None:
+    def _backend_room(self, row: Session) -> dict[str, str] | None:
+        """Whichever gateway has its lease."""
+        place = without_token(row.room)
+        if not place:
             return None
         seconds = self.settings.timeouts.connect_s + self.settings.timeouts.session_s
         return place | {"token": self.tokens.sign(place["room_name"], hidden=True, seconds=seconds)}

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from sqlalchemy.orm import Session as Db
 
-from serve.fleet.options import FleetOptions
+from serve.fleet.options import OWNER, FleetOptions
 from serve.live.http.api import Api
-from serve.live.http.port import bound_sockets, listening
+from serve.live.http.port import bound_sockets, encryption, listening
 from serve.live.http.server import running_app
 from serve.live.speech.voice_servers import Speech
 from serve.runway_api.films import Generator
@@ -46,21 +46,23 @@ class Worker:
         Raises:
             ValueError, FileNotFoundError, FaceLostError: as `serve_until_signal`.
         """
+        tls = encryption(self.settings.options.certificate)
         sockets = bound_sockets(self.fleet.worker_host, self.fleet.worker_port)
         for each in sockets:
             self._open.callback(each.close)
-        self.url = self.fleet.url_of(ip, sockets[0].getsockname()[1])
+        self.url = self.fleet.url_of(self.settings.options.scheme, ip, sockets[0].getsockname()[1])
         name = urlsplit(self.url).hostname or ip
         options = replace(self.settings.options, hosts=[*self.settings.options.hosts, ip, name])
         parts = {"timeouts": self.settings.timeouts, "turn_taking": self.settings.turn_taking}
         app = running_app(options, **parts, endpoints=self.settings.endpoints, mount=self._mount)
         self._server = await self._open.enter_async_context(app)
-        await self._open.enter_async_context(listening(self._server.app, sockets))
+        await self._open.enter_async_context(listening(self._server.app, sockets, tls))
         log.info("worker of %d places: %s", self._server.admission.capacity, self.url)
 
     @contextlib.asynccontextmanager
     async def _mount(self, server: Api, speech: Speech) -> AsyncIterator[None]:
-        make = Generator(self.settings.options.artifact, self.settings.options.characters, self.settings.options.size)
+        options = self.settings.options
+        make = Generator(options.artifact, options.characters, options.size, self.api.films)
         api = replace(self.api, public_url=self.url)
         mount = partial(mounted, options=api, make_film=make, prints_first_key=False, secret=self.secret)
         async with mount(server, speech) as self._mounted:
@@ -68,7 +70,7 @@ class Worker:
 
     async def hold(self, session_id: str) -> AsyncIterator[dict[str, Any]]:
         """A lease: the session is this worker's, and the stream lasts as long as it does. The first item, when it is
-        open, says where. Nothing comes while this worker drains: it is to be asked for again."""
+        open, says where. Nothing comes where this worker drains before that: it is to be asked for again."""
         assert self._mounted is not None
         store, rooms = self._mounted
         if self._draining is not None:
@@ -82,6 +84,9 @@ class Worker:
             if session is not None and not announced:
                 announced = True
                 yield {"url": self.url, "room_name": session.id}
+            if session is None and self._draining is not None:  # it will not be opened here any more
+                await store.run(lambda db: _give_back(db, session_id, rooms.owner))
+                return
             await asyncio.sleep(LOOK_S)
 
     async def check(self) -> None:
@@ -100,6 +105,7 @@ class Worker:
         """Take no sessions from now on; those that are here have so long to end. A second call changes nothing."""
         if self._draining is None and self._server is not None:
             log.info("draining: nobody new is let in, sessions have %.0f s to end", within_s)
+            self._server.admission.draining = True  # at once: what is not open now is given back
             self._draining = asyncio.create_task(self._server.admission.drain(within_s=within_s))
 
     async def stop(self) -> None:
@@ -116,6 +122,12 @@ def _take(db: Db, session_id: str, owner: str) -> bool:
         return False
     session.owner, session.alive_ms = owner, now_ms()
     return True
+
+
+def _give_back(db: Db, session_id: str, owner: str) -> None:
+    session = db.get(Session, session_id, with_for_update=True)
+    if session is not None and session.owner == owner and session.status == "NOT_READY":
+        session.owner, session.alive_ms = OWNER, now_ms()
 
 
 def _is_live(db: Db, session_id: str, owner: str) -> bool:

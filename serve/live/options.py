@@ -65,6 +65,7 @@ class ServerOptions:
     characters: str
     host: str
     port: int
+    certificate: list[str] | None  # files in PEM, chain and key; None: what is sent is not encrypted here
     hosts: list[str]  # names under which the server may be asked for, besides localhost and `host`; "*" for any
     origins: list[str]  # of other sites whose pages may use it
     trusted_proxies: list[str]  # addresses or networks whose X-Forwarded-For says who the visitor is
@@ -92,6 +93,12 @@ class ServerOptions:
     # the character to look; off: nobody looks
     vision: str
     mcp_servers: dict[str, McpOptions]
+    trace: str | None  # where spans are sent; None: where the environment says, or nowhere
+
+    @property
+    def scheme(self) -> str:
+        """Of addresses under which clients reach the server itself."""
+        return "http" if self.certificate is None else "https"
 
     def __post_init__(self) -> None:
         one_of("stt", self.stt, RECOGNISERS)
@@ -109,6 +116,8 @@ class ServerOptions:
                 raise ValueError(f"engines={self.engines} must be null, or devices such as cpu, cuda:0 and cuda:1.")
             if self.device is not None:
                 raise ValueError(f"device={self.device!r} must be null where engines={self.engines} names devices.")
+        if self.certificate is not None and len(self.certificate) != 2:
+            raise ValueError(f"certificate={self.certificate} must be null, or two files: the chain, and its key.")
         at_least("num_threads", 1 if self.num_threads is None else self.num_threads, 1)
         at_least("capacity", 1 if self.capacity is None else self.capacity, 1)
         at_least("requests_per_minute", self.requests_per_minute, 1)
@@ -118,6 +127,8 @@ class ServerOptions:
         for url in self.ice_servers:
             if url.partition(":")[0] not in ("stun", "stuns", "turn", "turns"):
                 raise ValueError(f"ice_servers has {url!r}, must be such as stun:stun.example.org:3478.")
+        if self.trace is not None and not self.trace.startswith(("http://", "https://")):
+            raise ValueError(f"trace={self.trace!r} must be null, or such as http://localhost:4318.")
         for origin in self.origins:
             parts = urlsplit(origin)
             if origin != f"{parts.scheme}://{parts.netloc}" or parts.scheme not in ("http", "https"):

@@ -7,8 +7,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
 from PIL import Image
 from sqlalchemy import delete
 from sqlalchemy.orm import Session as Db
@@ -17,21 +15,20 @@ from gwm.optional import MissingPackageError
 from serve.live.http.api import Api
 from serve.live.http.refusals import FullError
 from serve.live.speech.sentence_vectors import TextVectors
-from serve.runway_api.call import ApiError, Desk
-from serve.runway_api.casting import NotReadyError, Role, role_of, wish_for
+from serve.runway_api.call import Desk
 from serve.runway_api.document_search import PassageWork
 from serve.runway_api.fetch import is_public
-from serve.runway_api.films import Film, FilmError, MakeFilm, wav_of
-from serve.runway_api.media import AUDIO_BYTES, IMAGE_BYTES, plain_picture, portrait_from, read_source, sound_of
+from serve.runway_api.film_work import SOUND_RATE, FilmWork
+from serve.runway_api.films import wav_of
+from serve.runway_api.media import IMAGE_BYTES, fetched_sound, plain_picture, portrait_from, read_source
 from serve.runway_api.voices import Design, designed, nearest_to, preview
 from serve.store.database import Store
 from serve.store.owners import claim, delete_old, give_up_lost_sessions, stay_alive
-from serve.store.tables import Avatar, File, Task, Voice
+from serve.store.tables import Avatar, File, Voice
 
 log = logging.getLogger(__name__)
 
 LOOK_S, LIFE_S, TIDY_S = 2.0, 5.0, 600.0
-SOUND_RATE = 24_000
 AGAIN = "The server is too busy to read the picture. Send it again."
 
 
@@ -44,13 +41,13 @@ class Background:
         api: Api,
         desk: Desk,
         *,
-        make_film: MakeFilm,
+        films: FilmWork,
         retention_days: int | None,
         allows: Callable[[str], bool] = is_public,
         vectors: TextVectors | None = None,
     ) -> None:
         """allows: addresses from which files may be fetched. vectors: of documents; None: they get none."""
-        self.store, self.api, self.desk, self.make_film = store, api, desk, make_film
+        self.store, self.api, self.desk, self.films = store, api, desk, films
         self.retention_days, self.allows = retention_days, allows
         self.wake, self.wake_films, self.wake_documents = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.passages = None if vectors is None else PassageWork(store, vectors)
@@ -58,13 +55,19 @@ class Background:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._work(self.wake, self._next_small))
-            group.create_task(self._work(self.wake_films, self._next_film))
+            group.create_task(self._work(self.wake_films, self.films.next))
             if self.passages is not None:
                 await self.passages.begin()
                 group.create_task(self._work(self.wake_documents, self.passages.step))
             group.create_task(self._every(LIFE_S, lambda db: stay_alive(db, self.desk.owner)))
             group.create_task(self._every(LIFE_S, give_up_lost_sessions))
             group.create_task(self._every(TIDY_S, lambda db: delete_old(db, retention_days=self.retention_days)))
+            group.create_task(self._tidy_films())
+
+    async def _tidy_films(self) -> None:
+        while True:
+            await self.films.tidy()
+            await asyncio.sleep(TIDY_S)
 
     async def _every(self, seconds: float, work: Callable[[Db], Any]) -> None:
         while True:
@@ -129,7 +132,7 @@ class Background:
         speech = self.desk.speech
         if "prompt" in voice.source:
             return await asyncio.to_thread(designed, voice.source["prompt"], speech)
-        sound = await self._fetched_sound(voice.source["audio"])
+        sound = await fetched_sound(self.store, voice.source["audio"], SOUND_RATE, allows=self.allows)
         design = await asyncio.to_thread(nearest_to, sound, SOUND_RATE, speech)
         if speech.maker is None:
             return design
@@ -146,61 +149,6 @@ class Background:
                 await maker.delete(copy)
             except ValueError as error:
                 log.warning("%s", error)
-
-    async def _next_film(self) -> bool:
-        task = await self.store.run(lambda db: claim(db, Task, self.desk.owner))
-        if task is None:
-            return False
-        try:
-            role = await self._role(task)
-        except NotReadyError:
-            await self.store.run(lambda db: _put_back(db, task.id))
-            await asyncio.sleep(LOOK_S)
-            return True
-        except (ApiError, ValueError) as error:
-            await self._fail_film(task, str(error), "INPUT")
-            return True
-        try:
-            film = Film(role, await self._sound(task, role), SOUND_RATE)
-            await self.store.run(lambda db: _progress(db, task.id, 0.0))
-            data = await self.make_film(film, lambda done: self._go_on(task.id, done))
-        except (FilmError, ValueError, ApiError) as error:
-            await self._fail_film(task, str(error), "INTERNAL" if isinstance(error, FilmError) else "INPUT")
-        else:
-            if data is not None:
-                await self.store.run(lambda db: _film_done(db, task.id, data))
-        return True
-
-    async def _role(self, task: Task) -> Role:
-        avatar, characters = task.request["avatar"], list(self.api.characters)
-        preset, avatar_id = avatar.get("preset_id"), avatar.get("avatar_id")
-        return await self.store.run(
-            lambda db: role_of(db, preset=preset, avatar_id=avatar_id, characters=characters), writes=False
-        )
-
-    async def _sound(self, task: Task, role: Role) -> Float[np.ndarray, " t"]:
-        speech = task.request["speech"]
-        if speech["type"] == "audio":
-            return await self._fetched_sound(speech["audio"])
-        wish = role.voice
-        if speech["voice"] is not None:
-            wish = await self.store.run(lambda db: wish_for(db, speech["voice"]), writes=False)
-        elif role.builtin is not None:
-            own = self.api.characters[role.builtin].voice
-            wish = own if isinstance(own, dict) else None
-        sound, rate = await asyncio.to_thread(self.desk.speech.speak, wish or {}, speech["text"])
-        return np.interp(np.arange(0, len(sound), rate / SOUND_RATE), np.arange(len(sound)), sound).astype(np.float32)
-
-    async def _fetched_sound(self, source: str) -> Float[np.ndarray, " t"]:
-        data = await read_source(self.store, source, max_bytes=AUDIO_BYTES, allows=self.allows)
-        return await asyncio.to_thread(sound_of, data, SOUND_RATE)
-
-    async def _go_on(self, task_id: str, done: float) -> bool:
-        """Whether the film is still wanted."""
-        return await self.store.run(lambda db: _progress(db, task_id, done))
-
-    async def _fail_film(self, task: Task, failure: str, code: str) -> None:
-        await self.store.run(lambda db: _film_failed(db, task.id, failure, code))
 
 
 def _avatar_done(db: Db, avatar: Avatar, status: str, failure: str | None, files: tuple[bytes, bytes] | None) -> None:
@@ -239,32 +187,3 @@ def _voice_done(
         db.flush()
         row.preview_id = file.id
     return True
-
-
-def _progress(db: Db, task_id: str, done: float) -> bool:
-    task = db.get(Task, task_id, with_for_update=True)
-    if task is None or task.status == "CANCELLED":
-        return False
-    task.status, task.progress = "RUNNING", done
-    return True
-
-
-def _put_back(db: Db, task_id: str) -> None:
-    if task := db.get(Task, task_id):
-        task.owner = None
-
-
-def _film_done(db: Db, task_id: str, data: bytes) -> None:
-    task = db.get(Task, task_id, with_for_update=True)
-    if task is None or task.status != "RUNNING":
-        return
-    file = File(content_type="video/mp4", data=data, public=True)
-    db.add(file)
-    db.flush()
-    task.status, task.progress, task.output_id = "SUCCEEDED", 1.0, file.id
-
-
-def _film_failed(db: Db, task_id: str, failure: str, code: str) -> None:
-    task = db.get(Task, task_id, with_for_update=True)
-    if task is not None and task.status != "CANCELLED":
-        task.status, task.failure, task.failure_code = "FAILED", failure, code

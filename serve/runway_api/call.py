@@ -2,10 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from serve.live.speech.voice_servers import Speech
-from serve.store.tables import ApiKey
+from serve.store.tables import ApiKey, Session
+
+Command = Literal["generate", "dub", "edit"]  # that makes a film
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +17,9 @@ class Desk:
     owner: str  # id of this server among those that share the store
     characters: dict[str, str]  # built-in ones: key and name
     speech: Speech
-    # From a session's id: token and name of the room that a program joins; None: it is not open here.
-    backend_room: Callable[[str], dict[str, str] | None]
+    # Token and name of the room that a program joins, of an open session; None: it is not open here.
+    backend_room: Callable[[Session], dict[str, str] | None]
+    refuses: Callable[[Command], str | None]  # why there are no films by a command; None: there are
     bots: frozenset[str] = frozenset()  # services that bring characters into meetings
     max_meetings: int = 0  # open at once
 
@@ -49,6 +52,15 @@ class Binary:
     """An answer that is no JSON."""
 
     data: bytes
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An answer that is a file of the store, sent in its pieces."""
+
+    file_id: str
+    num_bytes: int
     content_type: str
 
 

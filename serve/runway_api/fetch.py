@@ -6,7 +6,7 @@ Each redirect is checked as the first address was.
 
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -54,25 +54,38 @@ class GuardedResolver(AbstractResolver):
         await self.inner.close()
 
 
-async def fetch(
-    url: str, *, max_bytes: int, allows: Callable[[str], bool] = is_public, schemes: tuple[str, ...] = ("https",)
-) -> bytes:
-    """
-    allows: which addresses may be connected to.
+async def fetch(url: str, *, max_bytes: int, **more: Any) -> bytes:
+    """All of `fetched`."""
+    return b"".join([piece async for piece in fetched(url, max_bytes=max_bytes, **more)])
+
+
+async def fetched(
+    url: str,
+    *,
+    max_bytes: int,
+    allows: Callable[[str], bool] = is_public,
+    schemes: tuple[str, ...] = ("https",),
+    within_s: float | None = None,
+) -> AsyncIterator[bytes]:
+    """The file in pieces, as they arrive.
+
+    allows: which addresses may be connected to. within_s: for all of it; None: FETCH_S.
 
     Raises:
         RefusedUrlError: the address, or one that it leads to, is not allowed, or the file is too large or not there.
     """
     connector = aiohttp.TCPConnector(resolver=GuardedResolver(allows), use_dns_cache=False)
-    limits = aiohttp.ClientTimeout(total=FETCH_S)
+    limits = aiohttp.ClientTimeout(total=within_s or FETCH_S)
     try:
         async with aiohttp.ClientSession(connector=connector, timeout=limits, trust_env=False) as client:
             for _ in range(MAX_REDIRECTS + 1):
                 _check(url, allows, schemes)
-                answer = await _get(client, url, max_bytes)
-                if isinstance(answer, bytes):
-                    return answer
-                url = urljoin(url, answer)
+                async with client.get(url, allow_redirects=False) as response:
+                    if not (response.status in REDIRECTS and "Location" in response.headers):
+                        async for piece in _pieces(response, url, max_bytes):
+                            yield piece
+                        return
+                    url = urljoin(url, response.headers["Location"])
     except (aiohttp.ClientError, TimeoutError, OSError, UnicodeError) as error:
         refused = _refusal_in(error)
         raise refused or RefusedUrlError(f"{_host(url)} cannot be reached.") from error
@@ -107,19 +120,15 @@ def _written_address(host: str) -> str | None:
     return None
 
 
-async def _get(client: aiohttp.ClientSession, url: str, max_bytes: int) -> bytes | str:
-    """The file, or where it is instead."""
-    async with client.get(url, allow_redirects=False) as response:
-        if response.status in REDIRECTS and "Location" in response.headers:
-            return response.headers["Location"]
-        if response.status != 200:
-            raise RefusedUrlError(f"{_host(url)} answers with status {response.status}.")
-        data = bytearray()
-        async for piece in response.content.iter_chunked(PIECE_BYTES):  # unpacked: a small answer may be a large file
-            data += piece
-            if len(data) > max_bytes:
-                raise RefusedUrlError(f"The file has more than {max_bytes / 1e6:g} MB.")
-        return bytes(data)
+async def _pieces(response: aiohttp.ClientResponse, url: str, max_bytes: int) -> AsyncIterator[bytes]:
+    if response.status != 200:
+        raise RefusedUrlError(f"{_host(url)} answers with status {response.status}.")
+    count = 0
+    async for piece in response.content.iter_chunked(PIECE_BYTES):  # unpacked: a small answer may be a large file
+        count += len(piece)
+        if count > max_bytes:
+            raise RefusedUrlError(f"The file has more than {max_bytes / 1e6:g} MB.")
+        yield piece
 
 
 def _refusal_in(error: BaseException | None) -> RefusedUrlError | None:

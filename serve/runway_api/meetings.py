@@ -84,7 +84,7 @@ def join(db: Db, call: Call, query: NoQuery, body: JoinRequest) -> answers.Meeti
     session = db.get(Session, meeting.session_id) if meeting.session_id else None
     if session is not None and session.status == "NOT_READY":
         return answers.MeetingRoom(status="NOT_READY")
-    if session is None or session.status != "READY" or not session.room:
+    if session is None or session.status != "READY" or "token" not in session.room:
         return answers.MeetingRoom(status="ENDED", failure=(session and session.failure) or REPLACED)
     room = sessions.take_room(call, session)
     return answers.MeetingRoom(status="READY", room=room)

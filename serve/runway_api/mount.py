@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from aiohttp import BodyPartReader, web
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Db
 
-from serve.live.http.api import Api, allow_page
+from serve.live.http.api import FOR_ANY_PAGE, HEADERS, Api, allow_page
 from serve.live.http.bodies import read_body
 from serve.live.room.door import Door
 from serve.live.room.tokens import Tokens
@@ -20,9 +20,10 @@ from serve.live.speech.sentence_vectors import TextVectors, sentence_vectors
 from serve.live.speech.tools import BackendPlace
 from serve.live.speech.voice_servers import Speech
 from serve.runway_api.background import Background
-from serve.runway_api.call import ApiError, Binary, Call, Desk, not_found
+from serve.runway_api.call import ApiError, Binary, Call, Desk, Stored, not_found
 from serve.runway_api.fetch import is_public
-from serve.runway_api.films import MakeFilm
+from serve.runway_api.film_work import FilmWork
+from serve.runway_api.films import FilmOptions, MakeFilm
 from serve.runway_api.guard import Guard, bearer, preflight, refusal
 from serve.runway_api.meeting_bots import Bots, MeetingOptions
 from serve.runway_api.openapi import openapi
@@ -32,12 +33,13 @@ from serve.runway_api.session_tools import SocketBackend
 from serve.runway_api.sessions import create
 from serve.runway_api.uploads import SECRET_FIELD, receive
 from serve.store.database import Store
+from serve.store.files import read_file
 from serve.store.keys import Limits, add_key
 from serve.store.tables import ApiKey, new_id
 
 log = logging.getLogger(__name__)
 
-UPLOAD_BYTES = 16_000_000
+UPLOAD_S, SLOWEST_UPLOAD = 120.0, 250_000  # seconds that an upload has, and bytes a second of large ones
 ID_CHARS = 36
 AGAIN_S = 1.0
 FIRST_KEY = "first key"
@@ -55,12 +57,13 @@ class ApiOptions:
     public_url: str | None  # of this server, as clients see it; None: as they ask for it
     retention_days: int | None  # for conversations and films; None: until they are deleted
     meetings: MeetingOptions | None = None  # None: characters join none
+    films: FilmOptions = field(default_factory=FilmOptions)
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> "ApiOptions":
         """values: of the file; what is read is taken out."""
-        meetings = MeetingOptions.of(values.pop("meetings"))
-        return cls(**{name: values.pop(name) for name in ("store", "public_url", "retention_days")}, meetings=meetings)
+        parts = {"meetings": MeetingOptions.of(values.pop("meetings")), "films": FilmOptions(**values.pop("films"))}
+        return cls(**{name: values.pop(name) for name in ("store", "public_url", "retention_days")}, **parts)
 
     def __post_init__(self) -> None:
         if self.retention_days is not None and self.retention_days < 1:
@@ -82,12 +85,14 @@ class RestApi:
         places: Callable[[], int],
         changed: Callable[[], None],
         backend: Callable[[str], BackendPlace | None],
+        upload_bytes: int,
         routes: Iterable[Route] = ROUTES,
     ) -> None:
         """visitor: the address of whoever asks. changed: called when the store has changed. backend: of a session that
         is open here, by its id."""
         self.store, self.desk, self.url, self.guard = store, desk, url, Guard(store)
         self.visitor, self.places, self.changed, self.backend = visitor, places, changed, backend
+        self.upload_bytes = upload_bytes
         self._preparing, self._later = asyncio.Lock(), set[asyncio.Task[None]]()
         self.app = web.Application(middlewares=[self._refuse])
         for route in routes:
@@ -121,6 +126,8 @@ class RestApi:
                 task = asyncio.create_task(_logged(work))
                 self._later.add(task)  # or it may be collected before it is done
                 task.add_done_callback(self._later.discard)
+            if isinstance(answer, Stored):
+                return await self._sent(request, answer)
             response = _response(answer)
             if route.access in ("page", "session"):
                 allow_page(response, request)
@@ -152,19 +159,36 @@ class RestApi:
         _check_ids(request)
         if not request.content_type.startswith("multipart/"):
             raise ApiError(400, "The file must be sent as multipart/form-data, with the fields of the upload.")
-        secret, data = "", None
-        async with asyncio.timeout(120):
+        secret, there = "", False
+        async with asyncio.timeout(UPLOAD_S + self.upload_bytes / SLOWEST_UPLOAD):
             async for part in await request.multipart():
                 if not isinstance(part, BodyPartReader):
                     continue
                 if part.name == SECRET_FIELD:
                     secret = (await part.read_chunk(200)).decode(errors="replace")
-                elif part.name == "file":
-                    data = await _read_part(part)
-        if data is None:
+                elif part.name == "file" and not there:
+                    await receive(self.store, request.match_info["id"], secret, self._bounded(part))
+                    there = True
+        if not there:
             raise ApiError(400, "There must be a field named file.")
-        await self.store.run(lambda db: receive(db, request.match_info["id"], secret, data))
         return web.Response(status=204)
+
+    async def _bounded(self, part: Any) -> AsyncIterator[bytes]:
+        count = 0
+        while piece := await part.read_chunk(65_536):
+            count += len(piece)
+            if count > self.upload_bytes:
+                raise ApiError(413, f"An upload must have at most {self.upload_bytes / 1e6:g} MB.")
+            yield piece
+
+    async def _sent(self, request: web.Request, answer: Stored) -> web.StreamResponse:
+        response = web.StreamResponse(headers=HEADERS | FOR_ANY_PAGE)
+        response.content_type, response.content_length = answer.content_type, answer.num_bytes
+        await response.prepare(request)
+        async for piece in read_file(self.store, answer.file_id):
+            await response.write(piece)
+        await response.write_eof()
+        return response
 
     async def _answer_calls(self, request: web.Request) -> web.StreamResponse:
         """A websocket of a program that answers backend_rpc tools of one session, which must be open here."""
@@ -198,15 +222,6 @@ def _check_ids(request: web.Request) -> None:
     value = request.match_info.get("id")
     if value is not None and (len(value) != ID_CHARS or not value.replace("-", "").isalnum()):
         raise not_found("such thing")
-
-
-async def _read_part(part: Any) -> bytes:
-    data = bytearray()
-    while piece := await part.read_chunk(65_536):
-        data += piece
-        if len(data) > UPLOAD_BYTES:
-            raise ApiError(413, f"An upload must have at most {UPLOAD_BYTES / 1e6:g} MB.")
-    return bytes(data)
 
 
 def _response(answer: BaseModel | Binary | None) -> web.Response:
@@ -260,10 +275,11 @@ async def mounted(
     rooms = Rooms(store, api, tokens, owner=new_id(), url=url, vectors=vectors)
     meetings = options.meetings if secret is None else None  # a fleet's servers are not asked
     services, most = (meetings.services, meetings.max_open) if meetings else ({}, 0)
-    desk = Desk(rooms.owner, names, speech, rooms.backend_room, frozenset(services), most)
+    desk = Desk(rooms.owner, names, speech, rooms.backend_room, make_film.refuses, frozenset(services), most)
     bots = Bots(store, services, owner=rooms.owner)
+    films = FilmWork(store, api, desk, make_film=make_film, options=options.films, allows=allows)
     days = options.retention_days
-    work = Background(store, api, desk, make_film=make_film, retention_days=days, allows=allows, vectors=vectors)
+    work = Background(store, api, desk, films=films, retention_days=days, allows=allows, vectors=vectors)
 
     def changed() -> None:
         for event in (rooms.wake, work.wake, work.wake_films, work.wake_documents, bots.wake):
@@ -277,6 +293,7 @@ async def mounted(
         places=lambda: api.admission.capacity,
         changed=changed,
         backend=rooms.backend,
+        upload_bytes=options.films.max_bytes,
         routes=[route for route in ROUTES if secret is None or route.work is not create],
     )
     api.app.add_subapp("/v1", rest.app)

@@ -24,11 +24,12 @@ class Shape(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
 
 
-def check_media(kind: str):
-    """A validator of where a picture (`image`) or sound (`audio`) comes from."""
+def check_media(*kinds: str):
+    """A validator of where a picture (`image`), sound (`audio`) or film (`video`) comes from."""
 
     def check(value: str) -> str:
-        limits = {f"data:{kind}/": INLINE_CHARS, "runway://": UPLOADED_CHARS, "https://": URL_CHARS}
+        inline = {f"data:{kind}/": INLINE_CHARS for kind in kinds}
+        limits = inline | {"runway://": UPLOADED_CHARS, "https://": URL_CHARS}
         for begin, max_chars in limits.items():
             if value.startswith(begin):
                 if not 13 <= len(value) <= max_chars:
@@ -50,6 +51,7 @@ Moment = Annotated[datetime, AfterValidator(_in_range)]  # far from where a day 
 
 ImageSource = Annotated[str, check_media("image")]
 AudioSource = Annotated[str, check_media("audio")]
+VideoSource = Annotated[str, check_media("video")]
 
 
 class PresetVoice(Shape):

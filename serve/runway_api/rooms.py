@@ -28,7 +28,7 @@ from serve.runway_api.document_search import DocumentSearch
 from serve.runway_api.media import portrait_from
 from serve.runway_api.session_queue import QUEUE_S, SEEN, SessionQueue
 from serve.runway_api.session_tools import session_tools
-from serve.runway_api.sessions import end
+from serve.runway_api.sessions import end, without_token
 from serve.store.database import Store
 from serve.store.owners import LIVE
 from serve.store.tables import ApiKey, Entry, Session, now_ms
@@ -160,6 +160,8 @@ class Rooms:
             assert isinstance(session, Conversation), "this API is mounted where characters talk"
             session.witness, session.evictable = Record(self, row.id, row.max_s, session), False
             session.open_to = pages
+            if session.trace is not None:
+                session.trace.attributes["gwm.id"] = row.id
             session.agent.offer(session_tools(row.tools, send=session.send, backend=session.backend))
             return session
 
@@ -179,9 +181,9 @@ class Rooms:
         if not await self.store.run(ready):
             await session.close("The session was ended.")
 
-    def backend_room(self, session_id: str) -> dict[str, str] | None:
+    def backend_room(self, row: Session) -> dict[str, str] | None:
         """What a program joins an open session with; None where it is not open on this server."""
-        session = self.open.get(session_id)
+        session = self.open.get(row.id)
         return None if session is None else self._room(session, hidden=True)
 
     def backend(self, session_id: str) -> BackendPlace | None:
@@ -278,7 +280,8 @@ def pages_of(db: Db, row: Session) -> frozenset[str] | None:
 def _begin(db: Db, session_id: str, began_ms: int) -> None:
     session = db.get(Session, session_id, with_for_update=True)
     if session is not None and session.status == "READY":
-        session.status, session.started_ms, session.session_key, session.room = "RUNNING", began_ms, None, {}
+        session.status, session.started_ms = "RUNNING", began_ms
+        session.session_key, session.room = None, without_token(session.room)
 
 
 def _end(db: Db, session_id: str, status: str, failure: str | None, code: str | None) -> None:

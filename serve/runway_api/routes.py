@@ -11,6 +11,7 @@ from serve.runway_api import (
     avatars,
     conversations,
     documents,
+    film_requests,
     meetings,
     organization,
     requests,
@@ -24,6 +25,7 @@ from serve.runway_api.call import Binary
 from serve.runway_api.requests import INLINE_CHARS, NoQuery, PageQuery
 
 SMALL_BYTES, TEXT_BYTES, MEDIA_BYTES = 256_000, 1_500_000, INLINE_CHARS + 200_000
+FILM_BYTES = 3 * INLINE_CHARS + 200_000  # film, mask and picture, or film and sound
 
 # secret: a secret key; page: a publishable one too, of an origin that it allows; session: a session's own key.
 Access = Literal["secret", "page", "session", "open"]
@@ -92,6 +94,8 @@ ROUTES = (
     Route("GET", "/avatar_conversations/{id}", conversations.read, CONVERSATION),
     Route("DELETE", "/avatar_conversations/{id}", conversations.remove),
     Route("POST", "/avatar_videos", videos.create, answers.Created, requests.VideoRequest, max_bytes=MEDIA_BYTES),
+    Route("POST", "/video_dubs", videos.dub, answers.Created, film_requests.VideoDubRequest, max_bytes=FILM_BYTES),
+    Route("POST", "/video_edits", videos.edit, answers.Created, film_requests.VideoEditRequest, max_bytes=FILM_BYTES),
     Route("GET", "/tasks/{id}", videos.read, videos.AnyTask),
     Route("DELETE", "/tasks/{id}", videos.cancel),
     Route("POST", "/uploads", uploads.create, answers.Upload, requests.UploadRequest),

@@ -91,8 +91,13 @@ def consume(db: Db, call: Call, query: NoQuery, body: None) -> answers.Room:
 def take_room(call: Call, session: Session) -> answers.Room:
     """What opens a session that is READY; nobody has it after this."""
     room = answers.Room(**{"url": call.base_url} | session.room)
-    session.session_key, session.room = None, {}
+    session.session_key, session.room = None, without_token(session.room)
     return room
+
+
+def without_token(room: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a room that nobody may take any more: in a fleet where it is, without the token."""
+    return {name: room[name] for name in ("url", "room_name")} if "url" in room else {}
 
 
 def connect_backend(db: Db, call: Call, query: NoQuery, body: None) -> answers.Room:
@@ -102,7 +107,7 @@ def connect_backend(db: Db, call: Call, query: NoQuery, body: None) -> answers.R
         ApiError: the session is not open on this server.
     """
     session = found(db, call)
-    room = call.desk.backend_room(session.id) if session.status in ("READY", "RUNNING") else None
+    room = call.desk.backend_room(session) if session.status in ("READY", "RUNNING") else None
     if room is None:
         raise not_found("session that is READY or RUNNING on this server")
     return answers.Room(**{"url": call.base_url} | room)

@@ -1,4 +1,6 @@
-"""Films of avatars that speak: asked for here, made in the background, one at a time."""
+"""Films of avatars that speak, and of other films: asked for here, made in the background, one at a time."""
+
+from typing import Any
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Session as Db
@@ -7,7 +9,8 @@ from serve.runway_api import answers
 from serve.runway_api.answers import Created, by_status, time_of
 from serve.runway_api.avatars import checked_voice
 from serve.runway_api.avatars import found as found_avatar
-from serve.runway_api.call import ApiError, Call, not_found
+from serve.runway_api.call import ApiError, Call, Command, not_found
+from serve.runway_api.film_requests import VideoDubRequest, VideoEditRequest
 from serve.runway_api.presets import character_of
 from serve.runway_api.requests import NoQuery, PresetAvatar, SpeechText, VideoRequest
 from serve.store.owners import UNFINISHED
@@ -23,7 +26,29 @@ def create(db: Db, call: Call, query: NoQuery, body: VideoRequest) -> Created:
         raise ApiError(404, f"There is no preset avatar {body.avatar.preset_id}.")
     if isinstance(body.speech, SpeechText) and body.speech.voice is not None:
         checked_voice(db, body.speech.voice)
-    task = Task(request=body.model_dump(), status="PENDING")
+    return _asked(db, body.model_dump())
+
+
+def dub(db: Db, call: Call, query: NoQuery, body: VideoDubRequest) -> Created:
+    """A new voice for a film: the mouth says it, and the rest of the picture stays."""
+    if isinstance(body.speech, SpeechText) and body.speech.voice is not None:
+        checked_voice(db, body.speech.voice)
+    return _refilm(db, call, "dub", body)
+
+
+def edit(db: Db, call: Call, query: NoQuery, body: VideoEditRequest) -> Created:
+    """Parts of a film drawn anew, a larger frame around it, or another prompt for what it shows."""
+    return _refilm(db, call, "edit", body)
+
+
+def _refilm(db: Db, call: Call, command: Command, body: VideoDubRequest | VideoEditRequest) -> Created:
+    if (reason := call.desk.refuses(command)) is not None:
+        raise ApiError(409, reason)
+    return _asked(db, {"command": command} | body.model_dump())
+
+
+def _asked(db: Db, request: dict[str, Any]) -> Created:
+    task = Task(request=request, status="PENDING")
     db.add(task)
     db.flush()
     return Created(id=task.id)

@@ -64,6 +64,15 @@ class File(Named):
     expires_ms: Mapped[int | None] = mapped_column(BigInteger, index=True)  # None: goes with what uses it
 
 
+class Piece(Table):
+    """A part of a file that is never in memory as a whole: its own `data` is empty."""
+
+    __tablename__ = "pieces"
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    data: Mapped[bytes]
+
+
 class Upload(Named):
     """A place for a file that a client is about to send."""
 
@@ -155,7 +164,7 @@ class Session(Work):
     queued: Mapped[bool] = mapped_column(default=False)
     session_key: Mapped[str | None] = mapped_column(String(100))  # while READY alone
     expires_ms: Mapped[int | None] = mapped_column(BigInteger)
-    room: Mapped[dict[str, Any]] = mapped_column(default=dict)  # what `consume` answers; while READY alone
+    room: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of `consume`, while READY; in a fleet then its place
     failure_code: Mapped[str | None] = mapped_column(String(64))
     started_ms: Mapped[int | None] = mapped_column(BigInteger)
     ended_ms: Mapped[int | None] = mapped_column(BigInteger)
@@ -179,7 +188,7 @@ class Entry(Table):
 
 
 class Task(Work):
-    """A film of an avatar that is asked for."""
+    """A film that is asked for: of an avatar, or made of another film."""
 
     __tablename__ = "tasks"
     request: Mapped[dict[str, Any]]

@@ -31,6 +31,28 @@ def typed(task: Callable[[DictConfig], object], line: list[str], monkeypatch: py
     return 0
 
 
+@pytest.mark.parametrize("asked", ["--help", "-h"])
+def test_help_begins_with_what_a_command_is_about(asked: str, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Then come its settings with their comments, and the choices of its groups; nothing is run."""
+
+    def task(cfg: DictConfig) -> None:
+        raise AssertionError
+
+    assert typed(task, ["image=a", asked], monkeypatch, config="evaluate") == 0
+    text = capsys.readouterr().out
+    assert text.startswith((__doc__ or "").strip())
+    about, suite, runs = (
+        text.index(part) for part in ("# python evaluate.py", "suite: quick  # one of ", "runs: null  #")
+    )
+    assert about < runs < suite and "hydra" not in text and "defaults" not in text
+
+
+def test_help_has_settings_that_another_file_holds(monkeypatch: pytest.MonkeyPatch, capsys):
+    assert typed(print, ["--help"], monkeypatch, config="bench_gpu") == 0
+    text = capsys.readouterr().out
+    assert text.index("dtype: bfloat16") < text.index("And what configs/bench.yaml has:") < text.index("dtype: float32")
+
+
 @pytest.mark.parametrize(
     "line, message",
     [

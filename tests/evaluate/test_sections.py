@@ -19,7 +19,7 @@ def test_losses_and_health_of_a_run_are_drawn(tmp_path: Path):
     _, _, losses, health = training_sections(tmp_path)
     assert isinstance(losses, Curves) and isinstance(health, Curves)
     assert list(losses.charts["dmd"]) == ["train/critic_loss"]
-    assert set(health.charts) == {"critic_lag", "val_lip_sync"}
+    assert set(health.charts) == {"critic_lag", "val_lip_sync"} and health.folded
     lag = health.charts["critic_lag"]["dmd"]
     assert (list(lag.x), list(lag.y)) == ([0, 1], [0.9, 0.8])
 
@@ -32,17 +32,24 @@ def test_gates_of_stages_are_shown_in_the_order_of_the_chain_with_their_rules(tm
     rule = "blinks_likeness=0.500 must be >= 0.700"
     gates = {
         "long": {"lip_sync": 0.75, "listeners": 3, "failed": [rule], "undecided": [], "not_measured": ["answer_sure"]},
-        "causal": {"lip_sync": 0.5, "failed": [], "undecided": ["a", "b"]},
+        "causal": {"lip_sync": 0.5, "failed": [], "undecided": ["a", "b"], "not_measured": ["c"]},
+        "dmd": {"failed": [], "undecided": [], "not_measured": ["c"]},
+        "bidirectional": {"failed": [], "undecided": []},
     }
     for stage, gate in gates.items():
         (tmp_path / stage).mkdir()
         (tmp_path / stage / "gate.json").write_text(json.dumps(gate))
     outcomes, measures, _ = training_sections(tmp_path)
     assert isinstance(outcomes, Table) and isinstance(measures, Table)
-    assert list(outcomes.columns) == ["stage", "passed", "failed", "undecided", "not_measured"]
-    assert outcomes.rows == [["causal", True, "", "a; b", ""], ["long", False, rule, "", "answer_sure"]]
-    assert list(measures.columns) == ["measure", "causal", "long"]
-    assert measures.rows == [["lip_sync", 0.5, 0.75], ["listeners", None, 3]]
+    assert list(outcomes.columns) == ["stage", "gate", "failed", "undecided", "not_measured"]
+    assert outcomes.rows == [
+        ["bidirectional", True, "", "", ""],
+        ["causal", "undecided", "", "a; b", "c"],
+        ["dmd", "not measured", "", "", "c"],
+        ["long", False, rule, "", "answer_sure"],
+    ]
+    assert list(measures.columns) == ["measure", "bidirectional", "causal", "dmd", "long"]
+    assert measures.rows == [["lip_sync", None, 0.5, None, 0.75], ["listeners", None, None, None, 3]]
 
 
 def test_a_resumed_run_is_one_curve(tmp_path: Path):

@@ -126,6 +126,31 @@ def test_the_original_release_is_what_diffusers_makes_of_it(family: str, tmp_pat
     assert same(load_wan(path, config=config).state_dict(), expected)
 
 
+def test_the_first_and_last_frame_model_is_read_from_both_releases(tmp_path: Path):
+    """Wan 2.1 FLF2V adds numbers of their own to CLIP's 514 tokens."""
+    from diffusers import WanTransformer3DModel
+    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+
+    config = reduced("wan2_1_i2v_14b")
+    placed = [dataclasses.replace(spec, places=514 * (spec.name == "image")) for spec in config.conditions]
+    config = dataclasses.replace(config, conditions=tuple(placed))
+    weights = original_weights(config)
+    assert weights["img_emb.emb_pos"].shape == (1, 514, 1280)
+    save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(original_config(config, "flf2v")))
+    model = load_wan(tmp_path)
+    theirs = convert_wan_transformer_to_diffusers(dict(weights))
+    place = theirs.pop("img_emb.emb_pos")  # which diffusers' reader of single files leaves as it is
+    theirs["condition_embedder.image_embedder.pos_embed"] = place
+    assert model.config == config and same(model.state_dict(), to_gwm(theirs, config, source="diffusers"))
+    save_diffusers(model, tmp_path / "theirs")
+    assert same(WanTransformer3DModel.from_pretrained(tmp_path / "theirs").state_dict(), theirs)
+    assert same(load_wan(tmp_path / "theirs").state_dict(), model.state_dict())
+    x, sigma, condition = family_clip(config, 2)
+    with pytest.raises(ValueError, match="image has 7 tokens, must have 514"):
+        our_velocity(model, (x, sigma, condition))
+
+
 def test_a_checkpoint_in_half_precision_serves_and_learns(tmp_path: Path):
     config = dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=1)
     weights = {k: v.bfloat16() for k, v in original_weights(config).items()}

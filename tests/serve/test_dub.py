@@ -1,6 +1,8 @@
 """Films with a new voice, made of photographs: whose mouth moves, and that nothing else does."""
 
+import json
 import logging
+import re
 import weakref
 from collections.abc import Iterator
 from fractions import Fraction
@@ -126,6 +128,8 @@ def test_of_two_faces_the_chosen_one_speaks(tmp_path: Path, speech: str, artifac
     assert Choice(faces="all").of(people_of(found), found, "a.mp4") == [0, 1]
     with pytest.raises(ValueError, match=r"face 2 must be one of 0 to 1: a.mp4 shows 2 faces"):
         Choice(face=2).of(people_of(found), found, "a.mp4")
+    with pytest.raises(ValueError, match=r"face 2 must be 0: a.mp4 shows one face\."):
+        Choice(face=2).of(people_of(found)[:1], found, "a.mp4")
     with pytest.raises(ValueError, match=r"must be a point on a face: none is near \(1000, 10\)"):
         Choice(face=[1000, 10]).of(people_of(found), found, "a.mp4")
 
@@ -329,6 +333,33 @@ def test_a_run_that_was_killed_goes_on_and_makes_the_same_film_to_the_bit(
     assert looked.numbers == [] and drawn.numbers == [4, 5, 6, 7, 8, 9]
     assert Path(asked.out).read_bytes() == Path(whole.out).read_bytes()
     assert list((tmp_path / "killed").iterdir()) == [Path(asked.out)]
+
+
+@pytest.mark.parametrize(("height", "width"), [(720, 1280), (1080, 1920)])
+def test_a_film_is_said_to_take_what_was_measured(
+    height: int, width: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """In the first line, to a tenth."""
+    measured = json.loads((ROOT / "serve" / "results" / "dub_time_cpu.json").read_text())["sizes"][f"{height} px"]
+    video = film_of(tmp_path / "a.mp4", [np.zeros((height, width, 3), np.uint8)] * 96)
+    with caplog.at_level("INFO"), pytest.raises(ValueError, match=r"n\.wav"):
+        dub(request(video, "n.wav", tmp_path))
+    first = caplog.records[0].getMessage()
+    said = re.search(rf": 4.0 s of {width}x{height} px: about (\d+) s of one core", first)
+    assert said is not None and int(said[1]) == pytest.approx(measured["many_cpu_s"], rel=0.1)
+
+
+def test_several_workers_make_the_film_of_one(tmp_path: Path, speech: str):
+    """Pieces of 4 pictures: the first, third and fifth are the other process's."""
+    video = film_of(tmp_path / "a.mp4", [np.roll(HOPPER, k, axis=1) for k in range(18)])
+    made = []
+    for workers in (1, 2):
+        asked = request(video, speech, tmp_path, piece=4, workers=workers)
+        dub(asked)
+        made.append(Path(asked.out).read_bytes())
+    assert made[0] == made[1]
+    with pytest.raises(ValueError, match="workers=0 must be a whole number of processes"):
+        request(video, speech, tmp_path, workers=0)
 
 
 def test_faces_that_were_followed_after_the_last_keeping_are_followed_anew(tmp_path: Path):

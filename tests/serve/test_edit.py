@@ -142,11 +142,66 @@ def test_an_edit_goes_on_where_it_was_interrupted(
     assert np.array_equal(read_video(request.out)[0], read_video(whole.out)[0])
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"box": BOX, "overlap": 0}, {"box": BOX, "overlap": 4, "between": [0.3, 0.5]}],
+    ids=["no overlap", "times"],
+)
+def test_several_workers_make_the_film_of_one(film: str, folder: Path, tmp_path: Path, settings: dict[str, Any]):
+    """Windows of 8 that do not depend on each other; a third worker has nothing to do."""
+    made = []
+    for workers in (1, 3):
+        request = asked(film, str(folder), tmp_path, **settings, window=8, workers=workers, out=str(tmp_path / "a.mp4"))
+        edit(request)
+        made.append(Path(request.out).read_bytes())
+    assert made[0] == made[1]
+    assert not (tmp_path / "a.mp4.parts").exists()
+
+
+def test_windows_are_parted_where_no_drawn_picture_joins_them():
+    drawn = [number in (2, 9, 10, 21) for number in range(30)]
+    assert windows.Windows.of(drawn, length=8, overlap=2).chains == [0, 1, 2, 3, 4]  # from 6, 12, 18 and 24 on
+    assert windows.Windows.of([True] * 30, length=8, overlap=2).chains == [0] * 5
+    assert windows.Windows.of([True] * 30, length=8, overlap=0).chains == [0, 1, 2, 3]
+    assert windows.Windows.of([number == 7 for number in range(14)], length=8, overlap=2).chains == [0, 0]
+
+
+def test_what_a_worker_refuses_ends_the_edit(film: str, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with pytest.raises(ValueError, match=r"workers=0 must be a whole number of processes"):
+        asked(film, str(folder), tmp_path, box=BOX, workers=0)
+    request = asked(film, str(folder), tmp_path, box=BOX, window=8, overlap=4, workers=2)
+    edit(request)
+    assert "workers=2: 1 here, as no more windows are independent of each other" in caplog.text
+
+
 def test_pictures_outside_of_the_times_are_not_generated(film: str, folder: Path, tmp_path: Path):
     request = asked(film, str(folder), tmp_path, between=[0.2, 0.4], out=str(tmp_path / "b.mp4"))
     edit(request)
     moved = np.abs(read_video(request.out)[0].astype(float) - read_video(film)[0]).mean(axis=(1, 2, 3))
     assert (moved[5:10] > 10).all() and (moved[:5] < 2).all() and (moved[10:] < 2).all()
+
+
+def test_vace_is_told_the_mask_and_the_rest_stays(film: str, tmp_path: Path):
+    """With the whole picture drawn anew and no prompt it makes the clip of its noise and of a grey film."""
+    vace = str(published_folder(tmp_path / "vace", "wan2_1_1_3b", vace_layers=[0], vace_in_channels=96))
+    settings = {"prompt": "a woman", "steps": 2, "guidance": 1}
+    request = asked(film, vace, tmp_path, box=BOX, **settings)
+    editor = ClipEditor(request, (HEIGHT, WIDTH), device=torch.device("cpu"))
+    pictures, drawn = read_video(film)[0][:5], np.zeros((5, HEIGHT, WIDTH), bool)
+    drawn[:, 16:48, 40:72] = True
+    made = [
+        editor(one, where, first=0) for one, where in ((pictures, drawn), (255 - pictures, drawn), (pictures, ~drawn))
+    ]
+    assert all((made[0] != other).mean() > 0.05 for other in made[1:])  # it sees film and mask
+    everything = [editor(one, drawn | True, first=0) for one in (pictures, 255 - pictures)]
+    assert (everything[0] != everything[1]).mean() > 0.05  # also of what is to be drawn anew
+    edit(request)
+    error = read_video(request.out)[0].astype(float) - read_video(film)[0]
+    inside = np.zeros((HEIGHT, WIDTH), bool)
+    inside[16:48, 40:72] = True
+    assert 10 * np.log10(255**2 / np.square(error[:, ~inside]).mean()) > H264_DB and np.abs(error[:, inside]).mean() > 5
+    with pytest.raises(ValueError, match=r"source and rounds must be left out: .* is VACE"):
+        edit(asked(film, vace, tmp_path, source="a man", **settings))
 
 
 def test_a_published_model_under_equal_prompts_changes_nothing(wan: str, film: str, tmp_path: Path):
@@ -319,7 +374,8 @@ def test_windows_overlap_and_add_every_picture_once(tmp_path: Path, film: str):
     seen: list[tuple[int, list[int], list[bool]]] = []
     kept = windows.Kept(asked(film, "A", tmp_path, box=BOX))
     pairs = [(np.full((2, 2, 3), k, np.uint8), np.ones((2, 2), bool)) for k in range(14)]
-    windows.edit_windows(iter(pairs), Counting(), kept, num_frames=14, overlap=4)  # type: ignore[arg-type]
+    parts = windows.Windows.of([True] * 14, length=8, overlap=4)
+    windows.edit_windows(iter(pairs), Counting(), kept, parts, mine=range(3), shown=False)  # type: ignore[arg-type]
     assert [first for first, _, _ in seen] == [0, 4, 8]
     assert seen[1][1] == [104, 105, 106, 107, 8, 9, 10, 11] and seen[1][2] == [False] * 4 + [True] * 4
     assert seen[2][1] == [108, 109, 110, 111, 12, 13, 13, 13]

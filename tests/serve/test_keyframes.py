@@ -354,6 +354,29 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
 
 
 @one_chunk_length
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"keyframes": ["a.png@1.5"]}, r"must lie in the clip, which ends at 1\.00 s"),
+        ({"keyframes": ["a.png@0", "b.png@0.1"]}, "which are one latent frame"),
+        ({"keyframes": ["a.png@0"], "artifact": "weights/character"}, "the model has no condition with encoder="),
+        ({"video": "before.mp4", "artifact": "weights/character"}, "the model has no condition with encoder="),
+    ],
+)
+def test_keyframes_are_refused_before_the_model_is_loaded(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], rule: str
+):
+    """Which takes long, as does reading pictures."""
+
+    def load(*_: object, **__: object) -> Artifact:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("serve.generate.load_artifact", load)
+    with pytest.raises(ValueError, match=rule):
+        generate(ClipRequest(**asked | settings))
+
+
+@one_chunk_length
 def test_a_model_without_the_condition_refuses_keyframes(tmp_path: Path, asked: dict[str, Any]):
     plain = {"artifact": "weights/character", "crop": True, "image": str(sample_path("portrait"))}
     for settings in ({"keyframes": [f"{tmp_path}/a.png@0"]}, {"video": f"{tmp_path}/a.png"}):

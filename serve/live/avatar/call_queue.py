@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serve.live.avatar.changes import ChangeRefusedError
+from serve.live.traces import CHUNK, ChunkSpan
 from serve.scheduler import Policy, Scheduler, least_slack
 
 log = logging.getLogger(__name__)
 
 CHANGE = "change"  # the method of `Engines`
+TRACED = "traced_step"  # the one that is sent where a chunk is a span
 CHANGE_SHARE = 0.1  # of the engine's time that changes of one session may take before they wait for idle moments
 SLOW = 1.3  # times what chunks take on the average: a session's that take longer wait for idle moments
 BURST_CHUNKS = 3  # ahead of its share that a session may be, as one chunk may take long
@@ -28,6 +30,7 @@ class _Call:
     due_s: float | None  # of a chunk
     called_s: float
     answer: asyncio.Future[Any]
+    span: ChunkSpan | None
 
 
 @dataclass(slots=True)
@@ -105,7 +108,7 @@ class CallQueue:
         if name == CHANGE and len(line.calls) >= WAITING_CHANGES:
             raise ChangeRefusedError(f"{len(line.calls)} changes wait for the engine already. Wait for their receipts.")
         due_s = None if within_s is None else now + within_s
-        call = _Call(name, arguments, due_s, now, asyncio.get_running_loop().create_future())
+        call = _Call(name, arguments, due_s, now, asyncio.get_running_loop().create_future(), CHUNK.get())
         line.calls.append(call)
         self._offer(session)
         self._send_next()
@@ -150,7 +153,7 @@ class CallQueue:
         if call.due_s is not None:
             self.on_wait(1000 * (begin - call.called_s))
         try:
-            answer = await self.send(call.name, call.arguments)
+            answer = await self.send(*_spanned(call, begin))
             made = True
         except Exception as error:  # it is the caller's
             if not call.answer.done():
@@ -181,6 +184,14 @@ class CallQueue:
             self.scheduler.served(session)
         if took_s is not None and call.name == CHANGE:
             line.changes_due_s = max(_now() - took_s, line.changes_due_s) + took_s / CHANGE_SHARE
+
+
+def _spanned(call: _Call, now_s: float) -> tuple[str, tuple[Any, ...]]:
+    """Method and arguments; where the chunk is a span, with what the engine's own spans belong to."""
+    if call.span is None:
+        return call.name, call.arguments
+    call.span.waited(now_s - call.called_s)
+    return TRACED, (call.span.carrier(), *call.arguments)
 
 
 def _now() -> float:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -16,7 +16,15 @@ from jaxtyping import UInt8
 
 from serve.acts import Applied
 from serve.live.avatar.call_queue import CallQueue
-from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Redo, Reset, Rewind, SetPrompt
+from serve.live.avatar.changes import (
+    Act,
+    Change,
+    ChangeRefusedError,
+    Redo,
+    Reset,
+    SetKeyframe,
+    SetPrompt,
+)
 from serve.live.avatar.engines import EngineOptions, Portrait, serve_engines
 from serve.live.avatar.overlap import Measured
 from serve.live.avatar.performer import FaceLostError
@@ -181,6 +189,9 @@ class EngineProcess:
             self._child = None
 
 
+ReadPicture = Callable[[str], Awaitable[Portrait]]  # from what a message names; ChangeRefusedError: it is none
+
+
 class ProcessFace:
     """One session's `Face` in the engine process. A new engine gets the prompt and the numbers of the lost one."""
 
@@ -192,10 +203,13 @@ class ProcessFace:
         *,
         seed: int,
         texts: TextProcess | None = None,
+        pictures: ReadPicture | None = None,
         manner: Mapping[str, float] | None = None,
     ) -> None:
-        """texts: encodes prompts; None: the model has no text condition. manner: numbers while nobody sets others."""
+        """texts: encodes prompts; None: the model has no text condition. pictures: reads those of keyframes; None: the
+        model takes none. manner: numbers while nobody sets others."""
         self.process, self.session, self.portrait, self.seed, self.texts = process, session, portrait, seed, texts
+        self.pictures = pictures
         self.manner = Act(dict(manner or {}))
         self._kept: dict[type, Change] = {Act: self.manner} if manner else {}
 
@@ -214,10 +228,16 @@ class ProcessFace:
             if self.texts is None:
                 raise ChangeRefusedError("prompt must be left out: the model has no text condition.")
             change = SetPrompt(change.text, await self.texts.tokens(change.text))
+        if isinstance(change, SetKeyframe):
+            if self.pictures is None:
+                raise ChangeRefusedError(
+                    "keyframes must be left out: the model has no condition with encoder=keyframes."
+                )
+            change = SetKeyframe("", change.in_s, await self.pictures(change.image))
         applied: Applied = await self._changed(change)
         if isinstance(change, Act):
             await self._keep_numbers(change)
-        elif not isinstance(change, Rewind):
+        elif isinstance(change, SetPrompt):
             self._kept[type(change)] = change
         return applied
 

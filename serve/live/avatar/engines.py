@@ -3,11 +3,13 @@
 import contextlib
 import signal
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from operator import methodcaller
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -18,16 +20,20 @@ from serve.acts import Applied
 from serve.artifact import load_artifact
 from serve.engine import Engine
 from serve.graphs import capture_cuda, capture_on
-from serve.live.avatar.changes import Act, Change, Redo, Rewind, SetPrompt
+from serve.live.avatar.changes import Act, Change, Redo, Rewind, SetKeyframe, SetPrompt
 from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
 from serve.live.avatar.voice_buffers import Ahead, Sound
+from serve.live.traces import Traces
 from serve.memory import slots_that_fit
 from serve.pipeline import Frames, Lanes
 from serve.tuning import choose_decode_precision, choose_products, choose_threads
 
 TEXT_TOKENS = 512  # of every prompt, as in Wan
 WARMUP_STEPS, TIMED_STEPS = 4, 8
+MAX_KEYFRAMES = 64  # of a session that are still to be seen
 Portrait = UInt8[np.ndarray, "h w 3"]
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +49,38 @@ class EngineOptions:
     slots: int = 1  # engines that are made before sessions come
     decode_precision: str = "float32"
     products: str = "pytorch"
+    trace: str | None = None
+
+
+class StageSpans:
+    """Lets denoising and decoding a chunk be spans of that chunk, in the threads that do it. On a GPU a stage then ends
+    when the device has done it."""
+
+    def __init__(self, engine: Engine, traces: Traces) -> None:
+        self.traces, self.chunks = traces, defaultdict[str, deque[Any]](deque)
+        self.cuda = engine.device.type == "cuda"
+        engine.denoise = self._spanned("denoise", engine.denoise)
+        engine.decode = self._spanned("decode", engine.decode)
+
+    def expect(self, carrier: dict[str, str]) -> None:
+        """The next chunk belongs to what the carrier holds; those of an engine are made in their order."""
+        for name in ("denoise", "decode"):
+            self.chunks[name].append(self.traces.carried(carrier))
+
+    def _spanned(self, name: str, stage: Callable[Given, Made]) -> Callable[Given, Made]:
+        def run(*given: Given.args, **more: Given.kwargs) -> Made:
+            if not self.chunks[name]:  # such as a chunk that is made again
+                return stage(*given, **more)
+            span = self.traces.begin(name, under=self.chunks[name].popleft())
+            try:
+                made = stage(*given, **more)
+                if self.cuda:
+                    torch.cuda.current_stream().synchronize()
+                return made
+            finally:
+                span.end()
+
+        return run
 
 
 class Engines:
@@ -65,6 +103,8 @@ class Engines:
         self.engines = dict[str, Engine]()
         self.free = list[Engine]()
         self.overlapped = dict[Engine, OverlappedEngine]()  # those that have been used so
+        self.traces = Traces.to(options.trace)
+        self.spans = dict[Engine, StageSpans]()
         self.reserve(options.slots)
 
     def start(self, session: str, portrait: Portrait, seed: int) -> None:
@@ -79,6 +119,8 @@ class Engines:
             self.free.append(self._made())
         engine = self.free[-1]
         engine.seed = seed
+        if engine in self.spans:
+            self.spans[engine].chunks.clear()
         if self.overlap:
             self.overlapped.setdefault(engine, OverlappedEngine(engine, self.lanes))
         self._driver(engine).start(portrait)
@@ -93,6 +135,11 @@ class Engines:
             engine.say(agent)
         return self._driver(engine).step()
 
+    def traced_step(self, carrier: dict[str, str], session: str, agent: Ahead, user: Sound) -> Frames | None:
+        """As `step`, of a chunk that is a span of the server's."""
+        self.spans[self.engines[session]].expect(carrier)
+        return self.step(session, agent, user)
+
     def change(self, session: str, change: Change) -> Applied | tuple[Applied, Frames] | str:
         """From when on it holds, with the frames of a chunk that was made again; or why it cannot."""
         engine = self.engines[session]
@@ -103,6 +150,11 @@ class Engines:
                     return self._driver(engine).set_prompt(text)
                 case Act(action=action):
                     return engine.act(action)
+                case SetKeyframe() if engine.timeline.keyframes.ahead(engine.timeline.num_chunks) >= MAX_KEYFRAMES:
+                    return f"{MAX_KEYFRAMES} keyframes lie ahead already. Wait until some of them were seen."
+                case SetKeyframe(picture=picture, in_s=in_s) if picture is not None:
+                    at_s = engine.timeline.next_chunk().media_s + in_s
+                    return self._driver(engine).keyframe(picture, at_s=at_s)
                 case Redo() if self.overlap:
                     return "a chunk must not be made again while the next is begun: overlap is on."
                 case Redo(action=action, frame=frame):
@@ -154,7 +206,7 @@ class Engines:
 
     def _made(self) -> Engine:
         options = self.options
-        return self.make(
+        engine = self.make(
             self.artifact,
             seed=0,
             capture=self.capture,
@@ -162,6 +214,9 @@ class Engines:
             text_tokens=TEXT_TOKENS,
             size=options.size,
         )
+        if self.traces is not None:
+            self.spans[engine] = StageSpans(engine, self.traces)
+        return engine
 
     def _driver(self, engine: Engine) -> Engine | OverlappedEngine:
         return self.overlapped[engine] if self.overlap else engine

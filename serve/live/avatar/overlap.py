@@ -46,6 +46,10 @@ class OverlappedEngine:
         """As `Engine.set_prompt`, for the chunk that is begun next."""
         return self.pipeline.set_prompt(text)
 
+    def keyframe(self, picture: UInt8[np.ndarray, "h w 3"], *, at_s: float) -> Applied:
+        """As `Engine.keyframe`."""
+        return self.pipeline.keyframe(picture, at_s=at_s)
+
     def rewind(self, chunks: int, *, keep_sound: bool) -> Applied:
         """As `Engine.rewind`; the frames that wait are still returned first, as the engine alone would have."""
         return self.pipeline.rewind(chunks, keep_sound=keep_sound)

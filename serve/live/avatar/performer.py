@@ -1,6 +1,7 @@
 """Two voices to a stream of chunks that never ends: silence is rendered too."""
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from serve.acts import Applied
 from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Redo
 from serve.live.avatar.playout import Chunk, Cue, Playout, nothing
 from serve.live.avatar.voice_buffers import Ahead, MicBuffer, Sound, SpeechQueue
+from serve.live.traces import SessionTrace
 
 log = logging.getLogger(__name__)
 
@@ -126,9 +128,11 @@ class Performer:
         *,
         on_step: Callable[[float], None] = lambda ms: None,
         on_chunk: Callable[[str], None] = lambda outcome: None,
+        trace: SessionTrace | None = None,
     ) -> None:
-        """on_step: milliseconds from the request of a chunk to its frames. on_chunk: in_time, late, or no_picture."""
-        self.face, self.timing, self.on_step, self.on_chunk = face, timing, on_step, on_chunk
+        """on_step: milliseconds from the request of a chunk to its frames. on_chunk: in_time, late, or no_picture.
+        trace: of which chunks are spans; None: nobody looks."""
+        self.face, self.timing, self.on_step, self.on_chunk, self.trace = face, timing, on_step, on_chunk, trace
         self.playout = Playout(frame_samples=timing.frame_samples, limit_samples=timing.lead_samples)
         self.speech_queue, self.mic_buffer = SpeechQueue(), MicBuffer(limit_samples=2 * timing.chunk_samples)
         self.generation = self.losses = 0
@@ -233,7 +237,8 @@ class Performer:
             if not self._there():
                 return None
             within_s = self.playout.queued_samples / self.timing.sample_rate
-            frames = await self.face.step(agent, user, within_s=within_s)
+            with self.trace.chunk() if self.trace else contextlib.nullcontext():
+                frames = await self.face.step(agent, user, within_s=within_s)
         except FaceLostError as error:
             log.error("the picture is lost and the voice goes on: %s", error)
             self.losses += 1

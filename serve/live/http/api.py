@@ -17,11 +17,14 @@ from serve.live.characters import Character, to_png
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission, Rate, place_of
 from serve.live.http.bodies import BODY_S, TooLargeError, read_body, read_json
+from serve.live.http.ice import to_json
 from serve.live.http.page_session import PageSession
 from serve.live.http.refusals import FullError, NotHereError, WrongKeyError
 from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import Session
+from serve.live.http.traced import tracing
 from serve.live.http.uploads import UPLOAD_BYTES, Uploads
+from serve.live.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +100,16 @@ class Api:
         trusted_proxies: list[str],
         requests_per_minute: int,
         gauges: Gauges,
+        uploads: Uploads | None = None,
+        traces: Traces | None = None,
     ) -> None:
+        """uploads: None: nobody else uses them."""
         self.admission, self.characters, self.framing, self.gauges = admission, characters, framing, gauges
         self.make_conversation, self.make_renderer, self.controls = make_conversation, make_renderer, controls
         self.hosts, self.origins = hosts, origins
         self.proxies = [ip_network(proxy) for proxy in trusted_proxies]
-        self.uploads, self.rate = Uploads(), Rate(requests_per_minute, 60.0)
-        self.app = web.Application(middlewares=[self._guard])
+        self.uploads, self.rate = uploads or Uploads(), Rate(requests_per_minute, 60.0)
+        self.app = web.Application(middlewares=[*tracing(traces), self._guard])
         self.app.on_cleanup.append(self._close)
         self.app.router.add_routes(
             [
@@ -120,7 +126,11 @@ class Api:
             ]
         )
         # Opened by a session's key alone, never by a cookie: pages of other sites may ask too.
-        keyed = [web.post("/v1/sessions/{id}/offer", self.connect), web.delete("/v1/sessions/{id}", self.end_session)]
+        keyed = [
+            web.get("/v1/sessions/{id}/ice_servers", self.ice_servers),
+            web.post("/v1/sessions/{id}/offer", self.connect),
+            web.delete("/v1/sessions/{id}", self.end_session),
+        ]
         self._by_session_key = {route.resource for route in self.app.router.add_routes(keyed)}
 
     async def _close(self, app: web.Application) -> None:
@@ -164,6 +174,13 @@ class Api:
         session = self.admission.open(lambda session_id, on_end: make(session_id, character, on_end), visitor)
         made = {"id": session.id, "status": "READY", "session_key": session.key.value}
         return web.json_response(made | {"controls": asdict(self.controls)}, status=201)
+
+    async def ice_servers(self, request: web.Request) -> web.Response:
+        """What a page makes its connection with; the key is as good as before."""
+        session = self.admission.get(request.match_info["id"], PageSession)
+        session.key.check(_bearer(request))
+        servers = [to_json(server) for server in session.ice_servers()]
+        return web.json_response({"ice_servers": servers}, headers={"Cache-Control": "no-store"})
 
     async def connect(self, request: web.Request) -> web.Response:
         session = self.admission.get(request.match_info["id"], PageSession)

@@ -8,6 +8,7 @@ from aiortc import MediaStreamTrack
 
 from serve.live.avatar.voice_buffers import Sound
 from serve.live.http.admission import Rate
+from serve.live.http.ice import IceServers
 from serve.live.http.page_session import PageSession, Transport
 from serve.live.http.refusals import FullError
 from serve.live.http.session import SessionParts
@@ -33,7 +34,7 @@ class Conversation(PageSession):
         services: Services,
         *,
         turn_taking: TurnTaking,
-        ice_servers: list[str],
+        ice_servers: IceServers,
         vision: Vision | None = None,
     ) -> None:
         """vision: what is done with pictures that the visitor shows; None: they are refused."""
@@ -45,7 +46,7 @@ class Conversation(PageSession):
             turn_taking=turn_taking,
             on_event=self.on_event,
         )
-        self.agent.on_call = self._on_call
+        self.agent.on_call, self.agent.observer.trace = self._on_call, parts.trace
         self.backend = BackendPlace()  # answers calls of tools
         allowed = vision and vision.within(self.character.vision)
         self.sight = None if allowed is None else Sight(allowed, on_event=self.on_event, spawn=self.spawn)

@@ -7,9 +7,10 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from aiortc import MediaStreamTrack
+from aiortc import MediaStreamTrack, RTCIceServer
 
 from serve.live.avatar.voice_buffers import Sound
+from serve.live.http.ice import IceServers
 from serve.live.http.peer import Peer
 from serve.live.http.receipts import Changes
 from serve.live.http.refusals import NotHereError
@@ -58,15 +59,20 @@ class Transport(Protocol):
 class PageSession(Session):
     """`start` it, and `connect` a page with the key, or `attach` a transport, as often as the network breaks."""
 
-    def __init__(self, parts: SessionParts, *, ice_servers: list[str]) -> None:
+    def __init__(self, parts: SessionParts, *, ice_servers: IceServers) -> None:
         super().__init__(parts)
-        self.ice_servers = ice_servers
+        self._ice_servers = ice_servers
         self.changes = Changes(self.face, send=self.send, spawn=self.spawn)
         self._face_track: FaceTrack | None = None
         self._stalls = self._losses = 0  # that were reported
         self._transport: Transport | None = None
         self._answered: Answered | None = None
         self._connecting = asyncio.Lock()
+
+    def ice_servers(self) -> list[RTCIceServer]:
+        """Of either end, with credentials that outlast the session."""
+        seconds = self.timeouts.connect_s + self.timeouts.session_s
+        return self._ice_servers.servers(self.id, seconds=seconds)
 
     @abstractmethod
     def tracks(self) -> tuple[list[MediaStreamTrack], FaceTrack]:
@@ -105,7 +111,7 @@ class PageSession(Session):
         peer = Peer(
             tracks,
             engine_rate=self.timing.sample_rate,
-            ice_servers=self.ice_servers,
+            ice_servers=self.ice_servers(),
             on_microphone=self.on_microphone,
             on_message=self.on_message,
             on_picture=self.on_picture,

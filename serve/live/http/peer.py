@@ -49,7 +49,7 @@ class Peer:
         tracks: list[MediaStreamTrack],
         *,
         engine_rate: int,
-        ice_servers: list[str],
+        ice_servers: list[RTCIceServer],
         on_microphone: Heard,
         on_message: Callable[[dict[str, Any]], None],
         on_picture: Callable[[bytes], None],
@@ -57,8 +57,7 @@ class Peer:
         on_channel: Callable[[], None],
         on_gone: Callable[[], None],
     ) -> None:
-        servers = [RTCIceServer(urls=url) for url in ice_servers]
-        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=ice_servers))
         self.tracks, self.on_microphone, self.on_message, self.on_gone = tracks, on_microphone, on_message, on_gone
         self.on_connected, self.on_channel, self.on_picture = on_connected, on_channel, on_picture
         self._microphone = Microphone(engine_rate, self._on_sound)

@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from gwm.contract import Contract
 from serve.artifact import PLACES, read_manifest
 from serve.live.avatar.changes import SessionControls
 from serve.live.avatar.engine_pool import EnginePool
-from serve.live.avatar.engine_process import ProcessFace
+from serve.live.avatar.engine_process import ProcessFace, ReadPicture
 from serve.live.avatar.engines import EngineOptions, serve_engines
 from serve.live.avatar.performer import StreamTiming
 from serve.live.avatar.text_process import TextProcess
@@ -23,11 +24,13 @@ from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
+from serve.live.http.ice import IceServers
 from serve.live.http.page_session import PageSession
-from serve.live.http.port import bound_sockets, listening
+from serve.live.http.port import bound_sockets, encryption, listening
 from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import SessionParts, Timeouts
 from serve.live.http.tracks import set_video_bitrate
+from serve.live.http.uploads import Uploads
 from serve.live.http.walk import Walk
 from serve.live.options import ServerOptions
 from serve.live.speech.agent import TurnTaking
@@ -37,6 +40,7 @@ from serve.live.speech.picture_probe import takes_pictures
 from serve.live.speech.profile import Profile
 from serve.live.speech.tools import Tool
 from serve.live.speech.voice_servers import Speech
+from serve.live.traces import SessionTrace, Traces
 from serve.live.vision.pictures import SOURCES
 from serve.live.vision.reader import Reader, readable
 from serve.live.vision.sight import EVERY_SECOND, METHODS, ON_REQUEST, Vision
@@ -69,16 +73,18 @@ class SessionMaker:
 
     engines: EnginePool
     texts: TextProcess | None
+    pictures: ReadPicture | None  # of keyframes; None: the model takes none
     profile: Profile | None  # None: a world, without sound
     timing: StreamTiming
     seed: int
-    ice_servers: list[str]
+    ice_servers: IceServers
     turn_taking: TurnTaking
     timeouts: Timeouts
     gauges: Gauges
     manners: dict[str, dict[str, float]]  # of characters, as far as the model has them
     tools: list[Tool] = field(default_factory=list)  # of every conversation
     vision: Vision | None = None  # None: nobody looks at what visitors show
+    traces: Traces | None = None
 
     def conversation(self, session_id: str, character: Character, on_end: Callable[[], None]) -> PageSession:
         parts = self._parts(session_id, character, on_end)
@@ -107,12 +113,14 @@ class SessionMaker:
                 character.portrait,
                 seed=self.seed,
                 texts=self.texts,
+                pictures=self.pictures,
                 manner=self.manners.get(character.key, {}),  # avatars have none
             ),
             timing=self.timing,
             timeouts=self.timeouts,
             gauges=self.gauges,
             on_end=on_end,
+            trace=None if self.traces is None else SessionTrace(self.traces, session_id),
         )
 
     def close(self) -> None:
@@ -145,6 +153,7 @@ def session_maker(
     timeouts: Timeouts,
     turn_taking: TurnTaking,
     endpoints: dict[str, Endpoint],
+    uploads: Uploads,
     serve: ServeEngines = serve_engines,
 ) -> SessionMaker:
     """What the options choose; the engine process is not started yet.
@@ -163,7 +172,8 @@ def session_maker(
             characters=characters,
             sample_rate=timing.sample_rate,
         )
-    gauges = Gauges()
+    gauges, framing = Gauges(), contract.framing(options.size)
+    pictures = partial(uploads.named, framing=framing, face=contract.takes_sound)
     engines = EngineOptions(
         artifact=options.artifact,
         num_threads=options.num_threads,
@@ -172,6 +182,7 @@ def session_maker(
         overlap=options.overlap,
         decode_precision=options.decode_precision,
         products=options.products,
+        trace=options.trace,
     )
     return SessionMaker(
         engines=EnginePool(
@@ -184,14 +195,16 @@ def session_maker(
             on_wait=gauges.wait_ms.observe,
         ),
         texts=TextProcess(options.text_encoder, options.artifact) if contract.dit.width("text") else None,
+        pictures=None if contract.dit.keyframes is None else pictures,
         profile=profile,
         timing=timing,
         seed=options.seed,
-        ice_servers=options.ice_servers,
+        ice_servers=IceServers.of(options.ice_servers),
         turn_taking=turn_taking,
         timeouts=timeouts,
         gauges=gauges,
         manners={key: manner_of(character, contract) for key, character in characters.items()},
+        traces=Traces.to(options.trace),
     )
 
 
@@ -237,9 +250,8 @@ async def running_app(
         characters = read_characters(Path(options.characters), framing)
     else:
         characters = read_places(Path(options.artifact) / PLACES, framing)
-    sessions = session_maker(
-        options, contract, characters, timeouts=timeouts, turn_taking=turn_taking, endpoints=endpoints, serve=serve
-    )
+    parts, uploads = {"timeouts": timeouts, "turn_taking": turn_taking, "endpoints": endpoints}, Uploads()
+    sessions = session_maker(options, contract, characters, **parts, uploads=uploads, serve=serve)
     servers = [McpServer(name, there) for name, there in options.mcp_servers.items()]
     try:
         sessions = replace(sessions, tools=[tool for server in servers for tool in await server.tools()])
@@ -258,6 +270,8 @@ async def running_app(
             trusted_proxies=options.trusted_proxies,
             requests_per_minute=options.requests_per_minute,
             gauges=sessions.gauges,
+            uploads=uploads,
+            traces=sessions.traces,
         )
         if sessions.profile is None:  # others' programs ask for characters
             yield api
@@ -269,6 +283,8 @@ async def running_app(
             await server.close()
         await sessions.engines.close()
         sessions.close()
+        if sessions.traces is not None:
+            await asyncio.to_thread(sessions.traces.close)
 
 
 async def serve_until_signal(
@@ -283,10 +299,10 @@ async def serve_until_signal(
     """Serve until SIGTERM or Ctrl-C, then drain; a second signal stops at once. serve: as for `running_app`.
 
     Raises:
-        ValueError: the port is taken; known before anything is loaded.
+        ValueError: the port is taken, or the certificate cannot be used; known before anything is loaded.
         FileNotFoundError, ValueError, FaceLostError, MissingPackageError: as `running_app`.
     """
-    sockets = bound_sockets(options.host, options.port)
+    sockets, tls = bound_sockets(options.host, options.port), encryption(options.certificate)
     with contextlib.ExitStack() as held:
         for each in sockets:
             held.callback(each.close)
@@ -295,11 +311,12 @@ async def serve_until_signal(
         async with app as api:
             stop = _stop_signal()
             exempt_from_collection()
-            async with listening(api.app, sockets):
+            async with listening(api.app, sockets, tls):
                 try:
                     names = ", ".join(character.name for character in api.characters.values())
                     begin = "talk to" if api.controls.sound else "walk from"
-                    log.info("%s %s: http://%s:%d", begin, names, options.host, sockets[0].getsockname()[1])
+                    address = options.scheme, options.host, sockets[0].getsockname()[1]
+                    log.info("%s %s: %s://%s:%d", begin, names, *address)
                     await stop.wait()
                     log.info("stopping: nobody new is let in; a second signal stops at once")
                 finally:

@@ -18,6 +18,7 @@ from serve.live.log_lines import SESSION
 from serve.live.options import at_least
 from serve.live.speech.tools import Call
 from serve.live.speech.turns import Event
+from serve.live.traces import SessionTrace
 
 
 class OneTimeKey:
@@ -88,6 +89,7 @@ class SessionParts:
     timeouts: Timeouts
     gauges: Gauges
     on_end: Callable[[], None]
+    trace: SessionTrace | None = None
 
 
 class Session(ABC):
@@ -97,8 +99,13 @@ class Session(ABC):
         self.id, self.key, self.character, self.face = parts.id, OneTimeKey(), parts.character, parts.face
         self.timing, self.timeouts, self.gauges = parts.timing, parts.timeouts, parts.gauges
         self.on_end = parts.on_end
+        self.trace = parts.trace
         self.performer = Performer(
-            parts.face, parts.timing, on_step=parts.gauges.step_ms.observe, on_chunk=parts.gauges.count_chunk
+            parts.face,
+            parts.timing,
+            on_step=parts.gauges.step_ms.observe,
+            on_chunk=parts.gauges.count_chunk,
+            trace=parts.trace,
         )
         self.visitor = ""  # the address that asked for it
         self.begin_s = time.monotonic()

@@ -1,6 +1,7 @@
 """Pictures that visitors upload: decoded one at a time, within bounds, and kept in memory as portraits."""
 
 import asyncio
+import base64
 import io
 import secrets
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from PIL import Image
 from gwm.files.checks import HEAD_BYTES, kind_of
 from gwm.media.framing import Framing
 from gwm.media.images import DAMAGED, to_rgb
+from serve.live.avatar.changes import DATA_URL, ChangeRefusedError
 from serve.live.characters import portrait_of
 from serve.live.http.refusals import FullError, NotHereError
 from serve.live.low_priority import lower_priority
@@ -76,6 +78,25 @@ class Uploads:
             FullError: too many uploads wait.
         """
         return await self.run(lambda: portrait_of(decode_upload(data), framing, face=face))
+
+    async def named(self, image: str, framing: Framing, *, face: bool) -> UInt8[np.ndarray, "h w 3"]:
+        """A picture that a message of a session names: a `data:` URL, or the key of an upload. face: it must show one.
+
+        Raises:
+            ChangeRefusedError: it is no such picture; the message is for the visitor.
+        """
+        try:
+            if not image.startswith(DATA_URL):
+                return self.get(image)
+            head, _, text = image.partition(",")
+            if not head.endswith(";base64"):
+                raise ValueError(f"A picture must be written as {DATA_URL}jpeg;base64,...")
+            portrait, found = await self.portrait(base64.b64decode(text, validate=True), framing, face=face)
+        except (ValueError, FullError, NotHereError) as error:
+            raise ChangeRefusedError(str(error)) from error
+        if not found:
+            raise ChangeRefusedError("No face is seen in this picture. Take one that shows the face from the front.")
+        return portrait
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Whatever reads a picture, in the one thread that does.

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiortc import MediaStreamTrack
 
+from serve.live.http.ice import IceServers
 from serve.live.http.page_session import PageSession, Transport
 from serve.live.http.receipts import Changes
 from serve.live.http.session import SessionParts
@@ -17,7 +18,7 @@ class Walk(PageSession):
     """Its own clock takes a frame after the other, from the first connection on, and stops in a
     pause: where there is sound, that keeps the time."""
 
-    def __init__(self, parts: SessionParts, *, ice_servers: list[str]) -> None:
+    def __init__(self, parts: SessionParts, *, ice_servers: IceServers) -> None:
         super().__init__(parts, ice_servers=ice_servers)
         self._watched, self._running = asyncio.Event(), asyncio.Event()
         self._running.set()

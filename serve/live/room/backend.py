@@ -22,7 +22,7 @@ class Backend(Participant):
 
     def __init__(self, conversation: Conversation, grant: Grant, wish: Wish) -> None:
         self.conversation = conversation
-        super().__init__(grant, wish, {}, conversation.ice_servers)
+        super().__init__(grant, wish, {}, conversation.ice_servers())
         self._attached = False
         self._calls = WaitingCalls()
 

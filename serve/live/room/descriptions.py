@@ -5,10 +5,12 @@ import secrets
 import zlib
 from dataclasses import dataclass
 
+from aiortc import RTCIceServer
 from google.protobuf.message import DecodeError
 from livekit.protocol import models, rtc
 from multidict import MultiMapping
 
+from serve.live.http.ice import to_json
 from serve.live.room.tokens import Grant
 
 PROTOCOL, VERSION = 16, "1.9.0"  # of LiveKit's server whose signalling this is
@@ -107,14 +109,19 @@ def participant_info(grant: Grant, sid: str) -> models.ParticipantInfo:
 
 
 def join_response(
-    grant: Grant, sid: str, others: list[models.ParticipantInfo], ice_servers: list[str], *, one_connection: bool
+    grant: Grant,
+    sid: str,
+    others: list[models.ParticipantInfo],
+    ice_servers: list[RTCIceServer],
+    *,
+    one_connection: bool,
 ) -> rtc.SignalResponse:
     """The first message: who is here, and how often to ping."""
     join = rtc.JoinResponse(
         room=models.Room(sid=f"RM_{grant.room}", name=grant.room),
         participant=participant_info(grant, sid),
         other_participants=others,
-        ice_servers=[rtc.ICEServer(urls=ice_servers)] if ice_servers else [],
+        ice_servers=[rtc.ICEServer(**to_json(each)) for each in ice_servers],
         subscriber_primary=not one_connection,
         fast_publish=True,
         ping_interval=PING_S,

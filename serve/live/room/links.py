@@ -63,7 +63,7 @@ class Links:
 
     one_connection: bool
     tracks: dict[str, MediaStreamTrack]
-    ice_servers: list[str]
+    ice_servers: list[RTCIceServer]
     events: LinkEvents
     _publisher: RTCPeerConnection | None = None
     _subscriber: RTCPeerConnection | None = None
@@ -195,8 +195,7 @@ class Links:
                     await close_connection(connection)
 
     def _connection(self, *, sends: bool) -> RTCPeerConnection:
-        servers = [RTCIceServer(urls=url) for url in self.ice_servers]
-        connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        connection = RTCPeerConnection(RTCConfiguration(iceServers=self.ice_servers))
         connection.on("track", lambda track: self._on_track(connection, track))
         connection.on("datachannel", lambda channel: self._watch(channel, sends=sends))
         if sends:

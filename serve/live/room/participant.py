@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 
 from aiohttp import WSMsgType, web
-from aiortc import MediaStreamTrack, RTCRtpReceiver
+from aiortc import MediaStreamTrack, RTCIceServer, RTCRtpReceiver
 from google.protobuf.message import DecodeError
 from livekit.protocol import models, rtc
 
@@ -28,7 +28,9 @@ PUBLISHED_TRACKS = 16
 class Participant(ABC):
     """`serve` it until its websocket ends, from whichever side; `leave_by` ends it."""
 
-    def __init__(self, grant: Grant, wish: Wish, tracks: dict[str, MediaStreamTrack], ice_servers: list[str]) -> None:
+    def __init__(
+        self, grant: Grant, wish: Wish, tracks: dict[str, MediaStreamTrack], ice_servers: list[RTCIceServer]
+    ) -> None:
         self.grant, self.wish, self.sid = grant, wish, new_sid("PA")
         self.ice_servers = ice_servers
         self.published: list[models.TrackInfo] = []

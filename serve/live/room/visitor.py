@@ -35,7 +35,7 @@ class Visitor(Participant):
         self.conversation = conversation
         (voice, _), self._face = conversation.tracks()
         tracks: dict[str, MediaStreamTrack] = {VOICE_SID: voice, FACE_SID: self._face}
-        super().__init__(grant, wish, tracks, conversation.ice_servers)
+        super().__init__(grant, wish, tracks, conversation.ice_servers())
         self._microphone = Microphone(conversation.timing.sample_rate, conversation.on_microphone)
         self._captions, self._texts = Captions(grant.identity), TextStreams()
         self._channel_open, self._state = asyncio.Event(), "listening"

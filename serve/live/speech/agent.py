@@ -85,7 +85,7 @@ class Agent:
         self.context = LLMContext([{"role": "system", "content": instruction}])
         on_pause = services.stt.on_pause if isinstance(services.stt, LocalSTT) else nothing
         user, assistant = LLMContextAggregatorPair(self.context, user_params=_turn_params(turn_taking, on_pause))
-        observer = TurnObserver(on_event)
+        self.observer = observer = TurnObserver(on_event)
         self.avatar = Avatar(performer, on_rendered=observer.rendered, on_silent=observer.silent)
         self.received_bytes = self.dropped_bytes = 0
         phrases = LLMTextProcessor(text_aggregator=Phrases())

@@ -31,6 +31,7 @@ from pipecat.utils.text.base_text_aggregator import TextType
 
 from serve.live.speech.endpoint_failures import EndpointError
 from serve.live.speech.endpoint_llm import NoticeFrame
+from serve.live.traces import SessionTrace
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class TurnObserver(BaseObserver):
     def __init__(self, on_event: Callable[[Event], None], *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(observe_every_push=False)
         self.on_event, self.clock = on_event, clock
+        self.trace: SessionTrace | None = None  # of which turns are spans
         self._ends: dict[str, float] = {}  # when each part ended
         self._speech_end_s: float | None = None
         self._onset_s: float | None = None
@@ -134,6 +136,8 @@ class TurnObserver(BaseObserver):
             self._onset_s = frame.timestamp if self._talking else None
         if isinstance(frame, VADUserStoppedSpeakingFrame):
             self._speech_end_s, self._ends = frame.timestamp - frame.stop_secs, {}
+            if self.trace is not None:
+                self.trace.begin_turn(self._speech_end_s)
         if isinstance(frame, LLMTextFrame):
             self._wordless = False
         part = PARTS.get(type(frame))
@@ -145,7 +149,9 @@ class TurnObserver(BaseObserver):
             self._speech_end_s = None
 
     def _latency(self, begin: float) -> Event:
-        parts, last = {}, begin
-        for name, end in sorted(self._ends.items(), key=lambda item: item[1]):
+        parts, last, ends = {}, begin, dict(sorted(self._ends.items(), key=lambda item: item[1]))
+        if self.trace is not None:
+            self.trace.end_turn(ends, begin)
+        for name, end in ends.items():
             parts[f"{name}_ms"], last = round(1000 * (end - last)), end
         return {"type": "latency", "total_ms": round(1000 * (last - begin)), **parts}

@@ -52,6 +52,14 @@ def test_text_is_escaped_and_cells_tell_verdicts(page):
     assert cells[7:9] == ["-", "skipped: pip install x"]
 
 
+def test_folded_charts_are_behind_their_number(tmp_path):
+    charts = {name: {"dmd": Line(np.arange(3.0), np.arange(3.0))} for name in ("a", "b")}
+    for folded in (False, True):
+        write_report(tmp_path / "report.html", "gwm", [Curves(title="Health", charts=charts, folded=folded)])
+        page = (tmp_path / "report.html").read_text()
+        assert len(re.findall(r"<details><summary>2 charts</summary>.*<svg.*</details>", page, re.DOTALL)) == folded
+
+
 def test_chart_reaches_all_corners_and_breaks_at_missing_values():
     chart = line_chart({"lip": Line(np.arange(5.0), np.array([0.0, 2.0, np.nan, 1.0, 0.5]))})
     (path,) = re.findall(r'class="line"[^>]* d="([^"]*)"', chart)

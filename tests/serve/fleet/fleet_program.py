@@ -1,12 +1,13 @@
 """A fleet on three nodes of one machine; prints what happened as JSON. Runs where Ray is installed.
 
-python fleet_program.py ARTIFACT FOLDER
+python fleet_program.py ARTIFACT STORE_URL nodes|growth
 """
 
 import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -37,6 +38,7 @@ from serve.runway_api.mount import ApiOptions  # noqa: E402
 from serve.settings import ServerSettings  # noqa: E402
 from serve.store.database import Store  # noqa: E402
 from serve.store.keys import Limits, add_key  # noqa: E402
+from serve.store.tables import Session  # noqa: E402
 
 SESSION = {"model": "gwm1_avatars", "avatar": {"type": "runway-preset", "presetId": "game-character"}}
 MEMORY_BYTES = 80 * 2**20
@@ -47,7 +49,7 @@ def say(*words: object) -> None:
     print(round(time.time() - BEGIN_S, 1), *words, file=sys.stderr, flush=True)
 
 
-def settings(artifact: str) -> tuple[ServerSettings, FleetOptions]:
+def settings(artifact: str, **changed: Any) -> tuple[ServerSettings, FleetOptions]:
     values = yaml.safe_load((ROOT / "configs" / "serve.yaml").read_text())
     fleet = yaml.safe_load((ROOT / "configs" / "fleet.yaml").read_text())["fleet"]
     for name in ("defaults", "hydra", "log_json", *ApiOptions.__slots__):
@@ -60,16 +62,22 @@ def settings(artifact: str) -> tuple[ServerSettings, FleetOptions]:
     values |= {"endpoints": {"stt": nowhere, "llm": nowhere, "tts": nowhere | {"voice": "alloy"}}}
     values |= {"timeouts": {"connect_s": 900.0, "reconnect_s": 900.0, "session_s": 1800.0}, "drain_s": 0.0}
     fleet |= {"worker_host": "127.0.0.1", "worker_url": "http://127.0.0.1:{port}", "drain_s": 400.0, "num_cpus": 2.0}
-    return ServerSettings.of(values | {"port": port}), FleetOptions(**fleet)
+    return ServerSettings.of(values | {"port": port}), FleetOptions(**fleet | changed)
 
 
 class Client:
     """A program with a secret key."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str, key: str, restart: Callable[[], None]) -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, url: str, key: str, restart: Callable[[], None], store: Store
+    ) -> None:
         """restart: deploys the fleet anew, and returns when it is there."""
-        self.restart = restart
+        self.restart, self.store = restart, store
         self.http, self.url, self.headers = http, url, {"Authorization": f"Bearer {key}"}
+
+    def owners(self, sessions: list[str]) -> set[str]:
+        """Gateways that these wait at."""
+        return self.store.do(lambda db: {db.get_one(Session, each).owner or "" for each in sessions}, writes=False)
 
     async def ask(self, method: str, path: str, body: Any = None, *, key: str | None = None) -> Any:
         headers = {"Authorization": f"Bearer {key}"} if key else self.headers
@@ -116,6 +124,59 @@ async def answers(client: Client) -> None:
             except aiohttp.ClientConnectorError:
                 await asyncio.sleep(0.2)
     say("gateway answers")
+
+
+async def growth(client: Client, cluster: Cluster, nodes: list[Any]) -> dict[str, Any]:
+    """One worker, two gateways that share a port: sessions beyond the worker's places start another, which goes when
+    they have ended; whoever waits at a gateway that is killed is let in by the other."""
+    await answers(client)
+    port = int(client.url.rsplit(":", 1)[1])
+    async with asyncio.timeout(120):
+        while len(gateways := listeners(port)) < 2:
+            await asyncio.sleep(0.5)
+    first = [await client.open() for _ in range(2)]
+    places = {await client.place(session) for session in first}
+    say("two are open", places)
+    owners = set[str]()
+    waiting = list[str]()
+    while len(owners) < 2:  # whichever gateway takes a connection
+        waiting.append(await client.open())
+        owners = client.owners(waiting)
+        assert len(waiting) < 40
+    begin = time.time()
+    os.kill(gateways.pop(), signal.SIGKILL)
+    say("a gateway is killed", len(waiting))
+    for session in waiting[2:]:
+        await client.ask("DELETE", f"/realtime_sessions/{session}")
+    more = [await client.place(session) for session in waiting[:2]]
+    result: dict[str, Any] = {
+        "grown_s": round(time.time() - begin, 1),
+        "first": len(places),
+        "grown": len({*places, *more}),
+    }
+    say("another worker serves", more)
+    backend = await client.ask("POST", f"/realtime_sessions/{waiting[0]}/connect_backend")
+    result["backend"] = backend["url"] == more[0]
+    for session in (*first, *waiting[:2]):
+        await client.ask("DELETE", f"/realtime_sessions/{session}")
+    begin = time.time()
+    async with asyncio.timeout(240):
+        while sum([await client.listens(url) for url in {*places, *more}]) > 1:
+            await asyncio.sleep(0.5)
+    result["shrunk_s"] = round(time.time() - begin, 1)
+    say("one worker is left")
+    last = await client.open()
+    result["last"] = (await client.place(last)) in {*places, *more}
+    result["ends"] = [(await client.read(session))["status"] for session in (*first, *waiting[:2])]
+    return result
+
+
+def listeners(port: int) -> set[int]:
+    """Processes that listen on a port."""
+    import psutil
+
+    found = (each for each in psutil.net_connections("tcp") if each.status == "LISTEN" and each.laddr.port == port)
+    return {each.pid for each in found if each.pid is not None}
 
 
 async def script(client: Client, cluster: Cluster, nodes: list[Any]) -> dict[str, Any]:
@@ -269,11 +330,17 @@ def by_parent(pid: int, nodes: list[Any]) -> Any:
     raise AssertionError("the worker belongs to no node")
 
 
-def main(artifact: str, folder: str) -> None:
-    chosen, fleet = settings(artifact)
-    store = Store(url := f"sqlite:///{folder}/gwm.sqlite")
+SCRIPTS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "nodes": (script, {}),
+    "growth": (growth, {"workers": 1, "max_workers": 2, "gateways": 2, "target": 1.0, "up_s": 1.0, "down_s": 10.0}),
+}
+
+
+def main(artifact: str, url: str, which: str) -> None:
+    play, layout = SCRIPTS[which]
+    chosen, fleet = settings(artifact, **layout)
+    store = Store(url)
     key = store.do(lambda db: add_key(db, "test", Limits(origins=[])))
-    store.close()
     head = {"num_cpus": 1, "object_store_memory": MEMORY_BYTES, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = [added(cluster) for _ in range(2)]
@@ -285,14 +352,16 @@ def main(artifact: str, folder: str) -> None:
         say("the fleet is up")
 
         async def talk() -> dict[str, Any]:
-            async with aiohttp.ClientSession() as http:
-                client = Client(http, f"http://127.0.0.1:{chosen.options.port}", key, deploy)
-                return await script(client, cluster, nodes)
+            one_each = aiohttp.TCPConnector(force_close=True)  # so that each request may reach another gateway
+            async with aiohttp.ClientSession(connector=one_each) as http:
+                client = Client(http, f"http://127.0.0.1:{chosen.options.port}", key, deploy, store)
+                return await play(client, cluster, nodes)
 
         print(json.dumps(asyncio.run(talk())), flush=True)
     finally:
         ray.shutdown()
         cluster.shutdown()
+        store.close()
 
 
 if __name__ == "__main__":

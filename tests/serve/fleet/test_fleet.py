@@ -6,10 +6,14 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from serve.fleet.__main__ import RAY
+from tests.serve.store.conftest import new_database, postgres
+
+__all__ = ["postgres"]  # a fixture
 
 PROGRAM = Path(__file__).with_name("fleet_program.py")
 LOST_S = 5.0  # after which sessions of a killed node have failed
@@ -28,17 +32,22 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+def played(python: Path, artifact: Path, store: str, which: str, folder: Path) -> dict[str, Any]:
+    """What the program has found."""
+    environment = os.environ | {"RAY_raylet_start_wait_time_s": "240"}
+    words = [python, PROGRAM, artifact, store, which]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=1500, cwd=folder)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
 @pytest.mark.acceptance
 @pytest.mark.parametrize("contract", [1], ids=["chunk_of_1"], indirect=True)  # one cluster is enough
 @pytest.mark.timeout(1800)
 def test_sessions_outlast_drains_and_restarts_and_are_lost_with_their_node_alone(
     python: Path, folder: Path, tmp_path: Path
 ):
-    environment = os.environ | {"RAY_raylet_start_wait_time_s": "240"}
-    words = [python, PROGRAM, folder, tmp_path]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=1500, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-5000:]
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found = played(python, folder, f"sqlite:///{tmp_path}/gwm.sqlite", "nodes", tmp_path)
     assert found["places"] == [2, 2]  # of four sessions, at two workers
     assert found["fifth"] == "let in" and found["backend"]
     assert found["lost"] and found["others_go_on"] and found["failed_s"] < LOST_S
@@ -47,3 +56,15 @@ def test_sessions_outlast_drains_and_restarts_and_are_lost_with_their_node_alone
     assert found["drained_goes_on"] == "READY" and found["others_of_the_drain"] == ["READY", "READY"]
     assert found["during"] == ["READY", "READY"] and found["replaced"]
     assert found["restart_ends"] == ["CANCELLED"] * 5  # by their clients: none has failed, open or waiting
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("contract", [1], ids=["chunk_of_1"], indirect=True)
+@pytest.mark.timeout(1800)
+def test_a_fleet_on_postgres_grows_with_its_sessions_and_loses_none_with_one_of_two_gateways(
+    python: Path, folder: Path, tmp_path: Path, postgres: Path
+):
+    found = played(python, folder, new_database(postgres), "growth", tmp_path)
+    assert (found["first"], found["grown"]) == (1, 2)  # workers with sessions: at first, and with two more of them
+    assert found["backend"] and found["shrunk_s"] > 0 and found["last"]
+    assert found["ends"] == ["CANCELLED"] * 4  # by their client: none has failed

@@ -3,10 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from serve.fleet.gateway import LOST, OWNER, Gateway
+import pytest
+
+from serve.fleet.gateway import ASKING, GONE_MS, LOST, Gateway
+from serve.fleet.options import OWNER
+from serve.live.room.tokens import Tokens
 from serve.runway_api.session_queue import SessionQueue
+from serve.runway_api.sessions import without_token
 from serve.store.database import Store
 from serve.store.tables import Session, now_ms
 
@@ -69,8 +75,8 @@ def bare(store: Store, workers: Workers) -> Gateway:
     return gateway
 
 
-def ask(store: Store, name: str) -> str:
-    row = Session(id=name, status="NOT_READY", owner=OWNER, avatar_name="Noa", tools=[], max_s=60)
+def ask(store: Store, name: str, **more: Any) -> str:
+    row = Session(id=name, status="NOT_READY", owner=OWNER, avatar_name="Noa", tools=[], max_s=60, **more)
     store.do(lambda db: db.add(row))
     return name
 
@@ -131,6 +137,106 @@ def test_whoever_gives_up_while_it_waits_asks_no_worker_any_more_and_a_new_gatew
             store.close()
 
     asyncio.run(run())
+
+
+def test_only_so_many_ask_at_a_time_and_they_are_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Workers see those as their load; the others are told that they wait, and are asked for in their turn."""
+    monkeypatch.setattr("serve.fleet.gateway.LOOK_S", 0.02)
+
+    async def run() -> None:
+        store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
+        workers = Workers(store, places=0)
+        gateway = bare(store, workers)
+        names = [f"{number:02}" for number in range(ASKING + 3)]
+        for position, name in enumerate(names):
+            ask(store, name, created_ms=now_ms() + position)
+        serving = asyncio.create_task(gateway._serve())
+        try:
+            await until(lambda: all(status(store, name).queued for name in names))
+            await asyncio.sleep(0.5)  # many looks
+            assert sorted(gateway._leases) == names[:ASKING]
+            workers.places = 2
+            await until(lambda: set(names[ASKING : ASKING + 2]) <= set(gateway._leases))
+            assert set(workers.ends) <= set(names[:ASKING]) and names[-1] not in gateway._leases
+        finally:
+            serving.cancel()
+            for task in gateway._leases.values():
+                task.cancel()
+            await asyncio.gather(serving, *gateway._leases.values(), return_exceptions=True)
+            store.close()
+
+    asyncio.run(run())
+
+
+def test_a_session_that_a_worker_gives_back_is_asked_for_again(tmp_path: Path):
+    """Such as by one that begins to drain."""
+
+    class Leaving(Workers):
+        left = 0
+
+        async def hold(self, session_id: str) -> AsyncIterator[dict[str, Any]]:
+            if self.left < 2:
+                self.left += 1
+                self.store.do(lambda db: _set(db, session_id, "NOT_READY", OWNER))
+                return
+            async for place in super().hold(session_id):
+                yield place
+
+    async def run() -> None:
+        store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
+        workers = Leaving(store, places=1)
+        gateway = bare(store, workers)
+        gateway.owner = f"{OWNER}-a"
+        name = ask(store, "first")
+        store.do(lambda db: _set(db, name, "NOT_READY", gateway.owner))
+        serving = asyncio.create_task(gateway._serve())
+        try:
+            await until(lambda: status(store, name).status == "READY")
+            assert workers.left == 2
+        finally:
+            serving.cancel()
+            for task in gateway._leases.values():
+                task.cancel()
+            await asyncio.gather(serving, *gateway._leases.values(), return_exceptions=True)
+            store.close()
+
+    asyncio.run(run())
+
+
+def test_gateways_that_share_a_store_go_on_with_the_queue_of_one_that_has_gone(tmp_path: Path):
+    """And leave alone what another one has, or a worker."""
+    store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
+    one, other = (bare(store, Workers(store, places=0)) for _ in range(2))
+    one.owner, other.owner = f"{OWNER}-one", f"{OWNER}-other"
+    owners = {"mine": one.owner, "lively": other.owner, "silent": other.owner, "nobodys": OWNER, "a worker's": "worker"}
+    for name, owner in owners.items():
+        silent_ms = GONE_MS + 1_000 if name in ("silent", "a worker's") else GONE_MS - 5_000
+        ask(store, name, alive_ms=now_ms() - silent_ms)
+        store.do(lambda db, name=name, owner=owner: _set(db, name, "NOT_READY", owner))
+    store.do(one._adopt)
+    found = {name: status(store, name).owner for name in owners}
+    assert found == owners | {"silent": one.owner, "nobodys": one.owner}
+    store.do(one._let_go)
+    assert [name for name in owners if status(store, name).owner == OWNER] == ["mine", "silent", "nobodys"]
+    store.do(other._adopt)
+    assert {row.id for row in store.do(other._waiting, writes=False)} == set(owners) - {"a worker's"}
+    assert now_ms() - status(store, "silent").alive_ms < GONE_MS
+    store.close()
+
+
+def test_every_gateway_says_where_a_backend_joins_a_session_and_none_before_it_is_open(tmp_path: Path):
+    tokens = Tokens(b"s" * 32)
+    gateway: Any = Gateway.__new__(Gateway)
+    gateway.tokens, gateway.settings = tokens, SimpleNamespace(timeouts=SimpleNamespace(connect_s=1.0, session_s=9.0))
+    row = Session(room={"url": "http://worker", "room_name": "room", "token": "the visitor's"})
+    for _ in range(2):
+        found = gateway._backend_room(row)
+        assert {name: found[name] for name in ("url", "room_name")} == {"url": "http://worker", "room_name": "room"}
+        assert tokens.read(found["token"]).hidden
+        row.room = without_token(row.room)  # the visitor has consumed it
+        assert "token" not in row.room
+    row.room = {}
+    assert gateway._backend_room(row) is None
 
 
 def test_a_lost_lease_fails_what_was_open_places_anew_what_was_not_and_leaves_what_has_ended(tmp_path: Path):

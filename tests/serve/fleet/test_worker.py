@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from serve.fleet.options import OWNER
 from serve.fleet.worker import DEAD_LOOKS, Worker
 from serve.live.gauges import EngineNumbers, Gauges
 from serve.live.http.admission import RESTARTS, Admission
@@ -56,6 +57,63 @@ def test_a_worker_that_drains_takes_no_session_and_its_own_have_time_to_end(tmp_
         await asyncio.sleep(0.3)
         assert list(places.sessions.values()) == [visits[1]]
         await visits[1].close("left")
+        await worker.stop()
+        store.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("when", ["while it is taken", "before it is open"])
+def test_a_session_that_is_taken_as_the_worker_begins_to_drain_is_given_back(tmp_path, when: str):
+    """It would wait for a place that never comes; the gateway asks for another one."""
+
+    async def run() -> None:
+        store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
+        places = Admission(capacity=lambda: 2, retry_after_s=30, gauges=Gauges())
+        worker = bare(store, places)
+        row = Session(id="new", status="NOT_READY", owner=OWNER, avatar_name="Noa", tools=[], max_s=60)
+        store.do(lambda db: db.add(row))
+        do, loop = store.do, asyncio.get_running_loop()
+
+        def do_and_drain(function: Any, *, writes: bool = True) -> Any:
+            found = do(function, writes=writes)
+            if writes:
+                loop.call_soon_threadsafe(worker.drain, 60.0)
+            return found
+
+        if when == "while it is taken":
+            store.do = do_and_drain  # type: ignore[method-assign]
+        else:
+            loop.call_later(0.2, worker.drain, 60.0)
+        assert await ended(worker.hold("new")) == []
+        store.do = do  # type: ignore[method-assign]
+        kept = store.do(lambda db: db.get_one(Session, "new"), writes=False)
+        assert worker._draining is not None and (kept.status, kept.owner) == ("NOT_READY", OWNER)
+        await worker.stop()
+        store.close()
+
+    asyncio.run(run())
+
+
+def test_a_session_that_is_open_as_the_worker_begins_to_drain_stays_until_it_ends(tmp_path):
+    async def run() -> None:
+        store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
+        worker = bare(store, Admission(capacity=lambda: 2, retry_after_s=30, gauges=Gauges()))
+        row = Session(id="new", status="NOT_READY", owner=OWNER, avatar_name="Noa", tools=[], max_s=60)
+        store.do(lambda db: db.add(row))
+        lease = worker.hold("new")
+        rooms = worker._mounted[1]  # type: ignore[index]
+        rooms.open["new"] = SimpleNamespace(id="room")
+        assert await anext(lease) == {"url": "http://worker", "room_name": "room"}
+        worker.drain(60.0)
+        assert worker._server.admission.draining  # type: ignore[union-attr]  # at once, not when a task has its turn
+        going = asyncio.create_task(anext(lease, None))
+        await asyncio.sleep(1.2)
+        assert not going.done()
+        store.do(lambda db: setattr(db.get_one(Session, "new"), "status", "COMPLETED"))
+        assert await asyncio.wait_for(going, 10) is None
+        kept = store.do(lambda db: db.get_one(Session, "new"), writes=False)
+        assert (kept.status, kept.owner) == ("COMPLETED", "worker")
         await worker.stop()
         store.close()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from aiohttp.test_utils import TestClient, TestServer
-from aiortc import RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaStreamError
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 from PIL import Image
@@ -25,6 +25,7 @@ from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.api import Api
 from serve.live.http.conversation import Conversation
+from serve.live.http.ice import IceServers
 from serve.live.http.peer import close_connection
 from serve.live.http.renderer_session import Renderer
 from serve.live.http.session import SessionParts, Timeouts
@@ -66,6 +67,7 @@ class Kit:
         self.faces: list[LevelFace] = []
         self.capacity = capacity
         self.timeouts, self.gauges, self.pool = timeouts, Gauges(), LowPriority()
+        self.ice_servers = IceServers([])
         self.make_llm: Callable[[Character], FrameProcessor] = lambda character: RuleLLM(
             name=character.name, knowledge=character.knowledge
         )
@@ -108,7 +110,7 @@ class Kit:
             self._parts(session_id, character, on_end),
             Services(stt, self.make_llm(character), tts),
             turn_taking=TurnTaking(),
-            ice_servers=[],
+            ice_servers=self.ice_servers,
             vision=self.vision,
         )
 
@@ -160,8 +162,10 @@ def open_sockets() -> int:
 class Browser:
     """The page's side of a connection."""
 
-    def __init__(self, *, channel: bool = True, camera: bool = False) -> None:
-        self.connection = RTCPeerConnection()
+    def __init__(
+        self, *, channel: bool = True, camera: bool = False, configuration: RTCConfiguration | None = None
+    ) -> None:
+        self.connection = RTCPeerConnection(configuration)
         self.events: list[str] = []
         self.pictures: list[Any] = []
         self.sounds: list[Any] = []

@@ -44,6 +44,8 @@ def test_the_shipped_values_are_allowed():
         ("requests_per_minute", 0, "requests_per_minute=0 must be at least 1"),
         ("drain_s", float("nan"), "drain_s=nan must be at least 0"),
         ("ice_servers", ["stun.example.org"], "must be such as stun:stun.example.org:3478"),
+        ("trace", "localhost:4318", "trace='localhost:4318' must be null, or such as http://localhost:4318"),
+        ("certificate", ["chain.pem"], "must be null, or two files: the chain, and its key"),
         ("origins", ["https://a.b/"], "must be such as https://example.org, without a path"),
         ("trusted_proxies", ["10.0.0.1/8"], "must be such as 10.0.0.1 or 10.0.0.0/8"),
     ],

@@ -14,8 +14,10 @@ from PIL import Image
 
 from serve.bench.browser import BROWSERS, open_browser, open_page
 from serve.live.avatar.changes import Act, Rewind, SetPrompt
+from serve.live.http.ice import IceServers
 from serve.live.speech.services import small_talk
 from tests.serve.live.http.test_conversation import until as holds
+from tests.serve.live.http.test_ice import SECRET, TURN, coturn
 from tests.serve.live.level_face import LevelFace
 from tests.serve.live.server_kit import DEADLINE_S, GREETING, serving
 
@@ -181,6 +183,26 @@ def test_everything_is_reached_by_keyboard_and_fits_a_phone(tmp_path: Path):
     microphone = tmp_path / "silence.wav"
     soundfile.write(microphone, np.zeros(48_000), 48_000)
     asyncio.run(visit(microphone))
+
+
+@pytest.mark.skipif(TURN is None, reason="no coturn: apt-get install coturn")
+def test_a_page_connects_with_the_servers_that_it_is_told(tmp_path: Path):
+    pytest.importorskip("playwright")
+    microphone = tmp_path / "silence.wav"
+    soundfile.write(microphone, np.zeros(48_000), 48_000)
+
+    async def run(relay: str) -> list[str]:
+        async with open_browser(microphone) as browser, serving() as (kit, client):
+            kit.ice_servers = IceServers([relay], SECRET)
+            page = await open_page(browser, str(client.make_url("/")).rstrip("/"))
+            await page.click("#start")
+            await until(page, "window.seen.times.length > 12")
+            told = await page.evaluate("window.seen.peer.getConfiguration().iceServers.map(one => one.urls).flat()")
+            await page.context.close()
+        return told
+
+    with coturn(tmp_path) as relay:
+        assert asyncio.run(run(relay)) == [relay]
 
 
 # What the page finds, and what it must say of it.

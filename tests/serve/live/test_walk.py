@@ -25,6 +25,7 @@ from serve.bench.browser import BROWSERS, open_browser, open_page
 from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Reset, Rewind, SessionControls
 from serve.live.avatar.performer import StreamTiming
 from serve.live.characters import read_places
+from serve.live.http.ice import IceServers
 from serve.live.http.peer import close_connection
 from serve.live.http.receipts import CHANGES
 from serve.live.http.session import SessionParts
@@ -89,7 +90,7 @@ def as_world(kit: Kit, places: Path) -> list[MazeFace]:
             id=session_id, character=character, face=faces[-1], timing=TIMING, timeouts=kit.timeouts,
             gauges=kit.gauges, on_end=on_end,
         )  # fmt: skip
-        return Walk(parts, ice_servers=[])
+        return Walk(parts, ice_servers=IceServers([]))
 
     kit.api.make_conversation = walk
     kit.api.framing = Framing(Resolution(SIZE, SIZE))

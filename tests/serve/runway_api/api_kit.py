@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from serve.live.http.api import Api
 from serve.live.speech.sentence_vectors import TextVectors
 from serve.live.speech.voice_servers import Speak, Speech, VoiceServer
-from serve.runway_api.films import Film
+from serve.runway_api.films import Film, FilmOptions, MakeFilm, Refilm
 from serve.runway_api.meeting_bots import MeetingOptions
 from serve.runway_api.mount import ApiOptions, mounted
 from serve.store.database import Store
@@ -34,13 +35,29 @@ def hum(voice: dict[str, Any], text: str) -> tuple[np.ndarray, int]:
     return np.sin(2 * np.pi * 200 * np.arange(len(text) * RATE // 10) / RATE).astype(np.float32), RATE
 
 
-async def film(asked: Film, go_on: Callable[[float], Awaitable[bool]]) -> bytes | None:
-    """Done at once, or for more than 5 s of sound never."""
-    while len(asked.sound) > 5 * RATE:
-        if not await go_on(0.5):
-            return None
-        await asyncio.sleep(0.02)
-    return b"film of %d samples" % len(asked.sound)
+class Films:
+    """Done at once, or for more than 5 s of sound never; of another film, what its command is given as JSON."""
+
+    def __init__(self, *, refused: tuple[str, ...] = ()) -> None:
+        self.refused = refused
+
+    def refuses(self, command: str) -> str | None:
+        return f"No {command}." if command in self.refused else None
+
+    async def __call__(
+        self, film: Film | Refilm, folder: Path, go_on: Callable[[float], Awaitable[bool]]
+    ) -> Path | None:
+        if isinstance(film, Film):
+            while len(film.sound) > 5 * RATE:
+                if not await go_on(0.5):
+                    return None
+                await asyncio.sleep(0.02)
+        path = folder / "film.mp4"
+        if isinstance(film, Film):
+            path.write_bytes(b"film of %d samples" % len(film.sound))
+        else:
+            path.write_text(json.dumps(dict(film.settings)))
+        return path
 
 
 def picture(size: tuple[int, int] = (300, 200), form: str = "JPEG") -> bytes:
@@ -113,23 +130,20 @@ async def running(
     maker: VoiceServer | None = None,
     meetings: MeetingOptions | None = None,
     make_vectors: Callable[[], TextVectors | None] = lambda: None,
+    films: MakeFilm | None = None,
+    upload_mb: float = 16.0,
     **more,
 ) -> AsyncIterator[Served]:
     stores: list[Store] = []
     url = f"sqlite:///{folder}/gwm.sqlite"
-    options = ApiOptions(store=url, public_url=None, retention_days=None, meetings=meetings)
+    made_in = FilmOptions(work=f"{folder}/films", max_upload_mb=upload_mb)
+    options = ApiOptions(store=url, public_url=None, retention_days=None, meetings=meetings, films=made_in)
 
     @contextlib.asynccontextmanager
     async def mount(api: Api) -> AsyncIterator[None]:
-        async with mounted(
-            api,
-            Speech(tts, speak, maker),
-            options=options,
-            make_film=film,
-            prints_first_key=False,
-            make_vectors=make_vectors,
-            **more,
-        ) as made:
+        speech, make = Speech(tts, speak, maker), films or Films()
+        given = {"prints_first_key": False, "make_vectors": make_vectors, **more}
+        async with mounted(api, speech, options=options, make_film=make, **given) as made:
             assert made is not None
             stores.append(made.store)
             yield

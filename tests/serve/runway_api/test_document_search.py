@@ -164,7 +164,7 @@ def test_documents_of_the_version_before_are_to_get_vectors(tmp_path: Path):
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0003")
+        command.upgrade(config, "0004")
         insert = "INSERT INTO documents (id, created_ms, name, content, updated_ms) VALUES ('1', 1, 'a', 'b', 1)"
         connection.execute(text(insert))
     engine.dispose()

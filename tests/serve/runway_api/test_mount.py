@@ -10,7 +10,7 @@ from serve.runway_api.mount import ApiOptions, mounted
 from serve.store.database import Store
 from serve.store.keys import find_key, list_keys
 from tests.serve.live.server_kit import TIMEOUTS, Kit
-from tests.serve.runway_api.api_kit import film, hum
+from tests.serve.runway_api.api_kit import Films, hum
 
 
 def started(folder: Path, *, store: bool = True, prints: bool) -> Kit:
@@ -20,7 +20,7 @@ def started(folder: Path, *, store: bool = True, prints: bool) -> Kit:
         kit = Kit(capacity=1, timeouts=TIMEOUTS)
         url = f"sqlite:///{folder}/gwm.sqlite" if store else None
         options = ApiOptions(store=url, public_url=None, retention_days=None)
-        async with mounted(kit.api, Speech("piper", hum), options=options, make_film=film, prints_first_key=prints):
+        async with mounted(kit.api, Speech("piper", hum), options=options, make_film=Films(), prints_first_key=prints):
             pass
         kit.api.uploads.close()
         kit.pool.close()

@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import aiohttp
+import numpy as np
 import pytest
+from sqlalchemy import func, select
 
-from serve.runway_api import mount
+from serve.runway_api import uploads
+from serve.runway_api.media import read_source, save_source
+from serve.store.tables import File, Piece
 from tests.serve.runway_api.api_kit import AVATAR, Served, picture, served
 
 
@@ -47,10 +51,6 @@ def test_an_upload_cannot_be_read_as_a_file(tmp_path: Path):
     async def script(one: Served) -> None:
         begun = await begin(one)
         assert await send(one, begun, b"<script>") == 204
-        from sqlalchemy import select
-
-        from serve.store.tables import File
-
         file_id = one.store.do(lambda db: db.scalar(select(File.id)))
         assert file_id is not None
         await one.ask("GET", f"/files/{file_id}", status=404)
@@ -58,11 +58,49 @@ def test_an_upload_cannot_be_read_as_a_file(tmp_path: Path):
     served(script, tmp_path)
 
 
-def test_a_large_upload_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(mount, "UPLOAD_BYTES", 1000)
+def files(one: Served) -> tuple[int, int]:
+    """How many files and pieces of files are stored."""
+    return one.store.do(
+        lambda db: (db.scalar(select(func.count(File.id))) or 0, db.scalar(select(func.count(Piece.position))) or 0)
+    )
+
+
+def test_a_large_upload_is_refused_and_nothing_is_left_of_it(tmp_path: Path):
+    async def script(one: Served) -> None:
+        assert await send(one, await begin(one), bytes(2_500_001)) == 413
+        assert files(one) == (0, 0)
+        assert await send(one, await begin(one), bytes(2_500_000)) == 204
+        assert files(one) == (1, 3)
+
+    served(script, tmp_path, upload_mb=2.5)
+
+
+def test_a_file_is_not_received_before_its_secret_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Else whoever knows an address could fill the disk."""
+
+    async def never(*_: object, **__: object) -> str:
+        raise AssertionError("stored")
+
+    monkeypatch.setattr(uploads, "store_file", never)
 
     async def script(one: Served) -> None:
-        assert await send(one, await begin(one), bytes(200_000)) == 413
+        begun = await begin(one)
+        assert await send(one, begun | {"fields": {"key": "x"}}, bytes(100_000)) == 403
+
+    served(script, tmp_path)
+
+
+def test_a_file_in_pieces_is_read_as_it_was_sent(tmp_path: Path):
+    data = np.random.default_rng(0).bytes(2_345_678)
+
+    async def script(one: Served) -> None:
+        begun = await begin(one)
+        assert await send(one, begun, data) == 204
+        assert await read_source(one.store, begun["runwayUri"], max_bytes=3_000_000) == data
+        with pytest.raises(ValueError, match=r"has 2\.3 MB, must have at most 2 MB"):
+            await read_source(one.store, begun["runwayUri"], max_bytes=2_000_000)
+        await save_source(one.store, begun["runwayUri"], tmp_path / "copy", max_bytes=3_000_000)
+        assert (tmp_path / "copy").read_bytes() == data
 
     served(script, tmp_path)
 

@@ -23,7 +23,9 @@ export class Call {
 
   // Throws an error with `left` when the call was ended meanwhile.
   async connect() {
-    const connection = new RTCPeerConnection();
+    const { ice_servers } = await this.#asked("GET", "ice_servers");
+    if (this.ended) throw userError("", { left: true });
+    const connection = new RTCPeerConnection({ iceServers: ice_servers });
     this.connection = connection;
     this.#channel = connection.createDataChannel("events");
     this.#channel.onmessage = ({ data }) => this.connection === connection && this.#receive(JSON.parse(data));
@@ -40,7 +42,7 @@ export class Call {
     };
     await connection.setLocalDescription(await connection.createOffer());
     await gathered(connection);
-    const answer = await this.#answered(connection.localDescription.sdp);
+    const answer = await this.#asked("POST", "offer", { sdp: connection.localDescription.sdp });
     this.key = answer.session_key;
     if (this.ended) {
       this.#leave(); // with the key that holds now
@@ -82,12 +84,12 @@ export class Call {
   }
 
   // Asked again until it is answered: to the same offer the server gives the same answer.
-  async #answered(sdp) {
+  async #asked(method, what, body) {
     const end = Date.now() + RECONNECT_MS;
     for (;;) {
       try {
-        const url = `${this.server}/v1/sessions/${this.id}/offer`;
-        return await ask("POST", url, this.key, { sdp }, AbortSignal.timeout(ANSWER_MS));
+        const url = `${this.server}/v1/sessions/${this.id}/${what}`;
+        return await ask(method, url, this.key, body, AbortSignal.timeout(ANSWER_MS));
       } catch (error) {
         if (this.ended) throw userError("", { left: true });
         if (error.refused || Date.now() > end) throw error;

@@ -2,13 +2,19 @@
 
 import asyncio
 import contextlib
+import datetime as dt
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientConnectorCertificateError, ClientSession, web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from serve.live.http.port import bound_sockets, listening
+from serve.live.http.port import bound_sockets, encryption, listening
 
 
 def test_a_port_that_is_taken_is_told_at_once():
@@ -55,6 +61,53 @@ async def ask(port: int, request: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") 
             answer += part
     writer.close()
     return answer
+
+
+def certified(folder: Path, name: str) -> list[str]:
+    """Files of a certificate of `name` that signs itself, and of its key."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), dt.datetime.now(dt.UTC)
+    named, until = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]), now + dt.timedelta(1)
+    made = x509.CertificateBuilder(named, named, key.public_key(), x509.random_serial_number(), now, until)
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    signed = made.sign(key, hashes.SHA256())
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    files = {"chain.pem": signed.public_bytes(form[0]), "key.pem": key.private_bytes(*form)}
+    for file, data in files.items():
+        (folder / file).write_bytes(data)
+    return [str(folder / file) for file in files]
+
+
+def test_with_a_certificate_what_is_sent_is_encrypted(tmp_path: Path):
+    files = certified(tmp_path, "localhost")
+    app = web.Application()
+    app.router.add_get("/", lambda request: _answer(request.scheme))
+
+    async def _answer(scheme: str) -> web.Response:
+        return web.Response(text=scheme)
+
+    async def run() -> None:
+        sockets = bound_sockets("127.0.0.1", 0)
+        port = sockets[0].getsockname()[1]
+        async with listening(app, sockets, encryption(files)), ClientSession() as client:
+            trusting = ssl.create_default_context(cafile=files[0])
+            async with client.get(f"https://localhost:{port}/", ssl=trusting) as answer:
+                assert await answer.text() == "https"
+            with pytest.raises(ClientConnectorCertificateError):
+                await client.get(f"https://localhost:{port}/")
+            assert await ask(port) == b""
+
+    asyncio.run(run())
+
+
+def test_a_certificate_that_cannot_be_used_is_told_at_once(tmp_path: Path):
+    chain, key = certified(tmp_path, "localhost")
+    other = tmp_path / "other"
+    other.mkdir()
+    assert encryption(None) is None
+    for files in ([chain, str(tmp_path / "none.pem")], [chain, chain], [chain, certified(other, "localhost")[1]]):
+        with pytest.raises(ValueError, match="must be files in PEM, the chain and its key"):
+            encryption(files)
+    encryption([chain, key])
 
 
 def test_a_request_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch):

@@ -18,6 +18,7 @@ import yaml
 from serve.live.avatar.engine_pool import EnginePool
 from serve.live.avatar.engine_process import EngineProcess, ProcessFace
 from serve.live.http.api import Api
+from serve.live.http.ice import IceServers
 from serve.live.http.server import SessionMaker, serve_until_signal
 from serve.live.options import ServerOptions, SessionOptions
 from serve.live.speech.agent import TurnTaking
@@ -28,14 +29,14 @@ CONFIG = Path(__file__).parents[4] / "configs" / "serve.yaml"
 DRAIN_S = 5.0  # more than a busy machine takes for two requests
 
 
-def options() -> ServerOptions:
+def options(**changed: Any) -> ServerOptions:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     shipped = yaml.safe_load(CONFIG.read_text())
     values = {field.name: shipped[field.name] for field in fields(ServerOptions)}
     values["sessions"] = SessionOptions(**values["sessions"])
     assert values["host"] == "127.0.0.1"  # nobody else, unless told otherwise
-    return ServerOptions(**values | {"port": port, "drain_s": DRAIN_S, "lead_ms": float(values["lead_ms"])})
+    return ServerOptions(**values | {"port": port, "drain_s": DRAIN_S, "lead_ms": float(values["lead_ms"])} | changed)
 
 
 @contextlib.asynccontextmanager
@@ -102,8 +103,9 @@ def test_a_character_that_came_after_the_start_has_no_manner_of_its_own(monkeypa
     kit = Kit(capacity=1, timeouts=TIMEOUTS)
     monkeypatch.setattr(EnginePool, "place", lambda pool, session_id: object.__new__(EngineProcess))
     engines = object.__new__(EnginePool)  # none runs
-    shared: dict[str, Any] = {"engines": engines, "texts": None, "profile": None, "timing": TIMING, "seed": 0}
-    shared |= {"ice_servers": [], "turn_taking": TurnTaking(), "timeouts": TIMEOUTS, "gauges": kit.gauges}
+    shared: dict[str, Any] = {"engines": engines, "texts": None, "pictures": None}
+    shared |= {"profile": None, "timing": TIMING, "seed": 0}
+    shared |= {"ice_servers": IceServers([]), "turn_taking": TurnTaking(), "timeouts": TIMEOUTS, "gauges": kit.gauges}
     maker = SessionMaker(**shared, manners={"noa": {"joy": 0.3}})
     manners = {}
     for key in ("noa", "1fcafd47-9b2c-43cb-aef5-c54a43cf4a3d"):
