@@ -23,6 +23,7 @@ from train.accumulation import Accumulation
 from train.checkpoint import AtomicCheckpointIO, read_checkpoint, remember_config
 from train.finite import FiniteNumbers
 from train.measure import checkpoint_blocks
+from train.needs import counted
 from train.plan import show
 from train.recipe import check_recipe, guide, wants_guide
 
@@ -64,7 +65,8 @@ def fit(cfg: DictConfig, output: Path) -> None:
     if cfg.checkpoint_blocks and not checkpoint_blocks([stage]):
         raise ValueError("checkpoint_blocks=true needs a DiT: this stage has no blocks to compute again.")
     data: L.LightningDataModule = instantiate(cfg.data, device_batch=cfg.device_batch, _convert_="all")
-    callbacks = [Accumulation(), *(instantiate(cfg[name], _convert_="all") for name in ("throughput", "checkpoint"))]
+    throughput = instantiate(cfg.throughput, needs=counted(cfg))
+    callbacks = [Accumulation(), throughput, instantiate(cfg.checkpoint, _convert_="all")]
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         _convert_="all",
@@ -89,24 +91,12 @@ def whole_stage(cfg: DictConfig, last: Path, trainer: L.Trainer) -> L.LightningM
     return stage
 
 
-def show_plan(cfg: DictConfig) -> None:
-    """Print what the stage will need.
-
-    Raises:
-        ValueError: nobody described the stage's work.
-    """
-    if "work" not in cfg:
-        raise ValueError("plan=true needs configs/work/<stage>.yaml, and this stage has none: plan the one before it.")
-    work = instantiate(cfg.work, _convert_="all")
-    show(work["build"], work["optimizer"], instantiate(cfg.planner))
-
-
 def run(cfg: DictConfig) -> Any:
     """Run one stage, or print its plan or guide; the measures of a sweep, in a sweep."""
     output, choices = Path(cfg.output), HydraConfig.get().runtime.choices
     check_recipe(cfg, stage=choices["stage"], model=choices["model"])
     if cfg.plan:
-        show_plan(cfg)
+        show(cfg)
     elif "call" in cfg:  # a stage without training, such as export
         instantiate(cfg.call, _convert_="all")
     else:

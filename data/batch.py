@@ -22,12 +22,14 @@ from data.steps import StepData
 from gwm.autoencoders.protocol import Autoencoder
 from gwm.clip import CleanClip
 from gwm.condition.inputs import Conditions
-from gwm.config import AudioConfig
+from gwm.config import AudioConfig, DiTConfig
+from gwm.contract import Contract
 from gwm.media.pixels import to_float
 from gwm.no_text import padded_text
 from gwm.resolution import Resolution
 
 TEXT_TOKENS = 512  # Wan's: shorter captions are followed by zeros, which its text attention sees
+IMAGE_TOKENS = 257  # of CLIP ViT-H/14, as Wan 2.1 I2V has it
 
 
 @dataclass
@@ -125,6 +127,10 @@ class PixelData(StepData):
         )
         return self.loader(dataset, len(self.clips), _pixel_batch)
 
+    def random_batch(self, count: int, stage: Any) -> PixelBatch:
+        shape = (count * self.crops_per_clip, self.crop_frames, 3, self.crop_size, self.crop_size)
+        return PixelBatch(torch.rand(shape) * 2 - 1, step=0)
+
 
 def _pixel_batch(items: list[tuple[int, int, np.ndarray]]) -> PixelBatch:
     step, slot, crops = items[0]
@@ -190,6 +196,11 @@ class ClipData(StepData):
         """Tokens of the empty caption; None where there are no captions."""
         return None
 
+    def random_batch(self, count: int, stage: Any) -> Any:
+        contract: Contract = stage.contract
+        self.motion = torch.ones(contract.latent_grid)
+        return random_latents(contract.dit, (count, self.num_frames), contract.latent_grid)
+
 
 class LatentData(ClipData):
     """Encoded clips, for every stage after the autoencoder; encodes the shards when they are not encoded yet.
@@ -248,6 +259,23 @@ class LatentData(ClipData):
             self.clips, num_frames=self.num_frames, seed=self.seed, no_text=self.no_text, active=self.active
         )
         return self.loader(dataset, len(self.clips), latent_batch)
+
+
+def random_latents(config: DiTConfig, clips: tuple[int, int], grid: tuple[int, int]) -> LatentBatch:
+    """Random clips, so many of so many latent frames, with every condition that the model declares."""
+    count, tokens = clips[0], {"text": TEXT_TOKENS, "image": config.places or IMAGE_TOKENS}
+    conditions = {}
+    for spec in config.conditions:
+        if spec.rate == "frame":
+            conditions[f"frame.{spec.name}"] = torch.randn(*clips, spec.width)
+        elif spec.rate == "tokens":
+            conditions[f"tokens.{spec.name}"] = torch.randn(count, tokens[spec.encoder], spec.width)
+            conditions[f"nothing.{spec.name}"] = torch.randn(1, spec.width)
+        else:
+            conditions[f"channels.{spec.name}"] = torch.randn(*clips, spec.width, *grid)
+            conditions[f"reference_channels.{spec.name}"] = torch.randn(count, 1, spec.width, *grid)
+    shape = (config.in_channels, *grid)
+    return LatentBatch(torch.randn(*clips, *shape), torch.randn(count, 1, *shape), conditions, step=0)
 
 
 def latent_data(stage: L.LightningModule) -> ClipData:

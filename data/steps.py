@@ -94,6 +94,18 @@ class StepData(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
         )
 
+    def random_batch(self, count: int, stage: Any) -> Any:
+        """A random batch of what this data declares, of `count` samples, for the model of a stage; nothing is read.
+
+        Raises:
+            ValueError: this data does not say what its batches look like.
+        """
+        raise ValueError(f"plan=true needs data of clips or crops, this stage has {type(self).__name__}.")
+
+    def stay_between_passes(self) -> None:
+        """Be at neither the first nor the last pass of a batch: gradients are there, and weights stay."""
+        self._passes = -1
+
     @property
     def is_first_pass(self) -> bool:
         """Whether the part of a batch that was handed out last is the batch's first one."""

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -57,6 +58,10 @@ class PairData(LatentData):
 
     def setup(self, stage: str) -> None:
         self.manifest = read_pairs_manifest(self.pairs, sigmas=self.sigmas)
+
+    def random_batch(self, count: int, stage: Any) -> PairBatch:
+        clips = super().random_batch(count, stage)
+        return PairBatch(clips, torch.stack([clips.x0] * len(self.sigmas), dim=1), clips.x0)
 
     def train_dataloader(self) -> DataLoader[Any]:
         self.batch_size = 1  # shards a step

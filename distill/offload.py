@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gwm.dit import DiT
+from gwm.weights import has_values
 
 
 class _Held(NamedTuple):
@@ -36,8 +37,10 @@ def offload(frozen: DiT, sharing: Iterable[DiT] = ()) -> int:
 
 
 def bring(weight: Tensor, device: torch.device) -> Tensor:
-    """A weight on the device that computes with it; itself where it is there already."""
-    return weight if weight.device == device else weight.to(device, non_blocking=True)
+    """A weight on the device that computes with it; itself where it is there already. A plan, whose tensors are all on
+    one device, counts the copy too."""
+    there = weight.device == device and has_values([weight])
+    return weight if there else weight.to(device, non_blocking=True, copy=True)
 
 
 def _pinned(weight: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from gwm.block import MLP, PROJECTIONS
 from gwm.dit import DiT
 from gwm.files.json_text import JsonConfig
+from gwm.weights import has_values
 
 LAYERS = (*PROJECTIONS, *MLP)  # within a block: the projections of both attentions, both layers of the MLP
 
@@ -158,6 +159,8 @@ def adapted_as(target: DiT, base: DiT, config: LoRAConfig) -> DiT:
     if target.config != base.config:
         raise ValueError(f"init has the shape {target.config}, must have the teacher's, {base.config}.")
     model = with_lora(base, config)
+    if not has_values(model.parameters()):
+        return model
     wanted, outside, higher = dict(target.named_parameters()), [], {}
     for name, parameter in model.named_parameters():
         if name.endswith((".down", ".up")):

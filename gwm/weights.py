@@ -1,13 +1,14 @@
 """Weights between stages: a folder with `weights.safetensors` and a `config.json` that rebuilds the model."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from gwm.files.json_text import json_text
 from gwm.files.outputs import whole_file, write_tensors
@@ -96,6 +97,8 @@ def load_weights(folder: Path, model: nn.Module, *, file: str = "weights.safeten
         FileNotFoundError: the folder has no weights.
         ValueError: the file is damaged, has values that are not finite, or a key is missing, foreign or misshaped.
     """
+    if not has_values(model.parameters()):
+        return
     path = folder / file
     weights = read_tensor_file(path, remedy=AGAIN)
     check_keys(weights, model.state_dict(), source=str(path))
@@ -127,11 +130,17 @@ def _first(names: list[str]) -> str:
     return f"{names[:NAMES_SHOWN]}" + (f" and {more} more" if more > 0 else "")
 
 
+def has_values(tensors: Iterable[Tensor]) -> bool:
+    """Whether there are values behind these shapes: not in a plan, whose tensors are fake."""
+    return not any(isinstance(tensor, FakeTensor) for tensor in tensors)
+
+
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """Hash of names, shapes and values: two folders with the same one hold the same model."""
+    """Hash of names, shapes and values, where there are any: two folders with the same one hold the same model."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().float().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+        if has_values([tensor]):
+            digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

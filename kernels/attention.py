@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from kernels.dispatch import choose, constexpr, kernel, power_of_two, tl
@@ -191,6 +192,8 @@ def attention(
     if isinstance(visible, Prefix):
         return _PREFIX[prefix_backend(q.device, q.dtype, len(q))](q, k, v, visible)
     if isinstance(visible, FrameMask):
+        if isinstance(q, FakeTensor):  # a plan, of GPUs: FlexAttention keeps there what attention without a mask keeps
+            return _sdpa(q, k, v, None)
         return flex_frames(q, k, v, visible) if frame_backend(q.device) == "flex" else sdpa_frames(q, k, v, visible)
     return _sdpa(q, k, v, visible)
 

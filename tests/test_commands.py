@@ -23,6 +23,7 @@ from tests.printed import (
     resolved,
 )
 from tests.test_configs import CONFIGS, check_targets, composed
+from train.needs import described, needs
 from train.plan import plan
 
 # In the order in which a reader can run them: `make run` and the heads of recipes leave what README goes on from.
@@ -171,13 +172,12 @@ def planned() -> dict[str, tuple[DictConfig, str]]:
     found = {}
     for command in COMMANDS:
         for texts, cfg in command.jobs() if command.script == "train.py" else []:
-            if "work" not in cfg:
+            if "call" in cfg or not cfg.planned:
                 continue
-            pattern = cfg.work.build.get("contract", {}).get("pattern", {"chunk_frames": 1})
-            small = ["planner.device_flops=1e12", f"num_frames={2 * pattern.get('chunk_frames')}", *_shallow(cfg)]
+            small = ["planner.device_flops=1e12", f"num_frames={2 * cfg.pattern.chunk_frames}", *_shallow(cfg)]
             cfg = composed("train", [*texts, *small])
             plain = resolved(cfg)
-            found[str((plain["work"], plain["planner"]))] = cfg, names(command)
+            found[str((plain["stage"], plain["planner"]))] = cfg, names(command)
     return found
 
 
@@ -189,5 +189,5 @@ def _shallow(cfg: DictConfig) -> list[str]:
 @pytest.mark.acceptance
 def test_every_printed_stage_can_be_planned():
     for cfg, name in planned().values():
-        work = instantiate(cfg.work, _convert_="all")
-        assert plan(work["build"], work["optimizer"], instantiate(cfg.planner)).flops_per_step > 0, name
+        (build, num_layers), run = described(cfg), instantiate(cfg.planner)
+        assert plan(run, needs(build, run, num_layers=num_layers)).flops_per_step > 0, name

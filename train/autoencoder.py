@@ -119,6 +119,13 @@ class AutoencoderStage(L.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss + self.latent_penalty * latents.square().mean()
 
+    @property
+    def sample_tokens(self) -> int:
+        """Latent cells of the crops of a training clip."""
+        data, config = self.trainer.datamodule, self.network.model.config  # type: ignore[attr-defined]
+        cells = (data.crop_frames // config.temporal_stride) * (data.crop_size // config.spatial_stride) ** 2
+        return data.crops_per_clip * cells
+
     def configure_optimizers(self):  # Lightning's own union of a dozen types
         return self.network.optimizers()
 

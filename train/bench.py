@@ -5,6 +5,7 @@ the same machine does in the same time when it only multiplies matrices.
 """
 
 import logging
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,61 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.utils import instantiate
+from jaxtyping import Float
 from omegaconf import DictConfig
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from configs.command.main import command
+from data.batch import LatentBatch, random_latents
+from gwm.chunks import ChunkPattern, whole_clip
+from gwm.clip import NoisedClip, clip_velocity, teacher_forced_velocity
+from gwm.config import DiTConfig
+from gwm.dit import DiT
 from gwm.files.outputs import check_output
 from gwm.report.machine import processor
 from gwm.weights import write_json
+from train.flow import clean_weight, velocity_loss
 from train.learner import OptimizerFactory
-from train.measure import PRECISIONS, autocast, measure_pass
+from train.measure import PRECISIONS, Meter, autocast
 from train.peak import matmul_flops, timed
-from train.work import WorkBuilder
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Flow matching on a latent grid of any shape: teacher forcing under `pattern`, bidirectional without one."""
+
+    dit: DiTConfig
+    batch_size: int
+    num_frames: int
+    height: int
+    width: int
+    pattern: ChunkPattern | None
+
+    @property
+    def tokens(self) -> int:
+        return self.batch_size * self.num_frames * self.height * self.width // self.dit.patch**2
+
+    def batch(self) -> LatentBatch:
+        return random_latents(self.dit, (self.batch_size, self.num_frames), (self.height, self.width))
+
+    def loss(self, model: DiT, batch: LatentBatch) -> Float[Tensor, ""]:
+        x0, sigma = batch.x0, torch.rand(self.batch_size, self.num_frames)
+        clip = NoisedClip(x0, sigma, batch.reference, batch.condition)
+        if self.pattern is None:
+            velocity = clip_velocity(model, clip, whole_clip(self.num_frames + 1, first_frames=1))
+        else:
+            velocity = teacher_forced_velocity(model, clip, self.pattern, history=x0)
+        weight, levels = torch.ones(self.height, self.width), clean_weight(sigma, self.dit)
+        return velocity_loss(velocity, x0, torch.randn_like(x0), weight, level_weight=levels)
+
+
 def bench(
-    build: WorkBuilder, optimizer: OptimizerFactory, *, precision: str, device: str, steps: int, warmup_steps: int
+    geometry: Geometry, optimizer: OptimizerFactory, *, precision: str, device: str, steps: int, warmup_steps: int
 ) -> dict[str, Any]:
-    """Measured speed of one stage's step, with what it is compared with.
+    """Measured speed of a step, with what it is compared with.
 
     Raises:
         ValueError: no step to time, or an unknown precision.
@@ -41,26 +78,28 @@ def bench(
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device=cuda needs a GPU that torch sees, and there is none. Use device=cpu.")
     with FakeTensorMode(allow_non_fake_inputs=True):  # constants of modules, made on import
-        planned = build()
-        counts = [measure_pass(planned, one, precision) for one in planned.passes]
+        model, batch = DiT(geometry.dit), geometry.batch()
+        meter = Meter(model.parameters())
+        with meter:
+            with autocast(precision):
+                loss = geometry.loss(model, batch)
+            loss.backward()
     with torch.device(device):
-        work = build()
-        parameters = [p for model in work.trained for p in model.parameters()]
-        made = optimizer(parameters)
+        model, batch = DiT(geometry.dit), geometry.batch()
+        made = optimizer(model.parameters())
 
         def step() -> None:
             made.zero_grad()
-            for one in work.passes:
-                with autocast(precision):
-                    loss = one.compute()
-                loss.backward()
+            with autocast(precision):
+                loss = geometry.loss(model, batch)
+            loss.backward()
             made.step()
 
         for _ in range(warmup_steps):
             step()
         times = np.array([timed(step, device) for _ in range(steps)])
     peak = matmul_flops(PRECISIONS[precision], device)
-    flops = sum(flops for _, flops in counts)
+    flops = float(meter.flops)
     seconds = float(np.median(times))
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
@@ -68,18 +107,19 @@ def bench(
         "torch": torch.__version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "precision": precision,
-        "parameters": sum(p.numel() for p in parameters),
-        "tokens_per_step": work.tokens,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens_per_step": geometry.tokens,
         "step_ms_p50": round(1000 * seconds, 2),
         "step_ms_p95": round(1000 * float(np.quantile(times, 0.95)), 2),
         "steps": steps,
-        "tokens_per_s": round(work.tokens / seconds, 1),
+        "tokens_per_s": round(geometry.tokens / seconds, 1),
         "flops_per_step": flops,
         "matmul_flops_per_s": round(peak),
         "share_of_matmul_peak": round(flops / seconds / peak, 4),
-        "planned_activation_bytes": max(kept for kept, _ in counts),
     }
     if device == "cuda":
+        # Planned: besides weights and optimizer, gradients included.
+        result["planned_activation_bytes"] = max(meter.peaks)
         result["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
     return result
 

@@ -70,7 +70,7 @@ class Learner(nn.Module, Generic[Network]):
         super().__init__()
         self.model: Network = model if lora is None else _adapted(model, lora)
         self.ema = AveragedModel(self.model, multi_avg_fn=warm_ema(ema_decay)).requires_grad_(False)
-        self._optimizer, self._schedule_steps, self._warmup_steps = optimizer, schedule_steps, warmup_steps
+        self.make_optimizer, self._schedule_steps, self._warmup_steps = optimizer, schedule_steps, warmup_steps
 
     def update_ema(self) -> None:
         """Move the average towards the weights; the first call copies them."""
@@ -84,7 +84,7 @@ class Learner(nn.Module, Generic[Network]):
         return self.ema.module  # type: ignore[return-value]  # AveragedModel keeps a copy of what it was given
 
     def optimizers(self) -> dict[str, Any]:
-        optimizer = self._optimizer([p for p in self.model.parameters() if p.requires_grad])
+        optimizer = self.make_optimizer([p for p in self.model.parameters() if p.requires_grad])
         # Not in on_train_batch_end: callbacks come first there, and a checkpoint would lack the step's average.
         self.ema_hook = optimizer.register_step_post_hook(lambda *_: self.update_ema())
         return warmup_cosine(optimizer, warmup_steps=self._warmup_steps, total_steps=self._schedule_steps)

@@ -12,51 +12,38 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from configs.command.main import command
 from gwm.weights import write_json
-from train.plan import Needs, PlannedRun, needs, plan
-from train.work import WorkBuilder
+from train.needs import PlannedRun, described, needs
+from train.plan import plan
 
 log = logging.getLogger(__name__)
 
 NOWHERE = "planned"  # no folder has this name: the plan is of the configured model, not of one that lies around
 
 
-Known = dict[tuple[Any, ...], Needs]  # what was counted already, by the description of the work
+def stage_plans(recipe: str, stage: str, *, devices: Sequence[int], device_flops: float) -> dict[str, Any] | None:
+    """Plans of one stage by number of devices; None of a stage that trains nothing, or on one device alone.
 
-
-def stage_plans(
-    recipe: str, stage: str, *, devices: Sequence[int], device_flops: float, known: Known
-) -> dict[str, Any] | None:
-    """Plans of one stage by number of devices; None of a stage that trains nothing. Needs an initialised Hydra."""
+    Needs an initialised Hydra.
+    """
     options = [f"stage={stage}", f"experiment={recipe}", f"base={NOWHERE}", f"name={NOWHERE}"]
     cfg = compose("train", options, return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
-    if "work" not in cfg:
+    if "call" in cfg or cfg.data.batch_size < max(devices):
         return None
-    work = instantiate(cfg.work, _convert_="all")
     run: PlannedRun = replace(instantiate(cfg.planner), device_flops=device_flops)
-    counted = _needs(work["build"], OmegaConf.to_yaml(cfg.work.build, resolve=True), run, known)
-    made = {
-        count: plan(work["build"], work["optimizer"], replace(run, devices=count), counted=counted) for count in devices
-    }
+    build, num_layers = described(cfg)
+    found = needs(build, run, num_layers=num_layers)
+    made = {count: plan(replace(run, devices=count), found) for count in devices}
     rows = {
-        str(count): asdict(found) | {"device_bytes": found.device_bytes, "days": cfg.trainer.max_steps / steps}
-        for count, found in made.items()
-        for steps in [found.steps_per_day * _updates(cfg)]
+        str(count): asdict(one) | {"device_bytes": one.device_bytes, "days": cfg.trainer.max_steps / steps}
+        for count, one in made.items()
+        for steps in [one.steps_per_day * _updates(cfg)]
     }
     return {"batch_size": run.batch_size, "updates": cfg.trainer.max_steps, "devices": rows}
-
-
-def _needs(build: WorkBuilder, described: str, run: PlannedRun, known: Known) -> Needs:
-    """Needs of a stage; of stages that compute the same, such as dmd and long, those of the first are used."""
-    assert run.device_batch is not None, "recipes of published models say what a device computes at once"
-    key = described, run.device_batch, run.precision, run.checkpointed
-    if key not in known:
-        known[key] = needs(build, at_once=run.device_batch, precision=run.precision, checkpointed=run.checkpointed)
-    return known[key]
 
 
 def _updates(cfg: DictConfig) -> float:
@@ -69,9 +56,9 @@ def main(cfg: DictConfig) -> None:
     own = HydraConfig.instance().cfg
     for recipe in cfg.recipes:
         stages = compose("train", ["stage=causal", f"experiment={recipe}", f"base={NOWHERE}"]).recipe.stages
-        found, known = {}, Known()
+        found = {}
         for stage in stages:
-            row = stage_plans(recipe, stage, devices=cfg.devices, device_flops=cfg.device_flops, known=known)
+            row = stage_plans(recipe, stage, devices=cfg.devices, device_flops=cfg.device_flops)
             if row is not None:
                 found[stage] = row
                 log.info("%s, stage=%s: %.1f GB a device of %d", recipe, stage, _gigabytes(row), cfg.devices[-1])

@@ -38,6 +38,12 @@ class DiTStage(L.LightningModule):
         if isinstance(batch, LatentBatch):  # else pairs of noise and clip, whose conditions the teacher had
             batch.conditions = with_drawn_keyframes(batch, config=self.contract.dit, seed=self.seed).conditions
 
+    @property
+    def sample_tokens(self) -> int:
+        """Tokens of a training clip, besides those of its reference image."""
+        height, width = self.contract.latent_grid
+        return latent_data(self).num_frames * height * width // self.contract.dit.patch**2
+
     def configure_optimizers(self) -> Any:  # Lightning's own union of a dozen types
         return self.network.optimizers()
 

@@ -1,18 +1,18 @@
 """Speed of training in the log, and the loss of the whole batch."""
 
 from collections import deque
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.steps import StepData
-from train.measure import PRECISIONS, measure_pass
+from train.measure import PRECISIONS
+from train.needs import Needs
 from train.peak import matmul_flops
-from train.work import WorkBuilder
 
 WINDOW = 20  # updates over which speed is averaged
 
@@ -23,11 +23,13 @@ class Throughput(L.Callback):
 
     mfu, model FLOP utilisation: operations of forward and backward without what checkpointing computes again, over what
     the device does when it only multiplies matrices (`device_flops`; None: measured).
-    build: what a pass computes; without it, tokens and mfu are not known.
+    needs: what a pass computes on one of so many devices; without it, tokens and mfu are not known.
     """
 
-    def __init__(self, *, build: WorkBuilder | None, precision: str, device_flops: float | None) -> None:
-        self.build, self.precision, self.device_flops = build, precision, device_flops
+    def __init__(
+        self, *, precision: str, device_flops: float | None, needs: Callable[[int], Needs] | None = None
+    ) -> None:
+        self.needs, self.precision, self.device_flops = needs, precision, device_flops
         self.tokens, self.flops, self.batch_size, self.passes = 0, 0.0, 0, 1
         self._ends: deque[float] = deque(maxlen=WINDOW + 1)
         self._losses: list[Tensor] = []
@@ -35,16 +37,15 @@ class Throughput(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(..., datamodule)
         assert isinstance(data, StepData), type(data)
-        at_once, self.passes = data.split(trainer.world_size)
+        _, self.passes = data.split(trainer.world_size)
         self.batch_size = data.batch_size
         self._ends.clear()
         self._losses.clear()
-        if self.build is None:
+        if self.needs is None:
             return
-        with FakeTensorMode(allow_non_fake_inputs=True):  # constants of modules, made on import
-            work = self.build(batch_size=at_once)
-            self.flops = self.passes * sum(measure_pass(work, one, self.precision)[1] for one in work.passes)
-        self.tokens = work.tokens * self.passes * trainer.world_size
+        found = self.needs(trainer.world_size)
+        self.flops = self.passes * (found.flops - found.flops_again)
+        self.tokens = found.tokens * self.passes * trainer.world_size
         if self.device_flops is None:
             self.device_flops = matmul_flops(PRECISIONS[self.precision], pl_module.device.type)
 

@@ -19,7 +19,7 @@ from tests.distill.test_roles import BOTH, stage
 from tests.gwm.test_lora import velocity
 from tests.tiny import DIT, tiny_dit, trainable
 from tests.train.test_resume import run, weights
-from train.measure import SavedTensors, checkpoint_blocks
+from train.measure import Meter, checkpoint_blocks
 
 OFFLOADED: dict[str, Any] = {"lora": BOTH | {"student_base": "own"}, "offload": True}
 
@@ -83,14 +83,15 @@ def test_a_backward_pass_has_one_block_at_a_time_there(monkeypatch: pytest.Monke
         critic, twin, a_block = critic_on_the_host(num_layers)
         if checkpointed:
             assert checkpoint_blocks([critic]) == num_layers
-        saved = SavedTensors([critic])
-        with saved.watching():
+        meter = Meter()
+        with meter:
             loss = velocity(critic).square().mean()
+        kept = meter.alive
         loss.backward()
         velocity(twin).square().mean().backward()
         for found, wanted in zip(trainable(critic), trainable(twin), strict=True):
             torch.testing.assert_close(found.grad, wanted.grad)
-        return saved.bytes, a_block
+        return kept, a_block
 
     (two, a_block), (four, _) = (kept_bytes(layers, True) for layers in (2, 4))
     assert four - two < a_block / 2

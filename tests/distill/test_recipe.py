@@ -17,6 +17,7 @@ from gwm.weights import save_weights
 from tests.test_configs import composed
 from tests.tiny import tiny_dit
 from train.measure import checkpoint_blocks
+from train.needs import described, needs, planned_contract
 from train.networks import dit_header
 from train.plan import Plan, plan
 
@@ -35,7 +36,7 @@ def recipe(folder: Path, *options: str) -> DictConfig:
 
 
 def saved_networks(cfg: DictConfig, folder: Path) -> Contract:
-    contract = instantiate(cfg.work.build.contract, _convert_="all")
+    contract = planned_contract(cfg, None)
     for name in ("bidirectional", "consistency"):
         model = tiny_dit(contract.dit)
         save_weights(folder / name / "weights", model.state_dict(), dit_header(contract))
@@ -73,14 +74,14 @@ def test_the_recipe_trains_adapters_and_the_voices_alone(tmp_path: Path):
 
 
 def planned(cfg: DictConfig) -> Plan:
-    made: Any = instantiate(cfg.work, _convert_="all")
-    return plan(made["build"], made["optimizer"], instantiate(cfg.planner))
+    (build, num_layers), how = described(cfg), instantiate(cfg.planner)
+    return plan(how, needs(build, how, num_layers=num_layers))
 
 
 def test_its_plan_counts_two_bases_one_of_them_on_the_host(tmp_path: Path):
     cfg = recipe(tmp_path)
     found = planned(cfg)
-    model = tiny_dit(instantiate(cfg.work.build.contract, _convert_="all").dit)
+    model = tiny_dit(planned_contract(cfg, None).dit)
     base, adapted = sum(p.numel() for p in model.parameters()), with_lora(model, LoRAConfig(rank=2))
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert (found.trained_parameters, found.host_bytes) == (2 * trainable, 4 * base)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from distill.consistency import ConsistencyStage
 from gwm.chunks import ChunkPattern
@@ -20,6 +20,7 @@ from tests.tiny import tiny_vae
 from tests.train import test_resume
 from tests.train.test_resume import dmd, network, run, weights
 from train.causal import CausalStage
+from train.needs import described, planned_contract
 from train.networks import load_dit
 
 FRAMES = 6  # two chunks of three
@@ -80,8 +81,10 @@ def test_a_plan_has_the_chunks_of_the_model_that_a_stage_starts_from(chains: dic
     """Only stage=causal says how long they are."""
     for chunk, folders in chains.items():
         cfg = composed("train", ["stage=dmd", "runs=/nowhere", f"stage.init={folders['consistency']}"])
-        found = instantiate(cfg.work.build.contract, _convert_="all")
+        found = planned_contract(cfg, cfg.stage.init)
         assert (found.pattern.chunk_frames, found.dit.dim) == (chunk, 32)
         cfg = composed("train", ["stage=causal", "runs=/nowhere", f"init={folders['bidirectional']}"])
         cfg.stage.pattern.chunk_frames = 2
-        assert instantiate(cfg.work.build.contract, _convert_="all").pattern.chunk_frames == 2
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            stage: Any = described(cfg)[0](None)[0]
+        assert stage.contract.pattern.chunk_frames == 2

@@ -5,41 +5,40 @@ import json
 import runpy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from gwm.config import DiTConfig
+from gwm.dit import DiT
 from serve.bench.case import SHAPES, Case
 from tests.tiny import DIT
 from tests.wan import published
-from train import work
-from train.bench import bench
-from train.plan import PlannedRun, plan
+from train.bench import Geometry, bench
+from train.needs import planned_contract
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-BUILD = partial(work.geometry, DIT, batch_size=2, num_frames=3, height=4, width=4, pattern=None)
+GEOMETRY = Geometry(dit=DIT, batch_size=2, num_frames=3, height=4, width=4, pattern=None)
 ADAM = partial(torch.optim.AdamW, lr=1e-3)
+ATEN: Any = torch.ops.aten
+ON_CPUS = {  # what PyTorch's own counter lacks
+    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
+        *shapes[:4]
+    ),
+}
 
 
 def test_speed_share_and_operations_agree():
-    found = bench(BUILD, ADAM, precision="32-true", device="cpu", steps=3, warmup_steps=1)
-    flops = plan(
-        BUILD,
-        ADAM,
-        PlannedRun(
-            batch_size=2,
-            device_batch=None,
-            precision="32-true",
-            devices=1,
-            sharded=False,
-            checkpointed=False,
-            device_flops=1.0,
-        ),
-    ).flops_per_step
+    found = bench(GEOMETRY, ADAM, precision="32-true", device="cpu", steps=3, warmup_steps=1)
+    with FlopCounterMode(display=False, custom_mapping=ON_CPUS) as counter:
+        GEOMETRY.loss(DiT(DIT), GEOMETRY.batch()).backward()
+    flops = counter.get_total_flops()
     assert found["flops_per_step"] == flops and found["tokens_per_step"] == 2 * 3 * 4
     seconds = found["step_ms_p50"] / 1000
     assert found["tokens_per_s"] * seconds == pytest.approx(24, rel=0.01)
@@ -65,11 +64,11 @@ def test_the_wan_geometry_is_that_of_its_1_3_b_model():
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("bench_train", ["geometry=wan2_1_1_3b"])
-    build = instantiate(cfg.geometry, _convert_="all")
+    geometry = instantiate(cfg.geometry, _convert_="all")
     with torch.device("meta"):
-        made = build()
-    assert sum(p.numel() for p in made.trained[0].parameters()) == 1_418_996_800
-    assert made.tokens == 20 * 30 * 52
+        model = DiT(geometry.dit)
+    assert sum(p.numel() for p in model.parameters()) == 1_418_996_800
+    assert geometry.tokens == 20 * 30 * 52
 
 
 def test_nano_is_one_shape_wherever_it_is_timed():
@@ -77,8 +76,8 @@ def test_nano_is_one_shape_wherever_it_is_timed():
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         timed = instantiate(compose("bench_train").geometry.dit)
-        cfg = compose("train", ["stage=causal"])
-    trained = instantiate(cfg.work.build.contract, vae=str(CONFIGS.parent / "weights" / "vae"), _convert_="all").dit
+        cfg = compose("train", ["stage=causal", f"vae={CONFIGS.parent / 'weights' / 'vae'}"])
+    trained = planned_contract(cfg, None).dit
     served = Case(shape="nano", height=128, width=128).contract().dit
     assert timed == trained
     assert dataclasses.replace(served, place_grid=trained.place_grid) == trained
@@ -95,4 +94,4 @@ def test_a_missing_gpu_is_named():
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(RuntimeError, match="device=cuda needs a GPU"):
-        bench(BUILD, ADAM, precision="32-true", device="cuda", steps=1, warmup_steps=0)
+        bench(GEOMETRY, ADAM, precision="32-true", device="cuda", steps=1, warmup_steps=0)

@@ -1,6 +1,5 @@
 """The log's numbers of speed belong together, and say what was declared."""
 
-from functools import partial
 from typing import Any
 
 import lightning as L
@@ -10,14 +9,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from data.batch import PixelBatch, StepData
-from tests.tiny import DIT
-from train import work
 from train.accumulation import Accumulation
-from train.plan import PlannedRun, plan
+from train.needs import Needs
 from train.throughput import Throughput
 
 BATCH, PASS_S = 4, 0.05
-BUILD = partial(work.geometry, DIT, num_frames=3, height=4, width=4, pattern=None)
+TOKENS, FLOPS, AGAIN = 7, 1e6, 3e5  # of a sample
 
 
 class Numbers(Dataset[Any]):
@@ -83,8 +80,14 @@ def turned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.throughput.perf_counter", clock)
 
 
-def run(module: L.LightningModule, *, device_batch: int | None, build: Any = None) -> dict[str, float]:
-    throughput = Throughput(build=build, precision="32-true", device_flops=1e9)
+def counted(samples: int) -> Needs:
+    """A pass over so many samples; what checkpoints compute again does not count."""
+    nothing = dict.fromkeys(Needs._fields, 0)
+    return Needs(**nothing | {"tokens": samples * TOKENS, "flops": samples * FLOPS, "flops_again": samples * AGAIN})
+
+
+def run(module: L.LightningModule, *, device_batch: int | None, needs: Any = None) -> dict[str, float]:
+    throughput = Throughput(needs=needs, precision="32-true", device_flops=1e9)
     trainer = L.Trainer(
         accelerator="cpu", max_steps=4, logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, callbacks=[Accumulation(), throughput],
@@ -95,22 +98,16 @@ def run(module: L.LightningModule, *, device_batch: int | None, build: Any = Non
 
 @pytest.mark.parametrize("device_batch", [None, 1])
 def test_an_update_is_timed_with_all_its_passes(device_batch: int | None):
-    found = run(Slow(), device_batch=device_batch, build=BUILD)
+    found = run(Slow(), device_batch=device_batch, needs=lambda devices: counted((device_batch or BATCH) // devices))
     step_s = PASS_S * BATCH / (device_batch or BATCH)
     assert found["train/batch_loss"] == pytest.approx((BATCH - 1) / 2)
     assert found["speed/step_ms"] == pytest.approx(1000 * step_s)
     assert found["speed/samples_per_s"] == pytest.approx(BATCH / step_s)
-    planned = plan(
-        BUILD, torch.optim.SGD, PlannedRun(
-            batch_size=BATCH, device_batch=device_batch, precision="32-true", devices=1, sharded=False,
-            checkpointed=False, device_flops=1e9,
-        )
-    )  # fmt: skip
-    assert found["speed/tokens_per_s"] == pytest.approx(planned.tokens_per_step / step_s)
-    assert found["speed/mfu"] == pytest.approx(planned.flops_per_step / step_s / 1e9)
+    assert found["speed/tokens_per_s"] == pytest.approx(BATCH * TOKENS / step_s)
+    assert found["speed/mfu"] == pytest.approx(BATCH * (FLOPS - AGAIN) / step_s / 1e9)
 
 
-def test_without_a_description_of_the_work_only_time_is_known():
+def test_without_its_needs_only_time_is_known_of_a_stage():
     found = run(Slow(), device_batch=None)
     assert {name for name in found if name.startswith("speed/")} == {"speed/step_ms", "speed/samples_per_s"}
 

@@ -1,7 +1,6 @@
 """From a folder as the hub has it to a causal stage, with one command line, and back to diffusers."""
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from data.manifest import Manifest, SplitManifest, write_manifest
 from data.shards import Clip, Truth, encode_sample, write_shard
 from gwm.condition.inputs import Conditions
 from gwm.convert import load_wan, without_added
+from gwm.dit import DiT
 from gwm.lora import merged
 from gwm.resolution import Resolution
 from gwm.wan.encoders import UMT5
@@ -39,9 +39,10 @@ from tests.wan import (
     their_velocity,
     with_voices,
 )
+from train.bench import Geometry
 from train.causal import CausalStage
+from train.needs import planned_contract
 from train.networks import dit_header, export_diffusers
-from train.work import geometry
 
 FRAMES, SIZE, TEXT = 20, Resolution(32, 64), 16
 CAPTION = "a woman\u2019s  \uff21 &amp;amp; smiles"  # which Wan reads as: a woman's A & smiles
@@ -272,7 +273,7 @@ def test_a_model_for_other_latents_is_an_error(hub: Path, tmp_path: Path):
 def test_a_run_is_planned_before_anything_is_downloaded(family: str):
     """For the autoencoder for whose latents the family was made."""
     cfg = composed("train", ["stage=causal", f"model={family}", "init=/nowhere", "resolution=704x1280"])
-    contract = instantiate(cfg.work.build.contract, _convert_="all")
+    contract = planned_contract(cfg, cfg.stage.init)
     assert without_added(contract.dit) == published(family)
     assert [spec.name for spec in contract.dit.of_rate("frame")] == ["agent", "user"]
     assert contract.vae == (WAN2_2_VAE if family == "wan2_2_ti2v_5b" else WAN2_1_VAE)
@@ -280,6 +281,6 @@ def test_a_run_is_planned_before_anything_is_downloaded(family: str):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_is_planned_with_all_that_the_family_is_given(family: str):
-    build = partial(geometry, reduced(family), num_frames=2, height=4, width=4, pattern=None)
+    geometry = Geometry(dit=reduced(family), batch_size=1, num_frames=2, height=4, width=4, pattern=None)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        assert build(batch_size=1).passes[0].compute().requires_grad
+        assert geometry.loss(DiT(geometry.dit), geometry.batch()).requires_grad
