@@ -15,7 +15,7 @@ PRODUCTS = ("auto", "pytorch")
 DTYPES = ("float32", "bfloat16")
 PRECISIONS = ("auto", "float32", "bfloat16")
 WAYS = ("ulysses", "tensor")  # as in serve/parallel
-VISION = ("auto", "off")
+VISION = ("auto", "on_request", "off")
 VOICES = ("piper", "kokoro", "espeak", "openai")
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
@@ -140,7 +140,9 @@ class ServerOptions:
     stt: str
     llm: str
     tts: str
-    vision: str  # auto: visitors may show camera and screen, to whatever looks at them here; off: nobody looks
+    # auto: visitors may show camera and screen, to whatever looks at them here, every second; on_request: when they ask
+    # the character to look; off: nobody looks
+    vision: str
     mcp_servers: dict[str, McpOptions]
     trace: str | None  # where spans are sent; None: where the environment says, or nowhere
 
