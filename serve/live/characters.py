@@ -20,11 +20,13 @@ from gwm.media.framing import Framing
 from gwm.media.images import read_image
 from gwm.media.portraits import crop_to_centre, crop_to_face
 from serve.acts import check_numbers
+from serve.live.options import one_of
 from serve.live.speech.knowledge import RULE, Knowledge
+from serve.live.vision.sight import EVERY_SECOND, MODES
 
 log = logging.getLogger(__name__)
 
-FIELDS = {"name", "image", "voice", "personality", "start_script", "manner"}
+FIELDS = {"name", "image", "voice", "personality", "start_script", "manner", "vision"}
 TEXTS = {"name", "image", "personality", "start_script"}
 NAME = re.compile(r"[a-z0-9-]{1,40}")
 
@@ -41,6 +43,7 @@ class Character:
     start_script: str | None = None  # said when somebody comes
     manner: Mapping[str, float] = field(default_factory=dict)  # numbers of the model while nobody sets others
     knowledge: Knowledge | None = None  # documents; None: there are none
+    vision: str = EVERY_SECOND  # how often it may look at what visitors show: of `serve.live.vision.sight.MODES`
     margin: int = 0  # px on each side of the portrait, around what is shown
 
     @property
@@ -81,7 +84,7 @@ def read_character(path: Path, framing: Framing) -> Character:
     if missing or foreign:
         raise ValueError(
             f"{path} has missing fields {sorted(missing)} and foreign fields {sorted(map(str, foreign))}, must have "
-            f"name, image, personality and may have voice, start_script, manner."
+            f"name, image, personality and may have voice, start_script, manner, vision."
         )
     if not NAME.fullmatch(path.stem):
         raise ValueError(f"{path.name} must be named with a-z, 0-9 and -, up to 40 of them: the name is part of a URL.")
@@ -94,7 +97,8 @@ def read_character(path: Path, framing: Framing) -> Character:
     rest = {name: values.get(name) for name in ("voice", "start_script")}
     manner = _manner(path, values)
     name, personality = values["name"], values["personality"]
-    return Character(path.stem, name, portrait, personality, **rest, manner=manner, margin=framing.margin)
+    more = {"manner": manner, "margin": framing.margin}
+    return Character(path.stem, name, portrait, personality, vision=_vision(path, values), **rest, **more)
 
 
 def read_places(folder: Path, framing: Framing) -> dict[str, Character]:
@@ -124,6 +128,13 @@ def _manner(path: Path, values: Mapping[str, Any]) -> dict[str, float]:
     if not isinstance(manner, dict) or not all(type(value) in (int, float) for value in manner.values()):
         raise ValueError(f"{path}: manner={manner!r} must be numbers by name, such as {{liveliness: 0.8, joy: 0.3}}.")
     return {name: float(value) for name, value in manner.items()}
+
+
+def _vision(path: Path, values: Mapping[str, Any]) -> str:
+    vision = values.get("vision", EVERY_SECOND)
+    vision = "off" if vision is False else vision  # what YAML makes of a bare `off`
+    one_of(f"{path}: vision", vision, MODES)
+    return vision
 
 
 def manner_of(character: Character, contract: Contract) -> dict[str, float]:

@@ -12,7 +12,7 @@ LANGUAGE_MODELS = ("rules", "local", "openai")
 OVERLAP = ("auto", "on", "off")
 PRODUCTS = ("auto", "pytorch")
 PRECISIONS = ("auto", "float32", "bfloat16")
-VISION = ("auto", "off")
+VISION = ("auto", "on_request", "off")
 VOICES = ("piper", "kokoro", "espeak", "openai")
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
@@ -89,7 +89,9 @@ class ServerOptions:
     stt: str
     llm: str
     tts: str
-    vision: str  # auto: visitors may show camera and screen, to whatever looks at them here; off: nobody looks
+    # auto: visitors may show camera and screen, to whatever looks at them here, every second; on_request: when they ask
+    # the character to look; off: nobody looks
+    vision: str
     mcp_servers: dict[str, McpOptions]
     trace: str | None  # where spans are sent; None: where the environment says, or nowhere
 

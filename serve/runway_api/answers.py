@@ -88,6 +88,7 @@ class Avatar(Answer):
     processed_image_uri: str | None
     document_ids: list[str]
     tools: list[dict[str, Any]]
+    vision: str
     created_at: Time
     updated_at: Time
     status: Literal["PROCESSING", "READY"]

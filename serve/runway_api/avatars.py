@@ -40,6 +40,7 @@ def create(db: Db, call: Call, query: NoQuery, body: AvatarRequest) -> answers.A
         image=body.reference_image,
         crops_to_face=body.image_processing == "optimize",
         tools=[tool.model_dump() for tool in body.tools],
+        vision=body.vision,
         status="PROCESSING",
         links=_links(db, body.document_ids),
     )
@@ -63,6 +64,7 @@ def change(db: Db, call: Call, query: NoQuery, body: AvatarChange) -> answers.Av
         avatar.voice = checked_voice(db, body.voice)
     if body.tools is not None:
         avatar.tools = [tool.model_dump() for tool in body.tools]
+    avatar.vision = body.vision or avatar.vision
     if body.document_ids is not None:
         avatar.links.clear()
         db.flush()  # the old ones go before the new ones come
@@ -120,6 +122,7 @@ def _shown(call: Call, avatar: Avatar, voices: dict[str, Voice]) -> answers.Avat
         "reference_image_uri": call.file_url(avatar.reference_id),
         "processed_image_uri": call.file_url(avatar.processed_id),
         "tools": [shape_of(tool) for tool in avatar.tools],
+        "vision": avatar.vision,
         "document_ids": [link.document_id for link in avatar.links],
         "created_at": time_of(avatar.created_ms),
         "updated_at": time_of(avatar.updated_ms),

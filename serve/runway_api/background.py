@@ -1,4 +1,4 @@
-"""What takes long: pictures of avatars, voices, films; and what is done from time to time."""
+"""What takes long: pictures of avatars, voices, vectors of documents, films; and what is done from time to time."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,9 @@ from sqlalchemy.orm import Session as Db
 from gwm.optional import MissingPackageError
 from serve.live.http.api import Api
 from serve.live.http.refusals import FullError
+from serve.live.speech.sentence_vectors import TextVectors
 from serve.runway_api.call import Desk
+from serve.runway_api.document_search import PassageWork
 from serve.runway_api.fetch import is_public
 from serve.runway_api.film_work import SOUND_RATE, FilmWork
 from serve.runway_api.films import wav_of
@@ -42,16 +44,21 @@ class Background:
         films: FilmWork,
         retention_days: int | None,
         allows: Callable[[str], bool] = is_public,
+        vectors: TextVectors | None = None,
     ) -> None:
-        """allows: addresses from which files may be fetched."""
+        """allows: addresses from which files may be fetched. vectors: of documents; None: they get none."""
         self.store, self.api, self.desk, self.films = store, api, desk, films
         self.retention_days, self.allows = retention_days, allows
-        self.wake, self.wake_films = asyncio.Event(), asyncio.Event()
+        self.wake, self.wake_films, self.wake_documents = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.passages = None if vectors is None else PassageWork(store, vectors)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._work(self.wake, self._next_small))
             group.create_task(self._work(self.wake_films, self.films.next))
+            if self.passages is not None:
+                await self.passages.begin()
+                group.create_task(self._work(self.wake_documents, self.passages.step))
             group.create_task(self._every(LIFE_S, lambda db: stay_alive(db, self.desk.owner)))
             group.create_task(self._every(LIFE_S, give_up_lost_sessions))
             group.create_task(self._every(TIDY_S, lambda db: delete_old(db, retention_days=self.retention_days)))

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session as Db
 from sqlalchemy.orm import undefer
 
 from serve.live.speech.voice_choice import built_in, wish_of
+from serve.live.vision.sight import EVERY_SECOND
 from serve.runway_api.call import ApiError, not_found
 from serve.runway_api.presets import VOICE_PRESETS, character_of
 from serve.store.tables import Avatar, File, Voice
@@ -27,6 +28,7 @@ class Role:
     voice: dict[str, Any] | None
     picture: bytes
     crops_to_face: bool
+    vision: str = EVERY_SECOND  # how often it may look at what visitors show
 
 
 def role_of(db: Db, *, preset: str | None, avatar_id: str | None, characters: list[str]) -> Role:
@@ -56,6 +58,7 @@ def role_of(db: Db, *, preset: str | None, avatar_id: str | None, characters: li
         voice=wish_for(db, avatar.voice),
         picture=db.get_one(File, avatar.reference_id, options=[undefer(File.data)]).data,
         crops_to_face=avatar.crops_to_face,
+        vision=avatar.vision,
     )
 
 

@@ -1,26 +1,22 @@
-"""Documents that avatars know: kept here, and searched for what they say to a question."""
-
-import asyncio
-import logging
+"""Documents that avatars know."""
 
 from sqlalchemy import delete, select
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session as Db
 from sqlalchemy.orm import undefer
 
-from serve.live.speech.knowledge import Passage, PassageIndex
 from serve.runway_api import answers
 from serve.runway_api.answers import Listed, UsedBy, time_of
 from serve.runway_api.call import Call, not_found
 from serve.runway_api.requests import DocumentChange, DocumentQuery, DocumentRequest, NoQuery
-from serve.store.database import Store
 from serve.store.pages import read_page
-from serve.store.tables import Avatar, AvatarDocument, Document, now_ms
+from serve.store.tables import Avatar, AvatarDocument, Document, PassageVectors, now_ms
 
 
 def create(db: Db, call: Call, query: NoQuery, body: DocumentRequest) -> answers.Document:
     document = Document(name=body.name, content=body.content)
     db.add(document)
+    db.flush()
+    db.add(PassageVectors(document_id=document.id))
     db.flush()
     return _whole(db, call, document)
 
@@ -33,6 +29,7 @@ def change(db: Db, call: Call, query: NoQuery, body: DocumentChange) -> None:
     document = found(db, call.id)
     document.name, document.content = body.name or document.name, body.content or document.content
     document.updated_ms = max(now_ms(), document.updated_ms + 1)  # whoever has read it sees that it has changed
+    db.merge(PassageVectors(document_id=document.id, network=None, vectors=b""))
 
 
 def remove(db: Db, call: Call, query: NoQuery, body: None) -> None:
@@ -80,41 +77,3 @@ def _head(document: Document, used_by: list[UsedBy]) -> answers.DocumentHead:
 def _whole(db: Db, call: Call, document: Document) -> answers.Document:
     head = _head(document, _users(db, call, [document.id]).get(document.id, []))
     return answers.Document(content=document.content, **head.model_dump())
-
-
-log = logging.getLogger(__name__)
-
-
-class DocumentSearch:
-    """A `Knowledge` of one session."""
-
-    def __init__(self, store: Store, avatar_id: str) -> None:
-        self.store, self.avatar_id, self.index = store, avatar_id, PassageIndex()
-        self._updated_ms: dict[str, int] = {}  # of documents in the index
-        self._searching = asyncio.Lock()
-
-    async def __call__(self, questions: list[str]) -> list[Passage]:
-        async with self._searching:
-            try:
-                return await self.store.run(lambda db: self._search(db, questions), writes=False)
-            except OperationalError as error:
-                log.warning("answered without documents, as the store does not answer: %s", error.orig)
-                return []
-
-    def _search(self, db: Db, questions: list[str]) -> list[Passage]:
-        self._refresh(db)
-        return self.index.search(questions)
-
-    def _refresh(self, db: Db) -> None:
-        """Read what has changed since the question before."""
-        linked = select(Document.id, Document.updated_ms).join(AvatarDocument)
-        rows = db.execute(linked.where(AvatarDocument.avatar_id == self.avatar_id).order_by(AvatarDocument.position))
-        current = {row.id: row.updated_ms for row in rows}
-        for document_id in self._updated_ms.keys() - current.keys():
-            self.index.remove(document_id)
-        changed = [each for each, updated_ms in current.items() if self._updated_ms.get(each) != updated_ms]
-        for document_id in changed:
-            columns = select(Document.name, Document.content).where(Document.id == document_id)
-            for name, content in db.execute(columns):
-                self.index.add(document_id, name, content)
-        self._updated_ms = current

@@ -16,6 +16,7 @@ from serve.live.http.api import FOR_ANY_PAGE, HEADERS, Api, allow_page
 from serve.live.http.bodies import read_body
 from serve.live.room.door import Door
 from serve.live.room.tokens import Tokens
+from serve.live.speech.sentence_vectors import TextVectors, sentence_vectors
 from serve.live.speech.tools import BackendPlace
 from serve.live.speech.voice_servers import Speech
 from serve.runway_api.background import Background
@@ -250,12 +251,14 @@ async def mounted(
     prints_first_key: bool,
     allows: Callable[[str], bool] = is_public,
     secret: bytes | None = None,
+    make_vectors: Callable[[], TextVectors | None] = sentence_vectors,
 ) -> AsyncIterator[Mounted | None]:
     """Serve the API on `api.app`, as long as the context is open; without a store there is none.
 
     prints_first_key: make a key where there is none, and log it: where only people of this machine can read the log.
     secret: of a fleet, which signs its tokens and gives this server its sessions; None: this server is alone, and
         sessions are asked for here.
+    make_vectors: of documents and questions; what it answers with None searches documents by their words alone.
 
     Raises:
         ValueError: the store cannot be opened.
@@ -267,17 +270,19 @@ async def mounted(
     if prints_first_key:
         await print_first_key(store)
     names = {key: character.name for key, character in api.characters.items()}
-    tokens = Tokens(secret)
-    rooms = Rooms(store, api, tokens, owner=new_id(), url=options.public_url if secret else None)
+    tokens, vectors = Tokens(secret), await asyncio.to_thread(make_vectors)
+    url = options.public_url if secret else None
+    rooms = Rooms(store, api, tokens, owner=new_id(), url=url, vectors=vectors)
     meetings = options.meetings if secret is None else None  # a fleet's servers are not asked
     services, most = (meetings.services, meetings.max_open) if meetings else ({}, 0)
     desk = Desk(rooms.owner, names, speech, rooms.backend_room, make_film.refuses, frozenset(services), most)
     bots = Bots(store, services, owner=rooms.owner)
     films = FilmWork(store, api, desk, make_film=make_film, options=options.films, allows=allows)
-    work = Background(store, api, desk, films=films, retention_days=options.retention_days, allows=allows)
+    days = options.retention_days
+    work = Background(store, api, desk, films=films, retention_days=days, allows=allows, vectors=vectors)
 
     def changed() -> None:
-        for event in (rooms.wake, work.wake, work.wake_films, bots.wake):
+        for event in (rooms.wake, work.wake, work.wake_films, work.wake_documents, bots.wake):
             event.set()
 
     rest = RestApi(
@@ -300,6 +305,8 @@ async def mounted(
     finally:
         await rooms.finish()
         store.close()
+        if vectors is not None:
+            vectors.close()
 
 
 @contextlib.asynccontextmanager

@@ -118,6 +118,7 @@ AnyTool = Annotated[
     Annotated[ClientEvent, Tag("client_event")] | Annotated[BackendRpc, Tag("backend_rpc")], Discriminator("type")
 ]
 MAX_TOOLS = 20
+VisionMode = Literal["off", "on_request", "every_second"]  # how often what a visitor shows may be looked at
 
 
 class AvatarRequest(Shape):
@@ -129,6 +130,7 @@ class AvatarRequest(Shape):
     document_ids: list[Uuid] = Field(default_factory=list, max_length=50)
     image_processing: Literal["optimize", "none"] = "optimize"
     tools: list[AnyTool] = Field(default_factory=list, max_length=MAX_TOOLS)  # of sessions that name none
+    vision: VisionMode = "every_second"
 
 
 class AvatarChange(Shape):
@@ -142,6 +144,7 @@ class AvatarChange(Shape):
     document_ids: list[Uuid] | None = Field(default=None, max_length=50)
     image_processing: Literal["optimize", "none"] | None = None
     tools: list[AnyTool] | None = Field(default=None, max_length=MAX_TOOLS)
+    vision: VisionMode | None = None
 
 
 class DocumentRequest(Shape):
@@ -236,6 +239,7 @@ class SessionRequest(Shape):
     personality: str | None = Field(default=None, min_length=1, max_length=10_000)
     start_script: str | None = Field(default=None, min_length=1, max_length=2_000)
     tools: list[AnyTool] = Field(default_factory=list, max_length=MAX_TOOLS)
+    vision: VisionMode | None = None  # at most; None: as often as the avatar looks
     integration: Annotated[LiveKitRoom | ElevenLabs, Field(discriminator="type")] | None = None
     livekit: LiveKitRoom | None = None
 
@@ -251,6 +255,7 @@ class MeetingRequest(Shape):
     personality: str | None = Field(default=None, min_length=1, max_length=10_000)
     start_script: str | None = Field(default=None, min_length=1, max_length=2_000)
     tools: list[AnyTool] = Field(default_factory=list, max_length=MAX_TOOLS)
+    vision: VisionMode | None = None
 
     def session(self) -> SessionRequest:
         """What its session is asked for with; `tools` that are not named stay unnamed: the avatar's hold."""

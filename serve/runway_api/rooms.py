@@ -18,11 +18,13 @@ from serve.live.http.conversation import Conversation
 from serve.live.http.refusals import FullError
 from serve.live.http.session import BROKEN, OneTimeKey
 from serve.live.room.tokens import Tokens
+from serve.live.speech.sentence_vectors import TextVectors
 from serve.live.speech.tools import BackendPlace, Call
 from serve.live.speech.turns import Event
+from serve.live.vision.sight import MODES
 from serve.runway_api.call import ApiError
 from serve.runway_api.casting import NotReadyError, Role, role_of
-from serve.runway_api.documents import DocumentSearch
+from serve.runway_api.document_search import DocumentSearch
 from serve.runway_api.media import portrait_from
 from serve.runway_api.session_queue import QUEUE_S, SEEN, SessionQueue
 from serve.runway_api.session_tools import session_tools
@@ -44,9 +46,19 @@ ROLES = {"user": "user", "character": "assistant"}
 class Rooms:
     """Call `wake` when the store has changed; `run` until cancelled, and then `finish`."""
 
-    def __init__(self, store: Store, api: Api, tokens: Tokens, *, owner: str, url: str | None = None) -> None:
-        """url: where clients connect; None: where they asked for the session."""
+    def __init__(
+        self,
+        store: Store,
+        api: Api,
+        tokens: Tokens,
+        *,
+        owner: str,
+        url: str | None = None,
+        vectors: TextVectors | None = None,
+    ) -> None:
+        """url: where clients connect; None: where they asked for the session. vectors: of what they ask."""
         self.store, self.api, self.tokens, self.owner, self.url = store, api, tokens, owner, url
+        self.vectors = vectors
         self.wake = asyncio.Event()
         self.open: dict[str, Conversation] = {}
         self.queue = SessionQueue(self._let_in, give_up=self._give_up, tell=self._tell, now_ms=now_ms)
@@ -132,10 +144,12 @@ class Rooms:
             framing, to_face = self.api.framing, role.crops_to_face
             portrait = await self.api.uploads.run(lambda: portrait_from(role.picture, framing, crops_to_face=to_face))
             character = Character(row.avatar_id or "", role.name, portrait, role.personality, role.voice)
-            knowledge = DocumentSearch(self.store, character.key)
-            await knowledge([])  # cut into passages before the first question
+            knowledge = DocumentSearch(self.store, character.key, self.vectors)
+            await knowledge.passages([])  # cut into passages before the first question
             given = replace(character, start_script=role.start_script, knowledge=knowledge)
-            character = replace(given, margin=framing.margin)
+            character = replace(given, margin=framing.margin, vision=role.vision)
+        if row.vision is not None:
+            character = replace(character, vision=min(character.vision, row.vision, key=MODES.index))
         if row.personality is not None:
             character = replace(character, personality=row.personality)
         return character if row.start_script is None else replace(character, start_script=row.start_script)
@@ -201,7 +215,8 @@ class Record:
     def __init__(self, rooms: Rooms, session_id: str, max_s: int, session: Conversation) -> None:
         self.rooms, self.id, self.max_s, self.session = rooms, session_id, max_s, session
         self._met = False
-        self._position, self._role, self._text = -1, "", ""
+        self._position, self._role = -1, ""  # of the last line
+        self._open: dict[str, tuple[int, str]] = {}  # lines that may grow, by role
         self._timer: asyncio.TimerHandle | None = None
 
     def connected(self) -> None:
@@ -212,20 +227,27 @@ class Record:
         self._timer = asyncio.get_running_loop().call_later(self.max_s, stop)
 
     def said(self, event: Event) -> None:
-        """Captions of one side that follow each other are one line."""
+        """Captions of one side that follow each other are one line. Until it answers, what the character says belongs
+        to its line before: its last words may come after what the visitor has written meanwhile."""
+        if event.get("state") == "thinking" and self._role == "user":
+            self._open.pop("assistant", None)
         if event["type"] != "caption":
             return
         role, text = ROLES[event["who"]], event["text"].strip()
-        if role == self._role:
-            self._text = f"{self._text} {text}"
+        if role in self._open and (role == self._role or role == "assistant"):
+            position, before = self._open[role]
+            text = f"{before} {text}"
         else:
-            self._position, self._role, self._text = self._position + 1, role, text
-        position, whole, at_ms = self._position, self._text, now_ms()
-        self.rooms.write(lambda db: _say(db, self.id, position, role, whole, at_ms))
+            position = self._position = self._position + 1
+            self._role = role
+        self._open[role] = position, text
+        at_ms = now_ms()
+        self.rooms.write(lambda db: _say(db, self.id, position, role, text, at_ms))
 
     def called(self, call: Call) -> None:
         """A call has a line of its own."""
         self._position, self._role = self._position + 1, ""
+        self._open.clear()
         position, at_ms = self._position, now_ms()
         self.rooms.write(lambda db: _add_call(db, self.id, position, call, at_ms))
 

@@ -39,6 +39,7 @@ def create(db: Db, call: Call, query: NoQuery, body: SessionRequest) -> Created:
         personality=body.personality,
         start_script=body.start_script,
         tools=_tools(db, body),
+        vision=body.vision,
         integration=body.integration.type if body.integration else "livekit" if body.livekit else None,
         max_s=max_s,
         visitor=visitor_of(call),

@@ -113,6 +113,7 @@ class Avatar(Work):
     image: Mapped[str] = mapped_column(Text)  # where the picture comes from; empty once it is read
     crops_to_face: Mapped[bool]
     tools: Mapped[list[dict[str, Any]]] = mapped_column(default=list)  # of its sessions that name none; as requested
+    vision: Mapped[str] = mapped_column(String(16), default="every_second")  # how often it looks at what visitors show
     reference_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     processed_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     updated_ms: Mapped[int] = mapped_column(BigInteger, default=now_ms)
@@ -126,6 +127,15 @@ class Document(Named):
     name: Mapped[str] = mapped_column(String(255))
     content: Mapped[str] = mapped_column(Text, deferred=True)
     updated_ms: Mapped[int] = mapped_column(BigInteger, default=now_ms, index=True)
+
+
+class PassageVectors(Table):
+    """What the passages of a document mean (`serve.runway_api.document_search`)."""
+
+    __tablename__ = "passage_vectors"
+    document_id: Mapped[str] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True)
+    network: Mapped[str | None] = mapped_column(String(64), index=True)  # that made them; None: they are to be made
+    vectors: Mapped[bytes] = mapped_column(default=b"")
 
 
 class Voice(Work):
@@ -149,6 +159,7 @@ class Session(Work):
     start_script: Mapped[str | None] = mapped_column(Text)
     tools: Mapped[list[dict[str, Any]]]
     integration: Mapped[str | None] = mapped_column(String(32))
+    vision: Mapped[str | None] = mapped_column(String(16))  # None: as often as its avatar may look
     max_s: Mapped[int]
     queued: Mapped[bool] = mapped_column(default=False)
     session_key: Mapped[str | None] = mapped_column(String(100))  # while READY alone

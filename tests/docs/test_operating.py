@@ -7,6 +7,7 @@ from pathlib import Path
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from serve.fleet.gateway import GONE_MS
 from serve.live.avatar import call_queue, engine_process
 from serve.live.gauges import EngineNumbers, Gauges
 from serve.runway_api.session_queue import MAX_WAITING, QUEUE_S
@@ -59,6 +60,7 @@ def test_numbers_on_the_page_are_those_of_the_code():
     assert f"may take {100 * call_queue.CHANGE_SHARE:.0f} % of" in PAGE
     assert f"more than {call_queue.SLOW} times the average" in PAGE
     assert f"queued for {QUEUE_S:.0f} s" in PAGE and f"and {MAX_WAITING} at a small server" in PAGE
+    assert f"(`fleet.gateways`) after {GONE_MS / 1000:.0f} s" in PAGE
     assert f"nothing for {engine_process.STEP_TIMEOUT_S:.0f} s counts as dead" in PAGE
     assert set(re.findall(r"^\| `(\w+_\w+)` \| the session", PAGE, flags=re.MULTILINE)) == set(POLICIES)
 

@@ -180,8 +180,6 @@ class CallQueue:
             share = SLOW * self.cost_s / self.period_s
             over_s = took_s / share if share else 0.0  # nothing has taken any time yet
             line.chunks_due_s = max(_now() - took_s, line.chunks_due_s) + over_s
-        else:
-            self.scheduler.served(session)
         if took_s is not None and call.name == CHANGE:
             line.changes_due_s = max(_now() - took_s, line.changes_due_s) + took_s / CHANGE_SHARE
 

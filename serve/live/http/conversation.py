@@ -48,7 +48,8 @@ class Conversation(PageSession):
         )
         self.agent.on_call, self.agent.observer.trace = self._on_call, parts.trace
         self.backend = BackendPlace()  # answers calls of tools
-        self.sight = None if vision is None else Sight(vision, on_event=self.on_event, spawn=self.spawn)
+        allowed = vision and vision.within(self.character.vision)
+        self.sight = None if allowed is None else Sight(allowed, on_event=self.on_event, spawn=self.spawn)
         self.agent.see(self.sight)
         self._texts = Rate(TEXTS_PER_MINUTE, 60.0)
         self._greeted = False
@@ -97,7 +98,9 @@ class Conversation(PageSession):
 
     def on_message(self, message: dict[str, Any]) -> None:
         text = message.get("text")
-        if message.get("type") == "vision.off" and self.sight is not None:
+        if self.sight is not None and message.get("type") == "vision.on":
+            return self.sight.show(message.get("source"))
+        if self.sight is not None and message.get("type") == "vision.off":
             return self.sight.hide(message.get("source"))
         if not (message.get("type") == "text" and isinstance(text, str) and text.strip()):
             return super().on_message(message)

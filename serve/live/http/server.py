@@ -43,7 +43,7 @@ from serve.live.speech.voice_servers import Speech
 from serve.live.traces import SessionTrace, Traces
 from serve.live.vision.pictures import SOURCES
 from serve.live.vision.reader import Reader, readable
-from serve.live.vision.sight import METHODS, Vision
+from serve.live.vision.sight import EVERY_SECOND, METHODS, ON_REQUEST, Vision
 from serve.scheduler import POLICIES
 
 log = logging.getLogger(__name__)
@@ -136,12 +136,13 @@ async def vision_of(options: ServerOptions, profile: Profile | None) -> Vision |
     """What is done with pictures that visitors show; None: nothing, and none are taken."""
     if options.vision == "off" or profile is None:
         return None
+    mode = ON_REQUEST if options.vision == "on_request" else EVERY_SECOND
     if options.llm == "openai" and await takes_pictures(profile.callers["llm"]):
-        return Vision(SOURCES, None)
+        return Vision(SOURCES, None, mode)
     sources = readable()
     for source in sources:
         log.info("vision: a visitor's %s is looked at by %s, as no model here sees", source, METHODS[source])
-    return Vision(sources, Reader()) if sources else None
+    return Vision(sources, Reader(), mode) if sources else None
 
 
 def session_maker(

@@ -16,6 +16,7 @@ from serve.live.vision.pictures import MAX_PIXELS, PICTURE_BYTES, Picture
 from serve.live.vision.sight import Sight
 
 EVERY_S = 1.0
+REQUESTED_S = 0.2  # until a look that was asked for is seen
 LONGEST_PX = 1280
 QUALITIES = (80, 50, 25)
 VP8_BEGIN = b"\x9d\x01\x2a"  # of a frame that needs no other; RFC 6386, section 9.1
@@ -52,11 +53,12 @@ class KeyFrames(queue.Queue[Any]):
 
 
 class Camera:
-    """Shows `sight` what a track shows, until it is closed."""
+    """Shows `sight` what a track shows, as often as it wants pictures, until it is closed."""
 
     def __init__(self, source: str, track: MediaStreamTrack, receiver: RTCRtpReceiver, sight: Sight) -> None:
         self.source, self.track, self.receiver, self.sight = source, track, receiver, sight
         self._reported = False
+        sight.show(source)
         # Before the receiver starts its decoder. aiortc has no public way to decode less than everything.
         receiver._RTCRtpReceiver__decoder_queue = KeyFrames(self._on_large)  # pyright: ignore
         self._tasks = [asyncio.create_task(work) for work in (self._watch(), self._ask())]
@@ -70,12 +72,16 @@ class Camera:
             while True:
                 frame = await self.track.recv()
                 assert isinstance(frame, av.VideoFrame)
-                self.sight.take(Picture(self.source, await asyncio.to_thread(to_jpeg, frame)))
+                if self.sight.wants(self.source):
+                    self.sight.take(Picture(self.source, await asyncio.to_thread(to_jpeg, frame)))
+        self.sight.hide(self.source)
 
     async def _ask(self) -> None:
         """For the next key frame: a client sends none by itself."""
         while True:
             await asyncio.sleep(EVERY_S)
+            while not self.sight.wants(self.source):
+                await asyncio.sleep(REQUESTED_S)
             for each in self.receiver.getSynchronizationSources():
                 await self.receiver._send_rtcp_pli(each.source)
 

@@ -47,6 +47,8 @@ class Visitor(Participant):
 
     async def admitted(self) -> None:
         await self.conversation.attach(self, self._face)
+        for camera in self._cameras.values():  # published while joining
+            camera.sight.show(camera.source)
 
     def on_audio(self, track: MediaStreamTrack) -> bool:
         """Tracks come in the order in which they were published; the sound of a shared screen is nobody's voice."""
@@ -74,8 +76,13 @@ class Visitor(Participant):
         return True
 
     def on_mute(self, track: models.TrackInfo) -> None:
-        if track.type == models.VIDEO and track.muted and self.conversation.sight is not None:
-            self.conversation.sight.hide(source_of(track))
+        sight, source = self.conversation.sight, source_of(track)
+        if track.type != models.VIDEO or sight is None or source not in sight.vision.sources:
+            return
+        if track.muted:
+            sight.hide(source)
+        else:
+            sight.show(source)
 
     def on_channel(self) -> None:
         self._channel_open.set()

@@ -20,6 +20,7 @@ from serve.live.speech.endpoint_failures import explained, unexpected
 from serve.live.speech.endpoints import Caller, WarmUp
 from serve.live.speech.knowledge import GIVEN_CHARS, Knowledge, Passage, fitting, new_mark, quoted
 from serve.live.speech.recent_messages import recent, tool_rounds
+from serve.live.speech.sight_rules import look_where_asked
 from serve.live.speech.spoken import SpokenText
 from serve.live.vision.pictures import Picture
 from serve.live.vision.sight import Sight
@@ -96,7 +97,10 @@ class EndpointLLM(OpenAILLMService):
         """
         given = await self.get_llm_adapter().get_llm_invocation_params(context, convert_developer_to_user=True)
         parameters = {name: value for name, value in self.build_chat_completion_params(given).items() if _given(value)}
-        if tool_rounds(context.messages) >= TOOL_ROUNDS:
+        rounds = tool_rounds(context.messages)
+        if self.sight is not None and not rounds:
+            self.sight.begin_question()
+        if rounds >= TOOL_ROUNDS:
             parameters.pop("tools", None)
             parameters.pop("tool_choice", None)
         return self._answer(parameters | {"messages": await self._with_passages(parameters["messages"])})
@@ -115,9 +119,11 @@ class EndpointLLM(OpenAILLMService):
             return messages
         passages, last = list[Passage](), messages[places[-1]]
         if self.knowledge is not None:
-            found = await self.knowledge([messages[place]["content"] for place in places[-2:]])
+            found = await self.knowledge.passages([messages[place]["content"] for place in places[-2:]])
             passages += fitting(found, self.known_chars)
         if self.sight is not None:
+            if not self.calls_tools:
+                await look_where_asked(last["content"], self.sight)
             passages += [Passage(seen.title, seen.text) for seen in self.sight.sightings()]
         content: Any = quoted(passages, last["content"], mark=self._mark)
         if self.sight is not None and (pictures := self.sight.pictures()):

@@ -4,13 +4,25 @@ import json
 import re
 import secrets
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
 
 PASSAGE_CHARS = 1_200  # about 300 tokens: some paragraphs of one section
+PIECE_CHARS = (
+    200  # of a passage, that get a vector: a sentence or two, as a vector of many topics is near to none of them
+)
 GIVEN_CHARS = 4_000  # of passages for one question; about 1,000 tokens, and more would delay every answer
 QUERY_WORDS = 64  # of a question, that are searched for
 MIN_WORDS = 2  # of a question; one with fewer, such as "And on Sunday?", is searched together with the one before
+RANKED = 50  # passages of each ranking that are fused
+FUSION = 60  # ranks count as 1 / (FUSION + rank): Cormack et al. 2009, reciprocal rank fusion
+# Cosines of all-MiniLM-L6-v2's vectors: from which a passage may be what a question is about, and from which a piece of
+# it answers. Measured on questions that documents answer, and on small talk: serve/bench/knowledge.py.
+ABOUT, ANSWERS = 0.25, 0.4
 MARK_BYTES = 8
 HEADING = re.compile(r"#{1,6}\s+(.+)")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -35,59 +47,156 @@ class Passage:
     text: str
 
 
-# From what was asked, the latest last, to passages, the best first.
-Knowledge = Callable[[list[str]], Awaitable[list[Passage]]]
+@runtime_checkable
+class Knowledge(Protocol):
+    """Documents of one character."""
+
+    async def passages(self, questions: list[str]) -> list[Passage]:
+        """What is to be known for the latest of the questions, which comes last; the best first."""
+        ...
+
+    async def sentence(self, question: str) -> Passage | None:
+        """A sentence or two that answer a question; None: there are none."""
+        ...
 
 
 class PassageIndex:
-    """Documents cut into passages, ranked by BM25 over English word stems: SQLite's FTS5, in memory.
+    """Documents cut into passages, in memory, ranked by BM25 over English word stems (SQLite's FTS5) and by vectors of
+    what they mean, fused by reciprocal rank.
 
     For one thread at a time.
     """
 
     def __init__(self) -> None:
+        self._pieces = dict[int, list[Passage]]()  # those that have vectors, by the number of their passage
+        self._vectors = dict[int, Float[np.ndarray, "n d"]]()  # of them
         self._db = sqlite3.connect(":memory:", check_same_thread=False)
         self._db.execute(
             "CREATE VIRTUAL TABLE passages USING fts5"
             "(document_id UNINDEXED, document, text, tokenize='porter unicode61 remove_diacritics 2')"
         )
 
-    def add(self, document_id: str, name: str, content: str) -> None:
-        """A document, in the place of the one with this id."""
+    def add(self, document_id: str, name: str, content: str, vectors: Float[np.ndarray, "n d"] | None = None) -> None:
+        """A document, in the place of the one with this id.
+
+        vectors: of its pieces, as `embedded` has them; None: it is ranked by its words alone.
+        """
         self.remove(document_id)
         rows = [(document_id, name, text) for text in cut(content)]
         self._db.executemany("INSERT INTO passages VALUES (?, ?, ?)", rows)
+        parts = [[Passage(name, piece) for piece in pieces(text)] for _, _, text in rows]
+        if vectors is None or len(vectors) != sum(map(len, parts)):
+            return
+        ends = np.cumsum([len(part) for part in parts])[:-1]
+        for number, part, some in zip(self._numbers(document_id), parts, np.split(vectors.astype(np.float32), ends)):
+            if part:
+                self._pieces[number], self._vectors[number] = part, some
 
     def remove(self, document_id: str) -> None:
+        for number in self._numbers(document_id):
+            for kept in (self._pieces, self._vectors):
+                kept.pop(number, None)
         self._db.execute("DELETE FROM passages WHERE document_id = ?", (document_id,))
 
-    def search(self, questions: list[str], *, chars: int = GIVEN_CHARS) -> list[Passage]:
+    def wants_vector(self, *, chars: int = GIVEN_CHARS) -> bool:
+        """Whether a question's vector would rank anything."""
+        return bool(self._vectors) and self._total() > chars
+
+    def search(
+        self, questions: list[str], vector: Float[np.ndarray, " d"] | None = None, *, chars: int = GIVEN_CHARS
+    ) -> list[Passage]:
         """The best passages that have `chars` characters together, or all where all of them fit.
 
-        questions: the latest last.
+        questions: the latest last. vector: of `asked(questions)`.
         """
-        (total,) = self._db.execute("SELECT coalesce(sum(length(text)), 0) FROM passages").fetchone()
-        if total <= chars:
+        if self._total() <= chars:
             return [Passage(*row) for row in self._db.execute("SELECT document, text FROM passages ORDER BY rowid")]
-        words = _searched(questions)
-        if not words:
+        rankings = [self.by_words(questions), [] if vector is None else self.by_meaning(vector)]
+        return list(fitting(self.read(fused(*rankings)[: chars // 100]), chars))
+
+    def by_words(self, questions: list[str]) -> list[int]:
+        """Numbers of passages, the best first, by BM25."""
+        query = " OR ".join(f'"{word}"' for word in content_words(asked(questions))[:QUERY_WORDS])
+        if not query:
             return []
-        query = " OR ".join(f'"{word}"' for word in words[:QUERY_WORDS])
         ranked = self._db.execute(
-            "SELECT document, text FROM passages WHERE passages MATCH ? ORDER BY bm25(passages, 0, 2, 1) LIMIT ?",
-            (query, chars // 100),
+            "SELECT rowid FROM passages WHERE passages MATCH ? ORDER BY bm25(passages, 0, 2, 1) LIMIT ?",
+            (query, RANKED),
         )
-        return list(fitting((Passage(*row) for row in ranked), chars))
+        return [row[0] for row in ranked]
+
+    def by_meaning(self, vector: Float[np.ndarray, " d"]) -> list[int]:
+        """Numbers of passages, the best first, by the largest cosine of their pieces."""
+        cosines = {number: float((some @ vector).max()) for number, some in self._vectors.items()}
+        ranked = sorted((number for number in cosines if cosines[number] >= ABOUT), key=lambda number: -cosines[number])
+        return ranked[:RANKED]
+
+    def closest(self, vector: Float[np.ndarray, " d"]) -> Passage | None:
+        """The piece of all documents that means most nearly the same; None where none is near enough to answer."""
+        found, best = None, ANSWERS
+        for number, some in self._vectors.items():
+            cosines = some @ vector
+            if cosines.max() >= best:
+                found, best = self._pieces[number][int(cosines.argmax())], cosines.max()
+        return found
+
+    def read(self, numbers: Sequence[int]) -> Iterator[Passage]:
+        for number in numbers:
+            yield Passage(
+                *self._db.execute("SELECT document, text FROM passages WHERE rowid = ?", (number,)).fetchone()
+            )
+
+    def _numbers(self, document_id: str) -> list[int]:
+        rows = self._db.execute("SELECT rowid FROM passages WHERE document_id = ? ORDER BY rowid", (document_id,))
+        return [row[0] for row in rows]
+
+    def _total(self) -> int:
+        (total,) = self._db.execute("SELECT coalesce(sum(length(text)), 0) FROM passages").fetchone()
+        return total
 
     def close(self) -> None:
         self._db.close()
+
+
+def fused(*rankings: Sequence[int]) -> list[int]:
+    """One ranking of several, by the sum of their reciprocal ranks."""
+    scores = dict[int, float]()
+    for ranking in rankings:
+        for rank, number in enumerate(ranking, 1):
+            scores[number] = scores.get(number, 0.0) + 1 / (FUSION + rank)
+    return sorted(scores, key=lambda number: -scores[number])
+
+
+def embedded(name: str, content: str) -> list[str]:
+    """Pieces of all passages of a document, as they are made vectors."""
+    return [f"{name}: {piece}" for text in cut(content) for piece in pieces(text)]
+
+
+def pieces(passage: str) -> Iterator[str]:
+    """Whole sentences of at most `PIECE_CHARS` characters together, or one that is longer; no heading."""
+    kept = ""
+    for line in passage.splitlines():
+        for sentence in [] if HEADING.match(line) else SENTENCE_END.split(line):
+            if kept and len(kept) + len(sentence) > PIECE_CHARS:
+                yield kept
+                kept = ""
+            if WORD.search(sentence):
+                kept = f"{kept} {sentence.strip()}".strip()
+    if kept:
+        yield kept
+
+
+def asked(questions: list[str]) -> str:
+    """What is searched for: the latest question, together with the one before where it has too few words."""
+    whole = not questions or len(content_words(questions[-1])) >= MIN_WORDS
+    return " ".join(questions[-1:] if whole else questions[:-3:-1])
 
 
 def cut(content: str) -> Iterator[str]:
     """Passages of at most `PASSAGE_CHARS` characters: whole paragraphs of one section, each under its heading."""
     heading, kept = "", ""
     for paragraph in re.split(r"\n\s*\n|\n(?=#{1,6}\s)|(?<=\n)(?=#{1,6}\s)", content):
-        for piece in _pieces(paragraph.strip()):
+        for piece in _parts(paragraph.strip()):
             found = HEADING.match(piece)
             if kept and (found or len(kept) + len(piece) > PASSAGE_CHARS):
                 yield kept
@@ -125,19 +234,19 @@ def quoted(passages: list[Passage], question: str, *, mark: str) -> str:
 
 def best_sentence(passages: list[Passage], question: str) -> Passage | None:
     """The sentence that shares the most words with a question; None where none shares most of them."""
-    asked = {word[:STEM_CHARS] for word in content_words(question)}
-    sentences = [
+    wanted = {word[:STEM_CHARS] for word in content_words(question)}
+    found = [
         Passage(each.document, sentence.strip())
         for each in passages
         for line in each.text.splitlines()
         for sentence in SENTENCE_END.split(line)
     ]
-    shared = [len(asked & {word[:STEM_CHARS] for word in content_words(each.text)}) for each in sentences]
+    shared = [len(wanted & {word[:STEM_CHARS] for word in content_words(each.text)}) for each in found]
     most = max(shared, default=0)
-    return sentences[shared.index(most)] if most and 2 * most >= len(asked) else None
+    return found[shared.index(most)] if most and 2 * most >= len(wanted) else None
 
 
-def _pieces(paragraph: str) -> Iterator[str]:
+def _parts(paragraph: str) -> Iterator[str]:
     """A paragraph, cut between sentences, or else words, where it is too long for a passage."""
     while len(paragraph) > PASSAGE_CHARS:
         begin = paragraph[:PASSAGE_CHARS]
@@ -147,11 +256,6 @@ def _pieces(paragraph: str) -> Iterator[str]:
         paragraph = paragraph[end:].strip()
     if paragraph:
         yield paragraph
-
-
-def _searched(questions: list[str]) -> list[str]:
-    words = content_words(questions[-1]) if questions else []
-    return words if len(words) >= MIN_WORDS or len(questions) < 2 else [*words, *content_words(questions[-2])]
 
 
 def content_words(text: str) -> list[str]:

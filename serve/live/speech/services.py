@@ -27,8 +27,9 @@ from pipecat.utils.time import time_now_iso8601
 from gwm.media.sound import from_pcm, to_pcm
 from serve.live.low_priority import LowPriority
 from serve.live.speech.call_rules import chosen_call, spoken_result
-from serve.live.speech.knowledge import Knowledge, Passage, best_sentence
+from serve.live.speech.knowledge import Knowledge
 from serve.live.speech.recogniser import SAMPLE_RATE, Recogniser
+from serve.live.speech.sight_rules import about_sight
 from serve.live.speech.tools import Call, Tool, perform
 from serve.live.speech.voices import Voice
 from serve.live.vision.sight import Sight
@@ -144,35 +145,12 @@ class RuleLLM(Answers):
         self.sight: Sight | None = None
 
     async def _reply(self, heard: str) -> str:
-        if self.sight is not None and (seen := about_sight(heard, self.sight)):
-            return seen
-        found = best_sentence(await self.knowledge([heard]), heard) if self.knowledge else None
+        if self.sight is not None:
+            self.sight.begin_question()
+            if seen := await about_sight(heard, self.sight):
+                return seen
+        found = await self.knowledge.sentence(heard) if self.knowledge else None
         return f"{found.document} says: {found.text}" if found else small_talk(heard, name=self.character)
-
-
-SCREEN = re.compile(
-    r"\b(my (screen|window)|on (the|this) screen|read (this|that|it)|(do|can) you see)\b", re.IGNORECASE
-)
-FACE = re.compile(r"\b(my (camera|face)|see me|look at me|do i (look|seem))\b", re.IGNORECASE)
-SPOKEN_CHARS = 200  # of a screen
-
-
-def about_sight(heard: str, sight: Sight) -> str:
-    """What a question about the visitor's screen or face is answered; empty where it is about neither."""
-    source = "camera" if FACE.search(heard) else "screen" if SCREEN.search(heard) else ""
-    if not source:
-        return ""
-    words = {each.source: each.text for each in sight.sightings()}
-    if source not in words:
-        waiting = f"I have not read your {source} yet." if source in sight.shown else f"I do not see your {source}."
-        return f"{waiting} {'Ask again in a moment.' if source in sight.shown else 'You can switch it on below.'}"
-    if source == "camera":
-        return words[source]
-    if not words[source]:
-        return "I can read nothing on your screen."
-    line = best_sentence([Passage("", words[source])], SCREEN.sub("", heard))
-    text = line.text if line else words[source].replace("\n", ", ")
-    return f"On your screen I read: {text[:SPOKEN_CHARS]}."
 
 
 def last_heard(context: LLMContext) -> str:

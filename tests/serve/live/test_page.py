@@ -96,9 +96,43 @@ async def talk(page: Any) -> None:
     captions = "[...document.querySelectorAll('#captions li')].map(line => `${line.className}: ${line.textContent}`)"
     await until(page, f"{captions}.includes('character: {answer}')")
     assert "user: What is your name?" in await page.evaluate(captions)
+    await interrupted(page, captions)
     await page.keyboard.press("Tab")  # out of the text, where letters are letters
     assert await page.is_hidden("#controls")  # until they are asked for: what is said is seen in their place
     await fits(page, "face", "captions", "words", "mic", "camera", "leave")
+
+
+async def interrupted(page: Any, captions: str) -> None:
+    """What is heard of a story after the visitor has written something else stays in the story's line."""
+    await page.keyboard.type("Tell me a story.")
+    await page.keyboard.press("Enter")
+    await until(page, f"{captions}.at(-1).startsWith('character: Let me tell you')")
+    await page.keyboard.type("Goodbye.")
+    await page.keyboard.press("Enter")
+    await until(page, f"{captions}.at(-1) === 'character: {small_talk('Goodbye.', name='Noa')}'")
+    story, said = (await page.evaluate(captions))[-3:-1]
+    assert story.startswith("character cut: Let me tell you") and said == "user: Goodbye."
+    assert await page.evaluate(LATE_WORDS) == [
+        "character cut: Once there was a",
+        "user: Stop.",
+        "character: Yes. I do.",
+    ]
+
+
+# Words that come late: before and after the page is told of the interruption. Then an answer in two parts.
+LATE_WORDS = """(async () => {
+  const { Captions } = await import("/captions.js"), list = document.createElement("ul"), captions = new Captions(list);
+  captions.add("character", "Once there");
+  captions.add("user", "Stop.");
+  captions.add("character", "was");
+  captions.cut();
+  captions.add("character", "a");
+  captions.answer();
+  captions.add("character", "Yes.");
+  captions.answer();
+  captions.add("character", "I do.");
+  return [...list.children].map((line) => `${line.className}: ${line.textContent}`);
+})()"""
 
 
 async def switches(page: Any) -> None:

@@ -16,6 +16,7 @@ from aiohttp.test_utils import TestClient
 from PIL import Image
 
 from serve.live.http.api import Api
+from serve.live.speech.sentence_vectors import TextVectors
 from serve.live.speech.voice_servers import Speak, Speech, VoiceServer
 from serve.runway_api.films import Film, FilmOptions, MakeFilm, Refilm
 from serve.runway_api.meeting_bots import MeetingOptions
@@ -128,6 +129,7 @@ async def running(
     tts: str = "kokoro",
     maker: VoiceServer | None = None,
     meetings: MeetingOptions | None = None,
+    make_vectors: Callable[[], TextVectors | None] = lambda: None,
     films: MakeFilm | None = None,
     upload_mb: float = 16.0,
     **more,
@@ -140,7 +142,8 @@ async def running(
     @contextlib.asynccontextmanager
     async def mount(api: Api) -> AsyncIterator[None]:
         speech, make = Speech(tts, speak, maker), films or Films()
-        async with mounted(api, speech, options=options, make_film=make, prints_first_key=False, **more) as made:
+        given = {"prints_first_key": False, "make_vectors": make_vectors, **more}
+        async with mounted(api, speech, options=options, make_film=make, **given) as made:
             assert made is not None
             stores.append(made.store)
             yield

@@ -9,6 +9,7 @@ from typing import Any
 from pipecat.processors.frame_processor import FrameProcessor
 
 from serve.live.characters import Character
+from serve.live.http.conversation import Conversation
 from serve.runway_api import sessions as rest_sessions
 from serve.store.database import Store
 from serve.store.owners import LOST, SILENT_MS, give_up_lost_sessions
@@ -68,6 +69,72 @@ def test_an_avatar_speaks_its_own_words(tmp_path: Path):
         (session,) = one.kit.admission.sessions.values()
         assert session.character.start_script == "Hi!" and session.character.portrait.shape == (32, 48, 3)
         assert session.character.instruction.startswith("Be brief.")
+        await one.ask("DELETE", path, status=204)
+
+    served(script, tmp_path)
+
+
+def test_a_session_sees_no_more_than_its_avatar_and_its_request_allow(tmp_path: Path):
+    async def script(one: Served) -> None:
+        avatar = await one.ask("POST", "/avatars", AVATAR | {"vision": "on_request"})
+        assert avatar["vision"] == "on_request"
+        whom = {"avatar": {"type": "custom", "avatarId": avatar["id"]}}
+        for more, mode in ((whom, "on_request"), (whom | {"vision": "every_second"}, "on_request")):
+            assert await seen_by(one, more) == mode
+        for more, mode in (({}, "every_second"), ({"vision": "on_request"}, "on_request"), ({"vision": "off"}, None)):
+            assert await seen_by(one, more) == mode
+        await one.ask("PATCH", f"/avatars/{avatar['id']}", {"name": "Vera"})
+        assert (await one.ask("GET", f"/avatars/{avatar['id']}"))["vision"] == "on_request"
+        changed = await one.ask("PATCH", f"/avatars/{avatar['id']}", {"vision": "off"})
+        assert changed["vision"] == "off" and await seen_by(one, whom | {"vision": "every_second"}) is None
+        for path, body in (("/avatars", AVATAR), ("/realtime_sessions", REQUEST)):
+            await one.ask("POST", path, body | {"vision": "always"}, status=400)
+
+    served(script, tmp_path)
+
+
+async def seen_by(one: Served, more: dict[str, Any]) -> str | None:
+    """How often a session with this request looks at what is shown; None: never."""
+    path, _ = await opened(one, **more)
+    (session,) = one.kit.admission.sessions.values()
+    assert isinstance(session, Conversation)
+    mode = None if session.sight is None else session.sight.vision.mode
+    await one.ask("DELETE", path, status=204)
+    async with asyncio.timeout(DEADLINE_S):
+        while one.kit.admission.sessions:
+            await asyncio.sleep(0.02)
+    return mode
+
+
+def test_words_that_come_after_what_was_written_meanwhile_belong_to_the_line_before(tmp_path: Path):
+    async def script(one: Served) -> None:
+        path, _ = await opened(one)
+        (session,) = one.kit.admission.sessions.values()
+        record = session.witness
+        assert record is not None
+
+        def said(who: str, text: str) -> None:
+            record.said({"type": "caption", "who": who, "text": text})
+
+        thinking = {"type": "state", "state": "thinking"}
+        said("character", "Once there")
+        said("user", "Stop.")
+        said("character", "was")  # heard before the server knew
+        said("user", "Please.")
+        record.said(thinking)
+        said("character", "Yes.")
+        record.said(thinking)  # asked again after a tool: nobody spoke meanwhile
+        said("character", "I stop.")
+        await asyncio.sleep(0)
+        conversation = path.replace("realtime_sessions", "avatar_conversations")
+        async with asyncio.timeout(DEADLINE_S):
+            while len(lines := (await one.ask("GET", conversation))["transcript"]) < 3 or "stop" not in str(lines):
+                await asyncio.sleep(0.02)
+        assert [(line["role"], line["content"]) for line in lines] == [
+            ("assistant", "Once there was"),
+            ("user", "Stop. Please."),
+            ("assistant", "Yes. I stop."),
+        ]
         await one.ask("DELETE", path, status=204)
 
     served(script, tmp_path)

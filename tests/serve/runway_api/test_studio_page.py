@@ -56,6 +56,7 @@ def test_a_character_is_made_changed_talked_to_read_about_and_deleted(tmp_path: 
             await documents(one, page)
             await tools(page)
             await arguments(page)
+            await page.check("[name=asked]")
             await page.click(".save .primary")
             await until(
                 page,
@@ -64,6 +65,7 @@ def test_a_character_is_made_changed_talked_to_read_about_and_deleted(tmp_path: 
             (made,) = (await one.ask("GET", "/avatars"))["data"]
             assert (made["name"], made["startScript"], made["status"]) == (NAME, "Hi!", "READY")
             assert made["voice"]["presetId"] == "max" and len(made["documentIds"]) == 1
+            assert made["vision"] == "on_request"
             assert [tool["name"] for tool in made["tools"]] == ["click", "highlight", "order"]
             sizes, address = made["tools"][2]["parameters"]
             assert (sizes["type"], sizes["items"]) == ("array", {"type": "integer"})
@@ -189,9 +191,13 @@ async def changed(one: Served, page: Any, avatar: str) -> None:
     """A name that looks like HTML is text everywhere; a change is kept."""
     assert await page.text_content("h1") == NAME and await page.locator("h1 img").count() == 0
     await page.fill("[name=name]", "Vera")
+    assert await page.is_checked("[name=sees]") and await page.is_checked("[name=asked]")
+    await page.uncheck("[name=sees]")
+    assert await page.is_disabled("[name=asked]")
     await page.click(".save .primary")
     await until(page, "document.querySelector('h1')?.textContent === 'Vera'")
-    assert (await one.ask("GET", f"/avatars/{avatar}"))["name"] == "Vera"
+    kept = await one.ask("GET", f"/avatars/{avatar}")
+    assert (kept["name"], kept["vision"]) == ("Vera", "off")
     line = await page.text_content("[aria-label='Line for the page']")
     assert f'data-avatar="{avatar}"' in line and "/widget.js" in line
 

@@ -101,6 +101,7 @@ function leave(message = "") {
 
 function receive(event) {
   if (event.type === "state") {
+    if (event.state === "thinking") captions.answer();
     show(sounds() ? event.state : paused() ? "paused" : "walking");
     if (!sounds()) keys.repeat();
     if (event.state !== "listening") fail(""); // what went wrong is over
@@ -112,8 +113,10 @@ function receive(event) {
   else if (event.type === "numbers") $("n-lead").textContent = `${event.lead_ms} ms`;
   else if (event.type === "vision") {
     offer = event;
+    vision.offered(event);
     offerVision();
-  } else if (event.type === "vision.seen") showRead(event);
+  } else if (event.type === "vision.look") vision.look(event.source);
+  else if (event.type === "vision.seen") showRead(event);
   else if (event.type === "error" || event.type === "notice") fail(event.message);
   else if (event.type === "ended") leave(event.message);
 }
@@ -140,7 +143,7 @@ function toggleVision(source) {
 function showSeeing(shown) {
   for (const source of ["camera", "screen"]) $(source).setAttribute("aria-pressed", shown.includes(source));
   $("seeing").hidden = !shown.length;
-  $("seeing").querySelector("span").textContent = seeing("The character", shown, offer?.by);
+  $("seeing").querySelector("span").textContent = seeing("The character", shown, offer ?? {});
   if (!shown.length) $("read").textContent = "";
   $("self").hidden = !shown.includes("camera");
   $("self").srcObject = vision.stream("camera") ?? null;

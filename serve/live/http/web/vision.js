@@ -1,4 +1,4 @@
-// What the visitor shows the character: camera and screen, a picture a second each, from the click until the next one.
+// What the visitor shows the character, from the click until the next one: of camera and screen a picture a second each, or one when the server asks.
 
 import { cause, media, userError } from "./causes.js";
 
@@ -11,6 +11,7 @@ export const canShowScreen = () => Boolean(navigator.mediaDevices?.getDisplayMed
 
 export class Vision {
   #shown = {}; // source: {stream, video, timer}
+  #mode = "every_second"; // or "on_request"
 
   // send: puts a message or bytes on the call. changed: called with the names of what is shown. failed: with a sentence.
   constructor({ send, changed, failed }) {
@@ -19,6 +20,17 @@ export class Vision {
 
   get shown() {
     return Object.keys(this.#shown);
+  }
+
+  // What the server looks at, and how often; it asks again when the connection is a new one.
+  offered({ mode }) {
+    this.#mode = mode;
+    for (const source of this.shown) this.send({ type: "vision.on", source });
+  }
+
+  // The server asks for one picture.
+  look(source) {
+    if (this.#shown[source]) this.#send(source);
   }
 
   stream(source) {
@@ -54,10 +66,11 @@ export class Vision {
     const stream = source === "camera" ? await media("camera", { video: { width: { ideal: SOURCES.camera.longest } } }) : await screen();
     const video = Object.assign(document.createElement("video"), { srcObject: stream, muted: true, playsInline: true });
     stream.getVideoTracks()[0].onended = () => this.hide(source); // by the browser's own button
-    this.#shown[source] = { stream, video, timer: setInterval(() => this.#send(source), EVERY_MS) };
+    this.#shown[source] = { stream, video, timer: this.#mode === "every_second" && setInterval(() => this.#send(source), EVERY_MS) };
     this.changed(this.shown);
     await video.play().catch(() => {});
-    this.#send(source);
+    this.send({ type: "vision.on", source });
+    if (this.#mode === "every_second") this.#send(source);
   }
 
   async #send(source) {
@@ -90,8 +103,8 @@ async function compressed(video, longest) {
 }
 
 // What the page says while something is shown.
-export function seeing(name, shown, by) {
+export function seeing(name, shown, { by, mode } = {}) {
   if (!shown.length) return "";
-  const how = by === "model" ? "" : ` (${shown.map((source) => (source === "screen" ? "reads its text" : "reads your expression")).join(", ")}: no vision model here)`;
-  return `${name} sees your ${shown.join(" and your ")}${how}`;
+  const how = by === "model" ? "" : ` (fallback, as no vision model is here: ${shown.map((source) => (source === "screen" ? "reads its text" : "reads your expression")).join(", ")})`;
+  return `${name} ${mode === "on_request" ? "looks, when you ask, at" : "sees"} your ${shown.join(" and your ")}${how}`;
 }

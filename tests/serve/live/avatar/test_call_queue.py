@@ -249,3 +249,91 @@ def test_a_call_that_cannot_be_counted_keeps_nobody_waiting(monkeypatch: pytest.
 
     assert turned_clock.run(run()) == ["step"] * 3
     assert "could not be counted" in caplog.text
+
+
+def test_a_call_whose_caller_has_left_before_it_is_sent_is_not_sent():
+    """It was chosen already, as nothing else was to do."""
+
+    async def run() -> list[str]:
+        sent = []
+
+        async def send(name: str, arguments: tuple[Any, ...]) -> None:
+            sent.append(name)
+
+        queue = CallQueue(send)
+        left = asyncio.create_task(queue.call("a", "step", within_s=1.0))
+        await asyncio.sleep(0)
+        left.cancel()
+        await queue.call("a", "change")
+        assert left.cancelled()
+        return sent
+
+    assert turned_clock.run(run()) == ["change"]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["answered", "failed"])
+@pytest.mark.parametrize("closes", [False, True], ids=["caller", "session"])
+def test_what_comes_for_whoever_has_left_meanwhile_is_forgotten(
+    closes: bool, fails: bool, caplog: pytest.LogCaptureFixture
+):
+    async def run() -> str:
+        async def send(name: str, arguments: tuple[Any, ...]) -> str:
+            await asyncio.sleep(0.1)
+            if name == "step" and fails:
+                raise KeyError(name)
+            return name
+
+        queue = CallQueue(send)
+        left = asyncio.create_task(queue.call("a", "step", within_s=1.0))
+        await asyncio.sleep(0.05)
+        left.cancel()
+        if closes:
+            queue.close("a")
+        return await queue.call("b", "change")
+
+    assert turned_clock.run(run()) == "change"
+    assert "could not be counted" not in caplog.text
+
+
+def test_the_end_of_the_loop_is_no_error_and_sends_nothing_more(caplog: pytest.LogCaptureFixture):
+    wrong = list[Any]()
+
+    async def run() -> list[str]:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, found: wrong.append(found))
+        sent = []
+
+        async def send(name: str, arguments: tuple[Any, ...]) -> None:
+            sent.append(name)
+            await asyncio.sleep(9.0)
+
+        queue = CallQueue(send)
+        calls = [asyncio.create_task(queue.call(session, session)) for session in "ab"]
+        await asyncio.sleep(0.05)
+        assert queue._sending is not None
+        queue._sending.cancel()
+        await asyncio.sleep(0.05)
+        for call in calls:
+            call.cancel()
+        return sent
+
+    assert turned_clock.run(run()) == ["a"] and not wrong and not caplog.text
+
+
+def test_changes_whose_callers_have_left_do_not_count_as_waiting():
+    async def run() -> str:
+        async def send(name: str, arguments: tuple[Any, ...]) -> str:
+            await asyncio.sleep(0.1)
+            return name
+
+        queue = CallQueue(send)
+        left = [asyncio.create_task(queue.call("a", "change")) for _ in range(WAITING_CHANGES)]
+        await asyncio.sleep(0.01)
+        for task in left:
+            task.cancel()
+        chunk = asyncio.create_task(queue.call("a", "step", within_s=1.0))
+        await asyncio.sleep(0.01)
+        answer = await queue.call("a", "change")
+        assert await chunk == "step"
+        return answer
+
+    assert turned_clock.run(run()) == "change"

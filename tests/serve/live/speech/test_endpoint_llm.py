@@ -245,14 +245,18 @@ def asked_with_documents(passages: list[Passage], messages: list[Any], *, known_
     async def run() -> Answer:
         answer, remote, questions = Answer(), Remote(reply), list[list[str]]()
 
-        async def knowledge(asked: list[str]) -> list[Passage]:
-            questions.append(asked)
-            return passages
+        class Documents:
+            async def passages(self, asked: list[str]) -> list[Passage]:
+                questions.append(asked)
+                return passages
+
+            async def sentence(self, question: str) -> Passage | None:
+                return None
 
         async with remote.serving() as url:
             caller = Caller(Endpoint(url=url, model="m", key_variable=""), "llm")
             caller.markup.has_opening_tag = True
-            model = EndpointLLM(caller, instruction="Be kind.", knowledge=knowledge, known_chars=known_chars)
+            model = EndpointLLM(caller, instruction="Be kind.", knowledge=Documents(), known_chars=known_chars)
             async for chunk in await model.get_chat_completions(LLMContext(messages)):
                 answer.text += chunk.choices[0].delta.content or ""
                 answer.calls += chunk.choices[0].delta.tool_calls or []
@@ -334,7 +338,7 @@ def test_a_picture_is_sent_as_it_came_with_the_question_asked_while_it_is_shown_
 def test_where_the_model_takes_no_pictures_what_a_program_read_comes_as_a_quotation():
     while_shown, after = seen(Vision(SOURCES, RedReader()), list(QUESTIONS))
     content = while_shown["messages"][-1]["content"]
-    assert 'Document "the visitor\'s screen, by text recognition":\nInvoice 4711' in content
+    assert 'Document "the visitor\'s screen, by text recognition (fallback)":\nInvoice 4711' in content
     assert content.startswith("[quotations ") and content.endswith("And on Sunday?")
     assert after["messages"][-1] == QUESTIONS[-1]
 

@@ -1,10 +1,26 @@
 """Passages of documents, found by what is asked."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from serve.live.speech.knowledge import PASSAGE_CHARS, Passage, PassageIndex, best_sentence, cut, fitting, quoted
+from serve.live.speech.knowledge import (
+    ANSWERS,
+    PASSAGE_CHARS,
+    PIECE_CHARS,
+    Passage,
+    PassageIndex,
+    asked,
+    best_sentence,
+    cut,
+    embedded,
+    fitting,
+    fused,
+    pieces,
+    quoted,
+)
 
 FILLER = "\n\n".join(f"Paragraph {number} is about gardens, weather and old trains." for number in range(400))
 
@@ -118,3 +134,81 @@ def test_most_questions_about_the_documentation_find_their_answer_among_the_firs
         for question, page, words in ANSWERED
     ]
     assert sum(hits) >= 15
+
+
+MEANINGS = ("open opens hours when", "price pay money costs fee", "garden gardens trains weather")
+
+
+def meaning(text: str) -> np.ndarray:
+    """One number for each of three meanings, by words that no stemmer joins."""
+    found = np.array([sum(word in text.lower() for word in words.split()) for words in MEANINGS], np.float32)
+    return found / max(np.linalg.norm(found), 1e-6)
+
+
+def meanings(texts: Sequence[str]) -> np.ndarray:
+    return np.stack([meaning(text) for text in texts])
+
+
+def with_vectors(**documents: str) -> PassageIndex:
+    index = PassageIndex()
+    for name, content in documents.items():
+        index.add(name, name, content, meanings(embedded(name, content)))
+    return index
+
+
+def test_a_passage_that_shares_no_word_with_the_question_is_found_by_what_it_means():
+    texts = {"filler": FILLER, "desk": "The fee is four euros."}
+    question = ["How much money must I pay?"]
+    assert index_of(**texts).search(question, meaning(question[0])) == []
+    assert with_vectors(**texts).search(question, meaning(question[0]))[0].document == "desk"
+    assert with_vectors(**texts).search(question) == []  # without the question's vector
+
+
+def test_rankings_are_fused_by_the_sum_of_their_reciprocal_ranks():
+    assert fused([1, 2, 3], [3, 1]) == [1, 3, 2]  # 1/61 + 1/62, 1/63 + 1/61, 1/62
+    assert fused([7, 8], []) == [7, 8] and fused([], []) == []
+    assert fused([1, 2], [3, 2])[0] == 2  # in both, and first in neither
+
+
+def test_what_means_something_else_is_not_ranked_by_meaning():
+    index = with_vectors(filler=FILLER, desk="The fee is four euros.")
+    assert len(index.by_meaning(meaning("fee"))) == 1
+    assert index.by_meaning(np.zeros(3, np.float32)) == []
+
+
+def test_vectors_that_are_not_of_these_passages_are_left_out_and_go_with_their_document():
+    index = with_vectors(filler=FILLER)
+    index.add("desk", "desk", "The fee is four euros.", meanings(["one", "too", "many"]))
+    assert index.by_meaning(meaning("fee")) == []
+    index.add("desk", "desk", "The fee is four euros.", meanings(["The fee"]))
+    assert len(index.by_meaning(meaning("fee"))) == 1
+    index.remove("desk")
+    assert index.by_meaning(meaning("fee")) == []
+    index.remove("filler")
+    assert not index.wants_vector(chars=-1)
+
+
+def test_pieces_are_whole_sentences_of_about_a_length_without_headings_and_rules_of_tables():
+    text = "# Hours\nNine to five.  On Sunday\n|---|\nfrom ten."
+    assert list(pieces(text)) == ["Nine to five. On Sunday from ten."]
+    long = " ".join(["This sentence has forty characters in it."] * 20)
+    assert max(map(len, pieces(long))) <= PIECE_CHARS and " ".join(pieces(long)) == long
+    assert list(pieces("word " * 200)) == ["word " * 199 + "word"] and list(pieces("# Hours")) == []
+
+
+def test_the_piece_that_is_nearest_answers_if_it_is_near_enough():
+    index = with_vectors(filler=FILLER, desk="# Money\n\nOpen at nine.\n\n# More\n\nThe fee is four euros.")
+    assert index.closest(meaning("money")) == Passage("desk", "The fee is four euros.")
+    assert index.closest(np.array([0.0, ANSWERS - 0.01, 0.0])) is None
+
+
+def test_a_question_needs_no_vector_where_everything_is_given():
+    assert with_vectors(filler=FILLER).wants_vector() and not with_vectors(desk="Short.").wants_vector()
+    assert not index_of(filler=FILLER).wants_vector()
+
+
+def test_what_is_made_a_vector_has_the_name_of_its_document_and_the_question_before_a_short_one():
+    assert embedded("Hours", "# Monday\n\nNine to five.") == ["Hours: Nine to five."]
+    assert asked(["What does the funicular cost?", "And on Sunday?"]).endswith("What does the funicular cost?")
+    assert asked(["Before.", "What does the funicular cost?"]) == "What does the funicular cost?"
+    assert asked([]) == ""

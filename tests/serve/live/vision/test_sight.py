@@ -9,9 +9,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serve.live.vision import sight as module
 from serve.live.vision.pictures import MAX_PIXELS, PICTURE_BYTES, SOURCES, Picture, read_picture
 from serve.live.vision.reader import Words
-from serve.live.vision.sight import BURST, FRESH_S, PER_S, Sight, Vision
+from serve.live.vision.sight import (
+    BURST,
+    EVERY_SECOND,
+    FRESH_S,
+    MODES,
+    OFF,
+    ON_REQUEST,
+    PER_S,
+    Sight,
+    UnseenError,
+    Vision,
+)
 
 
 def jpeg(width: int = 64, height: int = 48, colour: int = 90, form: str = "JPEG") -> bytes:
@@ -40,12 +52,14 @@ class FakeReader:
 
 
 class Setting:
-    def __init__(self, reader: FakeReader | None = None, sources: tuple[str, ...] = SOURCES) -> None:
+    def __init__(
+        self, reader: FakeReader | None = None, sources: tuple[str, ...] = SOURCES, mode: str = EVERY_SECOND
+    ) -> None:
         self.now = 100.0
         self.events: list[dict[str, Any]] = []
         self.works: list[Coroutine[Any, Any, None]] = []
         self.sight = Sight(
-            Vision(sources, reader),
+            Vision(sources, reader, mode),
             on_event=self.events.append,
             spawn=self.works.append,
             clock=lambda: self.now,
@@ -111,10 +125,10 @@ def test_pictures_beyond_two_a_second_are_left_out():
     assert setting.sight.pictures()[0].jpeg == jpeg(colour=200)
 
 
-def ran(script: Callable[[Setting, FakeReader], Coroutine[Any, Any, None]]) -> Setting:
+def ran(script: Callable[[Setting, FakeReader], Coroutine[Any, Any, None]], mode: str = EVERY_SECOND) -> Setting:
     async def run() -> Setting:
         reader = FakeReader()
-        setting = Setting(reader)
+        setting = Setting(reader, mode=mode)
         await script(setting, reader)
         return setting
 
@@ -137,7 +151,7 @@ def test_while_one_picture_is_read_only_the_latest_waits():
     said = [(event["type"], event["source"], event["text"], event["by"]) for event in setting.events]
     assert said == [("vision.seen", "screen", words, "text recognition") for words in ("red 20", "red 6")]
     assert [(each.title, each.text) for each in setting.sight.sightings()] == [
-        ("the visitor's screen, by text recognition", "red 6")
+        ("the visitor's screen, by text recognition (fallback)", "red 6")
     ]
     assert setting.sight.pictures() == []
 
@@ -192,3 +206,97 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_next_one_is_read():
         await setting.works.pop()
 
     assert [event["type"] for event in ran(script).events] == ["error", "vision.seen"]
+
+
+async def asked(setting: Setting, source: str = "screen") -> asyncio.Task[None]:
+    """A look that has asked for its picture."""
+    looking = asyncio.create_task(setting.sight.look(source))
+    await asyncio.sleep(0)
+    return looking
+
+
+def test_on_request_a_picture_is_taken_when_it_is_asked_for_and_no_other_one():
+    async def script() -> Setting:
+        setting = Setting(mode=ON_REQUEST)
+        setting.sight.show("screen")
+        setting.show(colour=10)
+        assert setting.sight.pictures() == [] and setting.events == []
+        looking = await asked(setting)
+        assert setting.events == [{"type": "vision.look", "source": "screen"}]
+        setting.show(colour=60)
+        setting.show(colour=200)
+        await looking
+        return setting
+
+    setting = asyncio.run(script())
+    assert [each.jpeg for each in setting.sight.pictures()] == [jpeg(colour=60)]
+    setting.sight.begin_question()
+    assert setting.sight.pictures() == []
+
+
+def test_where_a_reader_reads_a_look_ends_when_it_has_read():
+    async def script(setting: Setting, reader: FakeReader) -> None:
+        setting.sight.show("screen")
+        looking = await asked(setting)
+        setting.show(colour=60)
+        reading = asyncio.create_task(setting.works.pop())
+        await asyncio.sleep(0)
+        assert not looking.done()
+        reader.go.set()
+        await reading
+        await looking
+        assert [each.text for each in setting.sight.sightings()] == ["red 6"]
+
+    assert [event["type"] for event in ran(script, ON_REQUEST).events] == ["vision.look", "vision.seen"]
+
+
+@pytest.mark.parametrize("mode", [ON_REQUEST, EVERY_SECOND])
+def test_what_the_visitor_has_not_switched_on_is_not_looked_at(mode: str):
+    setting = Setting(mode=mode)
+    for _ in range(2):
+        with pytest.raises(UnseenError, match="does not show the screen"):
+            asyncio.run(setting.sight.look("screen"))
+        setting.sight.show("screen")
+        setting.sight.hide("screen")
+    assert setting.events == [] and setting.sight.available == ()
+
+
+def test_a_look_ends_with_the_reason_when_the_source_is_switched_off_or_no_picture_comes(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async def script(setting: Setting, reader: FakeReader) -> None:
+        setting.sight.show("camera")
+        looking = await asked(setting, "camera")
+        setting.sight.hide("camera")
+        with pytest.raises(UnseenError, match="has switched the camera off"):
+            await looking
+        setting.sight.show("camera")
+        monkeypatch.setattr(module, "LOOK_S", 0.01)
+        with pytest.raises(UnseenError, match="No picture of the camera"):
+            await setting.sight.look("camera")
+        setting.show("camera")  # too late
+        assert setting.sight.shown == ()
+
+    ran(script, ON_REQUEST)
+
+
+def test_a_picture_that_cannot_be_read_ends_the_look_that_asked_for_it():
+    async def script(setting: Setting, reader: FakeReader) -> None:
+        reader.go.set()
+        reader.wrong = ValueError("The picture of the screen cannot be decoded.")
+        setting.sight.show("screen")
+        looking = await asked(setting)
+        setting.show()
+        await setting.works.pop()
+        with pytest.raises(UnseenError, match="cannot be decoded"):
+            await looking
+
+    ran(script, ON_REQUEST)
+
+
+def test_of_two_modes_the_one_that_sees_less_holds():
+    vision = Vision(SOURCES, None)
+    assert vision.within(EVERY_SECOND) == vision and vision.within(OFF) is None
+    asked = vision.within(ON_REQUEST)
+    assert asked is not None and asked.mode == ON_REQUEST and asked.within(EVERY_SECOND) == asked
+    assert MODES == (OFF, ON_REQUEST, EVERY_SECOND) and asked.offered()["mode"] == ON_REQUEST

@@ -11,7 +11,7 @@ import { picturePart } from "./picture.js";
 import { toolsPart } from "./tools.js";
 import { voicesPart } from "./voices.js";
 
-const NEW = { name: "", personality: "", startScript: null, voice: { type: "runway-live-preset", presetId: "clara" }, documentIds: [], tools: [] };
+const NEW = { name: "", personality: "", startScript: null, voice: { type: "runway-live-preset", presetId: "clara" }, documentIds: [], tools: [], vision: "every_second" };
 const PERSONALITY = "Who it is, how it speaks, what it knows and what it should not do. Such as: You are Vera, who runs a small bakery. You are warm and brief, and answer in one or two sentences.";
 
 export async function editor(id, current) {
@@ -23,6 +23,7 @@ export async function editor(id, current) {
   const greeting = h("textarea", { name: "greeting", maxLength: 2000, rows: 2, value: avatar.startScript ?? "", placeholder: "Hello! What can I do for you?" });
   const [voices, documents] = await Promise.all([voicesPart(avatar.voice, current), documentsPart(avatar.documentIds)]);
   const tools = toolsPart(avatar.tools);
+  const vision = visionPart(avatar.vision);
   const title = h("h1", { textContent: isNew ? "New character" : avatar.name });
   const save = h("button", { type: "submit", className: "primary", textContent: isNew ? "Create" : "Save" });
 
@@ -31,6 +32,7 @@ export async function editor(id, current) {
     section("Voice", "Press play to hear one.", voices),
     section("Documents", "What it answers from. Plain text or Markdown.", documents),
     section("Tools", "What it may do: act on the page that it is on, or ask a program of yours. Offline, rules call a tool whose words a question has; a language model (llm=openai) calls it by what is meant.", tools),
+    section("Vision", "What visitors show is seen while they switch their camera or screen on, and never before.", vision),
     h("div", { className: "save" }, h("span", { className: "hint", textContent: isNew ? "The picture is read when you press Create." : "Changes hold for the next conversation." }), save));
   const side = h("div", { className: "side" }, picture);
   if (!isNew) {
@@ -45,7 +47,7 @@ export async function editor(id, current) {
       picture.scrollIntoView({ block: "center" });
       throw userError("A picture is missing. Choose one, or begin with one of those that are shown.");
     }
-    const body = { name: name.value.trim(), personality: personality.value.trim(), startScript: greeting.value.trim() || null, voice: voices.choice(), documentIds: documents.ids(), tools: tools.list() };
+    const body = { name: name.value.trim(), personality: personality.value.trim(), startScript: greeting.value.trim() || null, voice: voices.choice(), documentIds: documents.ids(), tools: tools.list(), vision: vision.choice() };
     if (picture.file) Object.assign(body, { referenceImage: await upload(picture.file), imageProcessing: picture.crops.checked ? "optimize" : "none" });
     const stored = await call(isNew ? "POST" : "PATCH", isNew ? "/avatars" : `/avatars/${id}`, body);
     tell(`${stored.name} is saved.`);
@@ -69,6 +71,17 @@ export async function editor(id, current) {
     });
   }
 }
+
+// How often it looks at what visitors show.
+function visionPart(mode) {
+  const sees = h("input", { type: "checkbox", name: "sees", checked: mode !== "off", onchange: () => (asked.disabled = !sees.checked) });
+  const asked = h("input", { type: "checkbox", name: "asked", checked: mode === "on_request", disabled: mode === "off" });
+  const part = h("div", {}, check(sees, "It may look at what visitors show"), check(asked, "Only when it is asked to: one picture each time"));
+  part.choice = () => (!sees.checked ? "off" : asked.checked ? "on_request" : "every_second");
+  return part;
+}
+
+const check = (input, text) => h("label", { className: "check" }, input, h("span", { textContent: text }));
 
 function section(title, hint, ...content) {
   return h("fieldset", { className: "card" }, h("legend", { textContent: title }), hint ? h("p", { className: "hint", textContent: hint }) : null, ...content);

@@ -216,6 +216,7 @@ export class AvatarElement extends HTMLElement {
   // What may be shown; null: nothing.
   #offered(offer) {
     this.#offer = offer;
+    if (offer) this.#vision.offered(offer);
     this.#parts.camera.hidden = !offer?.sources.includes("camera");
     this.#parts.screen.hidden = !offer?.sources.includes("screen") || !canShowScreen();
   }
@@ -223,7 +224,7 @@ export class AvatarElement extends HTMLElement {
   #seen(shown) {
     for (const source of ["camera", "screen"]) this.#parts[source].setAttribute("aria-pressed", shown.includes(source));
     this.#parts.seeing.hidden = !shown.length;
-    this.#parts.seeing.textContent = seeing(this.#name, shown, this.#offer?.by);
+    this.#parts.seeing.textContent = seeing(this.#name, shown, this.#offer ?? {});
   }
 
   #hangUp() {
@@ -258,6 +259,7 @@ export class AvatarElement extends HTMLElement {
     else if (event.type === "error" || event.type === "notice") this.#notice(event.message);
     else if (event.type === "client_event") this.#act(event);
     else if (event.type === "vision") this.#offered(event);
+    else if (event.type === "vision.look") this.#vision.look(event.source);
     else if (event.type === "ended") {
       this.#hangUp();
       this.#enter("ended", event.message);
@@ -267,6 +269,7 @@ export class AvatarElement extends HTMLElement {
 
   #converse(state) {
     const first = !LIVE.includes(this.#state);
+    if (state === "thinking") this.captions.answer();
     this.#enter(state);
     if (state !== "listening") this.#notice("");
     if (first) (this.#parts.microphone.hidden ? this.#parts.words : this.#parts.microphone).focus();

@@ -1,0 +1,32 @@
+"""Questions about what the visitor shows, told by their words."""
+
+import pytest
+
+from serve.live.speech.sight_rules import sources_of
+from serve.live.vision.sight import ON_REQUEST
+from tests.serve.live.vision.test_sight import Setting
+
+
+@pytest.mark.parametrize(
+    ("heard", "sources"),
+    [
+        ("What is on my screen?", ("screen",)),
+        ("Please read this for me.", ("screen",)),
+        ("Do I look tired?", ("camera",)),
+        ("Look at me!", ("camera",)),
+        ("What do you see?", ("camera", "screen")),
+        ("Can you see anything?", ("camera", "screen")),
+        ("Look at that.", ("camera", "screen")),
+        ("Where do I see a doctor?", ()),
+        ("I like your face.", ()),
+    ],
+)
+def test_a_question_names_the_sources_that_it_is_about(heard: str, sources: tuple[str, ...]):
+    setting = Setting(mode=ON_REQUEST)
+    for source in ("screen", "camera"):
+        setting.sight.show(source)
+    assert sources_of(heard, setting.sight) == sources
+
+
+def test_of_what_is_seen_where_nothing_is_shown_the_screen_is_meant():
+    assert sources_of("What do you see?", Setting().sight) == ("screen",)
