@@ -185,7 +185,7 @@ def done_of(output: bytes, bars: Mapping[str, tuple[float, float]]) -> float | N
         return None
     name, percent = found[-1]
     start, end = bars[name]
-    return start + (end - start) * percent / 100
+    return round(start + (end - start) * percent / 100, 3)
 
 
 def failure_of(status: int, output: str, folder: Path) -> Exception:

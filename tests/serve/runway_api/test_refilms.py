@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +240,34 @@ def test_the_real_command_dubs_in_a_process_of_its_own_and_says_how_far_it_is(ta
     path = asyncio.run(make(asked, talk, go_on))
     assert path is not None and read_video(path)[0].shape == (6, 192, 192, 3)
     assert told and told == sorted(told) and told[-1] > 0.5
+
+
+CHILD = """import time
+from serve.runway_api.film_process import end_with_parent
+end_with_parent()
+print(flush=True)
+time.sleep(600)"""
+PARENT = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', sys.argv[1]]).pid, flush=True); input()"
+
+
+def test_a_film_is_not_made_on_behind_a_server_that_was_killed():
+    """Whoever takes the film over would find its folder in use."""
+    pipe = subprocess.PIPE
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+    assert parent.stdout is not None
+    child = Path("/proc") / parent.stdout.readline().strip()
+    try:
+        parent.stdout.readline()  # now it watches
+        assert (child / "stat").exists()
+        parent.kill()
+        parent.wait()
+        until_s = time.monotonic() + 60
+        while child.exists() and (child / "stat").read_text().split()[2] != "Z" and time.monotonic() < until_s:
+            time.sleep(0.1)
+        assert time.monotonic() < until_s
+    finally:
+        for pipe in (parent.stdin, parent.stdout):
+            pipe.close()  # type: ignore[union-attr]
 
 
 def test_what_a_client_writes_is_not_resolved_and_a_refusal_names_no_folder(
