@@ -180,7 +180,8 @@ class DiT(nn.Module):
         modulation = self.time_projection(embedding).unflatten(-1, (6, self.config.dim))
         prompt = self._prompt(condition, prompt_cache)
         branch: Branch = Branch()
-        keys_values, added = [], dict[int, Tensor]()
+        keys_values: list[KeysValues] = []
+        added: dict[int, Tensor] = {}
         if self.control is not None:
             controls = patched(condition[CONTROL], self.config.patch)
             said = self.control(controls, tokens, modulation, turn, context, prompt)

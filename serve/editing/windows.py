@@ -95,7 +95,7 @@ class Windows:
             )
         count = 1 if len(drawn) <= length else 1 + -(-(len(drawn) - length) // (length - overlap))
         chains = [0]
-        for first in range(length - overlap, count * (length - overlap), length - overlap)[: count - 1]:
+        for first in [number * (length - overlap) for number in range(1, count)]:
             chains.append(chains[-1] + (not any(drawn[first : first + overlap])))
         return cls(length, overlap, chains)
 

@@ -139,7 +139,7 @@ def test_a_chunk_says_how_long_it_waits_and_its_carrier_goes_to_the_engine(seen:
         plain = asyncio.create_task(queue.call("b", "step", "b", within_s=0.0))
         await asyncio.sleep(0)
         silence = np.zeros(TIMING.chunk_samples, np.float32)
-        await asyncio.gather(plain, performer._frames(silence, silence))
+        await asyncio.gather(plain, performer._made(performer.face.step(silence, silence)))
 
     turned_clock.run(run())
     (plain, traced), (chunk, wait) = sent, sorted(seen.spans(), key=lambda span: span.name)
@@ -156,7 +156,7 @@ def test_a_chunk_that_is_not_made_has_failed(seen: Seen):
         face.lost = True
         performer = Performer(face, TIMING, trace=SessionTrace(seen.traces, "a"))
         silence = np.zeros(TIMING.chunk_samples, np.float32)
-        assert await performer._frames(silence, silence) is None
+        assert await performer._made(face.step(silence, silence)) is None
 
     asyncio.run(run())
     (chunk,) = seen.spans("chunk")
