@@ -5,7 +5,7 @@ Seconds are those of a turned clock: what a thread or a busy machine takes does 
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import pytest
@@ -31,8 +31,12 @@ from serve.live.speech.endpoints import Caller, Endpoint
 from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.recogniser import SAMPLE_RATE
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM, small_talk
+from serve.live.speech.tools import Tool
 from serve.live.speech.turns import Event
+from serve.live.vision.sight import ON_REQUEST
 from tests.serve.live.level_face import TIMING, LevelFace
+from tests.serve.live.speech.test_call_rules import STOCK
+from tests.serve.live.vision.test_sight import Setting
 
 SAMPLES_PER_LETTER = 1_200
 
@@ -387,6 +391,7 @@ def asked_aloud(
     *,
     pause_s: float | None = None,
     turn_taking: TurnTaking | None = None,
+    tools: Sequence[Tool] = (),
 ) -> tuple[Conversation, float]:
     """What happened when somebody said something that is recognised as `question`, and when they ended. pause_s: before
     they say as much again."""
@@ -399,6 +404,7 @@ def asked_aloud(
         tts = LocalTTS(voice, pool, sample_rate=24_000)
         services = Services(LocalSTT(Hears(question), pool), llm or RuleLLM(name="Noa"), tts)
         conversation = Conversation(services, turn_taking)
+        conversation.agent.offer(tools)
         voice.now, ends = loop.time, list[float]()
 
         async def script(conversation: Conversation) -> None:
@@ -424,6 +430,20 @@ def test_an_answer_of_rules_is_begun_in_the_pause_and_spoken_once():
     assert " ".join(text for _, text in voice.spoken) == answer
     begun_s = voice.spoken[0][0] - end_s
     assert begun_s < TurnTaking().stop_s - 0.03  # before the pause has ended the turn
+
+
+def test_nothing_is_spoken_in_the_pause_where_the_answer_is_that_of_a_tool():
+    voice = Noted()
+    asked_aloud("Check the stock of teapots.", voice, tools=[STOCK])
+    assert " ".join(text for _, text in voice.spoken) == "Check stock: item teapots."
+
+
+def test_nothing_is_looked_at_before_the_turn_is_over():
+    voice, llm = Noted(), RuleLLM(name="Noa")
+    llm.sight = Setting(mode=ON_REQUEST).sight
+    _, end_s = asked_aloud("What is on my screen?", voice, llm)
+    begun_s, text = voice.spoken[0]
+    assert text.startswith("I do not see your screen.") and begun_s - end_s > TurnTaking().stop_s - 0.03
 
 
 @pytest.mark.parametrize(
