@@ -6,29 +6,15 @@ this server's environment, and read it in the refusal.
 
 import json
 import logging
-import os
 import sys
-import threading
-import time
 from pathlib import Path
 
 from configs.command.refusal import refusals
-
-
-def end_with_parent() -> None:
-    """End this process when the server has ended, also where it was killed: the next one makes the film."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+from serve.workers import end_with_parent
 
 
 def main() -> None:
-    end_with_parent()
+    end_with_parent()  # the next server makes the film
     command, path = sys.argv[1:]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     with refusals():
