@@ -27,7 +27,8 @@ def beside(work: Callable[..., None], *arguments: Any, workers: int) -> Iterator
         return
     before, spawn = torch.get_num_threads(), multiprocessing.get_context("spawn")
     threads, others = max(1, before // workers), set(multiprocessing.active_children())
-    with ProcessPoolExecutor(workers - 1, mp_context=spawn, initializer=_begin, initargs=(threads,)) as pool:
+    given = threads, os.getpid()
+    with ProcessPoolExecutor(workers - 1, mp_context=spawn, initializer=_begin, initargs=given) as pool:
         try:
             parts = [pool.submit(work, rank, *arguments) for rank in range(1, workers)]
             torch.set_num_threads(threads)
@@ -50,9 +51,8 @@ def device_of(rank: int) -> torch.device:
     return torch.device("cuda", rank % count) if count else torch.device("cpu")
 
 
-def end_with_parent() -> None:
-    """End this process when its parent has ended, also where that was killed."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """End this process when its parent has ended, also where that was killed, or has ended already."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -62,8 +62,8 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _begin(threads: int) -> None:
-    end_with_parent()
+def _begin(threads: int, parent: int) -> None:
+    end_with_parent(parent)
     torch.set_num_threads(threads)
 
 

@@ -49,16 +49,9 @@ CHARACTER: dict[str, Any] = {
     ),
     "speech_mels": AUDIO.num_mels,
 }
-MANNER = ConditionSpec(name="manner", rate="frame", width=20, drop_rate=0.3)  # of characters with motion latents
 SHAPES: dict[str, dict[str, Any]] = {
     "nano": CHARACTER | model_shape("nano"),
     "character": {"dim": 384, "ffn_dim": 1536, "num_heads": 6, "num_layers": 8, **CHARACTER},
-    **{
-        f"motion_{dim}x{layers}": CHARACTER
-        | {"in_channels": 57, "conditions": (*CHARACTER["conditions"], MANNER)}
-        | {"dim": dim, "ffn_dim": 4 * dim, "num_heads": dim // 64, "num_layers": layers}
-        for dim, layers in ((128, 4), (256, 6), (384, 8))
-    },
     "one_layer": {"dim": 32, "ffn_dim": 64, "num_heads": 2, "num_layers": 1, "in_channels": 4},
     "small_wan": {"dim": 192, "ffn_dim": 768, "num_heads": 6, "num_layers": 4, "conditions": prompted(64)},
     "wan2_1_1_3b": {**model_shape("wan2_1_1_3b"), "conditions": prompted(4096)},

@@ -41,7 +41,7 @@ def refuse(rank: int) -> None:
 
 
 def break_down(rank: int) -> None:
-    raise KeyError("x")
+    dict[str, int]()["x"]
 
 
 def die(rank: int) -> None:
@@ -74,7 +74,7 @@ def test_a_worker_that_fails_is_an_error(work: Callable[[int], None], kind: type
         pass
     said = sentence(caught.value)
     assert said == (None if work is break_down else str(caught.value))
-    assert work is not break_down or 'raise KeyError("x")' in str(caught.value.__cause__)
+    assert work is not break_down or 'dict[str, int]()["x"]' in str(caught.value.__cause__)
 
 
 def test_no_worker_stays_after_an_error(tmp_path: Path):
@@ -83,6 +83,12 @@ def test_no_worker_stays_after_an_error(tmp_path: Path):
         raise KeyError
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "1").read_text()), 0)
+
+
+def test_a_process_whose_parent_had_ended_when_it_began_to_watch_ends():
+    words = "import time; from serve.workers import end_with_parent; end_with_parent(0); time.sleep(600)"
+    done = subprocess.run([sys.executable, "-c", words], cwd=Path(__file__).parents[2], timeout=120, check=False)
+    assert done.returncode == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
