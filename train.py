@@ -61,7 +61,8 @@ def fit(cfg: DictConfig, output: Path) -> None:
             (output / "run.yaml").unlink(missing_ok=True)
         remember_config(output, cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    allow_tf32(cfg.tf32)
+    if cfg.tf32 is not None:
+        allow_tf32(cfg.tf32)
     stage: L.LightningModule = instantiate(cfg.stage, _convert_="all")
     if cfg.checkpoint_blocks and not checkpoint_blocks([stage]):
         raise ValueError("checkpoint_blocks=true needs a DiT: this stage has no blocks to compute again.")

@@ -137,6 +137,12 @@ def test_sweep_composes_and_varies_what_exists(name: str):
         check_targets(OmegaConf.to_container(node, resolve=False))
 
 
+def test_a_sweep_of_worlds_compares_what_their_gates_measure():
+    given = ["stage=causal", "experiment=world_nano", "+sweep=table", "sweep_name=window"]
+    cfg = composed("train", given)
+    assert cfg.objective.names == ["obeys_db", "ms_per_chunk"] and cfg.hydra.callbacks.table.quality == "obeys_db"
+
+
 @pytest.mark.parametrize("logger", ["csv", "wandb"])
 def test_loggers_compose(logger: str):
     assert composed("train", ["stage=causal", f"logger={logger}"]).logger._target_.startswith("lightning")

@@ -29,6 +29,7 @@ FREE_KEYS = (
     "throughput",
     "finish",
     "plan",
+    "quality",
     "planner",
     "work",
     "device_batch",
