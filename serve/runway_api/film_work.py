@@ -65,7 +65,9 @@ class FilmWork:
             await asyncio.sleep(AGAIN_S)
         except (FilmError, OSError) as error:
             log.warning("film %s: %s", task.id, error)
-            await self._fail(task, str(error), "INTERNAL")
+            # The message of an OSError names folders of this server.
+            said = f"The film could not be written: {error.strerror}." if isinstance(error, OSError) else str(error)
+            await self._fail(task, said, "INTERNAL")
         except (ValueError, ApiError) as error:
             await self._fail(task, str(error), "INPUT")
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)  # what stays is tidied

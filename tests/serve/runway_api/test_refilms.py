@@ -191,7 +191,8 @@ def test_a_film_without_a_folder_fails_alone(tmp_path: Path, caplog: pytest.LogC
         (tmp_path / "films").touch()
         made = await one.ask("POST", "/video_dubs", {"video": "runway://0123456789", "speech": SPEECH})
         failed = await one.until(f"/tasks/{made['id']}", "SUCCEEDED", "FAILED")
-        assert failed["failureCode"] == "INTERNAL"
+        why = failed["failureCode"], failed["failure"]  # which names no folder of the server
+        assert why == ("INTERNAL", "The film could not be written: Not a directory.")
         await asyncio.sleep(0.1)
         assert "is started again" not in caplog.text
 
