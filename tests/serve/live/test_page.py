@@ -13,9 +13,10 @@ import soundfile
 from PIL import Image
 
 from serve.bench.browser import BROWSERS, open_browser, open_page
-from serve.live.avatar.changes import Act, Rewind, SetPrompt
+from serve.live.avatar.changes import Act, Rewind, SetKeyframe, SetPrompt
 from serve.live.http.ice import IceServers
 from serve.live.speech.services import small_talk
+from serve.samples import sample_path
 from tests.serve.live.http.test_conversation import until as holds
 from tests.serve.live.http.test_ice import SECRET, TURN, coturn
 from tests.serve.live.level_face import LevelFace
@@ -74,6 +75,7 @@ async def visit(microphone: Path) -> None:
         await page.keyboard.press("Escape")
         await until(page, "!document.getElementById('choose').hidden && document.activeElement.id === 'start'")
         assert await page.text_content("#status span") == "Choose somebody to talk to"
+        assert await page.evaluate(OFFERS) == [[True] * 3, [False] * 3]
         await page.context.close()
 
 
@@ -158,6 +160,7 @@ async def changes(page: Any, face: LevelFace) -> None:
         await page.keyboard.press("ArrowRight")
     await holds(lambda: face.changes[0] == SetPrompt("a storm") and face.changes[-1] == Act({"forward": 0.3}))
     await until(page, receipt("action.set", "Holds from"))
+    await keyframe(page, face)
     await tab_to(page, "seconds")
     await page.keyboard.press("Home")  # one chunk
     await page.keyboard.press("Enter")
@@ -172,6 +175,35 @@ async def changes(page: Any, face: LevelFace) -> None:
     await fits(page, "face", "controls", "words", "mic", "controls-switch", "leave")
     await page.keyboard.press("c")
     await fits(page, "captions")
+
+
+async def keyframe(page: Any, face: LevelFace) -> None:
+    """A picture is uploaded and then set; one without a face is not."""
+    plain = io.BytesIO()
+    Image.new("RGB", (300, 200), (10, 120, 200)).save(plain, "PNG")
+    await tab_to(page, "in-s")
+    await page.keyboard.type("1.5")
+    for picture, said in (
+        (None, "Choose a picture"),
+        ({"name": "plain.png", "mimeType": "image/png", "buffer": plain.getvalue()}, "No face was found"),
+        (str(sample_path("portrait")), "Seen at \\d+\\.\\d\\d s"),
+    ):
+        if picture is not None:
+            await page.set_input_files("#keyframe", picture)
+        await page.keyboard.press("Enter")
+        await until(page, receipt("keyframe.set", said))
+    assert [(each.in_s, bool(each.image)) for each in face.changes if isinstance(each, SetKeyframe)] == [(1.5, True)]
+
+
+# Whether a session without keyframes hides their form, and one that has nothing else shows it and the switch.
+OFFERS = """(async () => {
+  const { offer } = await import("/controls.js");
+  const none = { prompt: false, actions: [], code: [], rewind_chunks: 0, chunk_s: 1 };
+  return [false, true].map((keyframes) => {
+    offer({ ...none, keyframes }, () => true, { opened: true });
+    return ["keyframe-form", "controls", "controls-switch"].map((id) => document.getElementById(id).hidden);
+  });
+})()"""
 
 
 def receipt(kind: str, pattern: str) -> str:

@@ -14,9 +14,10 @@ from serve.artifact import Artifact
 from serve.live.avatar import engine_process
 from serve.live.avatar.changes import Act, ChangeRefusedError, SetPrompt
 from serve.live.avatar.engine_pool import EnginePool
-from serve.live.avatar.engine_process import EngineProcess, ProcessFace
+from serve.live.avatar.engine_process import EngineProcess
 from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.performer import FaceLostError
+from serve.live.avatar.process_face import ProcessFace
 from tests.serve.live.avatar.live_sound import chunks, played
 
 
@@ -112,7 +113,7 @@ def test_two_processes_draw_what_one_draws_and_both_come_back_when_one_is_killed
                     assert np.abs(shown - alone[: len(shown)]).max() <= 1 and len(shown) > 8
                 (numbers,) = engines.numbers()
                 assert (numbers.device, numbers.alive, numbers.restarts) == ("cpu+cpu>cpu", True, life)
-                again = await faces[0].step_again(chunks(voices)[-1][0], within_s=1.0)
+                again = await faces[0].retake(chunks(voices)[-1][0], within_s=1.0)
                 assert np.abs(again.astype(int) - made[-1][0]).max() <= 1  # all processes go back by a chunk
                 killed = process._child.processes[dies]
                 os.kill(killed.pid, signal.SIGKILL)
