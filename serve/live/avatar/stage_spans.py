@@ -37,7 +37,7 @@ class StageSpans:
         def run(*given: Given.args, **more: Given.kwargs) -> Made:
             if not self.chunks[name]:  # such as a chunk that is made again with other numbers
                 return stage(*given, **more)
-            span = self.traces.begin(name, under=self.chunks[name].popleft())
+            span = self.traces.begin(name, parent=self.chunks[name].popleft())
             try:
                 made = stage(*given, **more)
                 if self.cuda:

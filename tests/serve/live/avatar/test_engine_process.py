@@ -1,8 +1,10 @@
 """The engine in its own process: the same pixels, and a new process after the old one is killed."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,30 @@ def test_an_engine_that_says_nothing_is_lost(contract_of_one: None, folder: Path
             await process.close()
 
     asyncio.run(run())
+
+
+def test_processes_that_denoise_together_are_lost_and_ended_together(tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
+    first, other = (context.Process(target=time.sleep, args=(600.0,), daemon=True) for _ in range(2))
+    ours, theirs = context.Pipe()
+    meeting = tmp_path / "engines" / "meeting"
+    meeting.parent.mkdir()
+    meeting.touch()
+    child = engine_process._Child([first, other], ours, meeting)
+    try:
+        for process in (first, other):
+            process.start()
+        assert child.alive and not child.answered(0.0)
+        other.kill()
+        other.join()
+        assert not child.alive and first.is_alive()
+        with pytest.raises(EOFError, match="a process that denoises with it has ended"):
+            child.answered(60.0)
+        theirs.send("why")
+        assert child.answered(60.0)  # what the first one says of it comes first
+    finally:
+        child.end()
+    assert not first.is_alive() and ours.closed and not meeting.parent.exists()
 
 
 @pytest.mark.slow
