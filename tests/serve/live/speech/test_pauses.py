@@ -1,6 +1,9 @@
 """What a pause sets off: recognition, an answer, the end of the turn; on a turned clock, as in `test_agent`."""
 
 import asyncio
+import gc
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,9 @@ from serve.live.speech.agent import Services, TurnTaking
 from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.recogniser import SAMPLE_RATE
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM, small_talk
+from serve.live.speech.tools import Tool
+from serve.live.vision.pictures import SOURCES
+from serve.live.vision.sight import Sight, Vision
 from tests.serve.live.speech.test_agent import SAMPLES_PER_LETTER, Conversation, Hum
 
 
@@ -105,6 +111,7 @@ def asked_aloud(
     *,
     pause_s: float | None = None,
     turn_taking: TurnTaking | None = None,
+    tools: Sequence[Tool] = (),
 ) -> tuple[Conversation, float]:
     """What happened when somebody said something that is recognised as `question`, and when they ended. pause_s: before
     they say as much again."""
@@ -117,6 +124,7 @@ def asked_aloud(
         tts = LocalTTS(voice, pool, sample_rate=24_000)
         services = Services(LocalSTT(Hears(question), pool), llm or RuleLLM(name="Noa"), tts)
         conversation = Conversation(services, turn_taking)
+        conversation.agent.calls.tools = list(tools)
         voice.now, ends = loop.time, list[float]()
 
         async def script(conversation: Conversation) -> None:
@@ -192,3 +200,63 @@ def test_an_answer_that_is_not_given_is_thrown_away():
     assert conversation.memory[1] == ("assistant", "This one.")
     heard = sum((part != 0).sum() for part in conversation.voice) / SAMPLES_PER_LETTER
     assert [text for _, text in voice.spoken] == ["Never heard at all.", "This one."] and heard == len("This one.")
+
+
+def test_what_cannot_be_begun_in_the_pause_fails_for_whoever_asks_and_nowhere_else(caplog: pytest.LogCaptureFixture):
+    class Hoarse(Hum):
+        def speak(self, text: str) -> np.ndarray:
+            raise OSError("no voice")
+
+    async def run() -> None:
+        tts = LocalTTS(Hoarse(), LowPriority(), sample_rate=24_000)
+        for text in ("Never asked for.", "Asked for."):
+            tts.prepare(text)
+            assert tts._prepared is not None
+            await asyncio.wait([tts._prepared[1]])
+        with pytest.raises(OSError, match="no voice"):
+            await anext(tts.run_tts("Asked for.", "context"))
+        gc.collect()
+
+    asyncio.run(run())
+    assert "never retrieved" not in caplog.text
+
+
+def test_rules_that_fail_in_the_pause_are_asked_again(caplog: pytest.LogCaptureFixture):
+    class Fails(RuleLLM):
+        asked = 0
+
+        async def reply(self, heard: str) -> str:
+            self.asked += 1
+            if self.asked == 1:
+                raise OSError("no documents")
+            return "This one."
+
+    conversation, _ = asked_aloud("What is your name?", Noted(), Fails(name="Noa"))
+    assert conversation.memory[1] == ("assistant", "This one.")
+    conversation.agent._preparing = None
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+@pytest.mark.parametrize("by", ["sight", "tool"])
+def test_nothing_is_begun_in_the_pause_of_what_takes_a_picture_or_calls_a_tool(by: str):
+    """Both are done once, when the turn is over."""
+
+    class Counted(RuleLLM):
+        asked = 0
+
+        async def reply(self, heard: str) -> str:
+            self.asked += 1
+            return await super().reply(heard)
+
+    calls, llm = list[dict[str, Any]](), Counted(name="Noa")
+
+    async def call(arguments: dict[str, Any]) -> str:
+        calls.append(arguments)
+        return "sunny"
+
+    weather = Tool(name="weather", description="Tells the weather.", parameters={}, timeout_s=1.0, run=call)
+    if by == "sight":
+        llm.sight = Sight(Vision(SOURCES, None), on_event=lambda event: None, spawn=lambda work: work.close())
+    asked_aloud("What is the weather?", Noted(), llm, tools=[] if by == "sight" else [weather])
+    assert (llm.asked, len(calls)) == ((1, 0) if by == "sight" else (0, 1))
