@@ -11,15 +11,15 @@ CONTROL = "control"  # the name of these channels among a clip's conditions
 
 
 class ControlBlocks(nn.Module):
-    """What is added to the tokens behind each of the model's `control_layers`. It sees the tokens as they enter the
-    model, and the whole clip: streams have no cache for it.
+    """What is added to the tokens, by the layer behind which it is. It sees the tokens as they enter the model, and the
+    whole clip: streams have no cache for it.
 
     Source: Jiang et al. 2025, arXiv:2503.07598, Sec. 3.3; diffusers 0.42 transformer_wan_vace.py.
     """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        count = len(config.control_layers)
+        self.layers, count = config.control_layers, len(config.control_layers)
         self.patch_embedding = nn.Linear(config.patch**2 * config.control_channels, config.dim)
         self.before = nn.Linear(config.dim, config.dim)
         self.blocks = nn.ModuleList(DiTBlock(config, layer) for layer in range(count))
@@ -33,11 +33,11 @@ class ControlBlocks(nn.Module):
         turn: Rotation,
         context: Context,
         prompt: Prompt | None,
-    ) -> list[Float[Tensor, "b f p d"]]:
-        x, found = tokens + self.before(self.patch_embedding(patches)), list[Tensor]()
-        for block, after in zip(self.blocks, self.after, strict=True):
+    ) -> dict[int, Float[Tensor, "b f p d"]]:
+        x, found = tokens + self.before(self.patch_embedding(patches)), dict[int, Tensor]()
+        for layer, block, after in zip(self.layers, self.blocks, self.after, strict=True):
             x, branch, _ = block(x, Branch(), modulation, turn, context, prompt)
             if branch.y is not None:  # no later norm adds it here
                 x = x + (branch.y if branch.gate is None else branch.gate * branch.y)
-            found.append(after(x))
+            found[layer] = after(x)
         return found

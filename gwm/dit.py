@@ -183,9 +183,8 @@ class DiT(nn.Module):
         keys_values: list[KeysValues] = []
         added: dict[int, Tensor] = {}
         if self.control is not None:
-            controls = patched(condition[CONTROL], self.config.patch)
-            said = self.control(controls, tokens, modulation, turn, context, prompt)
-            added = dict(zip(self.config.control_layers, said, strict=True))
+            channels = patched(condition[CONTROL], self.config.patch)
+            added = self.control(channels, tokens, modulation, turn, context, prompt)
         for layer, block in enumerate(self.blocks):
             tokens, branch, new = block(tokens, branch, modulation, turn, context, prompt)
             keys_values.append(new)

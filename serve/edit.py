@@ -57,15 +57,19 @@ def edit(request: EditRequest) -> None:
         regions = Regions(request, survey)
         regions.check()
         editor, view = _model(request, regions, device_of(0))
-        kept, num_frames = Kept(request), len(survey.moments_s)
-        workers = min(request.workers, 1 + max(_windows(request, regions, editor).chains))
+        kept, num_frames, drawn = Kept(request), len(survey.moments_s), list[bool]()
+        for one in regions:
+            view.check(one)
+            drawn.append(bool(one.any()))
+        windows = Windows.of(drawn, length=editor.length(num_frames), overlap=request.overlap)
+        workers = min(request.workers, 1 + max(windows.chains))
         if workers < request.workers:
             log.warning(
                 "workers=%d: %d here, as no more windows are independent of each other; with overlap=0 each is",
                 *(request.workers, workers),
             )
-        with beside(_edit_part, request, survey, workers, workers=workers):
-            _edit_all(0, workers, request, regions, editor, view)
+        with beside(_edit_part, request, survey, windows, workers, workers=workers):
+            _edit_all(0, workers, request, regions, windows, editor, view)
         with open_film(request.video) as film:
             made = written(pictures_of(film, request), regions, view, kept.pictures())
             bar = tqdm(made, desc="write", total=num_frames, unit="picture")
@@ -84,30 +88,23 @@ def _model(request: EditRequest, regions: Regions, device: torch.device) -> tupl
         ClipEditor(request, regions.size, device=device) if published else StreamEditor(request, device=device)
     )
     view = view_of(request, regions.size, editor.seen)
-    for drawn in regions:
-        view.check(drawn)
     if isinstance(editor, StreamEditor):
         editor.reference = _reference(request, view, regions.size)
         editor.follow(regions.survey.moments_s)
     return editor, view
 
 
-def _windows(request: EditRequest, regions: Regions, editor: Editor) -> Windows:
-    drawn = [bool(one.any()) for one in regions]
-    return Windows.of(drawn, length=editor.length(len(drawn)), overlap=request.overlap)
-
-
-def _edit_part(rank: int, request: EditRequest, survey: Survey, workers: int) -> None:
+def _edit_part(rank: int, request: EditRequest, survey: Survey, windows: Windows, workers: int) -> None:
     regions = Regions(request, survey)
-    editor, view = _model(request, regions, device_of(rank))
-    _edit_all(rank, workers, request, regions, editor, view)
+    _edit_all(rank, workers, request, regions, windows, *_model(request, regions, device_of(rank)))
 
 
-def _edit_all(rank: int, workers: int, request: EditRequest, regions: Regions, editor: Editor, view: View) -> None:
+def _edit_all(
+    rank: int, workers: int, request: EditRequest, regions: Regions, windows: Windows, editor: Editor, view: View
+) -> None:
     """This worker's windows: those of every chain whose number is its own."""
     if isinstance(editor, StreamEditor) and workers == 1:
         choose_threads(one_step(editor.artifact), decoded=False)
-    windows = _windows(request, regions, editor)
     with open_film(request.video) as film:
         if not rank and abs(float(film.fps) - editor.fps) > 1:
             log.warning("%s has %.2f fps, the model knows motion at %d", request.video, film.fps, editor.fps)

@@ -128,9 +128,15 @@ def pictures_of(request: ClipRequest, release: Release) -> list[str]:
         ValueError: as `ClipRequest.first_and_last`.
     """
     if release.image == "first_and_last":
-        num_frames = release.num_frames if request.seconds is None else max(1, round(request.seconds * release.fps))
-        return request.first_and_last(num_frames, release.fps)
+        return request.first_and_last(_num_frames(request, release), release.fps)
     return [] if request.image is None else [request.image]
+
+
+def _num_frames(request: ClipRequest, release: Release) -> int:
+    """Pixel frames that are asked for; a first and a last picture are two."""
+    if request.seconds is None:
+        return release.num_frames
+    return max(2 if release.image == "first_and_last" else 1, round(request.seconds * release.fps))
 
 
 def release_of(folder: str) -> Release:
@@ -166,8 +172,7 @@ def contract_of(request: ClipRequest, release: Release) -> Contract:
     """
     folder = Path(request.artifact)
     vae = read_vae_config(folder / "vae" / "config.json")
-    num_frames = release.num_frames if request.seconds is None else max(1, round(request.seconds * release.fps))
-    frames = 1 + -(-(num_frames - 1) // vae.temporal_stride)
+    frames = 1 + -(-(_num_frames(request, release) - 1) // vae.temporal_stride)
     resolution = release.resolution if request.resolution is None else Resolution.parse(request.resolution)
     shift = release.low_shift if resolution.height * resolution.width <= LOW_RESOLUTION else release.shift
     asked = request.sampling
@@ -232,7 +237,7 @@ def with_control(
     pictures: UInt8[np.ndarray, "t h w 3"] | None = None,
     drawn: Bool[np.ndarray, "t h w"] | None = None,
 ) -> Clip:
-    """The clip with what VACE is told: a film, and which of its px are drawn anew; None: all of a grey one."""
+    """The clip with VACE's channels of a film, and of which of its px are drawn anew; None: all of a grey one."""
     contract, vae = artifact.contract, wan_vae(artifact)
     if pictures is None or drawn is None:
         num_frames = 1 + vae.config.temporal_stride * contract.horizon_frames
@@ -247,11 +252,15 @@ def with_control(
 
 
 @torch.no_grad()
-def sample_clip(artifact: Artifact, clip: Clip, *, seed: int) -> Float[Tensor, "1 f c h w"]:
-    """Latents of a whole clip in float32, by guided steps."""
-    contract = artifact.contract
-    shape = (1, contract.horizon_frames + 1, contract.dit.in_channels, *contract.latent_grid)
-    noise = frame_noise(shape, seed=seed, frame=0, step=0).to(artifact.dit.head.weight.device)
+def sample_clip(artifact: Artifact, clip: Clip, *, seed: int, first: int = 0) -> Float[Tensor, "1 f c h w"]:
+    """Latents of a whole clip in float32, by guided steps. Where it has VACE's channels, it is as long as they are.
+
+    first: of the clip's pictures in a film, each of whose windows has noise of its own.
+    """
+    contract, control = artifact.contract, clip.condition.channels.get(CONTROL)
+    frames = contract.horizon_frames + 1 if control is None else control.shape[1]
+    shape = (1, frames, contract.dit.in_channels, *contract.latent_grid)
+    noise = frame_noise(shape, seed=seed, frame=first, step=0).to(artifact.dit.head.weight.device)
     x = sample(clip_velocity(artifact, clip), [noise], sigmas=contract.sigmas, solver=contract.solver)
     return with_first(clip, x)
 

@@ -261,13 +261,12 @@ class ClipRequest:
         return video_end(self.video, contract, framing, seconds=float(self.known_seconds), crop=crop)
 
     def check_known(self, contract: Contract) -> None:
-        """Refuse keyframes before a model is loaded.
+        """Refuse keyframes, and the end of a video, before a model is loaded.
 
         Raises:
             ValueError: the model takes none, a time is outside of the clip, or two lie in one latent frame.
         """
-        if self.keyframes or self.video is not None:
-            check_keyframes(contract, exact=self.exact or self.video is not None)
+        check_keyframes(contract, exact=self.exact or self.video is not None)
         if self.keyframes:
             num_frames = self.num_frames(contract, self.voices(contract))
             check_times(self.timed_pictures(), contract, num_frames=num_frames, num_known=0)

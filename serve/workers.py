@@ -1,9 +1,13 @@
 """Processes that share work with this one: each does a part of it, and all must succeed."""
 
 import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -12,33 +16,33 @@ import torch
 @contextmanager
 def beside(work: Callable[..., None], *arguments: Any, workers: int) -> Iterator[None]:
     """Run work(rank, *arguments) for ranks 1 to `workers` - 1, each in a process of its own, while the body does what
-    rank 0 has to do; wait for them at its end. None is left after an error.
+    rank 0 has to do; wait for them at its end. None is left after an error, nor when this process is killed.
 
     Raises:
-        ValueError: one of them raised it.
-        RuntimeError: one of them failed otherwise, or was killed.
+        RuntimeError: one of them was killed.
+        Exception: the first that one of them raised.
     """
-    context, before = multiprocessing.get_context("spawn"), torch.get_num_threads()
-    threads, begun = max(1, before // workers), list[tuple[Any, Connection]]()
-    try:
-        for rank in range(1, workers):
-            mine, its = context.Pipe(duplex=False)
-            given = (its, threads, work, rank, *arguments)
-            process = context.Process(target=_part, args=given, daemon=True)
-            process.start()
-            its.close()
-            begun.append((process, mine))
-        torch.set_num_threads(threads)
+    if workers == 1:
         yield
-        for process, mine in begun:
-            _check(mine)
-            process.join()
-    finally:
-        torch.set_num_threads(before)
-        for process, mine in begun:
-            process.kill()
-            process.join()
-            mine.close()
+        return
+    before, spawn = torch.get_num_threads(), multiprocessing.get_context("spawn")
+    threads, others = max(1, before // workers), set(multiprocessing.active_children())
+    given = threads, os.getpid()
+    with ProcessPoolExecutor(workers - 1, mp_context=spawn, initializer=_begin, initargs=given) as pool:
+        try:
+            parts = [pool.submit(work, rank, *arguments) for rank in range(1, workers)]
+            torch.set_num_threads(threads)
+            yield
+            for part in as_completed(parts):
+                part.result()
+        except BaseException as error:
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            if isinstance(error, BrokenProcessPool):
+                raise RuntimeError("a worker was killed: is there memory for so many? Lower workers.") from error
+            raise
+        finally:
+            torch.set_num_threads(before)
 
 
 def device_of(rank: int) -> torch.device:
@@ -47,24 +51,20 @@ def device_of(rank: int) -> torch.device:
     return torch.device("cuda", rank % count) if count else torch.device("cpu")
 
 
-def _part(answer: Connection, threads: int, work: Callable[..., None], rank: int, *arguments: Any) -> None:
+def end_with_parent(parent: int) -> None:
+    """End this process when its parent has ended, also where that was killed, or has ended already."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _begin(threads: int, parent: int) -> None:
+    end_with_parent(parent)
     torch.set_num_threads(threads)
-    try:
-        work(rank, *arguments)
-    except Exception as error:
-        answer.send((isinstance(error, ValueError), f"{error}" or type(error).__name__))
-    else:
-        answer.send(None)
-
-
-def _check(answer: Connection) -> None:
-    try:
-        error = answer.recv()
-    except EOFError:
-        raise RuntimeError("a worker was killed: is there memory for so many? Lower workers.") from None
-    if error is not None:
-        refused, message = error
-        raise ValueError(message) if refused else RuntimeError(f"a worker failed: {message}")
 
 
 def check_workers(workers: Any) -> None:

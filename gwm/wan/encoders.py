@@ -142,8 +142,8 @@ def image_channels(
 def control_channels(
     vae: WanVAE, pixel_frames: Float[Tensor, "b t 3 h w"], drawn: Bool[Tensor, "b t h w"]
 ) -> Float[Tensor, "b f g _ _"]:
-    """What VACE is told of a film: latents of what is kept, latents of what is to be drawn anew, each grey elsewhere,
-    and the mask, of whose px each latent cell has all 8 x 8.
+    """VACE's channels of a film: latents of what is kept, latents of what is to be drawn anew, each grey elsewhere, and
+    the mask, of whose px each latent cell has all 8 x 8.
 
     Source: Jiang et al. 2025, arXiv:2503.07598, Sec. 3.2; diffusers' `WanVACEPipeline`.
     """

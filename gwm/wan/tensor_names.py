@@ -41,10 +41,6 @@ ATTENTION = (
     Name("norm_q", "norm_q", "norm_q"),
     Name("norm_k", "norm_k", "norm_k"),
 )
-CONTROL = (  # of VACE
-    Name("patch_embedding", "vace_patch_embedding", "vace_patch_embedding"),
-    Name("before", "vace_blocks.0.before_proj", "vace_blocks.0.proj_in"),
-)
 IMAGE = (
     Name("image.k", "k_img", "add_k_proj"),
     Name("image.v", "v_img", "add_v_proj"),
@@ -62,8 +58,8 @@ BLOCK = (
 def foreign_key(key: str, layout: Layout) -> str | None:
     """The name that gwm's tensor `key` has in `layout`; None: Wan has no such tensor."""
     prefix, table = "", OUTER
-    if key.startswith("control."):
-        return _control_key(key.removeprefix("control."), layout)
+    if key.startswith("control."):  # VACE, whose original release is not read
+        return _control_key(key.removeprefix("control.")) if layout == "diffusers" else None
     if key.startswith("blocks."):
         _, block, key = key.split(".", 2)
         prefix, table = f"blocks.{block}.", BLOCK
@@ -74,15 +70,14 @@ def foreign_key(key: str, layout: Layout) -> str | None:
     return None
 
 
-def _control_key(key: str, layout: Layout) -> str | None:
-    for name in CONTROL:
-        if key.startswith(name.gwm + "."):
-            return (name.original if layout == "original" else name.diffusers) + key.removeprefix(name.gwm)
+def _control_key(key: str) -> str:
+    """Source: diffusers 0.42 transformer_wan_vace.py."""
+    if key.startswith("before."):
+        return f"vace_blocks.0.proj_in.{key.removeprefix('before.')}"
     if key.startswith("after."):
         _, block, rest = key.split(".", 2)
-        return f"vace_blocks.{block}.{'after_proj' if layout == 'original' else 'proj_out'}.{rest}"
-    own = foreign_key(key, layout)
-    return None if own is None else f"vace_{own}"
+        return f"vace_blocks.{block}.proj_out.{rest}"
+    return f"vace_{foreign_key(key, 'diffusers')}"
 
 
 def foreign_shape(key: str, shape: torch.Size, config: DiTConfig) -> torch.Size:

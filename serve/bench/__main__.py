@@ -79,16 +79,14 @@ def bench(
     for case in variants:
         if stopwatch.device.type == "cuda":
             add("kernels", case.name, partial(compare_kernels, case, stopwatch, rounds=rounds), kernel_table)
-        add(
-            "variants",
-            case.name,
-            partial(compare_variants, case, stopwatch, rounds=rounds, compile=compile),
-            ratio_table,
-        )
-        add("batches", case.name, partial(compare_batches, case, stopwatch, rounds=rounds), ratio_table)
-        add("caches", case.name, partial(compare_caches, case, stopwatch, rounds=rounds), ratio_table)
-        if "diffusers" not in absent(case):
-            add("blocks", case.name, partial(compare_blocks, case, stopwatch, rounds=rounds), ratio_table)
+        comparisons = {
+            "variants": partial(compare_variants, compile=compile),
+            "batches": compare_batches,
+            "caches": compare_caches,
+            **({} if "diffusers" in absent(case) else {"blocks": compare_blocks}),
+        }
+        for part, comparison in comparisons.items():
+            add(part, case.name, partial(comparison, case, stopwatch, rounds=rounds), ratio_table)
     for plan in soaks:
         add("soaks", plan.case.name, partial(soak, plan, stopwatch), str)
     if done:

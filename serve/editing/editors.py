@@ -15,12 +15,11 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gwm.contract import Contract
-from gwm.control import CONTROL
 from gwm.editing import drawn_cells, flow_edit, inpaint
 from gwm.media.pixels import to_float, to_tensor, to_uint8
 from gwm.no_text import padded_text
 from gwm.resolution import Resolution
-from gwm.sampler import Velocity, frame_noise, sample
+from gwm.sampler import Velocity, frame_noise
 from gwm.weights import is_written_here
 from serve.acts import Numbers, check_numbers
 from serve.artifact import Artifact, load_artifact
@@ -37,6 +36,7 @@ from serve.published_clip import (
     contract_of,
     load_published,
     release_of,
+    sample_clip,
     wan_vae,
     with_control,
 )
@@ -79,14 +79,14 @@ class ClipEditor:
         if release.image in ("required", "first_and_last"):
             raise ValueError(
                 f"artifact={request.artifact} must be a text-to-video model: an image-to-video model expects its image "
-                "as the first picture of every clip. Take Wan 2.1 T2V or Wan 2.2 TI2V."
+                "as the first picture of every clip. Take Wan 2.1 T2V or VACE, or Wan 2.2 TI2V."
             )
         self.request, self.fps = request, release.fps
         self.seen = self._resolution(release, canvas)
         frames = release.num_frames if request.window is None else request.window
         contract = contract_of(request.clip(self.seen, seconds=frames / release.fps), release)
         if contract.dit.control_layers and (request.source is not None or request.rounds > 1):
-            raise ValueError(f"source and rounds must be left out: {request.artifact} is VACE, which is told the mask.")
+            raise ValueError(f"source and rounds must be left out: {request.artifact} is VACE, which sees the mask.")
         self.frames = 1 + contract.vae.temporal_stride * contract.horizon_frames
         texts = Texts(request.text_encoder, request.artifact)
         tokens = [texts.tokens(text) for text in (request.prompt or "", request.source or "")]
@@ -119,9 +119,7 @@ class ClipEditor:
         vae, contract = wan_vae(self.artifact), self.artifact.contract
         if contract.dit.control_layers:
             clip = with_control(self.clip, self.artifact, pictures, drawn)
-            shape = (1, clip.condition[CONTROL].shape[1], contract.dit.in_channels, *contract.latent_grid)
-            noise = frame_noise(shape, seed=self.request.seed, frame=first, step=0).to(vae.mean)
-            x = sample(clip_velocity(self.artifact, clip), [noise], sigmas=contract.sigmas, solver=contract.solver)
+            x = sample_clip(self.artifact, clip, seed=self.request.seed, first=first)
             return to_uint8(vae.decode_pixels(x.to(vae.mean))[0][0])
         x0 = vae.encode_pixels(to_float(pictures)[None].to(vae.mean)).float()
         cells = cells_of(drawn, contract, single=True).to(x0.device)

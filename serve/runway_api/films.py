@@ -125,7 +125,8 @@ class Generator:
     async def __call__(self, film: Film | Refilm, folder: Path, go_on: GoOn) -> Path | None:
         out = folder.absolute() / OUT
         if isinstance(film, Refilm):
-            words = ["serve.runway_api.film_process", film.command, str(self._written(film, folder.absolute(), out))]
+            settings = str(self._written(film, folder.absolute(), out))
+            words = ["serve.runway_api.film_process", film.command, settings, str(os.getpid())]
             return await _run(words, BARS[film.command], out, go_on)
         (folder / "speech.wav").write_bytes(wav_of(film.sound, film.sample_rate))
         words = ["serve.generate", f"artifact={Path(self.artifact).resolve()}", f"image={self._picture(film, folder)}"]

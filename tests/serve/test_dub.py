@@ -339,7 +339,7 @@ def test_a_run_that_was_killed_goes_on_and_makes_the_same_film_to_the_bit(
 def test_a_film_is_said_to_take_what_was_measured(
     height: int, width: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    """In the first line, to a tenth."""
+    """In the first line, to a tenth; and on the page."""
     measured = json.loads((ROOT / "serve" / "results" / "dub_time_cpu.json").read_text())["sizes"][f"{height} px"]
     video = film_of(tmp_path / "a.mp4", [np.zeros((height, width, 3), np.uint8)] * 96)
     with caplog.at_level("INFO"), pytest.raises(ValueError, match=r"n\.wav"):
@@ -347,6 +347,8 @@ def test_a_film_is_said_to_take_what_was_measured(
     first = caplog.records[0].getMessage()
     said = re.search(rf": 4.0 s of {width}x{height} px: about (\d+) s of one core", first)
     assert said is not None and int(said[1]) == pytest.approx(measured["many_cpu_s"], rel=0.1)
+    page = (ROOT / "docs" / "dubbing.md").read_text()
+    assert f"takes about {measured['second_of_film_cpu_s']:.0f} s of one core" in page
 
 
 def test_several_workers_make_the_film_of_one(tmp_path: Path, speech: str):

@@ -166,6 +166,40 @@ def test_windows_are_parted_where_no_drawn_picture_joins_them():
     assert windows.Windows.of([number == 7 for number in range(14)], length=8, overlap=2).chains == [0, 0]
 
 
+@pytest.mark.parametrize(
+    ("length", "overlap", "added"),
+    [
+        (1, 0, [1]),
+        (1, 0, [1, 1, 1]),
+        (8, 0, [8]),
+        (8, 0, [8, 1]),
+        (8, 7, [8, 1]),
+        (4, 3, [4, 1, 1, 1, 1, 1, 1]),
+        (8, 8, [3]),
+        (8, 20, [8]),
+        (8, 20, [5]),
+    ],
+)
+def test_windows_of_any_length_and_overlap_add_every_picture_once(
+    tmp_path: Path, film: str, length: int, overlap: int, added: list[int]
+):
+    class Same:
+        artifact = type("Artifact", (), {"dit": torch.nn.Identity()})()
+
+        def __call__(self, pictures: np.ndarray, drawn: np.ndarray, *, first: int) -> np.ndarray:
+            assert len(pictures) == length
+            return pictures
+
+    kept, count = windows.Kept(asked(film, "A", tmp_path, box=BOX)), sum(added)
+    pairs = [(np.full((2, 2, 3), number, np.uint8), np.ones((2, 2), bool)) for number in range(count)]
+    parts = windows.Windows.of([True] * count, length=length, overlap=overlap)
+    assert parts.chains == ([0] * len(added) if overlap else list(range(len(added))))
+    windows.edit_windows(pairs, Same(), kept, parts, mine=range(len(added)), shown=False)  # type: ignore[arg-type]
+    firsts = [sum(added[:number]) for number in range(len(added))]
+    assert [len(part) for first in firsts if (part := kept.read(first)) is not None] == added
+    assert [int(picture[0, 0, 0]) for picture in kept.pictures()] == list(range(count))
+
+
 def test_what_a_worker_refuses_ends_the_edit(film: str, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with pytest.raises(ValueError, match=r"workers=0 must be a whole number of processes"):
         asked(film, str(folder), tmp_path, box=BOX, workers=0)
@@ -181,7 +215,7 @@ def test_pictures_outside_of_the_times_are_not_generated(film: str, folder: Path
     assert (moved[5:10] > 10).all() and (moved[:5] < 2).all() and (moved[10:] < 2).all()
 
 
-def test_vace_is_told_the_mask_and_the_rest_stays(film: str, tmp_path: Path):
+def test_vace_sees_film_and_mask_and_the_rest_stays(film: str, tmp_path: Path):
     """With the whole picture drawn anew and no prompt it makes the clip of its noise and of a grey film."""
     vace = str(published_folder(tmp_path / "vace", "wan2_1_1_3b", vace_layers=[0], vace_in_channels=96))
     settings = {"prompt": "a woman", "steps": 2, "guidance": 1}

@@ -294,6 +294,7 @@ def test_numbers_that_are_not_given_are_the_publishers(folders: dict[str, Path])
             r"such as keyframes=\[A.png@0,B.png@0.1875\]",
         ),
         ("flf2v", {"prompt": "a", "keyframes": ["a@0", "b@0.1", "c@0.19"]}, r"with both, and with no other"),
+        ("flf2v", {"prompt": "a", "seconds": 0.01, "keyframes": ["a@0"]}, r"keyframes=\[A.png@0,B.png@0.125\]"),
         (
             "i2v",
             {"prompt": "a", "keyframes": ["a.png@0"]},

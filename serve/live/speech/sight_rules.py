@@ -41,10 +41,10 @@ async def about_sight(heard: str, sight: Sight) -> str:
 
 def _said(source: str, why: str, words: str | None, heard: str, sight: Sight) -> str:
     if words is None:
-        if source in sight.shown:
-            return f"I have not read your {source} yet. Ask again in a moment."
-        if source in sight.available:
+        if source in sight.available and source not in sight.shown:
             return f"I could not look at your {source}. {why}"
+        if source in sight.shown or source in sight.switched_on:
+            return f"I have not read your {source} yet. Ask again in a moment."
         return f"I do not see your {source}. You can switch it on below."
     if source == "camera":
         return words

@@ -116,7 +116,7 @@ class Sight:
         self._waiting: dict[str, _Showing] = {}  # those whose latest picture nobody has read, the longest first
         self._reading = False
         self._due_s = -1e9
-        self._switched_on = set[str]()  # sources, on request: what the visitor lets be looked at
+        self.switched_on = set[str]()  # sources that the visitor lets be looked at
         self._looks: dict[str, _Look] = {}
 
     def take(self, picture: Picture) -> None:
@@ -158,7 +158,7 @@ class Sight:
         name = _checked(source)
         if name not in self.vision.sources:
             raise ValueError(f"The {name} is not looked at here: {self._offer()}.")
-        self._switched_on.add(name)
+        self.switched_on.add(name)
 
     def hide(self, source: object) -> None:
         """Forget what a source has shown; it may be looked at no longer.
@@ -167,7 +167,7 @@ class Sight:
             ValueError: there is no such source.
         """
         name = _checked(source)
-        self._switched_on.discard(name)
+        self.switched_on.discard(name)
         for kept in (self._showing, self._waiting):
             kept.pop(name, None)
         if look := self._looks.get(name):
@@ -227,7 +227,7 @@ class Sight:
     def available(self) -> tuple[str, ...]:
         """Sources that the visitor lets be looked at now."""
         on_request = self.vision.mode == ON_REQUEST
-        return tuple(source for source in SOURCES if source in self._switched_on) if on_request else self.shown
+        return tuple(source for source in SOURCES if source in self.switched_on) if on_request else self.shown
 
     @property
     def shown(self) -> tuple[str, ...]:

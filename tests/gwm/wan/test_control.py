@@ -1,4 +1,4 @@
-"""VACE's second stack of blocks, and what it is told of a film, are those of diffusers."""
+"""VACE's second stack of blocks, and its channels of a film, are those of diffusers."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.wan import COLUMNS, ROWS, family_clip, in_diffusers, in_gwm, our_velo
 
 FP32 = 1e-5
 FRAMES = 3
-# Of four layers, two are told something: the second and the last of the plain ones are not.
+# Something is added behind the first and the third of four layers.
 VACE = dataclasses.replace(reduced("wan2_1_1_3b"), num_layers=4, control_layers=(0, 2), control_channels=96)
 
 
@@ -76,7 +76,7 @@ def test_channels_are_those_of_diffusers_pipeline(tmp_path: Path):
 
 
 @pytest.mark.parametrize("layers", [(2, 0), (0, 0), (0, 4), (-1,)])
-def test_layers_that_cannot_be_told_anything_are_refused(layers: tuple[int, ...]):
+def test_control_layers_that_the_model_does_not_have_are_refused(layers: tuple[int, ...]):
     with pytest.raises(ValueError, match="must be different layers of 4, in order"):
         dataclasses.replace(VACE, control_layers=layers)
     with pytest.raises(ValueError, match="go together: give both"):

@@ -1,6 +1,7 @@
 """The gateway without Ray: its workers are a stream that the test opens, breaks and ends."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,6 +76,19 @@ def bare(store: Store, workers: Workers) -> Gateway:
     return gateway
 
 
+@contextlib.asynccontextmanager
+async def serving(gateway: Gateway) -> AsyncIterator[Gateway]:
+    """One whose queue goes on meanwhile, and which then stops."""
+    queue = asyncio.create_task(gateway._serve())
+    try:
+        yield gateway
+    finally:
+        tasks = [queue, *gateway._leases.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def ask(store: Store, name: str, **more: Any) -> str:
     row = Session(id=name, status="NOT_READY", owner=OWNER, avatar_name="Noa", tools=[], max_s=60, **more)
     store.do(lambda db: db.add(row))
@@ -85,9 +99,7 @@ def test_sessions_wait_are_let_in_in_turn_and_fail_with_their_worker(tmp_path: P
     async def run() -> None:
         store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
         workers = Workers(store, places=1)
-        gateway = bare(store, workers)
-        serving = asyncio.create_task(gateway._serve())
-        try:
+        async with serving(bare(store, workers)) as gateway:
             first = ask(store, "first")
             await until(lambda: status(store, first).status == "READY")
             second = ask(store, "second")
@@ -102,10 +114,7 @@ def test_sessions_wait_are_let_in_in_turn_and_fail_with_their_worker(tmp_path: P
             workers.ends[second].set()
             await until(lambda: not gateway._leases)
             assert status(store, second).status == "COMPLETED"
-        finally:
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
-            store.close()
+        store.close()
 
     asyncio.run(run())
 
@@ -116,54 +125,39 @@ def test_whoever_gives_up_while_it_waits_asks_no_worker_any_more_and_a_new_gatew
     async def run() -> None:
         store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
         workers = Workers(store, places=0)
-        gateway = bare(store, workers)
-        serving = asyncio.create_task(gateway._serve())
-        try:
+        async with serving(bare(store, workers)) as gateway:
             first, second = ask(store, "first"), ask(store, "second")
             await until(lambda: set(gateway._leases) == {first, second})
             store.do(lambda db: _set(db, first, "CANCELLED", OWNER))
             await until(lambda: workers.cancelled == [first])
-            serving.cancel()
-            for task in gateway._leases.values():
-                task.cancel()
-            await until(lambda: set(workers.cancelled) == {first, second})
-            workers.places = 1
-            gateway = bare(store, workers)
-            serving = asyncio.create_task(gateway._serve())
+        assert set(workers.cancelled) == {first, second}
+        workers.places = 1
+        async with serving(bare(store, workers)):
             await until(lambda: status(store, second).status == "READY")
-        finally:
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
-            store.close()
+        assert status(store, first).status == "CANCELLED"
+        store.close()
 
     asyncio.run(run())
 
 
 def test_only_so_many_ask_at_a_time_and_they_are_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Workers see those as their load; the others are told that they wait, and are asked for in their turn."""
+    """Workers see those as their load; clients of the others see that they wait, and they are asked for in turn."""
     monkeypatch.setattr("serve.fleet.gateway.LOOK_S", 0.02)
 
     async def run() -> None:
         store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
         workers = Workers(store, places=0)
-        gateway = bare(store, workers)
         names = [f"{number:02}" for number in range(ASKING + 3)]
         for position, name in enumerate(names):
             ask(store, name, created_ms=now_ms() + position)
-        serving = asyncio.create_task(gateway._serve())
-        try:
+        async with serving(bare(store, workers)) as gateway:
             await until(lambda: all(status(store, name).queued for name in names))
             await asyncio.sleep(0.5)  # many looks
             assert sorted(gateway._leases) == names[:ASKING]
             workers.places = 2
             await until(lambda: set(names[ASKING : ASKING + 2]) <= set(gateway._leases))
             assert set(workers.ends) <= set(names[:ASKING]) and names[-1] not in gateway._leases
-        finally:
-            serving.cancel()
-            for task in gateway._leases.values():
-                task.cancel()
-            await asyncio.gather(serving, *gateway._leases.values(), return_exceptions=True)
-            store.close()
+        store.close()
 
     asyncio.run(run())
 
@@ -189,16 +183,10 @@ def test_a_session_that_a_worker_gives_back_is_asked_for_again(tmp_path: Path):
         gateway.owner = f"{OWNER}-a"
         name = ask(store, "first")
         store.do(lambda db: _set(db, name, "NOT_READY", gateway.owner))
-        serving = asyncio.create_task(gateway._serve())
-        try:
+        async with serving(gateway):
             await until(lambda: status(store, name).status == "READY")
             assert workers.left == 2
-        finally:
-            serving.cancel()
-            for task in gateway._leases.values():
-                task.cancel()
-            await asyncio.gather(serving, *gateway._leases.values(), return_exceptions=True)
-            store.close()
+        store.close()
 
     asyncio.run(run())
 

@@ -28,8 +28,8 @@ def deployed() -> dict[str, Any]:
     words = "import json, sys; from dataclasses import asdict; from serve.fleet import __main__ as fleet; "
     words += "fleet.application = lambda *parts: [asdict(part) for part in parts]; "
     words += "print(json.dumps(fleet.built(json.loads(sys.argv[1]))))"
-    told = [sys.executable, "-c", words, json.dumps(APPLICATION["args"])]
-    done = subprocess.run(told, env=os.environ | {"GWM_STORE": STORE}, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", words, json.dumps(APPLICATION["args"])]
+    done = subprocess.run(command, env=os.environ | {"GWM_STORE": STORE}, capture_output=True, text=True, check=True)
     settings, fleet, api = json.loads(done.stdout.splitlines()[-1])
     return settings | {"fleet": fleet, "api": api}
 

@@ -26,6 +26,21 @@ def bare(store: Store, admission: Admission) -> Worker:
     return worker
 
 
+def two_places() -> Admission:
+    return Admission(capacity=lambda: 2, retry_after_s=30, gauges=Gauges())
+
+
+def ask(store: Store, name: str = "new", *, status: str = "NOT_READY", owner: str = OWNER) -> None:
+    row = Session(id=name, status=status, owner=owner, avatar_name="Noa", tools=[], max_s=60)
+    store.do(lambda db: db.add(row))
+
+
+def state(store: Store, name: str = "new") -> tuple[str, str | None]:
+    """Status and owner of a session."""
+    row = store.do(lambda db: db.get_one(Session, name), writes=False)
+    return row.status, row.owner
+
+
 async def ended(lease: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a lease that is refused gives; one that is taken would last as long as its session."""
 
@@ -41,17 +56,14 @@ async def ended(lease: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_a_worker_that_drains_takes_no_session_and_its_own_have_time_to_end(tmp_path):
     async def run() -> None:
         store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
-        places = Admission(capacity=lambda: 2, retry_after_s=30, gauges=Gauges())
-        worker = bare(store, places)
+        worker = bare(store, places := two_places())
         visits = [places.open(Visit, name) for name in ("short", "long")]
         worker.drain(60.0)
         await asyncio.sleep(0)
         assert places.draining and not places.free and len(places.sessions) == 2
-        row = Session(id="new", status="NOT_READY", owner="gateway", avatar_name="Noa", tools=[], max_s=60)
-        store.do(lambda db: db.add(row))
+        ask(store)
         assert await ended(worker.hold("new")) == []
-        kept = store.do(lambda db: db.get_one(Session, "new"), writes=False)
-        assert (kept.status, kept.owner) == ("NOT_READY", "gateway")  # another worker's, then
+        assert state(store) == ("NOT_READY", OWNER)  # another worker's, then
         await visits[0].close("left")
         worker.drain(0.0)  # changes nothing
         await asyncio.sleep(0.3)
@@ -69,10 +81,8 @@ def test_a_session_that_is_taken_as_the_worker_begins_to_drain_is_given_back(tmp
 
     async def run() -> None:
         store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
-        places = Admission(capacity=lambda: 2, retry_after_s=30, gauges=Gauges())
-        worker = bare(store, places)
-        row = Session(id="new", status="NOT_READY", owner=OWNER, avatar_name="Noa", tools=[], max_s=60)
-        store.do(lambda db: db.add(row))
+        worker = bare(store, two_places())
+        ask(store)
         do, loop = store.do, asyncio.get_running_loop()
 
         def do_and_drain(function: Any, *, writes: bool = True) -> Any:
@@ -87,8 +97,7 @@ def test_a_session_that_is_taken_as_the_worker_begins_to_drain_is_given_back(tmp
             loop.call_later(0.2, worker.drain, 60.0)
         assert await ended(worker.hold("new")) == []
         store.do = do  # type: ignore[method-assign]
-        kept = store.do(lambda db: db.get_one(Session, "new"), writes=False)
-        assert worker._draining is not None and (kept.status, kept.owner) == ("NOT_READY", OWNER)
+        assert worker._draining is not None and state(store) == ("NOT_READY", OWNER)
         await worker.stop()
         store.close()
 
@@ -98,9 +107,8 @@ def test_a_session_that_is_taken_as_the_worker_begins_to_drain_is_given_back(tmp
 def test_a_session_that_is_open_as_the_worker_begins_to_drain_stays_until_it_ends(tmp_path):
     async def run() -> None:
         store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
-        worker = bare(store, Admission(capacity=lambda: 2, retry_after_s=30, gauges=Gauges()))
-        row = Session(id="new", status="NOT_READY", owner=OWNER, avatar_name="Noa", tools=[], max_s=60)
-        store.do(lambda db: db.add(row))
+        worker = bare(store, two_places())
+        ask(store)
         lease = worker.hold("new")
         rooms = worker._mounted[1]  # type: ignore[index]
         rooms.open["new"] = SimpleNamespace(id="room")
@@ -112,8 +120,7 @@ def test_a_session_that_is_open_as_the_worker_begins_to_drain_stays_until_it_end
         assert not going.done()
         store.do(lambda db: setattr(db.get_one(Session, "new"), "status", "COMPLETED"))
         assert await asyncio.wait_for(going, 10) is None
-        kept = store.do(lambda db: db.get_one(Session, "new"), writes=False)
-        assert (kept.status, kept.owner) == ("COMPLETED", "worker")
+        assert state(store) == ("COMPLETED", "worker")
         await worker.stop()
         store.close()
 
@@ -123,13 +130,11 @@ def test_a_session_that_is_open_as_the_worker_begins_to_drain_stays_until_it_end
 def test_a_session_that_has_ended_or_is_another_workers_is_not_taken(tmp_path):
     async def run() -> None:
         store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
-        worker = bare(store, Admission(capacity=lambda: 2, retry_after_s=30, gauges=Gauges()))
+        worker = bare(store, two_places())
         for status in ("CANCELLED", "READY"):
-            row = Session(id=status, status=status, owner="other", avatar_name="Noa", tools=[], max_s=60)
-            store.do(lambda db, row=row: db.add(row))
+            ask(store, status, status=status, owner="other")
             assert await ended(worker.hold(status)) == []
-            kept = store.do(lambda db, name=status: db.get_one(Session, name), writes=False)
-            assert (kept.status, kept.owner) == (status, "other")
+            assert state(store, status) == (status, "other")
         store.close()
 
     asyncio.run(run())
@@ -138,8 +143,7 @@ def test_a_session_that_has_ended_or_is_another_workers_is_not_taken(tmp_path):
 def test_sessions_that_do_not_end_in_time_are_ended(tmp_path):
     async def run() -> str:
         store = Store(f"sqlite:///{tmp_path}/gwm.sqlite")
-        places = Admission(capacity=lambda: 2, retry_after_s=30, gauges=Gauges())
-        worker = bare(store, places)
+        worker = bare(store, places := two_places())
         visit = places.open(Visit, "long")
         await worker.stop()
         store.close()

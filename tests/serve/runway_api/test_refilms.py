@@ -242,9 +242,9 @@ def test_the_real_command_dubs_in_a_process_of_its_own_and_says_how_far_it_is(ta
     assert told and told == sorted(told) and told[-1] > 0.5
 
 
-CHILD = """import time
-from serve.runway_api.film_process import end_with_parent
-end_with_parent()
+CHILD = """import os, time
+from serve.workers import end_with_parent
+end_with_parent(os.getppid())
 print(flush=True)
 time.sleep(600)"""
 PARENT = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', sys.argv[1]]).pid, flush=True); input()"

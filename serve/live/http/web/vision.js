@@ -66,18 +66,19 @@ export class Vision {
     const stream = source === "camera" ? await media("camera", { video: { width: { ideal: SOURCES.camera.longest } } }) : await screen();
     const video = Object.assign(document.createElement("video"), { srcObject: stream, muted: true, playsInline: true });
     stream.getVideoTracks()[0].onended = () => this.hide(source); // by the browser's own button
-    this.#shown[source] = { stream, video, timer: this.#mode === "every_second" && setInterval(() => this.#send(source), EVERY_MS) };
+    const playing = video.play().catch(() => {});
+    this.#shown[source] = { stream, video, playing, timer: this.#mode === "every_second" && setInterval(() => this.#send(source), EVERY_MS) };
+    this.send({ type: "vision.on", source }); // before the page says so: a question may follow at once
     this.changed(this.shown);
-    await video.play().catch(() => {});
-    this.send({ type: "vision.on", source });
     if (this.#mode === "every_second") this.#send(source);
   }
 
   async #send(source) {
     const shown = this.#shown[source];
-    if (!shown?.video.videoWidth || shown.busy) return;
+    if (!shown || shown.busy) return;
     shown.busy = true;
-    const blob = await compressed(shown.video, SOURCES[source].longest);
+    await shown.playing; // else there is no picture yet
+    const blob = shown.video.videoWidth ? await compressed(shown.video, SOURCES[source].longest) : null;
     shown.busy = false;
     if (blob && this.#shown[source] === shown) this.send(new Blob([new Uint8Array([SOURCES[source].number]), blob]));
   }

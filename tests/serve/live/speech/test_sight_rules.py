@@ -1,8 +1,10 @@
 """Questions about what the visitor shows, told by their words."""
 
+import asyncio
+
 import pytest
 
-from serve.live.speech.sight_rules import sources_of
+from serve.live.speech.sight_rules import about_sight, sources_of
 from serve.live.vision.sight import ON_REQUEST
 from tests.serve.live.vision.test_sight import Setting
 
@@ -30,3 +32,10 @@ def test_a_question_names_the_sources_that_it_is_about(heard: str, sources: tupl
 
 def test_of_what_is_seen_where_nothing_is_shown_the_screen_is_meant():
     assert sources_of("What do you see?", Setting().sight) == ("screen",)
+
+
+def test_a_screen_that_was_just_switched_on_is_not_called_unseen():
+    sight = Setting().sight
+    assert "I do not see your screen" in asyncio.run(about_sight("What is on my screen?", sight))
+    sight.show("screen")
+    assert "I have not read your screen yet" in asyncio.run(about_sight("What is on my screen?", sight))
