@@ -10,8 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.steps import StepData
-from train.measure import PRECISIONS, measure_pass
-from train.peak import matmul_flops
+from train.measure import PRECISIONS, matmul_flops, measure_pass
 from train.work import WorkBuilder
 
 WINDOW = 20  # updates over which speed is averaged

@@ -82,9 +82,9 @@ async def visit(microphone: Path) -> None:
 async def upload(page: Any) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (300, 200), (10, 120, 200)).save(buffer, "PNG")
-    for data, told in ((b"not a picture", "#error"), (buffer.getvalue(), "#note")):
+    for data, place in ((b"not a picture", "#error"), (buffer.getvalue(), "#note")):
         await page.set_input_files("#file", {"name": "me.png", "mimeType": "image/png", "buffer": data})
-        await until(page, f"/picture/.test(document.querySelector('{told}').textContent)")
+        await until(page, f"/picture/.test(document.querySelector('{place}').textContent)")
     assert await page.get_attribute("#characters label:last-child img", "alt") == "Your picture"
 
 
@@ -218,7 +218,7 @@ def test_everything_is_reached_by_keyboard_and_fits_a_phone(tmp_path: Path):
 
 
 @pytest.mark.skipif(TURN is None, reason="no coturn: apt-get install coturn")
-def test_a_page_connects_with_the_servers_that_it_is_told(tmp_path: Path):
+def test_a_page_connects_with_the_servers_that_it_is_given(tmp_path: Path):
     pytest.importorskip("playwright")
     microphone = tmp_path / "silence.wav"
     soundfile.write(microphone, np.zeros(48_000), 48_000)
@@ -229,9 +229,9 @@ def test_a_page_connects_with_the_servers_that_it_is_told(tmp_path: Path):
             page = await open_page(browser, str(client.make_url("/")).rstrip("/"))
             await page.click("#start")
             await until(page, "window.seen.times.length > 12")
-            told = await page.evaluate("window.seen.peer.getConfiguration().iceServers.map(one => one.urls).flat()")
+            servers = await page.evaluate("window.seen.peer.getConfiguration().iceServers.map(one => one.urls).flat()")
             await page.context.close()
-        return told
+        return servers
 
     with coturn(tmp_path) as relay:
         assert asyncio.run(run(relay)) == [relay]
@@ -251,7 +251,7 @@ CAUSES = {
 }
 
 
-async def told(page: Any) -> str:
+async def message(page: Any) -> str:
     await page.click("#start")
     await until(page, "!document.getElementById('error').hidden && !document.getElementById('start').disabled")
     assert await page.text_content("#status span") == "Choose somebody to talk to"
@@ -268,7 +268,7 @@ async def causes(microphone: Path) -> dict[str, str]:
             state = "prompt" if "dismissed" in error else "denied"
             await page.evaluate(f"void (navigator.permissions.query = async () => ({{ state: '{state}' }}))")
             await page.evaluate(f"void (navigator.mediaDevices.getUserMedia = async () => {{ throw {error}; }})")
-            seen[error] = await told(page)
+            seen[error] = await message(page)
         await page.evaluate(
             "void (navigator.mediaDevices.getUserMedia = async (w) => (window.given = await window.getIt(w)))"
         )
@@ -278,15 +278,15 @@ async def causes(microphone: Path) -> dict[str, str]:
         }
         for name, failure in failures.items():
             await page.route("**/v1/sessions", failure)
-            seen[name] = await told(page)
+            seen[name] = await message(page)
             await page.unroute("**/v1/sessions")
         seen["microphone"] = await page.evaluate("window.given.getTracks()[0].readyState")
         kit.admission.draining = True
-        seen["draining"] = await told(page)
+        seen["draining"] = await message(page)
         kit.admission.draining, kit.capacity = False, 0
-        seen["full"] = await told(page)
+        seen["full"] = await message(page)
         await page.evaluate("void Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
-        seen["http"] = await told(page)
+        seen["http"] = await message(page)
         await page.context.close()
     return seen
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from serve.live.avatar.chunk_times import ChunkTimes
 from tests.serve.live.level_face import TIMING
 
 RATE = TIMING.sample_rate
