@@ -131,6 +131,7 @@ class Performer:
         self.redoes = False  # numbers hold from the next frame that is shown, for a chunk of work each time
         self._turn, self._redone = asyncio.Lock(), 0  # one call of the face at a time; times its chunk was made again
         self._changed = False  # since the latest chunk was asked for: the engine's latest may be another
+        self._changing = 0  # changes that are under way, which may go behind chunks that are asked for later
         self._begun: deque[Begun] = deque()
         self._chunk_times = ChunkTimes(timing)
         self._retakes = isinstance(face, Retaking) and not timing.in_flight_chunks
@@ -192,8 +193,11 @@ class Performer:
             return applied
 
     async def _change(self, change: Change) -> Applied:
-        self._changed = True
-        return await self.face.change(change)
+        self._changed, self._changing = True, self._changing + 1
+        try:
+            return await self.face.change(change)
+        finally:
+            self._changing -= 1
 
     async def run(self) -> None:
         try:
@@ -243,7 +247,7 @@ class Performer:
         self._begun.append(Begun(voice, cues))
         ahead = self.speech_queue.peek(timing.lookahead_samples)
         agent, user = np.concatenate([voice, ahead]), self.mic_buffer.take(timing.chunk_samples)
-        within_s, self._changed = self.playout.queued_samples / timing.sample_rate, False
+        within_s, self._changed = self.playout.queued_samples / timing.sample_rate, self._changing > 0
         frames = await self._made(self.face.step(agent, user, within_s=within_s))
         if len(self._begun) > timing.in_flight_chunks:
             shown = self._begun.popleft()

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import pytest
 
+from serve.acts import Applied
 from serve.bench import turned_clock
-from serve.live.avatar.changes import Rewind
+from serve.live.avatar.changes import Change, Rewind
 from serve.live.avatar.performer import Performer
 from tests.serve.live.level_face import TIMING, LevelFace, RetakingFace, SlowFace, played
 
@@ -297,6 +298,30 @@ def test_after_a_change_no_chunk_is_made_again_before_the_next(during: bool):
 
     assert heard(performer, 100, rewind).any()
     assert not face.again and face.changes
+
+
+def test_after_a_change_that_went_behind_a_chunk_none_is_made_again_before_the_next():
+    """Such as one of a session that changes too much, or a prompt that is still encoded."""
+
+    class Busy(RetakingFace):
+        async def change(self, change: Change) -> Applied:
+            await asyncio.sleep(0.25)
+            return await super().change(change)
+
+    face, changing = Busy(0.05), list[asyncio.Task[Applied]]()
+    performer = Performer(face, TIMING)
+
+    async def speak() -> Applied:
+        applied = await performer.change(Rewind(1))
+        performer.say(speech(0.3), generation=0)
+        return applied
+
+    async def rewind(number: int) -> None:
+        if number % 61 == 20:  # another moment between two chunks each time
+            changing.append(asyncio.create_task(speak()))
+
+    assert heard(performer, 560, rewind).any()
+    assert len(changing) == len(face.changes) == 9 and not face.again
 
 
 @pytest.mark.parametrize(
