@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import DictConfig
 
 from configs.command.main import HELP, command
+from gwm.tf32 import allow_tf32
 from train.accumulation import Accumulation
 from train.checkpoint import AtomicCheckpointIO, read_checkpoint, remember_config
 from train.finite import FiniteNumbers
@@ -60,6 +61,7 @@ def fit(cfg: DictConfig, output: Path) -> None:
             (output / "run.yaml").unlink(missing_ok=True)
         remember_config(output, cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
+    allow_tf32(cfg.tf32)
     stage: L.LightningModule = instantiate(cfg.stage, _convert_="all")
     if cfg.checkpoint_blocks and not checkpoint_blocks([stage]):
         raise ValueError("checkpoint_blocks=true needs a DiT: this stage has no blocks to compute again.")

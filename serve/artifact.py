@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,11 @@ from gwm.files.folder_kind import folder_kind
 from gwm.files.tensors import read_tensor_file
 from gwm.no_text import NO_TEXT_FILE, read_no_text
 from gwm.rollout import Guided
+from gwm.tf32 import allow_tf32
 from gwm.weights import check_keys
 from serve.quantise import check_recipe, quantise, unpacked
+
+log = logging.getLogger(__name__)
 
 FORMAT, VERSION = "gwm-artifact", 1
 MANIFEST = "manifest.json"
@@ -28,6 +32,8 @@ PLACES = "places"  # folder of pictures at which visitors of a world can begin; 
 KEYS = {"format", "version", "contract", "files", "gates", "made_by"}
 OPTIONAL = {"quantised"}  # recipe of `serve.quantise` for the blocks; not there: they run as they are stored
 NETWORKS = ("dit", "vae")
+DTYPES = ("auto", "float32", "bfloat16")
+AMPERE = 8  # compute capability of the first GPUs with units for bfloat16
 EXPORT_COMMAND = "python train.py stage=export name=..."
 
 
@@ -56,6 +62,25 @@ def describe(path: Path) -> dict[str, int | str]:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def chosen_dtype(wish: str, device: torch.device | str | None = None) -> torch.dtype:
+    """What models compute in; auto: bfloat16 on GPUs that have units for it, else float32.
+
+    device: None: the GPU where there is one.
+
+    Raises:
+        ValueError: `wish` is no such precision.
+    """
+    if wish not in DTYPES:
+        raise ValueError(f"dtype={wish!r} must be one of {', '.join(DTYPES)}.")
+    if wish != "auto":
+        return getattr(torch, wish)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if place.type != "cuda" or torch.cuda.get_device_capability(place)[0] < AMPERE:
+        return torch.float32
+    log.info("models are computed in bfloat16 on %s; dtype=float32 computes them in full precision", place)
+    return torch.bfloat16
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -103,13 +128,15 @@ def load_artifact(
     """Load an exported folder, without `device` onto the GPU when there is one.
 
     decode_device: of the autoencoder; None: the same.
-    dtype: what the models compute in, whatever they are stored in. bfloat16 is for GPUs and CPUs with AMX.
+    dtype: what the models compute in, whatever they are stored in (see `chosen_dtype`). float32 is exact: from here on
+        this process uses no TF32.
 
     Raises:
         FileNotFoundError, ValueError: as `read_manifest`.
         ValueError: a tensor is missing, foreign or has another shape than the contract's models or values that are not
             finite, or the blocks are quantised in a way that the device cannot compute.
     """
+    allow_tf32(False)
     folder = Path(folder)
     manifest = read_manifest(folder)
     contract = Contract.from_json(manifest["contract"])

@@ -32,7 +32,7 @@ from gwm.media.video import write_video
 from gwm.no_text import padded_text
 from gwm.weights import is_written_here
 from serve.acts import TimedNumbers, applied_at
-from serve.artifact import Artifact, load_artifact
+from serve.artifact import Artifact, chosen_dtype, load_artifact
 from serve.driver import Driver
 from serve.engine import Engine
 from serve.graphs import capture_cuda
@@ -66,19 +66,20 @@ def generate(request: ClipRequest) -> None:
         if request.keyframes or request.video is not None:  # an artifact's files are read whole for it
             request.check_known(contract_at(request.artifact))
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    dtype = chosen_dtype(request.dtype, device if ranks is None else ranks.device)
     if ranks is not None:
         request.check_distilled()
-        artifact = load_artifact(request.artifact, device=ranks.device)
+        artifact = load_artifact(request.artifact, device=ranks.device, dtype=dtype)
         if ranks.rank:
             return follow(Engine(artifact, seed=request.seed, ranks=ranks, size=request.size, pasted=request.whole))
         return _write(artifact, request, ranks, distilled=True)
     if is_published(request.artifact):
         return write_published(request, device=device)
     if is_written_here(Path(request.artifact)):
-        loaded = load_stage(request.artifact, request.vae, request.sampling, device=device)
+        loaded = load_stage(request.artifact, request.vae, request.sampling, device=device, dtype=dtype)
         return _write(loaded, request, None, distilled=loaded.contract.has_own_steps)
     request.check_distilled()
-    loaded = load_artifact(request.artifact, device=device, decode_device=second_device(device))
+    loaded = load_artifact(request.artifact, device=device, decode_device=second_device(device), dtype=dtype)
     _write(loaded, request, None, distilled=True)
 
 

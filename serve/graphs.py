@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 Replay = Callable[[], None]
 Capture = Callable[[Callable[[], None]], Replay]
-WARM_UPS = 2  # the first run compiles kernels and picks algorithms, the second finds them; neither may be captured
+WARM_UPS = 2  # the first run compiles kernels and allocates, the second finds them; neither may be captured
 
 
 def capture_cuda(body: Callable[[], None], *, pool: Any = None) -> Replay:

@@ -24,6 +24,7 @@ from gwm.no_text import read_no_text
 from gwm.rollout import Guided
 from gwm.sampler import TIMES
 from gwm.schedule import sigma_steps
+from gwm.tf32 import allow_tf32
 from gwm.weights import is_written_here, load_weights, read_header
 from serve.artifact import Artifact, read_manifest
 from serve.prompts import Texts
@@ -106,7 +107,9 @@ def contract_at(folder: str) -> Contract:
     return Contract.from_json(read_manifest(Path(folder))["contract"])
 
 
-def load_stage(folder: str, vae: str | None, sampling: Sampling, *, device: torch.device) -> Artifact:
+def load_stage(
+    folder: str, vae: str | None, sampling: Sampling, *, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Artifact:
     """The weights of a stage, as they would be served: a student's own few steps, or many.
 
     Raises:
@@ -128,10 +131,10 @@ def load_stage(folder: str, vae: str | None, sampling: Sampling, *, device: torc
         )
     if contract.has_own_steps:
         sampling.check_unused(folder)
-        return placed(device, Artifact(contract, model, autoencoder, read_no_text(path)))
+        return placed(device, Artifact(contract, model, autoencoder, read_no_text(path)), dtype)
     rules = contract.replace(sigmas=sampling.levels(), solver=sampling.solver)
     made = Artifact(rules, model, autoencoder, read_no_text(path))
-    return placed(device, guided_by(made, sampling))
+    return placed(device, guided_by(made, sampling), dtype)
 
 
 def sees_whole_clip(contract: Contract) -> bool:
@@ -189,7 +192,8 @@ def guided_by(artifact: Artifact, sampling: Sampling) -> Artifact:
     return dataclasses.replace(artifact, guided=Guided(guidance, nothing))
 
 
-def placed(device: torch.device, artifact: Artifact) -> Artifact:
-    artifact.dit.to(device).eval().requires_grad_(False)
-    artifact.vae.to(device)
+def placed(device: torch.device, artifact: Artifact, dtype: torch.dtype = torch.float32) -> Artifact:
+    allow_tf32(False)
+    artifact.dit.to(device, dtype).eval().requires_grad_(False)
+    artifact.vae.to(device).compute_in(dtype)
     return artifact

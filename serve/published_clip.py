@@ -30,7 +30,7 @@ from gwm.wan.geometry import read_geometry
 from gwm.wan.tiles import check_tile, decode_tiled
 from gwm.wan.vae import WanVAE, load_wan_vae
 from gwm.wan.vae_config import read_vae_config
-from serve.artifact import Artifact
+from serve.artifact import Artifact, chosen_dtype
 from serve.many_steps import SHIFT, SamplerName, guided_by, led_away, passes_shown, placed
 from serve.memory import check_clip_memory
 from serve.prompts import Texts
@@ -196,14 +196,14 @@ def contract_of(request: ClipRequest, release: Release) -> Contract:
 
 
 def load_published(request: ClipRequest, contract: Contract, *, device: torch.device) -> Artifact:
-    """The folder's transformer, in bfloat16 on a GPU, and its autoencoder.
+    """The folder's transformer, computed in the request's `dtype`, and its autoencoder in float32.
 
     Raises:
         FileNotFoundError: a part is missing.
         ValueError: guidance that cannot be, or as `load_wan` and `load_wan_vae`.
     """
     folder, on_gpu = Path(request.artifact), device.type == "cuda"
-    model = load_wan(folder, config=contract.dit, dtype=torch.bfloat16 if on_gpu else torch.float32)
+    model = load_wan(folder, config=contract.dit, dtype=chosen_dtype(request.dtype, device))
     made = placed(device, Artifact(contract, model, load_wan_vae(folder)))
     if on_gpu:
         model.pack()

@@ -70,6 +70,7 @@ class ClipRequest:
     resolution: str | int | None = None
     tile: int | None = None  # px along each side of the parts in which a published model's frames are decoded
     seed: int = 0
+    dtype: str = "auto"  # in which models are computed
     size: int | None = None  # px along each side of the portrait
     whole: bool = False  # the picture around the portrait is shown too
     crop: bool | None = None

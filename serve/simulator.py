@@ -19,7 +19,7 @@ from gwm.condition.spec import Control
 from gwm.contract import Contract
 from gwm.optional import optional_module
 from gwm.outcome import FOLDER, OutcomeHead, OutcomeStream, load_outcome
-from serve.artifact import PLACES, Artifact, load_artifact
+from serve.artifact import PLACES, Artifact, chosen_dtype, load_artifact
 from serve.engine import Engine
 from serve.graphs import capture_on
 from serve.request import read_portrait
@@ -66,7 +66,7 @@ def numbers_of(action: Any, controls: Sequence[Control], *, one_key: bool) -> di
 def shared(folder: str, device: str | None) -> Artifact:
     """The artifact, once for all environments of a process: each has a cache of its own, and the weights are the
     same."""
-    return load_artifact(folder, device=device)
+    return load_artifact(folder, device=device, dtype=chosen_dtype("auto", device))
 
 
 @cache

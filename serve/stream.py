@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from gwm.media.video import read_audio
 from gwm.no_text import padded_text
 from serve.acts import Applied, Numbers
-from serve.artifact import load_artifact
+from serve.artifact import chosen_dtype, load_artifact
 from serve.engine import Engine
 from serve.graphs import capture_on
 from serve.prompts import Texts
@@ -44,17 +44,18 @@ class Stream:
         size: int | None = None,
         undo_chunks: int = 0,
         device: str | None = None,
+        dtype: str = "auto",
         text_encoder: str | None = None,
     ) -> None:
         """size: px along each side of frames; None: as `Contract.picture_size`. undo_chunks: how far `rewind` can go
-        back. device: None: the GPU where there is one. text_encoder: a folder of Wan's -Diffusers release, for
-        prompts; None: the artifact's own.
+        back. device: None: the GPU where there is one. dtype: float32 or bfloat16; auto: as `chosen_dtype`
+        says. text_encoder: a folder of Wan's -Diffusers release, for prompts; None: the artifact's own.
 
         Raises:
             FileNotFoundError, ValueError: there is no artifact, or it is damaged.
             RuntimeError: it does not fit into memory.
         """
-        loaded = load_artifact(artifact, device=device)
+        loaded = load_artifact(artifact, device=device, dtype=chosen_dtype(dtype, device))
         capture = capture_on(loaded.dit.head.weight.device)
         self.engine = Engine(loaded, seed=seed, size=size, undo_chunks=undo_chunks, capture=capture)
         self.texts = Texts(text_encoder, str(artifact))

@@ -28,7 +28,7 @@ from serve.live.http.port import bound_sockets, listening
 from serve.live.log_lines import log_to_stdout
 from serve.live.speech.voice_servers import Speech
 from serve.runway_api.call import Desk
-from serve.runway_api.mount import RestApi
+from serve.runway_api.rest import RestApi
 from serve.store.database import Store
 from serve.store.keys import Limits, add_key
 from serve.store.tables import Document, Entry, Session, new_id

@@ -25,7 +25,8 @@ from serve.live.speech.voice_servers import Speech, voice_server
 from serve.live.traces import Traces
 from serve.runway_api.call import Desk
 from serve.runway_api.films import Generator
-from serve.runway_api.mount import ApiOptions, RestApi, print_first_key
+from serve.runway_api.mount import ApiOptions, print_first_key
+from serve.runway_api.rest import RestApi
 from serve.runway_api.rooms import NO_ROOM, set_queued
 from serve.runway_api.session_queue import SEEN, SessionQueue
 from serve.runway_api.sessions import end, without_token

@@ -12,7 +12,6 @@ RECOGNISERS = ("moonshine", "whisper", "openai")
 LANGUAGE_MODELS = ("rules", "local", "openai")
 OVERLAP = ("auto", "on", "off")
 PRODUCTS = ("auto", "pytorch")
-DTYPES = ("float32", "bfloat16")
 PRECISIONS = ("auto", "float32", "bfloat16")
 WAYS = ("ulysses", "tensor")  # as in serve/parallel
 VISION = ("auto", "on_request", "off")
@@ -130,7 +129,7 @@ class ServerOptions:
     requests_per_minute: int
     ice_servers: list[str]
     seed: int
-    dtype: str  # of the models, as they are computed: float32 or bfloat16
+    dtype: str  # of the models, as they are computed: auto, float32 or bfloat16
     products: str  # of matrices in the denoiser on a CPU: auto or pytorch
     decode_precision: str  # of a motion artifact on a CPU: auto, float32 or bfloat16
     overlap: str  # whether a chunk is decoded while the next is denoised: auto, on or off
@@ -156,7 +155,7 @@ class ServerOptions:
         one_of("tts", self.tts, VOICES)
         one_of("vision", self.vision, VISION)
         one_of("overlap", self.overlap, OVERLAP)
-        one_of("dtype", self.dtype, DTYPES)
+        one_of("dtype", self.dtype, PRECISIONS)
         one_of("products", self.products, PRODUCTS)
         one_of("decode_precision", self.decode_precision, PRECISIONS)
         if self.device is not None and not DEVICE.fullmatch(self.device):

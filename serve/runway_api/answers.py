@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, PlainSerializer, TypeAdapter
 from pydantic.alias_generators import to_camel
 
+from serve.runway_api.requests import VisionMode
+
 
 def _text(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -88,7 +90,7 @@ class Avatar(Answer):
     processed_image_uri: str | None
     document_ids: list[str]
     tools: list[dict[str, Any]]
-    vision: str
+    vision: VisionMode
     created_at: Time
     updated_at: Time
     status: Literal["PROCESSING", "READY"]
@@ -228,7 +230,7 @@ class Meeting(Answer):
 
 
 class MeetingRoom(Answer):
-    """What the page of a meeting's bot is told."""
+    """What the page of a meeting's bot is answered."""
 
     status: Literal["NOT_READY", "READY", "ENDED"]
     room: Room | None = None  # when READY

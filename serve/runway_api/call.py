@@ -48,16 +48,8 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Binary:
-    """An answer that is no JSON."""
-
-    data: bytes
-    content_type: str
-
-
-@dataclass(frozen=True, slots=True)
 class Stored:
-    """An answer that is a file of the store, sent in its pieces."""
+    """An answer that is a file of the store, sent in its pieces; pages of any site may show it."""
 
     file_id: str
     num_bytes: int

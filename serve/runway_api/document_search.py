@@ -30,21 +30,29 @@ class DocumentSearch:
     async def passages(self, questions: list[str]) -> list[Passage]:
         """As `Knowledge.passages`."""
         async with self._searching:
-            try:
-                wants = await self.store.run(self._refresh, writes=False)
-            except OperationalError as error:
-                log.warning("answered without documents, as the store does not answer: %s", error.orig)
-                return []
-            vector = (await self.vectors([asked(questions)]))[0] if wants and self.vectors and questions else None
-            return await asyncio.to_thread(self.index.search, questions, vector)
+            return (await self._search(questions))[0]
 
     async def sentence(self, question: str) -> Passage | None:
         """As `Knowledge.sentence`: the one that shares most words with the question, else the piece that means most
         nearly the same."""
-        found = best_sentence(await self.passages([question]), question)
-        if found or self.vectors is None:
-            return found
-        return self.index.closest((await self.vectors([question]))[0])
+        async with self._searching:
+            passages, vector = await self._search([question])
+            found = best_sentence(passages, question)
+            if found or self.vectors is None:
+                return found
+            if vector is None:
+                (vector,) = await self.vectors([question])
+            return await asyncio.to_thread(self.index.closest, vector)
+
+    async def _search(self, questions: list[str]) -> tuple[list[Passage], Float[np.ndarray, " d"] | None]:
+        """Passages, and the vector of the question where they were ranked by it."""
+        try:
+            wants = await self.store.run(self._refresh, writes=False)
+        except OperationalError as error:
+            log.warning("answered without documents, as the store does not answer: %s", error.orig)
+            return [], None
+        vector = (await self.vectors([asked(questions)]))[0] if wants and self.vectors and questions else None
+        return await asyncio.to_thread(self.index.search, questions, vector), vector
 
     def _refresh(self, db: Db) -> bool:
         """Read what has changed since the question before; whether the index wants a question's vector."""

@@ -5,6 +5,7 @@ The folder stays when the server stops: whoever takes the film over on this mach
 
 import asyncio
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from serve.runway_api.call import ApiError, Desk
 from serve.runway_api.casting import NotReadyError, Role, role_of, wish_for
 from serve.runway_api.films import MOUTH, Film, FilmError, FilmOptions, MakeFilm, Refilm, wav_of
 from serve.runway_api.media import check_film, fetched_sound, named_by_kind, save_source
+from serve.runway_api.requests import UUID
 from serve.store.database import Store
 from serve.store.files import parts_of, store_file
 from serve.store.owners import UNFINISHED, claim
@@ -66,12 +68,14 @@ class FilmWork:
             await self._fail(task, str(error), "INTERNAL")
         except (ValueError, ApiError) as error:
             await self._fail(task, str(error), "INPUT")
-        await asyncio.to_thread(shutil.rmtree, folder)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)  # what stays is tidied
         return True
 
     async def tidy(self) -> None:
-        """Delete folders of films that nobody waits for."""
-        there = await asyncio.to_thread(lambda: [path for path in self.folder.glob("*") if path.is_dir()])
+        """Delete folders of films that nobody waits for, which have an id for a name."""
+        there = await asyncio.to_thread(
+            lambda: [path for path in self.folder.glob("*") if re.fullmatch(UUID, path.name)]
+        )
         query = select(Task.id).where(Task.status.in_(UNFINISHED[Task]))
         wanted = await self.store.run(lambda db: set(db.scalars(query)), writes=False)
         for path in there:
@@ -99,7 +103,7 @@ class FilmWork:
         """What a command is given; a file that an earlier run has brought is not brought again."""
         settings = {name: value for name, value in task.request.items() if value is not None}
         command, speech = settings.pop("command"), settings.pop("speech", None)
-        video = await self._brought(settings["video"], folder / "video", self.options.max_bytes)
+        video = await self._brought(settings["video"], folder / "video")
         await asyncio.to_thread(check_film, video, self.options)
         settings["video"] = video.name
         if speech is not None:
@@ -110,13 +114,13 @@ class FilmWork:
                     partial.write_bytes(sound)
         for name, videos in (("mask", True), ("image", False)):
             if settings.get(name) not in (None, MOUTH):
-                path = await self._brought(settings[name], folder / name, self.options.max_bytes)
+                path = await self._brought(settings[name], folder / name)
                 settings[name] = await asyncio.to_thread(named_by_kind, path, self.options, videos=videos)
         return Refilm(command, settings)
 
-    async def _brought(self, source: str, path: Path, max_bytes: int) -> Path:
+    async def _brought(self, source: str, path: Path) -> Path:
         if not path.exists():
-            await save_source(self.store, source, path, max_bytes=max_bytes, allows=self.allows)
+            await save_source(self.store, source, path, max_bytes=self.options.max_bytes, allows=self.allows)
         return path
 
     async def _role(self, avatar: dict[str, Any]) -> Role:

@@ -94,8 +94,8 @@ class MakeFilm(Protocol):
         ...
 
     async def __call__(self, film: Film | Refilm, folder: Path, go_on: GoOn) -> Path | None:
-        """Make it in a folder, where an earlier run may have finished a part; tells how far it is, and stops with None
-        when that answers False.
+        """Make it in a folder, where an earlier run may have finished a part; stops with None when `go_on`, which is
+        given the share that is made, answers False.
 
         Raises:
             ValueError: what was sent cannot be used.
@@ -190,7 +190,7 @@ def done_of(output: bytes, bars: Mapping[str, tuple[float, float]]) -> float | N
 
 
 def failure_of(status: int, output: str, folder: Path) -> Exception:
-    """What a command said last: the sentence of a refusal is for whoever sent the film, all else is this server's."""
+    """By a command's last lines: the sentence of a refusal is for whoever sent the film, all else is this server's."""
     lines = output.replace("\r", "\n").replace(f"{folder}/", "").strip().splitlines() or [""]
     refused = status == 1 and TRACEBACK not in output and not any(words in lines[-1] for words in OURS)
     if refused:

@@ -8,7 +8,7 @@ from sqlalchemy.exc import OperationalError
 
 from serve.live.http.admission import Rate
 from serve.live.http.api import allow_page
-from serve.live.http.bodies import BODY_S, TooLargeError
+from serve.live.http.bodies import TooLargeError
 from serve.live.http.refusals import FullError
 from serve.runway_api.call import ApiError, issues_of
 from serve.runway_api.routes import Access
@@ -97,7 +97,7 @@ def refusal(error: Exception) -> web.Response:
     if isinstance(error, TooLargeError):
         return web.json_response({"error": str(error)}, status=413)
     if isinstance(error, TimeoutError):
-        return web.json_response({"error": f"The body did not arrive within {BODY_S:.0f} s."}, status=408)
+        return web.json_response({"error": "The body did not arrive in time."}, status=408)
     if isinstance(error, OperationalError):
         log.error("the store does not answer: %s", error.orig)
         return web.json_response({"error": "The store does not answer. Try again."}, status=503)

@@ -3,44 +3,36 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from aiohttp import BodyPartReader, web
-from pydantic import BaseModel
+from aiohttp import web
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Db
 
-from serve.live.http.api import FOR_ANY_PAGE, HEADERS, Api, allow_page
-from serve.live.http.bodies import read_body
+from serve.live.http.api import Api
 from serve.live.room.door import Door
 from serve.live.room.tokens import Tokens
 from serve.live.speech.sentence_vectors import TextVectors, sentence_vectors
-from serve.live.speech.tools import BackendPlace
 from serve.live.speech.voice_servers import Speech
 from serve.runway_api.background import Background
-from serve.runway_api.call import ApiError, Binary, Call, Desk, Stored, not_found
+from serve.runway_api.call import Desk
 from serve.runway_api.fetch import is_public
 from serve.runway_api.film_work import FilmWork
 from serve.runway_api.films import FilmOptions, MakeFilm
-from serve.runway_api.guard import Guard, bearer, preflight, refusal
 from serve.runway_api.meeting_bots import Bots, MeetingOptions
 from serve.runway_api.openapi import openapi
+from serve.runway_api.rest import RestApi
 from serve.runway_api.rooms import Rooms
-from serve.runway_api.routes import ROUTES, Route
-from serve.runway_api.session_tools import SocketBackend
+from serve.runway_api.routes import ROUTES
 from serve.runway_api.sessions import create
-from serve.runway_api.uploads import SECRET_FIELD, receive
 from serve.store.database import Store
-from serve.store.files import read_file
 from serve.store.keys import Limits, add_key
 from serve.store.tables import ApiKey, new_id
 
 log = logging.getLogger(__name__)
 
-UPLOAD_S, SLOWEST_UPLOAD = 120.0, 250_000  # seconds that an upload has, and bytes a second of large ones
-ID_CHARS = 36
 AGAIN_S = 1.0
 FIRST_KEY = "first key"
 
@@ -70,168 +62,6 @@ class ApiOptions:
             raise ValueError(f"retention_days={self.retention_days} must be at least 1. Use null to keep everything.")
         if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
             raise ValueError(f"public_url={self.public_url!r} must be such as https://avatars.example.org.")
-
-
-class RestApi:
-    """Handlers of all routes; `app` is mounted at /v1."""
-
-    def __init__(
-        self,
-        store: Store,
-        desk: Desk,
-        *,
-        url: str | None,
-        visitor: Callable[[web.Request], str],
-        places: Callable[[], int],
-        changed: Callable[[], None],
-        backend: Callable[[str], BackendPlace | None],
-        upload_bytes: int,
-        routes: Iterable[Route] = ROUTES,
-    ) -> None:
-        """visitor: the address of whoever asks. changed: called when the store has changed. backend: of a session that
-        is open here, by its id."""
-        self.store, self.desk, self.url, self.guard = store, desk, url, Guard(store)
-        self.visitor, self.places, self.changed, self.backend = visitor, places, changed, backend
-        self.upload_bytes = upload_bytes
-        self._preparing, self._later = asyncio.Lock(), set[asyncio.Task[None]]()
-        self.app = web.Application(middlewares=[self._refuse])
-        for route in routes:
-            self.app.router.add_route(route.method, route.path, self._handler(route))
-        self.app.router.add_post("/uploads/{id}", self._receive)
-        self.app.router.add_get("/realtime_sessions/{id}/backend", self._answer_calls)
-
-    def _handler(self, route: Route) -> Callable[[web.Request], Any]:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            key = await self.guard.key(route.access, request)
-            self.guard.check_rate(key, self.visitor(request))
-            _check_ids(request)
-            data = await read_body(request, route.max_bytes)
-            ids = dict(request.match_info)
-            call = Call(
-                self.desk,
-                self._base_url(request),
-                ids,
-                bearer(request),
-                key,
-                self.places(),
-                self.visitor(request),
-                request.headers.get("Origin"),
-            )
-            given = dict(request.query)
-            made = await self._prepared(route, call, data)
-            answer = await self.store.run(lambda db: _work(db, route, call, given, data, *made), writes=route.writes)
-            if route.writes:
-                self.changed()
-            for work in call.later:
-                task = asyncio.create_task(_logged(work))
-                self._later.add(task)  # or it may be collected before it is done
-                task.add_done_callback(self._later.discard)
-            if isinstance(answer, Stored):
-                return await self._sent(request, answer)
-            response = _response(answer)
-            if route.access in ("page", "session"):
-                allow_page(response, request)
-            return response
-
-        return handle
-
-    async def _prepared(self, route: Route, call: Call, data: bytes) -> tuple[Any, ...]:
-        """What the route makes before it holds the store; one after the other, as each takes a core."""
-        if (prepare := route.prepare) is None:
-            return ()
-        async with self._preparing:
-            return (await asyncio.to_thread(lambda: prepare(call, _body(route, data))),)
-
-    @web.middleware
-    async def _refuse(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        if request.method == "OPTIONS":
-            return preflight(request)
-        try:
-            return await handler(request)
-        except Exception as error:  # those that are no refusal are raised again
-            response = refusal(error)
-        if request.path.startswith(("/v1/realtime_sessions", "/v1/widget/")):
-            allow_page(response, request)  # a page may read why
-        return response
-
-    async def _receive(self, request: web.Request) -> web.Response:
-        """A file for an upload; its secret comes before it."""
-        _check_ids(request)
-        if not request.content_type.startswith("multipart/"):
-            raise ApiError(400, "The file must be sent as multipart/form-data, with the fields of the upload.")
-        secret, there = "", False
-        async with asyncio.timeout(UPLOAD_S + self.upload_bytes / SLOWEST_UPLOAD):
-            async for part in await request.multipart():
-                if not isinstance(part, BodyPartReader):
-                    continue
-                if part.name == SECRET_FIELD:
-                    secret = (await part.read_chunk(200)).decode(errors="replace")
-                elif part.name == "file" and not there:
-                    await receive(self.store, request.match_info["id"], secret, self._bounded(part))
-                    there = True
-        if not there:
-            raise ApiError(400, "There must be a field named file.")
-        return web.Response(status=204)
-
-    async def _bounded(self, part: Any) -> AsyncIterator[bytes]:
-        count = 0
-        while piece := await part.read_chunk(65_536):
-            count += len(piece)
-            if count > self.upload_bytes:
-                raise ApiError(413, f"An upload must have at most {self.upload_bytes / 1e6:g} MB.")
-            yield piece
-
-    async def _sent(self, request: web.Request, answer: Stored) -> web.StreamResponse:
-        response = web.StreamResponse(headers=HEADERS | FOR_ANY_PAGE)
-        response.content_type, response.content_length = answer.content_type, answer.num_bytes
-        await response.prepare(request)
-        async for piece in read_file(self.store, answer.file_id):
-            await response.write(piece)
-        await response.write_eof()
-        return response
-
-    async def _answer_calls(self, request: web.Request) -> web.StreamResponse:
-        """A websocket of a program that answers backend_rpc tools of one session, which must be open here."""
-        await self.guard.key("secret", request)
-        backend = self.backend(request.match_info["id"])
-        if backend is None:
-            raise not_found("session that is READY or RUNNING on this server")
-        return await SocketBackend().serve(request, backend)
-
-    def _base_url(self, request: web.Request) -> str:
-        return (self.url or f"{request.scheme}://{request.host}").rstrip("/")
-
-
-async def _logged(work: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await work()
-    except ValueError as error:
-        log.warning("%s", error)
-
-
-def _work(db: Db, route: Route, call: Call, given: dict[str, str], data: bytes, *made: Any) -> Any:
-    return route.work(db, call, route.query.model_validate(given), _body(route, data), *made)
-
-
-def _body(route: Route, data: bytes) -> BaseModel | None:
-    return None if route.body is None else route.body.model_validate_json(data or b"{}")
-
-
-def _check_ids(request: web.Request) -> None:
-    """What is no id is nobody's."""
-    value = request.match_info.get("id")
-    if value is not None and (len(value) != ID_CHARS or not value.replace("-", "").isalnum()):
-        raise not_found("such thing")
-
-
-def _response(answer: BaseModel | Binary | None) -> web.Response:
-    if answer is None:
-        return web.Response(status=204)
-    if isinstance(answer, Binary):
-        response = web.Response(body=answer.data, content_type=answer.content_type)
-        response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"  # pictures are shown on others' pages
-        return response
-    return web.Response(text=answer.model_dump_json(by_alias=True), content_type="application/json")
 
 
 class Mounted(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from serve.runway_api.call import Binary
+from serve.runway_api.call import Stored
 from serve.runway_api.requests import NoQuery
 from serve.runway_api.routes import ROUTES, Route
 
@@ -72,8 +72,9 @@ def _parameters(route: Route):
 def _success(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     if route.answer is None:
         return {"204": {"description": "Done."}}
-    if route.answer is Binary:
-        return {"200": {"description": "The file.", "content": {"*/*": {"schema": {"type": "string"}}}}}
+    if route.answer is Stored:
+        content = {"content": {"*/*": {"schema": {"type": "string"}}}}
+        return {"200": {"description": "The file.", **content}, "206": {"description": "A range of it.", **content}}
     schema = TypeAdapter(route.answer).json_schema(ref_template=REFERENCE, mode="serialization")
     schemas.update(schema.pop("$defs", {}))
     return {"200": {"description": "The answer.", **_content(schema)}}

@@ -21,7 +21,7 @@ from serve.runway_api import (
     voices,
     widget,
 )
-from serve.runway_api.call import Binary
+from serve.runway_api.call import Stored
 from serve.runway_api.requests import INLINE_CHARS, NoQuery, PageQuery
 
 SMALL_BYTES, TEXT_BYTES, MEDIA_BYTES = 256_000, 1_500_000, INLINE_CHARS + 200_000
@@ -99,7 +99,7 @@ ROUTES = (
     Route("GET", "/tasks/{id}", videos.read, videos.AnyTask),
     Route("DELETE", "/tasks/{id}", videos.cancel),
     Route("POST", "/uploads", uploads.create, answers.Upload, requests.UploadRequest),
-    Route("GET", "/files/{id}", uploads.fetch_file, Binary, access="open"),
+    Route("GET", "/files/{id}", uploads.fetch_file, Stored, access="open"),
     Route("GET", "/organization", organization.read, answers.Organization),
     Route("POST", "/organization/usage", organization.usage, answers.CreditUsage, requests.UsageRequest),
 )

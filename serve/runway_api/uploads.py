@@ -5,10 +5,9 @@ from collections.abc import AsyncIterator
 from pathlib import PurePosixPath
 
 from sqlalchemy.orm import Session as Db
-from sqlalchemy.orm import undefer
 
 from serve.runway_api import answers
-from serve.runway_api.call import ApiError, Binary, Call, Stored, not_found
+from serve.runway_api.call import ApiError, Call, Stored, not_found
 from serve.runway_api.media import UPLOADED
 from serve.runway_api.requests import NoQuery, UploadRequest
 from serve.store.database import Store
@@ -65,10 +64,8 @@ async def receive(store: Store, upload_id: str, secret: str, parts: AsyncIterato
     await store.run(spend)
 
 
-def fetch_file(db: Db, call: Call, query: NoQuery, body: None) -> Binary | Stored:
-    file = db.get(File, call.id, options=[undefer(File.data)])
+def fetch_file(db: Db, call: Call, query: NoQuery, body: None) -> Stored:
+    file = db.get(File, call.id)
     if file is None or not file.public or (file.expires_ms is not None and file.expires_ms < now_ms()):
         raise not_found("file")
-    if not file.data:
-        return Stored(file.id, file_bytes(db, file.id), file.content_type)
-    return Binary(file.data, file.content_type)
+    return Stored(file.id, file_bytes(db, file.id), file.content_type)

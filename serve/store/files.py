@@ -6,12 +6,11 @@ from pathlib import Path
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session as Db
-from sqlalchemy.orm import undefer
 
 from serve.store.database import Store
 from serve.store.tables import File, Piece, now_ms
 
-PIECE_BYTES = 1_000_000
+PIECE_BYTES = 1_000_000  # of every piece but the last; stores hold such pieces, and ranges count on them
 UNFINISHED_MS = 24 * 3600 * 1000  # after which what a killed server has begun is deleted
 
 
@@ -69,21 +68,16 @@ def file_bytes(db: Db, file_id: str) -> int:
     return (db.scalar(whole) or 0) + (db.scalar(pieces) or 0)
 
 
-async def read_file(store: Store, file_id: str) -> AsyncIterator[bytes]:
-    """A stored file in its pieces; it ends early where it is deleted meanwhile."""
-    position = -1
-    piece = await store.run(lambda db: _first(db, file_id), writes=False)
-    while piece is not None:
-        if piece:
-            yield piece
-        position += 1
-        piece = await store.run(lambda db, at=position: db.scalar(_piece(file_id, at)), writes=False)
-
-
-def _first(db: Db, file_id: str) -> bytes | None:
-    file = db.get(File, file_id, options=[undefer(File.data)])
-    return None if file is None else file.data
-
-
-def _piece(file_id: str, position: int):
-    return select(Piece.data).where(Piece.file_id == file_id, Piece.position == position)
+async def read_file(store: Store, file_id: str, *, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+    """Bytes `start` to `stop` of a stored file, in its pieces; it ends early where it is deleted meanwhile."""
+    if whole := await store.run(lambda db: db.scalar(select(File.data).where(File.id == file_id)), writes=False):
+        yield whole[start:stop]
+        return
+    begin = start - start % PIECE_BYTES
+    while stop is None or begin < stop:
+        where = (Piece.file_id == file_id) & (Piece.position == begin // PIECE_BYTES)
+        piece = await store.run(lambda db, where=where: db.scalar(select(Piece.data).where(where)), writes=False)
+        if piece is None:
+            return
+        yield piece[max(start - begin, 0) : None if stop is None else stop - begin]
+        begin += PIECE_BYTES

@@ -3,22 +3,28 @@
 import re
 from pathlib import Path
 
+import yaml
+
 from gwm.condition.spec import LIMIT
 from serve.live.avatar import changes
 from serve.live.http import api, conversation, receipts
 from serve.live.http import renderer_session as renderer
 from serve.live.room import descriptions, door
+from serve.live.speech import knowledge
+from serve.live.vision import pictures, sight
 
-PAGE = (Path(__file__).parents[2] / "docs" / "serving_api.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "serving_api.md").read_text()
+FILMS = yaml.safe_load((ROOT / "configs" / "serve.yaml").read_text())["films"]
 
 
 def kinds(source: str) -> set[str]:
     """Types of messages that a module compares with."""
-    return set(re.findall(r'"((?:prompt|action|stream|agent|user|session)\.\w+)"', source))
+    return set(re.findall(r'"((?:prompt|action|stream|agent|user|session|vision|keyframe)\.\w+)"', source))
 
 
 def test_every_message_and_route_of_the_server_is_on_the_page():
-    modules = [Path(module.__file__ or "").read_text() for module in (api, changes, conversation, renderer)]
+    modules = [Path(module.__file__ or "").read_text() for module in (api, changes, conversation, renderer, sight)]
     routes = set(re.findall(r'web\.(?:get|post|delete)\("([^"]+)"', modules[0]))
     named = set().union(*map(kinds, modules))
     assert len(routes) > 8 and len(named) > 8
@@ -40,5 +46,10 @@ def test_limits_on_the_page_are_those_of_the_server():
         f"{door.CLIENTS} clients at most",
         f"sends nothing for {descriptions.SILENT_S} s",
         f"(`{descriptions.CHARACTER}`,",
+        f"passages of at most {knowledge.PASSAGE_CHARS:,} characters",
+        f"({knowledge.GIVEN_CHARS:,} characters; all of the documents",
+        f"at most `films.max_upload_mb=` ({FILMS['max_upload_mb']})",
+        f"at most {pictures.PICTURE_BYTES / 1e3:g} kB and {pictures.MAX_PIXELS / 1e6:g} million pixels",
+        f"until they are {sight.FRESH_S:g} s old",
     ):
         assert text in PAGE, text

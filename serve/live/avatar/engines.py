@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from gwm.no_text import padded_text
 from serve.acts import Applied
-from serve.artifact import Artifact, load_artifact
+from serve.artifact import Artifact, chosen_dtype, load_artifact
 from serve.engine import Engine
 from serve.graphs import Capture, capture_cuda, capture_on
 from serve.live.avatar.changes import Act, Change, Redo, Rewind, SetKeyframe, SetPrompt
@@ -222,7 +222,7 @@ class Engines:
 
 def loaded(options: EngineOptions, device: torch.device | str | None) -> Artifact:
     """The models, denoiser and decoder where the options say."""
-    dtype = getattr(torch, options.dtype)
+    dtype = chosen_dtype(options.dtype, device)
     return load_artifact(options.artifact, device=device, decode_device=options.decode_device, dtype=dtype)
 
 

@@ -12,9 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 PASSAGE_CHARS = 1_200  # about 300 tokens: some paragraphs of one section
-PIECE_CHARS = (
-    200  # of a passage, that get a vector: a sentence or two, as a vector of many topics is near to none of them
-)
+PIECE_CHARS = 200  # of a part of a passage with a vector of its own: that of many topics is near to none of them
 GIVEN_CHARS = 4_000  # of passages for one question; about 1,000 tokens, and more would delay every answer
 QUERY_WORDS = 64  # of a question, that are searched for
 MIN_WORDS = 2  # of a question; one with fewer, such as "And on Sunday?", is searched together with the one before

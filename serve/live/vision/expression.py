@@ -1,4 +1,4 @@
-"""A face in a sentence, by its blendshapes: what can be said without a model that sees."""
+"""A face in a sentence, by its blendshapes: for servers without a model that sees."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -8,8 +8,8 @@ from gwm.media.face import NUM_MESH, FaceMesh, head_yaw
 
 NO_FACE = "I see no face."
 AWAY_RAD = 0.3  # of a turned head
-# From which a shape is said. Of ten rendered people, 8 smiles, 9 open mouths, 10 pairs of shut lids and 19 of 20
-# glances to a side are told by these, and nothing of faces at rest or turned by 0.25 rad (2026-11-29).
+# From which a shape is mentioned. Of ten rendered people, these find 8 smiles, 9 open mouths, 10 pairs of shut lids and
+# 19 of 20 glances to a side, and nothing in faces at rest or turned by 0.25 rad (2026-11-29).
 SMILE, OPEN_MOUTH, SHUT_LIDS = 0.5, 0.3, 0.55
 GLANCE = 0.075  # of an iris from the middle of its eye, in widths of the eye
 IRISES = ((468, 33, 133), (473, 362, 263))  # centre and corners, from left to right in the picture
@@ -53,8 +53,8 @@ def expression(face: FaceShape, *, brows_raised: bool = False) -> str:
         "your brows are raised": brows_raised,
         "you look away": turned or (not shut and abs(glance(face)) > GLANCE),
     }
-    said = [words for words, holds in found.items() if holds] or ["you look calm"]
-    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+    parts = [words for words, holds in found.items() if holds] or ["you look calm"]
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def glance(face: FaceShape) -> float:

@@ -18,7 +18,7 @@ LOOK_S = 12.0  # for one picture that is asked for: until it is here, and read; 
 FRESH_S = 10.0  # after which a picture is no longer what is shown: its sender has gone, or sends none
 PER_S, BURST = 2.0, 4  # pictures of one session
 MODEL, FALLBACK = "model", "fallback"
-METHODS = {"camera": "face landmarks", "screen": "text recognition"}  # of the fallback, as visitors are told
+METHODS = {"camera": "face landmarks", "screen": "text recognition"}  # of the fallback, as visitors read it
 
 
 class UnseenError(RuntimeError):
@@ -55,7 +55,7 @@ class Vision:
         return MODEL if self.reader is None else FALLBACK
 
     def offered(self) -> dict[str, Any]:
-        """The message that tells a client what it may show, and who looks at it."""
+        """The message to a client: what it may show, and who looks at it."""
         return {"type": "vision", "sources": list(self.sources), "by": self.by, "mode": self.mode}
 
     def within(self, mode: str) -> "Vision | None":

@@ -46,7 +46,7 @@ def test_the_shipped_values_are_allowed():
         ("capacity", 0, "capacity=0 must be at least 1"),
         ("undo_chunks", -1, "undo_chunks=-1 must be at least 0"),
         ("decode_precision", "int8", "decode_precision='int8' must be one of auto, float32, bfloat16"),
-        ("dtype", "float16", "dtype='float16' must be one of float32, bfloat16"),
+        ("dtype", "float16", "dtype='float16' must be one of auto, float32, bfloat16"),
         ("num_threads", 0, "num_threads=0 must be at least 1"),
         ("requests_per_minute", 0, "requests_per_minute=0 must be at least 1"),
         ("drain_s", float("nan"), "drain_s=nan must be at least 0"),

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,12 +22,13 @@ from serve.runway_api.films import BARS, FilmError, FilmOptions, Generator, Refi
 from serve.runway_api.media import check_film, named_by_kind
 from serve.samples import sample_path
 from serve.store.database import Store
-from serve.store.tables import File, Task
+from serve.store.tables import File, Task, new_id
 from tests.serve.runway_api.api_kit import Films, Served, inline, picture, served
 
 ROOT = Path(__file__).parents[3]
 SPEECH = {"type": "text", "text": "Hello there."}
 BOX = {"box": [8, 8, 16, 16]}
+INNER = "https://127.0.0.1/a"
 
 
 def film(path: Path, pictures: Any = None) -> bytes:
@@ -50,6 +53,13 @@ async def fetched(one: Served, url: str) -> bytes:
         return data
 
 
+async def left(folder: Path, *names: str) -> None:
+    """Waits until these alone are in a folder: a film's own is deleted after its task has ended."""
+    async with asyncio.timeout(10):
+        while {path.name for path in folder.iterdir()} != set(names):
+            await asyncio.sleep(0.02)
+
+
 def test_a_film_that_is_uploaded_is_dubbed_and_its_result_is_fetched_and_deleted(tmp_path: Path):
     async def script(one: Served) -> None:
         video = await uploaded(one, film(tmp_path / "a.mp4"))
@@ -57,9 +67,39 @@ def test_a_film_that_is_uploaded_is_dubbed_and_its_result_is_fetched_and_deleted
         done = await one.until(f"/tasks/{made['id']}", "SUCCEEDED", "FAILED")
         settings = json.loads(await fetched(one, done["output"][0]))
         assert settings == {"video": "video", "audio": "speech.wav", "faces": [0, 2], "seed": 3}
-        assert list((tmp_path / "films").iterdir()) == []
+        await left(tmp_path / "films")
         await one.ask("DELETE", f"/tasks/{made['id']}", status=204)
         assert one.store.do(lambda db: db.scalar(select(func.count()).select_from(File))) == 1  # the upload, for a day
+
+    served(script, tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_printed_requests_send_a_film_dub_it_follow_it_and_delete_it(tmp_path: Path):
+    """By curl, one after the other; each goes on with what the one before was answered."""
+    page = (ROOT / "docs" / "serving_api.md").read_text()
+    (lines,) = [block.splitlines() for block in page.split("```\n") if "/v1/video_dubs -H" in block]
+    film(tmp_path / "talk.mp4")
+
+    async def script(one: Served) -> None:
+        known, statuses = {"URL": str(one.http.make_url("")).rstrip("/"), "KEY": one.key}, list[int]()
+        for line in lines:
+            if "/tasks/" in line and "DELETE" not in line:
+                await one.until(f"/tasks/{known['ID']}", "SUCCEEDED")
+            line = line.replace("curl ", r"curl -s -w '\n%{http_code}' ").replace("runway://...", known.get("URI", ""))
+            pipe = asyncio.subprocess.PIPE
+            process = await asyncio.create_subprocess_shell(line, stdout=pipe, cwd=tmp_path, env=os.environ | known)
+            text, _, status = (await process.communicate())[0].decode().rpartition("\n")
+            statuses.append(int(status))
+            match json.loads(text or "{}"):
+                case {"runwayUri": uri, "uploadUrl": url, "fields": {"key": key}}:
+                    known |= {"URI": uri, "UPLOAD_URL": url, "UPLOAD_KEY": key}
+                case {"output": [url]}:
+                    assert json.loads(await fetched(one, url))["audio"] == "speech.wav"
+                case {"id": task}:
+                    known["ID"] = task
+        assert statuses == [200, 204, 200, 200, 204]
+        await one.ask("GET", f"/tasks/{known['ID']}", status=404)
 
     served(script, tmp_path)
 
@@ -126,7 +166,34 @@ def test_a_file_that_is_no_film_fails_the_task(data: bytes, said: str, tmp_path:
         made = await one.ask("POST", "/video_dubs", {"video": await uploaded(one, data), "speech": SPEECH})
         failed = await one.until(f"/tasks/{made['id']}", "SUCCEEDED", "FAILED")
         assert said in failed["failure"] and failed["failureCode"] == "INPUT" and str(tmp_path) not in failed["failure"]
-        assert list((tmp_path / "films").iterdir()) == []
+        await left(tmp_path / "films")
+
+    served(script, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "given"),
+    [("dubs", {"video": INNER, "speech": SPEECH}), ("edits", {"mask": INNER}), ("edits", BOX | {"image": INNER})],
+)
+def test_a_file_at_an_inner_address_is_not_fetched(path: str, given: dict[str, Any], tmp_path: Path):
+    async def script(one: Served) -> None:
+        video = inline(film(tmp_path / "a.mp4"), "video/mp4")
+        made = await one.ask("POST", f"/video_{path}", {"video": video} | given)
+        failed = await one.until(f"/tasks/{made['id']}", "SUCCEEDED", "FAILED")
+        why = failed.get("failureCode"), failed.get("failure")
+        assert why == ("INPUT", "127.0.0.1 is not on the public internet.")
+
+    served(script, tmp_path)
+
+
+def test_a_film_without_a_folder_fails_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    async def script(one: Served) -> None:
+        (tmp_path / "films").touch()
+        made = await one.ask("POST", "/video_dubs", {"video": "runway://0123456789", "speech": SPEECH})
+        failed = await one.until(f"/tasks/{made['id']}", "SUCCEEDED", "FAILED")
+        assert failed["failureCode"] == "INTERNAL"
+        await asyncio.sleep(0.1)
+        assert "is started again" not in caplog.text
 
     served(script, tmp_path)
 
@@ -169,9 +236,7 @@ def test_a_film_that_is_made_can_be_cancelled_and_leaves_nothing(tmp_path: Path)
         running = await one.until(f"/tasks/{made['id']}", "RUNNING")
         assert running["progress"] in (0.0, 0.25)
         await one.ask("DELETE", f"/tasks/{made['id']}", status=204)
-        async with asyncio.timeout(10):
-            while list((tmp_path / "films").iterdir()):
-                await asyncio.sleep(0.02)
+        await left(tmp_path / "films")
         assert (await one.ask("GET", f"/tasks/{made['id']}"))["status"] == "CANCELLED"
 
     served(script, tmp_path, films=Slow())
@@ -190,13 +255,14 @@ def test_a_film_goes_on_in_its_folder_after_a_restart_without_being_sent_again(t
         task = one.store.do(lambda db: db.scalar(select(Task)))
         assert task is not None
         await one.until(f"/tasks/{task.id}", "SUCCEEDED")
-        assert list((tmp_path / "films").iterdir()) == []
+        await left(tmp_path / "films", "no film")
 
     served(begin, tmp_path, films=Slow())
     (folder,) = (tmp_path / "films").iterdir()
     assert {path.name for path in folder.iterdir()} == {"video", "speech.wav", "under way"}
     (folder / "begun").touch()
-    (tmp_path / "films" / "nobody's").mkdir()
+    for name in (new_id(), "no film"):
+        (tmp_path / "films" / name).mkdir()
     with contextlib.closing(Store(f"sqlite:///{tmp_path}/gwm.sqlite")) as store:
         store.do(lambda db: db.execute(update(Task).values(alive_ms=0)))  # long ago
         store.do(lambda db: db.execute(delete(File)))  # what was uploaded

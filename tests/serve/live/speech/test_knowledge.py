@@ -170,6 +170,12 @@ def test_rankings_are_fused_by_the_sum_of_their_reciprocal_ranks():
     assert fused([1, 2], [3, 2])[0] == 2  # in both, and first in neither
 
 
+@pytest.mark.parametrize(("place", "first"), [(61, 2), (63, 1)])
+def test_a_first_place_is_worth_as_much_as_two_of_place_62(place: int, first: int):
+    """1 / 61 = 2 / 122: Cormack et al. 2009 have k = 60."""
+    assert fused([1, *range(100, 98 + place), 2], [*range(200, 199 + place), 2])[0] == first
+
+
 def test_what_means_something_else_is_not_ranked_by_meaning():
     index = with_vectors(filler=FILLER, desk="The fee is four euros.")
     assert len(index.by_meaning(meaning("fee"))) == 1

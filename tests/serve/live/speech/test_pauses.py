@@ -20,8 +20,10 @@ from serve.live.speech.recogniser import SAMPLE_RATE
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM, small_talk
 from serve.live.speech.tools import Tool
 from serve.live.vision.pictures import SOURCES
-from serve.live.vision.sight import Sight, Vision
+from serve.live.vision.sight import ON_REQUEST, Sight, Vision
 from tests.serve.live.speech.test_agent import SAMPLES_PER_LETTER, Conversation, Hum
+from tests.serve.live.speech.test_call_rules import STOCK
+from tests.serve.live.vision.test_sight import Setting
 
 
 class Attentive:
@@ -124,7 +126,7 @@ def asked_aloud(
         tts = LocalTTS(voice, pool, sample_rate=24_000)
         services = Services(LocalSTT(Hears(question), pool), llm or RuleLLM(name="Noa"), tts)
         conversation = Conversation(services, turn_taking)
-        conversation.agent.calls.tools = list(tools)
+        conversation.agent.offer(tools)
         voice.now, ends = loop.time, list[float]()
 
         async def script(conversation: Conversation) -> None:
@@ -150,6 +152,20 @@ def test_an_answer_of_rules_is_begun_in_the_pause_and_spoken_once():
     assert " ".join(text for _, text in voice.spoken) == answer
     begun_s = voice.spoken[0][0] - end_s
     assert begun_s < TurnTaking().stop_s - 0.03  # before the pause has ended the turn
+
+
+def test_nothing_is_spoken_in_the_pause_where_the_answer_is_that_of_a_tool():
+    voice = Noted()
+    asked_aloud("Check the stock of teapots.", voice, tools=[STOCK])
+    assert " ".join(text for _, text in voice.spoken) == "Check stock: item teapots."
+
+
+def test_nothing_is_looked_at_before_the_turn_is_over():
+    voice, llm = Noted(), RuleLLM(name="Noa")
+    llm.sight = Setting(mode=ON_REQUEST).sight
+    _, end_s = asked_aloud("What is on my screen?", voice, llm)
+    begun_s, text = voice.spoken[0]
+    assert text.startswith("I do not see your screen.") and begun_s - end_s > TurnTaking().stop_s - 0.03
 
 
 @pytest.mark.parametrize(

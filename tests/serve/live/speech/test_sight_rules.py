@@ -1,4 +1,4 @@
-"""Questions about what the visitor shows, told by their words."""
+"""Questions about what the visitor shows, known by their words."""
 
 import asyncio
 
