@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, select, text, update
+from sqlalchemy import create_engine, delete, select, text, update
 
 from serve.live.speech.knowledge import Passage
 from serve.runway_api.document_search import DocumentSearch, PassageWork, packed, unpacked
@@ -89,6 +90,20 @@ def test_a_sentence_is_quoted_by_its_words_else_by_its_meaning_else_none(tmp_pat
         assert await search.sentence("What is to pay, please?") == SENTENCE
         assert await search.sentence("Do you like music?") is None
         assert await DocumentSearch(store, "vera").sentence("What is to pay, please?") is None
+
+    searched(tmp_path, script)
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_a_sentence_asks_for_one_vector_also_of_documents_that_are_short_enough_to_be_given_whole(
+    short: bool, tmp_path: Path
+):
+    async def script(store: Store, search: DocumentSearch, vectors: Meanings) -> None:
+        await embedded(store, vectors)
+        if short:
+            store.do(lambda db: db.execute(delete(AvatarDocument).where(AvatarDocument.document_id == "Filler")))
+        vectors.texts.clear()
+        assert await search.sentence(QUESTION) == SENTENCE and vectors.texts == [QUESTION]
 
     searched(tmp_path, script)
 

@@ -25,6 +25,11 @@ def test_every_route_is_described_and_no_other():
     assert described == {(route.method, f"/v1{route.path}") for route in ROUTES}
 
 
+def test_a_file_is_described_whole_and_by_a_range():
+    responses = openapi()["paths"]["/v1/files/{id}"]["get"]["responses"]
+    assert responses["200"]["content"] == responses["206"]["content"] == {"*/*": {"schema": {"type": "string"}}}
+
+
 def test_every_route_is_on_the_page_of_the_api():
     rows = re.findall(r"^\| .*$", PAGE.read_text(), flags=re.MULTILINE)
     told = {(method, path) for row in rows for method, path in named(row)}
