@@ -20,12 +20,12 @@ from omegaconf import DictConfig
 
 from configs.command.main import HELP, command
 from gwm.tf32 import allow_tf32
-from train.accumulation import Accumulation
 from train.checkpoint import AtomicCheckpointIO, read_checkpoint, remember_config
 from train.finite import FiniteNumbers
 from train.measure import checkpoint_blocks
 from train.plan import show
 from train.recipe import check_recipe, guide, wants_guide
+from train.throughput import Accumulation
 
 # Advertising and notices about Lightning's own insides: nothing that a user could act on.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

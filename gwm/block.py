@@ -96,10 +96,10 @@ class SelfAttention(Projections):
         return q, k, v
 
     def forward(
-        self, x: Float[Tensor, "b l d"], turn: Rotation, context: Context
+        self, x: Float[Tensor, "b l d"], rotation: Rotation, context: Context
     ) -> tuple[Float[Tensor, "b l d"], KeysValues]:
         ring = context.ring(self.layer)
-        q, k, v = qk_norm_rope(*self.project(x), self.norm_q, self.norm_k, *turn, ring=ring)
+        q, k, v = qk_norm_rope(*self.project(x), self.norm_q, self.norm_k, *rotation, ring=ring)
         keys, values, visible = context.visible(self.layer, k, v)
         if self.by_products and isinstance(visible, Prefix):
             return self.o(prefix_by_products(q, keys, values, int(visible.length)).flatten(2)), (k, v)
@@ -198,7 +198,7 @@ class DiTBlock(nn.Module):
         x: Float[Tensor, "b f p d"],
         branch: Branch,
         modulation: Float[Tensor, "b f 6 d"],
-        turn: Rotation,
+        rotation: Rotation,
         context: Context,
         prompt: Prompt | None,
     ) -> tuple[Float[Tensor, "b f p d"], Branch, KeysValues]:
@@ -207,7 +207,7 @@ class DiTBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + modulation)[:, :, :, None].unbind(2)
         frames, gate = x.shape[1], gate1
         x, h = residual_norm(x, *branch, self.norm1, scale1, shift1)
-        y, keys_values = self.attention(h.flatten(1, 2), turn, context)
+        y, keys_values = self.attention(h.flatten(1, 2), rotation, context)
         if self.text_attention is not None and self.text_norm is not None and prompt is not None:
             x, h = residual_norm(x, y.unflatten(1, (frames, -1)), gate1, self.text_norm, None, None)
             y, gate = self.text_attention(h.flatten(1, 2), prompt), None

@@ -30,13 +30,13 @@ class ControlBlocks(nn.Module):
         patches: Float[Tensor, "b f p k"],
         tokens: Float[Tensor, "b f p d"],
         modulation: Float[Tensor, "b f 6 d"],
-        turn: Rotation,
+        rotation: Rotation,
         context: Context,
         prompt: Prompt | None,
     ) -> dict[int, Float[Tensor, "b f p d"]]:
         x, found = tokens + self.before(self.patch_embedding(patches)), dict[int, Tensor]()
         for layer, block, after in zip(self.layers, self.blocks, self.after, strict=True):
-            x, branch, _ = block(x, Branch(), modulation, turn, context, prompt)
+            x, branch, _ = block(x, Branch(), modulation, rotation, context, prompt)
             if branch.y is not None:  # no later norm adds it here
                 x = x + (branch.y if branch.gate is None else branch.gate * branch.y)
             found[layer] = after(x)

@@ -175,7 +175,7 @@ class DiT(nn.Module):
         tokens = self.patch_embedding(patched(torch.cat(inputs, dim=2), self.config.patch))
         if self.place_embedding is not None:
             tokens = tokens + self.place_embedding[self.first_row * columns :][: rows * columns]
-        turn = rotation(positions, rows, columns, self.config.head_dim, first_row=self.first_row)
+        rotations = rotation(positions, rows, columns, self.config.head_dim, first_row=self.first_row)
         embedding = self._frame_embedding(sigma, condition)
         modulation = self.time_projection(embedding).unflatten(-1, (6, self.config.dim))
         prompt = self._prompt(condition, prompt_cache)
@@ -184,9 +184,9 @@ class DiT(nn.Module):
         added: dict[int, Tensor] = {}
         if self.control is not None:
             channels = patched(condition[CONTROL], self.config.patch)
-            added = self.control(channels, tokens, modulation, turn, context, prompt)
+            added = self.control(channels, tokens, modulation, rotations, context, prompt)
         for layer, block in enumerate(self.blocks):
-            tokens, branch, new = block(tokens, branch, modulation, turn, context, prompt)
+            tokens, branch, new = block(tokens, branch, modulation, rotations, context, prompt)
             keys_values.append(new)
             if layer in added:
                 tokens = tokens + added[layer]

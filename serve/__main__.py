@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs.command.main import command
 from serve.live.avatar.engines import serve_engines
-from serve.live.http.server import LOCAL_HOSTS, ServeEngines, serve_until_signal
+from serve.live.http.server import LOCAL_HOSTS, serve_until_signal
+from serve.live.http.session_maker import ServeEngines
 from serve.live.log_lines import log_to_stdout
 from serve.runway_api.films import Generator
 from serve.runway_api.mount import ApiOptions, mounted

@@ -20,8 +20,7 @@ from gwm.files.outputs import check_output
 from gwm.report.machine import processor
 from gwm.weights import write_json
 from train.learner import OptimizerFactory
-from train.measure import PRECISIONS, autocast, measure_pass
-from train.peak import matmul_flops, timed
+from train.measure import PRECISIONS, autocast, matmul_flops, measure_pass, timed
 from train.work import WorkBuilder
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,8 @@
-"""Memory and arithmetic of one pass, counted while it is computed: on real tensors, or on fake ones without storage."""
+"""Memory and arithmetic of one pass, counted while it is computed, on real tensors or on fake ones without storage; and
+how fast a machine multiplies matrices, which the speed of training is compared with."""
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,6 +17,8 @@ from gwm.block import Branch, DiTBlock
 from train.work import Pass, Work
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}  # of products; weights stay in float32
+MATRIX = {"cpu": 1024, "cuda": 8192}  # rows and columns: large enough to be limited by arithmetic
+ROUNDS = 5
 
 
 class SavedTensors:
@@ -121,3 +125,25 @@ def _whole_stream(x: Tensor, branch: Branch, keys_values: Any) -> tuple[Tensor, 
     if branch.y is not None and branch.gate is not None:
         x = x + branch.gate * branch.y
     return x, Branch(), keys_values
+
+
+def matmul_flops(dtype: torch.dtype, device: str = "cpu") -> float:
+    """Operations a second of the fastest of a few products of square matrices."""
+    size = MATRIX[device]
+    a, b = torch.randn(2, size, size, dtype=dtype, device=device)
+    best = min(timed(lambda: a @ b, device) for _ in range(ROUNDS + 1))
+    return 2 * size**3 / best
+
+
+def timed(function, device: str) -> float:
+    """Seconds of one call, the device's work included."""
+    synchronize(device)
+    start = time.perf_counter()
+    function()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -19,8 +19,7 @@ from data.steps import split_batch
 from gwm.block import DiTBlock
 from gwm.lora import is_adapted
 from train.learner import OptimizerFactory
-from train.measure import PRECISIONS, checkpoint_blocks, measure_pass
-from train.peak import matmul_flops
+from train.measure import PRECISIONS, checkpoint_blocks, matmul_flops, measure_pass
 from train.work import Work, WorkBuilder
 
 log = logging.getLogger(__name__)

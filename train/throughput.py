@@ -1,4 +1,5 @@
-"""Speed of training in the log, and the loss of the whole batch."""
+"""Updates in as many passes as they need: gradient accumulation, and their speed and loss in the log. The batch is
+declared once, and computed on any number of devices."""
 
 from collections import deque
 from time import perf_counter
@@ -10,11 +11,35 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.steps import StepData
-from train.measure import PRECISIONS, measure_pass
-from train.peak import matmul_flops
+from train.measure import PRECISIONS, matmul_flops, measure_pass
 from train.work import WorkBuilder
 
 WINDOW = 20  # updates over which speed is averaged
+
+
+class Accumulation(L.Callback):
+    """Derives how many passes make an update, and lets a run go on with another number of them. A stage that steps its
+    optimizers itself adds the passes up itself.
+
+    Raises:
+        ValueError: the batch cannot be divided so.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        passes = _data(trainer).split(trainer.world_size)[1]
+        if pl_module.automatic_optimization:
+            trainer.accumulate_grad_batches = passes
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Count the run's passes as if they had always been as large as now: Lightning steps at multiples of them."""
+        if not pl_module.automatic_optimization:
+            return
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        now = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        for counts in (progress["total"], progress["current"]):
+            # One less is completed where the checkpoint was written by a callback.
+            unfinished = min(1, counts["processed"] - counts["completed"])
+            counts.update(ready=now, started=now, processed=now, completed=now - unfinished)
 
 
 class Throughput(L.Callback):
@@ -33,8 +58,7 @@ class Throughput(L.Callback):
         self._losses: list[Tensor] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(..., datamodule)
-        assert isinstance(data, StepData), type(data)
+        data = _data(trainer)
         at_once, self.passes = data.split(trainer.world_size)
         self.batch_size = data.batch_size
         self._ends.clear()
@@ -71,3 +95,9 @@ class Throughput(L.Callback):
         if self.device_flops and self.flops:
             found |= {"tokens_per_s": self.tokens / seconds, "mfu": self.flops / seconds / self.device_flops}
         return found
+
+
+def _data(trainer: L.Trainer) -> StepData:
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(..., datamodule)
+    assert isinstance(data, StepData), type(data)
+    return data

@@ -24,7 +24,7 @@ from serve.acts import Applied
 from serve.bench.browser import open_browser, open_page, start_talking
 from serve.bench.live_numbers import SETTLE_S, drift, paired
 from serve.live.avatar.changes import Change, ChangeRefusedError, SessionControls
-from serve.live.avatar.pace import StreamTiming
+from serve.live.avatar.chunk_times import StreamTiming
 from serve.live.avatar.voice_buffers import Ahead, Sound
 from serve.live.characters import Character
 from serve.live.gauges import Gauges

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from serve.bench import turned_clock
+from serve.live.avatar.chunk_times import StreamTiming
 from serve.live.avatar.engine_pool import EnginePool
-from serve.live.avatar.engine_process import ProcessFace
 from serve.live.avatar.engines import EngineOptions
-from serve.live.avatar.pace import StreamTiming
+from serve.live.avatar.process_face import ProcessFace
 from serve.live.characters import Character
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission

@@ -20,9 +20,9 @@ from serve.bench.sessions import Viewer
 from serve.bench.timing import percentiles
 from serve.export import write_artifact
 from serve.live.avatar.engine_pool import EnginePool
-from serve.live.avatar.engine_process import ProcessFace
 from serve.live.avatar.engines import EngineOptions
-from serve.live.http.server import timing_of
+from serve.live.avatar.process_face import ProcessFace
+from serve.live.http.session_maker import timing_of
 from serve.live.options import EngineDevices, Entry
 from serve.parallel.parallelize import check_division
 

@@ -30,12 +30,13 @@ from serve.bench import turned_clock
 from serve.bench.report import machine, table, write_csv
 from serve.bench.simulation import spread
 from serve.live.avatar.changes import Act, ChangeRefusedError
+from serve.live.avatar.chunk_times import StreamTiming
 from serve.live.avatar.engine_pool import EnginePool
-from serve.live.avatar.engine_process import EngineProcess, ProcessFace
+from serve.live.avatar.engine_process import EngineProcess
 from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.overlap import Measured
-from serve.live.avatar.pace import StreamTiming
 from serve.live.avatar.performer import Performer
+from serve.live.avatar.process_face import ProcessFace
 from serve.scheduler import POLICIES
 
 log = logging.getLogger(__name__)

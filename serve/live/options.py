@@ -78,12 +78,11 @@ class EngineDevices:
         Raises:
             ValueError: as the class, or a field that it does not have.
         """
-        named = {"denoise": entry if isinstance(entry, list) else [entry]}
-        fields: dict[str, Any] = entry if isinstance(entry, dict) else named
+        fields: dict[str, Any] = entry if isinstance(entry, dict) else {"denoise": entry}
         if foreign := sorted(set(fields) - {"denoise", "decode", "parallel"}):
             raise ValueError(f"engines has {foreign}, must have denoise, decode and parallel alone.")
-        given: dict[str, Any] = {**fields, "denoise": tuple(fields.get("denoise", ()))}
-        return cls(**given)
+        denoise: Any = fields.get("denoise", [])
+        return cls(**{**fields, "denoise": tuple(denoise) if isinstance(denoise, list) else (denoise,)})
 
     def __post_init__(self) -> None:
         named = [name for name in (*self.denoise, self.decode) if name is not None]

@@ -51,7 +51,7 @@ class Traces:
         self,
         name: str,
         *,
-        under: Any = None,
+        parent: Any = None,
         at_s: float | None = None,
         serves: bool = False,
         attributes: Attributes | None = None,
@@ -59,10 +59,10 @@ class Traces:
         """A span that begins now, or at a time in seconds since the epoch.
 
         Args:
-            under: the span that it belongs to, or what a carrier held of one; None: it begins a trace.
+            parent: the span that it belongs to, or what a carrier held of one; None: it begins a trace.
             serves: a request from elsewhere.
         """
-        context = under if isinstance(under, dict) else self._within(under)
+        context = parent if isinstance(parent, dict) else self._within(parent)
         kind = self._api.SpanKind.SERVER if serves else self._api.SpanKind.INTERNAL
         start = None if at_s is None else nanoseconds(at_s)
         return self._tracer.start_span(name, context, kind, attributes=attributes, start_time=start)
@@ -74,7 +74,7 @@ class Traces:
         return carrier
 
     def carried(self, carrier: Mapping[str, str]) -> Any:
-        """The other end of `carrier`, for `under`; headers of a request are one too."""
+        """The other end of `carrier`, for `parent`; headers of a request are one too."""
         return self._carrier.extract(carrier, self._context.Context())
 
     def _within(self, span: Any) -> Any:
@@ -101,7 +101,7 @@ class ChunkSpan:
 
     def waited(self, seconds: float) -> None:
         """A part that ends now."""
-        self.traces.begin("wait", under=self.span, at_s=time.time() - seconds).end()
+        self.traces.begin("wait", parent=self.span, at_s=time.time() - seconds).end()
 
     def carrier(self) -> dict[str, str]:
         return self.traces.carrier(self.span)
@@ -131,7 +131,7 @@ class SessionTrace:
             return
         last_s = begin_s
         for name, end_s in ends_s.items():
-            self.traces.begin(f"turn.{name}", under=self._turn, at_s=last_s).end(nanoseconds(end_s))
+            self.traces.begin(f"turn.{name}", parent=self._turn, at_s=last_s).end(nanoseconds(end_s))
             last_s = end_s
         self._turn.set_attribute("turn.answered", True)
         self._turn.end(nanoseconds(last_s))
@@ -140,7 +140,7 @@ class SessionTrace:
     @contextlib.contextmanager
     def chunk(self) -> Iterator[Any]:
         """Asking for a chunk, until its frames are there."""
-        span = self.traces.begin("chunk", under=self._turn, attributes=self.attributes)
+        span = self.traces.begin("chunk", parent=self._turn, attributes=self.attributes)
         token = CHUNK.set(ChunkSpan(self.traces, span))
         try:
             yield span

@@ -36,10 +36,10 @@ class UlyssesAttention(nn.Module):
         self.whole, self.ranks, self.patches = whole, ranks, patches
 
     def forward(
-        self, x: Float[Tensor, "b l d"], turn: Rotation, context: Context
+        self, x: Float[Tensor, "b l d"], rotation: Rotation, context: Context
     ) -> tuple[Float[Tensor, "b l d"], KeysValues]:
         whole = self.whole
-        strip = qk_norm_rope(*whole.project(x), whole.norm_q, whole.norm_k, *turn, ring=None)
+        strip = qk_norm_rope(*whole.project(x), whole.norm_q, whole.norm_k, *rotation, ring=None)
         q, k, v = self._own_heads(torch.stack(strip))
         ring = context.ring(whole.layer)
         if ring is not None:

@@ -14,9 +14,9 @@ from distill.windows import StreamingWindows
 from tests.distill.test_roles import BOTH, adapted_weights, stage
 from tests.train.devices import on_two
 from tests.train.test_resume import HEAD, LatentsInMemory
-from train.accumulation import Accumulation
 from train.checkpoint import AtomicCheckpointIO
 from train.sharding import ShardedStrategy
+from train.throughput import Accumulation
 
 STEPS = 6  # of both optimizers: four batches, two of them the student's
 # Sums over two processes are formed in another order; Adam divides by small numbers.

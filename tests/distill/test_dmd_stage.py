@@ -20,9 +20,9 @@ from distill.gan import GAN
 from distill.health import CollapseAlarm, CollapseError
 from distill.windows import FromReference, StreamingWindows, Window
 from tests.train.test_resume import BATCH, RULES, LatentsInMemory, network, weights
-from train.accumulation import Accumulation
 from train.learner import Learner
 from train.noise import Generators
+from train.throughput import Accumulation
 
 EVERY = 3  # critic updates per student update
 

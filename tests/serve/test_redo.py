@@ -10,7 +10,7 @@ from serve.acts import Applied
 from serve.artifact import load_artifact
 from serve.engine import Engine
 from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Redo, Rewind
-from serve.live.avatar.pace import StreamTiming
+from serve.live.avatar.chunk_times import StreamTiming
 from serve.live.avatar.performer import REDONE, Performer
 from tests.serve.world import world
 
@@ -99,6 +99,7 @@ def test_keys_hold_from_the_next_frame_that_is_shown():
     back, leave what is shown as it is."""
     face, seen = Numbered(), list[int]()
     performer = Performer(face, TIMING)
+    performer.redoes = True
 
     async def play(frames: int) -> None:
         for _ in range(frames):
@@ -128,6 +129,7 @@ def test_after_a_step_back_no_chunk_is_made_again():
     """The chunk that is shown is no longer the stream's latest: made again, an older one would take its place."""
     face = Numbered()
     performer = Performer(face, TIMING)
+    performer.redoes = True
 
     async def script() -> None:
         running = asyncio.create_task(performer.run())

@@ -15,12 +15,11 @@ from torch import multiprocessing
 
 from tests.tiny import VAE_SHAPE
 from tests.train.test_resume import LatentsInMemory, PixelsInMemory, network, stage
-from train.accumulation import Accumulation
 from train.autoencoder import AutoencoderStage
 from train.checkpoint import AtomicCheckpointIO
 from train.measure import checkpoint_blocks
 from train.sharding import ShardedStrategy
-from train.throughput import Throughput
+from train.throughput import Accumulation, Throughput
 from train.zero import ZeroStrategy
 
 BATCH = 4

@@ -12,9 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from data.batch import PixelBatch, StepData
 from tests.tiny import DIT
 from train import work
-from train.accumulation import Accumulation
 from train.plan import PlannedRun, plan
-from train.throughput import Throughput
+from train.throughput import Accumulation, Throughput
 
 BATCH, PASS_S = 4, 0.05
 BUILD = partial(work.geometry, DIT, num_frames=3, height=4, width=4, pattern=None)

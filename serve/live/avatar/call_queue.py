@@ -14,7 +14,7 @@ from serve.scheduler import Policy, Scheduler, least_slack
 log = logging.getLogger(__name__)
 
 CHANGE = "change"  # the method of `Engines`
-TRACED = "traced_step"  # the one that is sent where a chunk is a span
+TRACED = "traced"  # the one that is sent where a chunk is a span, with the name of the one that makes it
 CHANGE_SHARE = 0.1  # of the engine's time that changes of one session may take before they wait for idle moments
 SLOW = 1.3  # times what chunks take on the average: a session's that take longer wait for idle moments
 BURST_CHUNKS = 3  # ahead of its share that a session may be, as one chunk may take long
@@ -189,7 +189,7 @@ def _spanned(call: _Call, now_s: float) -> tuple[str, tuple[Any, ...]]:
     if call.span is None:
         return call.name, call.arguments
     call.span.waited(now_s - call.called_s)
-    return TRACED, (call.span.carrier(), *call.arguments)
+    return TRACED, (call.span.carrier(), call.name, *call.arguments)
 
 
 def _now() -> float:

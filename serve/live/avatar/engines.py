@@ -3,12 +3,11 @@
 import contextlib
 import signal
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from operator import methodcaller
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from serve.engine import Engine
 from serve.graphs import Capture, capture_cuda, capture_on
 from serve.live.avatar.changes import Act, Change, Redo, Rewind, SetKeyframe, SetPrompt
 from serve.live.avatar.overlap import Measured, OverlappedEngine, measured
+from serve.live.avatar.stage_spans import StageSpans
 from serve.live.avatar.voice_buffers import Ahead, Sound
 from serve.live.traces import Traces
 from serve.memory import slots_that_fit
@@ -34,8 +34,6 @@ TEXT_TOKENS = 512  # of every prompt, as in Wan
 WARMUP_STEPS, TIMED_STEPS = 4, 8
 MAX_KEYFRAMES = 64  # of a session that are still to be seen
 Portrait = UInt8[np.ndarray, "h w 3"]
-Given = ParamSpec("Given")
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,37 +55,6 @@ class EngineOptions:
     decode_precision: str = "float32"
     products: str = "pytorch"
     trace: str | None = None
-
-
-class StageSpans:
-    """Lets denoising and decoding a chunk be spans of that chunk, in the threads that do it. On a GPU a stage then ends
-    when the device has done it."""
-
-    def __init__(self, engine: Engine, traces: Traces) -> None:
-        self.traces, self.chunks = traces, defaultdict[str, deque[Any]](deque)
-        self.cuda = engine.device.type == "cuda"
-        engine.denoise = self._spanned("denoise", engine.denoise)
-        engine.decode = self._spanned("decode", engine.decode)
-
-    def expect(self, carrier: dict[str, str]) -> None:
-        """The next chunk belongs to what the carrier holds; those of an engine are made in their order."""
-        for name in ("denoise", "decode"):
-            self.chunks[name].append(self.traces.carried(carrier))
-
-    def _spanned(self, name: str, stage: Callable[Given, Made]) -> Callable[Given, Made]:
-        def run(*given: Given.args, **more: Given.kwargs) -> Made:
-            if not self.chunks[name]:  # such as a chunk that is made again
-                return stage(*given, **more)
-            span = self.traces.begin(name, under=self.chunks[name].popleft())
-            try:
-                made = stage(*given, **more)
-                if self.cuda:
-                    torch.cuda.current_stream().synchronize()
-                return made
-            finally:
-                span.end()
-
-        return run
 
 
 class Engines:
@@ -145,8 +112,8 @@ class Engines:
             engine.say(agent)
         return self._driver(engine).step()
 
-    def step_again(self, session: str, agent: Ahead) -> Frames | None:
-        """As `serve.live.avatar.performer.Rehearsing.step_again`."""
+    def retake(self, session: str, agent: Ahead) -> Frames | None:
+        """As `serve.live.avatar.performer.Retaking.retake`."""
         engine = self.engines[session]
         if self.overlap or not engine.undo.num_kept:
             return None
@@ -154,10 +121,10 @@ class Engines:
         engine.say(agent)
         return engine.step()
 
-    def traced_step(self, carrier: dict[str, str], session: str, agent: Ahead, user: Sound) -> Frames | None:
-        """As `step`, of a chunk that is a span of the server's."""
-        self.spans[self.engines[session]].expect(carrier)
-        return self.step(session, agent, user)
+    def traced(self, carrier: dict[str, str], name: str, session: str, *given: Any) -> Frames | None:
+        """As `step` or `retake`, of a chunk that is a span of the server's."""
+        self.spans[self.engines[session]].expect(carrier, alone=not self.overlap)
+        return methodcaller(name, session, *given)(self)
 
     def change(self, session: str, change: Change) -> Applied | tuple[Applied, Frames] | str:
         """From when on it holds, with the frames of a chunk that was made again; or why it cannot."""

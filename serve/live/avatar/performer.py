@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from gwm.media.sound import to_pcm
 from serve.acts import Applied
 from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Redo
-from serve.live.avatar.pace import Pace, StreamTiming
+from serve.live.avatar.chunk_times import ChunkTimes, StreamTiming
 from serve.live.avatar.playout import Chunk, Cue, Playout, nothing
 from serve.live.avatar.voice_buffers import Ahead, MicBuffer, Sound, SpeechQueue
 from serve.live.traces import SessionTrace
@@ -79,10 +79,10 @@ class Redoing(Protocol):
 
 
 @runtime_checkable
-class Rehearsing(Protocol):
+class Retaking(Protocol):
     """A face that can make its latest chunk again with other sound of the character."""
 
-    async def step_again(self, agent: Ahead, *, within_s: float) -> Frames | None:
+    async def retake(self, agent: Ahead, *, within_s: float) -> Frames | None:
         """All frames of the chunk; None where it cannot be made again, and the stream is as before.
 
         agent: as for `Face.step`.
@@ -128,10 +128,13 @@ class Performer:
         self.playout = Playout(frame_samples=timing.frame_samples, limit_samples=timing.lead_samples)
         self.speech_queue, self.mic_buffer = SpeechQueue(), MicBuffer(limit_samples=2 * timing.chunk_samples)
         self.generation = self.losses = 0
+        self.redoes = False  # numbers hold from the next frame that is shown, for a chunk of work each time
         self._turn, self._redone = asyncio.Lock(), 0  # one call of the face at a time; times its chunk was made again
+        self._changed = False  # since the latest chunk was asked for: the engine's latest may be another
+        self._changing = 0  # changes that are under way, which may go behind chunks that are asked for later
         self._begun: deque[Begun] = deque()
-        self._pace = Pace(timing)
-        self._retakes = isinstance(face, Rehearsing) and not timing.in_flight_chunks
+        self._chunk_times = ChunkTimes(timing)
+        self._retakes = isinstance(face, Retaking) and not timing.in_flight_chunks
         self._silent = False  # nothing is said in the latest chunk, which the engine can make again
         self._revival: asyncio.Task[None] | None = None
 
@@ -167,27 +170,34 @@ class Performer:
             begun.silence()
 
     async def change(self, change: Change) -> Applied:
-        """As `Face.change`; but numbers hold from the next frame that is shown, where the face can make the chunk again
-        of which frames are left.
+        """As `Face.change`; but where it `redoes`, numbers hold from the next frame that is shown, if the face can make
+        the chunk again of which frames are left.
 
         Raises:
             ChangeRefusedError, FaceLostError: as `Face.change`.
         """
-        if not (isinstance(self.face, Redoing) and isinstance(change, Act) and change.action):
-            self._redone, self._silent = REDONE, False  # what is shown may be no longer the engine's latest chunk
-            return await self.face.change(change)
+        if not (self.redoes and isinstance(self.face, Redoing) and isinstance(change, Act) and change.action):
+            return await self._change(change)
         async with self._turn:
             frame, numbers = self.playout.begun_frames, change.action
             plain = all(isinstance(value, int | float) for value in numbers.values())
-            if frame is None or not plain or self._redone == REDONE or self.timing.in_flight_chunks:
-                return await self.face.change(change)
+            latest = not (self._changed or self.timing.in_flight_chunks)
+            if frame is None or not plain or not latest or self._redone == REDONE:
+                return await self._change(change)
             self._redone += 1
             try:
                 applied, frames = await self.face.redo(Redo(numbers, frame))
             except ChangeRefusedError:  # such as of a server that keeps no chunk to go back to
-                return await self.face.change(change)
+                return await self._change(change)
             self.playout.replace_frames(frames)
             return applied
+
+    async def _change(self, change: Change) -> Applied:
+        self._changed, self._changing = True, self._changing + 1
+        try:
+            return await self.face.change(change)
+        finally:
+            self._changing -= 1
 
     async def run(self) -> None:
         try:
@@ -205,15 +215,15 @@ class Performer:
 
     def _has_room(self) -> bool:
         waits = self._silent and self.speech_queue.waiting_samples > 0
-        return self.playout.has_room(self._pace.room_samples(silent=self._silent, waits=waits))
+        return self.playout.has_room(self._chunk_times.room_samples(silent=self._silent, speech_waits=waits))
 
     def _onset(self) -> int | None:
         """The sample of the latest chunk, a silent one, from which on speech can be heard that has come since; None: it
         waits for the next chunk, or for more of it."""
         known = self.speech_queue.waiting_samples
-        if not (self._silent and known):
+        if self._changed or not (self._silent and known):
             return None
-        sample = self._pace.onset_sample(queued_samples=self.playout.queued_samples)
+        sample = self._chunk_times.onset_sample(queued_samples=self.playout.queued_samples)
         return None if sample is None or known < self.timing.chunk_samples - sample else sample
 
     async def _speak_within(self, onset: int) -> None:
@@ -223,8 +233,8 @@ class Performer:
         agent = np.zeros(timing.chunk_samples + timing.lookahead_samples, np.float32)
         agent[onset:] = self.speech_queue.peek(len(agent) - onset)
         ahead = self.playout.queued_samples - timing.chunk_samples + onset
-        assert isinstance(self.face, Rehearsing)
-        frames = await self._made(self.face.step_again(agent, within_s=ahead / timing.sample_rate))
+        assert isinstance(self.face, Retaking)
+        frames = await self._made(self.face.retake(agent, within_s=ahead / timing.sample_rate))
         if frames is None:
             self._retakes = self._revival is not None  # an engine that keeps no chunk never will
         elif left := min(self.playout.queued_samples, timing.chunk_samples - onset):
@@ -237,7 +247,7 @@ class Performer:
         self._begun.append(Begun(voice, cues))
         ahead = self.speech_queue.peek(timing.lookahead_samples)
         agent, user = np.concatenate([voice, ahead]), self.mic_buffer.take(timing.chunk_samples)
-        within_s = self.playout.queued_samples / timing.sample_rate
+        within_s, self._changed = self.playout.queued_samples / timing.sample_rate, self._changing > 0
         frames = await self._made(self.face.step(agent, user, within_s=within_s))
         if len(self._begun) > timing.in_flight_chunks:
             shown = self._begun.popleft()
@@ -265,7 +275,7 @@ class Performer:
             self._revival = asyncio.create_task(self._start_again())
             return None
         took_s = asyncio.get_running_loop().time() - begin
-        self._pace.count(took_s)
+        self._chunk_times.add(took_s)
         self.on_step(1000 * took_s)
         return frames
 

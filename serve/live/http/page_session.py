@@ -62,7 +62,7 @@ class PageSession(Session):
     def __init__(self, parts: SessionParts, *, ice_servers: IceServers) -> None:
         super().__init__(parts)
         self._ice_servers = ice_servers
-        self.changes = Changes(self.face, send=self.send, spawn=self.spawn)
+        self.changes = Changes(self.performer, send=self.send, spawn=self.spawn)
         self._face_track: FaceTrack | None = None
         self._stalls = self._losses = 0  # that were reported
         self._transport: Transport | None = None

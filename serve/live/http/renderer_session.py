@@ -49,7 +49,7 @@ class Renderer(Session):
     def __init__(self, parts: SessionParts) -> None:
         super().__init__(parts)
         self._outgoing: asyncio.Queue[dict[str, Any]] = asyncio.Queue(WAITING_MESSAGES)
-        self.changes = Changes(self.face, send=self._reply, spawn=self.spawn)
+        self.changes = Changes(self.performer, send=self._reply, spawn=self.spawn)
         self._socket: web.WebSocketResponse | None = None
         self._reason = ""
 

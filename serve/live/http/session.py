@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serve.live.avatar.pace import StreamTiming
+from serve.live.avatar.chunk_times import StreamTiming
 from serve.live.avatar.performer import Face, Performer
 from serve.live.characters import Character
 from serve.live.gauges import Gauges

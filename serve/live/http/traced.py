@@ -24,8 +24,8 @@ def tracing(traces: Traces | None) -> list[Any]:
         attributes = {"http.request.method": request.method, "http.route": route}
         if id := request.match_info.get("id"):
             attributes["gwm.id"] = id
-        under, name = traces.carried(request.headers), f"{request.method} {route}"
-        span, status = traces.begin(name, under=under, serves=True, attributes=attributes), 500
+        parent, name = traces.carried(request.headers), f"{request.method} {route}"
+        span, status = traces.begin(name, parent=parent, serves=True, attributes=attributes), 500
         try:
             response = await handler(request)
             status = response.status

@@ -9,7 +9,6 @@ from aiortc import MediaStreamTrack
 
 from serve.live.http.ice import IceServers
 from serve.live.http.page_session import PageSession, Transport
-from serve.live.http.receipts import Changes
 from serve.live.http.session import SessionParts
 from serve.live.http.tracks import LATE_S, FaceTrack
 
@@ -22,7 +21,7 @@ class Walk(PageSession):
         super().__init__(parts, ice_servers=ice_servers)
         self._watched, self._running = asyncio.Event(), asyncio.Event()
         self._running.set()
-        self.changes = Changes(self.performer, send=self.send, spawn=self.spawn)  # keys hold from the next frame on
+        self.performer.redoes = True  # keys hold from the next frame on
 
     def _work(self) -> list[Coroutine[Any, Any, None]]:
         return [self._play()]

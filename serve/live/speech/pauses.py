@@ -41,7 +41,7 @@ class SecondLook(TurnAnalyzerUserTurnStopStrategy):
         self._look: asyncio.Task[None] | None = None
 
     async def cleanup(self) -> None:
-        await self._look_away()
+        await self._cancel_look()
         await super().cleanup()
 
     async def _handle_vad_user_stopped_speaking(self, frame: VADUserStoppedSpeakingFrame) -> None:
@@ -50,19 +50,19 @@ class SecondLook(TurnAnalyzerUserTurnStopStrategy):
             self._look = self.task_manager.create_task(self._look_again(), f"{self}::look_again")
 
     async def _discard_pending_end_of_turn(self) -> None:
-        await self._look_away()
+        await self._cancel_look()
         await super()._discard_pending_end_of_turn()
 
     async def _look_again(self) -> None:
         await asyncio.sleep(self.after_s)
-        self._look = None  # what follows may end the turn, which looks away
+        self._look = None  # what follows may end the turn, which cancels a look
         state, prediction = await self._turn_analyzer.analyze_end_of_turn()
         await self._handle_prediction_result(prediction)
         if state is EndOfTurnState.COMPLETE and self._vad_stopped:  # nobody has gone on speaking meanwhile
             self._turn_complete = True
             await self._maybe_trigger_user_turn_stopped()
 
-    async def _look_away(self) -> None:
+    async def _cancel_look(self) -> None:
         if self._look is not None:
             look, self._look = self._look, None
             await self.task_manager.cancel_task(look)

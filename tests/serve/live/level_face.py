@@ -1,6 +1,7 @@
 """A face without a network, and a clock that is turned by hand."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from serve.acts import Applied
 from serve.bench import turned_clock
 from serve.live.avatar.changes import Change, ChangeRefusedError, Rewind
-from serve.live.avatar.pace import StreamTiming
+from serve.live.avatar.chunk_times import StreamTiming
 from serve.live.avatar.performer import FaceLostError, Performer
 
 TIMING = StreamTiming(
@@ -64,14 +65,14 @@ class LevelFace:
 
 
 class SlowFace(LevelFace):
-    """A chunk takes so many seconds."""
+    """Chunks take so many seconds, in turn, and where something is said `talking` times as long."""
 
-    def __init__(self, *, step_s: float) -> None:
+    def __init__(self, *chunks_s: float, talking: float = 1.0) -> None:
         super().__init__()
-        self.step_s = step_s
+        self.chunks_s, self.talking = itertools.cycle(chunks_s), talking
 
     async def step(self, agent: np.ndarray, user: np.ndarray, *, within_s: float = 0.0) -> np.ndarray | None:
-        await asyncio.sleep(self.step_s)
+        await asyncio.sleep(next(self.chunks_s) * (self.talking if agent.any() else 1.0))
         return await super().step(agent, user, within_s=within_s)
 
 
@@ -80,7 +81,7 @@ class RetakingFace(SlowFace):
 
     again = 0
 
-    async def step_again(self, agent: np.ndarray, *, within_s: float) -> np.ndarray | None:
+    async def retake(self, agent: np.ndarray, *, within_s: float) -> np.ndarray | None:
         self.again += 1
         return await self.step(agent, self.users.pop(), within_s=within_s)
 

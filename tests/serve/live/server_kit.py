@@ -46,6 +46,7 @@ CONTROLS = SessionControls(
     code=(Control("jawOpen", 0.0, 1.0),),
     rewind_chunks=6,
     chunk_s=1 / 6,
+    keyframes=True,
 )
 GREETING = "Good to see you."
 

@@ -68,6 +68,7 @@ def test_engines_name_their_devices_alone_and_share_their_time_by_a_policy_that_
     placed = [EngineDevices.of(entry) for entry in options(engines=entries).engines or ()]
     assert [there.name for there in placed] == ["cuda:0", "cuda:1+cuda:2", "cuda:3>cuda:4"]
     assert [there.parallel for there in placed] == ["ulysses", "ulysses", "tensor"]
+    assert EngineDevices.of({"denoise": "cuda:0", "decode": "cuda:1"}).name == "cuda:0>cuda:1"
     with pytest.raises(ValueError, match="device='cpu' must be null where engines="):
         options(engines=["cuda:0"], device="cpu")
     with pytest.raises(ValueError, match=r"sessions.policy='luck' must be one of least_slack, first_come, round_robin"):

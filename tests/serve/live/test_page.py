@@ -13,9 +13,10 @@ import soundfile
 from PIL import Image
 
 from serve.bench.browser import BROWSERS, open_browser, open_page
-from serve.live.avatar.changes import Act, Rewind, SetPrompt
+from serve.live.avatar.changes import Act, Rewind, SetKeyframe, SetPrompt
 from serve.live.http.ice import IceServers
 from serve.live.speech.services import small_talk
+from serve.samples import sample_path
 from tests.serve.live.http.test_conversation import until as holds
 from tests.serve.live.http.test_ice import SECRET, TURN, coturn
 from tests.serve.live.level_face import LevelFace
@@ -74,15 +75,16 @@ async def visit(microphone: Path) -> None:
         await page.keyboard.press("Escape")
         await until(page, "!document.getElementById('choose').hidden && document.activeElement.id === 'start'")
         assert await page.text_content("#status span") == "Choose somebody to talk to"
+        assert await page.evaluate(OFFERS) == [[True] * 3, [False] * 3]
         await page.context.close()
 
 
 async def upload(page: Any) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (300, 200), (10, 120, 200)).save(buffer, "PNG")
-    for data, told in ((b"not a picture", "#error"), (buffer.getvalue(), "#note")):
+    for data, place in ((b"not a picture", "#error"), (buffer.getvalue(), "#note")):
         await page.set_input_files("#file", {"name": "me.png", "mimeType": "image/png", "buffer": data})
-        await until(page, f"/picture/.test(document.querySelector('{told}').textContent)")
+        await until(page, f"/picture/.test(document.querySelector('{place}').textContent)")
     assert await page.get_attribute("#characters label:last-child img", "alt") == "Your picture"
 
 
@@ -158,6 +160,7 @@ async def changes(page: Any, face: LevelFace) -> None:
         await page.keyboard.press("ArrowRight")
     await holds(lambda: face.changes[0] == SetPrompt("a storm") and face.changes[-1] == Act({"forward": 0.3}))
     await until(page, receipt("action.set", "Holds from"))
+    await keyframe(page, face)
     await tab_to(page, "seconds")
     await page.keyboard.press("Home")  # one chunk
     await page.keyboard.press("Enter")
@@ -174,6 +177,35 @@ async def changes(page: Any, face: LevelFace) -> None:
     await fits(page, "captions")
 
 
+async def keyframe(page: Any, face: LevelFace) -> None:
+    """A picture is uploaded and then set; one without a face is not."""
+    plain = io.BytesIO()
+    Image.new("RGB", (300, 200), (10, 120, 200)).save(plain, "PNG")
+    await tab_to(page, "in-s")
+    await page.keyboard.type("1.5")
+    for picture, said in (
+        (None, "Choose a picture"),
+        ({"name": "plain.png", "mimeType": "image/png", "buffer": plain.getvalue()}, "No face was found"),
+        (str(sample_path("portrait")), "Seen at \\d+\\.\\d\\d s"),
+    ):
+        if picture is not None:
+            await page.set_input_files("#keyframe", picture)
+        await page.keyboard.press("Enter")
+        await until(page, receipt("keyframe.set", said))
+    assert [(each.in_s, bool(each.image)) for each in face.changes if isinstance(each, SetKeyframe)] == [(1.5, True)]
+
+
+# Whether a session without keyframes hides their form, and one that has nothing else shows it and the switch.
+OFFERS = """(async () => {
+  const { offer } = await import("/controls.js");
+  const none = { prompt: false, actions: [], code: [], rewind_chunks: 0, chunk_s: 1 };
+  return [false, true].map((keyframes) => {
+    offer({ ...none, keyframes }, () => true, { opened: true });
+    return ["keyframe-form", "controls", "controls-switch"].map((id) => document.getElementById(id).hidden);
+  });
+})()"""
+
+
 def receipt(kind: str, pattern: str) -> str:
     return f"/{pattern}/.test(document.querySelector('output[data-of=\"{kind}\"]').textContent)"
 
@@ -186,7 +218,7 @@ def test_everything_is_reached_by_keyboard_and_fits_a_phone(tmp_path: Path):
 
 
 @pytest.mark.skipif(TURN is None, reason="no coturn: apt-get install coturn")
-def test_a_page_connects_with_the_servers_that_it_is_told(tmp_path: Path):
+def test_a_page_connects_with_the_servers_that_it_is_given(tmp_path: Path):
     pytest.importorskip("playwright")
     microphone = tmp_path / "silence.wav"
     soundfile.write(microphone, np.zeros(48_000), 48_000)
@@ -197,9 +229,9 @@ def test_a_page_connects_with_the_servers_that_it_is_told(tmp_path: Path):
             page = await open_page(browser, str(client.make_url("/")).rstrip("/"))
             await page.click("#start")
             await until(page, "window.seen.times.length > 12")
-            told = await page.evaluate("window.seen.peer.getConfiguration().iceServers.map(one => one.urls).flat()")
+            servers = await page.evaluate("window.seen.peer.getConfiguration().iceServers.map(one => one.urls).flat()")
             await page.context.close()
-        return told
+        return servers
 
     with coturn(tmp_path) as relay:
         assert asyncio.run(run(relay)) == [relay]
@@ -219,7 +251,7 @@ CAUSES = {
 }
 
 
-async def told(page: Any) -> str:
+async def message(page: Any) -> str:
     await page.click("#start")
     await until(page, "!document.getElementById('error').hidden && !document.getElementById('start').disabled")
     assert await page.text_content("#status span") == "Choose somebody to talk to"
@@ -236,7 +268,7 @@ async def causes(microphone: Path) -> dict[str, str]:
             state = "prompt" if "dismissed" in error else "denied"
             await page.evaluate(f"void (navigator.permissions.query = async () => ({{ state: '{state}' }}))")
             await page.evaluate(f"void (navigator.mediaDevices.getUserMedia = async () => {{ throw {error}; }})")
-            seen[error] = await told(page)
+            seen[error] = await message(page)
         await page.evaluate(
             "void (navigator.mediaDevices.getUserMedia = async (w) => (window.given = await window.getIt(w)))"
         )
@@ -246,15 +278,15 @@ async def causes(microphone: Path) -> dict[str, str]:
         }
         for name, failure in failures.items():
             await page.route("**/v1/sessions", failure)
-            seen[name] = await told(page)
+            seen[name] = await message(page)
             await page.unroute("**/v1/sessions")
         seen["microphone"] = await page.evaluate("window.given.getTracks()[0].readyState")
         kit.admission.draining = True
-        seen["draining"] = await told(page)
+        seen["draining"] = await message(page)
         kit.admission.draining, kit.capacity = False, 0
-        seen["full"] = await told(page)
+        seen["full"] = await message(page)
         await page.evaluate("void Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
-        seen["http"] = await told(page)
+        seen["http"] = await message(page)
         await page.context.close()
     return seen
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +144,10 @@ def test_a_chunk_says_how_long_it_waits_and_its_carrier_goes_to_the_engine(seen:
 
     turned_clock.run(run())
     (plain, traced), (chunk, wait) = sent, sorted(seen.spans(), key=lambda span: span.name)
-    assert plain == ("step", ("b",)) and traced[0] == "traced_step"
+    assert plain == ("step", ("b",)) and traced[0] == "traced"
     assert belongs(wait, chunk) and ((wait.end_time or 0) - (wait.start_time or 0)) / 1e6 == pytest.approx(50, abs=5)
     carrier, *arguments = traced[1]
-    assert chunk.context is not None and arguments == ["a"]
+    assert chunk.context is not None and arguments == ["step", "a"]
     assert carrier["traceparent"].split("-")[1:3] == [f"{chunk.context.trace_id:032x}", f"{chunk.context.span_id:016x}"]
 
 
@@ -178,7 +179,7 @@ def test_stages_belong_to_the_chunk_that_they_make(
     asked = []
     for agent, user in chunks(voices):
         asked.append(seen.traces.begin("chunk"))
-        made = engines.traced_step(seen.traces.carrier(asked[-1]), "a", agent, user)
+        made = engines.traced(seen.traces.carrier(asked[-1]), "step", "a", agent, user)
         expected = plain.step("a", agent, user)
         assert (made is None) == (expected is None) and (made is None or np.array_equal(made, expected))
     engines.stop("a")  # nothing is under way any more
@@ -190,6 +191,36 @@ def test_stages_belong_to_the_chunk_that_they_make(
     for chunk, denoise, decode in zip(asked, denoised, decoded, strict=True):
         assert belongs(denoise, chunk) and belongs(decode, chunk)
         assert (decode.start_time or 0) >= (denoise.start_time or 0)
+
+
+@pytest.mark.parametrize("contract", [1], ids=["chunk_of_1"], indirect=True)
+@pytest.mark.parametrize("undo_chunks", [1, 0], ids=["made", "not_made"])
+def test_a_chunk_that_is_made_again_is_a_span_with_stages_too(
+    folder: Path, portrait, voices, undo_chunks: int, seen: Seen, monkeypatch: pytest.MonkeyPatch
+):
+    """By what the queue sends; where the engine keeps no chunk to make again, the next one's stages are the next
+    one's."""
+    monkeypatch.setattr(Traces, "to", lambda address: seen.traces)
+    engines = Engines(EngineOptions(artifact=str(folder), device="cpu", undo_chunks=undo_chunks))
+    engines.start("a", portrait, 3)
+
+    async def run() -> list[bool]:
+        async def send(name: str, arguments: tuple[Any, ...]) -> Any:
+            return methodcaller(name, *arguments)(engines)
+
+        queue, trace, made = CallQueue(send), SessionTrace(seen.traces, "a"), list[bool]()
+        agent, user = chunks(voices)[0]
+        for name, given in (("step", (agent, user)), ("retake", (agent,)), ("step", (agent, user))):
+            with trace.chunk():
+                made.append(await queue.call("a", name, "a", *given, within_s=1.0) is not None)
+        return made
+
+    made = asyncio.run(run())
+    assert made == [True, undo_chunks == 1, True]
+    asked = [chunk for chunk, there in zip(seen.spans("chunk"), made, strict=True) if there]
+    for stage in ("denoise", "decode"):
+        for chunk, span in zip(asked, seen.spans(stage), strict=True):
+            assert belongs(span, chunk)
 
 
 def test_a_request_is_a_span_of_its_route_that_belongs_to_its_client(seen: Seen):

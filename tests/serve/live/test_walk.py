@@ -23,7 +23,7 @@ from gwm.resolution import Resolution
 from serve.acts import Applied
 from serve.bench.browser import BROWSERS, open_browser, open_page
 from serve.live.avatar.changes import Act, Change, ChangeRefusedError, Reset, Rewind, SessionControls
-from serve.live.avatar.pace import StreamTiming
+from serve.live.avatar.chunk_times import StreamTiming
 from serve.live.characters import read_places
 from serve.live.http.ice import IceServers
 from serve.live.http.peer import close_connection

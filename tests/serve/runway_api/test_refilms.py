@@ -296,17 +296,17 @@ def talk(tmp_path: Path) -> Path:
 
 
 def test_the_real_command_dubs_in_a_process_of_its_own_and_says_how_far_it_is(talk: Path):
-    told: list[float] = []
+    shares: list[float] = []
 
     async def go_on(done: float) -> bool:
-        told.append(done)
+        shares.append(done)
         return True
 
     make = Generator(str(ROOT / "weights" / "character"), "", None, FilmOptions())
     asked = Refilm("dub", {"video": "video", "audio": "speech.wav", "seed": 0})
     path = asyncio.run(make(asked, talk, go_on))
     assert path is not None and read_video(path)[0].shape == (6, 192, 192, 3)
-    assert told and told == sorted(told) and told[-1] > 0.5
+    assert shares and shares == sorted(shares) and shares[-1] > 0.5
 
 
 CHILD = """import os, time

@@ -1,11 +1,14 @@
-// Changes of the stream while one watches: a prompt, actions, a step back. Each shows the receipt that the server gives.
+// Changes of the stream while one watches: a prompt, actions, a picture to go towards, a step back. Each shows the receipt that the server gives.
 
+import { cause } from "./causes.js";
 import { $ } from "./page.js";
+import { request } from "./server.js";
 
+const WHEN = { "stream.rewind": "Back at", "keyframe.set": "Seen at" }; // of a receipt; otherwise "Holds from"
 const SEND_MS = 50; // between two states of the sliders; the server takes 30 changes a second
 
 let send = () => {}; // hands a message to the server
-let limits = null; // {prompt, actions, code, rewind_chunks, chunk_s} of this session
+let limits = null; // {prompt, actions, code, keyframes, rewind_chunks, chunk_s} of this session
 let sliding = []; // actions that are set by a slider
 let values = {}; // of the actions, by name
 let waiting = null; // the timer of the next state of the sliders
@@ -20,16 +23,17 @@ export function offer(controls, sender, { opened }) {
   $("prompt-form").hidden = !limits.prompt;
   $("actions").hidden = !(sliding.length + limits.code.length);
   $("code").hidden = !limits.code.length;
+  $("keyframe-form").hidden = !limits.keyframes;
   $("rewind-form").hidden = !limits.rewind_chunks;
   sliders();
   const seconds = $("seconds");
   Object.assign(seconds, { min: 1, max: limits.rewind_chunks, step: 1, value: Math.ceil(limits.rewind_chunks / 2) });
   showSeconds();
-  for (const name of ["prompt.set", "action.set", "stream.rewind"]) note(name, "");
+  for (const name of ["prompt.set", "action.set", "keyframe.set", "stream.rewind"]) note(name, "");
   $("back").hidden = !limits.rewind_chunks;
-  const some = limits.prompt || sliding.length || limits.code.length || limits.rewind_chunks;
-  $("controls-switch").hidden = !some;
-  show(Boolean(opened && (limits.prompt || sliding.length)));
+  const first = limits.prompt || sliding.length || limits.keyframes;
+  $("controls-switch").hidden = !(first || limits.code.length || limits.rewind_chunks);
+  show(Boolean(opened && first));
 }
 
 // By about so many seconds, or as far as the server can.
@@ -48,8 +52,7 @@ export const toggle = () => limits && show($("controls").hidden);
 // A receipt, shown beside the control that asked for it.
 export function receipt({ of, id, accepted, chunk, media_s, reason }) {
   if (id !== asked[of]) return;
-  const when = of === "stream.rewind" ? "Back at" : "Holds from";
-  note(of, accepted ? `${when} ${media_s.toFixed(2)} s (chunk ${chunk})` : reason, accepted ? "accepted" : "refused");
+  note(of, accepted ? `${WHEN[of] ?? "Holds from"} ${media_s.toFixed(2)} s (chunk ${chunk})` : reason, accepted ? "accepted" : "refused");
 }
 
 function ask(type, fields) {
@@ -96,6 +99,18 @@ function release() {
   ask("action.set", { action: null });
 }
 
+// A data channel has no room for a picture: it is uploaded first.
+async function setKeyframe(file, seconds) {
+  note("keyframe.set", "Sending the picture", "sent");
+  try {
+    const { key, note: missing } = await request("/v1/images", { method: "POST", body: file });
+    if (missing) note("keyframe.set", "No face was found. Take a picture that shows it from the front.", "refused");
+    else ask("keyframe.set", { image: key, in_s: seconds });
+  } catch (error) {
+    note("keyframe.set", cause(error), "refused");
+  }
+}
+
 function showSeconds() {
   $("seconds-shown").textContent = `${(limits.chunk_s * $("seconds").valueAsNumber).toFixed(2)} s`;
 }
@@ -111,6 +126,12 @@ $("prompt-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("prompt").value.trim();
   if (text) ask("prompt.set", { text });
+});
+$("keyframe-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const [file] = $("keyframe").files;
+  if (file) setKeyframe(file, $("in-s").valueAsNumber);
+  else note("keyframe.set", "Choose a picture first.", "refused");
 });
 $("rewind-form").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -11,9 +11,10 @@ from serve.bench import turned_clock
 from serve.bench.sessions import CHUNK_S, PACKET, TIMING, Viewer
 from serve.live.avatar import overlap
 from serve.live.avatar.engine_pool import EnginePool
-from serve.live.avatar.engine_process import EngineProcess, ProcessFace
+from serve.live.avatar.engine_process import EngineProcess
 from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.overlap import Measured
+from serve.live.avatar.process_face import ProcessFace
 from serve.live.gauges import Gauges
 from serve.live.http.admission import Admission
 from serve.live.http.refusals import FullError

@@ -1,8 +1,10 @@
 """The engine in its own process: the same pixels, and a new process after the old one is killed."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from serve.artifact import Artifact
 from serve.live.avatar import engine_process
 from serve.live.avatar.changes import Act, ChangeRefusedError, SetPrompt
 from serve.live.avatar.engine_pool import EnginePool
-from serve.live.avatar.engine_process import EngineProcess, ProcessFace
+from serve.live.avatar.engine_process import EngineProcess
 from serve.live.avatar.engines import EngineOptions
 from serve.live.avatar.performer import FaceLostError
+from serve.live.avatar.process_face import ProcessFace
 from tests.serve.live.avatar.live_sound import chunks, played
 
 
@@ -84,6 +87,30 @@ def test_an_engine_that_says_nothing_is_lost(contract_of_one: None, folder: Path
     asyncio.run(run())
 
 
+def test_processes_that_denoise_together_are_lost_and_ended_together(tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
+    first, other = (context.Process(target=time.sleep, args=(600.0,), daemon=True) for _ in range(2))
+    ours, theirs = context.Pipe()
+    meeting = tmp_path / "engines" / "meeting"
+    meeting.parent.mkdir()
+    meeting.touch()
+    child = engine_process._Child([first, other], ours, meeting)
+    try:
+        for process in (first, other):
+            process.start()
+        assert child.alive and not child.answered(0.0)
+        other.kill()
+        other.join()
+        assert not child.alive and first.is_alive()
+        with pytest.raises(EOFError, match="a process that denoises with it has ended"):
+            child.answered(60.0)
+        theirs.send("why")
+        assert child.answered(60.0)  # what the first one says of it comes first
+    finally:
+        child.end()
+    assert not first.is_alive() and ours.closed and not meeting.parent.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("way", "dies"), [("ulysses", 1), ("tensor", 0)])
 def test_two_processes_draw_what_one_draws_and_both_come_back_when_one_is_killed(
@@ -112,7 +139,7 @@ def test_two_processes_draw_what_one_draws_and_both_come_back_when_one_is_killed
                     assert np.abs(shown - alone[: len(shown)]).max() <= 1 and len(shown) > 8
                 (numbers,) = engines.numbers()
                 assert (numbers.device, numbers.alive, numbers.restarts) == ("cpu+cpu>cpu", True, life)
-                again = await faces[0].step_again(chunks(voices)[-1][0], within_s=1.0)
+                again = await faces[0].retake(chunks(voices)[-1][0], within_s=1.0)
                 assert np.abs(again.astype(int) - made[-1][0]).max() <= 1  # all processes go back by a chunk
                 killed = process._child.processes[dies]
                 os.kill(killed.pid, signal.SIGKILL)

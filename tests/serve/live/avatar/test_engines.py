@@ -136,7 +136,7 @@ def test_a_chunk_made_again_with_speech_is_the_chunk_of_who_knew(
         each.start("a", portrait, 3)
         each.step("a", silent, more)
     before, expected = engines.step("a", silent, heard), knew.step("a", within, heard)
-    again = engines.step_again("a", within)
+    again = engines.retake("a", within)
     assert again is not None and expected is not None and np.array_equal(again, expected)
     assert not np.array_equal(again, before)
     rest = engines.step("a", second, more), knew.step("a", second, more)
@@ -151,7 +151,7 @@ def test_a_chunk_that_is_not_kept_or_is_under_way_is_not_made_again(
         engines = Engines(EngineOptions(artifact=str(folder), device="cpu", **options))
         engines.start("a", portrait, 3)
         engines.step("a", agent, user)
-        assert engines.step_again("a", agent) is None
+        assert engines.retake("a", agent) is None
 
 
 def test_an_engine_that_does_not_fit_into_memory_names_its_bytes(

@@ -21,8 +21,9 @@ from serve.artifact import Artifact
 from serve.engine import Engine
 from serve.live.avatar import engines as module
 from serve.live.avatar.changes import IMAGE_CHARS, KEY_CHARS, ChangeRefusedError, SetKeyframe, read_change
-from serve.live.avatar.engine_process import EngineProcess, ProcessFace
+from serve.live.avatar.engine_process import EngineProcess
 from serve.live.avatar.engines import EngineOptions, Engines
+from serve.live.avatar.process_face import ProcessFace
 from serve.live.http.uploads import UPLOAD_PIXELS, Uploads
 from serve.samples import sample_path
 from tests.serve.conftest import tiny_contract

@@ -2,18 +2,37 @@
 
 import asyncio
 import dataclasses
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
 
+from serve.acts import Applied
 from serve.bench import turned_clock
-from serve.live.avatar.changes import Rewind
+from serve.live.avatar.changes import Change, Rewind
 from serve.live.avatar.performer import Performer
 from tests.serve.live.level_face import TIMING, LevelFace, RetakingFace, SlowFace, played
 
 
 def speech(seconds: float, level: float = 0.5) -> np.ndarray:
     return np.full(round(24_000 * seconds), level, np.float32)
+
+
+def heard(performer: Performer, packets: int, act: Callable[[int], Awaitable[None]]) -> np.ndarray:
+    """The sound of so many packets of 20 ms, from the first chunk on; `act` behind each of them."""
+    sound = list[np.ndarray]()
+
+    async def run() -> None:
+        task = asyncio.create_task(performer.run())
+        await performer.playout.wait_until_ready(TIMING.chunk_samples)
+        for number in range(packets):
+            sound.append(performer.playout.advance(480).voice)
+            await act(number)
+            await asyncio.sleep(0.02)
+        task.cancel()
+
+    turned_clock.run(run())
+    return np.concatenate(sound)
 
 
 def test_every_frame_shows_the_sound_that_is_heard_with_it(performer: Performer):
@@ -48,23 +67,12 @@ def test_engine_is_never_further_ahead_than_the_lead(performer: Performer):
 def test_after_a_slow_chunk_the_next_slow_one_comes_in_time_and_the_lead_is_kept():
     """Chunks of 60 ms, and every twelfth of 170: more than the 133 ms that the lead leaves."""
     outcomes, ahead = list[str](), list[int]()
+    performer = Performer(SlowFace(*[0.06] * 11, 0.17), TIMING, on_chunk=outcomes.append)
 
-    class Uneven(LevelFace):
-        async def step(self, agent: np.ndarray, user: np.ndarray, *, within_s: float = 0.0) -> np.ndarray | None:
-            await asyncio.sleep(0.17 if len(self.users) % 12 == 11 else 0.06)
-            return await super().step(agent, user, within_s=within_s)
+    async def note(number: int) -> None:
+        ahead.append(performer.playout.queued_samples)
 
-    async def run() -> None:
-        performer = Performer(Uneven(), TIMING, on_chunk=outcomes.append)
-        task = asyncio.create_task(performer.run())
-        await performer.playout.wait_until_ready(TIMING.chunk_samples)
-        for _ in range(500):
-            performer.playout.advance(480)
-            ahead.append(performer.playout.queued_samples)
-            await asyncio.sleep(0.02)
-        task.cancel()
-
-    turned_clock.run(run())
+    heard(performer, 500, note)
     assert outcomes.count("late") == 1 and len(outcomes) > 48  # the first slow one
     assert max(ahead) <= TIMING.lead_samples
 
@@ -214,7 +222,7 @@ def test_speech_begins_within_the_chunk_that_is_played_where_the_engine_can_make
     """In 120 ms and not in 250, with chunks that take 50; with its frames, and without a stall."""
     waits, before = list[float](), list[float]()
     for wait_s in MOMENTS:
-        face = RetakingFace(step_s=0.05)
+        face = RetakingFace(0.05)
         wait, sound, frames = begun_after(face, wait_s=wait_s, said=speech(1.0))
         waits.append(wait)
         assert face.again == 1 and (sound != 0).sum() == 24_000
@@ -223,87 +231,132 @@ def test_speech_begins_within_the_chunk_that_is_played_where_the_engine_can_make
             if not onset - TIMING.frame_samples < sample < onset:  # the frame that is shown when it begins
                 assert level == (50 if sound[sample] else 0)
         assert np.diff([sample for sample, _ in frames]).max() == TIMING.frame_samples
-        before.append(begun_after(SlowFace(step_s=0.05), wait_s=wait_s, said=speech(1.0))[0])
+        before.append(begun_after(SlowFace(0.05), wait_s=wait_s, said=speech(1.0))[0])
     assert max(waits) < 0.17 and np.mean(waits) < 0.12 and np.mean(before) > 0.2
 
 
 def test_speech_of_which_too_little_is_known_waits_for_the_next_chunk():
     """It would be heard in two parts."""
-    face = RetakingFace(step_s=0.05)
+    face = RetakingFace(0.05)
     begun_after(face, wait_s=2.0, said=speech(0.02))
     assert not face.again
 
 
 def test_an_engine_that_keeps_no_chunk_is_asked_once_and_speech_is_heard_whole():
     class Forgetful(RetakingFace):
-        async def step_again(self, agent: np.ndarray, *, within_s: float) -> np.ndarray | None:
+        async def retake(self, agent: np.ndarray, *, within_s: float) -> np.ndarray | None:
             self.again += 1
             return None
 
-    face, heard = Forgetful(step_s=0.05), list[np.ndarray]()
+    face = Forgetful(0.05)
+    performer = Performer(face, TIMING)
 
-    async def run() -> None:
-        performer = Performer(face, TIMING)
-        task = asyncio.create_task(performer.run())
-        await performer.playout.wait_until_ready(TIMING.chunk_samples)
-        for number in range(200):
-            heard.append(performer.playout.advance(480).voice)
-            if number in (50, 120):
-                performer.say(speech(0.5), generation=0)
-            await asyncio.sleep(0.02)
-        task.cancel()
+    async def speak(number: int) -> None:
+        if number in (50, 120):
+            performer.say(speech(0.5), generation=0)
 
-    turned_clock.run(run())
-    assert face.again == 1 and (np.concatenate(heard) != 0).sum() == 24_000
+    assert (heard(performer, 200, speak) != 0).sum() == 24_000 and face.again == 1
 
 
 def test_the_engine_is_asked_as_soon_as_speech_comes_and_not_with_the_next_packet():
-    face = RetakingFace(step_s=0.05)
+    face, asked = RetakingFace(0.05), list[int]()
+    performer = Performer(face, TIMING)
 
-    async def run() -> None:
-        performer = Performer(face, TIMING)
-        task = asyncio.create_task(performer.run())
-        await performer.playout.wait_until_ready(TIMING.chunk_samples)
-        for number in range(100):
-            performer.playout.advance(480)
-            await asyncio.sleep(0.02)
-            if number > 50 and performer.playout.queued_samples > 0.2 * TIMING.sample_rate:
-                break
-        performer.say(speech(1.0), generation=0)
-        await asyncio.sleep(0.001)
-        assert face.again == 1
-        task.cancel()
+    async def speak(number: int) -> None:
+        if number > 50 and not asked and performer.playout.queued_samples > 0.2 * TIMING.sample_rate:
+            performer.say(speech(1.0), generation=0)
+            await asyncio.sleep(0.001)
+            asked.append(face.again)
 
-    turned_clock.run(run())
+    heard(performer, 100, speak)
+    assert asked == [1]
 
 
 def test_a_chunk_that_is_made_again_too_late_is_heard_from_where_it_is():
     """Nothing of the speech is lost, and nothing waits for it."""
 
     class Late(RetakingFace):
-        async def step_again(self, agent: np.ndarray, *, within_s: float) -> np.ndarray | None:
+        async def retake(self, agent: np.ndarray, *, within_s: float) -> np.ndarray | None:
             await asyncio.sleep(0.03)
-            return await super().step_again(agent, within_s=within_s)
+            return await super().retake(agent, within_s=within_s)
 
-    _, sound, _ = begun_after(Late(step_s=0.04), wait_s=2.0, said=speech(1.0))
+    _, sound, _ = begun_after(Late(0.04), wait_s=2.0, said=speech(1.0))
     assert (sound != 0).sum() == 24_000 and np.diff(np.flatnonzero(sound)).max() == 1
 
 
-def test_after_a_change_no_chunk_is_made_again_before_the_next():
-    """The engine's latest chunk may be another one than what is played."""
-    face = RetakingFace(step_s=0.05)
+@pytest.mark.parametrize("during", [False, True], ids=["between", "during"])
+def test_after_a_change_no_chunk_is_made_again_before_the_next(during: bool):
+    """The engine's latest chunk may be another one than what is played; also where it is asked for while that is
+    made."""
+    face = RetakingFace(0.05)
+    performer = Performer(face, TIMING)
 
-    async def run() -> None:
-        performer = Performer(face, TIMING)
-        task = asyncio.create_task(performer.run())
-        await performer.playout.wait_until_ready(TIMING.chunk_samples)
-        for number in range(100):
-            performer.playout.advance(480)
-            if number == 50:
-                await performer.change(Rewind(1))
-                performer.say(speech(1.0), generation=0)
-            await asyncio.sleep(0.02)
-        task.cancel()
+    async def rewind(number: int) -> None:
+        if number > 50 and not face.changes and performer._turn.locked() == during:
+            await performer.change(Rewind(1))
+            performer.say(speech(1.0), generation=0)
 
-    turned_clock.run(run())
+    assert heard(performer, 100, rewind).any()
     assert not face.again and face.changes
+
+
+def test_after_a_change_that_went_behind_a_chunk_none_is_made_again_before_the_next():
+    """Such as one of a session that changes too much, or a prompt that is still encoded."""
+
+    class Busy(RetakingFace):
+        async def change(self, change: Change) -> Applied:
+            await asyncio.sleep(0.25)
+            return await super().change(change)
+
+    face, changing = Busy(0.05), list[asyncio.Task[Applied]]()
+    performer = Performer(face, TIMING)
+
+    async def speak() -> Applied:
+        applied = await performer.change(Rewind(1))
+        performer.say(speech(0.3), generation=0)
+        return applied
+
+    async def rewind(number: int) -> None:
+        if number % 61 == 20:  # another moment between two chunks each time
+            changing.append(asyncio.create_task(speak()))
+
+    assert heard(performer, 560, rewind).any()
+    assert len(changing) == len(face.changes) == 9 and not face.again
+
+
+@pytest.mark.parametrize(
+    ("chunks_s", "talking", "made_again"),
+    [
+        ([0.04], 1.0, True),
+        ([0.08], 1.0, True),
+        ([0.12], 1.0, False),
+        ([0.15], 1.0, False),
+        ([0.04], 1.25, True),  # speech takes the same cores
+        ([0.08], 1.25, True),
+        ([0.11], 1.25, True),
+        ([0.12], 1.25, False),
+        ([0.14, 0.15, 0.16], 1.0, False),
+        ([*[0.06] * 7, 0.12], 1.0, True),
+    ],
+)
+def test_making_chunks_again_stalls_nothing_at_whatever_speed(chunks_s: list[float], talking: float, made_again: bool):
+    """Three sentences of 0.3 s in three seconds, from every moment between two chunks on; and after a slow one that
+    was seen before."""
+    again = 0
+    for moment in range(9):
+        stalls = list[int]()
+        for kind in (SlowFace, RetakingFace):
+            face = kind(*chunks_s, talking=talking)
+            performer = Performer(face, TIMING)
+
+            async def speak(number: int, performer: Performer = performer, moment: int = moment) -> None:
+                if number > 100 and (number - moment) % 50 == 0:
+                    performer.say(speech(0.3), generation=0)
+
+            sound = heard(performer, 300, speak)
+            stalls.append(performer.playout.stalls)
+            assert (sound != 0).sum() >= 3 * 7_200
+        assert stalls == [0, 0], (moment, stalls)
+        assert isinstance(face, RetakingFace)
+        again += face.again
+    assert bool(again) == made_again

@@ -4,9 +4,12 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
 from aiohttp.test_utils import TestClient
 
-from serve.live.avatar.changes import Act, Rewind, SetPrompt
+from serve.acts import Applied
+from serve.live.avatar.changes import Act, Change, Rewind, SetPrompt
+from serve.live.avatar.performer import Performer
 from serve.live.http.receipts import CHANGES, Changes
 from tests.serve.live.http.test_conversation import talked, until
 from tests.serve.live.http.test_renderer_session import Watcher, rendered
@@ -23,6 +26,19 @@ ASKED: list[dict[str, Any]] = [
 DONE = [SetPrompt("a storm"), Act({"left": 0.5}), Rewind(2)]
 
 
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> list[Change]:
+    """What comes by way of a performer, which must know when its engine is no longer at what is shown."""
+    found, change = list[Change](), Performer.change
+
+    async def note(performer: Performer, wanted: Change) -> Applied:
+        found.append(wanted)
+        return await change(performer, wanted)
+
+    monkeypatch.setattr(Performer, "change", note)
+    return found
+
+
 def answered(receipts: list[dict[str, Any]]) -> None:
     """Checks that each message of `ASKED` has its receipt."""
     kinds = {(one["of"], one.get("id"), one["accepted"]): one for one in receipts if one["type"] == "receipt"}
@@ -32,7 +48,7 @@ def answered(receipts: list[dict[str, Any]]) -> None:
     assert refused["reason"] in ("chunks must be at most 3.", "chunks='all' must be a whole number of at least 1.")
 
 
-def test_changes_over_the_websocket_reach_the_face_and_are_answered():
+def test_changes_over_the_websocket_reach_the_face_and_are_answered(passed: list[Change]):
     async def script(kit: Kit, watcher: Watcher) -> None:
         await watcher.watch(6)
         for message in ASKED:
@@ -42,10 +58,10 @@ def test_changes_over_the_websocket_reach_the_face_and_are_answered():
 
     kit, watcher = rendered(script)
     answered(watcher.messages)
-    assert kit.faces[0].changes == DONE
+    assert kit.faces[0].changes == DONE and passed == [*DONE, Rewind(4)]
 
 
-def test_changes_over_the_data_channel_reach_the_face_and_are_answered():
+def test_changes_over_the_data_channel_reach_the_face_and_are_answered(passed: list[Change]):
     async def script(kit: Kit, client: TestClient) -> None:
         async with Browser() as browser:
             await browser.connect(client, await opened(client))
@@ -55,7 +71,7 @@ def test_changes_over_the_data_channel_reach_the_face_and_are_answered():
             receipts = lambda: [e for e in map(json.loads, browser.events) if e["type"] == "receipt"]  # noqa: E731
             await until(lambda: len(receipts()) == len(ASKED))
             answered(receipts())
-            assert kit.faces[0].changes == DONE
+            assert kit.faces[0].changes == DONE and passed == [*DONE, Rewind(4)]
 
     talked(script)
 

@@ -16,10 +16,12 @@ import pytest
 import yaml
 
 from serve.live.avatar.engine_pool import EnginePool
-from serve.live.avatar.engine_process import EngineProcess, ProcessFace
+from serve.live.avatar.engine_process import EngineProcess
+from serve.live.avatar.process_face import ProcessFace
 from serve.live.http.api import Api
 from serve.live.http.ice import IceServers
-from serve.live.http.server import SessionMaker, serve_until_signal
+from serve.live.http.server import serve_until_signal
+from serve.live.http.session_maker import SessionMaker
 from serve.live.options import ServerOptions, SessionOptions
 from serve.live.speech.agent import TurnTaking
 from tests.serve.live.level_face import TIMING

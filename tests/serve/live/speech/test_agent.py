@@ -5,12 +5,11 @@ Seconds are those of a turned clock: what a thread or a busy machine takes does 
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
 import soxr
-from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
 from pipecat.frames.frames import (
     InterruptionFrame,
     TTSAudioRawFrame,
@@ -31,12 +30,8 @@ from serve.live.speech.endpoints import Caller, Endpoint
 from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.recogniser import SAMPLE_RATE
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM, small_talk
-from serve.live.speech.tools import Tool
 from serve.live.speech.turns import Event
-from serve.live.vision.sight import ON_REQUEST
 from tests.serve.live.level_face import TIMING, LevelFace
-from tests.serve.live.speech.test_call_rules import STOCK
-from tests.serve.live.vision.test_sight import Setting
 
 SAMPLES_PER_LETTER = 1_200
 
@@ -302,198 +297,6 @@ def test_speech_at_another_rate_is_refused():
     avatar = Avatar(Performer(LevelFace(), TIMING))
     with pytest.raises(ValueError, match="16000 Hz must have the engine's 24000 Hz"):
         avatar._say(TTSAudioRawFrame(b"\0\0", 16_000, 1))
-
-
-class Attentive:
-    """Counts what it is given: when, on the loop's clock, and how long it is."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[float, int]] = []
-        self.now = lambda: 0.0
-
-    def transcribe(self, voice: np.ndarray) -> str:
-        self.calls.append((self.now(), len(voice)))
-        return f"Utterance {len(self.calls)}."
-
-
-def test_recognition_begins_at_the_pause_and_only_the_last_pause_counts():
-    """Two sentences with a short pause between them, then silence: the turn is over 0.2 s after the end, its text
-    was begun before."""
-    recogniser, spoken = Attentive(), Espeak()
-    said = [
-        spoken.speak(text, voice="en-us", words_per_minute=160, pitch=50) for text in ("Good morning to you.", "Hello!")
-    ]
-    parts = [soxr.resample(sound, spoken.sample_rate, SAMPLE_RATE) for sound in said]
-    loud = [part[slice(*np.flatnonzero(np.abs(part) > 0.05)[[0, -1]])] for part in parts]
-    pause = np.zeros(round(0.14 * SAMPLE_RATE))
-    sound = np.concatenate([loud[0], pause, loud[1], np.zeros(SAMPLE_RATE)])
-    end_s = (len(sound) - SAMPLE_RATE) / SAMPLE_RATE
-
-    async def run() -> Conversation:
-        pool, loop = LowPriority(), asyncio.get_running_loop()
-        recogniser.now = loop.time
-        stt = LocalSTT(recogniser, pool)
-        conversation = Conversation(Services(stt, RuleLLM(name="Noa"), LocalTTS(Hum(), pool, sample_rate=24_000)))
-
-        async def script(conversation: Conversation) -> None:
-            begin = loop.time()
-            for packet in np.split(to_pcm(sound), range(320, len(sound), 320)):
-                await conversation.agent.push_microphone(packet.tobytes())
-                await conversation.play(0.02)
-            await conversation.play_until(lambda: conversation.words)
-            recogniser.calls = [(at - begin, samples) for at, samples in recogniser.calls]
-
-        await conversation.run(script)
-        return conversation
-
-    conversation = turned_clock.run(run())
-    (first, short), *_, (last, long) = recogniser.calls
-    assert first < (len(loud[0]) + len(pause)) / SAMPLE_RATE + 0.05 and short < long
-    assert end_s + 0.05 < last < end_s + 0.2  # before the silence that ends a turn is over
-    assert conversation.words[0] == f"Utterance {len(recogniser.calls)}."
-
-
-class Hears:
-    """Understands the same words in whatever it is given."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def transcribe(self, voice: np.ndarray) -> str:
-        return self.text
-
-
-class Noted(Hum):
-    """Notes what it speaks, and when, on the loop's clock."""
-
-    def __init__(self) -> None:
-        self.spoken: list[tuple[float, str]] = []
-        self.now = lambda: 0.0
-
-    def speak(self, text: str) -> np.ndarray:
-        self.spoken.append((self.now(), text))
-        return super().speak(text)
-
-
-def said() -> np.ndarray:
-    sound = Espeak().speak("Good morning to you.", voice="en-us", words_per_minute=160, pitch=50)
-    sound = soxr.resample(sound, Espeak().sample_rate, SAMPLE_RATE)
-    return sound[slice(*np.flatnonzero(np.abs(sound) > 0.05)[[0, -1]])]
-
-
-SAID_S = len(said()) / SAMPLE_RATE
-
-
-def asked_aloud(
-    question: str,
-    voice: Noted,
-    llm: FrameProcessor | None = None,
-    *,
-    pause_s: float | None = None,
-    turn_taking: TurnTaking | None = None,
-    tools: Sequence[Tool] = (),
-) -> tuple[Conversation, float]:
-    """What happened when somebody said something that is recognised as `question`, and when they ended. pause_s: before
-    they say as much again."""
-    loud = said()
-    if pause_s is not None:
-        loud = np.concatenate([loud, np.zeros(round(pause_s * SAMPLE_RATE)), loud])
-
-    async def run() -> tuple[Conversation, float]:
-        pool, loop = LowPriority(), asyncio.get_running_loop()
-        tts = LocalTTS(voice, pool, sample_rate=24_000)
-        services = Services(LocalSTT(Hears(question), pool), llm or RuleLLM(name="Noa"), tts)
-        conversation = Conversation(services, turn_taking)
-        conversation.agent.offer(tools)
-        voice.now, ends = loop.time, list[float]()
-
-        async def script(conversation: Conversation) -> None:
-            ends.append(loop.time() + len(loud) / SAMPLE_RATE)
-            padded = np.append(loud, np.zeros(2 * SAMPLE_RATE))
-            for packet in np.split(to_pcm(padded), range(320, len(padded), 320)):
-                await conversation.agent.push_microphone(packet.tobytes())
-                await conversation.play(0.02)
-            await conversation.play_until(lambda: conversation.states[-1:] == ["listening"] and conversation.words)
-            await conversation.play_until(lambda: conversation.memory[1:])
-
-        await conversation.run(script)
-        return conversation, ends[0]
-
-    return turned_clock.run(run())
-
-
-def test_an_answer_of_rules_is_begun_in_the_pause_and_spoken_once():
-    voice = Noted()
-    conversation, end_s = asked_aloud("What is your name?", voice)
-    answer = small_talk("What is your name?", name="Noa")
-    assert conversation.memory == [("user", "What is your name?"), ("assistant", answer)]
-    assert " ".join(text for _, text in voice.spoken) == answer
-    begun_s = voice.spoken[0][0] - end_s
-    assert begun_s < TurnTaking().stop_s - 0.03  # before the pause has ended the turn
-
-
-def test_nothing_is_spoken_in_the_pause_where_the_answer_is_that_of_a_tool():
-    voice = Noted()
-    asked_aloud("Check the stock of teapots.", voice, tools=[STOCK])
-    assert " ".join(text for _, text in voice.spoken) == "Check stock: item teapots."
-
-
-def test_nothing_is_looked_at_before_the_turn_is_over():
-    voice, llm = Noted(), RuleLLM(name="Noa")
-    llm.sight = Setting(mode=ON_REQUEST).sight
-    _, end_s = asked_aloud("What is on my screen?", voice, llm)
-    begun_s, text = voice.spoken[0]
-    assert text.startswith("I do not see your screen.") and begun_s - end_s > TurnTaking().stop_s - 0.03
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "at_least_s", "at_most_s"), [([1], 0.1, 0.3), ([0, 1], 0.35, 0.55), ([0, 0], 1.5, 1.8)]
-)
-def test_a_pause_that_did_not_seem_to_be_the_end_is_looked_at_again(
-    verdicts: list[int], at_least_s: float, at_most_s: float, monkeypatch: pytest.MonkeyPatch
-):
-    """Before the longest silence of a turn is over; and no third time."""
-    given = list[int]()
-
-    def predict(analyzer: LocalSmartTurnAnalyzerV3, sound: np.ndarray) -> dict[str, float]:
-        given.append(verdicts[len(given)] if len(given) < len(verdicts) else 0)
-        return {"prediction": given[-1], "probability": 0.5}
-
-    monkeypatch.setattr(LocalSmartTurnAnalyzerV3, "_predict_endpoint", predict)
-    conversation, end_s = asked_aloud("What is your name?", Noted())
-    thinks = conversation.events.index({"type": "state", "state": "thinking"})
-    assert given == verdicts and at_least_s < conversation.times[thinks] - end_s < at_most_s
-
-
-def test_who_goes_on_speaking_is_not_looked_at_meanwhile(monkeypatch: pytest.MonkeyPatch):
-    """A pause of 0.3 s, then more words, in the middle of which the second look would come."""
-    looks = list[int]()
-
-    def predict(analyzer: LocalSmartTurnAnalyzerV3, sound: np.ndarray) -> dict[str, float]:
-        looks.append(len(sound))
-        return {"prediction": int(len(looks) > 1), "probability": 0.5}
-
-    monkeypatch.setattr(LocalSmartTurnAnalyzerV3, "_predict_endpoint", predict)
-    conversation, _ = asked_aloud("Who?", Noted(), pause_s=0.3, turn_taking=TurnTaking(second_look_s=0.6))
-    assert len(looks) == 2 and looks[1] - looks[0] > SAID_S * SAMPLE_RATE
-    assert len(conversation.memory) == 2 and conversation.memory[1][0] == "assistant"
-
-
-def test_an_answer_that_is_not_given_is_thrown_away():
-    """The words that begin it are spoken, and not heard: the rules have another answer when they are asked."""
-
-    class Unsteady(RuleLLM):
-        asked = 0
-
-        async def reply(self, heard: str) -> str:
-            self.asked += 1
-            return "Never heard at all." if self.asked == 1 else "This one."
-
-    voice = Noted()
-    conversation, _ = asked_aloud("What is your name?", voice, Unsteady(name="Noa"))
-    assert conversation.memory[1] == ("assistant", "This one.")
-    heard = sum((part != 0).sum() for part in conversation.voice) / SAMPLES_PER_LETTER
-    assert [text for _, text in voice.spoken] == ["Never heard at all.", "This one."] and heard == len("This one.")
 
 
 def test_the_visitor_learns_that_recognition_fails():

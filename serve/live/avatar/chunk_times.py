@@ -4,8 +4,8 @@ from collections import deque
 from dataclasses import dataclass
 from statistics import median
 
-WATCHED_STEPS = 180  # the latest, half a minute of them, of which the slowest counts
-HEADROOM = 1.3  # times what a chunk may take, to be ahead by
+WATCHED_CHUNKS = 180  # the latest, half a minute of them, of which the slowest counts
+HEADROOM = 1.3  # times what chunks took, that the next may take: speech that begins slows them down
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,47 +32,47 @@ class StreamTiming:
         return 1000 * (self.in_flight_chunks * self.chunk_samples + self.lead_samples) / self.sample_rate
 
 
-class Pace:
-    """Follows how long chunks take."""
+class ChunkTimes:
+    """How long the latest chunks took, and so when the next one is begun."""
 
     def __init__(self, timing: StreamTiming) -> None:
         self.timing = timing
-        self._steps_s = deque[float](maxlen=WATCHED_STEPS)
+        self._taken_s = deque[float](maxlen=WATCHED_CHUNKS)
 
-    def count(self, seconds: float) -> None:
-        """That a chunk has taken."""
-        self._steps_s.append(seconds)
+    def add(self, seconds: float) -> None:
+        """What a chunk has taken, from its request to its frames."""
+        self._taken_s.append(seconds)
 
-    def room_samples(self, *, silent: bool, waits: bool) -> int:
+    def room_samples(self, *, silent: bool, speech_waits: bool) -> int:
         """The room in the playout for which a chunk waits before it is begun: its own length, or less where chunks have
         lately been slow. It ends up within the lead, as at least so much is played while it is made.
 
         silent: the latest chunk can be made again when speech begins, and the next one must be in time after that.
-        waits: speech has begun, and it is too late for that: the next chunk is begun as early as the lead allows.
+        speech_waits: it is too late for that: the next chunk is begun as early as the lead allows.
         """
-        timing, steps = self.timing, self._steps_s
-        if not steps:
+        timing, taken_s = self.timing, self._taken_s
+        if not taken_s:
             return timing.chunk_samples
-        within_s = HEADROOM * max(steps)
-        if silent:
-            within_s = max(within_s, self._twice_s())
-        early_s = within_s - (timing.lead_samples - timing.chunk_samples) / timing.sample_rate
-        most_s = min(steps)
-        return timing.chunk_samples - max(0, int(timing.sample_rate * (most_s if waits else min(early_s, most_s))))
+        lead_s, within_s = timing.lead_samples / timing.sample_rate, HEADROOM * max(taken_s)
+        if silent and self._two_chunks_s() <= lead_s:
+            within_s = self._two_chunks_s()
+        most_s = min(taken_s)
+        early_s = most_s if speech_waits else min(within_s - lead_s + timing.chunk_samples / timing.sample_rate, most_s)
+        return timing.chunk_samples - max(0, int(timing.sample_rate * early_s))
 
     def onset_sample(self, *, queued_samples: int) -> int | None:
-        """The sample of the latest chunk from which on it can have another sound, made again before that is heard; None
-        where the next chunk might then be late, or would be there as soon.
+        """The sample of the latest chunk from which on it can have speech, made again before that is heard; None where
+        the next chunk might then be late, or would be there as soon.
 
         queued_samples: that wait to be played, the rest of the latest chunk at their end.
         """
         timing = self.timing
-        if not self._steps_s or queued_samples < timing.sample_rate * self._twice_s():
+        if not self._taken_s or queued_samples < timing.sample_rate * self._two_chunks_s():
             return None
         begin = queued_samples - timing.chunk_samples  # of the latest chunk, from what is played now
-        sample = max(0, int(HEADROOM * timing.sample_rate * median(self._steps_s)) - begin)
+        sample = max(0, int(HEADROOM * timing.sample_rate * median(self._taken_s)) - begin)
         return sample if sample < timing.chunk_samples else None
 
-    def _twice_s(self) -> float:
-        """In which a chunk is made again, and then another one."""
-        return max(self._steps_s) + median(self._steps_s)
+    def _two_chunks_s(self) -> float:
+        """In which a chunk is made again and then the next one, which may be the slowest."""
+        return HEADROOM * (median(self._taken_s) + max(self._taken_s))
