@@ -184,7 +184,10 @@ def test_windows_of_any_length_and_overlap_add_every_picture_once(
     tmp_path: Path, film: str, length: int, overlap: int, added: list[int]
 ):
     class Same:
-        artifact = type("Artifact", (), {"dit": torch.nn.Identity()})()
+        seen, fps, artifact = SEEN, 24, type("Artifact", (), {"dit": torch.nn.Identity()})()
+
+        def length(self, num_frames: int) -> int:
+            return length
 
         def __call__(self, pictures: np.ndarray, drawn: np.ndarray, *, first: int) -> np.ndarray:
             assert len(pictures) == length
