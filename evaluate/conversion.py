@@ -144,8 +144,6 @@ class Conversion:
 
 def name_of(variant: Variant) -> str:
     """As the figure and the table name it."""
-    if variant.name is not None:
-        return variant.name
     kind = variant.stage if variant.many_steps else "student"
     return f"{kind}, {variant.steps} step{'s' if variant.steps > 1 else ''}"
 

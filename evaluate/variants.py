@@ -27,7 +27,6 @@ class Variant:
 
     stage: str
     run: str
-    name: str | None = None  # None: by its stage and steps
     sigmas: list[float] | None = None
     many_steps: int | None = None
     shift: float = SHIFT
