@@ -24,11 +24,16 @@ pytestmark = [
 TITLE = "Shown"
 WORD = "KUMQUAT"
 SHOWN = f"<title>{TITLE}</title><body style='background: white'><h1 style='font: bold 90px sans-serif'>{WORD}</h1>"
-SLOW_PLAY = """{
+SLOW = """{
   const play = HTMLVideoElement.prototype.play;
   HTMLVideoElement.prototype.play = async function () {
     await new Promise((resolve) => setTimeout(resolve, 1000));
     return play.call(this);
+  };
+  const bytes = Blob.prototype.arrayBuffer;
+  Blob.prototype.arrayBuffer = async function () {
+    await new Promise((resolve) => setTimeout(resolve, 900));
+    return bytes.call(this);
   };
 }"""
 CAPTIONS = "document.getElementById('captions').textContent"
@@ -54,10 +59,10 @@ async def shared(microphone: Path) -> None:
 
 
 async def talked(page: Any, home: str) -> None:
-    """Until the word on the other tab was said, though the first picture is late; what is seen is shown all the time,
+    """Until the word on the other tab was said, though pictures are late; what is seen is shown all the time,
     and nothing after it is hidden."""
     await page.add_init_script(path=WATCH)
-    await page.add_init_script(SLOW_PLAY)
+    await page.add_init_script(SLOW)
     await page.goto(home)
     await page.click("#start")
     await until(page, f"{CAPTIONS}.includes('{GREETING}')")

@@ -51,12 +51,12 @@ export class Call {
     await connection.setRemoteDescription({ type: "answer", sdp: answer.sdp });
   }
 
-  // Whether a message could be sent; a picture, as a Blob, is left out while another one waits.
+  // Whether a message could be sent; a picture, as bytes, is left out while another one waits.
   send(message) {
     if (this.ended || this.#channel?.readyState !== "open") return false;
-    if (!(message instanceof Blob)) this.#channel.send(JSON.stringify(message));
+    if (!(message instanceof ArrayBuffer)) this.#channel.send(JSON.stringify(message));
     else if (this.#channel.bufferedAmount > 0) return false;
-    else message.arrayBuffer().then((bytes) => this.#channel?.readyState === "open" && this.#channel.send(bytes));
+    else this.#channel.send(message);
     return true;
   }
 

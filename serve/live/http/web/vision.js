@@ -79,8 +79,9 @@ export class Vision {
     shown.busy = true;
     await shown.playing; // else there is no picture yet
     const blob = shown.video.videoWidth ? await compressed(shown.video, SOURCES[source].longest) : null;
+    const bytes = blob && (await new Blob([new Uint8Array([SOURCES[source].number]), blob]).arrayBuffer());
     shown.busy = false;
-    if (blob && this.#shown[source] === shown) this.send(new Blob([new Uint8Array([SOURCES[source].number]), blob]));
+    if (bytes && this.#shown[source] === shown) this.send(bytes); // at once, so that nothing follows vision.off
   }
 }
 

@@ -108,7 +108,7 @@ def test_a_session_says_what_of_its_stream_can_be_changed():
         )
         jaw = {"name": "jawOpen", "minimum": 0.0, "maximum": 1.0, "default": 0.0, "kind": "continuous"}
         numbers = {"actions": [forward, left], "code": [jaw]}
-        controls = {"prompt": True, **numbers, "rewind_chunks": 6, "chunk_s": 1 / 6, "sound": True, "keyframes": False}
+        controls = {"prompt": True, **numbers, "rewind_chunks": 6, "chunk_s": 1 / 6, "sound": True, "keyframes": True}
         assert (await opened(client))["controls"] == controls
 
     served(script)
