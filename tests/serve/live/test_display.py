@@ -83,6 +83,7 @@ async def talked(page: Any, home: str) -> None:
     assert looks == on_request
     await page.click("#screen")
     await until(page, "document.getElementById('seeing').hidden")
+    await page.wait_for_timeout(1_000)  # for a picture that was on its way
     await page.fill("#words", "What is on my screen?")
     await page.press("#words", "Enter")
     await until(page, f"{CAPTIONS}.includes('I do not see your screen.')")
