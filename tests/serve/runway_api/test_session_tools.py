@@ -25,11 +25,12 @@ LAMP = {"type": "backend_rpc", "name": "lamp", "description": "Switches.", "para
 
 
 async def reply(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
-    """Calls the tool that the question names with the JSON after it, then says "Done" or what went wrong."""
+    """Calls the tool that the question names with the JSON after it, then says "Done" or what went wrong. Before a
+    question there may be quotations, such as what a client's camera shows."""
     last = asked["messages"][-1]
     if last["role"] == "tool":
         return streamed(json.loads(last["content"]).get("error", "Done."))
-    name, _, arguments = last["content"].partition(" ")
+    name, _, arguments = last["content"].split("\n\n")[-1].partition(" ")
     return streamed(call(0, name, arguments), finish="tool_calls")
 
 
