@@ -117,6 +117,7 @@ class Sight:
         self._reading = False
         self._due_s = -1e9
         self.switched_on = set[str]()  # sources that the visitor lets be looked at
+        self._switched_off = set[str]()  # and those of which a picture may still be on its way
         self._looks: dict[str, _Look] = {}
 
     def take(self, picture: Picture) -> None:
@@ -159,15 +160,17 @@ class Sight:
         if name not in self.vision.sources:
             raise ValueError(f"The {name} is not looked at here: {self._offer()}.")
         self.switched_on.add(name)
+        self._switched_off.discard(name)
 
     def hide(self, source: object) -> None:
-        """Forget what a source has shown; it may be looked at no longer.
+        """Forget what a source has shown; it may be looked at no longer, until `show`.
 
         Raises:
             ValueError: there is no such source.
         """
         name = _checked(source)
         self.switched_on.discard(name)
+        self._switched_off.add(name)
         for kept in (self._showing, self._waiting):
             kept.pop(name, None)
         if look := self._looks.get(name):
@@ -175,6 +178,8 @@ class Sight:
 
     def wants(self, source: str) -> bool:
         """Whether a picture of this source would be taken now."""
+        if source in self._switched_off:
+            return False
         if self.vision.mode == EVERY_SECOND:
             return True
         look = self._looks.get(source)
@@ -214,6 +219,7 @@ class Sight:
         """Forget everything, as when another client takes the visitor's place."""
         for source in SOURCES:
             self.hide(source)
+        self._switched_off.clear()
 
     def pictures(self) -> list[Picture]:
         """For a model that takes them: what is shown now, one of each source."""

@@ -175,6 +175,7 @@ def test_what_was_hidden_while_it_was_read_says_nothing_of_what_is_shown_after_i
         reading = asyncio.create_task(setting.works.pop())
         await asyncio.sleep(0)
         setting.sight.hide("screen")
+        setting.sight.show("screen")
         setting.show(colour=200)
         reader.go.set()
         await reading
@@ -300,3 +301,25 @@ def test_of_two_modes_the_one_that_sees_less_holds():
     asked = vision.within(ON_REQUEST)
     assert asked is not None and asked.mode == ON_REQUEST and asked.within(EVERY_SECOND) == asked
     assert MODES == (OFF, ON_REQUEST, EVERY_SECOND) and asked.offered()["mode"] == ON_REQUEST
+
+
+def test_a_picture_that_was_on_its_way_when_its_source_was_switched_off_is_not_taken():
+    setting = Setting()
+    setting.show("screen")
+    setting.sight.hide("screen")
+    setting.now += 1
+    setting.show("screen")
+    setting.show("camera")
+    assert setting.sight.shown == ("camera",) and not setting.sight.wants("screen")
+    setting.now += 1
+    setting.sight.show("screen")
+    setting.show("screen")
+    assert set(setting.sight.shown) == {"camera", "screen"}
+
+
+def test_whoever_takes_the_visitors_place_has_switched_nothing_off():
+    setting = Setting()
+    setting.sight.hide("screen")
+    setting.sight.clear()
+    setting.show("screen")
+    assert setting.sight.shown == ("screen",)
