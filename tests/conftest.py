@@ -16,14 +16,18 @@ PACKAGES = ["gwm", "train", "distill", "serve", "kernels", "data", "evaluate"]
 if os.environ.get("GWM_NO_TYPECHECK") != "1":
     jaxtyping.install_import_hook(PACKAGES, "beartype.beartype")
 
+from gwm.tf32 import allow_tf32  # noqa: E402  # after the hook
+
 torch.set_num_threads(1)  # tiny models; two threads wait for each other when the cores are busy
 
 
 @pytest.fixture(autouse=True)
 def seed() -> int:
-    """Torch's global generator starts every test from the same place, and no test has the threads of one before it."""
+    """Torch's global generator starts every test from the same place, and no test has the threads of one before it, nor
+    the TF32 of training, with which a GPU is exact to three digits."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    allow_tf32(False)
     return 0
 
 

@@ -91,6 +91,7 @@ def check_recipe_runs(recipe: str, shards: Path, folder: Path) -> None:
     commands = chain(recipe)
     for command in commands:
         run_smaller(command, names)
+        assert torch.backends.cudnn.allow_tf32  # as `tf32` of configs/train.yaml says
     artifact = load_artifact(runs / "artifact")
     assert artifact.contract.sigmas == (1.0, 0.9375, 0.8333, 0.625)
     assert artifact.contract.pattern.chunk_frames == 3

@@ -1,6 +1,5 @@
 """In which precision models are computed, and that commands pass on what was asked for."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,6 @@ from tests.serve.conftest import tiny_contract
 from train.networks import dit_header
 
 
-@pytest.fixture
-def rounds() -> Iterator[None]:
-    """As a process in which float32 was rounded before, which other tests must not see."""
-    allow_tf32(True)
-    yield
-    allow_tf32(False)
-
-
 @pytest.mark.parametrize(
     ("capability", "device", "dtype"),
     [
@@ -51,7 +42,8 @@ def test_bfloat16_is_chosen_for_gpus_that_have_units_for_it(
     assert chosen_dtype("bfloat16", device) == torch.bfloat16
 
 
-def test_what_is_loaded_in_float32_is_exact(folder: Path, rounds: None):
+def test_what_is_loaded_in_float32_is_exact(folder: Path):
+    allow_tf32(True)
     load_artifact(folder)
     assert not torch.backends.cudnn.allow_tf32
 
