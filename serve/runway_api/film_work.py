@@ -66,8 +66,10 @@ class FilmWork:
         except (FilmError, OSError) as error:
             log.warning("film %s: %s", task.id, error)
             # The message of an OSError names folders of this server.
-            said = f"The film could not be written: {error.strerror}." if isinstance(error, OSError) else str(error)
-            await self._fail(task, said, "INTERNAL")
+            why = str(error)
+            if isinstance(error, OSError):
+                why = f"The film could not be written: {error.strerror or type(error).__name__}."
+            await self._fail(task, why, "INTERNAL")
         except (ValueError, ApiError) as error:
             await self._fail(task, str(error), "INPUT")
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)  # what stays is tidied
