@@ -22,6 +22,9 @@ SAMPLES = image=$$($(PY) -m serve.samples portrait) audio=$$($(PY) -m serve.samp
 
 # Of the tests' order, chosen once: another each time, so that no test comes to depend on those before it.
 SEED := $(shell echo $$RANDOM)
+# How often a test that fails runs again; where it then passes, the summary still shows how it failed.
+RERUNS := 0
+PYTEST = $(PY) -m pytest -n 2 --reruns $(RERUNS) --rerun-show-tracebacks
 
 .PHONY: help setup setup-dev run run-pixels character character-256 serve world bench-gpu test acceptance lint clean
 help:
@@ -105,11 +108,11 @@ world: setup
 
 test: setup-dev
 	@echo "random order; the same again: make test SEED=$(SEED)"
-	@$(PY) -m pytest -n 2 --dist loadfile --random-order --random-order-seed=$(SEED)
+	@$(PYTEST) --dist loadfile --random-order --random-order-seed=$(SEED)
 
 # Without such tests there is nothing to run; where they exist, running none is a failure (pytest's exit code 5).
 acceptance: setup-dev
-	@if grep -rq --include='*.py' 'mark\.acceptance' tests; then $(PY) -m pytest -n 2 -m acceptance; \
+	@if grep -rq --include='*.py' 'mark\.acceptance' tests; then $(PYTEST) -m acceptance; \
 	else echo "no test has the marker acceptance"; fi
 
 lint: setup-dev

@@ -19,6 +19,8 @@ from pipecat.frames.frames import (
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.utils.text.base_text_aggregator import TextType
 
+from data.speech.espeak import say
+from gwm import clock
 from gwm.media.sound import to_pcm
 from serve.bench import turned_clock
 from serve.live.avatar.avatar import Avatar
@@ -27,13 +29,19 @@ from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import WAITING_BYTES, Agent, Services, TurnTaking
 from serve.live.speech.endpoint_llm import EndpointLLM
 from serve.live.speech.endpoints import Caller, Endpoint
-from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.recogniser import SAMPLE_RATE
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM, small_talk
 from serve.live.speech.turns import Event
 from tests.serve.live.level_face import TIMING, LevelFace
 
 SAMPLES_PER_LETTER = 1_200
+
+
+def utterance(text: str) -> np.ndarray:
+    """Speech at 16 kHz, without the silence around it; the same samples whatever was spoken before."""
+    spoken = say(text, voice="en-us", rate_wpm=160).samples
+    sound = soxr.resample(spoken, clock.SAMPLE_RATE, SAMPLE_RATE)
+    return sound[slice(*np.flatnonzero(np.abs(sound) > 0.05)[[0, -1]])]
 
 
 class Hum:
@@ -306,8 +314,7 @@ def test_the_visitor_learns_that_recognition_fails():
         def transcribe(self, voice: np.ndarray) -> str:
             raise OSError("no model")
 
-    sound = Espeak().speak("Good morning to you.", voice="en-us", words_per_minute=160, pitch=50)
-    sound = np.append(soxr.resample(sound, Espeak().sample_rate, SAMPLE_RATE), np.zeros(SAMPLE_RATE))
+    sound = np.append(utterance("Good morning to you."), np.zeros(SAMPLE_RATE))
 
     async def run() -> Conversation:
         pool = LowPriority()
