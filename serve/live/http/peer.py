@@ -162,18 +162,20 @@ RECEIVING = ("sendrecv", "recvonly")
 
 
 async def close_connection(connection: RTCPeerConnection) -> None:
-    """Close it for good: aioice's `connect` may go on behind its last wait after the connection was closed, and would
-    then begin to ask for consent, with nobody to ask and without an end."""
-    transceivers = connection.getTransceivers()
+    """Close it for good: what connects it may go on behind its last wait while and after it is closed, and would then
+    begin to send, to receive and to ask for consent, with nobody there and without an end."""
+    transceivers: list[Any] = connection.getTransceivers()
     transports = {each.receiver.transport.transport for each in transceivers}
+    for each in transceivers:
+        each.sender.send = each.receiver.receive = _begin_nothing
     if connection.sctp is not None:
         transports.add(connection.sctp.transport.transport)
     for transport in transports:
-        transport._connection.query_consent = _ask_nobody
+        transport._connection.query_consent = _begin_nothing
     await connection.close()
 
 
-async def _ask_nobody() -> None:
+async def _begin_nothing(*parameters: object) -> None:
     pass
 
 
