@@ -3,6 +3,7 @@
 Distribution matching adds detail to every patch. Where no condition determines it, the details of neighbours disagree,
 and the picture breaks into blocks; there the mean of the data looks better, and one step can learn it, by regression on
 the student's own past. Where the voice explains the picture the student stays as it is: a mean hardly opens its mouth.
+A world that its actions decide, such as a robot's, is regressed everywhere: what happens then has no other mean.
 Actions that no voice determines but the data has, such as blinks, become a condition of each pixel frame.
 """
 
@@ -98,14 +99,14 @@ def _smooth(cells: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
 class RegressionStage(DiTStage):
     """Regression of the student's streams on clips of data; in the voice's cells on the streams it made before.
 
-    `teacher` is a causal model before its distillation, which says where the voice counts: see `voice_map`. With
-    `actions` the student is given an input for them, and frames with an action count `acting_weight` times where they
+    `teacher` is a causal model before its distillation, which says where the voice counts: see `voice_map`; None: it
+    counts nowhere. With `actions` the student is given an input for them, and frames with an action count `acting_weight` times where they
     show (`acting_map`): few frames have one. A weight that depends on condition and place moves no minimum.
     Source: Yin et al. 2023, arXiv:2311.18828, Sec. 3.3 (regression beside distribution matching, on a teacher's pairs
     there), on the student's own past as in Huang et al. 2025, arXiv:2506.08009.
     """
 
-    voiced: Tensor
+    voiced: Tensor | None = None  # None: nowhere
     weight: Tensor  # of a frame without actions
     acting: Tensor | None = None  # of a frame with one
 
@@ -113,19 +114,20 @@ class RegressionStage(DiTStage):
         self,
         *,
         init: str,
-        teacher: str,
+        teacher: str | None,
         motion_weight: float,
         network: partial[Learner[DiT]],
         seed: int,
         actions: Sequence[str] = (),
         acting_weight: float = 1.0,
     ) -> None:
-        """actions: facial actions, by name; as in the data."""
+        """actions: facial actions, by name; as in the data. A world has its own and none of these."""
         super().__init__()
         before, contract = load_dit(init, stage="dmd")
         self.before = copy.deepcopy(before).eval().requires_grad_(False)
-        model, self.contract = with_actions(before, contract, actions)
-        self.actions = self.contract.dit.names("action")
+        facial = contract.takes_sound or actions  # a world's shards declare its actions
+        model, self.contract = with_actions(before, contract, actions) if facial else (before, contract)
+        self.actions = self.contract.dit.names("action") if facial else ()
         self.network = network(model)
         self.teacher, self.motion_weight, self.seed = teacher, motion_weight, seed
         self.acting_weight = acting_weight
@@ -138,6 +140,8 @@ class RegressionStage(DiTStage):
                 "given. Set actions for both."
             )
         self.weight = motion_map(data.motion, self.motion_weight)
+        if self.teacher is None:
+            return
         teacher, contract = load_dit(self.teacher, stage="causal")
         crops = LatentClips(data.clips, num_frames=data.num_frames, seed=self.seed)
         batches = [latent_batch([crops[k, 0, k]]) for k in range(min(MAP_CLIPS, len(data.clips)))]
@@ -147,10 +151,11 @@ class RegressionStage(DiTStage):
             self.acting = self.acting_weight * motion_map(shown, self.motion_weight)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Float[Tensor, ""]:
-        voiced = self.voiced.to(self.device)
-        with torch.no_grad():
-            before = self._stream(self.before, batch, "none")
-        target = torch.lerp(batch.x0, before, voiced.expand_as(before))
+        target = batch.x0
+        if self.voiced is not None:
+            with torch.no_grad():
+                before = self._stream(self.before, batch, "none")
+            target = torch.lerp(target, before, self.voiced.to(self.device).expand_as(before))
         error = (self._stream(self.network.model, batch, "detach") - target).square()
         loss = (self._weight(batch) * error).mean()
         self.log("train/loss", loss)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -33,6 +34,20 @@ class Outcome:
     state: Float[Tensor, "b s"]  # at its end, in the data's units
 
 
+class FeaturePoints(nn.Module):
+    """Where each feature is in the picture, as shares of it from -1 to 1 to the right and down: the mean place under a
+    softmax over the cells; and the features themselves, pooled to 4 x 4.
+
+    Source: Levine et al. 2016, arXiv:1504.00702, Sec. 5.1 (spatial softmax).
+    """
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n"]:
+        share = features.flatten(2).softmax(-1).view_as(features)
+        down, right = (torch.linspace(-1, 1, size, device=features.device) for size in features.shape[-2:])
+        points = [(share.sum(2) * right).sum(-1), (share.sum(3) * down).sum(-1)]
+        return torch.cat([*points, F.adaptive_avg_pool2d(features, 4).flatten(1)], dim=1)
+
+
 class OutcomeHead(nn.Module):
     """Some latent frames to the outcome of the last one."""
 
@@ -47,9 +62,9 @@ class OutcomeHead(nn.Module):
             nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4),
-            nn.Flatten(),
-            nn.Linear(16 * width, 2 * width),
+            nn.Conv2d(width, width, 3, padding=1),
+            FeaturePoints(),
+            nn.Linear((2 + 16) * width, 2 * width),
             nn.ReLU(),
         )
         self.head = nn.Linear(2 * width, 2 + config.state)

@@ -27,7 +27,7 @@ EXPERIMENTS = {  # and the stages they are for
     "dmd_single_gpu": ["dmd"],
     "keyframes": ["bidirectional", "causal", "consistency", "dmd"],
     "nano_motion": ["bidirectional", "causal", "consistency", "dmd"],
-    "robot_nano": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "long"],
+    "robot_nano": ["autoencoder", "bidirectional", "causal", "consistency", "regression", "dmd", "long"],
     "world_nano": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "long"],
     "world_s": ["autoencoder", "bidirectional", "causal", "consistency", "dmd", "long"],
 }

@@ -11,6 +11,8 @@ from data.batch import LatentBatch
 from distill.regression import TELLING_SHARE, RegressionStage, acting_map, voice_map
 from distill.student_forcing import RolloutRequest, student_rollout
 from gwm.condition.inputs import Conditions
+from gwm.condition.spec import ConditionSpec
+from gwm.contract import Contract
 from gwm.dit import Prediction
 from gwm.weights import save_weights
 from tests.tiny import DIT, GRID, contract, speech, tiny_dit, trainable
@@ -89,11 +91,11 @@ def test_a_map_of_actions_needs_frames_with_and_without_one():
         acting_map(model, RULES, [batch()], seed=0)
 
 
-def started(folder: Path, **options: Any) -> RegressionStage:
-    save_weights(folder, tiny_dit().state_dict(), dit_header(RULES))
+def started(folder: Path, rules: Contract = RULES, **options: Any) -> RegressionStage:
+    save_weights(folder, tiny_dit(rules.dit).state_dict(), dit_header(rules))
     network: Any = partial(Learner, optimizer=torch.optim.SGD, schedule_steps=10, warmup_steps=1, ema_decay=0.9)
     paths = {"init": str(folder), "teacher": str(folder)}
-    return RegressionStage(**paths, motion_weight=0.0, network=network, seed=SEED, **options)
+    return RegressionStage(**paths | options, motion_weight=0.0, network=network, seed=SEED)
 
 
 def stage(folder: Path, **options: Any) -> RegressionStage:
@@ -123,6 +125,22 @@ def test_streams_are_drawn_to_the_data_and_in_the_voices_cells_to_what_they_were
     target[..., 1, :] = 0.75 * data.x0[..., 1, :] + 0.25 * before[..., 1, :]
     expected = (made.weight * (now - target).square()).mean()
     torch.testing.assert_close(made.training_step(data, 0), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+@torch.no_grad()
+def test_a_robots_streams_are_drawn_to_the_data_everywhere(tmp_path: Path):
+    """A model with actions of its own world, and without a teacher that says where a voice counts."""
+    hand = ConditionSpec(name="action", rate="frame", width=8, names=("right", "up"), kinds=("continuous",) * 2)
+    rules = RULES.replace(dit=dataclasses.replace(DIT, conditions=(hand,)))
+    made = started(tmp_path, rules, teacher=None)
+    actions = {"frame.action": torch.rand(2, FRAMES, 8)}
+    data: Any = dataclasses.replace(batch(), conditions=actions)
+    made.weight = torch.linspace(0.5, 1.5, GRID[1]).expand(GRID)
+    now = made._stream(made.network.model, data, "none")
+    expected = (made.weight * (now - data.x0).square()).mean()
+    torch.testing.assert_close(made.training_step(data, 0), expected, rtol=1e-5, atol=0)
+    assert made.contract.dit.condition("action") == hand
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")

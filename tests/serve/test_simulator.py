@@ -9,7 +9,7 @@ import torch
 
 from data.shards import Clip
 from gwm.condition.spec import Control
-from gwm.outcome import FOLDER, Outcome, OutcomeConfig, OutcomeHead, OutcomeStream, load_outcome
+from gwm.outcome import FOLDER, FeaturePoints, Outcome, OutcomeConfig, OutcomeHead, OutcomeStream, load_outcome
 from gwm.weights import WeightsHeader, save_weights
 from serve.artifact import load_artifact
 from serve.engine import Engine
@@ -163,6 +163,16 @@ def clips(count: int, *, seed: int) -> list[Clip]:
             )
         )  # fmt: skip
     return found
+
+
+def test_a_features_point_is_where_it_is_highest():
+    """A peak in one cell of one map, of two equal cells in the other: (-1, -1) is the first cell, (1, 1) the last."""
+    features = torch.zeros(1, 2, 4, 5)
+    features[0, 0, 3, 1] = features[0, 1, 0, 0] = features[0, 1, 2, 4] = 50
+    right, down, pooled = FeaturePoints()(features)[0].split([2, 2, 32])
+    torch.testing.assert_close(right, torch.tensor([-0.5, 0.0]))
+    torch.testing.assert_close(down, torch.tensor([1.0, -1 / 3]))
+    assert pooled.max() == 25  # of two cells of which one has the peak
 
 
 @pytest.mark.usefixtures("unchecked")
