@@ -100,8 +100,9 @@ class RegressionStage(DiTStage):
     """Regression of the student's streams on clips of data; in the voice's cells on the streams it made before.
 
     `teacher` is a causal model before its distillation, which says where the voice counts: see `voice_map`; None: it
-    counts nowhere. With `actions` the student is given an input for them, and frames with an action count `acting_weight` times where they
-    show (`acting_map`): few frames have one. A weight that depends on condition and place moves no minimum.
+    counts nowhere. With `actions` the student is given an input for them, and frames with an action count
+    `acting_weight` times where they show (`acting_map`): few frames have one. A weight that depends on condition and
+    place moves no minimum.
     Source: Yin et al. 2023, arXiv:2311.18828, Sec. 3.3 (regression beside distribution matching, on a teacher's pairs
     there), on the student's own past as in Huang et al. 2025, arXiv:2506.08009.
     """
