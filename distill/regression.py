@@ -107,7 +107,8 @@ class RegressionStage(DiTStage):
     there), on the student's own past as in Huang et al. 2025, arXiv:2506.08009.
     """
 
-    voiced: Tensor | None = None  # None: nowhere
+    before: DiT | None  # as the student was; None: the voice counts nowhere
+    voiced: Tensor
     weight: Tensor  # of a frame without actions
     acting: Tensor | None = None  # of a frame with one
 
@@ -122,10 +123,19 @@ class RegressionStage(DiTStage):
         actions: Sequence[str] = (),
         acting_weight: float = 1.0,
     ) -> None:
-        """actions: facial actions, by name; as in the data. A world has its own and none of these."""
+        """actions: facial actions, by name; as in the data. A world has its own and none of these.
+
+        Raises:
+            ValueError: there are actions and no teacher, or the model has other actions.
+        """
         super().__init__()
+        if actions and teacher is None:
+            raise ValueError(
+                f"actions={list(actions)} must be [] where stage.teacher is null: a causal model says where they show. "
+                "Name its weights, as stage.teacher=runs/NAME/causal/weights."
+            )
         before, contract = load_dit(init, stage="dmd")
-        self.before = copy.deepcopy(before).eval().requires_grad_(False)
+        self.before = None if teacher is None else copy.deepcopy(before).eval().requires_grad_(False)
         facial = contract.takes_sound or actions  # a world's shards declare its actions
         model, self.contract = with_actions(before, contract, actions) if facial else (before, contract)
         self.actions = self.contract.dit.names("action") if facial else ()
@@ -153,7 +163,7 @@ class RegressionStage(DiTStage):
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Float[Tensor, ""]:
         target = batch.x0
-        if self.voiced is not None:
+        if self.before is not None:
             with torch.no_grad():
                 before = self._stream(self.before, batch, "none")
             target = torch.lerp(target, before, self.voiced.to(self.device).expand_as(before))

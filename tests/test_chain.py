@@ -102,6 +102,26 @@ def test_the_chain_of_a_world_runs_from_nothing_to_places_to_walk_from(tmp_path:
     assert list(read_places(runs / "artifact" / PLACES, contract.framing(None))) == ["place-1"]
 
 
+@pytest.mark.acceptance
+def test_a_robots_chain_ends_with_streams_that_are_drawn_to_what_happened(tmp_path: Path):
+    """docs/worlds.md in small, with the second recording of longer clips."""
+    runs, shards, longer = (tmp_path / name for name in ("runs", "shards", "longer"))
+    few = ("env=arm", "train=2", "val=2", "test=1", "workers=1", "resolution=64")
+    command("-m", "data.worlds", f"out={shards}", *few)
+    command("-m", "data.worlds", f"out={longer}", *few, "num_frames=96", "seed=1")
+    of_arm = ("experiment=robot_nano", f"runs={runs}")
+    stages = ("autoencoder", "bidirectional", "causal", "consistency", "regression")
+    command("train.py", "-m", f"stage={','.join(stages)}", f"shards={shards}", *of_arm, *SHORT)
+    go_on = (f"init={runs}/regression/weights", f"finish.before={runs}/regression", "num_frames=24")
+    folders = (f"shards={longer}", f"data.latents={runs}/latents_longer", f"output={runs}/longer")
+    command("train.py", "stage=regression", *folders, *go_on, *of_arm, *SHORT)
+    for stage in (*stages, "longer"):
+        gate = json.loads((runs / stage / "gate.json").read_text())
+        assert gate["clips"] == 2 and gate["not_measured"] == [] and gate["psnr"] > 0
+    command("train.py", "stage=export", f"init={runs}/longer/weights", f"shards={shards}", *of_arm)
+    assert not Contract.from_json(read_manifest(runs / "artifact")["contract"]).takes_sound
+
+
 def test_missing_input_names_the_command(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "train.py", "stage=causal", f"runs={tmp_path}/mine"],

@@ -13,7 +13,7 @@ from distill.student_forcing import RolloutRequest, student_rollout
 from gwm.condition.inputs import Conditions
 from gwm.condition.spec import ConditionSpec
 from gwm.contract import Contract
-from gwm.dit import Prediction
+from gwm.dit import DiT, Prediction
 from gwm.weights import save_weights
 from tests.tiny import DIT, GRID, contract, speech, tiny_dit, trainable
 from train.learner import Learner
@@ -98,6 +98,12 @@ def started(folder: Path, rules: Contract = RULES, **options: Any) -> Regression
     return RegressionStage(**paths | options, motion_weight=0.0, network=network, seed=SEED)
 
 
+def earlier(made: RegressionStage) -> DiT:
+    """The student as it was."""
+    assert made.before is not None
+    return made.before
+
+
 def stage(folder: Path, **options: Any) -> RegressionStage:
     """Whose student has moved away from what it started as."""
     made = started(folder, **options)
@@ -118,7 +124,7 @@ def test_streams_are_drawn_to_the_data_and_in_the_voices_cells_to_what_they_were
             model, RULES, RolloutRequest(0, "none", sample_generators(SEED, data, torch.device("cpu"))),
             data.reference, data.condition, FRAMES,
         ).x0
-        for model in (made.network.model, made.before)
+        for model in (made.network.model, earlier(made))
     )  # fmt: skip
     target = before.clone()
     target[..., 0, :] = data.x0[..., 0, :]
@@ -140,7 +146,12 @@ def test_a_robots_streams_are_drawn_to_the_data_everywhere(tmp_path: Path):
     now = made._stream(made.network.model, data, "none")
     expected = (made.weight * (now - data.x0).square()).mean()
     torch.testing.assert_close(made.training_step(data, 0), expected, rtol=1e-5, atol=0)
-    assert made.contract.dit.condition("action") == hand
+    assert made.contract.dit.condition("action") == hand and made.before is None
+
+
+def test_actions_need_a_teacher_that_says_where_they_show(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"actions=\['eyeBlinkLeft'\] must be \[\] where stage.teacher is null"):
+        started(tmp_path, teacher=None, actions=["eyeBlinkLeft"])
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -149,7 +160,7 @@ def test_only_the_student_learns(tmp_path: Path):
     made.voiced = torch.full(GRID, 0.5)
     made.training_step(batch(), 0).backward()
     assert all(p.grad is not None for p in trainable(made.network.model))
-    assert all(p.grad is None for p in made.before.parameters())
+    assert all(p.grad is None for p in earlier(made).parameters())
 
 
 @torch.no_grad()
@@ -158,12 +169,12 @@ def test_a_student_that_is_given_actions_is_at_first_what_it_was(tmp_path: Path)
     made, data = started(tmp_path, actions=["eyeBlinkLeft"]), acting_batch()
     now, before = (
         made._stream(model, data, "none")
-        for model in (made.network.model, made.before)
+        for model in (made.network.model, earlier(made))
     )  # fmt: skip
     assert torch.equal(now, before)
     assert made.contract.dit.names("action") == ("eyeBlinkLeft",) and made.contract.dit.width("action") == 4
-    assert "action" not in made.before.frame_embeddings
-    assert made.before.state_dict().keys() < made.network.model.state_dict().keys()
+    assert "action" not in earlier(made).frame_embeddings
+    assert earlier(made).state_dict().keys() < made.network.model.state_dict().keys()
 
 
 def test_who_is_told_other_actions_already_is_refused(tmp_path: Path):

@@ -43,8 +43,11 @@ def test_no_media_begin_while_a_connection_is_closed(monkeypatch: pytest.MonkeyP
             one, other = await connected_pair()
             while len(agreed) < 2:
                 await asyncio.sleep(0.01)
+            assert {transport.state for transport in agreed} == {"connected"}
             for each in (one, other):
                 await close_connection(each)
+            assert not [task for task in asyncio.all_tasks() if "_run_rt" in repr(task.get_coro())]
+        assert {transport.state for transport in agreed} == {"closed"}
 
     monkeypatch.setattr(RTCDtlsTransport, "start", agrees)
     monkeypatch.setattr(RTCSctpTransport, "stop", ends_words)
