@@ -28,10 +28,10 @@ from gwm.media.mp3 import to_mp3
 from gwm.media.video import read_audio
 from gwm.weights import write_json
 from serve.bench.report import machine
-from serve.live.speech.agent import Phrases
 from serve.live.speech.espeak_voice import Espeak
 from serve.live.speech.kokoro_voice import STYLES, Kokoro, read_styles
 from serve.live.speech.local_voices import LOCAL_VOICES, LocalVoices
+from serve.live.speech.phrases import Phrases
 from serve.live.speech.speaker import SAMPLE_RATE, SpeakerEncoder
 from serve.live.speech.voice_choice import as_text, described, nearest, of_kind, ranked, wanted
 from serve.live.speech.voice_measures import MeasuredVoice, measure, write_measured

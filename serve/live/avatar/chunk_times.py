@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 WATCHED_CHUNKS = 180  # the latest, half a minute of them, of which the slowest counts
+RARE = 0.05  # of the chunks: the slowest, of which one hardly comes just when speech begins
 HEADROOM = 1.3  # times what chunks took, that the next may take: speech that begins slows them down
 
 
@@ -74,5 +75,6 @@ class ChunkTimes:
         return sample if sample < timing.chunk_samples else None
 
     def _two_chunks_s(self) -> float:
-        """In which a chunk is made again and then the next one, which may be the slowest."""
-        return HEADROOM * (median(self._taken_s) + max(self._taken_s))
+        """In which a chunk is made again and then the next one, which may be slow, but not one of the rare."""
+        taken_s = sorted(self._taken_s)
+        return HEADROOM * (median(taken_s) + taken_s[-1 - int(RARE * len(taken_s))])

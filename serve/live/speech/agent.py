@@ -1,10 +1,8 @@
-"""The agent of one session: a pipecat pipeline that ends in the avatar, and the pieces in which a voice gets a text."""
+"""The agent of one session: a pipecat pipeline that ends in the avatar."""
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
@@ -19,8 +17,6 @@ from pipecat.processors.aggregators.llm_text_processor import LLMTextProcessor
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.services.llm_service import FunctionCallParams
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
-from pipecat.utils.text.base_text_aggregator import Aggregation, TextType
-from pipecat.utils.text.simple_text_aggregator import SimpleTextAggregator
 from pipecat.workers.runner import WorkerRunner
 
 from serve.live.avatar.avatar import Avatar
@@ -30,8 +26,10 @@ from serve.live.options import at_least
 from serve.live.speech.call_rules import chosen_call
 from serve.live.speech.endpoint_llm import EndpointLLM
 from serve.live.speech.pauses import PauseDetector, SecondLook
+from serve.live.speech.phrases import Phrases
 from serve.live.speech.recogniser import SAMPLE_RATE
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleCalls, RuleLLM, ignore_error
+from serve.live.speech.sight_rules import sources_of
 from serve.live.speech.tools import Call, CallError, Tool, perform
 from serve.live.speech.turns import Event, TurnObserver
 from serve.live.vision.sight import LOOK_S, ON_REQUEST, Sight, UnseenError
@@ -93,9 +91,9 @@ class Agent:
         phrases = LLMTextProcessor(text_aggregator=Phrases())
         self.calls = RuleCalls(lambda call: self.on_call(call))
         stt, llm, tts = services.stt, services.llm, services.tts
-        if isinstance(stt, LocalSTT) and isinstance(llm, RuleLLM) and isinstance(tts, LocalTTS):
-            stt.on_guess = partial(self._prepare, llm, tts)
-        self._preparing: asyncio.Future[None] | None = None
+        if isinstance(stt, LocalSTT) and isinstance(llm, (RuleLLM, EndpointLLM)) and llm.answers_early:
+            stt.on_guess = lambda heard: self._prepare(llm, tts, heard)
+        self._preparing: asyncio.Task[None] | None = None
         parts = [stt, user, self.calls, llm, phrases, tts, self.avatar, assistant]
         self.worker = PipelineWorker(
             Pipeline(parts),
@@ -172,18 +170,23 @@ class Agent:
         await self.started.wait()
         await self.worker.queue_frame(TTSSpeakFrame(text))
 
-    def _prepare(self, llm: RuleLLM, tts: LocalTTS, heard: str) -> None:
-        """Begin to speak what is said first if this was all; no tool is called and no picture taken before it was."""
-        if llm.sight is None and chosen_call(heard, self.calls.tools) is None:
-            self._preparing = asyncio.ensure_future(_speak_first(llm, tts, heard))
+    def _prepare(self, llm: RuleLLM | EndpointLLM, tts: FrameProcessor, heard: str) -> None:
+        """Begin to answer what was said if this was all, and to speak the answer. No tool is called before it was, and
+        no picture taken."""
+        sees = llm.sight is not None and (llm.sight.available or sources_of(heard, llm.sight))
+        if self._preparing:
+            self._preparing.cancel()
+        if not sees and chosen_call(heard, self.calls.tools) is None:
+            self._preparing = asyncio.create_task(self._speak_first(llm, tts, heard))
             self._preparing.add_done_callback(ignore_error)
+
+    async def _speak_first(self, llm: RuleLLM | EndpointLLM, tts: FrameProcessor, heard: str) -> None:
+        phrase = await llm.begin_answer(self.context, heard)
+        if isinstance(tts, LocalTTS) and phrase:
+            tts.prepare(phrase)
 
     async def _on_started(self, worker: PipelineWorker, frame: object) -> None:
         self.started.set()
-
-
-async def _speak_first(llm: RuleLLM, tts: LocalTTS, heard: str) -> None:
-    tts.prepare(await first_phrase(await llm.reply(heard)))
 
 
 def look_tool(sight: Sight) -> Tool:
@@ -214,71 +217,3 @@ def _turn_params(turn: TurnTaking, on_pause: Callable[[], None]) -> LLMUserAggre
         vad_analyzer=PauseDetector(VADParams(start_secs=turn.start_s, stop_secs=turn.stop_s), on_pause),
         user_turn_strategies=UserTurnStrategies(stop=[SecondLook(analyzer, after_s=turn.second_look_s)]),
     )
-
-
-CLAUSE_CHARS = 10  # two or three words: less sounds chopped
-PHRASE_CHARS = 24  # without punctuation a pause is worth hearing only in a long sentence
-# A comma, semicolon, colon or dash that ends a word, perhaps in a quotation; not the comma of "e.g., this".
-CLAUSE_END = re.compile(r"(?<!\.)[,;:\u2013\u2014]['\")\]\u2019\u201d]*$|\s-{1,2}$")
-# Words before which one may take a breath.
-OPENERS = frozenset(
-    "and but or so because since although while when where which who that if unless until before after than as "
-    "with without about from for in on at by into through".split()
-)
-
-
-async def first_phrase(text: str) -> str:
-    """Of an answer, as `Phrases` cuts it."""
-    phrases = Phrases()
-    async for phrase in phrases.aggregate(text):
-        return phrase.text
-    rest = await phrases.flush()
-    return rest.text if rest else ""
-
-
-class Phrases(SimpleTextAggregator):
-    """Sentences, but first phrases: a longer piece is cut as soon as it has the length of what was said before it.
-
-    While one piece is heard the next is synthesised, in less than half the time that it lasts on two busy cores. So
-    pieces that double leave no gap, and after two or three of them come whole sentences. A cut is always at a space, so
-    that the pieces joined by spaces are the text.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said_chars = 0  # of this answer, in the pieces before
-
-    async def aggregate(self, text: str) -> AsyncIterator[Aggregation]:
-        for char in text:
-            async for sentence in super().aggregate(char):
-                self._said_chars += len(sentence.text)
-                yield sentence
-            if phrase := self._cut():
-                self._said_chars += len(phrase)
-                yield Aggregation(phrase, TextType.SENTENCE)
-
-    async def flush(self) -> Aggregation | None:
-        """The end of the answer."""
-        rest = await super().flush()
-        self._said_chars = 0
-        return rest
-
-    async def handle_interruption(self) -> None:
-        await super().handle_interruption()
-        self._said_chars = 0
-
-    def _cut(self) -> str | None:
-        """The phrase that a space has just ended, taken from what is pending."""
-        if not self._text[-1:].isspace():
-            return None
-        *words, last = self._text.split() or [""]
-        if CLAUSE_END.search(self._text.rstrip()) and self._long_enough([*words, last], CLAUSE_CHARS, self._said_chars):
-            self._text = ""
-            return " ".join([*words, last])
-        if last.lower() in OPENERS and self._long_enough(words, PHRASE_CHARS, 3 * self._said_chars):
-            self._text = f"{last} "
-            return " ".join(words)
-        return None
-
-    def _long_enough(self, words: list[str], min_chars: int, said_chars: int) -> bool:
-        return len(" ".join(words)) >= max(min_chars, said_chars)

@@ -10,12 +10,13 @@ from typing import Any
 import httpx2
 from openai import OpenAIError
 from openai.types.chat import ChatCompletionChunk
-from pipecat.frames.frames import Frame, LLMContextFrame, StartFrame, SystemFrame
+from pipecat.frames.frames import Frame, LLMContextFrame, StartFrame, SystemFrame, VADUserStartedSpeakingFrame
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.types import is_given
 
+from serve.live.speech.early_answer import EarlyAnswer
 from serve.live.speech.endpoint_failures import explained, unexpected
 from serve.live.speech.endpoints import Caller, WarmUp
 from serve.live.speech.knowledge import GIVEN_CHARS, Knowledge, Passage, fitting, new_mark, quoted
@@ -67,6 +68,8 @@ class EndpointLLM(OpenAILLMService):
         self.tokens, self.reads_first, self.calls_tools = tokens, reads_first, calls_tools
         self.knowledge, self.known_chars, self._mark = knowledge, known_chars, new_mark()
         self.sight: Sight | None = None
+        self.answers_early = caller.endpoint.answers_early
+        self._early: EarlyAnswer | None = None
         super().__init__(api_key=caller.endpoint.key, base_url=caller.endpoint.url, settings=settings)
         self._warm_up = WarmUp(self, caller)
 
@@ -81,20 +84,45 @@ class EndpointLLM(OpenAILLMService):
 
     async def cleanup(self) -> None:
         await self._warm_up.end()
+        await self._forget_early()
         await super().cleanup()
         await self._client.close()  # or its connections stay open until the garbage is collected
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         if isinstance(frame, LLMContextFrame):
             frame.context.set_messages(recent(frame.context.messages, self.memory_chars))
+        elif isinstance(frame, VADUserStartedSpeakingFrame):
+            await self._forget_early()
         await super().process_frame(frame, direction)
 
+    async def begin_answer(self, context: LLMContext, heard: str) -> str:
+        """Begin to answer what will be asked if `heard` was all: the first phrase of it."""
+        await self._forget_early()
+        messages = recent([*context.messages, {"role": "user", "content": heard}], self.memory_chars)
+        asked = LLMContext(messages, tools=context.tools, tool_choice=context.tool_choice)
+        self._early = early = EarlyAnswer(asked, self._completions)
+        return await early.first_phrase()
+
     async def get_chat_completions(self, context: LLMContext) -> Any:
-        """The checked stream.
+        """The checked stream; that of an answer which was begun to the same question.
 
         Raises:
             EndpointError: there is no answer; the message says why.
         """
+        early = self._early
+        if early and early.messages == context.messages and not early.failed:
+            self._early = None
+            return early.chunks()
+        await self._forget_early()
+        return await self._completions(context)
+
+    async def _forget_early(self) -> None:
+        """An answer that is not asked for."""
+        if self._early:
+            early, self._early = self._early, None
+            await early.close()
+
+    async def _completions(self, context: LLMContext) -> AsyncGenerator[ChatCompletionChunk, None]:
         given = await self.get_llm_adapter().get_llm_invocation_params(context, convert_developer_to_user=True)
         parameters = {name: value for name, value in self.build_chat_completion_params(given).items() if _given(value)}
         rounds = tool_rounds(context.messages)

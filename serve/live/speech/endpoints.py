@@ -52,6 +52,7 @@ class Endpoint:
     first_byte_s: float = 60.0  # until an answer begins; a server that loads its model on demand needs them
     voice: str | None = None  # of tts, for every character; None: each character's own
     makes: str | None = None  # how voices are made on a server for tts, one of `MAKERS`; None: it makes none
+    answers_early: bool = False  # llm is asked in pauses, and what it answers thrown away where somebody goes on
 
     def __post_init__(self) -> None:
         if self.url is not None and not self.url.startswith(("http://", "https://")):
@@ -228,5 +229,6 @@ class LocalLLM:
         params.hostnames, params.port, params.ui = ["127.0.0.1"], 0, False
         self._server: Any = package.Server(params)
         url = f"{self._server.listening_address}/v1"
-        self.caller = Caller(Endpoint(url=url, model="smollm2-135m-instruct", key_variable=""), "llm")
+        endpoint = Endpoint(url=url, model="smollm2-135m-instruct", key_variable="", answers_early=True)
+        self.caller = Caller(endpoint, "llm")
         self.caller.markup.has_opening_tag = True  # it does not think

@@ -11,17 +11,17 @@ from pipecat.turns.user_stop import TurnAnalyzerUserTurnStopStrategy
 
 
 class PauseDetector(SileroVADAnalyzer):
-    """Also calls `on_pause`, when speech has paused for half of the silence that ends it."""
+    """Also calls `on_pause`, as soon as a window of 32 ms has no speech: in fluent speech there are hardly any."""
 
     def __init__(self, params: VADParams, on_pause: Callable[[], None]) -> None:
         super().__init__(params=params)
         self.on_pause = on_pause
-        self._pause_s = 0.0
+        self._paused = False
 
     async def analyze_audio(self, buffer: bytes) -> VADState:
-        state, before = await super().analyze_audio(buffer), self._pause_s
-        self._pause_s = before + len(buffer) / (2 * self.sample_rate) if state is VADState.STOPPING else 0.0
-        if before < self.params.stop_secs / 2 <= self._pause_s:
+        state, before = await super().analyze_audio(buffer), self._paused
+        self._paused = state is VADState.STOPPING
+        if self._paused and not before:
             self.on_pause()
         return state
 

@@ -4,7 +4,7 @@ import asyncio
 import re
 import secrets
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from pipecat.frames.frames import (
     LLMTextFrame,
     TranscriptionFrame,
     TTSAudioRawFrame,
+    UserStoppedSpeakingFrame,
 )
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
@@ -29,6 +30,7 @@ from gwm.media.sound import from_pcm, to_pcm
 from serve.live.low_priority import LowPriority
 from serve.live.speech.call_rules import chosen_call, spoken_result
 from serve.live.speech.knowledge import Knowledge
+from serve.live.speech.phrases import first_phrase
 from serve.live.speech.recogniser import SAMPLE_RATE, Recogniser
 from serve.live.speech.sight_rules import about_sight
 from serve.live.speech.tools import Call, Tool, perform
@@ -52,8 +54,9 @@ class LocalSTT(SegmentedSTTService):
         # The time-out only matters where a recogniser says nothing at all: it bounds the wait after the last word.
         super().__init__(sample_rate=SAMPLE_RATE, ttfs_p99_latency=1.0, settings=STTSettings(model=None, language=None))
         self.recogniser, self.pool = recogniser, pool
-        self.on_guess: Callable[[str], None] = lambda text: None  # what was said, if it ends here
+        self.on_guess: Callable[[str], None] = lambda text: None  # what was said in this turn, if it ends here
         self._guess: tuple[bytes, asyncio.Future[str]] | None = None  # of what was said before the latest pause
+        self._said = list[str]()  # in this turn, before other pauses
 
     @property
     def wants_wav_segments(self) -> bool:
@@ -75,7 +78,13 @@ class LocalSTT(SegmentedSTTService):
         else:
             text = await self._transcribe(audio)
         if text:
+            self._said.append(text)
             yield TranscriptionFrame(text, self._user_id, time_now_iso8601())
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        if isinstance(frame, UserStoppedSpeakingFrame):
+            self._said.clear()
+        await super().process_frame(frame, direction)
 
     async def cleanup(self) -> None:
         self._forget()
@@ -83,7 +92,7 @@ class LocalSTT(SegmentedSTTService):
 
     def _guessed(self, recognising: asyncio.Future[str]) -> None:
         if not (recognising.cancelled() or recognising.exception()) and recognising.result():
-            self.on_guess(recognising.result())
+            self.on_guess(" ".join([*self._said, recognising.result()]))
 
     def _forget(self) -> None:
         """A guess that somebody has spoken past; one that no thread has begun yet is never made."""
@@ -175,10 +184,16 @@ class RuleLLM(Answers):
     """`small_talk` in the place of a language model. It quotes the sentence of a document, or of what the visitor
     shows, that a question is about."""
 
+    answers_early = True  # also in pauses: it costs next to nothing
+
     def __init__(self, *, name: str, knowledge: Knowledge | None = None) -> None:
         super().__init__()
         self.character, self.knowledge = name, knowledge
         self.sight: Sight | None = None
+
+    async def begin_answer(self, context: LLMContext, heard: str) -> str:
+        """The first phrase of what is answered if `heard` was all."""
+        return await first_phrase(_once(await self.reply(heard)))
 
     async def reply(self, heard: str) -> str:
         if self.sight is not None:
@@ -187,6 +202,10 @@ class RuleLLM(Answers):
                 return seen
         found = await self.knowledge.sentence(heard) if self.knowledge else None
         return f"{found.document} says: {found.text}" if found else small_talk(heard, name=self.character)
+
+
+async def _once(text: str) -> AsyncIterator[str]:
+    yield text
 
 
 def last_heard(context: LLMContext) -> str:

@@ -29,7 +29,7 @@ class Remote:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
-        runner = web.AppRunner(self.app, shutdown_timeout=0)
+        runner = web.AppRunner(self.app, shutdown_timeout=0, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         try:

@@ -26,6 +26,7 @@ def left(times: ChunkTimes, *, silent: bool, speech_waits: bool = False) -> int:
     [
         ((0.04, 0.05, 0.11), False, False, 1.3 * 0.11),
         ((0.06, 0.06, 0.07), True, False, 1.3 * (0.06 + 0.07)),
+        ((*[0.06] * 19, 0.11), True, False, 1.3 * (0.06 + 0.06)),  # one of twenty hardly comes just then
         ((0.12,), True, False, 1.3 * 0.12),  # two would not fit into the lead
         ((0.04, 0.05, 0.11), True, True, LEAST / RATE + 0.04),  # as the lead allows
     ],

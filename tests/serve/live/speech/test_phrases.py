@@ -14,7 +14,7 @@ from pipecat.frames.frames import (
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 
-from serve.live.speech.agent import Phrases
+from serve.live.speech.phrases import Phrases
 from serve.live.speech.services import small_talk
 from tests.serve.live.speech.test_agent import SAMPLES_PER_LETTER, Conversation, Hum, Slow, happened
 
