@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from serve.acts import Applied, Numbers, TimedNumbers
 from serve.artifact import Artifact
 from serve.compiled import Compiled
 from serve.decoder import StreamDecoder
-from serve.driver import Driver
 from serve.graphs import Capture, GraphedChunk
 from serve.history import History, UndoLog
 from serve.keyframes import KnownFrames, check_keyframes
@@ -25,6 +25,15 @@ from serve.parallel.parallelize import rollout_of
 from serve.parallel.ranks import Order, Ranks, tensors_of
 from serve.prompts import Prompt
 from serve.timeline import Timeline, check_conditions
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """Starts a stream and makes the chunks that are ready: an engine, or a pipeline around one."""
+
+    def start(self, portrait: UInt8[np.ndarray, "h w 3"], text: Float[Tensor, "1 s t"] | None = None) -> None: ...
+
+    def chunks(self) -> Iterator[UInt8[np.ndarray, "f h w 3"]]: ...
 
 
 class Engine:

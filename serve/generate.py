@@ -33,8 +33,7 @@ from gwm.no_text import padded_text
 from gwm.weights import is_written_here
 from serve.acts import TimedNumbers, applied_at
 from serve.artifact import Artifact, chosen_dtype, load_artifact
-from serve.driver import Driver
-from serve.engine import Engine
+from serve.engine import Driver, Engine
 from serve.graphs import capture_cuda
 from serve.keyframes import KnownFrames
 from serve.many_steps import contract_at, led_away, load_stage, passes_shown, with_length

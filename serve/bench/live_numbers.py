@@ -88,7 +88,7 @@ CLOCK_OFF = 0.005
 MOVED_MS, OFFSET_MS = 20.0, 45.0
 GROWTH_PERCENT = 5.0
 STAGES_OFF = 0.05  # of the slower stage: what a chunk may take, from one to the next
-ANSWER_MS, SILENT_MS, LEAD_MS = 1750.0, 150.0, 300.0
+ANSWER_MS, SILENT_MS, LEAD_MS = 1750.0, 150.0, 400.0
 PARTS = ("turn", "stt", "llm", "tts", "chunk", "pacing")
 
 

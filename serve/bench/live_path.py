@@ -28,7 +28,7 @@ from serve.parallel.parallelize import check_division
 
 log = logging.getLogger(__name__)
 
-LEAD_MS = 300.0  # as in configs/serve.yaml
+LEAD_MS = 400.0  # as in configs/serve.yaml
 APART_S = 0.37  # sessions begin one after the other
 
 

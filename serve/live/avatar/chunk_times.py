@@ -6,6 +6,7 @@ from statistics import median
 
 WATCHED_CHUNKS = 180  # the latest, half a minute of them, of which the slowest counts
 RARE = 0.05  # of the chunks: the slowest, of which one hardly comes just when speech begins
+LEFT = 0.8  # of a chunk's length that is at least still to be played when the next one is begun
 HEADROOM = 1.3  # times what chunks took, that the next may take: speech that begins slows them down
 
 
@@ -45,8 +46,8 @@ class ChunkTimes:
         self._taken_s.append(seconds)
 
     def room_samples(self, *, silent: bool, speech_waits: bool) -> int:
-        """The room in the playout for which a chunk waits before it is begun: its own length, or less where chunks have
-        lately been slow. It ends up within the lead, as at least so much is played while it is made.
+        """The room in the playout for which a chunk waits before it is begun: that as much as the slowest of the latest
+        needs, and `LEFT`, is still to be played. It ends up within the lead, as it is played while it is made.
 
         silent: the latest chunk can be made again when speech begins, and the next one must be in time after that.
         speech_waits: it is too late for that: the next chunk is begun as early as the lead allows.
@@ -54,12 +55,13 @@ class ChunkTimes:
         timing, taken_s = self.timing, self._taken_s
         if not taken_s:
             return timing.chunk_samples
-        lead_s, within_s = timing.lead_samples / timing.sample_rate, HEADROOM * max(taken_s)
+        lead_s, chunk_s = timing.lead_samples / timing.sample_rate, timing.chunk_samples / timing.sample_rate
+        earliest_s = lead_s - chunk_s + min(taken_s)
+        needed_s = HEADROOM * max(taken_s)
         if silent and self._two_chunks_s() <= lead_s:
-            within_s = self._two_chunks_s()
-        most_s = min(taken_s)
-        early_s = most_s if speech_waits else min(within_s - lead_s + timing.chunk_samples / timing.sample_rate, most_s)
-        return timing.chunk_samples - max(0, int(timing.sample_rate * early_s))
+            needed_s = self._two_chunks_s()
+        left_s = max(needed_s, min(lead_s - chunk_s, LEFT * chunk_s))
+        return timing.lead_samples - int(timing.sample_rate * (earliest_s if speech_waits else min(left_s, earliest_s)))
 
     def onset_sample(self, *, queued_samples: int) -> int | None:
         """The sample of the latest chunk from which on it can have speech, made again before that is heard; None where

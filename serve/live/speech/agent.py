@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
-from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
+from pipecat.audio.turn.smart_turn.base_smart_turn import SmartTurnParams
 from pipecat.audio.vad.vad_analyzer import VADParams
 from pipecat.frames.frames import InputAudioRawFrame, InterruptionFrame, LLMMessagesAppendFrame, TTSSpeakFrame
 from pipecat.pipeline.pipeline import Pipeline
@@ -25,7 +25,7 @@ from serve.live.avatar.playout import nothing
 from serve.live.options import at_least
 from serve.live.speech.call_rules import chosen_call
 from serve.live.speech.endpoint_llm import EndpointLLM
-from serve.live.speech.pauses import PauseDetector, SecondLook
+from serve.live.speech.pauses import EarlyTurnAnalyzer, PauseDetector, SecondLook
 from serve.live.speech.phrases import Phrases
 from serve.live.speech.recogniser import SAMPLE_RATE
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleCalls, RuleLLM, ignore_error
@@ -210,10 +210,13 @@ def _declared(tool: Tool) -> FunctionSchema:
 
 
 def _turn_params(turn: TurnTaking, on_pause: Callable[[], None]) -> LLMUserAggregatorParams:
-    from pipecat.audio.turn.smart_turn.base_smart_turn import SmartTurnParams
+    analyzer = EarlyTurnAnalyzer(silence_s=turn.stop_s, params=SmartTurnParams(stop_secs=turn.max_silence_s))
 
-    analyzer = LocalSmartTurnAnalyzerV3(params=SmartTurnParams(stop_secs=turn.max_silence_s))
+    def pause() -> None:
+        on_pause()
+        analyzer.begin()
+
     return LLMUserAggregatorParams(
-        vad_analyzer=PauseDetector(VADParams(start_secs=turn.start_s, stop_secs=turn.stop_s), on_pause),
+        vad_analyzer=PauseDetector(VADParams(start_secs=turn.start_s, stop_secs=turn.stop_s), pause),
         user_turn_strategies=UserTurnStrategies(stop=[SecondLook(analyzer, after_s=turn.second_look_s)]),
     )

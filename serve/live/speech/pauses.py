@@ -1,12 +1,17 @@
 """What a pause of somebody who speaks means: that their words may be recognised, or that their turn is over."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
+import numpy as np
 from pipecat.audio.turn.base_turn_analyzer import BaseTurnAnalyzer, EndOfTurnState
+from pipecat.audio.turn.smart_turn.base_smart_turn import SmartTurnParams
+from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADParams, VADState
 from pipecat.frames.frames import VADUserStoppedSpeakingFrame
+from pipecat.metrics.metrics import MetricsData
 from pipecat.turns.user_stop import TurnAnalyzerUserTurnStopStrategy
 
 
@@ -24,6 +29,34 @@ class PauseDetector(SileroVADAnalyzer):
         if self._paused and not before:
             self.on_pause()
         return state
+
+
+class EarlyTurnAnalyzer(LocalSmartTurnAnalyzerV3):
+    """Smart Turn, which can be asked about a pause as soon as it begins.
+
+    It is given the silence that the pause will have when it ends speech. Of 66 pauses of Piper and of three recordings
+    it took 64 as it did with the silence itself, and two more for the end of a turn (2026-11-30).
+    """
+
+    def __init__(self, *, silence_s: float, params: SmartTurnParams) -> None:
+        super().__init__(params=params)
+        self.silence_s = silence_s
+        self._early: asyncio.Future[tuple[EndOfTurnState, MetricsData | None]] | None = None
+
+    def begin(self) -> None:
+        """Ask about the pause that begins now; `analyze_end_of_turn` has the answer of the latest."""
+        silence = time.monotonic(), np.zeros(round(self.silence_s * self.sample_rate), np.int16)
+        sound, loop = [*self._audio_buffer, silence], asyncio.get_running_loop()
+        self._early = loop.run_in_executor(self._model_executor, self._process_speech_segment, sound)
+
+    async def analyze_end_of_turn(self) -> tuple[EndOfTurnState, MetricsData | None]:
+        if self._early is None:
+            return await super().analyze_end_of_turn()
+        early, self._early = self._early, None
+        state, data = await early
+        if state is EndOfTurnState.COMPLETE:
+            self.clear()
+        return state, data
 
 
 class SecondLook(TurnAnalyzerUserTurnStopStrategy):

@@ -14,6 +14,7 @@ from gwm.media.sound import to_pcm
 from serve.bench import turned_clock
 from serve.live.low_priority import LowPriority
 from serve.live.speech.agent import Services, TurnTaking
+from serve.live.speech.pauses import EarlyTurnAnalyzer
 from serve.live.speech.recogniser import SAMPLE_RATE
 from serve.live.speech.services import LocalSTT, LocalTTS, RuleLLM, small_talk
 from serve.live.speech.tools import Tool
@@ -181,16 +182,39 @@ def test_a_pause_that_did_not_seem_to_be_the_end_is_looked_at_again(
 
 def test_who_goes_on_speaking_is_not_looked_at_meanwhile(monkeypatch: pytest.MonkeyPatch):
     """A pause of 0.3 s, then more words, in the middle of which the second look would come."""
-    looks = list[int]()
+    looks, begun = list[int](), list[float]()
+    begin = EarlyTurnAnalyzer.begin
 
     def predict(analyzer: LocalSmartTurnAnalyzerV3, sound: np.ndarray) -> dict[str, float]:
         looks.append(len(sound))
         return {"prediction": int(len(looks) > 1), "probability": 0.5}
 
+    def noted_begin(analyzer: EarlyTurnAnalyzer) -> None:
+        begun.append(asyncio.get_running_loop().time())
+        begin(analyzer)
+
     monkeypatch.setattr(LocalSmartTurnAnalyzerV3, "_predict_endpoint", predict)
-    conversation, _ = asked_aloud("Who?", Noted(), pause_s=0.3, turn_taking=TurnTaking(second_look_s=0.6))
-    assert len(looks) == 2 and looks[1] - looks[0] > SAID_S * SAMPLE_RATE
+    monkeypatch.setattr(EarlyTurnAnalyzer, "begin", noted_begin)
+    conversation, end_s = asked_aloud("Who?", Noted(), pause_s=0.3, turn_taking=TurnTaking(second_look_s=0.6))
+    assert len(looks) == len(begun) >= 2 and begun[-1] - begun[0] > SAID_S
+    assert turn_ended_s(conversation) > end_s
     assert len(conversation.memory) == 2 and conversation.memory[1][0] == "assistant"
+
+
+def test_the_turn_model_is_asked_when_the_pause_begins_and_given_its_silence(monkeypatch: pytest.MonkeyPatch):
+    given = list[tuple[float, np.ndarray]]()
+
+    def predict(analyzer: LocalSmartTurnAnalyzerV3, sound: np.ndarray) -> dict[str, float]:
+        given.append((voice.now(), sound))
+        return {"prediction": 1, "probability": 0.9}
+
+    voice = Noted()
+    monkeypatch.setattr(LocalSmartTurnAnalyzerV3, "_predict_endpoint", predict)
+    conversation, end_s = asked_aloud("What is your name?", voice)
+    asked_s, sound = given[-1]
+    assert asked_s < end_s + 0.1 < turn_ended_s(conversation)
+    silent = round(0.2 * SAMPLE_RATE)
+    assert not sound[-silent:].any() and sound[: -silent - 1600].any()
 
 
 def test_an_answer_that_is_not_given_is_thrown_away():
